@@ -1,0 +1,73 @@
+"""The errors that a user can mend. The command line prints each as one message and exits with status 2.
+
+Every message says what was given, what is wrong, where it stands (file, line, field) and what to do. Anything that is
+not a `UserError` is a bug of ours.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can mend.
+
+    Args:
+        what: what was given and what is wrong with it, in one sentence.
+        where: where it stands, such as `notes.jsonl, line 3, field "text"`.
+        fix: what to do about it.
+    """
+
+    def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
+        self.what, self.where, self.fix = what, where, fix
+        lines = [what]
+        if where:
+            lines.append(f"  where: {where}")
+        if fix:
+            lines.append(f"  do:    {fix}")
+        super().__init__("\n".join(lines))
+
+
+class SettingsError(UserError):
+    """Options, a TOML file or a call from Python that cannot be run; all that is wrong is listed at once."""
+
+
+class CorpusError(UserError):
+    """A corpus that cannot be found or read, or that holds nothing to train on."""
+
+
+class RecordError(CorpusError):
+    """One record of a file that cannot be read. `reason` is the short form that goes to rejects.jsonl."""
+
+    def __init__(self, reason: str, *, where: str, fix: str | None = None) -> None:
+        self.reason = reason
+        super().__init__(reason, where=where, fix=fix)
+
+
+class AssetError(UserError):
+    """An embedded asset that is missing, unreachable or not the one that was pinned."""
+
+
+class ModelError(UserError):
+    """A model that cannot be found, loaded, adapted or merged."""
+
+
+class CheckpointError(UserError):
+    """A run folder or checkpoint that cannot be written, read or resumed."""
+
+
+class TrainingError(UserError):
+    """Training that cannot go on: a loss that is not finite, or no memory for a single document."""
+
+
+def nearest(given: str, known: Iterable[str]) -> str:
+    """A hint for a wrong name: `did you mean 'legal'? ` where one is near, then all the known names.
+
+    >>> nearest("leagl", ["medical", "legal"])
+    "did you mean 'legal'? known: legal, medical"
+    """
+    names = sorted(set(known))
+    close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return f"{hint}known: {', '.join(names)}"

@@ -1,0 +1,1 @@
+"""The ops of domain-ft's hot path: fused LoRA linear and fused (linear) cross-entropy."""
