@@ -1,0 +1,132 @@
+"""What every objective shares: the tensors of one pass, and the head that never makes a full logits tensor.
+
+An objective prepares a `PackedBatch` (numpy, from the corpus) into `Inputs` (tensors, with labels), and gives the sum of
+the losses of the labelled positions. The loop divides once, by the number of items of all passes and ranks of a step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from domain_ft_kernels import linear_cross_entropy
+from torch import Tensor
+
+from domain_ft.corpus.batches import PackedBatch
+from domain_ft.models.base import BaseModel
+
+IGNORED = -100
+"""The label of a position that asks for nothing."""
+
+EVALUATION_EPOCH = -1
+"""The epoch that evaluation masks are drawn for: the same before and after training, and met by no training step."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One pass as tensors.
+
+    Attributes:
+        input_ids: (tokens,) int64, as the model reads them (masked, for a masked LM).
+        position_ids: (tokens,) int64, counted from 0 within each piece.
+        cu_seqlens: (pieces + 1,) int32, where each piece begins, and the end of the last.
+        max_seqlen: length of the longest piece in tokens.
+        labels: (tokens,) int64, the token asked for at each position; IGNORED where none is.
+        items: number of labelled positions.
+        scored_bytes: (tokens,) int32 numpy, UTF-8 bytes of the token asked for at each position; 0 where none is.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    cu_seqlens: Tensor
+    max_seqlen: int
+    labels: Tensor
+    items: int
+    scored_bytes: npt.NDArray[np.int32]
+
+    @classmethod
+    def of(
+        cls,
+        batch: PackedBatch,
+        input_ids: npt.NDArray[np.int64],
+        labels: npt.NDArray[np.int64],
+        label_bytes: npt.NDArray[np.int32],
+    ) -> Inputs:
+        """The tensors of `batch` read as `input_ids`, with `labels` (tokens,) whose texts are `label_bytes` long."""
+        labelled = labels != IGNORED
+        return cls(
+            input_ids=torch.from_numpy(input_ids),
+            position_ids=torch.from_numpy(batch.position_ids),
+            cu_seqlens=torch.from_numpy(batch.cu_seqlens),
+            max_seqlen=int(batch.lengths.max(initial=0)),
+            labels=torch.from_numpy(labels),
+            items=int(labelled.sum()),
+            scored_bytes=np.where(labelled, label_bytes, 0).astype(np.int32),
+        )
+
+    def to(self, device: torch.device | str) -> Inputs:
+        """The same pass with its tensors on `device`."""
+        if torch.device(device) == self.input_ids.device:
+            return self
+        moved = {
+            field.name: value.to(device, non_blocking=True)
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return dataclasses.replace(self, **moved)
+
+    def without_labels(self) -> Inputs:
+        """The same tokens, asking for nothing: what a rank runs when a step has no rows for it."""
+        return dataclasses.replace(
+            self,
+            labels=torch.full_like(self.labels, IGNORED),
+            items=0,
+            scored_bytes=np.zeros_like(self.scored_bytes),
+        )
+
+
+class Objective(Protocol):
+    """What the loop and the evaluation ask of an objective."""
+
+    @property
+    def name(self) -> str:
+        """Its short name, as result.json has it: `mlm` or `clm`."""
+
+    def prepare(self, batch: PackedBatch, epoch: int) -> Inputs:
+        """The tensors and labels of `batch`; the same for the same pieces and epoch."""
+
+    def losses(self, base: BaseModel, inputs: Inputs) -> Tensor:
+        """(tokens,) float32, the loss at each position in nats; 0 where nothing is asked."""
+
+    def loss(self, base: BaseModel, inputs: Inputs) -> Tensor:
+        """0-d float32, the sum of `losses`, without making them."""
+
+
+@dataclass(frozen=True)
+class LanguageModelHead:
+    """The fused head that masked and causal LMs share.
+
+    Attributes:
+        kernels: the backend of the ops, as `--kernels` names it.
+    """
+
+    kernels: str = "auto"
+
+    def losses(self, base: BaseModel, inputs: Inputs) -> Tensor:
+        """(tokens,) float32, the loss at each position in nats; 0 where nothing is asked."""
+        return self._cross_entropy(base, inputs, "none")
+
+    def loss(self, base: BaseModel, inputs: Inputs) -> Tensor:
+        """0-d float32, the sum of the losses of the labelled positions in nats."""
+        return self._cross_entropy(base, inputs, "sum")
+
+    def _cross_entropy(self, base: BaseModel, inputs: Inputs, reduction: str) -> Tensor:
+        hidden = base.hidden(inputs)
+        weight, bias, softcap = base.projection()
+        return linear_cross_entropy(
+            hidden, weight, inputs.labels, bias, softcap=softcap, reduction=reduction, backend=self.kernels
+        )

@@ -1,0 +1,46 @@
+"""AdamW over the parameters that train: no decay on norms and biases, another rate for LoRA's B where asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+
+def build_optimizer(
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    lora_plus_ratio: float = 1.0,
+) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019) in one fused step.
+
+    Args:
+        parameters: names and parameters that train.
+        learning_rate: the peak rate. Each group's own peak stands under `peak_learning_rate`.
+        weight_decay: decay of matrices; vectors (norms, biases, magnitudes) have none.
+        lora_plus_ratio: the rate of LoRA's B over that of all else (LoRA+, Hayou et al. 2024).
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in parameters:
+        rate = learning_rate * (lora_plus_ratio if "lora_B" in name or "lora_b" in name else 1.0)
+        decay = weight_decay if parameter.ndim >= 2 else 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": members, "lr": rate, "peak_learning_rate": rate, "weight_decay": decay}
+            for (rate, decay), members in groups.items()
+        ],
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        fused=True,
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
+    """Set each group to `factor` times its peak; the first group's rate is returned, for the log."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_learning_rate"] * factor
+    return float(optimizer.param_groups[0]["lr"])
