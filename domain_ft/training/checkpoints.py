@@ -1,0 +1,169 @@
+"""Checkpoints that are complete or absent, and the newest whole one to go on from.
+
+    checkpoints/step-120/  model.safetensors      what trains, by name
+                           optimizer.safetensors  `<parameter>.<exp_avg|exp_avg_sq|step>`
+                           state.json             step, tokens, seconds, pass size
+                           manifest.json          size and SHA-256 of the three
+
+A folder is filled under a temporary name, flushed and renamed. Randomness needs no state (`domain_ft.randomness`), and the
+schedule is a function of the step, so this is all that a run is.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from domain_ft.errors import CheckpointError
+from domain_ft.storage import new_folder, sha256, write_json
+
+_NAME = re.compile(r"step-(\d+)")
+_FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Where a run stands after `step` optimiser steps.
+
+    Attributes:
+        step: optimiser steps taken.
+        tokens: document tokens trained on.
+        seconds: time spent training, over all the processes that the run has had.
+        tokens_per_pass: the size of a pass; smaller than the setting once memory has run out.
+    """
+
+    step: int
+    tokens: int
+    seconds: float
+    tokens_per_pass: int
+
+
+def save_checkpoint(
+    folder: Path,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    state: TrainingState,
+    *,
+    keep: int,
+) -> Path:
+    """Write `folder`/step-N and remove all but the newest `keep`.
+
+    Raises:
+        CheckpointError: the disk is full or cannot be written; the checkpoints before it are untouched.
+    """
+    target = folder / f"step-{state.step}"
+    try:
+        if target.exists():  # a damaged one of the same step, from before the resume
+            shutil.rmtree(target)
+        with new_folder(target) as temporary:
+            save_file(
+                {name: parameter.detach().cpu().contiguous() for name, parameter in parameters.items()},
+                temporary / "model.safetensors",
+                metadata={"format": "pt"},
+            )
+            save_file(_optimizer_tensors(parameters, optimizer), temporary / "optimizer.safetensors")
+            write_json(temporary / "state.json", asdict(state))
+            manifest = {
+                name: {"bytes": (temporary / name).stat().st_size, "sha256": sha256(temporary / name)}
+                for name in _FILES
+            }
+            write_json(temporary / "manifest.json", manifest)
+    except Exception as error:
+        if not _is_storage_error(error):
+            raise
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        raise CheckpointError(
+            f"the checkpoint of step {state.step} could not be written: {'the disk is full' if full else error}",
+            where=str(folder),
+            fix="free some space, then go on from the checkpoint before it with --resume; nothing older was touched",
+        ) from error
+    for _, old in _steps(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def load_latest(
+    folder: Path,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    warn: Callable[[str], None],
+) -> TrainingState | None:
+    """Load the newest whole checkpoint of `folder` into `parameters` and `optimizer`; None where there is none.
+
+    A damaged one is named through `warn`, and the one before it is used.
+
+    Raises:
+        CheckpointError: a whole checkpoint holds other parameters than this run trains.
+    """
+    for step, path in reversed(_steps(folder)):
+        damage = _damage(path)
+        if damage:
+            warn(f"checkpoint step-{step} is damaged ({damage}); using the one before it")
+            continue
+        _restore(path, parameters, optimizer)
+        return TrainingState(**json.loads((path / "state.json").read_text(encoding="utf-8")))
+    return None
+
+
+def _steps(folder: Path) -> list[tuple[int, Path]]:
+    """The checkpoints in `folder`, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted((int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name)))
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint's files, against its manifest; None where all is well."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        for name in _FILES:
+            file = path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != manifest[name]["bytes"] or sha256(file) != manifest[name]["sha256"]:
+                return f"{name} is not what was written"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "manifest.json cannot be read"
+    return None
+
+
+def _optimizer_tensors(parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{name}.{key}": value.detach().cpu().contiguous()
+        for name, parameter in parameters.items()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _restore(path: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+    weights = load_file(path / "model.safetensors")
+    if weights.keys() != parameters.keys():
+        differing = sorted(weights.keys() ^ parameters.keys())
+        raise CheckpointError(
+            f"checkpoint {path.name} holds other parameters than this run trains; the first that differs: {differing[0]}",
+            where=str(path),
+            fix="resume with the settings that the run was started with (its config.toml), or choose another --output",
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+    moments = load_file(path / "optimizer.safetensors")
+    for key, value in moments.items():
+        name, _, moment = key.rpartition(".")
+        parameter = parameters[name]
+        device = "cpu" if moment == "step" and not parameter.is_cuda else parameter.device
+        optimizer.state[parameter][moment] = value.to(device)
+
+
+def _is_storage_error(error: Exception) -> bool:
+    """safetensors reports a failed write as its own error, with the system's words inside."""
+    return isinstance(error, OSError) or type(error).__name__ == "SafetensorError"

@@ -1,0 +1,397 @@
+"""The one training loop, for every objective.
+
+A step is a number of document tokens, not a number of rows. Its rows are shared out over the ranks, each rank lays its own
+end to end in passes of at most `tokens_per_pass`, and the sum of all losses is divided once by the number of labelled
+items over all passes and ranks. So the gradient does not depend on how a step is cut into passes or shared over ranks.
+
+    step -> rows -> share of this rank -> passes -> (sum of losses / items of the step).backward() -> clip -> AdamW
+
+Nothing random is kept: order, masks and dropout are functions of (seed, epoch or step, index). A run that was killed and
+resumed takes the same steps as one that was not, to the last bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from domain_ft.corpus.packing import Step, StepPlan, passes, share
+from domain_ft.corpus.tokens import TokenRows
+from domain_ft.errors import TrainingError
+from domain_ft.models.base import BaseModel
+from domain_ft.models.lora import set_dropout_seed
+from domain_ft.objectives.base import Inputs, Objective
+from domain_ft.randomness import derive
+from domain_ft.training.checkpoints import TrainingState, load_latest, save_checkpoint
+from domain_ft.training.optimizer import build_optimizer, set_learning_rate
+from domain_ft.training.progress import ProgressDisplay
+from domain_ft.training.schedule import learning_rate_factor
+
+METRIC_LINES = 2000
+"""At most about so many lines in metrics.jsonl, however long the run."""
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """What the loop needs to know; the verbs' settings have the same names and their help.
+
+    Attributes:
+        total_steps: optimiser steps in the whole run.
+        tokens_per_step: document tokens that an optimiser step reads.
+        tokens_per_pass: tokens that go through the model at once; a longer piece has a pass of its own.
+        learning_rate: peak learning rate.
+        schedule: name of the learning-rate schedule.
+        warmup: share of the steps that warm up.
+        weight_decay: AdamW's decay of matrices.
+        max_grad_norm: gradients are scaled down to this norm; 0 leaves them.
+        lora_plus_ratio: learning rate of LoRA's B over that of the rest.
+        base_dropout: keep the base model's own dropout, which is otherwise off.
+        seed: the order of the rows and all dropout follow from it.
+        checkpoint_every: steps between checkpoints.
+        keep_checkpoints: how many of the newest are kept.
+        evaluate_every: steps between points of the held-out curve; 0 for none.
+    """
+
+    total_steps: int
+    tokens_per_step: int
+    tokens_per_pass: int
+    learning_rate: float
+    schedule: str
+    warmup: float
+    weight_decay: float
+    max_grad_norm: float
+    lora_plus_ratio: float
+    base_dropout: bool
+    seed: int
+    checkpoint_every: int
+    keep_checkpoints: int
+    evaluate_every: int
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM, after the checkpoint of the last step was written."""
+
+
+class LossModule(nn.Module):
+    """The model and its loss as one module, so that DDP and FSDP see the whole computation of a pass."""
+
+    def __init__(self, base: BaseModel, objective: Objective) -> None:
+        super().__init__()
+        self.model = base.model
+        self._base = base
+        self._objective = objective
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """0-d float32, the sum of the losses of a pass."""
+        return self._objective.loss(self._base, inputs)
+
+
+def count_steps(
+    plan: StepPlan,
+    corpus_tokens: int,
+    *,
+    max_tokens: int | None,
+    max_steps: int | None,
+    epochs: float | None,
+) -> int:
+    """Optimiser steps for a budget in tokens, steps or epochs; one of the three is given."""
+    if max_steps is not None:
+        return max_steps
+    if epochs is None:
+        assert max_tokens is not None
+        epochs = max_tokens / corpus_tokens
+    return max(1, math.ceil(epochs * plan.steps_per_epoch - 1e-9))
+
+
+def train(
+    base: BaseModel,
+    objective: Objective,
+    rows: TokenRows,
+    settings: LoopSettings,
+    *,
+    accelerator: Accelerator,
+    checkpoints: Path,
+    display: ProgressDisplay,
+    log: Callable[[Mapping[str, Any]], None],
+    resume: bool = False,
+    on_resume: Callable[[int], None] = lambda step: None,
+    evaluate: Callable[[], Mapping[str, Any]] | None = None,
+) -> TrainingState:
+    """Train what `requires_grad` in `base.model` on `rows`, from the newest checkpoint where `resume`.
+
+    Args:
+        base: the model with its head.
+        objective: what is asked of it.
+        rows: the training pieces.
+        settings: see LoopSettings.
+        accelerator: device, precision and processes.
+        checkpoints: the folder that they are written to.
+        display: what a person sees.
+        log: takes each line of metrics.jsonl.
+        resume: go on from the newest whole checkpoint, or from the start where there is none yet.
+        on_resume: told the step that the run goes on from, before the first new line is logged.
+        evaluate: gives a point of the held-out curve, logged with the step after which it was called.
+
+    Raises:
+        TrainingError: a loss or gradient that is not finite; no memory for a single piece.
+        CheckpointError: a checkpoint cannot be written, or holds other parameters.
+        Interrupted: after ctrl-C or SIGTERM; the last whole step is checkpointed.
+    """
+    if not settings.base_dropout:
+        disable_base_dropout(base.model)
+    base.model.train()
+    parameters = {name: p for name, p in base.model.named_parameters() if p.requires_grad}
+    optimizer = build_optimizer(
+        parameters.items(),
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        lora_plus_ratio=settings.lora_plus_ratio,
+    )
+    state = TrainingState(step=0, tokens=0, seconds=0.0, tokens_per_pass=settings.tokens_per_pass)
+    if resume:
+        state = load_latest(checkpoints, parameters, optimizer, display.warn) or state
+        on_resume(state.step)
+        display.say(f"resuming after step {state.step} of {settings.total_steps}")
+    module = accelerator.prepare(LossModule(base, objective))
+    plan = StepPlan(rows.lengths, settings.tokens_per_step, settings.seed)
+    trainer = _Trainer(base, objective, rows, settings, accelerator, module, parameters, optimizer, display)
+    log_every = max(1, settings.total_steps // METRIC_LINES)
+
+    def save() -> None:
+        if accelerator.is_main_process:
+            save_checkpoint(checkpoints, parameters, optimizer, state, keep=settings.keep_checkpoints)
+        accelerator.wait_for_everyone()
+
+    saved_step = state.step
+    with stop_requests(display) as stop:
+        while state.step < settings.total_steps:
+            began = time.perf_counter()
+            step = plan.step(state.step)
+            loss, rate, norm, tokens_per_pass = trainer.take(step, state)
+            seconds = time.perf_counter() - began
+            tokens = int(rows.lengths[step.rows].sum())
+            state = TrainingState(state.step + 1, state.tokens + tokens, state.seconds + seconds, tokens_per_pass)
+            last = state.step == settings.total_steps
+            metrics: dict[str, Any] = {
+                "step": state.step,
+                "tokens": state.tokens,
+                "loss": loss,
+                "learning_rate": rate,
+                "tokens_per_second": tokens / seconds,
+                "padding_fraction": 0.0,
+                "grad_norm": norm,
+                "memory_bytes": memory_bytes(),
+            }
+            display.step(metrics, settings.total_steps)
+            if evaluate and settings.evaluate_every and state.step % settings.evaluate_every == 0 and not last:
+                metrics["evaluation"] = dict(evaluate())
+                base.model.train()
+            if state.step % log_every == 0 or last or "evaluation" in metrics:
+                log(metrics)
+            stopping = _any_rank(accelerator, stop.is_set())
+            if last or stopping or state.step % settings.checkpoint_every == 0:
+                save()
+                saved_step = state.step
+            if stopping:
+                raise Interrupted(f"stopped after step {saved_step}; its checkpoint is written")
+    return state
+
+
+@dataclass(frozen=True)
+class _Trainer:
+    """Takes optimiser steps. `take` is the step; the rest are its parts, in the order in which they run."""
+
+    base: BaseModel
+    objective: Objective
+    rows: TokenRows
+    settings: LoopSettings
+    accelerator: Accelerator
+    module: nn.Module
+    parameters: Mapping[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    display: ProgressDisplay
+
+    def take(self, step: Step, state: TrainingState) -> tuple[float, float, float, int]:
+        """One optimiser step: (mean loss in nats, learning rate, gradient norm, pass size that memory allowed)."""
+        tokens_per_pass = state.tokens_per_pass
+        while True:
+            self.optimizer.zero_grad(set_to_none=True)
+            prepared = self.prepare(step, tokens_per_pass)
+            try:
+                loss = self.accumulate(prepared, step, state.step)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                tokens_per_pass = self.smaller_pass(prepared, tokens_per_pass, state.step, error)
+        rate = set_learning_rate(
+            self.optimizer,
+            learning_rate_factor(self.settings.schedule, state.step, self.settings.total_steps, self.settings.warmup),
+        )
+        limit = self.settings.max_grad_norm or math.inf
+        norm = self.accelerator.clip_grad_norm_(list(self.parameters.values()), limit)
+        norm = math.nan if norm is None else float(norm)
+        if not math.isfinite(norm):
+            raise self.not_finite("the gradient norm", norm, state.step, step.rows)
+        self.optimizer.step()
+        return loss, rate, norm, tokens_per_pass
+
+    def prepare(self, step: Step, tokens_per_pass: int) -> list[tuple[npt.NDArray[np.int64], Inputs]]:
+        """This rank's passes of the step; at least one, so that every rank takes part in the reduction."""
+        lengths = self.rows.lengths
+        mine = share(step.rows, lengths, self.accelerator.process_index, self.accelerator.num_processes)
+        prepared = [
+            (chosen, self.objective.prepare(self.rows.pack(chosen), step.epoch))
+            for chosen in passes(mine, lengths, tokens_per_pass)
+        ]
+        if not prepared:
+            spare = step.rows[:1]
+            prepared = [(spare, self.objective.prepare(self.rows.pack(spare), step.epoch).without_labels())]
+        return prepared
+
+    def accumulate(self, prepared: list[tuple[npt.NDArray[np.int64], Inputs]], step: Step, index: int) -> float:
+        """Add the gradient of the step's mean loss to the parameters; that loss is returned."""
+        accelerator = self.accelerator
+        counted = torch.tensor(
+            [sum(inputs.items for _, inputs in prepared)], dtype=torch.int64, device=accelerator.device
+        )
+        items = max(1, int(accelerator.reduce(counted, "sum").item()))
+        sums: list[Tensor] = []
+        for number, (_, inputs) in enumerate(prepared):
+            seed = derive(self.settings.seed, "dropout", index, accelerator.process_index, number)
+            set_dropout_seed(self.base.model, seed)
+            if self.settings.base_dropout:
+                torch.manual_seed(seed)
+            final = number == len(prepared) - 1
+            with contextlib.nullcontext() if final else accelerator.no_sync(self.module):
+                loss = self.module(inputs.to(accelerator.device))
+                # DDP takes the mean over ranks, where the step wants the sum.
+                accelerator.backward(loss * (accelerator.num_processes / items))
+            sums.append(loss.detach())
+        totals = torch.stack(sums)
+        for (chosen, _), total in zip(prepared, totals.tolist(), strict=True):
+            if not math.isfinite(total):
+                raise self.not_finite("the loss", total, index, chosen)
+        return float(accelerator.reduce(totals.sum(), "sum").item()) / items
+
+    def smaller_pass(
+        self,
+        prepared: list[tuple[npt.NDArray[np.int64], Inputs]],
+        tokens_per_pass: int,
+        index: int,
+        error: BaseException,
+    ) -> int:
+        """Half the pass after memory ran out; the step's arithmetic stays the same."""
+        longest = max(int(self.rows.lengths[chosen].max()) for chosen, _ in prepared)
+        largest = max(inputs.input_ids.numel() for _, inputs in prepared)
+        if self.accelerator.num_processes > 1 or largest <= longest:
+            raise TrainingError(
+                f"memory ran out in step {index + 1}, with passes of at most {tokens_per_pass} tokens",
+                where=f"longest piece: {longest} tokens",
+                fix="lower --tokens-per-pass or --max-length, or take a smaller model; --resume goes on from the last checkpoint",
+            ) from error
+        halved = max(longest, min(tokens_per_pass, largest) // 2)
+        self.display.warn(
+            f"memory ran out in step {index + 1}: passes of {halved} tokens from here on, instead of {tokens_per_pass}; "
+            "the step's arithmetic stays the same"
+        )
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return halved
+
+    def not_finite(self, what: str, value: float, index: int, chosen: npt.NDArray[np.int64]) -> TrainingError:
+        """The error for a loss or gradient that is NaN or infinite, naming the documents that it came from."""
+        documents = list(dict.fromkeys(self.rows.document_id(int(d)) for d in self.rows.documents[chosen]))
+        shown = ", ".join(documents[:5]) + (f" and {len(documents) - 5} more" if len(documents) > 5 else "")
+        return TrainingError(
+            f"{what} is {value} in step {index + 1}; nothing of this step was applied",
+            where=f"documents {shown}",
+            fix="lower --learning-rate (by 3 to 10 times), or look at these documents; checkpoints from before are whole",
+        )
+
+
+def disable_base_dropout(model: nn.Module) -> None:
+    """Set every dropout rate of the base model to 0: modules, and rates that are kept as numbers. LoRA's own stays.
+
+    Drawing the masks costs a quarter of a step on a CPU and puts attention on the slow path, and a run that sees its corpus
+    about once has little to overfit.
+    """
+    from domain_ft.models.lora import is_lora_layer
+
+    adapted = {id(child) for layer in model.modules() if is_lora_layer(layer) for child in layer.children()}
+    for module in model.modules():
+        if is_lora_layer(module):
+            continue
+        if isinstance(module, nn.Dropout) and id(module) not in adapted:
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
+def memory_bytes() -> int:
+    """Peak bytes of the GPU's allocator where there is one, else what this process has resident now."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_memory_bytes() -> int:
+    """Peak bytes of the GPU's allocator where there is one, else the most that this process has had resident."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@contextlib.contextmanager
+def stop_requests(display: ProgressDisplay) -> Iterator[threading.Event]:
+    """An event that ctrl-C and SIGTERM set. A second ctrl-C stops at once. Outside the main thread, signals are left."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if event.is_set() and number == signal.SIGINT:
+            signal.default_int_handler(number, frame)
+        event.set()
+        display.say("stopping after this step, with a checkpoint; ctrl-C again stops at once")
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _any_rank(accelerator: Accelerator, flag: bool) -> bool:
+    """Whether `flag` is set on any rank, so that all ranks stop after the same step."""
+    if accelerator.num_processes == 1:
+        return flag
+    flagged = torch.tensor([int(flag)], device=accelerator.device)
+    return bool(accelerator.reduce(flagged, "sum").item())
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return "can't allocate memory" in str(error)

@@ -1,0 +1,106 @@
+"""What a person sees while a verb works: a live line with rich on a terminal, plain lines elsewhere, nothing if quiet.
+
+All of it goes to standard error; standard output is for results.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+PLAIN_INTERVAL_SECONDS = 10.0
+"""Without a terminal, at most one line in so many seconds for the same job."""
+
+
+class ProgressDisplay:
+    """Shows jobs (reading, tokenising, evaluating) and training steps.
+
+    Use as a context manager. `job` has the shape of the progress callbacks of the other rooms.
+
+    Args:
+        console: where to write; the default is standard error.
+        quiet: show nothing.
+    """
+
+    def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
+        self.console = console or Console(stderr=True, quiet=quiet, highlight=False)
+        self.quiet = quiet
+        self._live: Live | None = None
+        self._bars = Progress(
+            TextColumn("{task.description}", table_column=None),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[detail]}"),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+            transient=True,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._shown: dict[str, float] = {}
+
+    def __enter__(self) -> ProgressDisplay:
+        if self.console.is_terminal and not self.quiet:
+            self._live = Live(self._bars, console=self.console, transient=True, refresh_per_second=8)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    def say(self, message: str, style: str = "") -> None:
+        """One line that stays."""
+        if not self.quiet:
+            self.console.print(Text(message, style=style), soft_wrap=not self.console.is_terminal)
+
+    def warn(self, message: str) -> None:
+        """One line that stays, marked as a warning."""
+        self.say(f"warning: {message}", style="yellow")
+
+    def job(self, label: str, done: int, total: int | None) -> None:
+        """`done` of `total` (None where unknown) of the job called `label`."""
+        self._show(label, done, total, "")
+
+    def step(self, metrics: Mapping[str, Any], total_steps: int) -> None:
+        """A training step, from its line of metrics.jsonl."""
+        detail = (
+            f"loss {metrics['loss']:.3f}  {metrics['tokens_per_second']:,.0f} tok/s  "
+            f"{metrics['memory_bytes'] / 2**30:.1f} GiB"
+        )
+        if metrics["padding_fraction"] > 0:
+            detail += f"  padding {metrics['padding_fraction']:.0%}"
+        self._show("training", metrics["step"], total_steps, detail)
+
+    def _show(self, label: str, done: int, total: int | None, detail: str) -> None:
+        if self.quiet:
+            return
+        finished = total is not None and done >= total
+        if self._live:
+            if label not in self._tasks:
+                self._tasks[label] = self._bars.add_task(label, total=total, detail=detail)
+            self._bars.update(self._tasks[label], completed=done, total=total, detail=detail)
+            if finished:
+                self._bars.remove_task(self._tasks.pop(label))
+        else:
+            self._plain(label, done, total, detail, finished)
+
+    def _plain(self, label: str, done: int, total: int | None, detail: str, finished: bool) -> None:
+        now = time.monotonic()
+        last = self._shown.get(label)
+        if not finished and last is not None and now - last < PLAIN_INTERVAL_SECONDS:
+            return
+        self._shown[label] = now
+        count = f"{done:,}" if total is None else f"{done:,} of {total:,}"
+        self.say(f"{label}: {count}  {detail}".rstrip())
+        if finished:
+            del self._shown[label]
