@@ -1,0 +1,162 @@
+"""How sure a difference is: the paired bootstrap over documents.
+
+Two models read the same documents. Documents, not tokens, are what was sampled from the field: tokens of one document
+are alike, so an interval over tokens would be far too narrow. We draw as many documents as there are, with
+replacement, take both models' sums over the same draw, and divide once: a ratio of sums, so that a long document weighs
+as much as it does in the loss itself (Efron & Tibshirani 1993, chapters 8 and 13).
+
+Percentile intervals of few documents are too narrow. Their level is widened to what Student's t asks for (Hesterberg
+2015, "What Teachers Should Know About the Bootstrap", the expanded percentile interval). With ten documents of skewed
+lengths that brings the coverage of 95 % intervals from 0.88 to 0.93; bias-corrected intervals (BCa) did worse than
+the plain ones.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from domain_ft.evaluation.scores import Scores
+from domain_ft.randomness import generator
+
+RESAMPLES = 4_000
+LEVEL = 0.95
+FEW_DOCUMENTS = 10
+"""With fewer than this, an interval says little: it is flagged."""
+
+_BLOCK = 1 << 21  # document draws held in memory at a time
+
+Array = npt.NDArray[np.float64]
+
+
+def resampled_sums(columns: Array, resamples: int, rng: np.random.Generator) -> Array:
+    """(resamples, k) sums of the rows of `columns` (n, k) over `resamples` draws of n rows with replacement."""
+    documents = len(columns)
+    at_once = max(1, _BLOCK // documents)
+    blocks = []
+    for start in range(0, resamples, at_once):
+        draws = rng.integers(0, documents, (min(at_once, resamples - start), documents))
+        blocks.append(np.stack([column[draws].sum(axis=1) for column in columns.T], axis=1))
+    return np.concatenate(blocks)
+
+
+def interval(replicates: Array, documents: int, level: float = LEVEL) -> list[float] | None:
+    """[low, high] of the expanded percentile interval of (resamples,) `replicates`; None of a single document."""
+    if documents < 2:
+        return None
+    normal = NormalDist()
+    widened = math.sqrt(documents / (documents - 1)) * _student(normal.inv_cdf((1 + level) / 2), documents - 1)
+    tail = normal.cdf(-widened)
+    low, high = np.quantile(replicates, [tail, 1 - tail])
+    return [float(low), float(high)]
+
+
+def difference(
+    before: Scores, after: Scores, *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
+) -> dict[str, Any]:
+    """How much higher `after`'s loss is than `before`'s on the same documents, with intervals: negative is better.
+
+    Returns:
+        `loss` (nats a token) with `interval`, `bits_per_byte` with `bits_per_byte_interval`, then `level`, `documents`,
+        `resamples` and `few_documents`. `loss` and `interval` are None where the two models scored different tokens
+        (another tokenizer): then only bits per byte compare. Intervals are None of a single document.
+
+    Raises:
+        ValueError: the two have scored different documents (see `scores.shared`).
+    """
+    pair = _Pair.of(before, after, resamples, generator(seed, "bootstrap"))
+    comparable = bool(np.array_equal(before.tokens, after.tokens))
+    bits, bits_replicates = pair.differences("bytes")
+    nats, nats_replicates = pair.differences("tokens") if comparable else (None, None)
+    return {
+        "loss": nats,
+        "interval": None if nats_replicates is None else interval(nats_replicates, len(before), level),
+        "bits_per_byte": bits / math.log(2),
+        "bits_per_byte_interval": interval(bits_replicates / math.log(2), len(before), level),
+        **_facts(len(before), level, resamples),
+    }
+
+
+def beyond_control(
+    domain: tuple[Scores, Scores],
+    control: tuple[Scores, Scores],
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> dict[str, Any]:
+    """How much more the loss changed on the domain than on the control: the difference of the two differences.
+
+    A model that merely becomes a better language model gains on both; what is left is the field's own. `domain` and
+    `control` are (before, after); their documents are drawn apart, since they are different samples. A negative
+    `loss` says that the domain gained more.
+    """
+    domain_pair = _Pair.of(*domain, resamples, generator(seed, "bootstrap", "domain"))
+    control_pair = _Pair.of(*control, resamples, generator(seed, "bootstrap", "control"))
+    domain_loss, domain_replicates = domain_pair.differences("tokens")
+    control_loss, control_replicates = control_pair.differences("tokens")
+    documents = min(len(domain[0]), len(control[0]))
+    return {
+        "loss": domain_loss - control_loss,
+        "interval": interval(domain_replicates - control_replicates, documents, level),
+        **_facts(documents, level, resamples),
+    }
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Sums of nats, tokens and bytes of two models over the same draws: what was measured, and (resamples,) draws."""
+
+    measured: dict[str, tuple[float, float]]
+    drawn: dict[str, tuple[Array, Array]]
+
+    @classmethod
+    def of(cls, before: Scores, after: Scores, resamples: int, rng: np.random.Generator) -> _Pair:
+        if before.documents != after.documents:
+            raise ValueError("a paired difference needs the same documents in the same order on both sides")
+        if not len(before):
+            raise ValueError("a difference over no documents")
+        names = ("nats", "tokens", "bytes")
+        columns = np.stack(
+            [np.asarray(getattr(scores, name), dtype=np.float64) for scores in (before, after) for name in names],
+            axis=1,
+        )
+        sums = resampled_sums(columns, resamples, rng)
+        totals = columns.sum(axis=0)
+        return cls(
+            measured={name: (float(totals[i]), float(totals[i + 3])) for i, name in enumerate(names)},
+            drawn={name: (sums[:, i], sums[:, i + 3]) for i, name in enumerate(names)},
+        )
+
+    def differences(self, unit: str) -> tuple[float, Array]:
+        """After minus before in nats a `unit` (tokens, bytes): as measured, and (resamples,) of the draws."""
+        (nats_before, nats_after), (units_before, units_after) = self.measured["nats"], self.measured[unit]
+        drawn_nats, drawn_units = self.drawn["nats"], self.drawn[unit]
+        return (
+            nats_after / units_after - nats_before / units_before,
+            drawn_nats[1] / drawn_units[1] - drawn_nats[0] / drawn_units[0],
+        )
+
+
+def _facts(documents: int, level: float, resamples: int) -> dict[str, Any]:
+    return {
+        "level": level,
+        "documents": documents,
+        "resamples": resamples,
+        "few_documents": documents < FEW_DOCUMENTS,
+    }
+
+
+def _student(z: float, freedom: int) -> float:
+    """The quantile of Student's t where the normal's is `z` (Abramowitz & Stegun 26.7.5; 0.3 % off at 4 degrees)."""
+    return (
+        z
+        + (z**3 + z) / (4 * freedom)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
+    )

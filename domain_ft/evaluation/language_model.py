@@ -1,0 +1,111 @@
+"""The scoring pass: a language model's loss on held-out text, document by document.
+
+Rows of tokens come in, `Scores` leave. The masks are those of the evaluation epoch, a function of the document alone,
+so that every model of one tokenizer is asked for the very same tokens, before and after training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from domain_ft.corpus.packing import passes
+from domain_ft.errors import CorpusError, ModelError
+from domain_ft.evaluation.scores import Scores
+from domain_ft.objectives.base import EVALUATION_EPOCH, IGNORED, Inputs, Objective
+
+if TYPE_CHECKING:
+    from domain_ft.corpus.batches import PackedBatch
+    from domain_ft.corpus.tokens import TokenRows
+    from domain_ft.models.base import BaseModel
+
+Progress = Callable[[str, int, "int | None"], None]
+
+
+def score(
+    base: BaseModel,
+    objective: Objective,
+    rows: TokenRows,
+    selected: npt.NDArray[np.int64],
+    *,
+    tokens_per_pass: int,
+    progress: Progress | None = None,
+    label: str = "evaluate",
+) -> Scores:
+    """The loss of `base` on the pieces `selected` of `rows`, summed over each document.
+
+    Args:
+        selected: (pieces,) indices into `rows`, such as `rows.select_documents` gives.
+        tokens_per_pass: how many tokens one forward pass may hold.
+        progress: called with (`label`, tokens done, tokens in all).
+
+    Raises:
+        CorpusError: there is nothing to score.
+        ModelError: a loss is not finite; the documents are named.
+    """
+    documents = np.unique(rows.documents[selected])
+    sums = np.zeros((3, len(documents)))
+    total, done = int(rows.lengths[selected].sum()), 0
+    with _evaluating(base.model):
+        for pass_rows in passes(selected, rows.lengths, tokens_per_pass):
+            batch = rows.pack(pass_rows)
+            inputs = objective.prepare(batch, epoch=EVALUATION_EPOCH)
+            losses = objective.losses(base, inputs.to(base.model.device))
+            _add(sums, documents, batch, inputs, losses)
+            done += batch.tokens
+            if progress:
+                progress(label, done, total)
+    nats, tokens, size = sums
+    scored = tokens > 0
+    ids = tuple(rows.document_id(int(document)) for document in documents[scored])
+    if not ids:
+        raise CorpusError("the held-out text holds no token to score", fix="hold out more documents, or longer ones")
+    _check_finite(nats[scored], ids)
+    return Scores(ids, nats[scored], tokens[scored].astype(np.int64), size[scored].astype(np.int64))
+
+
+def _add(
+    sums: npt.NDArray[np.float64],
+    documents: npt.NDArray[np.int64],
+    batch: PackedBatch,
+    inputs: Inputs,
+    losses: torch.Tensor,
+) -> None:
+    """Add one pass to `sums` (3, documents): nats, tokens and bytes of each of the sorted `documents`."""
+    owner = np.repeat(np.searchsorted(documents, batch.documents), batch.lengths)
+    labelled = (inputs.labels != IGNORED).cpu().numpy()
+    for row, values in enumerate((losses.double().cpu().numpy(), labelled, inputs.scored_bytes)):
+        sums[row] += np.bincount(owner, weights=np.where(labelled, values, 0), minlength=len(documents))
+
+
+def _check_finite(nats: npt.NDArray[np.float64], documents: tuple[str, ...]) -> None:
+    bad = [document for document, value in zip(documents, nats, strict=True) if not np.isfinite(value)]
+    if bad:
+        named = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
+        raise ModelError(
+            f"the model's loss on held-out text is not a finite number in {len(bad)} of {len(documents)} documents",
+            where=named,
+            fix="check that the weights are finite; with a low-precision --dtype, try --dtype float32",
+        )
+
+
+@contextlib.contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """The model in eval mode, without gradients; afterwards every module is as it was.
+
+    no_grad and not inference_mode: what a module caches on its first call (rotary tables, packed weights) must stay of
+    use to the training that follows, and an inference tensor is not.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training

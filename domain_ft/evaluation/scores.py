@@ -1,0 +1,121 @@
+"""A model's losses on held-out text, kept document by document.
+
+The scoring pass (`language_model`) makes them; the run folder keeps them as a small JSON file; the paired bootstrap
+(`bootstrap`) and the report read them, now or in another process, without torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from domain_ft.errors import CheckpointError
+from domain_ft.storage import write_atomic
+
+LARGEST_EXPONENT = 700.0  # exp() of more than this overflows a float64
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Sums of losses, a row for each document; nothing is averaged until it is shown.
+
+    Attributes:
+        documents: (n,) the documents' ids, each once.
+        nats: (n,) float64, the sum of the losses of a document's scored tokens, in nats.
+        tokens: (n,) int64, how many tokens of the document were scored.
+        bytes: (n,) int64, how many UTF-8 bytes of text those tokens stand for.
+    """
+
+    documents: tuple[str, ...]
+    nats: npt.NDArray[np.float64]
+    tokens: npt.NDArray[np.int64]
+    bytes: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        sizes = {len(self.documents), len(self.nats), len(self.tokens), len(self.bytes)}
+        if len(sizes) != 1:
+            raise ValueError(f"scores of unequal lengths: {sorted(sizes)}")
+        if len(set(self.documents)) != len(self.documents):
+            raise ValueError("scores with a document that stands twice")
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def summary(self) -> dict[str, float | int]:
+        """Loss a token (nats), perplexity and bits per byte over all documents: sums, divided once.
+
+        Raises:
+            ValueError: no token was scored.
+        """
+        nats, tokens, size = float(self.nats.sum()), int(self.tokens.sum()), int(self.bytes.sum())
+        if not tokens or not size:
+            raise ValueError(f"nothing was scored: {tokens} tokens, {size} bytes in {len(self)} documents")
+        loss = nats / tokens
+        return {
+            "loss": loss,
+            "perplexity": math.exp(min(loss, LARGEST_EXPONENT)),
+            "bits_per_byte": nats / math.log(2) / size,
+            "tokens": tokens,
+            "bytes": size,
+        }
+
+    def only(self, documents: set[str]) -> Scores:
+        """The scores of those `documents` alone, in this order."""
+        kept = np.array([document in documents for document in self.documents], dtype=bool)
+        return Scores(
+            documents=tuple(document for document in self.documents if document in documents),
+            nats=self.nats[kept],
+            tokens=self.tokens[kept],
+            bytes=self.bytes[kept],
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the scores as one JSON object of four equally long lists; every number is kept to the last bit."""
+        columns = {
+            "documents": list(self.documents),
+            "nats": self.nats.tolist(),
+            "tokens": self.tokens.tolist(),
+            "bytes": self.bytes.tolist(),
+        }
+        write_atomic(path, json.dumps(columns, ensure_ascii=False, allow_nan=False) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Scores:
+        """The scores that `save` wrote.
+
+        Raises:
+            CheckpointError: the file is missing or is not such a file.
+        """
+        try:
+            columns = json.loads(path.read_text(encoding="utf-8"))
+            return cls(
+                documents=tuple(columns["documents"]),
+                nats=np.asarray(columns["nats"], dtype=np.float64),
+                tokens=np.asarray(columns["tokens"], dtype=np.int64),
+                bytes=np.asarray(columns["bytes"], dtype=np.int64),
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                "the scores of a run cannot be read", where=str(path), fix="evaluate the run again"
+            ) from error
+
+
+def shared(*scores: Scores) -> list[Scores]:
+    """The same scores, cut down to the documents that all of them have, in the first one's order.
+
+    Two tokenizers fill a budget of tokens with different documents; only what both have read can be compared.
+    """
+    common = set.intersection(*(set(one.documents) for one in scores))
+    order = [document for document in scores[0].documents if document in common]
+    return [_ordered(one, order) for one in scores]
+
+
+def _ordered(scores: Scores, documents: list[str]) -> Scores:
+    place = {document: index for index, document in enumerate(scores.documents)}
+    index = np.array([place[document] for document in documents], dtype=np.int64)
+    return Scores(tuple(documents), scores.nats[index], scores.tokens[index], scores.bytes[index])
