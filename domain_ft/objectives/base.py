@@ -1,7 +1,7 @@
 """What every objective shares: the tensors of one pass, and the head that never makes a full logits tensor.
 
-An objective prepares a `PackedBatch` (numpy, from the corpus) into `Inputs` (tensors, with labels), and gives the sum of
-the losses of the labelled positions. The loop divides once, by the number of items of all passes and ranks of a step.
+An objective prepares a `PackedBatch` (numpy, from the corpus) into `Inputs` (tensors, with labels), and gives the sum
+of the losses of the labelled positions. The loop divides once, by the number of items of all passes and ranks.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from domain_ft_kernels import linear_cross_entropy
 from torch import Tensor
 
 from domain_ft.corpus.batches import PackedBatch
 from domain_ft.models.base import BaseModel
+from domain_ft_kernels import linear_cross_entropy
 
 IGNORED = -100
 """The label of a position that asks for nothing."""

@@ -5,8 +5,8 @@
                            state.json             step, tokens, seconds, pass size
                            manifest.json          size and SHA-256 of the three
 
-A folder is filled under a temporary name, flushed and renamed. Randomness needs no state (`domain_ft.randomness`), and the
-schedule is a function of the step, so this is all that a run is.
+A folder is filled under a temporary name, flushed and renamed. Randomness needs no state (`domain_ft.randomness`), and
+the schedule is a function of the step, so this is all that a run is.
 """
 
 from __future__ import annotations
@@ -147,9 +147,9 @@ def _optimizer_tensors(parameters: Mapping[str, nn.Parameter], optimizer: torch.
 def _restore(path: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
     weights = load_file(path / "model.safetensors")
     if weights.keys() != parameters.keys():
-        differing = sorted(weights.keys() ^ parameters.keys())
+        differing = min(weights.keys() ^ parameters.keys())
         raise CheckpointError(
-            f"checkpoint {path.name} holds other parameters than this run trains; the first that differs: {differing[0]}",
+            f"checkpoint {path.name} holds other parameters than this run trains; the first that differs: {differing}",
             where=str(path),
             fix="resume with the settings that the run was started with (its config.toml), or choose another --output",
         )

@@ -1,13 +1,13 @@
 """The one training loop, for every objective.
 
-A step is a number of document tokens, not a number of rows. Its rows are shared out over the ranks, each rank lays its own
-end to end in passes of at most `tokens_per_pass`, and the sum of all losses is divided once by the number of labelled
+A step is a number of document tokens, not a number of rows. Its rows are shared out over the ranks, each rank lays its
+own end to end in passes of at most `tokens_per_pass`, and the sum of all losses is divided once by the number of labelled
 items over all passes and ranks. So the gradient does not depend on how a step is cut into passes or shared over ranks.
 
     step -> rows -> share of this rank -> passes -> (sum of losses / items of the step).backward() -> clip -> AdamW
 
-Nothing random is kept: order, masks and dropout are functions of (seed, epoch or step, index). A run that was killed and
-resumed takes the same steps as one that was not, to the last bit on a CPU.
+Nothing random is kept: order, masks and dropout are functions of (seed, epoch or step, index). A run that was killed
+and resumed takes the same steps as one that was not, to the last bit on a CPU.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def train(
     display: ProgressDisplay,
     log: Callable[[Mapping[str, Any]], None],
     resume: bool = False,
-    on_resume: Callable[[int], None] = lambda step: None,
+    on_resume: Callable[[int], None] | None = None,
     evaluate: Callable[[], Mapping[str, Any]] | None = None,
 ) -> TrainingState:
     """Train what `requires_grad` in `base.model` on `rows`, from the newest checkpoint where `resume`.
@@ -167,7 +167,8 @@ def train(
     state = TrainingState(step=0, tokens=0, seconds=0.0, tokens_per_pass=settings.tokens_per_pass)
     if resume:
         state = load_latest(checkpoints, parameters, optimizer, display.warn) or state
-        on_resume(state.step)
+        if on_resume:
+            on_resume(state.step)
         display.say(f"resuming after step {state.step} of {settings.total_steps}")
     module = accelerator.prepare(LossModule(base, objective))
     plan = StepPlan(rows.lengths, settings.tokens_per_step, settings.seed)
@@ -235,7 +236,7 @@ class _Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             prepared = self.prepare(step, tokens_per_pass)
             try:
-                loss = self.accumulate(prepared, step, state.step)
+                loss = self.accumulate(prepared, state.step)
                 break
             except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error):
@@ -266,7 +267,7 @@ class _Trainer:
             prepared = [(spare, self.objective.prepare(self.rows.pack(spare), step.epoch).without_labels())]
         return prepared
 
-    def accumulate(self, prepared: list[tuple[npt.NDArray[np.int64], Inputs]], step: Step, index: int) -> float:
+    def accumulate(self, prepared: list[tuple[npt.NDArray[np.int64], Inputs]], index: int) -> float:
         """Add the gradient of the step's mean loss to the parameters; that loss is returned."""
         accelerator = self.accelerator
         counted = torch.tensor(
@@ -305,12 +306,12 @@ class _Trainer:
             raise TrainingError(
                 f"memory ran out in step {index + 1}, with passes of at most {tokens_per_pass} tokens",
                 where=f"longest piece: {longest} tokens",
-                fix="lower --tokens-per-pass or --max-length, or take a smaller model; --resume goes on from the last checkpoint",
+                fix="lower --tokens-per-pass or --max-length; --resume goes on from the last checkpoint",
             ) from error
         halved = max(longest, min(tokens_per_pass, largest) // 2)
         self.display.warn(
-            f"memory ran out in step {index + 1}: passes of {halved} tokens from here on, instead of {tokens_per_pass}; "
-            "the step's arithmetic stays the same"
+            f"memory ran out in step {index + 1}: from here on passes of {halved} tokens instead of "
+            f"{tokens_per_pass}; the step's arithmetic stays the same"
         )
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -323,15 +324,15 @@ class _Trainer:
         return TrainingError(
             f"{what} is {value} in step {index + 1}; nothing of this step was applied",
             where=f"documents {shown}",
-            fix="lower --learning-rate (by 3 to 10 times), or look at these documents; checkpoints from before are whole",
+            fix="lower --learning-rate (by 3 to 10 times), or look at these documents; older checkpoints are whole",
         )
 
 
 def disable_base_dropout(model: nn.Module) -> None:
     """Set every dropout rate of the base model to 0: modules, and rates that are kept as numbers. LoRA's own stays.
 
-    Drawing the masks costs a quarter of a step on a CPU and puts attention on the slow path, and a run that sees its corpus
-    about once has little to overfit.
+    Drawing the masks costs a quarter of a step on a CPU and puts attention on the slow path, and a run that sees its
+    corpus about once has little to overfit.
     """
     from domain_ft.models.lora import is_lora_layer
 
@@ -363,7 +364,7 @@ def peak_memory_bytes() -> int:
 
 @contextlib.contextmanager
 def stop_requests(display: ProgressDisplay) -> Iterator[threading.Event]:
-    """An event that ctrl-C and SIGTERM set. A second ctrl-C stops at once. Outside the main thread, signals are left."""
+    """An event that ctrl-C and SIGTERM set; a second ctrl-C stops at once. Outside the main thread, none is caught."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event

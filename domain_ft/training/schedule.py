@@ -17,8 +17,8 @@ def learning_rate_factor(schedule: str, step: int, total_steps: int, warmup: flo
         total_steps: steps in the whole run.
         warmup: share of the steps over which the rate rises linearly.
 
-    The first step already moves and the last step is not wasted: warm-up and decay are counted from step + 1 and towards
-    total_steps + 1, so the factor is never 0.
+    The first step already moves and the last step is not wasted: warm-up and decay are counted from step + 1 and
+    towards total_steps + 1, so the factor is never 0.
     """
     warmup_steps = round(warmup * total_steps)
     if step < warmup_steps:
