@@ -1,8 +1,8 @@
 """The one training loop, for every objective.
 
 A step is a number of document tokens, not a number of rows. Its rows are shared out over the ranks, each rank lays its
-own end to end in passes of at most `tokens_per_pass`, and the sum of all losses is divided once by the number of labelled
-items over all passes and ranks. So the gradient does not depend on how a step is cut into passes or shared over ranks.
+own end to end in passes of at most `tokens_per_pass`, and the sum of all losses is divided once, by the number of
+labelled items over all passes and ranks. So the gradient does not depend on how a step is cut or shared.
 
     step -> rows -> share of this rank -> passes -> (sum of losses / items of the step).backward() -> clip -> AdamW
 

@@ -17,8 +17,8 @@ def learning_rate_factor(schedule: str, step: int, total_steps: int, warmup: flo
         total_steps: steps in the whole run.
         warmup: share of the steps over which the rate rises linearly.
 
-    The first step already moves and the last step is not wasted: warm-up and decay are counted from step + 1 and
-    towards total_steps + 1, so the factor is never 0.
+    The factor is never 0, so neither the first step nor the last is wasted: warm-up starts above 0, and decay would
+    reach 0 only at `total_steps`.
     """
     warmup_steps = round(warmup * total_steps)
     if step < warmup_steps:
@@ -27,8 +27,8 @@ def learning_rate_factor(schedule: str, step: int, total_steps: int, warmup: flo
         return 1.0
     if schedule == "wsd":
         decay_steps = max(1, round(WSD_DECAY_SHARE * total_steps))
-        return min(1.0, (total_steps - step) / (decay_steps + 1))
-    progress = (step - warmup_steps) / (total_steps - warmup_steps + 1)
+        return min(1.0, (total_steps - step) / decay_steps)
+    progress = (step - warmup_steps) / (total_steps - warmup_steps)
     if schedule == "linear":
         return 1.0 - progress
     if schedule == "cosine":
