@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +36,7 @@ def test_warm_up_rises_linearly(schedule: str) -> None:
 def test_decay_falls_at_every_step_after_warm_up(schedule: str) -> None:
     factors = [learning_rate_factor(schedule, step, 100, 0.1) for step in range(10, 100)]
     assert factors[0] == 1.0
-    assert all(later < earlier for earlier, later in zip(factors, factors[1:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(factors))
     assert factors[-1] < 0.02
 
 
