@@ -1,0 +1,266 @@
+"""What the model says: a few held-out sentences, put to it before and after training, for a person to read.
+
+An encoder is asked for a word that was taken out of a sentence; a decoder is given a beginning and goes on. The
+sentences are chosen once, from the seed alone, and are plain text, so that any model can be asked:
+
+    probes = choose_probes(split, base.tokenizer, "mlm", seed=0)
+    before = answer(base, probes)
+    ...                                     # train
+    samples = side_by_side(probes, before, answer(base, probes))     # plain values for the report
+"""
+
+from __future__ import annotations
+
+import collections
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from domain_ft.randomness import generator
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from domain_ft.corpus.documents import Document
+    from domain_ft.models.base import BaseModel
+
+GUESSES = 5
+CONTINUATION_TOKENS = 24
+
+_DOCUMENTS_READ = 300  # enough to find ten sentences and to tell common words from the field's own
+_WINDOW = 6_000  # characters of a document that are looked at
+_COMMON_WORDS = 60  # the most frequent words of the sample: articles, prepositions
+_SENTENCE_BYTES = (45, 200)  # in bytes, so that a sentence in Chinese characters may have fewer of them
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=\S)|(?<=[。！？])\s*|\n\s*\n")
+_WORD = re.compile(r"[^\W\d_]+")
+
+
+class Texts(Protocol):
+    """The part of a corpus split that is needed here."""
+
+    def __len__(self) -> int: ...
+
+    def document(self, index: int) -> Document: ...
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A question to a language model.
+
+    Attributes:
+        document: id of the held-out document that the text is from.
+        left: the text before the gap, or the beginning that a decoder goes on from.
+        answer: what stands there in the document.
+        right: the text after the gap; empty for a decoder.
+    """
+
+    document: str
+    left: str
+    answer: str
+    right: str
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A word that an encoder would put into the gap, with its probability."""
+
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said to a probe.
+
+    Attributes:
+        guesses: an encoder's best guesses, best first; empty for a decoder.
+        answer_probability: an encoder's probability of the true word; None for a decoder.
+        answer_rank: where the true word stands in an encoder's ranking, from 1; None for a decoder.
+        continuation: the text that a decoder went on with, greedily; empty for an encoder.
+    """
+
+    guesses: tuple[Guess, ...] = ()
+    answer_probability: float | None = None
+    answer_rank: int | None = None
+    continuation: str = ""
+
+
+def choose_probes(
+    split: Texts, tokenizer: PreTrainedTokenizerBase, objective: str, *, seed: int = 0, count: int = 10
+) -> list[Probe]:
+    """Up to `count` readable sentences of `split`, one a document, each asking for another word.
+
+    Args:
+        objective: `mlm` takes one content word out of each sentence, one that is a single token for `tokenizer`;
+            `clm` cuts a sentence in half.
+    """
+    order = generator(seed, "probes").permutation(len(split))[:_DOCUMENTS_READ]
+    documents = [split.document(int(index)) for index in order]
+    if objective == "clm":
+        return _first(map(_beginning, documents), count)
+    return _choose_masked(documents, tokenizer, count)
+
+
+def answer(base: BaseModel, probes: Sequence[Probe]) -> list[Answer]:
+    """What `base` says to each probe; its training mode is left as it was."""
+    training = base.model.training
+    base.model.eval()
+    try:
+        with torch.no_grad():
+            ask = _guess if base.objective == "mlm" else _continue
+            return [ask(base, probe) for probe in probes]
+    finally:
+        base.model.train(training)
+
+
+def side_by_side(probes: Sequence[Probe], before: Sequence[Answer], after: Sequence[Answer]) -> list[dict[str, Any]]:
+    """Plain values for the report: {"document", "left", "answer", "right", "before": {...}, "after": {...}} a probe."""
+    return [
+        {
+            "document": probe.document,
+            "left": probe.left,
+            "answer": probe.answer,
+            "right": probe.right,
+            "before": _plain(first),
+            "after": _plain(second),
+        }
+        for probe, first, second in zip(probes, before, after, strict=True)
+    ]
+
+
+def _plain(said: Answer) -> dict[str, Any]:
+    return {
+        "guesses": [{"text": guess.text, "probability": guess.probability} for guess in said.guesses],
+        "answer_probability": said.answer_probability,
+        "answer_rank": said.answer_rank,
+        "continuation": said.continuation,
+    }
+
+
+def _first(probes: Iterator[Probe | None], count: int) -> list[Probe]:
+    chosen: list[Probe] = []
+    for probe in probes:
+        if len(chosen) == count:
+            break
+        if probe:
+            chosen.append(probe)
+    return chosen
+
+
+def _sentences(text: str) -> Iterator[str]:
+    """Sentences that a person can read: of middling length, mostly letters, not a heading in capitals."""
+    low, high = _SENTENCE_BYTES
+    for part in _SENTENCE_END.split(text[:_WINDOW]):
+        sentence = " ".join(part.split())
+        letters = sum(character.isalpha() for character in sentence)
+        capitals = sum(character.isupper() for character in sentence)
+        if (
+            low <= len(sentence.encode()) <= high
+            and sentence[0].isalpha()
+            and letters >= 0.75 * len(sentence)
+            and capitals <= 0.2 * letters
+            and sentence.endswith((".", "!", "?", "。", "！", "？"))
+        ):
+            yield sentence
+
+
+def _choose_masked(documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase, count: int) -> list[Probe]:
+    """One content word out of a sentence of each document: not among the commonest, seen in more than one document."""
+    seen = collections.Counter(
+        word for document in documents for word in set(_words(document.text[:_WINDOW], tokenizer))
+    )
+    common = {word for word, _ in seen.most_common(min(_COMMON_WORDS, len(seen) // 4))}
+    asked: set[str] = set()  # words and sentences
+
+    def mask_one(document: Document, rarest: int) -> Probe | None:
+        for sentence in _sentences(document.text):
+            if sentence in asked:
+                continue
+            for start, end in sorted(_spans(sentence, tokenizer), key=lambda span: span[0] - span[1]):
+                word = sentence[start:end].casefold()
+                if word not in common and word not in asked and seen[word] >= rarest:
+                    asked.update((word, sentence))
+                    return Probe(document.id, sentence[:start], sentence[start:end], sentence[end:])
+        return None
+
+    probes = _first((mask_one(document, rarest=2) for document in documents), count)
+    used = {probe.document for probe in probes}
+    rest = (mask_one(document, rarest=1) for document in documents if document.id not in used)
+    return probes + _first(rest, count - len(probes))
+
+
+def _words(text: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    return (text[start:end].casefold() for start, end in _spans(text, tokenizer))
+
+
+def _spans(text: str, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, int]]:
+    """Where the words stand that are one token: runs of letters, or characters where no spaces part the words."""
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    tokens = {_trimmed(text, start, end) for start, end in encoded["offset_mapping"]}
+    words = [match.span() for match in _WORD.finditer(text)]
+    whole = [span for span in words if span in tokens and span[1] - span[0] > 1]
+    if whole:
+        return whole
+    return sorted(span for span in tokens if _WORD.fullmatch(text[slice(*span)]) and not text[span[0]].isascii())
+
+
+def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    """A token's span without the space that byte-level and sentencepiece tokens begin with."""
+    piece = text[start:end]
+    return start + len(piece) - len(piece.lstrip()), start + len(piece.rstrip())
+
+
+def _beginning(document: Document) -> Probe | None:
+    """The first half of a readable sentence, cut at a space where there is one."""
+    for sentence in _sentences(document.text):
+        cut = sentence.find(" ", len(sentence) // 2)
+        cut = len(sentence) // 2 if cut < 0 else cut
+        return Probe(document.id, sentence[:cut].rstrip(), sentence[cut:].strip(), "")
+    return None
+
+
+def _guess(base: BaseModel, probe: Probe) -> Answer:
+    """An encoder's ranking of its vocabulary for the gap: all tokens of the word are masked, its first is asked for."""
+    tokenizer = base.tokenizer
+    encoded = tokenizer(
+        probe.left + probe.answer + probe.right,
+        return_offsets_mapping=True,
+        return_tensors="pt",
+        truncation=True,
+        max_length=base.max_length,
+    )
+    ids, offsets = encoded["input_ids"], encoded["offset_mapping"][0]
+    start, end = len(probe.left), len(probe.left) + len(probe.answer)
+    gap = ((offsets[:, 0] < end) & (offsets[:, 1] > start)).nonzero()[:, 0]
+    true = ids[0, gap[0]].item()
+    ids[0, gap] = tokenizer.mask_token_id
+    logits = base.model(input_ids=ids.to(base.model.device)).logits[0, gap[0]].float()
+    probabilities = logits.softmax(dim=-1)
+    best = probabilities.topk(GUESSES)
+    return Answer(
+        guesses=tuple(
+            Guess(tokenizer.decode([token]).strip(), value)
+            for token, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ),
+        answer_probability=float(probabilities[true]),
+        answer_rank=int((probabilities > probabilities[true]).sum()) + 1,
+    )
+
+
+def _continue(base: BaseModel, probe: Probe) -> Answer:
+    """What a decoder goes on with, greedily, on one line."""
+    tokenizer = base.tokenizer
+    ids = tokenizer(probe.left, return_tensors="pt")["input_ids"].to(base.model.device)
+    end = tokenizer.eos_token_id
+    written = base.model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=CONTINUATION_TOKENS,
+        do_sample=False,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end,
+    )
+    text = tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
+    return Answer(continuation=" ".join(text.split()))

@@ -1,0 +1,117 @@
+"""Sample sentences: chosen by the seed alone, readable, and asked for whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tiny_models import MAX_LENGTH, tiny_model, tiny_tokenizer, tokenizer_kind
+
+from domain_ft.corpus.documents import Document
+from domain_ft.evaluation.samples import answer, choose_probes, side_by_side
+
+SENTENCES = [
+    "The licensee shall not sublicense the work, nor remove any notice of copyright from it.",
+    "An abnormality of the skeletal system, with short stature and delayed growth of the bones.",
+    "The quick brown fox jumps over the lazy dog, and the dog does not like the fox at all.",
+    "Nothing in this agreement limits the liability of the licensor to the licensee.",
+]
+JAPANESE = "契約の当事者は、法令の規定に従い、その内容を自由に決定することができる。"
+
+
+@dataclass
+class Texts:
+    texts: list[str]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def document(self, index: int) -> Document:
+        return Document(id=f"doc-{index}", text=self.texts[index], source="test")
+
+
+def base_of(architecture: str) -> Any:
+    return SimpleNamespace(
+        model=tiny_model(architecture),
+        tokenizer=tiny_tokenizer(tokenizer_kind(architecture)),
+        objective="clm" if architecture in ("gpt2", "llama") else "mlm",
+        max_length=MAX_LENGTH,
+    )
+
+
+@pytest.fixture
+def texts() -> Texts:
+    heading = "ARTICLE 4 -- 17.3 // 2019\n\n"
+    return Texts([heading + SENTENCES[i % 4] + " " + SENTENCES[(i + 1) % 4] for i in range(12)])
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "roberta"])
+def test_masked_words_are_whole_and_of_letters(texts: Texts, kind: str) -> None:
+    probes = choose_probes(texts, tiny_tokenizer(kind), "mlm", seed=3)
+    assert probes
+    assert len({probe.answer.casefold() for probe in probes}) == len(probes)
+    for probe in probes:
+        assert probe.answer.isalpha()
+        assert not probe.left[-1:].isalpha()
+        assert not probe.right[:1].isalpha()
+        assert probe.left + probe.answer + probe.right in SENTENCES
+
+
+def test_the_choice_depends_on_the_seed_alone(texts: Texts) -> None:
+    tokenizer = tiny_tokenizer("wordpiece")
+    assert choose_probes(texts, tokenizer, "mlm", seed=3) == choose_probes(texts, tokenizer, "mlm", seed=3)
+    assert choose_probes(texts, tokenizer, "clm", seed=3) != choose_probes(texts, tokenizer, "clm", seed=4)
+
+
+def test_languages_without_spaces_are_asked_too() -> None:
+    probes = choose_probes(Texts([JAPANESE] * 3), tiny_tokenizer("roberta"), "clm")
+    assert probes[0].left + probes[0].answer == JAPANESE
+
+
+def test_a_decoder_gets_the_first_half_of_a_sentence(texts: Texts) -> None:
+    for probe in choose_probes(texts, tiny_tokenizer("gpt2"), "clm", count=5):
+        assert f"{probe.left} {probe.answer}" in SENTENCES
+        assert probe.right == ""
+
+
+@pytest.mark.parametrize("text", ["", "one two", "X" * 5000, "1 2 3. 4 5 6. " * 50, "\u200b\n\n\n"])
+def test_text_that_nobody_can_read_gives_no_probe(text: str) -> None:
+    assert choose_probes(Texts([text]), tiny_tokenizer("wordpiece"), "mlm") == []
+    assert choose_probes(Texts([text]), tiny_tokenizer("gpt2"), "clm") == []
+
+
+def test_an_encoder_ranks_its_guesses(texts: Texts) -> None:
+    base = base_of("bert")
+    probes = choose_probes(texts, base.tokenizer, "mlm", count=3)
+    base.model.train()
+    for said in answer(base, probes):
+        probabilities = [guess.probability for guess in said.guesses]
+        assert len(probabilities) == 5
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert said.answer_rank is not None
+        assert said.answer_probability is not None
+        assert (said.answer_rank <= 5) == (said.answer_probability >= probabilities[-1])
+    assert base.model.training
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_a_decoder_goes_on_greedily(texts: Texts, architecture: str) -> None:
+    base = base_of(architecture)
+    base.model.generation_config.temperature = 0.2
+    base.model.generation_config.top_p = 0.9
+    probes = choose_probes(texts, base.tokenizer, "clm", count=2)
+    first = answer(base, probes)
+    assert first == answer(base, probes)
+    assert all(said.guesses == () and "\n" not in said.continuation for said in first)
+
+
+def test_side_by_side_gives_plain_values(texts: Texts) -> None:
+    base = base_of("roberta")
+    probes = choose_probes(texts, base.tokenizer, "mlm", count=2)
+    said = answer(base, probes)
+    rows = side_by_side(probes, said, said)
+    assert [row["answer"] for row in rows] == [probe.answer for probe in probes]
+    assert rows[0]["before"] == rows[0]["after"]
+    assert set(rows[0]["before"]) == {"guesses", "answer_probability", "answer_rank", "continuation"}
