@@ -1,0 +1,187 @@
+"""Masks for the masked LM: which tokens are hidden, and what stands in their place.
+
+It stands between a packed pass and the objective. After Devlin et al. 2018, BERT (arXiv:1810.04805): of the chosen
+tokens 80 % become the mask token, 10 % a random one, 10 % stay; and whole words are chosen, as in the authors' later
+release, since the rest of a word gives its hidden part away.
+
+Every random number is a hash of (seed, epoch, document, piece, position). So the mask of a piece does not depend on
+which pieces share its pass, nor on what was drawn before; the masks of an evaluation are the same before and after
+training; and a whole pass is masked by a few array operations, however many pieces it has.
+
+The number of tokens. The words of a piece are put in random order and taken until `rate` times its tokens are
+reached; the word that crosses the line is taken with the probability that makes the expected number exact.
+
+Texts without spaces. There a "word" of the tokenizer may be a sentence: a word of more than `LONGEST_WORD` tokens is
+masked token by token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from transformers import PreTrainedTokenizerFast
+
+from domain_ft.corpus.batches import PackedBatch
+from domain_ft.errors import ModelError
+from domain_ft.randomness import derive
+
+IGNORED = -100  # the label of a token that is not to be predicted
+
+LONGEST_WORD = 8  # tokens; longer words are masked token by token
+
+
+@dataclass(frozen=True, eq=False)
+class MaskVocabulary:
+    """What masking needs to know of a tokenizer.
+
+    Attributes:
+        mask_token_id: the id of the mask token.
+        vocab_size: ids of the tokenizer.
+        replacement_ids: (replacements,) int64, the ids that may stand for a masked token: all but the special ones.
+    """
+
+    mask_token_id: int
+    vocab_size: int
+    replacement_ids: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerFast) -> MaskVocabulary:
+        """The vocabulary of `tokenizer`. Raises ModelError where it has no mask token."""
+        if tokenizer.mask_token_id is None:
+            raise ModelError(
+                "the model's tokenizer has no mask token, so the model cannot be trained as a masked LM",
+                fix="take an encoder, or the causal objective",
+            )
+        special = set(tokenizer.all_special_ids)
+        special |= {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
+        ids = sorted(set(tokenizer.get_vocab().values()) - special)
+        return cls(int(tokenizer.mask_token_id), len(tokenizer), np.array(ids, dtype=np.int64))
+
+
+def mask_tokens(
+    batch: PackedBatch,
+    *,
+    epoch: int,
+    seed: int,
+    rate: float,
+    whole_word: bool,
+    vocabulary: MaskVocabulary,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Mask the text of `batch`; special tokens stay.
+
+    Args:
+        batch: pieces laid end to end.
+        epoch: how many times the corpus has been read before; 0 for an evaluation.
+        seed: of the run.
+        rate: the share of a piece's tokens to mask, above 0 and at most 1. A piece has at least one.
+        whole_word: whether the tokens of a word are masked together.
+        vocabulary: of the batch's tokenizer.
+
+    Returns:
+        input_ids: (tokens,) int64, with masks.
+        labels: (tokens,) int64, the true id where a token is masked, -100 elsewhere.
+    """
+    if not 0 < rate <= 1:
+        raise ValueError(f"a mask rate is above 0 and at most 1, not {rate}")
+    noise = _TokenNoise(batch, derive(seed, "mask", epoch))
+    text = np.flatnonzero(batch.word_ids >= 0)
+    masked = text[_chosen(batch, text, noise, rate, whole_word)]
+
+    labels = np.full(batch.tokens, IGNORED, dtype=np.int64)
+    labels[masked] = batch.input_ids[masked]
+    input_ids = batch.input_ids.copy()
+    fate = noise.uniform(masked, _FATE)
+    input_ids[masked[fate < 0.8]] = vocabulary.mask_token_id
+    replaced = masked[(fate >= 0.8) & (fate < 0.9)]
+    draw = noise.uniform(replaced, _REPLACEMENT) * len(vocabulary.replacement_ids)
+    input_ids[replaced] = vocabulary.replacement_ids[draw.astype(np.int64)]
+    return input_ids, labels
+
+
+class _Sampled(Protocol):
+    """Rows of tokens that a sample can be drawn from."""
+
+    def __len__(self) -> int: ...
+
+    def pack(self, rows: npt.ArrayLike) -> PackedBatch: ...
+
+
+def mostly_without_words(rows: _Sampled, sample: int = 256) -> bool:
+    """Whether most tokens of `rows` stand in words too long to be masked whole, as in a language without spaces.
+
+    Judged by `sample` pieces, evenly spaced. Where it is so, whole-word masking falls back to single tokens, and the
+    user should be told.
+    """
+    places = np.unique(np.linspace(0, len(rows) - 1, num=min(sample, len(rows)), dtype=np.int64))
+    batch = rows.pack(places)
+    words = batch.word_ids[batch.word_ids >= 0]
+    sizes = np.unique(words, return_counts=True)[1]
+    return bool(sizes[sizes > LONGEST_WORD].sum() * 2 > len(words))
+
+
+def _chosen(
+    batch: PackedBatch, text: npt.NDArray[np.int64], noise: _TokenNoise, rate: float, whole_word: bool
+) -> npt.NDArray[np.bool_]:
+    """Which of the tokens `text` (positions in the batch, special ones left out) are masked: (text,) bool."""
+    piece = noise.piece[text]
+    begins = _unit_begins(batch.word_ids[text], piece, whole_word)
+    first = np.flatnonzero(begins)  # the units: words, or tokens
+    sizes = np.diff(np.append(first, len(text)))
+    unit_piece = piece[first]
+
+    order = np.lexsort((noise.uniform(text[first], _ORDER), unit_piece))
+    ends = np.cumsum(sizes[order])
+    opens = np.append(True, unit_piece[order][1:] != unit_piece[order][:-1])  # the first unit of each piece
+    before = ends - sizes[order]
+    before -= np.repeat(before[opens], np.diff(np.append(np.flatnonzero(opens), len(order))))
+    wanted = rate * np.bincount(piece, minlength=len(batch.rows))[unit_piece[order]]
+    taken = np.empty(len(order), dtype=bool)
+    taken[order] = opens | (before + noise.uniform(text[first[order]], _CROSSING) * sizes[order] < wanted)
+    return np.repeat(taken, sizes)
+
+
+def _unit_begins(words: npt.NDArray[np.int32], piece: npt.NDArray[np.int64], whole_word: bool) -> npt.NDArray[np.bool_]:
+    """Which tokens begin a unit that is masked whole or not at all: a word, a token of a long one, or any token."""
+    begins = np.ones(len(words), dtype=bool)
+    if not whole_word:
+        return begins
+    begins[1:] = (words[1:] != words[:-1]) | (piece[1:] != piece[:-1])
+    sizes = np.diff(np.append(np.flatnonzero(begins), len(words)))
+    return begins | np.repeat(sizes > LONGEST_WORD, sizes)
+
+
+# ---------------------------------------------------------------------------------------------------- random numbers
+
+_ORDER, _CROSSING, _FATE, _REPLACEMENT = range(4)  # what a number is drawn for
+
+_GAMMA = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: the stride of SplitMix64
+_STRIDE = np.uint64(_GAMMA)
+
+
+class _TokenNoise:
+    """Uniform numbers for the tokens of a batch, each a hash of (key, document, piece, position, purpose).
+
+    Attributes:
+        piece: (tokens,) int64, which piece of the batch each token stands in.
+    """
+
+    def __init__(self, batch: PackedBatch, key: int) -> None:
+        self.piece = np.repeat(np.arange(len(batch.rows)), batch.lengths)
+        documents = _mix(np.uint64(key) + _STRIDE * batch.documents.astype(np.uint64))
+        pieces = _mix(documents + _STRIDE * batch.pieces.astype(np.uint64))
+        self._tokens = _mix(pieces[self.piece] + _STRIDE * batch.position_ids.astype(np.uint64))
+
+    def uniform(self, tokens: npt.NDArray[np.int64], purpose: int) -> npt.NDArray[np.float64]:
+        """(tokens,) numbers in [0, 1) for the tokens at the given positions of the batch."""
+        bits = _mix(self._tokens[tokens] + np.uint64(_GAMMA * (purpose + 1) % 2**64))
+        return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Scramble 64-bit numbers, one to one: the output function of SplitMix64 (Steele, Lea and Flood 2014)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

@@ -1,0 +1,121 @@
+"""Which pieces go where: into the steps of an epoch, to the ranks, and into passes of at most so many tokens.
+
+It stands between the rows of tokens and the loop, and knows nothing of them but their lengths. All of it is a function
+of the lengths and the seed: a resumed run finds its place by the number of the step alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from domain_ft.randomness import generator
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimiser step learns from.
+
+    Attributes:
+        epoch: how many times the corpus has been read before.
+        rows: (pieces,) int64 row indices.
+    """
+
+    epoch: int
+    rows: Rows
+
+
+class StepPlan:
+    """The pieces of every optimiser step of a run, however long it is.
+
+    Each epoch is a permutation of all pieces, cut into `steps_per_epoch` steps that hold, as nearly as whole pieces
+    allow, the same number of tokens. That number is `tokens_per_step` or a little less: an epoch is cut evenly, since a
+    short last step would weigh its few pieces more than the others. No step crosses from one epoch into the next.
+
+    Args:
+        lengths: (pieces,) tokens of each piece.
+        tokens_per_step: tokens that a step should hold.
+        seed: of the order.
+    """
+
+    def __init__(self, lengths: npt.ArrayLike, tokens_per_step: int, seed: int) -> None:
+        self._lengths = np.asarray(lengths)
+        self._seed = seed
+        if len(self._lengths) == 0 or tokens_per_step < 1:
+            raise ValueError(f"cannot plan steps of {tokens_per_step} tokens over {len(self._lengths)} pieces")
+        total = int(self._lengths.sum(dtype=np.int64))
+        self.steps_per_epoch = min(-(-total // tokens_per_step), len(self._lengths))
+        self._epoch = -1
+        self._order = np.empty(0, dtype=np.int64)
+        self._bounds = np.empty(0, dtype=np.int64)
+
+    def step(self, index: int) -> Step:
+        """The step with number `index`, counted from 0 over all epochs. Seeking costs one permutation an epoch."""
+        epoch, place = divmod(index, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._arrange(epoch)
+        return Step(epoch, self._order[self._bounds[place] : self._bounds[place + 1]])
+
+    def _arrange(self, epoch: int) -> None:
+        """Draw the order of `epoch` and find where its steps begin."""
+        pieces, steps = len(self._lengths), self.steps_per_epoch
+        order = generator(self._seed, "order", epoch).permutation(pieces)
+        ends = np.cumsum(self._lengths[order], dtype=np.int64)
+        middles = ends - self._lengths[order] / 2
+        bounds = np.searchsorted(middles, np.arange(1, steps) * (ends[-1] / steps))
+        # At least one piece a step, which matters where a step asks for fewer tokens than a piece has.
+        least = np.arange(1, steps)
+        bounds = np.minimum(np.maximum.accumulate(bounds - least) + least, pieces - steps + least)
+        bounds = np.maximum(bounds, least)
+        self._order, self._bounds, self._epoch = order, np.concatenate(([0], bounds, [pieces])), epoch
+
+
+def share(rows: npt.ArrayLike, lengths: npt.ArrayLike, rank: int, world: int) -> Rows:
+    """The pieces of a step that rank `rank` of `world` works on: about as many tokens for each.
+
+    The pieces are dealt by falling length, forward and then backward as in a school-yard pick; so no two ranks differ
+    by more than the longest piece. Where there are fewer pieces than ranks, the last ranks get none.
+
+    Args:
+        rows: (pieces,) row indices of the step.
+        lengths: tokens of every piece of the corpus, indexed by row.
+
+    Returns:
+        (share,) row indices, in the order of `rows`. The shares of all ranks together are `rows`.
+    """
+    rows = np.asarray(rows, dtype=np.int64)
+    by_length = np.argsort(-np.asarray(lengths)[rows].astype(np.int64), kind="stable")
+    turn, seat = np.divmod(np.arange(len(rows)), world)
+    player = np.where(turn % 2 == 0, seat, world - 1 - seat)
+    return rows[np.sort(by_length[player == rank])]
+
+
+def passes(rows: npt.ArrayLike, lengths: npt.ArrayLike, tokens_per_pass: int) -> list[Rows]:
+    """Cut the pieces of a step into passes that the memory holds.
+
+    The pieces are sorted by length, longest first, so that equal ones stand together (attention runs over a bucket of
+    equal lengths at once) and a pass that does not fit the memory shows in the first of them.
+
+    Args:
+        rows: (pieces,) row indices.
+        lengths: tokens of every piece of the corpus, indexed by row.
+        tokens_per_pass: tokens of a pass at most; a single piece that is longer is a pass of its own.
+
+    Returns:
+        the passes, each (pieces,) row indices; none is empty.
+    """
+    rows = np.asarray(rows, dtype=np.int64)
+    row_lengths = np.asarray(lengths)[rows].astype(np.int64)
+    order = np.argsort(-row_lengths, kind="stable")
+    rows, ends = rows[order], np.cumsum(row_lengths[order])
+    result = []
+    first = used = 0
+    while first < len(rows):
+        end = max(int(np.searchsorted(ends, used + tokens_per_pass, side="right")), first + 1)
+        result.append(rows[first:end])
+        first, used = end, int(ends[end - 1])
+    return result
