@@ -422,7 +422,10 @@ class EstimateSettings(
 
 @dataclass(frozen=True, kw_only=True)
 class BenchSettings(Settings, group="Benchmark"):
-    """Run a benchmark. What follows its name is handed on to it; `-- --help` shows its own options."""
+    """Run a benchmark.
+
+    The options after its name are its own: `domain-ft bench kernels -- --help` shows them.
+    """
 
     positional: ClassVar[tuple[str, ...]] = ("what",)
 
@@ -465,7 +468,18 @@ class Option:
         return self.default is REQUIRED
 
 
-def _options(cls: type[Settings]) -> tuple[Option, ...]:
+def options(cls: type[Settings]) -> tuple[Option, ...]:
+    """The settings of a class: those of the class itself first, then its bases' in the order of the bases."""
+    known = _OPTIONS.get(cls)
+    if known is None:
+        known = _OPTIONS[cls] = _find_options(cls)
+    return known
+
+
+_OPTIONS: dict[type, tuple[Option, ...]] = {}
+
+
+def _find_options(cls: type[Settings]) -> tuple[Option, ...]:
     hints = get_type_hints(cls, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     found: dict[str, Option] = {}
@@ -476,10 +490,6 @@ def _options(cls: type[Settings]) -> tuple[Option, ...]:
                 help_text = documentation.get(name, "")
                 found[name] = _option(name, hints[name], fields[name].default, help_text, getattr(owner, "group", ""))
     return tuple(found.values())
-
-
-options: Callable[[type[Settings]], tuple[Option, ...]] = functools.cache(_options)
-"""The settings of a class: those of the class itself first, then its bases' in the order of the bases."""
 
 
 def _option(name: str, hint: Any, default: Any, help_text: str, group: str) -> Option:
@@ -569,7 +579,7 @@ def build(
     given: Mapping[str, Given],
     problems: Sequence[str] = (),
     *,
-    missing: Callable[[Option], str] = lambda option: f"{option.flag} is required",
+    missing: Callable[[Option], str | None],
 ) -> S:
     """The settings made of raw values, or one SettingsError with `problems` and all that is wrong with the values."""
     values, found = validate(cls, given, missing=missing)
@@ -578,15 +588,18 @@ def build(
 
 
 def validate(
-    cls: type[Settings], given: Mapping[str, Given], *, missing: Callable[[Option], str]
+    cls: type[Settings], given: Mapping[str, Given], *, missing: Callable[[Option], str | None]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The typed values of raw ones, and a line for each that is wrong, absent or excluded by another."""
+    """The typed values of raw ones, and a line for each that is wrong, absent or excluded by another.
+
+    `missing` says that a required setting was not given, in the words of the caller; None where it has said so already.
+    """
     values: dict[str, Any] = {}
     problems = []
     for option in options(cls):
         if option.name not in given:
-            if option.required:
-                problems.append(missing(option))
+            if option.required and (problem := missing(option)):
+                problems.append(problem)
             continue
         raw = given[option.name]
         try:

@@ -1,0 +1,392 @@
+"""The command line: `domain-ft VERB`. It reads the options, hands typed settings to the verb, and speaks to the person.
+
+What an option is called, its default and its help stand in settings.py alone; from there this module makes what
+cyclopts parses and prints. A verb's code is imported when the verb runs, so that help and mistakes answer at once:
+nothing here imports torch.
+
+Exit status: 0 done; 2 the user can mend it; 130 interrupted; 1 a bug of ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import errno
+import importlib
+import inspect
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Group, Parameter
+from cyclopts.exceptions import CycloptsError, UnknownCommandError
+
+from domain_ft import __version__, settings
+from domain_ft.errors import SettingsError, UserError, nearest
+
+HELP = """Adapt a small language model to a field, and measure what it gained and what it forgot.
+
+domain-ft VERB --help shows what a verb does and its options."""
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb: its words, its settings, and the module whose `run(settings)` does it."""
+
+    words: tuple[str, ...]
+    settings: type[settings.Settings]
+    module: str
+    passes_on: bool = False
+    """Whether options that are not ours are handed on (to a benchmark) rather than refused."""
+
+
+VERBS = (
+    Verb(("adapt",), settings.AdaptSettings, "adapt"),
+    Verb(("evaluate",), settings.EvaluateSettings, "evaluate"),
+    Verb(("export",), settings.ExportSettings, "export"),
+    Verb(("data", "list"), settings.DataListSettings, "data"),
+    Verb(("data", "show"), settings.DataShowSettings, "data"),
+    Verb(("data", "pull"), settings.DataPullSettings, "data"),
+    Verb(("data", "estimate"), settings.EstimateSettings, "data"),
+    Verb(("bench",), settings.BenchSettings, "bench", passes_on=True),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status; `arguments` are sys.argv's where none are given."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    own = words[: words.index("--")] if "--" in words else words
+    debug = "--debug" in own
+    try:
+        return _dispatch([word for word in own if word != "--debug"] + words[len(own) :])
+    except KeyboardInterrupt as interrupt:
+        _say("interrupted", str(interrupt) or "stopped")
+        return 130
+    except BrokenPipeError:
+        if not _stdout_is_gone():
+            return _bug(debug)
+        return 0
+    except Exception as error:
+        message = _mendable(error)
+        if message is None:
+            return _bug(debug)
+        if debug:
+            traceback.print_exc()
+        _say("error", message)
+        return 2
+
+
+def _dispatch(words: list[str]) -> int:
+    verbs: dict[Callable[..., Any], Verb] = {}
+    app = _app(verbs)
+    command, given, unused, problems = _parse(app, words)
+    verb = verbs.get(command)
+    if verb is None:  # --help, --version, or a group of verbs alone: cyclopts has a command of its own for it
+        command(**given)
+        return 0
+    chosen = _settings(verb, given, unused, problems)
+    run = importlib.import_module(f"domain_ft.verbs.{verb.module}").run
+    if not getattr(chosen, "json", False):
+        run(chosen)
+        sys.stdout.flush()
+        return 0
+    # Whatever a library prints on the way goes to standard error: the result stands alone on standard output.
+    with contextlib.redirect_stdout(sys.stderr):
+        result = run(chosen)
+    if result is not None:
+        print(json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False), flush=True)
+    return 0
+
+
+# --- From settings to a command line ----------------------------------------------------------------------------------
+
+
+def _app(verbs: dict[Callable[..., Any], Verb]) -> App:
+    """The command line of all verbs; `verbs` is filled with the function that stands for each."""
+    app = App(name="domain-ft", help=HELP, version=__version__, help_format="plaintext")
+    groups: dict[str, App] = {}
+    for place, verb in enumerate(VERBS):
+        parent = app
+        if len(verb.words) > 1:
+            word = verb.words[0]
+            if word not in groups:
+                groups[word] = App(
+                    name=word, help="What text there is, what is in it, and what training on it costs.", sort_key=place
+                )
+                app.command(groups[word])
+            parent = groups[word]
+        function = _command(verb)
+        verbs[function] = verb
+        parent.command(function, name=verb.words[-1], help=_paragraphs(verb.settings), sort_key=place)
+    return app
+
+
+def _paragraphs(cls: type[settings.Settings]) -> str:
+    """A docstring with each paragraph on one line, for cyclopts to wrap."""
+    paragraphs = (inspect.getdoc(cls) or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+def _command(verb: Verb) -> Callable[..., Any]:
+    """A function whose signature is the verb's options. It only stands for the verb: nobody calls it."""
+
+    def command(**_: Any) -> None:
+        raise AssertionError
+
+    shown = [o for o in settings.options(verb.settings) if not (verb.passes_on and o.name == "arguments")]
+    order = list(dict.fromkeys(option.group for option in shown))
+    parameters = [
+        _parameter(
+            option, Group(option.group, sort_key=order.index(option.group)), option.name in verb.settings.positional
+        )
+        for option in shown
+    ]
+    parameters += [_DEBUG] if verb.passes_on else [_CONFIG, _SET, _DEBUG]
+    command.__signature__ = inspect.Signature(sorted(parameters, key=lambda p: p.kind))  # type: ignore[attr-defined]
+    return command
+
+
+def _parameter(option: settings.Option, group: Group, positional: bool) -> inspect.Parameter:
+    """What cyclopts needs to know of a setting. Values stay raw: they are checked together with all others, later."""
+    hint: Any = Literal[option.choices] if option.choices else option.kind
+    if option.many:
+        hint = tuple.__class_getitem__((hint, ...))
+    marks = Parameter(
+        name=option.flag,
+        help=f"{option.help} Required." if option.required else option.help,
+        group=group,
+        negative=None if _has_negative(option) else (),
+        show_default=option.kind is not bool and option.default not in (settings.REQUIRED, None, ()),
+        required=False,
+        converter=_keep,
+        allow_repeating=True,
+    )
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if positional else inspect.Parameter.KEYWORD_ONLY
+    default = None if option.required else option.default
+    return inspect.Parameter(option.name, kind, default=default, annotation=Annotated[hint, marks])
+
+
+def _has_negative(option: settings.Option) -> bool:
+    """Whether an option is a switch that is on unless it is switched off."""
+    return option.default is True
+
+
+def _negative(option: settings.Option) -> str:
+    return f"--no-{option.flag[2:]}"
+
+
+def _keep(_: Any, tokens: Sequence[Any]) -> list[tuple[str | None, Any, bool]]:
+    """The raw values of an option: (keyword as typed, value, whether the value is text rather than a switch)."""
+    switched = [isinstance(token.implicit_value, bool) for token in tokens]
+    return [
+        (token.keyword, token.implicit_value if switch else token.value, not switch)
+        for token, switch in zip(tokens, switched, strict=True)
+    ]
+
+
+def _common(name: str, hint: Any, default: Any, help_text: str) -> inspect.Parameter:
+    marks = Parameter(
+        name=f"--{name}", help=help_text, group=Group("Every verb", sort_key=100), negative=(), show_default=False
+    )
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, marks])
+
+
+_CONFIG = _common(
+    "config",
+    tuple[Path, ...],
+    (),
+    "A TOML file of settings, such as a run's config.toml. Options on the command line outrank it.",
+)
+_SET = _common("set", tuple[str, ...], (), "A setting as KEY=VALUE, with the key as in a TOML file.")
+_DEBUG = _common("debug", bool, False, "Show where in the code an error came from.")
+
+
+# --- From a command line to settings ----------------------------------------------------------------------------------
+
+
+def _parse(
+    app: App, words: Sequence[str]
+) -> tuple[Callable[..., Any], dict[str, Any], list[str], dict[str | None, str]]:
+    """The function that stands for the verb, its options' raw values, the words left over, and what is wrong by option.
+
+    cyclopts stops at the first fault (an option without its value). So that the person hears of all, the faulty word is
+    noted and left out, and the rest is parsed again.
+    """
+    try:
+        command, bound, unused, _ = app.parse_known_args(words)
+    except UnknownCommandError as error:
+        raise _unknown_verb(words) from error
+    except CycloptsError as error:
+        keyword = _keyword(error)
+        places = [place for place, word in enumerate(words) if word.partition("=")[0] == keyword]
+        if not places:
+            raise SettingsError(str(error)) from error
+        word = words[places[-1]]
+        problem = f"{word}: must be true or false" if "=" in word else f"{word}: needs a value"
+        rest = [*words[: places[-1]], *words[places[-1] + 1 :]]
+        command, given, unused, problems = _parse(app, rest)
+        return command, given, unused, {keyword: problem, **problems}
+    return command, dict(bound.arguments), unused, {}
+
+
+def _keyword(error: CycloptsError) -> str | None:
+    token = getattr(error, "token", None)
+    if token is not None and token.keyword:
+        return str(token.keyword)
+    return error.argument.name if error.argument is not None else None
+
+
+def _unknown_verb(words: Sequence[str]) -> SettingsError:
+    inside = words[0] in {verb.words[0] for verb in VERBS if len(verb.words) > 1}
+    word, chain = (words[1], f"domain-ft {words[0]}") if inside else (words[0], "domain-ft")
+    if word.startswith("-"):
+        return SettingsError(
+            f"{word}: no verb stands before it", fix=f"{chain} VERB {word}; {chain} --help lists the verbs"
+        )
+    known = [verb.words[1] for verb in VERBS if verb.words[0] == words[0]] if inside else [v.words[0] for v in VERBS]
+    return SettingsError(f"{chain} has no verb {word!r}", fix=nearest(word, known))
+
+
+def _settings(
+    verb: Verb, given: Mapping[str, Any], unused: Sequence[str], faults: Mapping[str | None, str]
+) -> settings.Settings:
+    """The verb's settings: defaults, under the files of --config, under --set, under the options."""
+    cls = verb.settings
+    read = [settings.read_toml(cls, path) for path in given.get("config", ())]
+    read.append(settings.read_assignments(cls, given.get("set", ())))
+    read.append(_options(cls, given))
+    layers = [layer for layer, _ in read]
+    problems = [*faults.values(), *(problem for _, found in read for problem in found)]
+    if verb.passes_on:
+        layers.append({"arguments": settings.Given(tuple(unused), " ".join(unused))})
+    else:
+        problems += _left_over(verb, unused)
+
+    def missing(option: settings.Option) -> str | None:
+        return None if option.flag in faults else f"{option.flag} is required"
+
+    return settings.build(cls, settings.merge(cls, layers), problems, missing=missing)
+
+
+def _options(cls: type[settings.Settings], given: Mapping[str, Any]) -> tuple[dict[str, settings.Given], list[str]]:
+    """The raw settings among what was typed as options, and those that were given twice."""
+    layer, problems = {}, []
+    for option in settings.options(cls):
+        if option.name not in given:
+            continue
+        kept = given[option.name]
+        if isinstance(kept, bool):  # a switch
+            kept = [(option.flag if kept else _negative(option), kept, False)]
+        _, values, text = zip(*kept, strict=True)
+        spelled = " ".join(_spelled(keyword, value) for keyword, value, _ in kept)
+        if option.many:
+            layer[option.name] = settings.Given(list(values), spelled, text=True)
+        elif len(kept) > 1:
+            problems.append(f"{spelled}: given {len(kept)} times")
+            layer[option.name] = settings.Given(option.default, spelled)
+        else:
+            layer[option.name] = settings.Given(values[0], spelled, text=text[0])
+    return layer, problems
+
+
+def _spelled(keyword: str | None, value: Any) -> str:
+    """An option as it was typed."""
+    words = [keyword] if keyword else []
+    return " ".join(words if isinstance(value, bool) else [*words, shlex.quote(value)])
+
+
+def _left_over(verb: Verb, words: Sequence[str]) -> list[str]:
+    """What to say of words that belong to no option: an unknown option takes the word after it for its value."""
+    flags = [option.flag for option in settings.options(verb.settings)]
+    flags += [_negative(option) for option in settings.options(verb.settings) if _has_negative(option)]
+    flags += ["--config", "--set", "--debug", "--help"]
+    problems = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-"):
+            hint = f"; did you mean --corpus {word}?" if "--corpus" in flags else ""
+            problems.append(f"{word}: belongs to no option{hint}")
+            continue
+        name = word.partition("=")[0]
+        if "=" not in word and rest and not rest[0].startswith("-"):
+            word = f"{word} {rest.pop(0)}"
+        close = difflib.get_close_matches(name, flags, n=1, cutoff=0.6)
+        hint = f"did you mean {close[0]}?" if close else f"see domain-ft {' '.join(verb.words)} --help"
+        problems.append(f"{word}: there is no such option; {hint}")
+    return problems
+
+
+# --- What the person reads --------------------------------------------------------------------------------------------
+
+
+def _mendable(error: Exception) -> str | None:
+    """The message of an error that the user can mend, None for a bug. A disk that is full or closed is the user's."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+    ):
+        return str(UserError(os.strerror(error.errno), where=error.filename and str(error.filename)))
+    return None
+
+
+def _bug(debug: bool) -> int:
+    """Speak of the error that is being handled as of a bug of ours."""
+    if debug:
+        traceback.print_exc()
+    error = sys.exc_info()[1]
+    hint = "" if debug else "\n  do:    run it again with --debug to see where, and report it"
+    _say("error", f"this is a bug of domain-ft: {type(error).__name__}: {error}{hint}")
+    return 1
+
+
+def _say(label: str, message: str) -> None:
+    """Print a message to standard error: in colour and wrapped on a terminal, plain and unwrapped to a file or pipe."""
+    text = f"{label}: {message}"
+    if not sys.stderr.isatty():
+        print(text, file=sys.stderr)
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    width = min(shutil.get_terminal_size().columns, 100)
+    styled = Text(_wrap(text, width))
+    styled.stylize("bold red", 0, len(label) + 1)
+    Console(stderr=True, highlight=False).print(styled, soft_wrap=True)
+
+
+def _wrap(text: str, width: int) -> str:
+    """Wrap each line under its own first word, past a list's number or a label: the eye finds the start of each."""
+    wrapped = []
+    for line in text.splitlines():
+        lead = re.match(r" *(\d+\. |where: |do:    )?", line)
+        hanging = " " * (lead.end() if lead else 0)
+        wrapped += textwrap.wrap(
+            line, width, subsequent_indent=hanging, break_long_words=False, break_on_hyphens=False
+        ) or [""]
+    return "\n".join(wrapped)
+
+
+def _stdout_is_gone() -> bool:
+    """Whether the reader of standard output has left (`| head`). If so, it is pointed at nothing, so that Python's own
+    flush at exit does not fail as well."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
