@@ -1,0 +1,190 @@
+"""What every reader shares: the documents it yields, what becomes of bad records, and bytes read strictly as UTF-8."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import gzip
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, cast
+
+from domain_ft.corpus.documents import Document
+from domain_ft.errors import CorpusError, RecordError, nearest
+
+OnBadRecord = Literal["stop", "skip"]
+
+_BOM = codecs.BOM_UTF8
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+@dataclass(frozen=True)
+class SourceDocument(Document):
+    """A document as its reader found it, with the language where the source says it."""
+
+    language: str | None = None
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A record that was left out, and why: a line of rejects.jsonl."""
+
+    file: str
+    line: int | None
+    field: str | None
+    reason: str
+
+
+class BadRecords:
+    """What becomes of a record that cannot be read: `stop` raises a RecordError, `skip` hands a Reject to `sink`."""
+
+    def __init__(self, policy: OnBadRecord, sink: Callable[[Reject], None]) -> None:
+        self.policy, self.sink = policy, sink
+
+    def add(
+        self, reason: str, *, file: str, line: int | None = None, field: str | None = None, fix: str | None = None
+    ) -> None:
+        """Report a record. With the policy `skip` the caller goes on with the next one."""
+        if self.policy == "skip":
+            self.sink(Reject(file, line, field, reason))
+            return
+        where = file + (f", line {line}" if line is not None else "") + (f', field "{field}"' if field else "")
+        mend = (f"{fix}; " if fix else "mend it; ") + "or leave such records out: --on-bad-record skip"
+        raise RecordError(reason, where=where, fix=mend)
+
+
+@contextlib.contextmanager
+def open_bytes(path: Path, name: str, bad: BadRecords) -> Iterator[BinaryIO]:
+    """Open a file, unpacked where it ends in .gz. What goes wrong with the file while it is read is one bad record."""
+    try:
+        with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
+            yield cast(BinaryIO, file)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        bad.add(f"the gzip data is damaged or cut off ({error})", file=name, fix="fetch or pack the file again")
+    except OSError as error:
+        bad.add(f"the file cannot be read: {error.strerror or error}", file=name)
+
+
+def read_lines(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int, int, bytes]]:
+    """The lines of a file as (number from 1, byte offset, bytes), its byte order mark left out."""
+    with open_bytes(path, name, bad) as file:
+        offset, number = 0, 0
+        for number, line in enumerate(file, 1):
+            content = line
+            if number == 1:
+                if is_foreign(line, name, bad):
+                    return
+                content = line.removeprefix(_BOM)
+            if content:
+                yield number, offset + len(line) - len(content), content
+            offset += len(line)
+        if number == 0:
+            report_empty(name, bad)
+
+
+def read_whole(path: Path, name: str, bad: BadRecords) -> str | None:
+    """The text of a whole file; None where it was rejected."""
+    data: bytes | None = None
+    with open_bytes(path, name, bad) as file:
+        data = file.read()
+    if data is None or is_foreign(data, name, bad):
+        return None
+    if not data:
+        report_empty(name, bad)
+        return None
+    return decode(data.removeprefix(_BOM), name, bad, offset=3 if data.startswith(_BOM) else 0)
+
+
+def report_empty(name: str, bad: BadRecords) -> None:
+    """Say that a file holds nothing."""
+    bad.add("the file is empty", file=name, fix="remove it or put its text in")
+
+
+def is_foreign(data: bytes, name: str, bad: BadRecords) -> bool:
+    """Whether a file that begins with `data` is no UTF-8 text at all; if so, it is reported."""
+    if data.startswith(_UTF16):
+        fix = f"convert it: iconv -f UTF-16 -t UTF-8 {name} > utf8-{Path(name).name}"
+        bad.add("the file is UTF-16, and UTF-8 is wanted", file=name, fix=fix)
+        return True
+    if b"\0" in data:
+        bad.add("this is a binary file (it holds a zero byte), not text", file=name, fix="give the text in it as .txt")
+        return True
+    return False
+
+
+def decode(data: bytes, name: str, bad: BadRecords, *, offset: int = 0, line: int | None = None) -> str | None:
+    """`data` as strict UTF-8; None where a byte is not, which is reported with its line and its offset in the file."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if line is None:
+            line = data.count(b"\n", 0, error.start) + 1
+        bad.add(
+            f"byte 0x{data[error.start]:02X} at offset {offset + error.start} is not UTF-8",
+            file=name,
+            line=line,
+            fix=f"convert the file, if it is in a Western encoding with: iconv -f WINDOWS-1252 -t UTF-8 {name}",
+        )
+        return None
+
+
+class TextField:
+    """Which field of a record is the text: the one named, or found by the first record and then kept."""
+
+    def __init__(self, text_field: str | None, name: str) -> None:
+        self.names = tuple(part.strip() for part in text_field.split(",") if part.strip()) if text_field else ()
+        self.name = name
+
+    def settle(self, fields: Mapping[str, bool]) -> None:
+        """Choose the field where none was named. `fields`: every field, and whether it holds text.
+
+        Raises:
+            CorpusError: none is called `text` and not exactly one holds text.
+        """
+        if self.names:
+            return
+        texts = [field for field, is_text in fields.items() if is_text]
+        if fields.get("text"):
+            self.names = ("text",)
+        elif len(texts) == 1:
+            self.names = (texts[0],)
+        else:
+            listed = ", ".join(fields) or "none"
+            example = texts[0] if texts else "F"
+            joined = f", or several, joined by a blank line: --text-field {','.join(texts[:2])}" if texts[1:] else ""
+            raise CorpusError(
+                f"it is not clear which field holds the text; the fields are: {listed}",
+                where=self.name,
+                fix=f"name it: --text-field {example}{joined} (text_field in a TOML)",
+            )
+
+    def of(self, record: Mapping[str, Any], bad: BadRecords, line: int) -> str | None:
+        """The record's text; None where a field is missing or no text, which is reported."""
+        self.settle({field: isinstance(value, str) for field, value in record.items()})
+        parts: list[str] = []
+        for field in self.names:
+            if field not in record:
+                hint = nearest(field, map(str, record)) if record else "the record has no fields"
+                bad.add("the field is missing", file=self.name, line=line, field=field, fix=hint)
+                return None
+            value = record[field]
+            if not isinstance(value, str):
+                bad.add(f"the field holds {kind_of(value)}, not text", file=self.name, line=line, field=field)
+                return None
+            parts.append(value)
+        return "\n\n".join(part for part in parts if part)
+
+
+def kind_of(value: Any) -> str:
+    """What a JSON value is, in words."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        return "text"
+    return "a list" if isinstance(value, list) else "an object"

@@ -1,0 +1,79 @@
+"""The tabular list of ICD-10-CM in XML: a chapter is a document, and so is each three-character category.
+
+A category's document is its title, the notes that belong to it, and every diagnosis under it with its own notes, a line
+each, so that it reads as the printed list does.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+
+from domain_ft.corpus.readers.base import BadRecords, SourceDocument, open_bytes
+
+# The tags of notes -> the words that open them in the text.
+_NOTES = {
+    "includes": "Includes",
+    "inclusionTerm": "Also",
+    "notes": "Note",
+    "codeFirst": "Code first",
+    "useAdditionalCode": "Use additional",
+    "codeAlso": "Code also",
+    "excludes1": "Excludes (never coded together)",
+    "excludes2": "Not included here",
+    "sevenChrNote": "Note",
+}
+
+
+def read_icd(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
+    """The chapters and categories, named `chapter 1` and by code, such as `A00`."""
+    del text_field  # the text is made of the whole entry
+    root: ET.Element | None = None
+    with open_bytes(path, name, bad) as file:
+        try:
+            root = ET.parse(file).getroot()
+        except ET.ParseError as error:
+            bad.add(f"broken XML: {error}", file=name, line=error.position[0])
+    if root is None:
+        return
+    for chapter in root.iter("chapter"):
+        yield SourceDocument(f"chapter {_text(chapter, 'name')}", "\n".join(_chapter(chapter)), name)
+        for section in chapter.iter("section"):
+            for diagnosis in section.findall("diag"):
+                yield SourceDocument(_text(diagnosis, "name"), "\n".join(_diagnosis(diagnosis)), name)
+
+
+def _chapter(chapter: ET.Element) -> Iterator[str]:
+    """A chapter's title and notes, and those of its sections."""
+    yield f"Chapter {_text(chapter, 'name')}: {_text(chapter, 'desc')}"
+    yield from _notes(chapter)
+    for section in chapter.iter("section"):
+        yield ""
+        yield _text(section, "desc")
+        yield from _notes(section)
+
+
+def _diagnosis(diagnosis: ET.Element) -> Iterator[str]:
+    """A diagnosis, its notes, and all that stand under it, a line each."""
+    yield f"{_text(diagnosis, 'name')} {_text(diagnosis, 'desc')}"
+    yield from _notes(diagnosis)
+    for child in diagnosis.findall("diag"):
+        yield from _diagnosis(child)
+
+
+def _notes(element: ET.Element) -> Iterator[str]:
+    for child in element:
+        if child.tag in _NOTES:
+            notes = [" ".join("".join(note.itertext()).split()) for note in child.findall("note")]
+            if any(notes):
+                yield f"{_NOTES[child.tag]}: {'; '.join(note for note in notes if note)}"
+        elif child.tag == "sevenChrDef":
+            meanings = [
+                f"{item.get('char')} {' '.join((item.text or '').split())}" for item in child.findall("extension")
+            ]
+            yield f"Seventh character: {'; '.join(meanings)}"
+
+
+def _text(element: ET.Element, tag: str) -> str:
+    return " ".join((element.findtext(tag) or "").split())

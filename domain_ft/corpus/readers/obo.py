@@ -1,0 +1,78 @@
+"""Ontologies in OBO format: each term that is defined becomes a short text.
+
+The definition and the comment stand as they are written; the name goes before them and the synonyms after, as a
+sentence. Terms that are obsolete, or that nothing but a name is known of, are left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from domain_ft.corpus.readers.base import BadRecords, SourceDocument, decode, read_lines
+
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_ESCAPE = re.compile(r"\\(.)")
+_ESCAPED = {"n": "\n", "t": "\t", "W": " "}
+
+Stanza = Mapping[str, list[str]]
+
+
+def read_obo(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
+    """The terms of an ontology, each named by its identifier, such as `HP:0000003`."""
+    del text_field  # a term has no field that is its text
+    for stanza in _stanzas(path, name, bad):
+        if "true" in stanza.get("is_obsolete", ()) or not stanza.get("id"):
+            continue
+        text = describe(stanza)
+        if text:
+            yield SourceDocument(id=stanza["id"][0], text=text, source=name)
+
+
+def describe(stanza: Stanza) -> str:
+    """A term as text: its name, definition and comment, and the other names that it goes by; empty without the first two.
+
+    >>> describe({"name": ["Brachydactyly"], "def": ['"Short digits." [x]'], "synonym": ['"Short fingers" EXACT []']})
+    'Brachydactyly\\nShort digits. Also known as: Short fingers.'
+    """
+    name = " ".join(stanza.get("name", ()))
+    about = [_quoted(value) for value in stanza.get("def", ())] + [_unescape(v) for v in stanza.get("comment", ())]
+    about = [part.strip() for part in about if part.strip()]
+    if not about:
+        return ""
+    others = [_quoted(value).strip() for value in stanza.get("synonym", ())]
+    others = list(dict.fromkeys(other for other in others if other and other.casefold() != name.casefold()))
+    sentences = [part if part[-1] in ".!?" else f"{part}." for part in about]
+    if others:
+        sentences.append(f"Also known as: {'; '.join(others)}.")
+    return f"{name}\n{' '.join(sentences)}"
+
+
+def _stanzas(path: Path, name: str, bad: BadRecords) -> Iterator[Stanza]:
+    """The [Term] stanzas of the file: every tag with its values, in order."""
+    stanza: dict[str, list[str]] | None = None
+    for number, offset, raw in read_lines(path, name, bad):
+        line = decode(raw, name, bad, offset=offset, line=number)
+        if line is None:
+            continue
+        line = line.strip()
+        if line.startswith("[") and line.endswith("]"):
+            if stanza:
+                yield stanza
+            stanza = defaultdict(list) if line == "[Term]" else None
+        elif stanza is not None and ": " in line:
+            tag, value = line.split(": ", 1)
+            stanza[tag].append(value)
+    if stanza:
+        yield stanza
+
+
+def _quoted(value: str) -> str:
+    found = _QUOTED.search(value)
+    return _unescape(found.group(1)) if found else ""
+
+
+def _unescape(value: str) -> str:
+    return _ESCAPE.sub(lambda match: _ESCAPED.get(match.group(1), match.group(1)), value)

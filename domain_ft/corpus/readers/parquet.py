@@ -1,0 +1,56 @@
+"""Parquet files: one row is one document. Only the columns of the text are read, batch by batch."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from domain_ft.corpus.readers.base import BadRecords, SourceDocument, TextField, open_bytes
+from domain_ft.errors import CorpusError, nearest
+
+_ROWS = 256  # rows read at a time: few enough that a batch of long documents is small
+
+
+def read_parquet(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
+    """Read the text column or columns of a Parquet file."""
+    with open_bytes(path, name, bad) as file:
+        try:
+            table = pq.ParquetFile(io.BytesIO(file.read()) if path.suffix.lower() == ".gz" else file)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            bad.add(f"this is no sound Parquet file: {str(error).splitlines()[0]}", file=name)
+            return
+        schema = table.schema_arrow
+        field = TextField(text_field, name)
+        field.settle({column.name: _is_text(column.type) for column in schema})
+        for column in field.names:
+            if column not in schema.names:
+                raise CorpusError(f"there is no field '{column}'", where=name, fix=nearest(column, schema.names))
+        yield from _rows(table, name, field, bad)
+
+
+def _rows(table: pq.ParquetFile, name: str, field: TextField, bad: BadRecords) -> Iterator[SourceDocument]:
+    number = 0
+    batches = table.iter_batches(batch_size=_ROWS, columns=list(field.names))
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
+            bad.add(f"the Parquet data is damaged: {str(error).splitlines()[0]}", file=name, line=number + 1)
+            return
+        for record in batch.to_pylist():
+            number += 1
+            text = field.of(record, bad, number)
+            if text is not None:
+                yield SourceDocument(id=f"{name}:{number}", text=text, source=name)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))

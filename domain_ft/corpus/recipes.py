@@ -1,0 +1,214 @@
+"""Recipes: one TOML a corpus says what it is, its licence, where its text comes from, and its tasks. No code.
+
+The recipes of this package lie in `corpora/`; a user adds a field by adding a file there or naming a TOML of their own.
+A recipe is checked whole: all that is wrong is reported at once, each unknown key with its nearest name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from domain_ft.corpus.assets import ASSETS
+from domain_ft.corpus.readers import READERS
+from domain_ft.errors import CorpusError, nearest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+# The keys of a source by its kind: name -> (type, required).
+_SOURCE_KEYS: dict[str, dict[str, tuple[type, bool]]] = {
+    "asset": {"asset": (str, True), "path": (str, True), "reader": (str, True), "text_field": (str, False)},
+    "files": {"path": (str, True), "reader": (str, False), "text_field": (str, False)},
+    "hub": {
+        "id": (str, True),
+        "config": (str, False),
+        "split": (str, False),
+        "revision": (str, False),
+        "text_field": (str, False),
+        "documents": (int, False),
+    },
+}
+_RECIPE_KEYS: dict[str, tuple[type, bool]] = {
+    "name": (str, False),
+    "description": (str, False),
+    "licence": (str, False),
+    "citation": (str, False),
+    "language": (str, False),
+    "sources": (list, True),
+    "tasks": (list, False),
+}
+_TASK_KEYS: dict[str, tuple[type, bool]] = {
+    "name": (str, True),
+    "source": (str, True),
+    "description": (str, True),
+}
+_TYPE_NAMES = {str: "a text", int: "a whole number", list: "a list of tables"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One place that text comes from.
+
+    Attributes:
+        kind: `asset` (a wheel with text), `files` (a file or folder) or `hub` (a data set on a hub).
+        reader: how to read it, a name in `readers.READERS`; `auto` goes by the file's ending.
+        asset: the asset's name in `assets.ASSETS`.
+        path: within the asset (a `*` may stand in the last part), or of the file or folder, relative to the recipe.
+        id: of the data set on the hub, with its `config`, `split` and `revision`.
+        text_field: the field that holds the text; several, separated by commas, are joined by a blank line.
+        documents: take only so many from the beginning (hub).
+    """
+
+    kind: str
+    reader: str = "auto"
+    asset: str | None = None
+    path: str | None = None
+    id: str | None = None
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    text_field: str | None = None
+    documents: int | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A downstream task that the corpus brings: its name, the source that it is made from, and what is asked."""
+
+    name: str
+    source: str
+    description: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a corpus is. `folder` is where relative paths start."""
+
+    name: str
+    description: str
+    licence: str
+    citation: str
+    language: str
+    sources: tuple[Source, ...]
+    tasks: tuple[Task, ...] = ()
+    folder: Path = field(default=Path(), compare=False)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of all that the recipe says; the folder where it lies has no part in it."""
+        content = {key: value for key, value in asdict(self).items() if key != "folder"}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def recipes_folder() -> Path:
+    """Where the recipes of this package lie: inside it in a wheel, beside it in a checkout."""
+    package = Path(str(resources.files("domain_ft")))
+    inside = package / "corpora"
+    return inside if inside.is_dir() else package.parent / "corpora"
+
+
+def recipe_names() -> list[str]:
+    """The names of the recipes that come with this package, sorted."""
+    return sorted(path.stem for path in recipes_folder().glob("*.toml"))
+
+
+def list_recipes() -> list[Recipe]:
+    """The recipes that come with this package, by name."""
+    return [load_recipe(recipes_folder() / f"{name}.toml") for name in recipe_names()]
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read and check a recipe.
+
+    Raises:
+        CorpusError: not TOML, or not a recipe; every problem is in the one message.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CorpusError(f"{path.name} is not sound TOML: {error}", where=str(path)) from error
+    except OSError as error:
+        raise CorpusError(f"{path.name} cannot be read: {error.strerror}", where=str(path)) from error
+    return parse_recipe(values, name=path.stem, folder=path.parent, where=str(path))
+
+
+def parse_recipe(values: Mapping[str, Any], *, name: str, folder: Path, where: str) -> Recipe:
+    """Make a recipe of a TOML's `values`; `name` holds where it does not name itself. All problems are raised at once."""
+    problems = _check_table(values, _RECIPE_KEYS, "the recipe")
+    sources = _tables(values.get("sources"), "sources", problems)
+    tasks = _tables(values.get("tasks"), "tasks", problems)
+    if not sources and "sources" in values and not problems:
+        problems.append("the recipe has no [[sources]]: there is nothing to read")
+    for index, table in enumerate(sources, 1):
+        problems += _check_source(table, f"source {index}")
+    for index, table in enumerate(tasks, 1):
+        problems += _check_table(table, _TASK_KEYS, f"task {index}")
+    names = [task.get("name") for task in tasks]
+    problems += [f"two tasks are named '{name}'" for name in sorted({str(n) for n in names if names.count(n) > 1})]
+    if problems:
+        count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
+        listed = "".join(f"\n  - {problem}" for problem in problems)
+        raise CorpusError(f"the corpus recipe '{name}' has {count}:{listed}", where=where)
+    return Recipe(
+        name=values.get("name", name),
+        description=values.get("description", ""),
+        licence=values.get("licence", "unknown"),
+        citation=values.get("citation", ""),
+        language=values.get("language", "und"),
+        sources=tuple(Source(**table) for table in sources),
+        tasks=tuple(Task(**table) for table in tasks),
+        folder=folder,
+    )
+
+
+def _tables(value: Any, key: str, problems: list[str]) -> list[dict[str, Any]]:
+    """The tables of a list such as [[sources]]; what is no table is a problem."""
+    if not isinstance(value, list):
+        return []
+    wrong = [item for item in value if not isinstance(item, dict)]
+    if wrong:
+        problems.append(f"'{key}' holds {wrong[0]!r}, where a table is wanted: begin each with [[{key}]]")
+    return [item for item in value if isinstance(item, dict)]
+
+
+def _check_source(table: Mapping[str, Any], label: str) -> list[str]:
+    kind = table.get("kind")
+    if not isinstance(kind, str) or kind not in _SOURCE_KEYS:
+        given = "has no 'kind'" if kind is None else f"is of kind {kind!r}"
+        return [f"{label} {given}: {nearest(str(kind), _SOURCE_KEYS)}"]
+    problems = _check_table(table, {"kind": (str, True), **_SOURCE_KEYS[kind]}, label)
+    reader, asset, path = table.get("reader"), table.get("asset"), table.get("path")
+    if isinstance(reader, str) and reader not in READERS:
+        problems.append(f"{label} has no such reader '{reader}': {nearest(reader, READERS)}")
+    if kind == "asset" and isinstance(asset, str) and asset not in ASSETS:
+        problems.append(f"{label} has no such asset '{asset}': {nearest(asset, ASSETS)}")
+    if kind == "asset" and isinstance(path, str):
+        inner = PurePosixPath(path)
+        if inner.is_absolute() or ".." in inner.parts:
+            problems.append(f"{label}: the path '{path}' leaves the asset")
+    count = table.get("documents")
+    if isinstance(count, int) and count < 1:
+        problems.append(f"{label}: documents = {count}, where 1 or more is wanted")
+    return problems
+
+
+def _check_table(table: Mapping[str, Any], keys: Mapping[str, tuple[type, bool]], label: str) -> list[str]:
+    problems = [f"{label} has an unknown key '{key}': {nearest(key, keys)}" for key in table if key not in keys]
+    for key, (wanted, required) in keys.items():
+        if key not in table:
+            if required:
+                problems.append(f"{label} has no '{key}'")
+        elif not isinstance(table[key], wanted) or isinstance(table[key], bool):
+            problems.append(f"{label}: {key} = {table[key]!r}, where {_TYPE_NAMES[wanted]} is wanted")
+        elif wanted is str and required and not table[key].strip():
+            problems.append(f"{label}: '{key}' is empty")
+    return problems
