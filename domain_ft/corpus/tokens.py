@@ -19,10 +19,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -404,15 +404,19 @@ class _ColumnFile:
     """Columns of numbers of one length, written as they come and joined into one Arrow record batch at the end.
 
     One record batch makes each column a single array in the mapped file, so that a gather over it is one numpy
-    operation. An Arrow record batch must be written whole; hence the raw files in between.
+    operation. An Arrow record batch must be written whole; hence the raw files in between, until the `with` block ends.
     """
 
-    def __init__(self, path: Path, types: dict[str, npt.DTypeLike]) -> None:
+    def __init__(self, path: Path, types: Mapping[str, npt.DTypeLike]) -> None:
         self.path = path
         self.types = {name: np.dtype(kind) for name, kind in types.items()}
         self.rows = 0
         self._parts = {name: path.with_suffix(f".{name}") for name in types}
+        self._files: dict[str, BinaryIO] = {}
+
+    def __enter__(self) -> _ColumnFile:
         self._files = {name: part.open("wb") for name, part in self._parts.items()}
+        return self
 
     def append(self, columns: dict[str, npt.NDArray[Any]]) -> None:
         """Add rows; each column is brought to its type."""
@@ -420,10 +424,14 @@ class _ColumnFile:
             file.write(np.ascontiguousarray(columns[name], dtype=self.types[name]).data)
         self.rows += len(columns[name])
 
-    def close(self) -> None:
-        """Write the Arrow file and remove the raw ones."""
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         for file in self._files.values():
             file.close()
+        if error is None:
+            self._join()
+
+    def _join(self) -> None:
+        """Write the Arrow file and remove the raw ones."""
         arrays = [pa.array(np.memmap(self._parts[name], self.types[name], mode="r")) for name in self.types]
         batch = pa.record_batch(arrays, names=list(self.types))
         with pa.ipc.new_file(str(self.path), batch.schema) as writer:
@@ -449,14 +457,15 @@ def _write(
 ) -> None:
     """Tokenise `split` into `folder`: tokens.arrow, pieces.arrow, documents.arrow, facts.json."""
     id_type = np.uint16 if backend.get_vocab_size() <= 1 << 16 else np.uint32
-    tokens = _ColumnFile(folder / "tokens.arrow", {"id": id_type, "kind": np.uint8, "bytes": np.int32})
-    pieces = _ColumnFile(
-        folder / "pieces.arrow",
-        {"start": np.int64, "length": np.int32, "document": np.int64, "piece": np.int32, "bytes": np.int64},
-    )
-    count = without = 0
+    token_types = {"id": id_type, "kind": np.uint8, "bytes": np.int32}
+    piece_types = {"start": np.int64, "length": np.int32, "document": np.int64, "piece": np.int32, "bytes": np.int64}
     schema = pa.schema([("id", pa.large_string()), ("order", pa.int64())])
-    with pa.ipc.new_file(str(folder / "documents.arrow"), schema) as documents:
+    count = without = 0
+    with (
+        _ColumnFile(folder / "tokens.arrow", token_types) as tokens,
+        _ColumnFile(folder / "pieces.arrow", piece_types) as pieces,
+        pa.ipc.new_file(str(folder / "documents.arrow"), schema) as documents,
+    ):
         for indices, ids, texts in _tokenized(split, backend):
             if not indices:  # a batch within one long document
                 continue
@@ -469,13 +478,11 @@ def _write(
             without += sum(len(text) == 0 for text in texts)
             if progress:
                 progress("tokenize", count, len(split))
-    if tokens.rows == 0:
-        raise CorpusError(
-            f"the tokenizer found no token in any of the {count} documents",
-            fix="check that the corpus has text, in a language that the model's tokenizer knows",
-        )
-    tokens.close()
-    pieces.close()
+        if tokens.rows == 0:
+            raise CorpusError(
+                f"the tokenizer found no token in any of the {count} documents",
+                fix="check that the corpus has text, in a language that the model's tokenizer knows",
+            )
     facts = {
         "key": key,
         "max_length": max_length,

@@ -1,0 +1,330 @@
+"""Rows of tokens: nothing of a document is lost, its bytes add up, the cache is used, and no size is too large."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tiny_text import KINDS, SENTENCES, Split, document_rows, piece_slices, tokenizer
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from domain_ft.corpus import tokens
+from domain_ft.corpus.tokens import SpecialTokens, tokenize
+from domain_ft.errors import CorpusError, SettingsError
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("DOMAIN_FT_CACHE", str(folder))
+        yield folder
+
+
+LETTERS = st.sampled_from(
+    [*"the licence ", "é", "e\u0301", "ß", "İ", "ﬁ", "日", "本", "か\u3099", "ー", "👩‍👩‍👧", "\n", "\t", "　"]
+)
+TEXTS = st.one_of(
+    st.lists(st.one_of(LETTERS, st.sampled_from(SENTENCES)), max_size=60).map("".join),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(texts=st.lists(TEXTS, min_size=1, max_size=4), max_length=st.integers(4, 40))
+def test_nothing_of_a_document_is_lost(kind: str, texts: list[str], max_length: int) -> None:
+    """Put together again, the pieces are what the tokenizer makes of the text, and their bytes are the text's bytes."""
+    texts = [*texts, SENTENCES[0]]
+    rows = tokenize(Split(texts), tokenizer(kind), max_length=max_length)
+    backend = Tokenizer.from_str(tokenizer(kind).backend_tokenizer.to_str())
+    backend.encode_special_tokens = True
+    assert rows.lengths.max() <= max_length
+    for document, text in enumerate(texts):
+        wanted = backend.encode(text, add_special_tokens=False)
+        mine = document_rows(rows, document)
+        assert list(rows.pieces[mine]) == list(range(len(mine)))
+        if not wanted.ids:
+            assert len(mine) == 0
+            continue
+        batch = rows.pack(mine)
+        is_text = batch.word_ids >= 0
+        assert batch.input_ids[is_text].tolist() == wanted.ids
+        assert batch.token_bytes.min() >= 0
+        assert batch.token_bytes.sum() == rows.bytes[mine].sum() == len(text.encode("utf-8"))
+        assert not batch.token_bytes[~is_text].any()
+        _assert_same_words(batch.word_ids, batch.cu_seqlens, wanted.word_ids)
+
+
+def _assert_same_words(words: np.ndarray, cu_seqlens: np.ndarray, wanted: list[int]) -> None:
+    """Within each piece, neighbours are of one word exactly where the tokenizer says so."""
+    piece = np.repeat(np.arange(len(cu_seqlens) - 1), np.diff(cu_seqlens))[words >= 0]
+    words, expected = words[words >= 0], np.array(wanted)
+    together = piece[1:] == piece[:-1]
+    assert np.array_equal((words[1:] == words[:-1])[together], (expected[1:] == expected[:-1])[together])
+
+
+def test_bytes_of_a_token_reach_from_the_end_of_the_one_before() -> None:
+    batch = tokenize(Split(["  Café  the work \n"]), tokenizer("wordpiece"), max_length=64).pack([0])
+    pieces = tokenizer("wordpiece").convert_ids_to_tokens(batch.input_ids)
+    ends = np.cumsum(batch.token_bytes)
+    encoded = "  Café  the work \n".encode()
+    assert pieces[0], pieces[-1] == ("[CLS]", "[SEP]")
+    first_of_the = pieces.index("the")
+    assert encoded[ends[first_of_the - 1] : ends[first_of_the]] == b"  the"
+    assert ends[-1] == len(encoded)
+
+
+def test_a_character_in_several_tokens_counts_once() -> None:
+    batch = tokenize(Split(["a😀b"]), tokenizer("gpt2"), max_length=64).pack([0])
+    assert batch.tokens > 5  # the emoji is more than one token
+    assert sorted(batch.token_bytes[batch.token_bytes > 0].tolist()) == [1, 1, 4]
+
+
+@pytest.mark.parametrize(
+    ("kind", "start", "end", "end_every_piece"),
+    [
+        ("wordpiece", ["[CLS]"], ["[SEP]"], True),
+        ("roberta", ["<s>"], ["</s>"], True),
+        ("unigram", ["<s>"], ["</s>"], True),
+        ("gpt2", ["<|endoftext|>"], ["<|endoftext|>"], False),
+        ("llama", ["<s>"], ["</s>"], False),
+    ],
+)
+def test_special_tokens_stand_at_the_ends(kind: str, start: list[str], end: list[str], end_every_piece: bool) -> None:
+    """An encoder's stand around every piece; a decoder's open every piece and end the document."""
+    tok = tokenizer(kind)
+    special = SpecialTokens.of(tok)
+    assert tok.convert_ids_to_tokens(special.start) == start
+    assert tok.convert_ids_to_tokens(special.end) == end
+    assert special.end_every_piece == end_every_piece
+    rows = tokenize(Split([SENTENCES[0] * 5, SENTENCES[1] * 5]), tok, max_length=24)
+    for document in (0, 1):
+        batch = rows.pack(document_rows(rows, document))
+        for number, where in enumerate(piece_slices(batch)):
+            ends = end_every_piece or number == len(batch.rows) - 1
+            is_special = batch.word_ids[where] == -1
+            assert batch.input_ids[where][0] == special.start[0]
+            assert is_special[0]
+            assert is_special[-1] == ends
+            assert is_special.sum() == 1 + ends
+            if ends:
+                assert batch.input_ids[where][-1] == special.end[0]
+
+
+def test_a_chat_model_separates_documents_as_it_did_in_pretraining() -> None:
+    """Its bos and eos mark the turns of a conversation, so `<|endoftext|>` is taken where it is there."""
+    backend = Tokenizer.from_str(tokenizer("gpt2").backend_tokenizer.to_str())
+    chat = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<|im_start|>", eos_token="<|im_end|>", unk_token="<|endoftext|>"
+    )
+    separator = chat.convert_tokens_to_ids("<|endoftext|>")
+    assert SpecialTokens.of(chat) == SpecialTokens((separator,), (separator,), end_every_piece=False)
+
+
+def test_text_cannot_forge_special_tokens() -> None:
+    rows = tokenize(Split(["the [MASK] of [SEP] the work"]), tokenizer("wordpiece"), max_length=64)
+    inside = rows.pack([0]).input_ids[1:-1]
+    assert not set(inside.tolist()) & {tokenizer("wordpiece").mask_token_id, tokenizer("wordpiece").sep_token_id}
+
+
+def test_the_tokenizers_own_truncation_and_padding_do_not_matter() -> None:
+    """all-MiniLM-L6-v2's tokenizer.json cuts at 128 tokens and pads to as many."""
+    plain = tokenizer("wordpiece")
+    backend = Tokenizer.from_str(plain.backend_tokenizer.to_str())
+    backend.enable_truncation(8)
+    backend.enable_padding(length=8)
+    cutting = PreTrainedTokenizerFast(tokenizer_object=backend, **plain.special_tokens_map)
+    split = Split([SENTENCES[0] * 3])
+    rows = tokenize(split, cutting, max_length=500)
+    assert rows.key == tokenize(split, plain, max_length=500).key
+    assert len(rows) == 1
+    assert rows.lengths[0] > 20
+    assert cutting.backend_tokenizer.truncation["max_length"] == 8  # and it is left as it was
+
+
+@given(counts=st.lists(st.integers(0, 400), max_size=20), capacity=st.integers(1, 100))
+def test_cuts_are_full_but_for_a_tail_that_is_not_too_short(counts: list[int], capacity: int) -> None:
+    sizes, numbers = tokens._cut(np.array(counts, dtype=np.int64), capacity)
+    for count, mine in zip(counts, np.split(sizes, np.cumsum(numbers)[:-1]) if counts else [], strict=True):
+        assert mine.sum() == count
+        assert len(mine) == -(-count // capacity)  # no more pieces than it takes
+        assert (mine <= capacity).all()
+        assert (mine[:-2] == capacity).all()
+        if len(mine) > 1:
+            assert mine[-1] >= min(capacity * tokens.SHORTEST_TAIL, capacity // 2)
+            assert mine[-2] == capacity or mine[-2] - mine[-1] in (0, 1)
+
+
+def test_a_second_run_reads_no_text() -> None:
+    first, second = Split(SENTENCES), Split(SENTENCES)
+    rows = tokenize(first, tokenizer("wordpiece"), max_length=32)
+    again = tokenize(second, tokenizer("wordpiece"), max_length=32)
+    assert (first.reads, second.reads) == (1, 0)
+    everything = np.arange(len(rows))
+    for name, value in vars(rows.pack(everything)).items():
+        assert np.array_equal(value, getattr(again.pack(everything), name)), name
+
+
+def test_the_key_names_text_tokenizer_and_length() -> None:
+    split = Split(SENTENCES[:2])
+    keys = {
+        tokenize(split, tokenizer("wordpiece"), max_length=32).key,
+        tokenize(split, tokenizer("wordpiece"), max_length=33).key,
+        tokenize(split, tokenizer("roberta"), max_length=32).key,
+        tokenize(Split(SENTENCES[:3]), tokenizer("wordpiece"), max_length=32).key,
+    }
+    assert len(keys) == 4
+
+
+def test_the_code_version_is_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = Split(SENTENCES[:2])
+    before = tokenize(split, tokenizer("wordpiece"), max_length=32).key
+    monkeypatch.setattr(tokens, "VERSION", tokens.VERSION + 1)
+    assert tokenize(split, tokenizer("wordpiece"), max_length=32).key != before
+
+
+def test_arrays_are_mapped_and_compact() -> None:
+    rows = tokenize(Split(SENTENCES), tokenizer("wordpiece"), max_length=32)
+    for array in (rows.lengths, rows.documents, rows.pieces, rows.bytes, rows._ids, rows._kinds, rows._token_bytes):
+        assert not array.flags.owndata
+        assert not array.flags.writeable
+    assert rows._ids.dtype == np.uint16
+    assert rows.tokens == rows.lengths.sum() == len(rows._ids)
+
+
+def test_pack_lays_pieces_in_the_order_asked_for() -> None:
+    rows = tokenize(Split([s * 4 for s in SENTENCES]), tokenizer("wordpiece"), max_length=20)
+    asked = np.random.default_rng(0).permutation(len(rows))[:7]
+    batch = rows.pack(asked)
+    assert batch.rows.tolist() == asked.tolist()
+    assert batch.lengths.tolist() == rows.lengths[asked].tolist()
+    assert batch.documents.tolist() == rows.documents[asked].tolist()
+    assert (batch.input_ids.dtype, batch.cu_seqlens.dtype, batch.word_ids.dtype) == (np.int64, np.int32, np.int32)
+    for row, where in zip(asked, piece_slices(batch), strict=True):
+        alone = rows.pack([row])
+        assert batch.input_ids[where].tolist() == alone.input_ids.tolist()
+        assert batch.token_bytes[where].tolist() == alone.token_bytes.tolist()
+        assert batch.position_ids[where].tolist() == list(range(rows.lengths[row]))
+    words = [set(batch.word_ids[where].tolist()) - {-1} for where in piece_slices(batch)]
+    assert sum(map(len, words)) == len(set.union(*words))  # a number is never shared between pieces
+
+
+def test_sections_of_a_long_document_give_the_tokens_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["\n".join(SENTENCES * 6), " " * 300 + SENTENCES[0] + " " * 300, "x" * 250]
+    whole = tokenize(Split(texts), tokenizer("wordpiece"), max_length=30)
+    monkeypatch.setattr(tokens, "SECTION_CHARACTERS", 100)
+    monkeypatch.setattr(tokens, "BATCH_CHARACTERS", 200)
+    monkeypatch.setattr(tokens, "VERSION", -1)
+    parts = tokenize(Split(texts), tokenizer("wordpiece"), max_length=30)
+    for document, text in enumerate(texts):
+        mine = parts.pack(document_rows(parts, document))
+        assert mine.token_bytes.sum() == len(text.encode())
+        if document < 2:  # a word of 250 letters is unknown whole, and three words in sections
+            assert mine.input_ids.tolist() == whole.pack(document_rows(whole, document)).input_ids.tolist()
+            assert np.array_equal(mine.cu_seqlens, whole.pack(document_rows(whole, document)).cu_seqlens)
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "gpt2"])
+def test_a_document_of_five_million_characters(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+    text = ("\n".join(SENTENCES[:2]) + "\n") * 32_000
+    assert len(text) > 5_000_000
+    rows = tokenize(Split(["before", text, "after"]), tokenizer(kind), max_length=256)
+    mine = document_rows(rows, 1)
+    assert rows.bytes[mine].sum() == len(text.encode())
+    assert (rows.lengths[mine[:-2]] >= 255).all()
+    assert rows.documents[-1] == 2
+    output = capfd.readouterr()
+    assert output.out + output.err == ""
+
+
+def test_progress_counts_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "BATCH_CHARACTERS", 100)
+    calls: list[tuple[str, int, int | None]] = []
+    tokenize(
+        Split([f"{i} {SENTENCES[0]}" for i in range(9)]),
+        tokenizer("wordpiece"),
+        max_length=33,
+        progress=lambda *call: calls.append(call),
+    )
+    assert len(calls) > 2
+    assert calls[-1] == ("tokenize", 9, 9)
+    assert [done for _, done, _ in calls] == sorted(done for _, done, _ in calls)
+
+
+def test_documents_without_tokens_are_counted() -> None:
+    rows = tokenize(Split(["", "the work", "   \n"], ids=["a", "b", "c"]), tokenizer("wordpiece"), max_length=16)
+    assert (rows.document_count, rows.documents_without_tokens) == (3, 2)
+    assert rows.documents.tolist() == [1]
+    assert rows.document_id(rows.documents[0]) == "b"
+    assert rows.select_documents(None).tolist() == [0]
+
+
+def test_no_token_at_all_is_the_users_matter_and_leaves_nothing(cache: Path) -> None:
+    before = set((cache / "tokens").glob("*"))
+    with pytest.raises(CorpusError, match="no token in any of the 2 documents"):
+        tokenize(Split(["", "  "]), tokenizer("wordpiece"), max_length=16)
+    assert set((cache / "tokens").glob("*")) == before
+
+
+def test_an_interrupted_run_leaves_nothing_half_done(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "BATCH_CHARACTERS", 100)
+
+    class Interrupted(Split):
+        def documents(self) -> Iterator:
+            yield from list(super().documents())[:3]
+            raise KeyboardInterrupt
+
+    before = set((cache / "tokens").iterdir())
+    texts = [sentence * 3 for sentence in SENTENCES]
+    with pytest.raises(KeyboardInterrupt):
+        tokenize(Interrupted(texts), tokenizer("wordpiece"), max_length=21)
+    assert set((cache / "tokens").iterdir()) == before
+    assert tokenize(Split(texts), tokenizer("wordpiece"), max_length=21).document_count == 4
+
+
+def test_no_room_for_text_is_refused() -> None:
+    with pytest.raises(SettingsError, match="max-length 2 leaves no room"):
+        tokenize(Split(SENTENCES), tokenizer("wordpiece"), max_length=2)
+    assert tokenize(Split(SENTENCES), tokenizer("wordpiece"), max_length=3).lengths.max() == 3
+
+
+class TestSelectDocuments:
+    """What an evaluation reads."""
+
+    def test_whole_documents_up_to_the_budget_in_an_order_of_ids_alone(self) -> None:
+        texts = [f"{i} {SENTENCES[i % 2]} " * (1 + i % 3) for i in range(200)]
+        ids = [f"d{i}" for i in range(200)]
+        rows = tokenize(Split(texts, ids), tokenizer("wordpiece"), max_length=32)
+        chosen = rows.select_documents(9_000)
+        assert 8_000 < rows.lengths[chosen].sum() <= 9_000
+        names = list(dict.fromkeys(rows.document_id(d) for d in rows.documents[chosen]))
+        for document in set(rows.documents[chosen].tolist()):
+            mine = chosen[rows.documents[chosen] == document]
+            assert mine.tolist() == document_rows(rows, document).tolist()
+        turned = tokenize(Split(texts[::-1], ids[::-1]), tokenizer("wordpiece"), max_length=32)
+        again = turned.select_documents(9_000)
+        assert list(dict.fromkeys(turned.document_id(d) for d in turned.documents[again])) == names
+
+    def test_everything_without_a_budget(self) -> None:
+        rows = tokenize(Split([s * 9 for s in SENTENCES]), tokenizer("wordpiece"), max_length=32)
+        assert sorted(rows.select_documents(None)) == list(range(len(rows)))
+
+    def test_a_book_does_not_eat_the_budget(self) -> None:
+        texts = [SENTENCES[0] * 2_000, *(f"{i} {SENTENCES[1]}" for i in range(60))]
+        rows = tokenize(Split(texts), tokenizer("wordpiece"), max_length=32)
+        book = rows.select_documents(32_000)
+        mine = book[rows.documents[book] == 0]
+        assert 1 <= rows.lengths[mine].sum() <= 1_000
+        gaps = np.diff(mine)
+        assert gaps.max() - gaps.min() <= 1  # evenly spaced
+        assert len(set(rows.documents[book].tolist())) == 61
+
+    def test_always_one_document(self) -> None:
+        rows = tokenize(Split(SENTENCES), tokenizer("wordpiece"), max_length=32)
+        assert len(rows.select_documents(1)) == 1
