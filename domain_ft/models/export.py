@@ -1,0 +1,114 @@
+"""A merged model as a folder that transformers loads: the last step for whoever serves a model without PEFT.
+
+The updates are merged into the base weights, the model is saved under a temporary name, loaded again as anyone would
+load it, and compared with the model that was trained, weight by weight and by its logits. Only then does the folder
+appear; the model in memory is as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from domain_ft.errors import ModelError
+from domain_ft.models.lora import has_lora, lora_of
+from domain_ft.randomness import generator
+from domain_ft.storage import new_folder
+
+_PROBE = (2, 16)  # sequences, tokens
+# How far the logits may move, as a share of the largest: a merge rounds each weight once more.
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+class Exportable(Protocol):
+    """What is exported: a `BaseModel`, or anything with a transformers model and its tokenizer."""
+
+    @property
+    def model(self) -> PreTrainedModel: ...
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase: ...
+
+
+def export_merged(base: Exportable, folder: Path) -> None:
+    """Write `base`, its adapter merged, to `folder`; a model without LoRA is written as it is.
+
+    Raises:
+        ModelError: the folder holds something already, or the model that was written is not the one in memory.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ModelError(f"{folder} exists already and is not empty", fix="name a new folder")
+    model = base.model
+    with _evaluating(model), new_folder(folder) as temporary:
+        expected = _probe_logits(model)
+        with _merged(model):
+            model.save_pretrained(temporary)
+            base.tokenizer.save_pretrained(temporary)
+            reloaded = type(model).from_pretrained(temporary).to(model.device).eval()
+            _refuse_other_weights(model, reloaded)
+        _refuse_other_logits(expected, _probe_logits(reloaded), model.dtype)
+
+
+@contextlib.contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+@contextlib.contextmanager
+def _merged(model: PreTrainedModel) -> Iterator[None]:
+    """Inside the block `model` is a plain model with the updates in its weights."""
+    if not has_lora(model):
+        yield
+        return
+    lora = lora_of(model)
+    merged_before = lora.merged
+    lora.merge()
+    lora.detach()
+    try:
+        yield
+    finally:
+        lora.attach()
+        if not merged_before:
+            lora.unmerge()
+
+
+@torch.no_grad()
+def _probe_logits(model: PreTrainedModel) -> Tensor:
+    """Logits (sequences, tokens, V) of ids drawn once for all."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    ids = torch.from_numpy(generator(0, "export probe").integers(vocabulary, size=_PROBE)).to(model.device)
+    logits: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    return logits
+
+
+def _refuse_other_weights(model: PreTrainedModel, reloaded: PreTrainedModel) -> None:
+    written, read = model.state_dict(), reloaded.state_dict()
+    lost = [name for name, tensor in written.items() if name not in read or not torch.equal(tensor, read[name])]
+    if lost:
+        raise ModelError(
+            f"the merged {type(model).__name__} does not survive saving: {len(lost)} weights come back changed or not "
+            f"at all, such as {', '.join(lost[:5])}; nothing was written",
+            fix="keep the adapter and load it with PEFT; weights that are tied on one side only are the usual cause",
+        )
+
+
+def _refuse_other_logits(expected: Tensor, found: Tensor, dtype: torch.dtype) -> None:
+    difference = (expected - found).abs().max().item()
+    allowed = _TOLERANCE[dtype] * expected.abs().max().item()
+    if not difference <= allowed:  # written so that NaN is refused too
+        raise ModelError(
+            f"the merged model's logits differ from the trained one's by {difference:.2e}, where rounding explains "
+            f"{allowed:.2e}; nothing was written",
+            fix="keep the adapter and load it with PEFT",
+        )

@@ -1,0 +1,336 @@
+"""Adapters on disk in PEFT's format, both ways.
+
+`save_adapter` writes `adapter_config.json` and `adapter_model.safetensors` that `peft.PeftModel.from_pretrained` loads
+with equal logits; `load_adapter` puts what PEFT wrote into a model. PEFT ignores keys that it does not know and skips
+those that it misses; here both are errors that list them. What we have no like of (other PEFT methods, LoRA variants
+and initialisations that change the base) is refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from domain_ft.errors import ModelError
+from domain_ft.models import targets as targeting
+from domain_ft.models.lora import LoraConfig, LoraModel, apply_lora, lora_of
+from domain_ft.storage import write_atomic, write_json
+
+CONFIG_NAME = "adapter_config.json"
+WEIGHTS_NAME = "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+
+# Initial values that leave the base as it is: what was trained stands whole in the adapter.
+_PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
+# Keys of PEFT's LoRA config that change what is computed in a way that we have no like of, where they are set.
+_VARIANTS = {
+    "alora_invocation_tokens": "activated LoRA",
+    "arrow_config": "Arrow routing",
+    "kasa_config": "KaSA",
+    "layer_replication": "layer replication",
+    "lora_bias": "a bias in LoRA's B",
+    "megatron_config": "Megatron layers",
+    "monteclora_config": "MonteCLoRA",
+    "target_parameters": "LoRA on bare parameters",
+    "use_bdlora": "block-diagonal LoRA",
+    "use_qalora": "QA-LoRA",
+    "velora_config": "VeLoRA",
+}
+_UNDERSTOOD = {
+    "alpha_pattern",
+    "auto_mapping",
+    "base_model_name_or_path",
+    "bias",
+    "corda_config",
+    "ensure_weight_tying",
+    "eva_config",
+    "exclude_modules",
+    "fan_in_fan_out",
+    "inference_mode",
+    "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
+    "loftq_config",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_ga_config",
+    "megatron_core",
+    "modules_to_save",
+    "peft_type",
+    "peft_version",
+    "qalora_group_size",
+    "r",
+    "rank_pattern",
+    "revision",
+    "runtime_config",
+    "target_modules",
+    "task_type",
+    "trainable_token_indices",
+    "use_dora",
+    "use_rslora",
+}
+
+
+def save_adapter(
+    model: nn.Module, folder: Path, *, base_name: str | None, revision: str | None = None, task_type: str | None = None
+) -> None:
+    """Write the adapter of `model` into `folder`, each file whole or absent, the config last.
+
+    Args:
+        model: a model that went through `apply_lora` or `load_adapter`.
+        folder: made if it is not there; an adapter in it is replaced.
+        base_name: what PEFT is to load as the base model: a hub id, a path or an embedded name.
+        revision: the base model's commit on the hub, or a hash of its content.
+        task_type: PEFT's name of the task, such as `CAUSAL_LM`; a masked LM has none.
+    """
+    lora = lora_of(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(lora).items()}
+    write_atomic(folder / WEIGHTS_NAME, save(tensors, metadata={"format": "pt"}))
+    write_json(folder / CONFIG_NAME, _settings(lora, base_name, revision, task_type))
+
+
+def load_adapter(model: nn.Module, folder: Path) -> LoraModel:
+    """Put the adapter in `folder`, ours or PEFT's, into `model`, ready to run or to train on.
+
+    Raises:
+        ModelError: files that are missing or broken, a PEFT method or variant without a like here, or tensors that are
+            missing, unexpected or of another shape than this model needs; all of them are listed.
+    """
+    settings = _read_settings(folder)
+    tensors = _read_tensors(folder)
+    _refuse_foreign(settings, folder)
+    lora = apply_lora(model, _lora_config(model, settings, folder))
+    slots = _tensors(lora)
+    try:
+        _compare(slots, tensors, folder)
+    except ModelError:
+        lora.discard()
+        raise
+    with torch.no_grad():
+        for name, slot in slots.items():
+            slot.copy_(tensors[name])
+    return lora
+
+
+def _tensors(lora: LoraModel) -> dict[str, Tensor]:
+    """Every trained tensor under PEFT's name for it; what is written into one is in the model."""
+    tensors: dict[str, Tensor] = {}
+    for path, layer in lora.layers.items():
+        tensors[f"{_PREFIX}{path}.lora_A.weight"] = layer.lora_A
+        tensors[f"{_PREFIX}{path}.lora_B.weight"] = layer.lora_B
+        if layer.lora_magnitude_vector is not None:
+            tensors[f"{_PREFIX}{path}.lora_magnitude_vector"] = layer.lora_magnitude_vector
+    for path, embedding in lora.token_rows.items():
+        tensors[f"{_PREFIX}{path}.token_adapter.trainable_tokens_delta"] = embedding.rows
+    for path, module in lora.trained_modules.items():
+        tensors |= {f"{_PREFIX}{path}.{name}": tensor for name, tensor in module.state_dict().items()}
+    return tensors
+
+
+def _settings(lora: LoraModel, base_name: str | None, revision: str | None, task_type: str | None) -> dict[str, Any]:
+    """PEFT's LoRA config for what `lora` trains, in PEFT's order (sorted)."""
+    config, model = lora.config, lora.model
+    return {
+        "alpha_pattern": dict(config.alpha_pattern),
+        "auto_mapping": _auto_mapping(model) if task_type is None else None,
+        "base_model_name_or_path": base_name,
+        "bias": "none",
+        "fan_in_fan_out": any(layer.transposed for layer in lora.layers.values()),
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": config.alpha,
+        "lora_dropout": config.dropout,
+        "modules_to_save": list(lora.trained_modules) or None,
+        "peft_type": "LORA",
+        "r": config.rank,
+        "rank_pattern": dict(config.rank_pattern),
+        "revision": revision,
+        "target_modules": _target_modules(lora),
+        "task_type": task_type,
+        "trainable_token_indices": list(config.trainable_tokens) or None,
+        "use_dora": config.use_dora,
+        "use_rslora": config.use_rslora,
+    }
+
+
+def _auto_mapping(model: nn.Module) -> dict[str, str] | None:
+    """The model's class, by which PEFT's AutoPeftModel finds it where no task type tells."""
+    if not isinstance(model, PreTrainedModel):
+        return None
+    return {"base_model_class": type(model).__name__, "parent_library": type(model).__module__}
+
+
+def _target_modules(lora: LoraModel) -> list[str] | str:
+    """The LoRA layers' whole paths; as one expression where PEFT would find a listed path at the end of another."""
+    paths = list(lora.layers)
+    originals = {path for path, _ in _original_modules(lora)}
+    if all(path in lora.layers or not path.endswith(tuple(f".{target}" for target in paths)) for path in originals):
+        return sorted(paths)
+    return "|".join(re.escape(path) for path in paths)
+
+
+def _original_modules(lora: LoraModel) -> list[tuple[str, nn.Module]]:
+    """The modules by path as they are without LoRA."""
+    lora.detach()
+    try:
+        return list(lora.model.named_modules())
+    finally:
+        lora.attach()
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_NAME
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{folder} holds no adapter: {CONFIG_NAME} is missing") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"the adapter's {CONFIG_NAME} is no JSON: {error}", where=str(path)) from None
+    if not isinstance(settings, dict):
+        raise ModelError(f"the adapter's {CONFIG_NAME} is no JSON object", where=str(path))
+    return settings
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    path = folder / WEIGHTS_NAME
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        pickled = (folder / "adapter_model.bin").exists()
+        raise ModelError(
+            f"{folder} holds no {WEIGHTS_NAME}" + (", only a pickle, which is never loaded" if pickled else ""),
+            fix="save the adapter with PEFT's save_pretrained(..., safe_serialization=True)" if pickled else None,
+        ) from None
+    except SafetensorError as error:
+        raise ModelError(f"the adapter's {WEIGHTS_NAME} is damaged: {error}", where=str(path)) from None
+
+
+def _refuse_foreign(settings: dict[str, Any], folder: Path) -> None:
+    """Raise for what the config asks and we do not have, all of it at once."""
+    kind = settings.get("peft_type")
+    if kind != "LORA":
+        raise ModelError(
+            f"the adapter's peft_type is {kind!r}; only LORA can be loaded",
+            where=str(folder / CONFIG_NAME),
+            fix="merge it into its base with PEFT's merge_and_unload and load the merged model",
+        )
+    found = [f"{name} ({key})" for key, name in _VARIANTS.items() if settings.get(key)]
+    start = settings.get("init_lora_weights", True)
+    if start not in _PLAIN_STARTS:
+        found.append(f"the initialisation {start!r}, which changes the base model (init_lora_weights)")
+    if settings.get("bias", "none") != "none":
+        found.append(f"trained biases (bias = {settings['bias']!r})")
+    unknown = sorted(settings.keys() - _UNDERSTOOD - _VARIANTS.keys())
+    found += [f"the unknown setting {key} = {settings[key]!r}" for key in unknown if settings[key]]
+    if found:
+        raise ModelError(
+            f"the adapter uses what cannot be loaded here: {'; '.join(found)}",
+            where=str(folder / CONFIG_NAME),
+            fix="merge it into its base with PEFT's merge_and_unload and load the merged model",
+        )
+
+
+def _lora_config(model: nn.Module, settings: dict[str, Any], folder: Path) -> LoraConfig:
+    """Our config for PEFT's `settings`; every name resolved to whole paths by PEFT's rules."""
+    trained = _modules_to_save(model, settings)
+    try:
+        return LoraConfig(
+            rank=settings["r"],
+            alpha=settings["lora_alpha"],
+            dropout=settings.get("lora_dropout") or 0.0,
+            targets=tuple(_adapted_modules(model, settings, trained)),
+            use_rslora=bool(settings.get("use_rslora")),
+            use_dora=bool(settings.get("use_dora")),
+            rank_pattern=settings.get("rank_pattern") or {},
+            alpha_pattern=settings.get("alpha_pattern") or {},
+            train_modules=tuple(trained),
+            trainable_tokens=tuple(_trainable_tokens(model, settings)),
+        )
+    except KeyError as error:
+        raise ModelError(f"the adapter's config lacks {error.args[0]}", where=str(folder / CONFIG_NAME)) from None
+
+
+def _modules_to_save(model: nn.Module, settings: dict[str, Any]) -> list[str]:
+    """Paths of the modules that PEFT would train whole: PEFT compares ends of paths, dots or not."""
+    names = settings.get("modules_to_save") or []
+    return [path for path, _ in model.named_modules() if any(path.endswith(name) for name in names)]
+
+
+def _adapted_modules(model: nn.Module, settings: dict[str, Any], trained: list[str]) -> list[str]:
+    """Paths of the modules into which PEFT would put LoRA for `settings`."""
+    targets = settings["target_modules"]
+    if targets is None or targets == []:
+        raise ModelError("the adapter's config names no target_modules", fix="save it again with PEFT, which adds them")
+    if targets == "all-linear":
+        return targeting.resolve_targets(model, targets, trained)
+    excluded = settings.get("exclude_modules") or []
+    paths = [path for path, _ in model.named_modules() if path]
+    paths = [path for path in paths if not any(path == whole or path.startswith(f"{whole}.") for whole in trained)]
+    paths = [path for path in paths if _matches(path, targets) and not _matches(path, excluded)]
+    return [path for path in paths if _in_layers(path, settings)]
+
+
+def _matches(path: str, names: str | list[str]) -> bool:
+    """PEFT's rule: an expression matches the whole path, a listed name the path or the end of it."""
+    if isinstance(names, str):
+        return re.fullmatch(names, path) is not None
+    return any(path == name or path.endswith(f".{name}") for name in names)
+
+
+def _in_layers(path: str, settings: dict[str, Any]) -> bool:
+    """Whether the number of the layer that holds `path` is among layers_to_transform; true where that is not set."""
+    layers = settings.get("layers_to_transform")
+    if layers is None or layers == []:
+        return True
+    patterns = settings.get("layers_pattern") or [r"[^.]*"]
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    numbers = [re.match(rf"(?:^|.*?\.){pattern}\.(\d+)\.", path) for pattern in patterns]
+    number = next((int(match.group(1)) for match in numbers if match), None)
+    return number in ([layers] if isinstance(layers, int) else layers)
+
+
+def _trainable_tokens(model: nn.Module, settings: dict[str, Any]) -> list[int]:
+    """The token ids of trainable_token_indices: a list, or a dict that names the input embedding and what it ties."""
+    given = settings.get("trainable_token_indices") or []
+    if not isinstance(given, dict):
+        return given
+    module = targeting.input_embedding(model)
+    if module is None:
+        raise ModelError(f"the adapter trains tokens, and {type(model).__name__} has no input embedding")
+    embedding = targeting.path_of(model, module)
+    allowed = [embedding, *targeting.tied_projections(model)]
+    rows = list(given.values())
+    known = all(any(path.endswith(name) for path in allowed) for name in given)
+    if not known or not any(embedding.endswith(name) for name in given) or any(other != rows[0] for other in rows):
+        raise ModelError(
+            f"the adapter trains tokens of {', '.join(given)}; only the input embedding's, {embedding}, can be loaded",
+            fix="merge it into its base with PEFT's merge_and_unload and load the merged model",
+        )
+    return rows[0]
+
+
+def _compare(slots: dict[str, Tensor], tensors: dict[str, Tensor], folder: Path) -> None:
+    """Raise unless the file holds just the tensors that the model takes, each of its shape."""
+    problems = [f"missing: {name}" for name in slots if name not in tensors]
+    problems += [f"unexpected: {name}" for name in tensors if name not in slots]
+    problems += [
+        f"of another shape: {name} is {tuple(tensors[name].shape)}, the model takes {tuple(slot.shape)}"
+        for name, slot in slots.items()
+        if name in tensors and tensors[name].shape != slot.shape
+    ]
+    if problems:
+        listed = "\n    ".join(problems[:20] + ([f"and {len(problems) - 20} more"] if len(problems) > 20 else []))
+        raise ModelError(
+            f"the adapter does not fit the model, {len(problems)} tensors differ:\n    {listed}",
+            where=str(folder / WEIGHTS_NAME),
+            fix="load the base model that the adapter was trained on (base_model_name_or_path in its config)",
+        )

@@ -1,0 +1,272 @@
+"""Which modules LoRA goes into, and which are trained whole: names and patterns become module paths.
+
+The names mean what they mean in PEFT, so that an adapter resolves to the same modules there and here: `all-linear` is
+every linear layer but the output projection and classification heads, a regular expression must match a whole path, and
+a plain name matches a path or the end of one. `attention` is ours: `architectures` knows the names that it stands for.
+
+What cannot be exact is refused here, before a model is touched: a weight that two modules share (a tied output
+projection) has no update of its own, for neither module could be merged without changing the other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from domain_ft.errors import ModelError
+from domain_ft.models.architectures import attention_targets
+
+LINEAR_CLASSES = (nn.Linear, Conv1D)
+_CLASSIFICATION_HEADS = ("classifier", "score")
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+_SHOWN = 8  # module names that an error lists
+
+
+def resolve_targets(model: nn.Module, targets: str | Sequence[str], trained_whole: Sequence[str] = ()) -> list[str]:
+    """The paths of the linear layers that `targets` names, in the model's order.
+
+    Args:
+        model: any torch model; of a transformers model the output projection and classification heads are known.
+        targets: `all-linear`, `attention`, a regular expression for the whole path, or a list of names, each a path
+            or the end of one (`query`, `attention.self.query`).
+        trained_whole: paths of modules that are trained whole; what lies in them takes no LoRA, as in PEFT.
+
+    Raises:
+        ModelError: nothing matches, a name in a list matches nothing, the expression is malformed, or a match is no
+            linear layer or shares its weight with another module.
+    """
+    linear = {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, LINEAR_CLASSES) and not _inside(path, trained_whole)
+    }
+    if targets == "all-linear":
+        paths = _without_heads(model, linear)
+    elif targets == "attention":
+        paths = _attention_paths(model, trained_whole)
+    elif isinstance(targets, str):
+        paths = _matching_expression(model, targets, linear)
+    else:
+        paths = _matching_names(model, targets, trained_whole)
+    if not paths:
+        raise ModelError(
+            f"no linear layer of {type(model).__name__} matches the targets {targets!r}",
+            fix=f"give all-linear, attention, or a regular expression for a whole path such as {_some(linear)}",
+        )
+    _refuse_shared(model, paths)
+    return paths
+
+
+def resolve_modules(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """The paths of the modules that are trained whole, in the model's order; each name is a path or the end of one.
+
+    Raises:
+        ModelError: a name matches nothing, or a module that PEFT could not save and load again: a container without a
+            forward, one that shares a weight with the rest of the model, or one whose name PEFT would match elsewhere.
+    """
+    paths: list[str] = []
+    for name in names:
+        found = [path for path, _ in model.named_modules() if _ends_with(path, name)]
+        if not found:
+            modules = {path: module for path, module in model.named_modules() if path and any(module.parameters())}
+            raise ModelError(
+                f"no module of {type(model).__name__} is called {name!r}, so it cannot be trained whole",
+                fix=f"name a module, such as {_some(_related(name, modules))}",
+            )
+        paths += found
+    outermost = [path for path, _ in model.named_modules() if path in paths and not _inside(path, paths, strictly=True)]
+    shared = _shared_parameters(model)
+    for path in outermost:
+        _refuse_unsavable(model, path, shared)
+    return outermost
+
+
+def head_modules(model: nn.Module) -> list[str]:
+    """The modules of a language-model head that can be trained whole: those after the body, before the projection.
+
+    A head's output projection is tied to the embeddings in most models, and PEFT cannot save a module with a tied
+    weight and load it again (BERT's `cls` loses the projection's bias), so these are the largest modules without one:
+    `cls.predictions.transform` of BERT, `lm_head.dense` and `lm_head.layer_norm` of RoBERTa, none of most decoders.
+    """
+    output = _output_projection(model)
+    if output is None or not isinstance(model, PreTrainedModel):
+        return []
+    shared = _shared_parameters(model)
+    found = []
+    for name, child in model.named_children():
+        if child is not model.base_model:
+            found += _untied(name, child, {id(parameter) for parameter in output.parameters()} | shared.keys())
+    return found
+
+
+def tied_projections(model: nn.Module) -> dict[str, nn.Linear]:
+    """The linear layers by path that share the input embedding's weight, such as a tied output projection."""
+    embedding = input_embedding(model)
+    if embedding is None:
+        return {}
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module.weight is embedding.weight
+    }
+
+
+def input_embedding(model: nn.Module) -> nn.Embedding | None:
+    """The embedding of a transformers model's tokens."""
+    embedding = model.get_input_embeddings() if isinstance(model, PreTrainedModel) else None
+    return embedding if isinstance(embedding, nn.Embedding) else None
+
+
+def path_of(model: nn.Module, module: nn.Module) -> str:
+    """The path of a module in `model`."""
+    return next(path for path, candidate in model.named_modules() if candidate is module)
+
+
+def _without_heads(model: nn.Module, linear: dict[str, nn.Module]) -> list[str]:
+    output = _output_projection(model)
+    return [
+        path
+        for path, module in linear.items()
+        if module is not output and path.split(".")[0] not in _CLASSIFICATION_HEADS
+    ]
+
+
+def _attention_paths(model: nn.Module, trained_whole: Sequence[str]) -> list[str]:
+    if not isinstance(model, PreTrainedModel):
+        raise ModelError(
+            f"which layers of {type(model).__name__} are attention is not known, for it is no transformers model",
+            fix="name them by a regular expression for the whole path",
+        )
+    return _matching_names(model, attention_targets(model), trained_whole)
+
+
+def _matching_expression(model: nn.Module, expression: str, linear: dict[str, nn.Module]) -> list[str]:
+    try:
+        pattern = re.compile(expression)
+    except re.error as error:
+        raise ModelError(
+            f"the targets {expression!r} are no regular expression: {error}",
+            fix="give all-linear, attention, or a regular expression that matches whole module paths",
+        ) from None
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and pattern.fullmatch(path):
+            raise _no_linear(path, module)
+    return [path for path in linear if pattern.fullmatch(path)]
+
+
+def _matching_names(model: nn.Module, names: Sequence[str], trained_whole: Sequence[str]) -> list[str]:
+    modules = dict(model.named_modules())
+    for name in names:
+        if not any(_ends_with(path, name) for path in modules):
+            linear = {path: module for path, module in modules.items() if isinstance(module, LINEAR_CLASSES)}
+            raise ModelError(
+                f"no module of {type(model).__name__} is called {name!r}, which the targets name",
+                fix=f"name linear layers, such as {_some(_related(name, linear))}",
+            )
+    paths = [path for path in modules if any(_ends_with(path, name) for name in names)]
+    paths = [path for path in paths if not _inside(path, trained_whole)]
+    for path in paths:
+        if not isinstance(modules[path], LINEAR_CLASSES):
+            raise _no_linear(path, modules[path])
+    return paths
+
+
+def _no_linear(path: str, module: nn.Module) -> ModelError:
+    kind = type(module).__name__
+    if isinstance(module, nn.Embedding):
+        return ModelError(
+            f"the targets match {path}, an embedding, which takes no LoRA here",
+            fix="train single rows of it instead (trainable tokens), or leave it out of the targets",
+        )
+    return ModelError(
+        f"the targets match {path}, a {kind}, which takes no LoRA",
+        fix="name layers of the classes Linear or Conv1D",
+    )
+
+
+def _refuse_shared(model: nn.Module, paths: Sequence[str]) -> None:
+    shared = _shared_parameters(model)
+    for path in paths:
+        weight = model.get_submodule(path).weight
+        others = [name for name in shared.get(id(weight), []) if name != f"{path}.weight"]
+        if others:
+            raise ModelError(
+                f"the targets match {path}, whose weight is tied to {others[0]}: LoRA on one of them cannot be "
+                "merged without changing the other",
+                fix=f"leave {path} out of the targets, or load a base model whose weights are not tied",
+            )
+
+
+def _refuse_unsavable(model: nn.Module, path: str, shared: dict[int, list[str]]) -> None:
+    module = model.get_submodule(path)
+    if isinstance(module, _CONTAINERS):
+        raise ModelError(
+            f"{path} is a {type(module).__name__}, which PEFT cannot train and save whole",
+            fix=f"name modules inside it, such as {path}.0",
+        )
+    tied = [name for name, parameter in module.named_parameters() if id(parameter) in shared]
+    if tied:
+        inside = _untied(path, module, shared.keys())
+        instead = f"train {' and '.join(inside)} instead" if inside else "train LoRA layers instead"
+        raise ModelError(
+            f"{path} cannot be trained whole, for {path}.{tied[0]} is tied to another weight, and PEFT would lose "
+            "the tie on reload",
+            fix=f"{instead}, or train the whole model with --method full",
+        )
+    # PEFT compares the ends of paths without regard to the dots between names.
+    also = [other for other, _ in model.named_modules(remove_duplicate=False) if other.endswith(path) and other != path]
+    if also:
+        raise ModelError(
+            f"{path} cannot be trained whole, for PEFT would read its name as {also[0]} too",
+            fix="train LoRA layers instead, or name both modules' parents",
+        )
+
+
+def _untied(path: str, module: nn.Module, tied: Iterable[int]) -> list[str]:
+    """The largest modules at and below `path` that have parameters, none of them among `tied` (ids)."""
+    tied = set(tied)
+    parameters = list(module.parameters())
+    if not parameters:
+        return []
+    if not isinstance(module, _CONTAINERS) and not any(id(parameter) in tied for parameter in parameters):
+        return [path]
+    return [found for name, child in module.named_children() for found in _untied(f"{path}.{name}", child, tied)]
+
+
+def _shared_parameters(model: nn.Module) -> dict[int, list[str]]:
+    """The parameters that stand in the model under more than one name: their ids and names."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return {key: found for key, found in names.items() if len(found) > 1}
+
+
+def _output_projection(model: nn.Module) -> nn.Module | None:
+    return model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+
+
+def _ends_with(path: str, name: str) -> bool:
+    return path == name or path.endswith(f".{name}")
+
+
+def _inside(path: str, parents: Iterable[str], *, strictly: bool = False) -> bool:
+    return any(path.startswith(f"{parent}.") or (path == parent and not strictly) for parent in parents)
+
+
+def _related(name: str, modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """The modules whose path holds a part of `name`, where there are some; else all of them."""
+    last = name.split(".")[-1].lower()
+    return {path: module for path, module in modules.items() if last in path.lower()} or modules
+
+
+def _some(modules: Iterable[str]) -> str:
+    """A few module paths for an error, one for each shape of path: the numbers of layers are not told apart."""
+    shapes: dict[str, str] = {}
+    for path in modules:
+        shapes.setdefault(re.sub(r"\d+", "0", path), path)
+    names = list(shapes.values())
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
