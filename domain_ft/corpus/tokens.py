@@ -210,7 +210,7 @@ def tokenize(
         split: documents with a key that names their content.
         tokenizer: any fast tokenizer; it is copied, and neither its truncation nor its padding matters.
         max_length: tokens of a piece at most, special tokens included.
-        progress: called with ("tokenize", documents done, documents in all).
+        progress: called with ("tokenising", documents done, documents in all).
 
     Raises:
         SettingsError: where `max_length` leaves no room for text.
@@ -477,7 +477,7 @@ def _write(
             count += len(indices)
             without += sum(len(text) == 0 for text in texts)
             if progress:
-                progress("tokenize", count, len(split))
+                progress("tokenising", count, len(split))
         if tokens.rows == 0:
             raise CorpusError(
                 f"the tokenizer found no token in any of the {count} documents",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -243,6 +246,41 @@ def test_a_document_of_five_million_characters(kind: str, capfd: pytest.CaptureF
     assert output.out + output.err == ""
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the process's memory from /proc")
+def test_memory_stays_flat(tmp_path: Path) -> None:
+    """Ten times the text, 60 million characters more, takes hardly more memory of the process's own."""
+    script = """
+import sys
+from tiny_text import SENTENCES, Split, tokenizer
+from domain_ft.corpus.documents import Document
+from domain_ft.corpus.tokens import tokenize
+
+class Stream:
+    key = sys.argv[1]
+    def __len__(self):
+        return int(sys.argv[1])
+    def documents(self):
+        return (Document(str(i), f"{i} " + SENTENCES[0] * 200, "memory") for i in range(len(self)))
+
+print(tokenize(Stream(), tokenizer("wordpiece"), max_length=256).tokens)
+print(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1])
+"""
+    used = []
+    for documents in (400, 4_000):
+        result = subprocess.run(
+            [sys.executable, "-c", script, str(documents)],
+            env={**os.environ, "DOMAIN_FT_CACHE": str(tmp_path), "PYTHONPATH": str(Path(__file__).parent)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        tokens_read, kilobytes = map(int, result.stdout.split())
+        assert tokens_read > 2_000 * documents
+        used.append(kilobytes / 1024)
+    assert used[1] - used[0] < 40, used
+
+
 def test_progress_counts_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "BATCH_CHARACTERS", 100)
     calls: list[tuple[str, int, int | None]] = []
@@ -253,7 +291,7 @@ def test_progress_counts_documents(monkeypatch: pytest.MonkeyPatch) -> None:
         progress=lambda *call: calls.append(call),
     )
     assert len(calls) > 2
-    assert calls[-1] == ("tokenize", 9, 9)
+    assert calls[-1] == ("tokenising", 9, 9)
     assert [done for _, done, _ in calls] == sorted(done for _, done, _ in calls)
 
 
