@@ -139,8 +139,8 @@ def _trained(kind: str) -> Tokenizer:
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         tokenizer.decoder = decoders.WordPiece()
         specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-        trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=specials, show_progress=False)
-        tokenizer.train_from_iterator(_TEXT, trainer)
+        wordpiece = trainers.WordPieceTrainer(vocab_size=300, special_tokens=specials, show_progress=False)
+        tokenizer.train_from_iterator(_TEXT, wordpiece)
         tokenizer.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
         )

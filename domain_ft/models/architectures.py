@@ -1,0 +1,130 @@
+"""What is known about each architecture: the one place where one model differs from another.
+
+Loading asks this table which objective an architecture is trained with, where its positions begin, and what it does to
+its logits; `--targets attention` asks it for the names of the attention's projections. What is not in the table is
+described by generic means, and must then pass a proof on a tiny input before it is used (`base.prove`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.pytorch_utils import Conv1D
+
+from domain_ft.errors import ModelError
+
+ObjectiveName = Literal["mlm", "clm"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How one architecture is handled.
+
+    Attributes:
+        objective: `mlm` for encoders, `clm` for decoders.
+        attention: how the names of the attention's linear projections end, as PEFT matches `target_modules`.
+        positions_after_padding: positions begin at `pad_token_id + 1`, as RoBERTa's do, and not at 0.
+        tested: a test of ours holds that packing is exact for it; otherwise it is proved whenever a model is loaded.
+    """
+
+    objective: ObjectiveName
+    attention: tuple[str, ...] = ()
+    positions_after_padding: bool = False
+    tested: bool = True
+
+    def position_offset(self, config: PretrainedConfig) -> int:
+        """The position id of a piece's first token."""
+        return int(config.pad_token_id) + 1 if self.positions_after_padding else 0
+
+
+_BERT_ATTENTION = ("query", "key", "value", "attention.output.dense")
+_LLAMA_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "albert": Architecture("mlm", ("query", "key", "value", "attention.dense")),
+    "bert": Architecture("mlm", _BERT_ATTENTION),
+    "distilbert": Architecture("mlm", ("q_lin", "k_lin", "v_lin", "out_lin")),
+    "electra": Architecture("mlm", _BERT_ATTENTION),
+    "modernbert": Architecture("mlm", ("attn.Wqkv", "attn.Wo")),
+    "roberta": Architecture("mlm", _BERT_ATTENTION, positions_after_padding=True),
+    "xlm-roberta": Architecture("mlm", _BERT_ATTENTION, positions_after_padding=True),
+    "gpt2": Architecture("clm", ("attn.c_attn", "attn.c_proj")),
+    "gpt_neox": Architecture("clm", ("attention.query_key_value", "attention.dense")),
+    "llama": Architecture("clm", _LLAMA_ATTENTION),
+    "opt": Architecture("clm", ("q_proj", "k_proj", "v_proj", "out_proj")),
+    "qwen2": Architecture("clm", _LLAMA_ATTENTION),
+    "qwen3": Architecture("clm", _LLAMA_ATTENTION),
+}
+"""By the `model_type` of a model's config.json. SmolLM and SmolLM2 are `llama`."""
+
+
+def describe(config: PretrainedConfig, name: str) -> Architecture:
+    """The table's entry for `config`, or a generic one for an architecture that is not in the table.
+
+    Raises:
+        ModelError: the architecture is neither an encoder with a masked-LM head nor a decoder with a causal-LM head.
+    """
+    kind = config.model_type
+    listed = ARCHITECTURES.get(kind)
+    if config.is_encoder_decoder or (listed is None and _generic_objective(config) is None):
+        raise ModelError(
+            f"'{name}' is a model of type '{kind}', which is neither an encoder with a masked-LM head nor a decoder "
+            "with a causal-LM head.",
+            fix=f"take a model of one of these types: {', '.join(ARCHITECTURES)}",
+        )
+    if listed and listed.objective == "mlm" and getattr(config, "is_decoder", False):
+        raise ModelError(
+            f"'{name}' is of type '{kind}', an encoder, but its config.json says is_decoder = true.",
+            fix="take the encoder (is_decoder = false), or a decoder such as smollm2",
+        )
+    objective = _generic_objective(config)
+    return listed or Architecture(objective or "clm", tested=False)
+
+
+def _generic_objective(config: PretrainedConfig) -> ObjectiveName | None:
+    """An architecture that has both heads is an encoder, unless its config says that it is a decoder."""
+    masked = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if masked and not getattr(config, "is_decoder", False):
+        return "mlm"
+    return "clm" if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else None
+
+
+@dataclass(frozen=True)
+class LogitTail:
+    """What a model does to the output projection's result: logits = softcap(scale · (hidden Wᵀ + b))."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+
+def logit_tail(config: PretrainedConfig) -> LogitTail:
+    """The tail that `config` asks for, by the names that transformers' decoders share (Cohere, Granite, Gemma)."""
+    multiplier = getattr(config, "logit_scale", None) or 1.0
+    divisor = getattr(config, "logits_scaling", None) or 1.0
+    return LogitTail(multiplier / divisor, getattr(config, "final_logit_softcapping", None))
+
+
+def attention_targets(model: PreTrainedModel) -> tuple[str, ...]:
+    """The names that `--targets attention` stands for: endings from the table, else every linear inside an attention.
+
+    Raises:
+        ModelError: the architecture is not in the table and has no module with `attn` or `attention` in its name.
+    """
+    listed = ARCHITECTURES.get(model.config.model_type)
+    if listed:
+        return listed.attention
+    found = tuple(
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and any(part in name.lower() for part in ("attn", "attention"))
+    )
+    if not found:
+        raise ModelError(
+            f"no attention projections are known for models of type '{model.config.model_type}'",
+            fix="name the modules by a regular expression, or take --targets all-linear",
+        )
+    return found

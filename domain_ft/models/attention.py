@@ -1,0 +1,232 @@
+"""Attention inside each piece of a packed row, for every model that uses transformers' AttentionInterface.
+
+`install(model)` makes `packed_attention` the model's attention. Given `cu_seq_lens_q` (as transformers' own kernels for
+unpadded rows are), a piece sees itself alone: on a GPU through torch's variable-length kernel, elsewhere through one
+call of scaled_dot_product_attention for each run of pieces of equal length. Without it, the model is what it was
+before (padded batches, generation with a cache).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+
+    HAS_VARLEN = "window_size" in inspect.signature(varlen_attn).parameters
+except ImportError:  # torch before 2.10
+    HAS_VARLEN = False
+
+NAME = "domain_ft_packed"
+"""What our attention is called in transformers' registries."""
+
+_packed_pass: contextvars.ContextVar[bool] = contextvars.ContextVar("packed_pass", default=False)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring pieces of one length: `pieces` of them, `length` tokens each."""
+
+    pieces: int
+    length: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all its pieces."""
+        return self.pieces * self.length
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the pieces of a packed row lie: worked out once a pass, and used by every layer.
+
+    Attributes:
+        runs: the row, from its first token to its last. Rows whose pieces are sorted by length have the fewest runs.
+    """
+
+    runs: tuple[Run, ...]
+    _windows: dict[tuple[int, int, bool, torch.device], Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, cu_seqlens: Tensor) -> Layout:
+        """The layout of pieces that begin at `cu_seqlens` (pieces + 1,)."""
+        runs: list[Run] = []
+        for length in torch.diff(cu_seqlens).tolist():
+            if length == 0:
+                continue
+            if runs and runs[-1].length == length:
+                runs[-1] = Run(runs[-1].pieces + 1, length)
+            else:
+                runs.append(Run(1, length))
+        return cls(tuple(runs))
+
+    def window(self, length: int, reach: int, causal: bool, device: torch.device) -> Tensor:
+        """(length, length) bool: may the token of a row see the token of a column, at most `reach` tokens away?"""
+        key = (length, reach, causal, device)
+        if key not in self._windows:
+            positions = torch.arange(length, device=device)
+            distance = positions[:, None] - positions[None, :]
+            self._windows[key] = (distance <= reach) & (distance >= (0 if causal else -reach))
+        return self._windows[key]
+
+
+def install(model: PreTrainedModel) -> None:
+    """Make `packed_attention` the attention of `model`, in place."""
+    model.set_attn_implementation(NAME)
+
+
+@contextlib.contextmanager
+def packed_pass() -> Iterator[None]:
+    """Inside the block models make no attention masks: `cu_seq_lens_q` says all that a mask would.
+
+    (From restarting positions a decoder would otherwise make a mask of tokens x tokens, for nothing.)
+    """
+    token = _packed_pass.set(True)
+    try:
+        yield
+    finally:
+        _packed_pass.reset(token)
+
+
+def packed_arguments(cu_seqlens: Tensor, max_seqlen: int) -> dict[str, Any]:
+    """What to give a model's forward, besides ids and positions, so that attention stays inside each piece."""
+    arguments: dict[str, Any] = {
+        "cu_seq_lens_q": cu_seqlens,
+        "cu_seq_lens_k": cu_seqlens,
+        "max_length_q": max_seqlen,
+        "max_length_k": max_seqlen,
+    }
+    if not (cu_seqlens.is_cuda and HAS_VARLEN):
+        arguments["layout"] = Layout.of(cu_seqlens)
+    return arguments
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    sliding_window: int | None = None,
+    cu_seq_lens_q: Tensor | None = None,
+    max_length_q: int | None = None,
+    layout: Layout | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """An attention function as AttentionInterface wants it.
+
+    Args:
+        query: (1, heads, tokens, head_dim) where packed; key and value (1, key_value_heads, tokens, head_dim).
+        sliding_window: as flash attention counts it here: a token sees those at most `sliding_window - 1` away.
+        cu_seq_lens_q: (pieces + 1,) int32; None for an ordinary batch, which goes to transformers' own SDPA.
+        layout: of `cu_seq_lens_q`, where it is at hand.
+
+    Returns:
+        (1, tokens, heads, head_dim), and None for the attention weights.
+
+    Raises:
+        NotImplementedError: the model asks for something that changes the scores and that we do not compute.
+    """
+    if cu_seq_lens_q is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs
+        )
+    for name in ("softcap", "s_aux", "position_bias"):
+        if kwargs.get(name) is not None:
+            raise NotImplementedError(f"packed attention does not compute '{name}'")
+    causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
+    reach = sliding_window - 1 if sliding_window else None
+    query, key, value = (tensor.transpose(1, 2).squeeze(0) for tensor in (query, key, value))
+    if HAS_VARLEN and query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and dropout == 0.0:
+        longest = max_length_q or int(torch.diff(cu_seq_lens_q).max())
+        mixed = _variable_length(query, key, value, cu_seq_lens_q, longest, scaling, causal, reach)
+    else:
+        mixed = _by_runs(query, key, value, layout or Layout.of(cu_seq_lens_q), dropout, scaling, causal, reach)
+    return mixed.unsqueeze(0), None
+
+
+def _by_runs(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: Layout,
+    dropout: float,
+    scaling: float | None,
+    causal: bool,
+    reach: int | None,
+) -> Tensor:
+    """One call a run of equal lengths; (tokens, heads, head_dim) in and out.
+
+    A run is a view of the row: nothing is copied on the way in, and one concatenation is made on the way out. `split`
+    is what keeps the backward pass at one concatenation too, where slices would each fill a tensor of the whole row.
+    """
+    groups = query.shape[1] // key.shape[1]
+    tokens = [run.tokens for run in layout.runs]
+    mixed = []
+    for run, q, k, v in zip(layout.runs, query.split(tokens), key.split(tokens), value.split(tokens), strict=True):
+        q, k, v = (part.unflatten(0, (run.pieces, run.length)).transpose(1, 2) for part in (q, k, v))
+        window = None
+        if reach is not None and run.length > reach + 1:
+            window = layout.window(run.length, reach, causal, query.device)
+        part = F.scaled_dot_product_attention(
+            q,
+            repeat_kv(k, groups),
+            repeat_kv(v, groups),
+            attn_mask=window,
+            dropout_p=dropout,
+            scale=scaling,
+            is_causal=causal and window is None and run.length > 1,
+        )
+        mixed.append(part.transpose(1, 2).flatten(0, 1))
+    return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+
+
+def _variable_length(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens: Tensor,
+    longest: int,
+    scaling: float | None,
+    causal: bool,
+    reach: int | None,
+) -> Tensor:
+    """torch's variable-length flash attention; (tokens, heads, head_dim) in and out."""
+    left = -1 if reach is None else reach
+    mixed = varlen_attn(
+        query,
+        key.to(query.dtype),
+        value.to(query.dtype),
+        cu_seqlens,
+        cu_seqlens,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=(left, 0 if causal else left),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return cast(Tensor, mixed)
+
+
+def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    """No mask in a packed pass; the one that SDPA takes otherwise."""
+    return None if _packed_pass.get() else sdpa_mask(*args, **kwargs)
+
+
+AttentionInterface.register(NAME, packed_attention)
+AttentionMaskInterface.register(NAME, _mask)

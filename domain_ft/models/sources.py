@@ -1,0 +1,221 @@
+"""Where a model comes from: an embedded name, a folder, a hub id or a finished run becomes a folder on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+from huggingface_hub import errors as hub_errors
+from huggingface_hub import utils as hub_utils
+from transformers.utils import logging as transformers_logging
+
+from domain_ft.errors import ModelError, nearest
+from domain_ft.storage import sha256
+
+Progress = Callable[[str, int, int | None], None]
+"""Told (what is being done, how much of it is done, how much there is or None)."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_HUB_TIMEOUT = 10.0  # seconds to wait for the hub's first answer
+_READ_FILES = (".json", ".txt", ".model", ".jinja")  # beside the weights: configuration and tokenizer
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model on this machine.
+
+    Attributes:
+        folder: a folder that transformers loads, with safetensors.
+        recorded: what an adapter names as its base: the embedded name, the hub id, or an absolute path.
+        revision: the hub's commit, or `sha256:` and the hash of the weights.
+        adapters: folders of adapters, to be merged in this order.
+        notes: what a person should know about it.
+    """
+
+    folder: Path
+    recorded: str
+    revision: str
+    adapters: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def find(name: str, progress: Progress | None = None, revision: str | None = None) -> Source:
+    """Find or fetch the model that `name` stands for; `revision` is the hub's commit that is wanted, where it matters.
+
+    Raises:
+        ModelError: there is no such model, or it cannot be had; the message says what to do.
+        AssetError: an embedded model could not be fetched.
+    """
+    from domain_ft.models import embedded
+
+    if name in embedded.NAMES:
+        folder = embedded.resolve(name, progress)
+        return Source(folder, name, weights_hash(folder))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _folder(path, progress)
+    if path.exists() or not _HUB_ID.fullmatch(name):
+        raise ModelError(
+            f"'{name}' is {'a file, not the folder of a model' if path.exists() else 'no folder'}.",
+            fix=f"give a folder with config.json and model.safetensors, a hub id, or a name; {_names(name)}",
+        )
+    return _hub(name, progress, revision)
+
+
+def weights_hash(folder: Path) -> str:
+    """`sha256:` and a hash of the weights in `folder`: of the one file, or of the files' names and hashes."""
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) == 1:
+        return f"sha256:{sha256(files[0])}"
+    listing = "\n".join(f"{file.name} {sha256(file)}" for file in files)
+    return f"sha256:{hashlib.sha256(listing.encode()).hexdigest()}"
+
+
+def _names(name: str) -> str:
+    from domain_ft.models import embedded
+
+    return nearest(name, embedded.NAMES)
+
+
+def _folder(path: Path, progress: Progress | None) -> Source:
+    """A folder: of a model, of a run, or of an adapter alone."""
+    if (path / "config.json").is_file():
+        return Source(path, str(path.resolve()), weights_hash(path))
+    if (path / "adapter_config.json").is_file():
+        return _adapted(path, progress)
+    if not (path / "config.toml").is_file() and not (path / "result.json").is_file():
+        raise ModelError(
+            f"'{path}' is neither the folder of a model (it has no config.json) nor of a run (it has no result.json).",
+            fix="give a folder that transformers' save_pretrained or a finished domain-ft run wrote",
+        )
+    if not (path / "result.json").is_file():
+        raise ModelError(
+            f"the run in '{path}' is not finished: it has no result.json.",
+            fix="finish it with the same command and --resume, or take another run",
+        )
+    if (path / "adapter" / "adapter_config.json").is_file():
+        return _adapted(path / "adapter", progress)
+    if (path / "model" / "config.json").is_file():
+        return dataclasses.replace(_folder(path / "model", progress), recorded=str(path.resolve()))
+    raise ModelError(
+        f"the run in '{path}' has neither an adapter nor a model.", fix="take another run, or run it again"
+    )
+
+
+def _adapted(adapter: Path, progress: Progress | None) -> Source:
+    """An adapter on its base. An adapter's base may be a run as well: the adapters then follow each other."""
+    where = adapter / "adapter_config.json"
+    try:
+        settings: dict[str, Any] = json.loads(where.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError("the adapter's configuration is not JSON.", where=str(where), fix=str(error)) from error
+    base_name, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+    if not base_name:
+        raise ModelError(
+            "the adapter does not say which model it was trained on.",
+            where=f'{where}, field "base_model_name_or_path"',
+            fix="write the model's folder, hub id or embedded name there",
+        )
+    try:
+        base = find(base_name, progress, revision)
+    except ModelError as error:
+        raise ModelError(
+            f"the adapter's base model is not to be had: {error.what}", where=str(where), fix=error.fix
+        ) from error
+    notes = base.notes
+    if revision and revision != base.revision:
+        notes += (f"the base model '{base_name}' is {base.revision}, but the adapter was trained on {revision}",)
+    return dataclasses.replace(base, recorded=_run_of(adapter), adapters=(*base.adapters, adapter), notes=notes)
+
+
+def _run_of(adapter: Path) -> str:
+    """The run folder that an adapter lies in, or its own folder where it lies alone."""
+    run = adapter.resolve()
+    return str(run.parent if (run.parent / "result.json").is_file() else run)
+
+
+def _hub(name: str, progress: Progress | None, revision: str | None) -> Source:
+    """A model of the Hugging Face hub, at one commit; from the hub's cache on this machine where it is out of reach."""
+    commit = revision if revision and re.fullmatch(r"[0-9a-f]{40}", revision) else None
+    with _hub_errors(name):
+        try:
+            info = huggingface_hub.HfApi().model_info(name, revision=commit, timeout=_HUB_TIMEOUT)
+        except (hub_errors.RepositoryNotFoundError, hub_errors.RevisionNotFoundError, hub_errors.HFValidationError):
+            raise
+        except Exception:  # no network, a proxy, offline mode, a server in trouble: what is in the cache will do
+            folder = Path(huggingface_hub.snapshot_download(name, revision=commit, local_files_only=True))
+            return Source(folder, name, folder.name)
+        files = _wanted([sibling.rfilename for sibling in info.siblings or []])
+        if not any(file.endswith(".safetensors") for file in files):
+            raise ModelError(
+                f"'{name}' has no weights in safetensors format on the hub, and no other format is loaded.",
+                fix="take a model with safetensors, or convert this one: "
+                "https://huggingface.co/spaces/safetensors/convert",
+            )
+        if progress:
+            progress(f"fetching {name}", 0, None)
+        with quiet():
+            folder = Path(huggingface_hub.snapshot_download(name, revision=info.sha, allow_patterns=files))
+    return Source(folder, name, str(info.sha))
+
+
+def _wanted(files: list[str]) -> list[str]:
+    """Of a repository's files, those that a model is loaded from: none in subfolders, one set of weights."""
+    top = [file for file in files if "/" not in file]
+    whole = [file for file in top if file == "model.safetensors"]
+    shards = [file for file in top if re.fullmatch(r"model-\d+-of-\d+\.safetensors", file)]
+    return [file for file in top if file.endswith(_READ_FILES)] + (whole or shards)
+
+
+@contextlib.contextmanager
+def _hub_errors(name: str) -> Iterator[None]:
+    """Turn the hub's errors into messages that say what to do."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except hub_errors.GatedRepoError as error:
+        raise ModelError(
+            f"'{name}' is gated: its authors ask you to accept their terms first.",
+            fix=f"accept them at https://huggingface.co/{name}, then run `hf auth login`",
+        ) from error
+    except (hub_errors.RepositoryNotFoundError, hub_errors.HFValidationError) as error:
+        raise ModelError(
+            f"there is no model '{name}': no embedded one, no folder, and none on the hub (or it is private).",
+            fix=f"{_names(name)}; for a private model run `hf auth login`",
+        ) from error
+    except hub_errors.RevisionNotFoundError as error:
+        raise ModelError(
+            f"the hub no longer has the revision of '{name}' that is asked for.", fix=str(error)
+        ) from error
+    except hub_errors.LocalEntryNotFoundError as error:
+        raise ModelError(
+            f"there is no embedded model and no folder '{name}', and the hub cannot be reached to look there.",
+            fix=f"{_names(name)}; or give a model's folder, or connect to https://huggingface.co",
+        ) from error
+    except Exception as error:
+        raise ModelError(f"'{name}' could not be fetched from the hub: {error}", fix="try again later") from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Inside the block transformers and the hub draw no bars and say nothing below an error; then all is as before."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    hub_bars = not hub_utils.are_progress_bars_disabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()  # the hub's too
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+        (hub_utils.enable_progress_bars if hub_bars else hub_utils.disable_progress_bars)()
