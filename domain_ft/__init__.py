@@ -1,3 +1,64 @@
-"""domain-ft: adapt a small language model to a field, and measure what it gained and what it forgot."""
+"""domain-ft: adapt a small language model to a field, and measure what it gained and what it forgot.
+
+    import domain_ft
+
+    run = domain_ft.adapt(domain_ft.AdaptSettings(corpus="legal"))
+    run.result["before"]["domain"]["loss"], run.result["after"]["domain"]["loss"]
+
+Each name is loaded when it is first used, so that `import domain_ft` is instant and imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from domain_ft.corpus.corpus import open_corpus
+    from domain_ft.errors import SettingsError, UserError
+    from domain_ft.models.base import load
+    from domain_ft.settings import AdaptSettings, EstimateSettings, EvaluateSettings, ExportSettings
+    from domain_ft.verbs.adapt import adapt
+    from domain_ft.verbs.evaluate import evaluate
+    from domain_ft.verbs.export import export
 
 __version__ = "0.1.0"
+__all__ = [
+    "AdaptSettings",
+    "EstimateSettings",
+    "EvaluateSettings",
+    "ExportSettings",
+    "SettingsError",
+    "UserError",
+    "adapt",
+    "evaluate",
+    "export",
+    "load",
+    "open_corpus",
+]
+
+_MODULES = {
+    "AdaptSettings": "settings",
+    "EstimateSettings": "settings",
+    "EvaluateSettings": "settings",
+    "ExportSettings": "settings",
+    "SettingsError": "errors",
+    "UserError": "errors",
+    "adapt": "verbs.adapt",
+    "evaluate": "verbs.evaluate",
+    "export": "verbs.export",
+    "load": "models.base",
+    "open_corpus": "corpus.corpus",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

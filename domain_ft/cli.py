@@ -72,9 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say("interrupted", str(interrupt) or "stopped")
         return 130
     except BrokenPipeError:
-        if not _stdout_is_gone():
-            return _bug(debug)
-        return 0
+        return 0 if _reader_has_left() else _bug(debug)
+    except SystemExit as leaving:
+        if leaving.code == 1 and _stdout_is_null():  # how rich leaves when the reader of standard output has left
+            return 0
+        raise
     except Exception as error:
         message = _mendable(error)
         if message is None:
@@ -168,7 +170,7 @@ def _parameter(option: settings.Option, group: Group, positional: bool) -> inspe
         show_default=option.kind is not bool and option.default not in (settings.REQUIRED, None, ()),
         required=False,
         converter=_keep,
-        allow_repeating=True,
+        allow_repeating=True,  # the last one holds, as elsewhere
     )
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if positional else inspect.Parameter.KEYWORD_ONLY
     default = None if option.required else option.default
@@ -184,13 +186,9 @@ def _negative(option: settings.Option) -> str:
     return f"--no-{option.flag[2:]}"
 
 
-def _keep(_: Any, tokens: Sequence[Any]) -> list[tuple[str | None, Any, bool]]:
-    """The raw values of an option: (keyword as typed, value, whether the value is text rather than a switch)."""
-    switched = [isinstance(token.implicit_value, bool) for token in tokens]
-    return [
-        (token.keyword, token.implicit_value if switch else token.value, not switch)
-        for token, switch in zip(tokens, switched, strict=True)
-    ]
+def _keep(_: Any, tokens: Sequence[Any]) -> list[tuple[str | None, str]]:
+    """The raw values of an option, each with the keyword as it was typed (none where it stood alone)."""
+    return [(token.keyword, token.value) for token in tokens]
 
 
 def _common(name: str, hint: Any, default: Any, help_text: str) -> inspect.Parameter:
@@ -263,8 +261,7 @@ def _settings(
     cls = verb.settings
     read = [settings.read_toml(cls, path) for path in given.get("config", ())]
     read.append(settings.read_assignments(cls, given.get("set", ())))
-    read.append(_options(cls, given))
-    layers = [layer for layer, _ in read]
+    layers = [*(layer for layer, _ in read), _typed(cls, given)]
     problems = [*faults.values(), *(problem for _, found in read for problem in found)]
     if verb.passes_on:
         layers.append({"arguments": settings.Given(tuple(unused), " ".join(unused))})
@@ -277,31 +274,20 @@ def _settings(
     return settings.build(cls, settings.merge(cls, layers), problems, missing=missing)
 
 
-def _options(cls: type[settings.Settings], given: Mapping[str, Any]) -> tuple[dict[str, settings.Given], list[str]]:
-    """The raw settings among what was typed as options, and those that were given twice."""
-    layer, problems = {}, []
+def _typed(cls: type[settings.Settings], given: Mapping[str, Any]) -> dict[str, settings.Given]:
+    """The raw settings among what was typed as options."""
+    layer = {}
     for option in settings.options(cls):
         if option.name not in given:
             continue
         kept = given[option.name]
-        if isinstance(kept, bool):  # a switch
-            kept = [(option.flag if kept else _negative(option), kept, False)]
-        _, values, text = zip(*kept, strict=True)
-        spelled = " ".join(_spelled(keyword, value) for keyword, value, _ in kept)
-        if option.many:
-            layer[option.name] = settings.Given(list(values), spelled, text=True)
-        elif len(kept) > 1:
-            problems.append(f"{spelled}: given {len(kept)} times")
-            layer[option.name] = settings.Given(option.default, spelled)
+        if isinstance(kept, bool):
+            layer[option.name] = settings.Given(kept, option.flag if kept else _negative(option))
         else:
-            layer[option.name] = settings.Given(values[0], spelled, text=text[0])
-    return layer, problems
-
-
-def _spelled(keyword: str | None, value: Any) -> str:
-    """An option as it was typed."""
-    words = [keyword] if keyword else []
-    return " ".join(words if isinstance(value, bool) else [*words, shlex.quote(value)])
+            spelled = " ".join(f"{keyword or ''} {shlex.quote(value)}".strip() for keyword, value in kept)
+            values = [value for _, value in kept]
+            layer[option.name] = settings.Given(values if option.many else values[-1], spelled, text=True)
+    return layer
 
 
 def _left_over(verb: Verb, words: Sequence[str]) -> list[str]:
@@ -381,8 +367,8 @@ def _wrap(text: str, width: int) -> str:
     return "\n".join(wrapped)
 
 
-def _stdout_is_gone() -> bool:
-    """Whether the reader of standard output has left (`| head`). If so, it is pointed at nothing, so that Python's own
+def _reader_has_left() -> bool:
+    """Whether nobody reads standard output any more (`| head`). If so, it is pointed at nothing, so that Python's own
     flush at exit does not fail as well."""
     try:
         sys.stdout.flush()
@@ -390,3 +376,10 @@ def _stdout_is_gone() -> bool:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True
     return False
+
+
+def _stdout_is_null() -> bool:
+    try:
+        return os.path.samestat(os.fstat(sys.stdout.fileno()), Path(os.devnull).stat())
+    except (OSError, ValueError):  # no file behind it, as in a test
+        return False

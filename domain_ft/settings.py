@@ -710,16 +710,17 @@ def _to_bool(value: Any, text: bool) -> bool:
 
 def _to_int(value: Any, text: bool) -> int:
     number = _to_number(value, text)
-    if number is None or not float(number).is_integer():
+    if number is None or (isinstance(number, float) and not number.is_integer()):
         raise ValueError("must be a whole number")
     return int(number)
 
 
 def _to_float(value: Any, text: bool) -> float:
     number = _to_number(value, text)
-    if number is None or not math.isfinite(number):
-        raise ValueError("must be a number")
-    return float(number)
+    with contextlib.suppress(OverflowError):
+        if number is not None and math.isfinite(number):
+            return float(number)
+    raise ValueError("must be a number")
 
 
 def _to_number(value: Any, text: bool) -> int | float | None:

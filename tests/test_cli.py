@@ -1,0 +1,297 @@
+"""The command line: what is typed becomes settings, mistakes are all named at once, and nobody sees a traceback."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from domain_ft import cli
+from domain_ft.errors import CorpusError
+from domain_ft.settings import AdaptSettings, BenchSettings, EvaluateSettings, Settings
+
+Verb = Callable[[Any], Any]
+
+
+@pytest.fixture
+def verb(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Verb], None]:
+    """Puts a function in the place of a verb's `run`."""
+
+    def put(name: str, run: Verb) -> None:
+        module = types.ModuleType(f"domain_ft.verbs.{name}")
+        module.run = run  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    return put
+
+
+@pytest.fixture
+def settings_of(verb: Callable[[str, Verb], None]) -> Callable[..., Settings]:
+    """Runs a command line up to the verb, and gives the settings that the verb would have had."""
+
+    def run(*words: str) -> Settings:
+        seen: list[Settings] = []
+        verb(words[0], seen.append)
+        assert cli.main(list(words)) == 0
+        return seen[0]
+
+    return run
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    """The lines of the message with which a command line is refused."""
+    assert cli.main(list(words)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    return captured.err.splitlines()
+
+
+# --- What is typed becomes settings -----------------------------------------------------------------------------------
+
+
+def test_options_become_settings(settings_of: Callable[..., Settings]) -> None:
+    words = "adapt --corpus c.jsonl --rank 8 --alpha=3.5 --no-whole-word --rslora --output runs/x --max-tokens 250_000"
+    assert settings_of(*words.split(), "--track", "a", "--track", "b") == AdaptSettings(
+        corpus="c.jsonl",
+        rank=8,
+        alpha=3.5,
+        whole_word=False,
+        rslora=True,
+        output=Path("runs/x"),
+        max_tokens=250_000,
+        track=("a", "b"),
+    )
+
+
+def test_every_setting_can_be_typed(settings_of: Callable[..., Settings]) -> None:
+    values = {int: "3", float: "0.5", str: "text", Path: "a/b"}
+    for option in cli.settings.options(AdaptSettings):
+        if option.kind is bool:
+            words = [cli._negative(option) if option.default else option.flag]
+            expected: Any = not option.default
+        else:
+            expected = option.choices[-1] if option.choices else option.kind(values[option.kind])
+            expected = 8 if option.name == "max_length" else expected
+            words = [option.flag, str(expected)]
+            expected = (expected,) if option.many else expected
+        corpus = [] if option.name == "corpus" else ["--corpus", "x"]
+        assert getattr(settings_of("adapt", *corpus, *words), option.name) == expected
+
+
+def test_models_can_be_repeated(settings_of: Callable[..., Settings]) -> None:
+    chosen = settings_of("evaluate", "--model", "a", "--corpus", "c", "--model", "b")
+    assert isinstance(chosen, EvaluateSettings)
+    assert chosen.model == ("a", "b")
+
+
+def test_the_last_of_an_option_holds(settings_of: Callable[..., Settings]) -> None:
+    assert settings_of("adapt", "--corpus", "c", "--rank", "4", "--rank=8").to_dict()["rank"] == 8
+
+
+def test_a_corpus_may_stand_alone_where_it_is_what_the_verb_is_about(settings_of: Callable[..., Settings]) -> None:
+    assert settings_of("data", "show", "legal") == settings_of("data", "show", "--corpus", "legal")
+    assert settings_of("data", "pull", "legal", "minilm").to_dict()["names"] == ["legal", "minilm"]
+
+
+def test_a_benchmark_gets_its_own_options(settings_of: Callable[..., Settings]) -> None:
+    words = ("--compile", "--tokens", "64", "--json")
+    assert settings_of("bench", "kernels", *words) == BenchSettings(what="kernels", arguments=words)
+
+
+def test_layers_lie_over_one_another(settings_of: Callable[..., Settings], tmp_path: Path) -> None:
+    first, second = tmp_path / "first.toml", tmp_path / "second.toml"
+    first.write_text(
+        'corpus = "a"\nrank = 1\nseed = 1\ndropout = 0.1\nmax_tokens = 7\ntrack = ["x"]\n[provenance]\nt = 1\n'
+    )
+    second.write_text("seed = 2\ndropout = 0.2\nwarmup = 0.2\n")
+    words = ["--config", str(first), "--config", str(second), "--set", "dropout=0.3", "--set", "warmup=0.3"]
+    chosen = settings_of("adapt", *words, "--warmup", "0.4", "--epochs", "2")
+    assert chosen == AdaptSettings(corpus="a", rank=1, seed=2, dropout=0.3, warmup=0.4, epochs=2, track=("x",))
+
+
+def test_set_takes_keys_as_options_or_as_in_toml(settings_of: Callable[..., Settings]) -> None:
+    words = (
+        "--set",
+        "corpus=a=b",
+        "--set",
+        "max-steps=5",
+        "--set",
+        "train_modules=['cls', 'x']",
+        "--set",
+        "examples=no",
+    )
+    chosen = settings_of("adapt", *words)
+    assert chosen == AdaptSettings(corpus="a=b", max_steps=5, train_modules=("cls", "x"), examples=False)
+
+
+# --- Mistakes ---------------------------------------------------------------------------------------------------------
+
+
+def test_all_mistakes_at_once_each_with_its_place(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    config = tmp_path / "job.toml"
+    config.write_text('schedul = "wsd"\nwarmup = 2\n')
+    words = "stray --rnak 8 --method lorra --rank x --epochs --max-tokens 5 --max-steps 3 --dtype float16"
+    words += f" --whole-word=maybe --set foo=3 --set rank --config {config}"
+    lines = refusal(capsys, "adapt", *words.split())
+    assert lines[0] == "error: 13 settings are wrong"
+    for part in (
+        "--epochs: needs a value",
+        "--whole-word=maybe: must be true or false",
+        f"{config}, schedul: there is no such setting; did you mean schedule?",
+        "--set foo=3: there is no such setting",
+        "--set rank: must have the form KEY=VALUE",
+        "stray: belongs to no option; did you mean --corpus stray?",
+        "--rnak 8: there is no such option; did you mean --rank?",
+        "--corpus is required",
+        "--method lorra: must be one of lora, dora, full; did you mean lora?",
+        "--rank x: must be a whole number",
+        f"{config}, warmup = 2: must be at least 0 and below 1",
+        "--dtype float16: must be one of auto, float32, bfloat16; did you mean bfloat16?",
+        "--max-tokens 5 and --max-steps 3: only one of these can be given",
+    ):
+        assert any(line.endswith(part) for line in lines), (part, lines)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("adpt", "error: domain-ft has no verb 'adpt'"),
+        ("data lst", "error: domain-ft data has no verb 'lst'"),
+        ("--corpus legal adapt", "error: --corpus: no verb stands before it"),
+        ("data --json list", "error: --json: no verb stands before it"),
+        ("adapt --corpus", "error: --corpus: needs a value"),
+        ("adapt --corpus --rank 8", "error: --corpus: needs a value"),
+        ("adapt --corpus legal --no-resume", "error: --no-resume: there is no such option; did you mean --resume?"),
+        ("adapt --corpus legal -r 8", "error: -r 8: there is no such option; see domain-ft adapt --help"),
+        ("adapt --corpus legal --config no.toml", "error: no.toml: cannot be read: No such file or directory"),
+        ("adapt --corpus=", "error: --corpus '': must not be empty"),
+        ("bench speed", "error: speed: must be one of kernels, training, memory"),
+    ],
+)
+def test_one_mistake_is_one_message(capsys: pytest.CaptureFixture[str], words: str, message: str) -> None:
+    assert refusal(capsys, *words.split())[0] == message
+
+
+def test_the_nearest_verb_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "did you mean 'adapt'?" in refusal(capsys, "adpt")[1]
+
+
+# --- How it ends ------------------------------------------------------------------------------------------------------
+
+
+def failing(error: BaseException) -> Verb:
+    def run(_: Any) -> None:
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (
+            CorpusError("no text", where="a.jsonl, line 3", fix="name [another] file"),
+            2,
+            "error: no text\n  where: a.jsonl, l",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted: stopped"),
+        (KeyboardInterrupt("checkpoint at step 50"), 130, "interrupted: checkpoint at step 50"),
+        (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 2, "error: No space left on device\n  where: /x/y"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x/y"), 2, "error: Permission denied\n  where: /x/y"),
+        (ZeroDivisionError("x / 0"), 1, "error: this is a bug of domain-ft: ZeroDivisionError: x / 0\n  do:"),
+        (FileNotFoundError(errno.ENOENT, "gone", "/x"), 1, "error: this is a bug of domain-ft: FileNotFoundError"),
+        (BrokenPipeError(), 1, "error: this is a bug of domain-ft: BrokenPipeError"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+@pytest.mark.parametrize("debug", [False, True])
+def test_exit_status(
+    verb: Callable[[str, Verb], None],
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    status: int,
+    message: str,
+    debug: bool,
+) -> None:
+    verb("adapt", failing(error))
+    assert cli.main(["adapt", "--corpus", "x", *(["--debug"] if debug else [])]) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert ("Traceback" in captured.err) == (debug and status != 130)
+    assert message.removesuffix("\n  do:") if debug else message in captured.err
+
+
+def test_user_text_in_brackets_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refusal(capsys, "adapt", "--corpus", "x", "--rank", "[bold]8[/]")[0].startswith(
+        "error: --rank '[bold]8[/]':"
+    )
+
+
+def test_json_is_the_only_standard_output(
+    verb: Callable[[str, Verb], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(_: Any) -> dict[str, Any]:
+        print("a library chatters")
+        return {"after": {"loss": 1.5}, "name": "ü"}
+
+    verb("adapt", run)
+    assert cli.main(["adapt", "--corpus", "x", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"after": {"loss": 1.5}, "name": "ü"}
+    assert captured.err == "a library chatters\n"
+
+
+def test_messages_wrap_under_their_first_word() -> None:
+    text = "error: 2 settings are wrong\n  1. " + "word " * 30 + "\n  where: /a/path-that-is-" + "long" * 30
+    wrapped = cli._wrap(text, 80).splitlines()
+    assert wrapped[1].startswith("  1. word")
+    assert wrapped[2].startswith("     word")
+    assert all(len(line) <= 80 for line in wrapped[:-1])
+    assert "/a/path-that-is-" + "long" * 30 in wrapped[-1]
+
+
+def command(*words: str, **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-m", "domain_ft", *words], text=True, stderr=subprocess.PIPE, **options)
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with command("--help", stdout=writing) as process:
+        os.close(writing)
+        _, error = process.communicate()
+    assert (process.returncode, error) == (0, "")
+
+
+def test_the_module_runs_as_a_program() -> None:
+    with command("adapt", stdout=subprocess.PIPE) as process:
+        out, error = process.communicate()
+    assert (process.returncode, out, error) == (2, "", "error: --corpus is required\n")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["data", "--help"], *([*v.words, "--help"] for v in cli.VERBS)])
+def test_help_fits_80_columns(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 5
+    assert max(map(len, lines)) <= 80
+
+
+def test_help_lists_every_option_under_its_heading(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["adapt", "--help"]) == 0
+    shown = capsys.readouterr().out
+    for option in cli.settings.options(AdaptSettings):
+        assert f"{option.flag} " in shown
+        assert f"─ {option.group} ─" in shown

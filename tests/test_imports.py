@@ -1,0 +1,109 @@
+"""What is imported when: help, mistakes and `import domain_ft` are instant, since nothing heavy comes with them."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import domain_ft
+
+HEAVY = ("torch", "transformers", "numpy", "datasets", "pyarrow", "tokenizers", "accelerate", "matplotlib", "pandas")
+PACKAGE = Path(domain_ft.__file__).parent
+
+
+def imported_by(code: str) -> set[str]:
+    """The heavy packages that a fresh interpreter has imported after running `code`."""
+    report = f"import sys; print('imported:', *(set(sys.modules) & set({HEAVY!r})))"
+    script = f"try:\n    {code}\nfinally:\n    {report}\n"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("imported:")]
+    return set(line.split()[1:])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["adapt", "--help"],
+        ["data", "--help"],
+        ["adapt"],
+        ["adapt", "--rnak", "8"],
+        ["adpt"],
+        ["adapt", "--config", "no-such.toml"],
+    ],
+)
+def test_help_and_mistakes_import_nothing_heavy(arguments: list[str]) -> None:
+    assert imported_by(f"from domain_ft.cli import main; main({arguments!r})") == set()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import domain_ft; dir(domain_ft)",
+        "from domain_ft import AdaptSettings; AdaptSettings(corpus='legal')",
+        "from domain_ft import UserError, SettingsError",
+    ],
+)
+def test_the_package_imports_nothing_heavy(code: str) -> None:
+    assert imported_by(code) == set()
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="adpt"):
+        _ = domain_ft.adpt
+
+
+def test_every_public_name_has_its_module() -> None:
+    for name, module in domain_ft._MODULES.items():
+        path = PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+        assert name in defined, f"{path} defines no {name}"
+    assert set(domain_ft._MODULES) == set(domain_ft.__all__)
+
+
+# The walls between the rooms: who may not import whom.
+WALLS = {
+    "corpus": ("domain_ft.models", "domain_ft.training", "domain_ft.objectives", "domain_ft.verbs"),
+    "objectives": ("domain_ft.corpus.corpus", "domain_ft.training", "domain_ft.verbs", "domain_ft.report"),
+    "models": ("domain_ft.training", "domain_ft.objectives", "domain_ft.verbs", "domain_ft.report"),
+    "training": ("domain_ft.verbs", "domain_ft.report"),
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    """The full names of the modules that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_the_walls_stand() -> None:
+    breaches = []
+    for path in PACKAGE.rglob("*.py"):
+        room = path.relative_to(PACKAGE).parts[0]
+        forbidden = WALLS.get(room, ()) if path.name != "__main__.py" else ()
+        if path.name != "__main__.py":
+            forbidden = (*forbidden, "domain_ft.cli")
+        breaches += [
+            f"{path.relative_to(PACKAGE)} imports {name}"
+            for name in imports_of(path)
+            if any(name == wall or name.startswith(f"{wall}.") for wall in forbidden)
+        ]
+    assert breaches == []
+
+
+def test_kernels_know_nothing_of_domain_ft() -> None:
+    import domain_ft_kernels
+
+    for path in Path(domain_ft_kernels.__file__).parent.rglob("*.py"):
+        assert not any(name.split(".")[0] == "domain_ft" for name in imports_of(path)), path
