@@ -7,6 +7,7 @@ are unpacked into the user's cache, in a folder that appears only when it is who
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import importlib.util
 import json
@@ -239,13 +240,11 @@ def _watch(process: subprocess.Popen[bytes], asset: Asset, folder: Path, progres
 
 
 def _bytes_under(folder: Path) -> int:
+    """The size of all files in a folder, some of which may go while they are counted."""
     total = 0
-    for parent, _, files in os.walk(folder):
-        for file in files:
-            try:
-                total += os.stat(os.path.join(parent, file)).st_size  # noqa: PTH116, PTH118 (files come and go here)
-            except FileNotFoundError:
-                continue
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
     return total
 
 

@@ -142,7 +142,7 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def parse_recipe(values: Mapping[str, Any], *, name: str, folder: Path, where: str) -> Recipe:
-    """Make a recipe of a TOML's `values`; `name` holds where it does not name itself. All problems are raised at once."""
+    """Make a recipe of a TOML's `values`, named `name` unless it says otherwise. All problems are raised at once."""
     problems = _check_table(values, _RECIPE_KEYS, "the recipe")
     sources = _tables(values.get("sources"), "sources", problems)
     tasks = _tables(values.get("tasks"), "tasks", problems)

@@ -55,12 +55,16 @@ class BadRecords:
         raise RecordError(reason, where=where, fix=mend)
 
 
+def open_bytes(path: Path) -> BinaryIO:
+    """Open a file for reading, unpacked where it ends in .gz."""
+    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix.lower() == ".gz" else path.open("rb")
+
+
 @contextlib.contextmanager
-def open_bytes(path: Path, name: str, bad: BadRecords) -> Iterator[BinaryIO]:
-    """Open a file, unpacked where it ends in .gz. What goes wrong with the file while it is read is one bad record."""
+def reported(name: str, bad: BadRecords) -> Iterator[None]:
+    """What goes wrong with a file while it is opened and read counts as one bad record."""
     try:
-        with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
-            yield cast(BinaryIO, file)
+        yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         bad.add(f"the gzip data is damaged or cut off ({error})", file=name, fix="fetch or pack the file again")
     except OSError as error:
@@ -69,7 +73,7 @@ def open_bytes(path: Path, name: str, bad: BadRecords) -> Iterator[BinaryIO]:
 
 def read_lines(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int, int, bytes]]:
     """The lines of a file as (number from 1, byte offset, bytes), its byte order mark left out."""
-    with open_bytes(path, name, bad) as file:
+    with reported(name, bad), open_bytes(path) as file:
         offset, number = 0, 0
         for number, line in enumerate(file, 1):
             content = line
@@ -87,7 +91,7 @@ def read_lines(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int, in
 def read_whole(path: Path, name: str, bad: BadRecords) -> str | None:
     """The text of a whole file; None where it was rejected."""
     data: bytes | None = None
-    with open_bytes(path, name, bad) as file:
+    with reported(name, bad), open_bytes(path) as file:
         data = file.read()
     if data is None or is_foreign(data, name, bad):
         return None

@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 
-from domain_ft.corpus.readers.base import BadRecords, SourceDocument, open_bytes
+from domain_ft.corpus.readers.base import BadRecords, SourceDocument, open_bytes, reported
 
 # The tags of notes -> the words that open them in the text.
 _NOTES = {
@@ -30,7 +30,7 @@ def read_icd(path: Path, name: str, text_field: str | None, bad: BadRecords) -> 
     """The chapters and categories, named `chapter 1` and by code, such as `A00`."""
     del text_field  # the text is made of the whole entry
     root: ET.Element | None = None
-    with open_bytes(path, name, bad) as file:
+    with reported(name, bad), open_bytes(path) as file:
         try:
             root = ET.parse(file).getroot()
         except ET.ParseError as error:

@@ -32,7 +32,7 @@ def read_obo(path: Path, name: str, text_field: str | None, bad: BadRecords) -> 
 
 
 def describe(stanza: Stanza) -> str:
-    """A term as text: its name, definition and comment, and the other names that it goes by; empty without the first two.
+    """A term as text: its name, definition, comment and other names; empty where it has no definition and no comment.
 
     >>> describe({"name": ["Brachydactyly"], "def": ['"Short digits." [x]'], "synonym": ['"Short fingers" EXACT []']})
     'Brachydactyly\\nShort digits. Also known as: Short fingers.'

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from domain_ft.corpus.readers.base import BadRecords, SourceDocument, TextField, open_bytes
+from domain_ft.corpus.readers.base import BadRecords, SourceDocument, TextField, open_bytes, reported
 from domain_ft.errors import CorpusError, nearest
 
 _ROWS = 256  # rows read at a time: few enough that a batch of long documents is small
@@ -17,7 +17,7 @@ _ROWS = 256  # rows read at a time: few enough that a batch of long documents is
 
 def read_parquet(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
     """Read the text column or columns of a Parquet file."""
-    with open_bytes(path, name, bad) as file:
+    with reported(name, bad), open_bytes(path) as file:
         try:
             table = pq.ParquetFile(io.BytesIO(file.read()) if path.suffix.lower() == ".gz" else file)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:

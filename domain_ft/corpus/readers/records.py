@@ -142,7 +142,7 @@ def _check_header(header: list[str], field: TextField, delimiter: str) -> list[s
 
 
 def _text_lines(path: Path, name: str, bad: BadRecords, undecodable: list[int]) -> Iterator[str]:
-    """The lines of a file as text. A line that is not UTF-8 is reported and noted, and stands in with its sound part."""
+    """The lines of a file as text. A line that is not UTF-8 is reported, noted, and kept for its quotation marks."""
     for number, offset, raw in read_lines(path, name, bad):
         line = decode(raw, name, bad, offset=offset, line=number)
         if line is None:

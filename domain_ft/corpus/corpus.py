@@ -1,0 +1,225 @@
+"""A corpus by name: a recipe, a TOML, a file, a folder or a data set of a hub, opened cheaply and read as a stream.
+
+`open_corpus` reads no text; `Corpus.documents` reads it, source by source, in an order that does not change. What comes
+out is as the source has it: cleaning, duplicates and splits are the business of `prepared`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from domain_ft.corpus import assets
+from domain_ft.corpus.assets import ASSETS, Progress
+from domain_ft.corpus.readers import ENDINGS, reader
+from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject, SourceDocument
+from domain_ft.corpus.readers.files import Listing, list_files
+from domain_ft.corpus.recipes import Recipe, Source, load_recipe, recipe_names, recipes_folder
+from domain_ft.errors import AssetError, CorpusError, nearest
+from domain_ft.storage import cache_folder, sha256, write_json
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus that is known and not yet read.
+
+    Attributes:
+        name: what it is called in reports.
+        recipe: what it is and where its text comes from.
+        on_bad_record: whether a record that cannot be read stops the reading or is left out and listed.
+    """
+
+    name: str
+    recipe: Recipe
+    on_bad_record: OnBadRecord = "stop"
+
+    def documents(
+        self, rejects: Callable[[Reject], None] | None = None, progress: Progress | None = None
+    ) -> Iterator[SourceDocument]:
+        """The documents as their sources have them, one at a time.
+
+        Args:
+            rejects: called with each record that is left out (only where `on_bad_record` is "skip").
+            progress: told of assets that are fetched.
+
+        Raises:
+            CorpusError: a source cannot be found or read; RecordError names the record, with "stop".
+            AssetError: an asset cannot be fetched.
+        """
+        bad = BadRecords(self.on_bad_record, rejects or (lambda _: None))
+        for source in self.recipe.sources:
+            if source.kind == "hub":
+                from domain_ft.corpus.readers.hub import read_hub  # imports datasets
+
+                yield from read_hub(source, hub_revision(source), bad)
+                continue
+            for path, name in self._listing(source, progress).files:
+                yield from reader(source.reader)(path, name, source.text_field, bad)
+
+    def unread_files(self) -> dict[str, int]:
+        """How many files of the corpus' folders are not read, by the ending that nothing here can read."""
+        counts: dict[str, int] = {}
+        for source in self.recipe.sources:
+            if source.kind == "files":
+                for ending, count in self._listing(source, None).unread.items():
+                    counts[ending] = counts.get(ending, 0) + count
+        return counts
+
+    def identity(self) -> list[dict[str, Any]]:
+        """What the corpus holds, by hashes: two corpora of equal identity hold the same text. Fetches nothing."""
+        return [
+            {
+                "kind": source.kind,
+                "reader": source.reader,
+                "text_field": source.text_field,
+                "content": self._content(source),
+            }
+            for source in self.recipe.sources
+        ]
+
+    def _content(self, source: Source) -> list[Any]:
+        if source.kind == "asset":
+            return [ASSETS[str(source.asset)].sha256, source.path]
+        if source.kind == "hub":
+            return [source.id, source.config, source.split, hub_revision(source), source.documents]
+        return [[name, digest] for (_, name), digest in _hash_files(self._listing(source, None))]
+
+    def _listing(self, source: Source, progress: Progress | None) -> Listing:
+        if source.kind == "files":
+            return list_files(self.recipe.folder / Path(str(source.path)).expanduser(), source.reader)
+        folder = assets.ensure(str(source.asset), progress)
+        found = sorted(folder.glob(str(source.path)))
+        if not found:
+            raise AssetError(f"asset {source.asset} holds no '{source.path}'", where=self.recipe.name)
+        parts = [list_files(path, source.reader) for path in found]
+        return Listing(tuple(file for part in parts for file in part.files), {})
+
+
+def open_corpus(spec: str, *, text_field: str | None = None, on_bad_record: OnBadRecord = "stop") -> Corpus:
+    """Open a corpus without reading its text.
+
+    Args:
+        spec: the name of a recipe of this package, a TOML, a file, a folder, or `hf:ID[:config]`. A name of a recipe
+            comes first; `./legal` is the folder.
+        text_field: the field that holds the text, where records have fields; several, separated by commas, are joined.
+        on_bad_record: "stop" at the first record that cannot be read, or "skip" such records and list them.
+
+    Raises:
+        CorpusError: there is no such corpus (the nearest names are given), or its TOML has problems.
+    """
+    recipe = _find(spec)
+    if text_field is not None:
+        if all(source.kind == "asset" for source in recipe.sources):
+            raise CorpusError(
+                f"--text-field {text_field} is of no use: the texts of corpus '{recipe.name}' have no fields",
+                fix="leave it out",
+            )
+        sources = tuple(s if s.kind == "asset" else replace(s, text_field=text_field) for s in recipe.sources)
+        recipe = replace(recipe, sources=sources)
+    return Corpus(recipe.name, recipe, on_bad_record)
+
+
+def hub_revision(source: Source) -> str | None:
+    """The commit of a hub's data set: the one named, else the newest; the one last seen where the hub is out of reach.
+
+    None for a folder on this machine that stands where an id does.
+    """
+    if Path(str(source.id)).is_dir():
+        return None
+    if source.revision:
+        return source.revision
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+    memory = cache_folder("corpora") / "hub-revisions.json"
+    known: dict[str, str] = _read_json(memory)
+    try:
+        revision = HfApi().dataset_info(str(source.id)).sha
+    except RepositoryNotFoundError as error:
+        fix = "check the id; a private data set wants a token: hf auth login"
+        raise CorpusError(f"there is no data set '{source.id}' on the hub", where=f"hf:{source.id}", fix=fix) from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        if str(source.id) in known:
+            return known[str(source.id)]
+        fix = "check the network, or give a file or folder instead"
+        raise CorpusError(f"the hub cannot be reached: {error}", where=f"hf:{source.id}", fix=fix) from error
+    if revision and known.get(str(source.id)) != revision:
+        write_json(memory, {**known, str(source.id): revision})
+    return revision
+
+
+def _find(spec: str) -> Recipe:
+    names = recipe_names()
+    if spec in names:
+        return load_recipe(recipes_folder() / f"{spec}.toml")
+    if spec.startswith("hf:"):
+        return _hub_recipe(spec)
+    path = Path(spec).expanduser()
+    if path.suffix.lower() == ".toml" and path.is_file():
+        return load_recipe(path)
+    if path.exists():
+        return _path_recipe(path)
+    if len(path.parts) > 1 or path.suffix:
+        raise CorpusError("there is no such file or folder", where=spec, fix="check the path")
+    raise CorpusError(
+        f"there is no corpus '{spec}'",
+        fix=f"{nearest(spec, names)}; or give a TOML, a folder, hf:ID, or a file ending in {', '.join(ENDINGS)}",
+    )
+
+
+def _path_recipe(path: Path) -> Recipe:
+    list_files(path)  # says at once where there is nothing to read
+    name = path.resolve().name.removesuffix(".gz")
+    for ending in ENDINGS:
+        name = name.removesuffix(ending)
+    source = Source(kind="files", path=str(path.resolve()))
+    return Recipe(name, f"Text of {path.name}.", "unknown", "", "und", (source,))
+
+
+def _hub_recipe(spec: str) -> Recipe:
+    _, _, rest = spec.partition(":")
+    identifier, _, config = rest.partition(":")
+    if not identifier:
+        raise CorpusError("'hf:' names no data set", where=spec, fix="write hf:ID or hf:ID:config")
+    source = Source(kind="hub", id=identifier, config=config or None)
+    return Recipe(Path(identifier).name, f"The data set {identifier} of the hub.", "unknown", "", "und", (source,))
+
+
+def _hash_files(listing: Listing) -> Iterator[tuple[tuple[Path, str], str]]:
+    """Each file with its SHA-256; one hashed before is not read again while its size and time of change are the same."""
+    memory = cache_folder("corpora") / "file-hashes.json"
+    known: dict[str, list[Any]] = _read_json(memory)
+    news: dict[str, list[Any]] = {}
+    for path, name in listing.files:
+        try:
+            state = path.stat()
+            stamp = [state.st_size, state.st_mtime_ns, state.st_ino]
+            before = known.get(os.fspath(path.absolute()))
+            digest = before[3] if before and before[:3] == stamp else sha256(path)
+        except OSError as error:
+            raise CorpusError(f"the file cannot be read: {error.strerror}", where=str(path)) from error
+        if not before or before[:3] != stamp:
+            news[os.fspath(path.absolute())] = [*stamp, digest]
+        yield (path, name), digest
+    if news:
+        write_json(memory, {**known, **news})
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A small memory of ours; an empty one where it is absent or damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(value, dict):
+            return value
+    return {}
+
+
+def content_key(*parts: Any) -> str:
+    """A hexadecimal name for plain values: the same for the same values, on every machine."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

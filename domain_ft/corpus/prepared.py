@@ -1,0 +1,528 @@
+"""A corpus made ready: read, cleaned, near copies out, split; kept in the cache as Arrow files and read from there.
+
+The text is read once, into a spool file, while only a signature of 512 bytes a document stays in memory. Then the
+documents are grouped and split, and the spool is passed through into `train.arrow` and `evaluation.arrow`. A second
+call for the same content finds the finished folder. What comes before is `corpus.Corpus`; what comes next is `tokens`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from domain_ft.corpus.assets import Progress
+from domain_ft.corpus.cleaning import clean, normalise
+from domain_ft.corpus.corpus import Corpus, content_key
+from domain_ft.corpus.documents import Document
+from domain_ft.corpus.duplicates import (
+    FAMILY,
+    NEAR,
+    Signatures,
+    Signer,
+    connected,
+    near_copies,
+    shingles,
+    similar_pairs,
+)
+from domain_ft.corpus.readers.base import Reject
+from domain_ft.corpus.recipes import Recipe
+from domain_ft.corpus.splits import SHORTEST_CUT, Bools, Integers, cut, fitting_groups, held_out_groups, move_contained
+from domain_ft.errors import CorpusError
+from domain_ft.storage import cache_folder, new_folder, write_json
+
+# Raise this with every change to reading, cleaning, duplicates or splits: what older code prepared is then left alone.
+VERSION = 1
+
+Shares = npt.NDArray[np.float64]
+SplitName = Literal["train", "evaluation"]
+
+_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("text", pa.large_string()),
+        ("source", pa.string()),
+        ("language", pa.string()),
+    ]
+)
+_BATCH_CHARACTERS = 4_000_000
+_SAMPLES, _SAMPLE_CHARACTERS = 3, 200
+
+
+@dataclass(frozen=True)
+class CorpusStatistics:
+    """What was read and what became of it. Plain numbers, as `statistics.json` has them.
+
+    Attributes:
+        read: documents that the sources gave.
+        kept: documents that are left, training and evaluation together.
+        empty: documents of which cleaning left nothing.
+        exact_duplicates: documents left out for being another's copy but for case and white space.
+        near_duplicates: documents left out for a similarity of 0.85 or more with an earlier one.
+        groups: groups of similar documents among those kept; a group is in one split whole.
+        largest_group: documents in the largest group.
+        moved_to_training: documents drawn for evaluation that training documents contain by half or more.
+        greatest_overlap: the greatest share of any evaluation document that stands in one training document.
+        characters, bytes: of the text kept; bytes as UTF-8.
+        train_documents, train_characters, evaluation_documents, evaluation_characters: of each split.
+        rejects: records that could not be read and were left out.
+        unread_files: files of a folder that nothing here can read, by ending.
+        languages: documents by language, where the source says it.
+        histogram: (from, below, documents) by length in characters, bounds in the ratio of the square root of ten.
+        samples: the beginnings of three documents.
+        notes: what was done out of the ordinary, in sentences.
+    """
+
+    read: int
+    kept: int
+    empty: int
+    exact_duplicates: int
+    near_duplicates: int
+    groups: int
+    largest_group: int
+    moved_to_training: int
+    greatest_overlap: float
+    characters: int
+    bytes: int
+    train_documents: int
+    train_characters: int
+    evaluation_documents: int
+    evaluation_characters: int
+    rejects: int
+    unread_files: dict[str, int]
+    languages: dict[str, int]
+    histogram: list[tuple[int, int, int]]
+    samples: list[str]
+    notes: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The numbers as JSON has them."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class TextSplit:
+    """The documents of one split, in a memory-mapped Arrow file: memory stays flat however large it is.
+
+    Attributes:
+        name: `train` or `evaluation`.
+        path: the Arrow file.
+        key: hexadecimal, the same for the same documents.
+    """
+
+    name: str
+    path: Path
+    key: str
+
+    @cached_property
+    def _table(self) -> pa.Table:
+        with pa.memory_map(str(self.path)) as source:
+            return pa.ipc.open_file(source).read_all()
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def documents(self) -> Iterator[Document]:
+        """The documents in order, streamed from the file."""
+        for batch in self._table.to_batches():
+            columns = [batch.column(name) for name in ("id", "text", "source")]
+            for row in range(batch.num_rows):
+                yield Document(*(column[row].as_py() for column in columns))
+
+    def document(self, index: int) -> Document:
+        """Document `index`, counted from 0."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"document {index} of {len(self)} in split '{self.name}'")
+        return Document(*(self._table.column(name)[index].as_py() for name in ("id", "text", "source")))
+
+    @property
+    def ids(self) -> list[str]:
+        """The documents' names, in order."""
+        names: list[str] = self._table.column("id").to_pylist()
+        return names
+
+
+@dataclass(frozen=True)
+class PreparedCorpus:
+    """A corpus that is ready to be made into tokens.
+
+    Attributes:
+        name, recipe: of the corpus.
+        key: hexadecimal: the content of its sources, how they are read, and the version of this code.
+        folder: in the cache, with the Arrow files.
+        statistics: what was read and what became of it.
+    """
+
+    name: str
+    recipe: Recipe
+    key: str
+    folder: Path
+    statistics: CorpusStatistics
+
+    def split(self, name: SplitName) -> TextSplit:
+        """The documents of one split."""
+        return TextSplit(name, self.folder / f"{name}.arrow", content_key(self.key, name))
+
+    @property
+    def rejects_path(self) -> Path | None:
+        """The records that were left out, a JSON object a line; None where there are none."""
+        path = self.folder / "rejects.jsonl"
+        return path if path.exists() else None
+
+    def samples(self, n: int = _SAMPLES) -> list[Document]:
+        """Documents of the training split, evenly spaced."""
+        split = self.split("train")
+        return [split.document(index) for index in spaced(len(split), n)]
+
+
+def prepare(corpus: Corpus, *, evaluation_fraction: float = 0.05, progress: Progress | None = None) -> PreparedCorpus:
+    """Read, clean, remove near copies, group and split a corpus; or find all that done before.
+
+    Args:
+        corpus: what to read.
+        evaluation_fraction: the share of groups that is held out, above 0 and below 1.
+        progress: told (label, documents done, documents in all or None).
+
+    Raises:
+        CorpusError: something cannot be read, or too little is left to train on and to evaluate with.
+        AssetError: an asset cannot be fetched.
+    """
+    if not 0 < evaluation_fraction < 1:
+        raise CorpusError(
+            f"an evaluation fraction of {evaluation_fraction} leaves nothing on one side",
+            fix="give a number above 0 and below 1, such as 0.05",
+        )
+    key = content_key(
+        VERSION, unicodedata.unidata_version, corpus.identity(), corpus.on_bad_record, evaluation_fraction
+    )
+    folder = cache_folder("corpora") / key
+    if not (folder / "statistics.json").exists():
+        with _disk_errors(folder.parent), new_folder(folder) as fresh:
+            _Preparation(corpus, fresh, evaluation_fraction, progress).run()
+    values = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
+    values["histogram"] = [tuple(row) for row in values["histogram"]]
+    return PreparedCorpus(corpus.name, corpus.recipe, key, folder, CorpusStatistics(**values))
+
+
+def spaced(count: int, wanted: int) -> list[int]:
+    """Up to `wanted` of the indices below `count`, evenly spaced."""
+    wanted = min(count, wanted)
+    return [(2 * index + 1) * count // (2 * wanted) for index in range(wanted)]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which documents are held out, by index among those kept.
+
+    Attributes:
+        held_out: (documents,) True for evaluation.
+        overlap: (documents,) the greatest share of a held-out document that stands in one training document.
+        cut: a document that is cut in two, if any, and its `parts` for training and for evaluation.
+    """
+
+    held_out: Bools
+    overlap: Shares
+    cut: int | None = None
+    parts: tuple[str, str] = ("", "")
+
+
+class _Preparation:
+    """One run of `prepare`, step by step. The arrays hold one entry for each document of the spool."""
+
+    def __init__(self, corpus: Corpus, folder: Path, fraction: float, progress: Progress | None) -> None:
+        self.corpus, self.folder, self.fraction = corpus, folder, fraction
+        self.progress: Progress = progress or (lambda _label, _done, _total: None)
+        self.counts: Counter[str] = Counter()
+        self.notes: list[str] = []
+        self.spool = folder / "spool.arrow"
+
+    def run(self) -> None:
+        """Leave the finished files in the folder."""
+        digests, signatures, characters = self._read()
+        if not digests:
+            raise self._nothing_left()
+        pairs, similarity = similar_pairs(signatures, FAMILY)
+        copies = near_copies(len(digests), pairs[similarity >= NEAR])
+        groups = connected(len(digests), map(tuple, pairs.tolist()))
+        hashes = [int.from_bytes(digest[:8], "big") for digest in digests]
+        kept = np.flatnonzero(~copies)
+        with _Spool(self.spool) as spool:
+            drawn = held_out_groups(groups, hashes, np.where(copies, 0, characters), self.fraction)[groups][kept]
+            split = Split(*self._keep_apart(spool, kept, groups[kept], drawn))
+            self.counts["moved_to_training"] = int(drawn.sum() - split.held_out.sum())
+            if not split.held_out.any():
+                hashes_kept = [hashes[index] for index in kept.tolist()]
+                split = self._hold_out_something(spool, kept, groups[kept], characters[kept], hashes_kept)
+            self._write(spool, kept, split)
+            self._write_statistics(spool, copies, groups[kept], split)
+        self.spool.unlink()
+
+    def _read(self) -> tuple[list[bytes], Signatures, Integers]:
+        """Spool every document that is no exact copy; its digest, signature and length stay in memory."""
+        digests: dict[bytes, None] = {}
+        signatures: list[Signatures] = []
+        characters: list[int] = []
+        signer = Signer()
+        label = f"reading {self.corpus.name}"
+        with _Writer(self.spool) as writer, _Rejects(self.folder / "rejects.jsonl") as rejects:
+            for number, document in enumerate(self.corpus.documents(rejects.add, self.progress), 1):
+                self.counts["read"] = number
+                if number % 100 == 0:
+                    self.progress(label, number, None)
+                text = clean(document.text)
+                essence = normalise(text)
+                if not essence:
+                    self.counts["empty"] += 1
+                    rejects.add(
+                        Reject(document.source, None, None, f"{document.id}: cleaning leaves nothing of the text")
+                    )
+                    continue
+                digest = hashlib.blake2b(essence.encode(), digest_size=16).digest()
+                if digest in digests:
+                    self.counts["exact_duplicates"] += 1
+                    continue
+                digests[digest] = None
+                signatures.append(signer.sign(shingles(essence)))
+                characters.append(len(text))
+                writer.add(document.id, text, document.source, document.language)
+            self.counts["rejects"] = rejects.count - self.counts["empty"]
+        self.progress(label, self.counts["read"], self.counts["read"])
+        stacked = np.stack(signatures) if signatures else np.zeros((0, 1), np.uint32)
+        return list(digests), stacked, np.array(characters, dtype=np.int64)
+
+    def _keep_apart(self, spool: _Spool, kept: Integers, groups: Integers, drawn: Bools) -> tuple[Bools, Shares]:
+        """Which of the kept documents are held out, once those that training documents contain have moved over."""
+        label = f"comparing the splits of {self.corpus.name}"
+        return move_contained(
+            drawn,
+            groups,
+            lambda index: shingles(normalise(spool.text(int(kept[index])))),
+            lambda done, total: self.progress(label, done, total),
+        )
+
+    def _hold_out_something(
+        self, spool: _Spool, kept: Integers, groups: Integers, characters: Integers, hashes: list[int]
+    ) -> Split:
+        """For a corpus of which no group was drawn, most often a small one.
+
+        The first that can be had: a group of a fitting size; the end of a long document that is like no other; the
+        smallest group; and where all documents are alike, single documents, with a warning.
+        """
+        for group in fitting_groups(groups, characters, self.fraction):
+            held_out, overlap = self._keep_apart(spool, kept, groups, groups == group)
+            if held_out.any():
+                self.notes.append("The corpus is small: a group of documents was chosen for evaluation by its size.")
+                return Split(held_out, overlap)
+        sizes = np.bincount(groups)
+        alone = np.flatnonzero(sizes[groups] == 1)
+        none = np.zeros(len(kept))
+        if len(alone):
+            longest = int(alone[characters[alone].argmax()])
+            parts = cut(
+                spool.text(int(kept[longest])), min(0.5, self.fraction * characters.sum() / characters[longest])
+            )
+            if parts is not None:
+                self.notes.append(
+                    f"The corpus has too few documents to hold one out: the last {len(parts[1]):,} characters of "
+                    f"'{spool.id(int(kept[longest]))}' are the evaluation text, and the rest of it trains."
+                )
+                return Split(np.zeros(len(kept), bool), none, longest, parts)
+        if len(sizes) > 1:
+            self.notes.append("The corpus is tiny: its smallest group of documents is the evaluation text.")
+            return Split(groups == np.bincount(groups, weights=characters).argmin(), none)
+        if len(kept) > 1:
+            self.notes.append(
+                "All documents resemble each other so much that they form one group: single documents were held out, "
+                "which have near copies in training, so the evaluation flatters."
+            )
+            order = sorted(range(len(kept)), key=lambda index: hashes[index])
+            chosen = order[: max(1, round(self.fraction * len(kept)))]
+            return Split(np.isin(np.arange(len(kept)), chosen), none)
+        raise CorpusError(
+            f"corpus '{self.corpus.name}' holds a single text of {int(characters.sum()):,} characters, "
+            "too little to train on one part and evaluate on another",
+            fix=f"give at least two different documents, or one of {SHORTEST_CUT:,} characters or more",
+        )
+
+    def _write(self, spool: _Spool, kept: Integers, split: Split) -> None:
+        for name, wanted in (("train", ~split.held_out), ("evaluation", split.held_out)):
+            with _Writer(self.folder / f"{name}.arrow") as writer:
+                for index in np.flatnonzero(wanted).tolist():
+                    identifier, text, source, language = spool.row(int(kept[index]))
+                    writer.add(identifier, split.parts[0] if index == split.cut else text, source, language)
+                if name == "evaluation" and split.cut is not None:
+                    identifier, _, source, language = spool.row(int(kept[split.cut]))
+                    writer.add(f"{identifier}#end", split.parts[1], source, language)
+
+    def _write_statistics(self, spool: _Spool, copies: Bools, groups: Integers, split: Split) -> None:
+        splits = {name: TextSplit(name, self.folder / f"{name}.arrow", "") for name in ("train", "evaluation")}
+        characters: dict[str, list[int]] = {name: [] for name in splits}
+        size = 0
+        for name, texts in splits.items():
+            for document in texts.documents():
+                characters[name].append(len(document.text))
+                size += len(document.text.encode())
+        every = characters["train"] + characters["evaluation"]
+        languages = Counter(value for value in spool.languages(~copies) if value)
+        train = splits["train"]
+        statistics = CorpusStatistics(
+            read=self.counts["read"],
+            kept=int((~copies).sum()),
+            empty=self.counts["empty"],
+            exact_duplicates=self.counts["exact_duplicates"],
+            near_duplicates=int(copies.sum()),
+            groups=len(np.unique(groups)),
+            largest_group=int(np.bincount(groups).max()),
+            moved_to_training=self.counts["moved_to_training"],
+            greatest_overlap=round(float(split.overlap.max()), 4),
+            characters=sum(every),
+            bytes=size,
+            train_documents=len(characters["train"]),
+            train_characters=sum(characters["train"]),
+            evaluation_documents=len(characters["evaluation"]),
+            evaluation_characters=sum(characters["evaluation"]),
+            rejects=self.counts["rejects"],
+            unread_files=self.corpus.unread_files(),
+            languages=dict(sorted(languages.items())),
+            histogram=_histogram(every),
+            samples=[train.document(i).text[:_SAMPLE_CHARACTERS] for i in spaced(len(train), _SAMPLES)],
+            notes=self.notes,
+        )
+        write_json(self.folder / "statistics.json", statistics.as_dict())
+
+    def _nothing_left(self) -> CorpusError:
+        left_out = [
+            f"{self.counts[name]:,} {words}"
+            for name, words in (("rejects", "could not be read"), ("empty", "were empty"))
+            if self.counts[name]
+        ]
+        reasons: list[str] = []
+        with contextlib.suppress(OSError):
+            lines = (self.folder / "rejects.jsonl").read_text(encoding="utf-8").splitlines()[:3]
+            reasons = [f"\n  - {reject['file']}: {reject['reason']}" for reject in map(json.loads, lines)]
+        return CorpusError(
+            f"corpus '{self.corpus.name}' holds no document that can be used"
+            + (f" ({'; '.join(left_out)})" if left_out else "")
+            + "".join(reasons),
+            where=", ".join(str(s.path or s.id) for s in self.corpus.recipe.sources),
+            fix="check that the right files and field are named",
+        )
+
+
+class _Writer:
+    """Writes documents to an Arrow file, a few megabytes at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[tuple[str, str, str, str | None]] = []
+        self.waiting = 0
+
+    def __enter__(self) -> _Writer:
+        self.file = pa.ipc.new_file(str(self.path), _SCHEMA)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is None:
+            self._flush()
+        self.file.close()
+
+    def add(self, identifier: str, text: str, source: str, language: str | None) -> None:
+        """Add a document."""
+        self.rows.append((identifier, text, source, language))
+        self.waiting += len(text)
+        if self.waiting >= _BATCH_CHARACTERS or len(self.rows) >= 10_000:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self.rows:
+            columns = [
+                pa.array(column, kind.type) for column, kind in zip(zip(*self.rows, strict=True), _SCHEMA, strict=True)
+            ]
+            self.file.write_batch(pa.record_batch(columns, schema=_SCHEMA))
+        self.rows, self.waiting = [], 0
+
+
+class _Spool:
+    """The spool file, read by index."""
+
+    def __init__(self, path: Path) -> None:
+        self.source = pa.memory_map(str(path))
+        self.table = pa.ipc.open_file(self.source).read_all()
+
+    def __enter__(self) -> _Spool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        del self.table
+        self.source.close()
+
+    def id(self, index: int) -> str:
+        return str(self.table.column("id")[index].as_py())
+
+    def text(self, index: int) -> str:
+        return str(self.table.column("text")[index].as_py())
+
+    def row(self, index: int) -> tuple[str, str, str, str | None]:
+        identifier, text, source, language = (self.table.column(name)[index].as_py() for name in _SCHEMA.names)
+        return identifier, text, source, language
+
+    def languages(self, wanted: Bools) -> list[str | None]:
+        values: list[str | None] = self.table.column("language").filter(pa.array(wanted)).to_pylist()
+        return values
+
+
+class _Rejects:
+    """Writes rejects.jsonl, which is there only where something was left out."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.count = path, 0
+        self._stack = contextlib.ExitStack()
+        self._write: Callable[[str], object] | None = None
+
+    def __enter__(self) -> _Rejects:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def add(self, reject: Reject) -> None:
+        """Write one record."""
+        if self._write is None:
+            self._write = self._stack.enter_context(self.path.open("w", encoding="utf-8")).write
+        self._write(json.dumps(dataclasses.asdict(reject), ensure_ascii=False) + "\n")
+        self.count += 1
+
+
+def _histogram(lengths: list[int]) -> list[tuple[int, int, int]]:
+    """How many lengths lie in each of the bins with bounds 1, 3, 10, 32 and so on, from the first used to the last."""
+    bounds = [round(10 ** (power / 2)) for power in range(25)]
+    counts = np.histogram(lengths, bins=bounds)[0]
+    used = np.flatnonzero(counts)
+    return [(bounds[i], bounds[i + 1], int(counts[i])) for i in range(used[0], used[-1] + 1)]
+
+
+@contextlib.contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        raise CorpusError(
+            f"the prepared corpus cannot be written: {error.strerror}",
+            where=str(folder),
+            fix="make room, or name another cache folder: DOMAIN_FT_CACHE=DIR",
+        ) from error

@@ -1,0 +1,123 @@
+"""Splits: which documents train and which are held out, so that no held-out text has a near copy in training.
+
+The unit is the group of similar documents, not the document. A group is held out where a hash of its content falls
+within the share asked for: no seed, no order of reading and no other document has a part in it. Two rules come on top.
+A group larger than the whole share trains, so that one big family does not become the evaluation. And a held-out
+document half of which stands in a training document goes over to training with its group.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from domain_ft.corpus.duplicates import CONTAINED, Containment, Shingles
+
+Bools = npt.NDArray[np.bool_]
+Integers = npt.NDArray[np.int64]
+
+SHORTEST_CUT = 2_000  # characters a lone document must have to be cut into a training and an evaluation part
+_SHORTEST_PART = 400  # characters of the evaluation part at least
+# A group may stand in for the share when none was drawn, if its size is within this factor of the share.
+_FITTING = 5.0
+# Where a text may be cut, best first: paragraph, line, sentence, word.
+_BOUNDARIES = (re.compile("\n\n"), re.compile("\n"), re.compile(r"[.!?]\s|[。．！？।؟]"), re.compile(r"\s"))
+
+
+def held_out_groups(groups: Integers, hashes: Sequence[int], characters: Integers, fraction: float) -> Bools:
+    """(groups,) True for each group that is drawn for evaluation.
+
+    Args:
+        groups: (documents,) the group of each, from 0.
+        hashes: (documents,) a 64-bit hash of each document's content.
+        characters: (documents,) the length of each.
+        fraction: the share of groups to hold out.
+    """
+    count = int(groups.max()) + 1
+    keys = [2**64] * count
+    for group, value in zip(groups.tolist(), hashes, strict=True):
+        keys[group] = min(keys[group], value)
+    drawn = np.array([key < fraction * 2**64 for key in keys])
+    sizes = np.bincount(groups, weights=characters, minlength=count)
+    return drawn & (sizes <= fraction * sizes.sum())
+
+
+def fitting_groups(groups: Integers, characters: Integers, fraction: float) -> list[int]:
+    """The groups whose size is near the share that is to be held out, the nearest first, ten at most."""
+    sizes = np.bincount(groups, weights=characters)
+    if len(sizes) < 2:
+        return []
+    distance = np.abs(np.log(np.maximum(sizes, 1) / max(fraction * sizes.sum(), 1)))
+    return [int(group) for group in np.argsort(distance, kind="stable")[:10] if distance[group] <= np.log(_FITTING)]
+
+
+def move_contained(
+    held_out: Bools,
+    groups: Integers,
+    shingles_of: Callable[[int], Shingles],
+    progress: Callable[[int, int], None],
+) -> tuple[Bools, npt.NDArray[np.float64]]:
+    """Move groups to training until no held-out document stands by half or more in one training document.
+
+    Args:
+        held_out: (documents,) True where the document was drawn for evaluation.
+        groups: (documents,) the group of each document.
+        shingles_of: gives the shingles of document i; it is called once or twice for each.
+        progress: told (documents passed, documents to pass).
+
+    Returns:
+        held_out: (documents,) what is left for evaluation.
+        contained: (documents,) the greatest share of each document that stands in one training document, by estimate;
+            0 for training documents. Jaccard similarity is never greater than this.
+    """
+    held_out = held_out.copy()
+    owners = np.flatnonzero(held_out)
+    index = Containment(shingles_of(int(document)) for document in owners)
+    contained = np.zeros(len(owners))
+    queue = np.flatnonzero(~held_out).tolist()
+    done = 0
+    while queue:
+        document = queue.pop()
+        found, shares = index.of(shingles_of(document))
+        contained[found] = np.maximum(contained[found], shares)
+        leaking = owners[found[shares >= CONTAINED]]
+        leaking = leaking[held_out[leaking]]
+        if len(leaking):
+            moved = np.flatnonzero(held_out & np.isin(groups, groups[leaking]))
+            held_out[moved] = False
+            queue.extend(moved.tolist())
+        done += 1
+        if done % 100 == 0:
+            progress(done, done + len(queue))
+    whole = np.zeros(len(held_out))
+    whole[owners] = contained
+    return held_out, np.where(held_out, whole, 0.0)
+
+
+def cut(text: str, fraction: float) -> tuple[str, str] | None:
+    """A text in two, the last `fraction` of it for evaluation, parted at a paragraph, line, sentence or word if it can be.
+
+    A language without spaces is cut at a sentence, or between two characters. None where the text is too short.
+    """
+    if len(text) < SHORTEST_CUT:
+        return None
+    part = max(int(len(text) * fraction), _SHORTEST_PART)
+    target = len(text) - part
+    place = next(_near(text, target, part // 2), target)
+    while unicodedata.combining(text[place]) and place < len(text) - 1:
+        place += 1
+    first, second = text[:place].rstrip(), text[place:].lstrip()
+    return (first, second) if first and second else None
+
+
+def _near(text: str, target: int, reach: int) -> Iterator[int]:
+    """Places within `reach` of `target` where the text may be parted, by boundary, the nearest first."""
+    low, high = target - reach, target + reach
+    for boundary in _BOUNDARIES:
+        ends = [match.end() for match in boundary.finditer(text, low, high)]
+        if ends:
+            yield min(ends, key=lambda end: abs(end - target))
