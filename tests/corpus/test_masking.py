@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,11 +17,9 @@ VOCABULARY = MaskVocabulary.of(tokenizer("wordpiece"))
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TokenRows]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DOMAIN_FT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        texts = [" ".join(SENTENCES[i % 2] for i in range(n)) for n in (1, 9, 3, 30, 2, 14)] * 3 + ["a", "of"]
-        yield tokenize(Split(texts), tokenizer("wordpiece"), max_length=48)
+def rows() -> TokenRows:
+    texts = [" ".join(SENTENCES[i % 2] for i in range(n)) for n in (1, 9, 3, 30, 2, 14)] * 3 + ["a", "of"]
+    return tokenize(Split(texts), tokenizer("wordpiece"), max_length=48)
 
 
 def synthetic(word_sizes: list[list[int]], specials: bool = True) -> PackedBatch:
@@ -184,8 +180,7 @@ def test_an_impossible_rate_is_refused(rate: float) -> None:
         mask(synthetic([[1]]), rate=rate)
 
 
-def test_languages_without_spaces_are_recognised(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
-    monkeypatch.setenv("DOMAIN_FT_CACHE", str(tmp_path))
+def test_languages_without_spaces_are_recognised() -> None:
     japanese = "この法律は公布の日から起算して一年を超えない範囲内において政令で定める日から施行する。"
     english = tokenize(Split(SENTENCES[:2]), tokenizer("wordpiece"), max_length=64)
     assert not mostly_without_words(english)

@@ -19,15 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from domain_ft.corpus import tokens
 from domain_ft.corpus.tokens import SpecialTokens, tokenize
 from domain_ft.errors import CorpusError, SettingsError
-
-
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
-        patch.setenv("DOMAIN_FT_CACHE", str(folder))
-        yield folder
-
+from domain_ft.storage import cache_folder
 
 LETTERS = st.sampled_from(
     [*"the licence ", "é", "e\u0301", "ß", "İ", "ﬁ", "日", "本", "か\u3099", "ー", "👩‍👩‍👧", "\n", "\t", "　"]
@@ -303,14 +295,14 @@ def test_documents_without_tokens_are_counted() -> None:
     assert rows.select_documents(None).tolist() == [0]
 
 
-def test_no_token_at_all_is_the_users_matter_and_leaves_nothing(cache: Path) -> None:
-    before = set((cache / "tokens").glob("*"))
+def test_no_token_at_all_is_the_users_matter_and_leaves_nothing() -> None:
+    before = set(cache_folder("tokens").iterdir())
     with pytest.raises(CorpusError, match="no token in any of the 2 documents"):
         tokenize(Split(["", "  "]), tokenizer("wordpiece"), max_length=16)
-    assert set((cache / "tokens").glob("*")) == before
+    assert set(cache_folder("tokens").iterdir()) == before
 
 
-def test_an_interrupted_run_leaves_nothing_half_done(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_leaves_nothing_half_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "BATCH_CHARACTERS", 100)
 
     class Interrupted(Split):
@@ -318,11 +310,11 @@ def test_an_interrupted_run_leaves_nothing_half_done(cache: Path, monkeypatch: p
             yield from list(super().documents())[:3]
             raise KeyboardInterrupt
 
-    before = set((cache / "tokens").iterdir())
+    before = set(cache_folder("tokens").iterdir())
     texts = [sentence * 3 for sentence in SENTENCES]
     with pytest.raises(KeyboardInterrupt):
         tokenize(Interrupted(texts), tokenizer("wordpiece"), max_length=21)
-    assert set((cache / "tokens").iterdir()) == before
+    assert set(cache_folder("tokens").iterdir()) == before
     assert tokenize(Split(texts), tokenizer("wordpiece"), max_length=21).document_count == 4
 
 
