@@ -1,0 +1,81 @@
+"""Which backend runs an op, and in which precision: the choices that all ops share.
+
+`reference` is plain PyTorch and defines the op; `torch` is the fast path on a CPU and runs on any device.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+BACKENDS = ("auto", "reference", "torch")
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def resolve_backend(backend: str, device: torch.device) -> str:
+    """The backend that `backend` stands for on `device`: `reference` or `torch`.
+
+    Raises ValueError for a name that this version does not have.
+    """
+    if backend == "triton":
+        raise ValueError(f"backend='triton': this version has no Triton backend (asked for on {device}); use 'auto'")
+    if backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r}: wanted one of {', '.join(BACKENDS)}")
+    return "torch" if backend == "auto" else backend
+
+
+def compute_dtype(name: str, x: Tensor, weight: Tensor) -> torch.dtype:
+    """The type in which `F.linear(x, weight)` would multiply here: autocast's, or without autocast the tensors' own.
+
+    Raises ValueError, naming `name` (what the caller calls x), where the two do not fit, as F.linear does.
+    """
+    for given, tensor in ((name, x), ("weight", weight)):
+        if tensor.dtype not in FLOATS:
+            raise ValueError(f"{given} has dtype {tensor.dtype}; wanted float32, bfloat16, float16 or float64")
+    device = x.device.type
+    if torch.is_autocast_enabled(device) and torch.float64 not in (x.dtype, weight.dtype):
+        return torch.get_autocast_dtype(device)
+    if x.dtype != weight.dtype:
+        raise ValueError(
+            f"{name} has dtype {x.dtype} and weight {weight.dtype}; wanted the same, as F.linear does outside autocast"
+        )
+    return x.dtype
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type of sums, losses and log-sum-exps over values of `dtype`: float32, and float64 for float64."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def in_given_types(kernel: Callable[P, T]) -> Callable[P, T]:
+    """Run a kernel with autocast off: it is told the type to multiply in, and accumulates in a wider one."""
+
+    @functools.wraps(kernel)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        device = next(argument.device.type for argument in args if isinstance(argument, Tensor))
+        with torch.autocast(device, enabled=False):
+            return kernel(*args, **kwargs)
+
+    return run
+
+
+def check_same_device(**tensors: Tensor | None) -> None:
+    """Raise ValueError unless all tensors given lie on one device."""
+    devices = {name: tensor.device for name, tensor in tensors.items() if tensor is not None}
+    if len(set(devices.values())) > 1:
+        raise ValueError(
+            "wanted all tensors on one device, got " + ", ".join(f"{n} on {d}" for n, d in devices.items())
+        )
+
+
+def check_shape(name: str, tensor: Tensor, wanted: tuple[int, ...], meaning: str) -> None:
+    """Raise ValueError unless `tensor` has the shape `wanted`, which `meaning` spells in letters."""
+    if tensor.shape != wanted:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; wanted {meaning} = {tuple(wanted)}")

@@ -1,0 +1,316 @@
+"""Cross-entropy from logits, for heads that have them; its parts also serve `linear_cross_entropy`, which has none.
+
+The maths, for one row of logits u (V,) with target t, smoothing ε, z-loss ζ and softcap c:
+
+    z    = c tanh(u / c)                       (z = u without a softcap)
+    L    = log Σ_j exp z_j
+    loss = L - (1 - ε) z_t - ε mean(z) + ζ L²
+    ∂loss/∂u_j = [(1 + 2ζL) exp(z_j - L) - (1 - ε) 1{j = t} - ε/V] · (1 - (z_j / c)²)
+
+Label smoothing is F.cross_entropy's; the z-loss is that of PaLM (Chowdhery et al. 2022), the softcap Gemma 2's.
+Losses and log-sum-exps are float32 whatever the logits' type (float64 for float64). Rows whose target is `ignore_index`
+are not computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from domain_ft_kernels.backends import (
+    FLOATS,
+    accumulation_dtype,
+    check_same_device,
+    check_shape,
+    in_given_types,
+    resolve_backend,
+)
+
+BLOCK_BYTES = 4 * 2**20
+"""How much of the logits the torch backend widens at a time: about what a core's caches hold."""
+
+REDUCTIONS = ("sum", "mean", "none")
+
+
+class Terms(NamedTuple):
+    """What is added to the plain negative log-likelihood."""
+
+    label_smoothing: float
+    z_loss: float
+    softcap: float | None
+
+
+# The reference
+
+
+def reference_losses(logits: Tensor, target: Tensor, ignore_index: int, terms: Terms) -> Tensor:
+    """The definition: a loss for each row of logits (n, V), 0 where target (n,) is ignored. Autograd differentiates."""
+    z = logits.to(accumulation_dtype(logits.dtype))
+    if terms.softcap is not None:
+        z = terms.softcap * torch.tanh(z / terms.softcap)
+    labelled = target != ignore_index
+    inside = (target >= 0) & (target < z.shape[1])
+    picked = z.gather(1, target.where(inside, 0).unsqueeze(1)).squeeze(1)
+    lse = z.logsumexp(1)
+    losses = lse - (1 - terms.label_smoothing) * picked
+    if terms.label_smoothing:
+        losses = losses - terms.label_smoothing * z.mean(1)
+    if terms.z_loss:
+        losses = losses + terms.z_loss * lse**2
+    return losses.where(inside, float("nan")).where(labelled, 0.0)
+
+
+# The torch backend. Its parts work on tiles: columns first..first+width of the logits of some rows, already widened.
+
+
+def labelled_rows(target: Tensor, ignore_index: int) -> Tensor:
+    """The indices of the rows that have a target, (m,). On a GPU this waits for the device."""
+    return (target != ignore_index).nonzero().squeeze(1)
+
+
+def cap_(tile: Tensor, softcap: float | None) -> Tensor:
+    """u -> c tanh(u / c), in place."""
+    return tile if softcap is None else tile.div_(softcap).tanh_().mul_(softcap)
+
+
+def pick(tile: Tensor, target: Tensor, first: int) -> Tensor:
+    """z_t for the rows whose target lies in this tile, else 0."""
+    column, inside = _column(target, first, tile.shape[1])
+    return tile.gather(1, column.unsqueeze(1)).squeeze(1).where(inside, 0.0)
+
+
+def losses_from_sums(
+    lse: Tensor, picked: Tensor, total: Tensor | None, target: Tensor, classes: int, terms: Terms
+) -> Tensor:
+    """The loss of each row from its log-sum-exp, z_t and Σz. A target that is no class gives NaN: it was never read."""
+    losses = lse - (1 - terms.label_smoothing) * picked
+    if total is not None:
+        losses = losses - terms.label_smoothing / classes * total
+    if terms.z_loss:
+        losses = losses + terms.z_loss * lse**2
+    return losses.where((target >= 0) & (target < classes), float("nan"))
+
+
+def gradient_(
+    tile: Tensor,
+    scratch: Tensor,
+    lse: Tensor,
+    target: Tensor,
+    scale: Tensor | None,
+    first: int,
+    classes: int,
+    terms: Terms,
+) -> Tensor:
+    """Turn a tile of capped logits into scale · ∂loss/∂u, in place; `scratch` is overwritten where there is a softcap.
+
+    scale (rows,) is the gradient of each row's loss, None for ones.
+    """
+    if terms.softcap is not None:
+        torch.mul(tile, tile, out=scratch).mul_(-1 / terms.softcap**2).add_(1)
+    tile.sub_(lse.unsqueeze(1)).exp_()
+    factor = 1 + 2 * terms.z_loss * lse if terms.z_loss else None
+    if scale is not None:
+        factor = scale if factor is None else factor * scale
+    if factor is not None:
+        tile.mul_(factor.unsqueeze(1))
+    ones = torch.ones_like(lse) if scale is None else scale
+    column, inside = _column(target, first, tile.shape[1])
+    hit = (ones * (terms.label_smoothing - 1)).where(inside, 0.0)
+    tile.scatter_add_(1, column.unsqueeze(1), hit.unsqueeze(1))  # one column a row: no two writes meet
+    if terms.label_smoothing:
+        tile.sub_((ones * (terms.label_smoothing / classes)).unsqueeze(1))
+    if terms.softcap is not None:
+        tile.mul_(scratch)
+    return tile
+
+
+def _column(target: Tensor, first: int, width: int) -> tuple[Tensor, Tensor]:
+    """Each target's column within the tile, clamped so that nothing outside is read, and whether it lies there."""
+    column = target - first
+    return column.clamp(0, width - 1), (column >= 0) & (column < width)
+
+
+def _blocks(rows: Tensor, logits: Tensor) -> Iterator[Tensor]:
+    """The indices `rows`, as many at a time as a block holds."""
+    row_bytes = logits.shape[1] * accumulation_dtype(logits.dtype).itemsize
+    return iter(rows.split(max(1, BLOCK_BYTES // row_bytes)))
+
+
+@in_given_types
+def _forward(
+    logits: Tensor, target: Tensor, ignore_index: int, label_smoothing: float, z_loss: float, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    """Losses and log-sum-exps, both (n,), 0 where ignored, of logits (n, V)."""
+    terms = Terms(label_smoothing, z_loss, softcap)
+    classes, wide = logits.shape[1], accumulation_dtype(logits.dtype)
+    check_targets(target, classes, ignore_index)
+    losses = torch.zeros(len(target), dtype=wide, device=logits.device)
+    lses = torch.zeros_like(losses)
+    for rows in _blocks(labelled_rows(target, ignore_index), logits):
+        z = cap_(logits.index_select(0, rows).to(wide), softcap)
+        t = target[rows]
+        lses[rows] = lse = z.logsumexp(1)
+        losses[rows] = losses_from_sums(lse, pick(z, t, 0), z.sum(1) if label_smoothing else None, t, classes, terms)
+    return losses, lses
+
+
+@in_given_types
+def _backward(
+    grad: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    lses: Tensor,
+    ignore_index: int,
+    label_smoothing: float,
+    z_loss: float,
+    softcap: float | None,
+) -> Tensor:
+    """The gradient in the logits (n, V) of losses with gradients `grad` (n,), in the logits' type."""
+    terms = Terms(label_smoothing, z_loss, softcap)
+    gradient = torch.zeros(logits.shape, dtype=logits.dtype, device=logits.device)
+    for rows in _blocks(labelled_rows(target, ignore_index), logits):
+        z = cap_(logits.index_select(0, rows).to(lses.dtype), softcap)
+        scratch = torch.empty_like(z) if softcap is not None else z
+        gradient_(z, scratch, lses[rows], target[rows], grad[rows], 0, z.shape[1], terms)
+        gradient.index_copy_(0, rows, z.to(logits.dtype))
+    return gradient
+
+
+# The registration
+
+_forward_op = torch.library.custom_op(
+    "domain_ft_kernels::cross_entropy",
+    _forward,
+    mutates_args=(),
+    schema="(Tensor logits, Tensor target, int ignore_index, float label_smoothing, float z_loss, float? softcap)"
+    " -> (Tensor, Tensor)",
+)
+_backward_op = torch.library.custom_op(
+    "domain_ft_kernels::cross_entropy_backward",
+    _backward,
+    mutates_args=(),
+    schema="(Tensor grad, Tensor logits, Tensor target, Tensor lses, int ignore_index, float label_smoothing,"
+    " float z_loss, float? softcap) -> Tensor",
+)
+
+
+@_forward_op.register_fake
+def _(*inputs: Any) -> tuple[Tensor, Tensor]:
+    logits, target, *_ = inputs
+    losses = logits.new_empty(target.shape, dtype=accumulation_dtype(logits.dtype))
+    return losses, torch.empty_like(losses)
+
+
+@_backward_op.register_fake
+def _(*inputs: Any) -> Tensor:
+    _, logits, *_ = inputs
+    return logits.new_empty(logits.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    logits, target, *ctx.options = inputs
+    ctx.save_for_backward(logits, target, output[1])
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 6
+    return _backward_op(grad, *ctx.saved_tensors, *ctx.options), *(None,) * 5
+
+
+_forward_op.register_autograd(_differentiate, setup_context=_setup_context)
+
+
+# The public function
+
+
+def cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    reduction: str = "sum",
+    backend: str = "auto",
+) -> Tensor:
+    """Cross-entropy of logits (..., V) against the classes target (...), in float32 (float64 for float64 logits).
+
+    Args:
+        logits: (..., V), any float type; never written to.
+        target: (...), integers in [0, V), or `ignore_index` where there is nothing to predict.
+        label_smoothing: ε in [0, 1], as in F.cross_entropy.
+        z_loss: ζ >= 0 adds ζ · logsumexp² to each row's loss.
+        softcap: c > 0 replaces each logit u by c · tanh(u / c).
+        reduction: `sum`; `mean` over the rows that have a target (NaN where none has, as in F.cross_entropy); `none`,
+            a loss for each position of target, 0 where ignored.
+        backend: `auto`, `reference` or `torch`.
+
+    Raises:
+        ValueError: shapes, types, devices or options that do not fit. A target outside [0, V) raises on a CPU; on other
+            devices, and in a compiled reference, it gives a NaN loss, rather than wait for the device.
+    """
+    if logits.dim() < 1 or logits.dtype not in FLOATS:
+        raise ValueError(
+            f"logits has shape {tuple(logits.shape)} and dtype {logits.dtype}; wanted (..., V) and a float type"
+        )
+    check_loss_arguments(target, logits.shape[:-1], logits.shape[-1], label_smoothing, z_loss, softcap, reduction)
+    check_same_device(logits=logits, target=target)
+    rows, classes = logits.reshape(target.numel(), logits.shape[-1]), target.reshape(-1).long()
+    if resolve_backend(backend, logits.device) == "reference":
+        check_targets(classes, logits.shape[-1], ignore_index)
+        losses = reference_losses(rows, classes, ignore_index, Terms(label_smoothing, z_loss, softcap))
+    else:
+        losses, _ = _forward_op(rows, classes, ignore_index, label_smoothing, z_loss, softcap)
+    if reduction == "none":
+        return losses.reshape(target.shape)
+    return mean_of(losses.sum(), classes, ignore_index) if reduction == "mean" else losses.sum()
+
+
+def mean_of(total: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """A sum of losses over the rows that have a target; NaN where none has."""
+    return total / (target != ignore_index).sum()
+
+
+def check_targets(target: Tensor, classes: int, ignore_index: int) -> None:
+    """Raise ValueError for a target that is no class, where looking is cheap: on a CPU, outside of a trace."""
+    if torch.compiler.is_compiling() or target.device.type != "cpu":
+        return
+    wrong = ((target < 0) | (target >= classes)) & (target != ignore_index)
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"target holds {int(target[row])} at (flat) position {row}; wanted 0 <= target < {classes} or"
+            f" ignore_index = {ignore_index}"
+        )
+
+
+def check_loss_arguments(
+    target: Tensor,
+    rows: torch.Size,
+    classes: int,
+    label_smoothing: float,
+    z_loss: float,
+    softcap: float | None,
+    reduction: str,
+) -> None:
+    """Raise ValueError for arguments of a loss over `rows` rows and `classes` classes that do not fit."""
+    if target.dtype.is_floating_point or target.dtype.is_complex or target.dtype == torch.bool:
+        raise ValueError(f"target has dtype {target.dtype}; wanted integers (torch.int64)")
+    check_shape("target", target, tuple(rows), "the leading dimensions")
+    if classes < 1:
+        raise ValueError("there are 0 classes; wanted at least 1")
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"label_smoothing={label_smoothing}: wanted 0 <= label_smoothing <= 1")
+    if not z_loss >= 0.0:
+        raise ValueError(f"z_loss={z_loss}: wanted z_loss >= 0")
+    if softcap is not None and not softcap > 0.0:
+        raise ValueError(f"softcap={softcap}: wanted softcap > 0, or None")
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction={reduction!r}: wanted one of {', '.join(REDUCTIONS)}")

@@ -1,0 +1,448 @@
+"""Cross-entropy of a linear layer's outputs, without the outputs: the language-model head.
+
+The maths, for rows x (m, D) that have a target, W (V, D) and b (V,); `cross_entropy.py` has loss and ∂loss/∂u:
+
+    u    = x Wᵀ + b                       (m, V): exists a tile at a time
+    G    = g · ∂loss/∂u                   (m, V): likewise; g (m,) is the gradient of each row's loss
+    dx   = G W        dW = Gᵀ x        db = Σ_rows G
+
+Only labelled rows are computed (of a masked LM's rows, 15 %). The vocabulary is walked in tiles of columns with an
+online log-sum-exp, as in "Cut Your Losses in Large-Vocabulary Language Models" (Wijmans et al. 2024). A gradient needs
+the whole row's log-sum-exp, hence a second walk. What is asked for decides how:
+
+    no gradient                     one walk over one tile of memory                                1 matrix product
+    dx alone, or a loss reduced     gradients beside the loss, as in Liger-Kernel (Hsu et al.       1 + 1 for each of
+    to one number (sum, mean)       2024): blocks of rows whose logits fit WORKSPACE_BYTES keep     dx and dW
+                                    them for the second walk; backward only scales the result
+    dW or db, reduction none        backward computes the tiles again, once g is known              one more
+Sums and losses are float32 whatever the inputs' type (float64 for float64), and added up in a fixed order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from domain_ft_kernels.backends import (
+    accumulation_dtype,
+    check_same_device,
+    check_shape,
+    compute_dtype,
+    in_given_types,
+    resolve_backend,
+)
+from domain_ft_kernels.cross_entropy import (
+    Terms,
+    cap_,
+    check_loss_arguments,
+    check_targets,
+    gradient_,
+    labelled_rows,
+    losses_from_sums,
+    mean_of,
+    pick,
+    reference_losses,
+)
+
+TILE = 2048
+"""Columns of the vocabulary in a tile: the fastest of 512 to 4,096 on AVX2 and AVX-512 CPUs."""
+
+WORKSPACE_BYTES = 64 * 2**20
+"""Bound on the logits that exist at once. Blocks of 250 to 550 rows (V = 30,522) were faster than larger ones."""
+
+# The reference
+
+
+def reference(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None,
+    ignore_index: int,
+    terms: Terms,
+    compute: torch.dtype,
+) -> Tensor:
+    """The definition: a loss for each row of hidden (n, D), through the full logits. Differentiable by autograd."""
+    logits = F.linear(hidden.to(compute), weight.to(compute), None if bias is None else bias.to(compute))
+    return reference_losses(logits, target, ignore_index, terms)
+
+
+# The torch backend
+
+
+class _Head:
+    """The output projection as tiles of columns. Tiles are widened to the accumulation type, one at a time."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, compute: torch.dtype, softcap: float | None) -> None:
+        self.weight, self.bias, self.compute, self.softcap = weight, bias, compute, softcap
+        self.wide = accumulation_dtype(compute)
+        self.classes = weight.shape[0]
+
+    def widen(self, tensor: Tensor) -> Tensor:
+        """A tensor as the multiplication sees it (rounded to autocast's type), in the type that sums are in."""
+        return tensor.to(self.compute).to(self.wide)
+
+    def columns(self) -> Iterator[tuple[int, int]]:
+        return ((first, min(first + TILE, self.classes)) for first in range(0, self.classes, TILE))
+
+    def columns_of(self, first: int, last: int) -> Tensor:
+        """W's rows for a tile, (last - first, D)."""
+        return self.widen(self.weight[first:last])
+
+    def logits(self, x: Tensor, columns: Tensor, first: int, last: int, out: Tensor) -> Tensor:
+        """A tile of capped logits, (rows, last - first), written to `out`."""
+        if self.bias is None:
+            torch.mm(x, columns.t(), out=out)
+        else:
+            torch.addmm(self.widen(self.bias[first:last]), x, columns.t(), out=out)
+        return cap_(out, self.softcap)
+
+
+class _Sums:
+    """What the loss needs of each row, gathered tile by tile: log-sum-exp (online), z_t and, for smoothing, Σz."""
+
+    def __init__(self, target: Tensor, like: Tensor, terms: Terms) -> None:
+        self.target, self.terms = target, terms
+        rows = like.new_zeros(len(target))
+        # The lowest finite number, not -inf: a tile of nothing but -inf (a bias that masks classes) must not give NaN.
+        self.highest = torch.full_like(rows, torch.finfo(rows.dtype).min)
+        self.exponentials, self.picked = rows.clone(), rows.clone()
+        self.total = rows.clone() if terms.label_smoothing else None
+
+    def add(self, tile: Tensor, first: int, scratch: Tensor) -> None:
+        """Take in a tile of capped logits; `scratch` (the tile's shape, or the tile itself) is overwritten."""
+        self.picked += pick(tile, self.target, first)
+        if self.total is not None:
+            self.total += tile.sum(1)
+        highest = torch.maximum(self.highest, tile.amax(1))
+        self.exponentials *= (self.highest - highest).exp_()
+        self.exponentials += torch.sub(tile, highest.unsqueeze(1), out=scratch).exp_().sum(1)
+        self.highest = highest
+
+    def finish(self, classes: int) -> tuple[Tensor, Tensor]:
+        """Losses and log-sum-exps, (rows,) each."""
+        lse = self.highest + self.exponentials.log()
+        return losses_from_sums(lse, self.picked, self.total, self.target, classes, self.terms), lse
+
+
+class _Gradients:
+    """The gradients that are asked for, in the accumulation type; tiles add to them in a fixed order."""
+
+    def __init__(self, head: _Head, rows: int, needs: list[bool]) -> None:
+        make = head.weight.new_zeros
+        classes, size = head.weight.shape
+        self.hidden = make((rows, size), dtype=head.wide) if needs[0] else None
+        self.weight = make((classes, size), dtype=head.wide) if needs[1] else None
+        self.bias = make(classes, dtype=head.wide) if needs[2] else None
+
+    def add(self, tile: Tensor, x: Tensor, columns: Tensor, block: slice, first: int, last: int) -> None:
+        """Take in a tile of ∂/∂u for the rows `block`, whose inputs are x, and the columns first..last of W."""
+        if self.hidden is not None:
+            self.hidden[block].addmm_(tile, columns)
+        if self.weight is not None:
+            self.weight[first:last].addmm_(tile.t(), x)
+        if self.bias is not None:
+            self.bias[first:last] += tile.sum(0)
+
+
+def _row_blocks(rows: int, row_bytes: int) -> tuple[int, list[slice]]:
+    """The most rows that fit WORKSPACE_BYTES (of `rows`, and at least one), and slices of so many."""
+    size = max(1, min(rows, WORKSPACE_BYTES // row_bytes))
+    return size, [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+def _tile(buffer: Tensor, rows: int, first: int, last: int) -> Tensor:
+    """A contiguous (rows, last - first) view of a flat buffer."""
+    return buffer[: rows * (last - first)].view(rows, last - first)
+
+
+@in_given_types
+def _forward(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    z_loss: float,
+    softcap: float | None,
+    compute: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """Losses and log-sum-exps, (n,) each, 0 where ignored: one walk over the tiles, nothing kept."""
+    head, terms = _Head(weight, bias, compute, softcap), Terms(label_smoothing, z_loss, softcap)
+    check_targets(target, head.classes, ignore_index)
+    losses = hidden.new_zeros(len(target), dtype=head.wide)
+    lses = torch.zeros_like(losses)
+    labelled = labelled_rows(target, ignore_index)
+    width = min(TILE, head.classes)
+    size, blocks = _row_blocks(len(labelled), width * head.wide.itemsize)
+    buffer = losses.new_empty(size * width)
+    for block in blocks:
+        rows = labelled[block]
+        x = head.widen(hidden.index_select(0, rows))
+        sums = _Sums(target[rows], x, terms)
+        for first, last in head.columns():
+            tile = _tile(buffer, len(rows), first, last)
+            head.logits(x, head.columns_of(first, last), first, last, out=tile)
+            sums.add(tile, first, scratch=tile)
+        losses[rows], lses[rows] = sums.finish(head.classes)
+    return losses, lses
+
+
+@in_given_types
+def _forward_with_gradients(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    z_loss: float,
+    softcap: float | None,
+    compute: torch.dtype,
+    summed: bool,
+    needs: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Losses, (n,) or their sum, and the gradients of their sum in hidden, weight and bias; empty where not needed."""
+    head, terms = _Head(weight, bias, compute, softcap), Terms(label_smoothing, z_loss, softcap)
+    check_targets(target, head.classes, ignore_index)
+    losses = hidden.new_zeros(len(target), dtype=head.wide)
+    labelled = labelled_rows(target, ignore_index)
+    gradients = _Gradients(head, len(labelled), needs)
+    size, blocks = _row_blocks(len(labelled), head.classes * head.wide.itemsize)
+    stash = losses.new_empty(size * head.classes)
+    scratch = losses.new_empty(size * min(TILE, head.classes))
+    for block in blocks:
+        rows = labelled[block]
+        x = head.widen(hidden.index_select(0, rows))
+        sums = _Sums(target[rows], x, terms)
+        for first, last in head.columns():
+            tile = _tile(stash[len(rows) * first :], len(rows), first, last)
+            head.logits(x, head.columns_of(first, last), first, last, out=tile)
+            sums.add(tile, first, scratch=_tile(scratch, len(rows), first, last))
+        losses[rows], lse = sums.finish(head.classes)
+        for first, last in head.columns():
+            tile = _tile(stash[len(rows) * first :], len(rows), first, last)
+            spare = _tile(scratch, len(rows), first, last)
+            gradient_(tile, spare, lse, target[rows], None, first, head.classes, terms)
+            gradients.add(tile, x, head.columns_of(first, last), block, first, last)
+    return losses.sum() if summed else losses, *_finished(gradients, hidden, weight, bias, labelled)
+
+
+@in_given_types
+def _backward(
+    grad: Tensor,
+    lses: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    z_loss: float,
+    softcap: float | None,
+    compute: torch.dtype,
+    needs: list[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients in hidden, weight and bias (empty where not needed) of losses with gradients `grad` (n,)."""
+    head, terms = _Head(weight, bias, compute, softcap), Terms(label_smoothing, z_loss, softcap)
+    labelled = labelled_rows(target, ignore_index)
+    gradients = _Gradients(head, len(labelled), needs)
+    width = min(TILE, head.classes)
+    size, blocks = _row_blocks(len(labelled), width * head.wide.itemsize)
+    buffer = lses.new_empty(size * width)
+    scratch = buffer if softcap is None else torch.empty_like(buffer)
+    for block in blocks:
+        rows = labelled[block]
+        x = head.widen(hidden.index_select(0, rows))
+        for first, last in head.columns():
+            columns, tile = head.columns_of(first, last), _tile(buffer, len(rows), first, last)
+            head.logits(x, columns, first, last, out=tile)
+            spare = _tile(scratch, len(rows), first, last)
+            gradient_(tile, spare, lses[rows], target[rows], grad[rows], first, head.classes, terms)
+            gradients.add(tile, x, columns, block, first, last)
+    return _finished(gradients, hidden, weight, bias, labelled)
+
+
+def _finished(
+    gradients: _Gradients, hidden: Tensor, weight: Tensor, bias: Tensor | None, labelled: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients in the types and shapes of what they belong to: rows scattered back, zeros where ignored."""
+    d_hidden, d_weight, d_bias = (hidden.new_empty(0) for _ in range(3))
+    if gradients.hidden is not None:
+        d_hidden = hidden.new_zeros(hidden.shape).index_copy_(0, labelled, gradients.hidden.to(hidden.dtype))
+    if gradients.weight is not None:
+        d_weight = gradients.weight.to(weight.dtype)
+    if gradients.bias is not None and bias is not None:
+        d_bias = gradients.bias.to(bias.dtype)
+    return d_hidden, d_weight, d_bias
+
+
+# The registration
+
+_OPTIONS = "int ignore_index, float label_smoothing, float z_loss, float? softcap, ScalarType compute"
+
+_forward_op = torch.library.custom_op(
+    "domain_ft_kernels::linear_cross_entropy",
+    _forward,
+    mutates_args=(),
+    schema=f"(Tensor hidden, Tensor weight, Tensor target, Tensor? bias, {_OPTIONS}) -> (Tensor, Tensor)",
+)
+_forward_with_gradients_op = torch.library.custom_op(
+    "domain_ft_kernels::linear_cross_entropy_with_gradients",
+    _forward_with_gradients,
+    mutates_args=(),
+    schema=f"(Tensor hidden, Tensor weight, Tensor target, Tensor? bias, {_OPTIONS}, bool summed, bool[] needs)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+)
+_backward_op = torch.library.custom_op(
+    "domain_ft_kernels::linear_cross_entropy_backward",
+    _backward,
+    mutates_args=(),
+    schema="(Tensor grad, Tensor lses, Tensor hidden, Tensor weight, Tensor target, Tensor? bias,"
+    f" {_OPTIONS}, bool[] needs) -> (Tensor, Tensor, Tensor)",
+)
+
+
+def _fake_gradients(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, needs: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Tensors such as `_finished` returns, without their values."""
+    d_hidden = hidden.new_empty(hidden.shape if needs[0] else (0,))
+    d_weight = weight.new_empty(weight.shape) if needs[1] else hidden.new_empty(0)
+    d_bias = bias.new_empty(bias.shape) if needs[2] and bias is not None else hidden.new_empty(0)
+    return d_hidden, d_weight, d_bias
+
+
+@_forward_op.register_fake
+def _(*inputs: Any) -> tuple[Tensor, Tensor]:
+    hidden, _, target, *_, compute = inputs
+    losses = hidden.new_empty(target.shape, dtype=accumulation_dtype(compute))
+    return losses, torch.empty_like(losses)
+
+
+@_forward_with_gradients_op.register_fake
+def _(*inputs: Any) -> tuple[Tensor, ...]:
+    hidden, weight, target, bias, *_, compute, summed, needs = inputs
+    losses = hidden.new_empty(() if summed else target.shape, dtype=accumulation_dtype(compute))
+    return losses, *_fake_gradients(hidden, weight, bias, needs)
+
+
+@_backward_op.register_fake
+def _(*inputs: Any) -> tuple[Tensor, ...]:
+    _, _, hidden, weight, _, bias, *_, needs = inputs
+    return _fake_gradients(hidden, weight, bias, needs)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    hidden, weight, target, bias, *ctx.options = inputs
+    ctx.save_for_backward(output[1], hidden, weight, target, bias)
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 9
+    hidden, weight, _target, bias = needs = list(ctx.needs_input_grad[:4])
+    gradients = _backward_op(grad, *ctx.saved_tensors, *ctx.options, [hidden, weight, bias])
+    d_hidden, d_weight, d_bias = (
+        g if need else None for g, need in zip(gradients, [hidden, weight, bias], strict=True)
+    )
+    return d_hidden, d_weight, None, d_bias, *(None,) * (9 - len(needs))
+
+
+def _setup_context_with_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.needs = inputs[-1]
+    ctx.save_for_backward(*output[1:])
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _scale_gradients(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    """The chain rule's last factor: one number for all, or for hidden one a row."""
+    d_hidden, d_weight, d_bias = (
+        (g * (grad.unsqueeze(-1) if grad.dim() else grad)).to(g.dtype) if need and grad is not None else None
+        for g, need in zip(ctx.saved_tensors, ctx.needs, strict=True)
+    )
+    return d_hidden, d_weight, None, d_bias, *(None,) * 7
+
+
+_forward_op.register_autograd(_differentiate, setup_context=_setup_context)
+_forward_with_gradients_op.register_autograd(_scale_gradients, setup_context=_setup_context_with_gradients)
+
+
+# The public function
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None = None,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    reduction: str = "sum",
+    backend: str = "auto",
+) -> Tensor:
+    """`cross_entropy(F.linear(hidden, weight, bias), target, ...)` that never holds the logits.
+
+    Differentiable once, in hidden, weight and bias; a gradient that nothing asks for is not computed. Beyond inputs and
+    outputs it holds the labelled rows, the gradients asked for (float32), two tiles, and logits of at most
+    WORKSPACE_BYTES or of one row, whichever is more.
+
+    Args:
+        hidden: (..., D), in the type of weight, or any under autocast.
+        weight: (V, D).
+        target: (...), integers in [0, V), or `ignore_index` where there is nothing to predict: such rows cost nothing.
+        bias: (V,) or None.
+        label_smoothing, z_loss, softcap, reduction, backend: as for `cross_entropy`.
+
+    Returns:
+        The loss in float32 (float64 for float64 inputs): (), or (...) with reduction `none`.
+
+    Raises:
+        ValueError: shapes, types, devices or options that do not fit; targets outside [0, V), as for `cross_entropy`.
+    """
+    if weight.dim() != 2:
+        raise ValueError(f"weight has shape {tuple(weight.shape)}; wanted (V, D)")
+    classes, size = weight.shape
+    if hidden.dim() < 1 or hidden.shape[-1] != size:
+        raise ValueError(
+            f"hidden has shape {tuple(hidden.shape)}; wanted (..., {size}), as weight is (V, D) = {tuple(weight.shape)}"
+        )
+    if bias is not None:
+        check_shape("bias", bias, (classes,), "(V,)")
+    check_loss_arguments(target, hidden.shape[:-1], classes, label_smoothing, z_loss, softcap, reduction)
+    check_same_device(hidden=hidden, weight=weight, target=target, bias=bias)
+    compute = compute_dtype("hidden", hidden, weight)
+    rows, labels = hidden.reshape(target.numel(), size), target.reshape(-1).long()
+    if resolve_backend(backend, hidden.device) == "reference":
+        check_targets(labels, classes, ignore_index)
+        terms = Terms(label_smoothing, z_loss, softcap)
+        losses = reference(rows, weight, labels, bias, ignore_index, terms, compute)
+    else:
+        options = (ignore_index, label_smoothing, z_loss, softcap, compute)
+        losses = _torch_losses(rows, weight, labels, bias, options, summed=reduction != "none")
+    if reduction == "none":
+        return losses.reshape(target.shape)
+    return mean_of(losses.sum(), labels, ignore_index) if reduction == "mean" else losses.sum()
+
+
+def _torch_losses(
+    hidden: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None, options: tuple[Any, ...], summed: bool
+) -> Tensor:
+    """Losses (n,), or their sum where `summed` allows it, by the cheapest of the three ways that the module names."""
+    differentiable = torch.is_grad_enabled()
+    needs = [differentiable and t is not None and t.requires_grad for t in (hidden, weight, bias)]
+    one_number_a_row = summed or not (needs[1] or needs[2])
+    if any(needs) and one_number_a_row:
+        return _forward_with_gradients_op(hidden, weight, target, bias, *options, summed, needs)[0]
+    return _forward_op(hidden, weight, target, bias, *options)[0]
