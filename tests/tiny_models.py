@@ -89,6 +89,7 @@ SUPPORTED = ENCODERS + DECODERS
 
 # Not in the table of capabilities: they must work by the generic means, or be refused.
 OTHER_CONFIGS: dict[str, dict[str, Any]] = {
+    "camembert": {**_SIZES, **_ROBERTA_IDS, "max_position_embeddings": MAX_LENGTH + 2},
     "mpnet": {**_SIZES, **_ROBERTA_IDS, "max_position_embeddings": MAX_LENGTH + 2},
     "deberta-v2": {
         **_SIZES,
@@ -102,7 +103,7 @@ OTHER_CONFIGS: dict[str, dict[str, Any]] = {
     "granite": {**_LLAMA, "logits_scaling": 8.0},
     "mistral": {**_LLAMA, "sliding_window": 8, "head_dim": 8},
 }
-_OTHER_ENCODERS = ("mpnet", "deberta-v2")
+_OTHER_ENCODERS = ("camembert", "mpnet", "deberta-v2")
 
 
 def tiny_model(architecture: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
@@ -190,7 +191,7 @@ def tiny_tokenizer(kind: str) -> PreTrainedTokenizerFast:
 
 def tokenizer_kind(architecture: str) -> str:
     """The kind of `tiny_tokenizer` whose special ids agree with the tiny config of `architecture`."""
-    if architecture in ("roberta", "xlm-roberta", "opt", "mpnet"):
+    if architecture in ("roberta", "xlm-roberta", "opt", "camembert", "mpnet"):
         return "roberta"
     return "wordpiece" if architecture in ENCODERS + _OTHER_ENCODERS else "gpt2"
 

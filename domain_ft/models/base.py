@@ -212,6 +212,7 @@ def load(
         _check_missing(model, missing, name)
     _check_tokenizer(tokenizer, model, architecture, name)
     _merge_adapters(model, source)
+    offset = architecture.position_offset(config)
     base = BaseModel(
         model=model.to(device).eval(),
         tokenizer=tokenizer,
@@ -219,11 +220,11 @@ def load(
         name=name,
         source=source.recorded,
         revision=source.revision,
-        max_length=_longest_piece(config, architecture, tokenizer),
+        max_length=_longest_piece(config, offset, tokenizer, tested=architecture.tested),
         packed=architecture.tested,
         head_is_random=bool(missing),
         notes=source.notes + _head_notes(missing),
-        position_offset=architecture.position_offset(config),
+        position_offset=offset,
         tail=logit_tail(config),
     )
     if architecture.tested:
@@ -249,8 +250,11 @@ def prove(base: BaseModel) -> None:
         attention.install(model)
         if model.config._attn_implementation == attention.NAME:
             base.packed = True
-            if _agrees(base, batch, truth):
-                return
+            for offset in (0, (model.config.pad_token_id or 0) + 1):  # as BERT counts positions, and as RoBERTa does
+                base.position_offset = offset
+                if _agrees(base, batch, truth):
+                    base.max_length = _longest_piece(model.config, offset, base.tokenizer, tested=False)
+                    return
             model.set_attn_implementation(before)
         base.packed = False
         if _agrees(base, batch, truth):
@@ -406,11 +410,11 @@ def _check_tokenizer(
         )
 
 
-def _longest_piece(config: PretrainedConfig, architecture: Architecture, tokenizer: PreTrainedTokenizerFast) -> int:
+def _longest_piece(config: PretrainedConfig, offset: int, tokenizer: PreTrainedTokenizerFast, *, tested: bool) -> int:
     """The model's number of positions. The tokenizer's word counts where there is none, or where nothing is tested."""
     positions = getattr(config, "max_position_embeddings", None) or -1
-    limits = [positions - architecture.position_offset(config)] if positions > 0 else []
-    if not (limits and architecture.tested):
+    limits = [positions - offset] if positions > 0 else []
+    if not (limits and tested):
         limits.append(tokenizer.model_max_length)
     return int(min(limits)) if min(limits) < 1e9 else _NO_POSITION_LIMIT
 
