@@ -84,6 +84,11 @@ class AdaptReport:
     samples: Sequence[Mapping[str, Any]] = ()
 
     @property
+    def full(self) -> bool:
+        """Whether every weight was trained, so that the run holds a model and no adapter."""
+        return self.settings.get("method") == "full"
+
+    @property
     def roles(self) -> tuple[tuple[str, CorpusFacts], ...]:
         """(`domain` or `control`, its corpus) of all that was measured."""
         measured = [("domain", self.corpus)]

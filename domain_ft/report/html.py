@@ -23,10 +23,7 @@ def render_adapt(report: AdaptReport) -> str:
         "adapt.html.j2",
         title=f"{report.base.name} adapted to {report.corpus.name}",
         report=report,
-        figures=[
-            (caption, _markup(figure))
-            for caption, figure in _adapt_figures(report)
-        ],
+        figures=[(caption, _markup(figure)) for caption, figure in _adapt_figures(report)],
         lengths=_markup(plots.length_histogram(report.corpus.lengths)) if any(report.corpus.lengths) else None,
     )
 

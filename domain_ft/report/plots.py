@@ -30,7 +30,7 @@ COLOURS = {"domain": DOMAIN, "control": CONTROL}
 PALE = {"domain": "#9cc9e6", "control": "#f2b98d"}
 MARKERS = {"domain": "o", "control": "s"}
 
-_STYLE: dict[str, Any] = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.family": "sans-serif",
@@ -131,7 +131,7 @@ def length_histogram(lengths: Sequence[int]) -> str:
         axes = figure.subplots()
         low, high = np.floor(2 * np.log2(values.min())), np.ceil(2 * np.log2(values.max() + 1))
         edges = 2.0 ** (np.arange(low, high + 1) / 2)
-        axes.hist(values, bins=edges, color="#6db3dd", edgecolor="white", linewidth=0.6)
+        axes.hist(values, bins=edges.tolist(), color="#6db3dd", edgecolor="white", linewidth=0.6)
         axes.axvline(middle, color=INK, linewidth=1.2, linestyle=(0, (4, 2)))
         axes.set_xscale("log")
         axes.set_xlim(edges[0], edges[-1])

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from domain_ft.report.data import AdaptReport, BaseFacts
+from domain_ft.report.data import AdaptReport
 
 Difference = Mapping[str, Any]
 """What `evaluation.bootstrap.difference` gives."""
@@ -119,8 +119,8 @@ def _domain_finding(report: AdaptReport) -> str:
     unsure = [number(one["perplexity"], 0) for one in (before, after)]
     return (
         f"On held-out {report.corpus.name} text the loss went from {_change(report, 'domain')}. "
-        f"In other words, at each token asked for it was as unsure as between {unsure[0]} equally likely tokens before, "
-        f"and {unsure[1]} after."
+        f"In other words, at each token asked for it was as unsure as between {unsure[0]} equally likely tokens "
+        f"before, and {unsure[1]} after."
     )
 
 
@@ -166,13 +166,13 @@ def limits(report: AdaptReport) -> list[str]:
     """What the numbers do not say."""
     held_out = report.differences["domain"]["documents"]
     said = [
-        f"Measured on {held_out:,} held-out documents of one corpus, with one seed. The interval says how the figure would "
-        "vary with other documents of the same kind, not with another seed or another source.",
-        "A lower loss means that the model predicts the field's wording better. It does not mean that a classifier or a "
-        "tagger built on it is better: measure that on the task.",
-        "The loss can only be compared between models with the same tokenizer; bits per byte can be compared between all.",
-        "The model repeats what stands in its training text, mistakes and bias included. Do not rely on it for legal or "
-        "medical advice.",
+        f"Measured on {held_out:,} held-out documents of one corpus, with one seed. The interval says how the figure "
+        "would vary with other documents of the same kind, not with another seed or another source.",
+        "A lower loss means that the model predicts the field's wording better. It does not mean that a classifier or "
+        "a tagger built on it is better: measure that on the task.",
+        "The loss compares only between models with the same tokenizer; bits per byte compare between all.",
+        "The model repeats what stands in its training text, mistakes and bias included. Do not rely on it for legal "
+        "or medical advice.",
     ]
     if report.result["objective"] == "mlm":
         said.append(
@@ -223,25 +223,28 @@ def right_guesses(samples: Sequence[Mapping[str, Any]], when: str) -> int:
 
 
 def loading_code(report: AdaptReport) -> str:
-    """Python that loads the run with `peft`, from within the run folder; it runs as it stands."""
+    """Python that loads the run with `peft` from within the run folder; it runs as it stands."""
     auto = "AutoModelForMaskedLM" if report.result["objective"] == "mlm" else "AutoModelForCausalLM"
+    if report.full:
+        return "\n".join(
+            [
+                f"from transformers import {auto}, AutoTokenizer",
+                "",
+                f'model = {auto}.from_pretrained("model")  # the run folder\'s',
+                'tokenizer = AutoTokenizer.from_pretrained("model")',
+            ]
+        )
     return "\n".join(
         [
+            *(["from domain_ft.models import embedded"] if report.base.embedded else []),
             "from peft import PeftModel",
             f"from transformers import {auto}, AutoTokenizer",
-            *_source_lines(report.base),
+            "",
+            f"source = embedded.resolve({report.base.name!r})  # fetched once, then from the cache"
+            if report.base.embedded
+            else f"source = {report.base.source!r}",
             f"base = {auto}.from_pretrained(source)",
             'model = PeftModel.from_pretrained(base, "adapter")  # the run folder\'s',
             "tokenizer = AutoTokenizer.from_pretrained(source)",
         ]
     )
-
-
-def _source_lines(base: BaseFacts) -> list[str]:
-    if base.embedded:
-        return [
-            "from domain_ft.models import embedded",
-            "",
-            f"source = embedded.resolve({base.name!r})  # fetched once, then from the cache",
-        ]
-    return ["", f"source = {base.source!r}"]

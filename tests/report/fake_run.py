@@ -79,10 +79,22 @@ def masked_samples() -> list[dict[str, Any]]:
             "left": left,
             "answer": word,
             "right": right,
-            "before": _said((wrong, 0.11), ("the", 0.06), ("a", 0.05), ("other", 0.02), ("it", 0.01), rank=212, probability=4e-4),
-            "after": _said((word, 0.43), (wrong, 0.09), ("other", 0.07), ("all", 0.03), ("such", 0.02), rank=1, probability=0.43)
+            "before": _said(
+                (wrong, 0.11), ("the", 0.06), ("a", 0.05), ("other", 0.02), ("it", 0.01), rank=212, probability=4e-4
+            ),
+            "after": _said(
+                (word, 0.43), (wrong, 0.09), ("other", 0.07), ("all", 0.03), ("such", 0.02), rank=1, probability=0.43
+            )
             if index % 4 != 3
-            else _said(("copies", 0.2), ("code", 0.19), (word, 0.11), ("files", 0.03), ("forms", 0.02), rank=3, probability=0.11),
+            else _said(
+                ("copies", 0.2),
+                ("code", 0.19),
+                (word, 0.11),
+                ("files", 0.03),
+                ("forms", 0.02),
+                rank=3,
+                probability=0.11,
+            ),
         }
         for index, (left, word, right, wrong) in enumerate(sentences * 2)
     ]
@@ -95,8 +107,18 @@ def continued_samples() -> list[dict[str, Any]]:
             "left": "In no event shall any Contributor be liable",
             "answer": "to You for damages, including any direct or indirect damages of any character.",
             "right": "",
-            "before": {"guesses": [], "answer_probability": None, "answer_rank": None, "continuation": "for the actions of others. 2."},
-            "after": {"guesses": [], "answer_probability": None, "answer_rank": None, "continuation": "to any party for direct, indirect or special damages"},
+            "before": {
+                "guesses": [],
+                "answer_probability": None,
+                "answer_rank": None,
+                "continuation": "for the actions of others. 2.",
+            },
+            "after": {
+                "guesses": [],
+                "answer_probability": None,
+                "answer_rank": None,
+                "continuation": "to any party for direct, indirect or special damages",
+            },
         }
     ]
 
@@ -146,8 +168,21 @@ def adapt_report(**changes: Any) -> AdaptReport:
             "control": difference(-0.374, 0.06, 640),
             "beyond_control": difference(-0.927, 0.14),
         },
-        settings={"corpus": "legal", "model": "minilm", "method": "lora", "rank": 16, "max_tokens": 250_000, "control": None},
-        provenance={"domain-ft": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0", "python": "3.11.7", "device": "cpu"},
+        settings={
+            "corpus": "legal",
+            "model": "minilm",
+            "method": "lora",
+            "rank": 16,
+            "max_tokens": 250_000,
+            "control": None,
+        },
+        provenance={
+            "domain-ft": "0.1.0",
+            "torch": "2.13.0",
+            "transformers": "5.23.0",
+            "python": "3.11.7",
+            "device": "cpu",
+        },
         metrics=metrics(),
         samples=masked_samples(),
     )

@@ -1,0 +1,72 @@
+"""README.md of the run folder: a model card that Hugging Face's tools parse and a person can read.
+
+The front matter is made by `huggingface_hub`, with the before and after as evaluation results; the text by a template
+from the same report as the page.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from domain_ft.report import words
+from domain_ft.report.data import AdaptReport
+
+TASKS = {"mlm": "fill-mask", "clm": "text-generation"}
+_MARKS = str.maketrans({mark: "\\" + mark for mark in "\\`*_[]|#"} | {"<": "&lt;", ">": "&gt;", "\n": " "})
+
+
+def render(report: AdaptReport) -> str:
+    """The model card of an `adapt` run, as Markdown with YAML front matter."""
+    body = _template().render(report=report, words=words)
+    return f"---\n{card_data(report).to_yaml()}\n---\n\n{body}\n"
+
+
+def card_data(report: AdaptReport) -> ModelCardData:
+    """What the hub and its tools read of a card."""
+    return ModelCardData(
+        model_name=f"{report.base.name}-{report.corpus.name}",
+        base_model=report.base.source if report.base.on_hub else None,
+        library_name="transformers" if report.full else "peft",
+        pipeline_tag=TASKS[report.result["objective"]],
+        language=report.corpus.language or None,
+        license=report.base.licence.lower() or None,
+        tags=["domain-ft", "domain-adaptation", str(report.settings.get("method", "lora")), report.corpus.name],
+        eval_results=list(_results(report)),
+    )
+
+
+def _results(report: AdaptReport) -> list[EvalResult]:
+    return [
+        EvalResult(
+            task_type=TASKS[report.result["objective"]],
+            dataset_type=corpus.name,
+            dataset_name=f"{corpus.name}, held out ({role})",
+            metric_type=measure,
+            metric_name=f"{label}, after training",
+            metric_value=round(float(report.result["after"][role][measure]), 6),
+        )
+        for role, corpus in report.roles
+        for measure, label in words.MEASURES.items()
+    ]
+
+
+@functools.cache
+def _template() -> Any:
+    environment = Environment(
+        loader=PackageLoader("domain_ft.report"),
+        autoescape=False,  # it is Markdown: `plain` takes the marks out of foreign text
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["plain"] = _plain
+    return environment.get_template("card.md.j2")
+
+
+def _plain(text: Any) -> str:
+    """Foreign text that Markdown must show as it is, on one line and in a table's cell."""
+    return str(text).translate(_MARKS)

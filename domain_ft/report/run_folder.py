@@ -1,0 +1,307 @@
+"""The run folder: what stands where, who may write into it, and files that are whole or absent.
+
+    config.toml      every setting and where the run came from: enough to run it again
+    metrics.jsonl    a line for each logged step
+    scores/          the losses by document, before and after, on the domain and the control
+    adapter/         in PEFT's format
+    checkpoints/     step-N/
+    rejects.jsonl    records that could not be read, where they were to be skipped
+    README.md        the model card;  report.html  the page
+    result.json      written last: a folder with it is finished
+
+A folder is used for one run. Nothing that stands in it is overwritten: not another run, not somebody's files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from domain_ft.errors import CheckpointError, SettingsError
+from domain_ft.storage import write_atomic, write_json
+
+_OURS = {
+    "config.toml",
+    "metrics.jsonl",
+    "scores",
+    "adapter",
+    "checkpoints",
+    "rejects.jsonl",
+    "README.md",
+    "report.html",
+    "result.json",
+}
+_NAMED = 3  # foreign files that a message names
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of a run, and its writing and reading. Make one with `create` or `open`.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, *, resume: bool = False) -> RunFolder:
+        """The folder for a run: new or empty, or with `resume` one that holds an unfinished run.
+
+        Raises:
+            SettingsError: it holds something else, is no folder, cannot be written to, or there is nothing to resume.
+        """
+        run = cls(path)
+        held = run._held()
+        if resume:
+            run._check_unfinished(held)
+        else:
+            run._check_empty(held)
+        run._check_writable()
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """The folder of a finished run.
+
+        Raises:
+            SettingsError: there is no finished run.
+        """
+        run = cls(path)
+        if not run.finished:
+            raise SettingsError(
+                f"'{path}' holds no finished run: there is no result.json in it",
+                fix="give the folder that `domain-ft adapt --output` wrote"
+                + ("; this run can go on with --resume" if run.config.is_file() else ""),
+            )
+        return run
+
+    @property
+    def config(self) -> Path:
+        """config.toml."""
+        return self.path / "config.toml"
+
+    @property
+    def metrics(self) -> Path:
+        """metrics.jsonl."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def adapter(self) -> Path:
+        """The folder that PEFT loads."""
+        return self.path / "adapter"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of step-N/."""
+        return self.path / "checkpoints"
+
+    @property
+    def rejects(self) -> Path:
+        """rejects.jsonl."""
+        return self.path / "rejects.jsonl"
+
+    @property
+    def card(self) -> Path:
+        """README.md, the model card."""
+        return self.path / "README.md"
+
+    @property
+    def report(self) -> Path:
+        """report.html."""
+        return self.path / "report.html"
+
+    @property
+    def result(self) -> Path:
+        """result.json."""
+        return self.path / "result.json"
+
+    def scores(self, when: str, role: str) -> Path:
+        """The scores `before` or `after` on the `domain` or the `control`; their folder is made."""
+        folder = self.path / "scores"
+        folder.mkdir(exist_ok=True)
+        return folder / f"{when}-{role}.json"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run that stands here came to its end."""
+        return self.result.is_file()
+
+    def write_config(self, text: str) -> None:
+        """Write config.toml, the TOML `text` of the settings."""
+        with self.writing():
+            write_atomic(self.config, text)
+
+    def write_text(self, path: Path, text: str) -> None:
+        """Write a text file of the folder, such as `card` or `report`."""
+        with self.writing():
+            write_atomic(path, text)
+
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        """Add a line to metrics.jsonl; it is with the system when this returns."""
+        with self.writing(), self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drop the lines after `step`, which a resumed run will write again, and a line that was cut short."""
+        kept = [line for line in self.read_metrics() if line["step"] <= step]
+        with self.writing():
+            write_atomic(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a last one that a crash cut short is left out.
+
+        Raises:
+            CheckpointError: a line before the last is damaged.
+        """
+        if not self.metrics.is_file():
+            return []
+        lines = self.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
+        read = [_parsed(line) for line in lines]
+        if read and read[-1] is None:
+            read.pop()
+        whole = [line for line in read if line is not None]
+        if len(whole) < len(read):
+            raise CheckpointError(
+                "a line of the run's metrics is damaged",
+                where=f"{self.metrics}, line {read.index(None) + 1}",
+                fix="remove that line",
+            )
+        return whole
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write result.json, which says that the run is finished: call it last.
+
+        Raises:
+            ValueError: a number in it is not finite; its place is named.
+        """
+        for place, value in _numbers(result, ""):
+            if not math.isfinite(value):
+                raise ValueError(f"result.json: {place} is {value}")
+        with self.writing():
+            write_json(self.result, result)
+
+    def read_result(self) -> dict[str, Any]:
+        """result.json of a finished run.
+
+        Raises:
+            SettingsError: the run is not finished.
+            CheckpointError: the file is damaged.
+        """
+        self.open(self.path)
+        try:
+            result: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CheckpointError("result.json is damaged", where=str(self.result), fix="run it again") from error
+        return result
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Say in words why a file of the folder could not be written, where the system is the cause.
+
+        Raises:
+            CheckpointError: the disk is full, or writing is not allowed.
+        """
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(
+                f"a file of the run cannot be written: {error.strerror or error}",
+                where=str(error.filename or self.path),
+                fix=_mend(error),
+            ) from error
+
+    def _held(self) -> set[str]:
+        """Names of what stands in the folder; hidden files do not count."""
+        try:
+            return {entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")}
+        except FileNotFoundError:
+            return set()
+        except NotADirectoryError as error:
+            raise SettingsError(
+                f"--output {self.path} is a file, or stands under one",
+                fix="give a folder that is new or empty",
+            ) from error
+        except OSError as error:
+            raise SettingsError(
+                f"--output {self.path} cannot be read: {error.strerror or error}", fix=_mend(error)
+            ) from error
+
+    def _check_empty(self, held: set[str]) -> None:
+        if self.finished:
+            raise SettingsError(
+                f"--output {self.path} holds a finished run",
+                fix="give another --output, or remove that folder if you do not need it",
+            )
+        if self.config.is_file():
+            raise SettingsError(
+                f"--output {self.path} holds a run that is not finished",
+                fix="go on with it by --resume, or give another --output",
+            )
+        if held:
+            named = ", ".join(sorted(held)[:_NAMED]) + (f" and {len(held) - _NAMED} more" if len(held) > _NAMED else "")
+            raise SettingsError(
+                f"--output {self.path} is not empty and holds no run of ours",
+                where=named,
+                fix="give a folder that is new or empty; nothing was changed",
+            )
+
+    def _check_unfinished(self, held: set[str]) -> None:
+        if self.finished:
+            raise SettingsError(
+                f"--resume: the run in {self.path} is finished",
+                fix="read its report.html, or start another run with another --output",
+            )
+        if not self.config.is_file():
+            state = "holds other files" if held else "is empty" if self.path.is_dir() else "does not exist"
+            raise SettingsError(
+                f"--resume: there is nothing to resume, {self.path} {state}",
+                fix="leave --resume out to start a run, or give the --output of the run that was stopped",
+            )
+
+    def _check_writable(self) -> None:
+        """Make the folder, and try to write into it now and not after an hour of training."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path) as file:
+                file.write(b"\0" * 4096)
+        except OSError as error:
+            raise SettingsError(
+                f"--output {self.path} cannot be written to: {error.strerror or error}", fix=_mend(error)
+            ) from error
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """A line of metrics.jsonl; None of one that is damaged."""
+    try:
+        parsed = json.loads(line)
+    except ValueError:
+        return None
+    return parsed if isinstance(parsed, dict) else None
+
+
+def _mend(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full: make room, then go on with --resume"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "give an --output in a folder that you may write to"
+    return "look at the disk and the folder, then go on with --resume"
+
+
+def _numbers(value: Any, place: str) -> Iterator[tuple[str, float]]:
+    """(place such as `after.domain.loss`, number) of all the numbers inside plain values."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _numbers(item, f"{place}.{key}" if place else str(key))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _numbers(item, f"{place}[{index}]")
+    elif isinstance(value, float):
+        yield place, value

@@ -1,0 +1,141 @@
+"""The run folder: nothing of anybody's is overwritten, and what cannot be written is said in words."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from domain_ft.errors import CheckpointError, SettingsError
+from domain_ft.report.run_folder import RunFolder
+
+
+def line(step: int) -> dict[str, Any]:
+    return {"step": step, "tokens": step * 10, "loss": 5.0 / step}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder.create(tmp_path / "runs" / "legal")
+
+
+def test_a_new_folder_is_made_with_its_parents(run: RunFolder) -> None:
+    assert run.path.is_dir()
+    assert list(run.path.iterdir()) == []
+
+
+def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+    (tmp_path / ".DS_Store").touch()
+    assert RunFolder.create(tmp_path).path == tmp_path
+
+
+def test_a_finished_run_is_left_alone(run: RunFolder) -> None:
+    run.write_config("rank = 16\n")
+    run.write_result({"command": "adapt"})
+    for resume in (False, True):
+        with pytest.raises(SettingsError, match="finished"):
+            RunFolder.create(run.path, resume=resume)
+    assert RunFolder.open(run.path).read_result() == {"command": "adapt"}
+
+
+def test_an_unfinished_run_goes_on_only_with_resume(run: RunFolder) -> None:
+    run.write_config("rank = 16\n")
+    with pytest.raises(SettingsError, match="--resume"):
+        RunFolder.create(run.path)
+    assert RunFolder.create(run.path, resume=True) == run
+    with pytest.raises(SettingsError, match="can go on with --resume"):
+        RunFolder.open(run.path)
+
+
+def test_foreign_files_are_named_and_left(tmp_path: Path) -> None:
+    for name in ("thesis.tex", "a.txt", "b.txt", "c.txt"):
+        (tmp_path / name).write_text("mine")
+    for resume in (False, True):
+        with pytest.raises(SettingsError):
+            RunFolder.create(tmp_path, resume=resume)
+    with pytest.raises(SettingsError, match=r"a\.txt, b\.txt, c\.txt and 1 more"):
+        RunFolder.create(tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
+
+
+def test_nothing_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="does not exist"):
+        RunFolder.create(tmp_path / "new", resume=True)
+    with pytest.raises(SettingsError, match="is empty"):
+        RunFolder.create(tmp_path, resume=True)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("below", ["", "runs/legal"])
+def test_a_file_is_no_folder(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(SettingsError, match="is a file"):
+        RunFolder.create(tmp_path / "file" / below)
+
+
+def test_no_permission_is_found_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(SettingsError, match=r"cannot be written to: Permission denied(.|\n)*you may write to"):
+        RunFolder.create(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_said_in_words(run: RunFolder) -> None:
+    run.metrics.symlink_to("/dev/full")
+    with pytest.raises(CheckpointError, match=r"No space left(.|\n)*make room"):
+        run.append_metrics(line(1))
+
+
+def test_metrics_are_kept_line_by_line(run: RunFolder) -> None:
+    assert run.read_metrics() == []
+    for step in range(1, 6):
+        run.append_metrics(line(step))
+    assert run.read_metrics() == [line(step) for step in range(1, 6)]
+    run.truncate_metrics(3)
+    run.append_metrics(line(4))
+    assert [one["step"] for one in run.read_metrics()] == [1, 2, 3, 4]
+
+
+def test_a_line_that_was_cut_short_is_dropped(run: RunFolder) -> None:
+    run.append_metrics(line(1))
+    with run.metrics.open("a") as file:
+        file.write('{"step": 2, "lo')
+    assert run.read_metrics() == [line(1)]
+    run.truncate_metrics(5)
+    run.append_metrics(line(2))
+    assert run.read_metrics() == [line(1), line(2)]
+
+
+def test_a_damaged_line_within_is_named(run: RunFolder) -> None:
+    run.metrics.write_text('{"step": 1}\nnonsense\n{"step": 3}\n')
+    with pytest.raises(CheckpointError, match="line 2"):
+        run.read_metrics()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_result_that_is_no_number_is_refused(run: RunFolder, bad: float) -> None:
+    with pytest.raises(ValueError, match=r"after\.domain\.loss"):
+        run.write_result({"after": {"domain": {"loss": bad}}, "steps": 3})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        run.append_metrics({"step": 1, "loss": bad})
+    assert not run.finished
+
+
+def test_a_damaged_result_is_named(run: RunFolder) -> None:
+    run.result.write_text('{"command": ')
+    with pytest.raises(CheckpointError, match=r"result\.json"):
+        run.read_result()
+
+
+def test_the_result_is_json_as_it_was_given(run: RunFolder) -> None:
+    result = {"model": "法律", "before": {"domain": {"loss": 0.1 + 0.2, "tokens": 3}}, "list": [1, 2.5]}
+    run.write_result(result)
+    assert json.loads(run.result.read_text(encoding="utf-8")) == result
+    assert [entry.name for entry in run.path.iterdir()] == ["result.json"]
