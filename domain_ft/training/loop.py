@@ -36,7 +36,7 @@ from domain_ft.corpus.packing import Step, StepPlan, passes, share
 from domain_ft.corpus.tokens import TokenRows
 from domain_ft.errors import TrainingError
 from domain_ft.models.base import BaseModel
-from domain_ft.models.lora import set_dropout_seed
+from domain_ft.models.lora import LoraLinear, has_lora, set_dropout_seed
 from domain_ft.objectives.base import Inputs, Objective
 from domain_ft.randomness import derive
 from domain_ft.training.checkpoints import TrainingState, load_latest, save_checkpoint
@@ -203,7 +203,6 @@ def train(
             display.step(metrics, settings.total_steps)
             if evaluate and settings.evaluate_every and state.step % settings.evaluate_every == 0 and not last:
                 metrics["evaluation"] = dict(evaluate())
-                base.model.train()
             if state.step % log_every == 0 or last or "evaluation" in metrics:
                 log(metrics)
             stopping = _any_rank(accelerator, stop.is_set())
@@ -277,7 +276,8 @@ class _Trainer:
         sums: list[Tensor] = []
         for number, (_, inputs) in enumerate(prepared):
             seed = derive(self.settings.seed, "dropout", index, accelerator.process_index, number)
-            set_dropout_seed(self.base.model, seed)
+            if has_lora(self.base.model):
+                set_dropout_seed(self.base.model, seed)
             if self.settings.base_dropout:
                 torch.manual_seed(seed)
             final = number == len(prepared) - 1
@@ -287,9 +287,9 @@ class _Trainer:
                 accelerator.backward(loss * (accelerator.num_processes / items))
             sums.append(loss.detach())
         totals = torch.stack(sums)
-        for (chosen, _), total in zip(prepared, totals.tolist(), strict=True):
+        for (chosen, inputs), total in zip(prepared, totals.tolist(), strict=True):
             if not math.isfinite(total):
-                raise self.not_finite("the loss", total, index, chosen)
+                raise self.not_finite("the loss", total, index, self.blamed(chosen, inputs))
         return float(accelerator.reduce(totals.sum(), "sum").item()) / items
 
     def smaller_pass(
@@ -317,6 +317,14 @@ class _Trainer:
             torch.cuda.empty_cache()
         return halved
 
+    def blamed(self, chosen: npt.NDArray[np.int64], inputs: Inputs) -> npt.NDArray[np.int64]:
+        """The pieces of a pass whose own losses are not finite; all of them where that shows nothing."""
+        with torch.no_grad(), self.accelerator.autocast():
+            losses = self.objective.losses(self.base, inputs.to(self.accelerator.device))
+        bad = ~torch.isfinite(losses).cpu().numpy()
+        found = np.add.reduceat(bad, inputs.cu_seqlens[:-1].numpy()) > 0
+        return chosen[found] if found.any() else chosen
+
     def not_finite(self, what: str, value: float, index: int, chosen: npt.NDArray[np.int64]) -> TrainingError:
         """The error for a loss or gradient that is NaN or infinite, naming the documents that it came from."""
         documents = list(dict.fromkeys(self.rows.document_id(int(d)) for d in self.rows.documents[chosen]))
@@ -334,13 +342,10 @@ def disable_base_dropout(model: nn.Module) -> None:
     Drawing the masks costs a quarter of a step on a CPU and puts attention on the slow path, and a run that sees its
     corpus about once has little to overfit.
     """
-    from domain_ft.models.lora import is_lora_layer
-
-    adapted = {id(child) for layer in model.modules() if is_lora_layer(layer) for child in layer.children()}
     for module in model.modules():
-        if is_lora_layer(module):
+        if isinstance(module, LoraLinear):
             continue
-        if isinstance(module, nn.Dropout) and id(module) not in adapted:
+        if isinstance(module, nn.Dropout):
             module.p = 0.0
         for name, value in vars(module).items():
             if "drop" in name and isinstance(value, float):

@@ -1,0 +1,157 @@
+"""A small real training job: tiny models, tokenised text, and the loop around them.
+
+Also a program, for the tests that need a process of their own (a kill, several ranks):
+
+    python loop_jobs.py FOLDER --architecture bert --steps 12 [--resume] [--slow SECONDS] ...
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from tiny_models import save_tiny
+
+from domain_ft.corpus.documents import Document
+from domain_ft.corpus.masking import MaskVocabulary
+from domain_ft.corpus.tokens import TokenRows, tokenize
+from domain_ft.models.base import BaseModel, load
+from domain_ft.models.lora import LoraConfig, apply_lora
+from domain_ft.objectives.base import Objective
+from domain_ft.objectives.causal_lm import CausalLM
+from domain_ft.objectives.masked_lm import MaskedLM
+from domain_ft.randomness import generator
+from domain_ft.training.checkpoints import TrainingState
+from domain_ft.training.loop import LoopSettings, train
+from domain_ft.training.progress import ProgressDisplay
+
+TEXT = "the court held that a licence may be granted to the patient whose heart shows no lesion"
+
+
+class Texts:
+    """Documents of random words, with the interface of a corpus split."""
+
+    name = "train"
+    key = "loop-jobs-1"
+
+    def __len__(self) -> int:
+        return 60
+
+    def documents(self) -> Any:
+        for index in range(len(self)):
+            draw = generator(7, "text", index)
+            words = draw.choice(TEXT.split(), size=draw.integers(3, 60))
+            yield Document(f"text-{index}", " ".join(words), "made")
+
+
+def settings(**changes: Any) -> LoopSettings:
+    values: dict[str, Any] = {
+        "total_steps": 6,
+        "tokens_per_step": 240,
+        "tokens_per_pass": 240,
+        "learning_rate": 5e-3,
+        "schedule": "cosine",
+        "warmup": 0.2,
+        "weight_decay": 0.01,
+        "max_grad_norm": 1.0,
+        "lora_plus_ratio": 1.0,
+        "base_dropout": False,
+        "seed": 3,
+        "checkpoint_every": 2,
+        "keep_checkpoints": 2,
+        "evaluate_every": 0,
+    }
+    return LoopSettings(**{**values, **changes})
+
+
+def job(architecture: str, *, dropout: float = 0.0, lora: bool = True) -> tuple[BaseModel, Objective, TokenRows]:
+    """A tiny model ready to train, its objective and its rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        base = load(str(save_tiny(architecture, Path(folder))))
+    if lora:
+        apply_lora(base.model, LoraConfig(rank=4, alpha=8.0, dropout=dropout), seed=1)
+    else:
+        base.model.requires_grad_(True)
+    rows = tokenize(Texts(), base.tokenizer, max_length=32)
+    objective: Objective = (
+        MaskedLM(vocabulary=MaskVocabulary.of(base.tokenizer), seed=5) if base.objective == "mlm" else CausalLM()
+    )
+    return base, objective, rows
+
+
+def run(
+    folder: Path,
+    architecture: str = "bert",
+    *,
+    loop: LoopSettings | None = None,
+    dropout: float = 0.0,
+    lora: bool = True,
+    resume: bool = False,
+    slow: float = 0.0,
+    log: Callable[[Mapping[str, Any]], None] | None = None,
+) -> tuple[TrainingState, dict[str, torch.Tensor]]:
+    """Train; the last state and what was trained, by name."""
+    base, objective, rows = job(architecture, dropout=dropout, lora=lora)
+    lines: Callable[[Mapping[str, Any]], None] = log or (lambda line: None)
+
+    def log_slowly(line: Mapping[str, Any]) -> None:
+        time.sleep(slow)
+        lines(line)
+
+    state = train(
+        base,
+        objective,
+        rows,
+        loop or settings(),
+        accelerator=Accelerator(cpu=True),
+        checkpoints=folder / "checkpoints",
+        display=ProgressDisplay(quiet=True),
+        log=log_slowly,
+        resume=resume,
+    )
+    return state, {n: p.detach().clone() for n, p in base.model.named_parameters() if p.requires_grad}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--architecture", default="bert")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--tokens-per-pass", type=int, default=240)
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--base-dropout", action="store_true")
+    parser.add_argument("--slow", type=float, default=0.0)
+    parser.add_argument("--resume", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    loop = settings(total_steps=given.steps, tokens_per_pass=given.tokens_per_pass, base_dropout=given.base_dropout)
+    losses: list[float] = []
+
+    def log(line: Mapping[str, Any]) -> None:
+        losses.append(line["loss"])
+        print(f"step {line['step']}", flush=True)
+
+    _, weights = run(
+        given.folder,
+        given.architecture,
+        loop=loop,
+        dropout=given.dropout,
+        resume=given.resume,
+        slow=given.slow,
+        log=log,
+    )
+    if Accelerator(cpu=True).is_main_process:
+        save_file(weights, given.folder / "weights.safetensors")
+        (given.folder / "losses.json").write_text(json.dumps(losses))
+
+
+if __name__ == "__main__":
+    main()

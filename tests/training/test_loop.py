@@ -1,0 +1,358 @@
+"""The loop: its arithmetic does not depend on how a step is cut or shared, and a resumed run is the same run."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from loop_jobs import job, run, settings
+from safetensors.torch import load_file
+from torch import nn
+
+from domain_ft.corpus.packing import StepPlan
+from domain_ft.errors import CheckpointError, TrainingError
+from domain_ft.models.lora import LoraLinear
+from domain_ft.objectives.base import IGNORED, Inputs
+from domain_ft.training import loop as loop_module
+from domain_ft.training.loop import Interrupted, count_steps, disable_base_dropout, stop_requests, train
+from domain_ft.training.progress import ProgressDisplay
+
+PROGRAM = Path(__file__).parent / "loop_jobs.py"
+
+
+def program(folder: Path, *arguments: str, ranks: int = 1) -> subprocess.Popen[str]:
+    """The job in a process of its own, or in several under torchrun with gloo."""
+    launcher = [sys.executable]
+    if ranks > 1:
+        launcher += ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--master-port", str(free_port())]
+    environment = dict(os.environ, PYTHONPATH=str(PROGRAM.parents[1]), OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="1")
+    folder.mkdir(exist_ok=True)
+    return subprocess.Popen(
+        [*launcher, str(PROGRAM), str(folder), *arguments], stdout=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+
+
+def largest_difference(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+# --- The arithmetic of a step ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["bert", "llama"])
+def test_the_gradient_is_that_of_the_mean_over_all_labelled_tokens(architecture: str, tmp_path: Path) -> None:
+    """Against a definition with no packing and full logits: each piece alone, cross-entropy, one division."""
+    base, objective, rows = job(architecture, lora=False)
+    plan = StepPlan(rows.lengths, 240, 3)
+    step = plan.step(0)
+    total, items = torch.zeros(()), 0
+    for row in step.rows:
+        inputs = objective.prepare(rows.pack(row[None]), step.epoch)
+        logits = base.model(input_ids=inputs.input_ids[None]).logits[0]
+        total = total + nn.functional.cross_entropy(logits, inputs.labels, ignore_index=IGNORED, reduction="sum")
+        items += int((inputs.labels != IGNORED).sum())
+    (total / items).backward()
+    expected = {n: p.grad.clone() for n, p in base.model.named_parameters() if p.grad is not None}
+    norm = math.sqrt(sum(float((g.double() ** 2).sum()) for g in expected.values()))
+
+    lines: list[Mapping[str, Any]] = []
+    run(tmp_path, architecture, lora=False, loop=settings(total_steps=1, max_grad_norm=0.0), log=lines.append)
+    assert lines[0]["loss"] == pytest.approx(total.item() / items, rel=1e-5)
+    assert lines[0]["grad_norm"] == pytest.approx(norm, rel=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2"])
+def test_passes_of_any_size_train_the_same_model(architecture: str, tmp_path: Path) -> None:
+    """1 x 8, about 4 x 2 and 8 x 1 micro-batches of the same steps."""
+    losses: dict[int, list[float]] = {}
+    weights = {}
+    for tokens_per_pass in (240, 120, 1):
+        lines: list[Mapping[str, Any]] = []
+        _, weights[tokens_per_pass] = run(
+            tmp_path / str(tokens_per_pass),
+            architecture,
+            loop=settings(tokens_per_pass=tokens_per_pass),
+            log=lines.append,
+        )
+        losses[tokens_per_pass] = [line["loss"] for line in lines]
+    for smaller in (120, 1):
+        assert losses[smaller] == pytest.approx(losses[240], rel=1e-5)
+        # Adam divides by the root of the squared gradient: rounding errors of tiny gradients show in the weights.
+        assert largest_difference(weights[240], weights[smaller]) < 2e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["bert", "gpt2"])
+def test_two_processes_train_the_same_model_as_one(architecture: str, tmp_path: Path) -> None:
+    arguments = ("--architecture", architecture, "--steps", "5")
+    finish(program(tmp_path / "one", *arguments))
+    finish(program(tmp_path / "two", *arguments, ranks=2))
+    one, two = (json.loads((tmp_path / name / "losses.json").read_text()) for name in ("one", "two"))
+    assert two == pytest.approx(one, rel=1e-5)
+    weights = [load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two")]
+    assert largest_difference(*weights) < 2e-4
+
+
+@pytest.mark.slow
+def test_a_rank_without_rows_still_takes_part(tmp_path: Path) -> None:
+    """Steps of one piece on two ranks: the second has nothing, and must not hang or change the mean."""
+    base, objective, rows = job("bert")
+    del base, objective
+    arguments = ("--steps", "2")
+    finish(program(tmp_path / "one", *arguments))
+    finish(program(tmp_path / "three", *arguments, ranks=3))
+    one, three = (json.loads((tmp_path / name / "losses.json").read_text()) for name in ("one", "three"))
+    assert three == pytest.approx(one, rel=1e-5)
+    assert len(rows) > 3
+
+
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
+    lines: list[Mapping[str, Any]] = []
+    run(tmp_path, "gpt2", lora=False, loop=settings(total_steps=40, learning_rate=1e-2), log=lines.append)
+    assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]
+
+
+def test_a_line_has_what_the_contract_says(tmp_path: Path) -> None:
+    lines: list[Mapping[str, Any]] = []
+    state, _ = run(tmp_path, loop=settings(total_steps=2), log=lines.append)
+    assert set(lines[0]) == {
+        "step",
+        "tokens",
+        "loss",
+        "learning_rate",
+        "tokens_per_second",
+        "padding_fraction",
+        "grad_norm",
+        "memory_bytes",
+    }
+    assert [line["step"] for line in lines] == [1, 2]
+    assert state.tokens == lines[-1]["tokens"]
+
+
+# --- Resume ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dropout", [{"dropout": 0.3}, {"base": True}])
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(dropout: dict[str, Any], tmp_path: Path) -> None:
+    def at(folder: str, resume: bool, stop: int | None = None) -> dict[str, torch.Tensor]:
+        lines = 0
+
+        def log(line: Mapping[str, Any]) -> None:
+            nonlocal lines
+            lines += 1
+            if lines == stop:
+                raise InterruptedError
+
+        loop = settings(total_steps=7, base_dropout="base" in dropout)
+        return run(tmp_path / folder, loop=loop, dropout=dropout.get("dropout", 0.0), resume=resume, log=log)[1]
+
+    whole = at("whole", resume=False)
+    with pytest.raises(InterruptedError):
+        at("cut", resume=False, stop=5)
+    resumed = at("cut", resume=True)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_ends_the_same(tmp_path: Path) -> None:
+    arguments = ("--steps", "12", "--slow", "0.1", "--dropout", "0.2")
+    finish(program(tmp_path / "whole", *arguments))
+    draw = random.Random(0)
+    for attempt in range(3):
+        process = program(tmp_path / "killed", *arguments, *(["--resume"] if attempt else []))
+        assert process.stdout is not None
+        for _ in range(draw.randint(1, 4)):
+            process.stdout.readline()
+        time.sleep(draw.random() * 0.12)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    finish(program(tmp_path / "killed", *arguments, "--resume"))
+    whole, killed = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+def test_resuming_with_other_targets_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, "bert")
+    with pytest.raises(CheckpointError, match="other parameters"):
+        run(tmp_path, "bert", lora=False, resume=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint_of_the_last_step(number: signal.Signals, tmp_path: Path) -> None:
+    process = program(tmp_path, "--steps", "500", "--slow", "0.05")
+    assert process.stdout is not None
+    for _ in range(3):
+        line = process.stdout.readline()
+    process.send_signal(number)
+    rest = process.communicate(timeout=60)[0]
+    last = int((rest.split("\n")[-2] if rest.strip() else line).split()[1])
+    assert process.returncode != 0
+    newest = max(int(path.name.split("-")[1]) for path in (tmp_path / "checkpoints").iterdir())
+    assert newest == last
+
+
+def test_a_stop_request_raises_after_the_checkpoint(tmp_path: Path) -> None:
+    def log(line: Mapping[str, Any]) -> None:
+        if line["step"] == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match="after step 3"):
+        run(tmp_path, loop=settings(total_steps=50, checkpoint_every=50), log=log)
+    assert (tmp_path / "checkpoints" / "step-3" / "manifest.json").is_file()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_no_signal_is_caught_outside_the_main_thread() -> None:
+    caught: list[bool] = []
+
+    def body() -> None:
+        before = signal.getsignal(signal.SIGTERM)
+        with stop_requests(ProgressDisplay(quiet=True)):
+            caught.append(signal.getsignal(signal.SIGTERM) != before)
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    assert caught == [False]
+
+
+# --- What goes wrong ------------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_names_step_and_documents(tmp_path: Path) -> None:
+    base, objective, rows = job("bert")
+    poisoned = int(StepPlan(rows.lengths, 240, 3).step(1).rows[0])
+
+    class Poisoned:
+        name = "mlm"
+        poison: ClassVar[dict[int, torch.Tensor]] = {}
+
+        def prepare(self, batch: Any, epoch: int) -> Inputs:
+            inputs = objective.prepare(batch, epoch)
+            self.poison[id(inputs)] = torch.from_numpy(np.repeat(batch.rows == poisoned, batch.lengths))
+            return inputs
+
+        def losses(self, base: Any, inputs: Inputs) -> torch.Tensor:
+            return torch.where(self.poison[id(inputs)], math.nan, objective.losses(base, inputs))
+
+        def loss(self, base: Any, inputs: Inputs) -> torch.Tensor:
+            return self.losses(base, inputs).sum()
+
+    with pytest.raises(TrainingError) as caught:
+        train(
+            base,
+            Poisoned(),
+            rows,
+            settings(),
+            accelerator=Accelerator(cpu=True),
+            checkpoints=tmp_path / "checkpoints",
+            display=ProgressDisplay(quiet=True),
+            log=lambda line: None,
+        )
+    assert "nan in step 2" in str(caught.value)
+    assert caught.value.where == f"documents {rows.document_id(int(rows.documents[poisoned]))}"
+    assert "--learning-rate" in str(caught.value)
+    assert all(bool(torch.isfinite(p).all()) for p in base.model.parameters())
+
+
+def test_a_pass_without_memory_is_halved_and_the_step_stays_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, expected = run(tmp_path / "plenty", loop=settings(total_steps=3))
+    largest: list[int] = []
+    real = loop_module.LossModule.forward
+
+    def limited(self: nn.Module, inputs: Inputs) -> torch.Tensor:
+        if inputs.input_ids.numel() > 130:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8")
+        largest.append(inputs.input_ids.numel())
+        return real(self, inputs)
+
+    monkeypatch.setattr(loop_module.LossModule, "forward", limited)
+    state, found = run(tmp_path / "short", loop=settings(total_steps=3))
+    assert state.tokens_per_pass <= 130
+    assert max(largest) <= 130
+    assert largest_difference(expected, found) < 2e-4
+
+
+def test_memory_that_does_not_suffice_for_one_piece_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(self: nn.Module, inputs: Inputs) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(loop_module.LossModule, "forward", never)
+    with pytest.raises(TrainingError, match="memory ran out in step 1"):
+        run(tmp_path)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: nn.Module, inputs: Inputs) -> torch.Tensor:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(loop_module.LossModule, "forward", broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        run(tmp_path)
+
+
+# --- Parts ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "opt", "modernbert", "llama"])
+def test_base_dropout_is_off_and_lora_dropout_stays(architecture: str) -> None:
+    base, objective, rows = job(architecture, dropout=0.5)
+    base.model.train()
+    disable_base_dropout(base.model)
+    layers = [layer for layer in base.model.modules() if isinstance(layer, LoraLinear)]
+    assert layers
+    assert {layer.dropout for layer in layers} == {0.5}
+    for layer in layers:
+        layer.dropout = 0.0
+    inputs = objective.prepare(rows.pack([0, 1, 2]), 0)
+    training = objective.loss(base, inputs)
+    base.model.eval()
+    assert torch.equal(training, objective.loss(base, inputs))
+
+
+@pytest.mark.parametrize(
+    ("budget", "steps"),
+    [
+        ({"max_steps": 7}, 7),
+        ({"epochs": 1.0}, 10),
+        ({"epochs": 2.5}, 25),
+        ({"max_tokens": 1000}, 10),
+        ({"max_tokens": 1}, 1),
+        ({"max_tokens": 1001}, 11),
+    ],
+)
+def test_budgets_become_steps(budget: dict[str, Any], steps: int) -> None:
+    plan = StepPlan([20] * 50, 100, 0)
+    given = {"max_tokens": None, "max_steps": None, "epochs": None} | budget
+    assert count_steps(plan, 1000, **given) == steps
