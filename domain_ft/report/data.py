@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from domain_ft.corpus.prepared import PreparedCorpus
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class CorpusFacts:
         licence: its licence, SPDX where there is one; empty where it is not known.
         citation: how to cite it; empty where nothing is asked.
         language: BCP 47 code such as `en`; empty where it is not known.
-        statistics: counts by name; those in `words.STATISTICS` are shown, in that order.
+        statistics: counts by name; those that `words.STATISTICS` names are shown.
+        notes: what was done out of the ordinary, in sentences.
         lengths: the length of each training document in tokens, for the histogram; may be empty.
     """
 
@@ -29,8 +33,24 @@ class CorpusFacts:
     licence: str = ""
     citation: str = ""
     language: str = ""
-    statistics: Mapping[str, int | float] = field(default_factory=dict)
+    statistics: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
     lengths: Sequence[int] = ()
+
+    @classmethod
+    def of(cls, prepared: PreparedCorpus, lengths: Sequence[int] = ()) -> CorpusFacts:
+        """The facts of a prepared corpus."""
+        recipe = prepared.recipe
+        return cls(
+            name=prepared.name,
+            description=recipe.description,
+            licence=recipe.licence,
+            citation=recipe.citation,
+            language=recipe.language,
+            statistics=prepared.statistics.as_dict(),
+            notes=tuple(prepared.statistics.notes),
+            lengths=lengths,
+        )
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from domain_ft import __version__
 from domain_ft.report import plots, words
 from domain_ft.report.data import AdaptReport, EvaluationReport
 
@@ -68,7 +69,7 @@ def _markup(svg: str) -> Markup:
 
 
 def _page(template: str, **values: Any) -> str:
-    return _environment().get_template(template).render(words=words, **values) + "\n"
+    return _environment().get_template(template).render(words=words, version=__version__, **values) + "\n"
 
 
 @functools.cache
@@ -85,13 +86,13 @@ def _environment() -> Environment:
 
 
 def _setting(value: Any) -> str:
-    """A setting's value for people: a list by its items, nothing as a dash."""
+    """A setting's value for people: lists and tables by their items, nothing as a dash."""
     if value is None or value == [] or value == ():
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value))
+        return ", ".join(map(_setting, value))
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {item}" for key, item in value.items())
+        return ", ".join(f"{key} {_setting(item)}" for key, item in value.items())
     return str(value)

@@ -27,17 +27,6 @@ from typing import Any
 from domain_ft.errors import CheckpointError, SettingsError
 from domain_ft.storage import write_atomic, write_json
 
-_OURS = {
-    "config.toml",
-    "metrics.jsonl",
-    "scores",
-    "adapter",
-    "checkpoints",
-    "rejects.jsonl",
-    "README.md",
-    "report.html",
-    "result.json",
-}
 _NAMED = 3  # foreign files that a message names
 
 
@@ -139,10 +128,15 @@ class RunFolder:
         with self.writing():
             write_atomic(self.config, text)
 
-    def write_text(self, path: Path, text: str) -> None:
-        """Write a text file of the folder, such as `card` or `report`."""
+    def write_card(self, text: str) -> None:
+        """Write README.md, the model card."""
         with self.writing():
-            write_atomic(path, text)
+            write_atomic(self.card, text)
+
+    def write_report(self, text: str) -> None:
+        """Write report.html."""
+        with self.writing():
+            write_atomic(self.report, text)
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl; it is with the system when this returns."""

@@ -16,8 +16,9 @@ from domain_ft.report.data import AdaptReport, EvaluationReport
 STYLES = {"better": "green", "worse": "red", "unclear": "dim"}
 
 
-def print_adapt(report: AdaptReport, console: Console) -> None:
-    """The before/after table and what it says in words."""
+def print_adapt(report: AdaptReport, console: Console | None = None) -> None:
+    """The before/after table and what it says in words; on standard output where no `console` is given."""
+    console = console or Console()
     table = _table("held-out text", "measure", "before", "after", "change", words.level(report.differences["domain"]))
     for role, corpus in report.roles:
         difference = report.differences[role]
@@ -49,8 +50,9 @@ def print_adapt(report: AdaptReport, console: Console) -> None:
         console.print(Text(sentence))
 
 
-def print_evaluation(report: EvaluationReport, console: Console) -> None:
+def print_evaluation(report: EvaluationReport, console: Console | None = None) -> None:
     """A table for each corpus, a row for each model; changes are against the first."""
+    console = console or Console()
     for role, corpus in report.corpora.items():
         title = corpus + (" (control)" if role == "control" else "")
         table = _table("model", "loss", "perplexity", "bits/byte", "change", "interval")

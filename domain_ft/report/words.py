@@ -18,20 +18,20 @@ MEASURES = {"loss": "loss (nats per token)", "perplexity": "perplexity", "bits_p
 VERDICTS = {"better": "better", "worse": "worse", "unclear": "no clear change"}
 
 STATISTICS = {
-    "documents_read": "documents read",
-    "documents_kept": "documents kept",
-    "exact_duplicates": "exact duplicates removed",
-    "near_duplicates": "near duplicates removed",
-    "groups": "groups of near copies",
-    "rejects": "records rejected",
+    "read": "documents read",
+    "kept": "documents kept",
+    "empty": "documents with no text",
+    "rejects": "records that could not be read",
+    "exact_duplicates": "exact duplicates left out",
+    "near_duplicates": "near duplicates left out",
+    "groups": "groups of similar documents",
     "characters": "characters",
-    "bytes": "bytes of UTF-8",
-    "train_documents": "documents for training",
-    "train_tokens": "tokens for training",
+    "bytes": "bytes (UTF-8)",
+    "train_documents": "documents to train on",
     "evaluation_documents": "documents held out",
-    "evaluation_tokens": "tokens held out",
+    "greatest_overlap": "most of a held-out text found in a training text",
 }
-"""What a corpus's counts are called, in the order in which they are shown. A count by another name follows as it is."""
+"""What a corpus's counts are called, in the order in which they are shown."""
 
 
 def number(value: float, digits: int = 2) -> str:
@@ -206,14 +206,12 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def statistics(counts: Mapping[str, int | float]) -> list[tuple[str, str]]:
-    """(what it is, how many) of a corpus's counts, in the order of `STATISTICS`, others after them."""
-    known = [(label, counts[name]) for name, label in STATISTICS.items() if name in counts]
-    others = [(name.replace("_", " "), value) for name, value in counts.items() if name not in STATISTICS]
+def statistics(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(what it is, how many) of a corpus's counts; a share is written in percent."""
     return [
-        (label, f"{value:,}" if isinstance(value, int) else number(value))
-        for label, value in known + others
-        if isinstance(value, (int, float))
+        (label, f"{counts[name]:,}" if isinstance(counts[name], int) else f"{100 * counts[name]:.0f}%")
+        for name, label in STATISTICS.items()
+        if name in counts
     ]
 
 

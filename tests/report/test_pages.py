@@ -51,7 +51,7 @@ class Elements(HTMLParser):
 
 def evil_report() -> AdaptReport:
     report = adapt_report()
-    corpus = CorpusFacts(EVIL, EVIL, EVIL, EVIL, "en", {"documents_read": 3}, [3, 4, 5])
+    corpus = CorpusFacts(EVIL, EVIL, EVIL, EVIL, "en", {"read": 3, "samples": [EVIL]}, [EVIL], [3, 4, 5])
     samples = [{**sample, "left": EVIL, "answer": EVIL, "document": EVIL} for sample in report.samples]
     for sample in samples:
         sample["after"] = {**sample["after"], "guesses": [{"text": EVIL, "probability": 0.5}]}
