@@ -415,12 +415,20 @@ def apply_lora(model: nn.Module, config: LoraConfig, *, seed: int = 0) -> LoraMo
         ModelError: nothing to train, something that cannot be exact, or a model that has LoRA already. The model is
             unchanged then.
     """
-    if has_lora(model):
-        raise ModelError(
-            "the model has LoRA layers already", fix="merge and remove them first: merge_and_unload(model)"
-        )
+    refuse_adapted(model)
     trained = targeting.resolve_modules(model, config.train_modules)
-    paths = targeting.resolve_targets(model, config.targets, trained)
+    return insert_lora(model, config, targeting.resolve_targets(model, config.targets, trained), trained, seed=seed)
+
+
+def insert_lora(
+    model: nn.Module, config: LoraConfig, paths: Sequence[str], trained: Sequence[str], *, seed: int = 0
+) -> LoraModel:
+    """`apply_lora` for modules that are known by their whole paths, whatever names `config` has for them.
+
+    Args:
+        paths: of the layers that LoRA goes into.
+        trained: of the modules that are trained whole.
+    """
     _refuse_idle_patterns(config, paths)
     embedding = _embedding_for(model, config, trained)
 
@@ -448,6 +456,14 @@ def apply_lora(model: nn.Module, config: LoraConfig, *, seed: int = 0) -> LoraMo
 def has_lora(model: nn.Module) -> bool:
     """Whether `model` went through `apply_lora` and has its LoRA layers still."""
     return hasattr(model, _HANDLE)
+
+
+def refuse_adapted(model: nn.Module) -> None:
+    """Raise for a model that has LoRA layers already."""
+    if has_lora(model):
+        raise ModelError(
+            "the model has LoRA layers already", fix="merge them and take them out: merge_and_unload(model)"
+        )
 
 
 def lora_of(model: nn.Module) -> LoraModel:

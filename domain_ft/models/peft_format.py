@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from domain_ft.errors import ModelError
 from domain_ft.models import targets as targeting
-from domain_ft.models.lora import LoraConfig, LoraModel, apply_lora, lora_of
+from domain_ft.models.lora import LoraConfig, LoraModel, insert_lora, lora_of, refuse_adapted
 from domain_ft.storage import write_atomic, write_json
 
 CONFIG_NAME = "adapter_config.json"
@@ -105,11 +105,16 @@ def load_adapter(model: nn.Module, folder: Path) -> LoraModel:
         ModelError: files that are missing or broken, a PEFT method or variant without a like here, or tensors that are
             missing, unexpected or of another shape than this model needs; all of them are listed.
     """
+    refuse_adapted(model)
     settings = _read_settings(folder)
     tensors = _read_tensors(folder)
     _refuse_foreign(settings, folder)
-    lora = apply_lora(model, _lora_config(model, settings, folder))
-    slots = _tensors(lora)
+    config = _lora_config(model, settings, folder)
+    trained = targeting.resolve_modules(model, config.train_modules)
+    paths = _adapted_modules(model, settings, trained)
+    targeting.refuse_unfit(model, paths)
+    lora = insert_lora(model, config, paths, trained)
+    slots = _tensors(lora) | {name: slot for name, slot in _base_tensors(lora).items() if name in tensors}
     try:
         _compare(slots, tensors, folder)
     except ModelError:
@@ -134,6 +139,15 @@ def _tensors(lora: LoraModel) -> dict[str, Tensor]:
     for path, module in lora.trained_modules.items():
         tensors |= {f"{_PREFIX}{path}.{name}": tensor for name, tensor in module.state_dict().items()}
     return tensors
+
+
+def _base_tensors(lora: LoraModel) -> dict[str, Tensor]:
+    """The frozen tensors of LoRA's layers under the names by which PEFT saves those of an output projection too."""
+    return {
+        f"{_PREFIX}{path}.base_layer.{name}": tensor
+        for path, layer in lora.layers.items()
+        for name, tensor in layer.base_layer.state_dict().items()
+    }
 
 
 def _settings(lora: LoraModel, base_name: str | None, revision: str | None, task_type: str | None) -> dict[str, Any]:
@@ -240,19 +254,21 @@ def _refuse_foreign(settings: dict[str, Any], folder: Path) -> None:
 
 
 def _lora_config(model: nn.Module, settings: dict[str, Any], folder: Path) -> LoraConfig:
-    """Our config for PEFT's `settings`; every name resolved to whole paths by PEFT's rules."""
-    trained = _modules_to_save(model, settings)
+    """Our config for PEFT's `settings`."""
+    targets = settings.get("target_modules")
+    if not targets:
+        raise ModelError("the adapter's config names no target_modules", where=str(folder / CONFIG_NAME))
     try:
         return LoraConfig(
             rank=settings["r"],
             alpha=settings["lora_alpha"],
             dropout=settings.get("lora_dropout") or 0.0,
-            targets=tuple(_adapted_modules(model, settings, trained)),
+            targets=targets if isinstance(targets, str) else tuple(targets),
             use_rslora=bool(settings.get("use_rslora")),
             use_dora=bool(settings.get("use_dora")),
             rank_pattern=settings.get("rank_pattern") or {},
             alpha_pattern=settings.get("alpha_pattern") or {},
-            train_modules=tuple(trained),
+            train_modules=tuple(_modules_to_save(model, settings)),
             trainable_tokens=tuple(_trainable_tokens(model, settings)),
         )
     except KeyError as error:
@@ -267,16 +283,19 @@ def _modules_to_save(model: nn.Module, settings: dict[str, Any]) -> list[str]:
 
 def _adapted_modules(model: nn.Module, settings: dict[str, Any], trained: list[str]) -> list[str]:
     """Paths of the modules into which PEFT would put LoRA for `settings`."""
-    targets = settings["target_modules"]
-    if targets is None or targets == []:
-        raise ModelError("the adapter's config names no target_modules", fix="save it again with PEFT, which adds them")
+    targets, excluded = settings["target_modules"], settings.get("exclude_modules") or []
     if targets == "all-linear":
-        return targeting.resolve_targets(model, targets, trained)
-    excluded = settings.get("exclude_modules") or []
+        targets = targeting.resolve_targets(model, targets, trained)
     paths = [path for path, _ in model.named_modules() if path]
     paths = [path for path in paths if not any(path == whole or path.startswith(f"{whole}.") for whole in trained)]
     paths = [path for path in paths if _matches(path, targets) and not _matches(path, excluded)]
-    return [path for path in paths if _in_layers(path, settings)]
+    paths = [path for path in paths if _in_layers(path, settings)]
+    if not paths:
+        raise ModelError(
+            f"no module of {type(model).__name__} matches the adapter's target_modules, {targets!r}",
+            fix="load the base model that the adapter was trained on (base_model_name_or_path in its config)",
+        )
+    return paths
 
 
 def _matches(path: str, names: str | list[str]) -> bool:

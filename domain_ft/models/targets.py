@@ -57,8 +57,28 @@ def resolve_targets(model: nn.Module, targets: str | Sequence[str], trained_whol
             f"no linear layer of {type(model).__name__} matches the targets {targets!r}",
             fix=f"give all-linear, attention, or a regular expression for a whole path such as {_some(linear)}",
         )
-    _refuse_shared(model, paths)
+    refuse_unfit(model, paths)
     return paths
+
+
+def refuse_unfit(model: nn.Module, paths: Sequence[str]) -> None:
+    """Raise unless each path is a linear layer whose weight is its own.
+
+    Raises:
+        ModelError: a module of another class, or a weight that another module shares.
+    """
+    shared = _shared_parameters(model)
+    for path in paths:
+        layer = model.get_submodule(path)
+        if not isinstance(layer, LINEAR_CLASSES):
+            raise _no_linear(path, layer)
+        others = [name for name in shared.get(id(layer.weight), []) if name != f"{path}.weight"]
+        if others:
+            raise ModelError(
+                f"the targets match {path}, whose weight is tied to {others[0]}: LoRA on one of them cannot be "
+                "merged without changing the other",
+                fix=f"leave {path} out of the targets, or load a base model whose weights are not tied",
+            )
 
 
 def resolve_modules(model: nn.Module, names: Iterable[str]) -> list[str]:
@@ -72,7 +92,7 @@ def resolve_modules(model: nn.Module, names: Iterable[str]) -> list[str]:
     for name in names:
         found = [path for path, _ in model.named_modules() if _ends_with(path, name)]
         if not found:
-            modules = {path: module for path, module in model.named_modules() if path and any(module.parameters())}
+            modules = {path: module for path, module in model.named_modules() if path and list(module.parameters())}
             raise ModelError(
                 f"no module of {type(model).__name__} is called {name!r}, so it cannot be trained whole",
                 fix=f"name a module, such as {_some(_related(name, modules))}",
@@ -81,7 +101,7 @@ def resolve_modules(model: nn.Module, names: Iterable[str]) -> list[str]:
     outermost = [path for path, _ in model.named_modules() if path in paths and not _inside(path, paths, strictly=True)]
     shared = _shared_parameters(model)
     for path in outermost:
-        _refuse_unsavable(model, path, shared)
+        _refuse_unsavable(model, path, outermost, shared)
     return outermost
 
 
@@ -152,10 +172,8 @@ def _matching_expression(model: nn.Module, expression: str, linear: dict[str, nn
             f"the targets {expression!r} are no regular expression: {error}",
             fix="give all-linear, attention, or a regular expression that matches whole module paths",
         ) from None
-    for path, module in model.named_modules():
-        if isinstance(module, nn.Embedding) and pattern.fullmatch(path):
-            raise _no_linear(path, module)
-    return [path for path in linear if pattern.fullmatch(path)]
+    embeddings = [path for path, module in model.named_modules() if isinstance(module, nn.Embedding)]
+    return [path for path in [*linear, *embeddings] if pattern.fullmatch(path)]
 
 
 def _matching_names(model: nn.Module, names: Sequence[str], trained_whole: Sequence[str]) -> list[str]:
@@ -168,11 +186,7 @@ def _matching_names(model: nn.Module, names: Sequence[str], trained_whole: Seque
                 fix=f"name linear layers, such as {_some(_related(name, linear))}",
             )
     paths = [path for path in modules if any(_ends_with(path, name) for name in names)]
-    paths = [path for path in paths if not _inside(path, trained_whole)]
-    for path in paths:
-        if not isinstance(modules[path], LINEAR_CLASSES):
-            raise _no_linear(path, modules[path])
-    return paths
+    return [path for path in paths if not _inside(path, trained_whole)]
 
 
 def _no_linear(path: str, module: nn.Module) -> ModelError:
@@ -188,20 +202,7 @@ def _no_linear(path: str, module: nn.Module) -> ModelError:
     )
 
 
-def _refuse_shared(model: nn.Module, paths: Sequence[str]) -> None:
-    shared = _shared_parameters(model)
-    for path in paths:
-        weight = model.get_submodule(path).weight
-        others = [name for name in shared.get(id(weight), []) if name != f"{path}.weight"]
-        if others:
-            raise ModelError(
-                f"the targets match {path}, whose weight is tied to {others[0]}: LoRA on one of them cannot be "
-                "merged without changing the other",
-                fix=f"leave {path} out of the targets, or load a base model whose weights are not tied",
-            )
-
-
-def _refuse_unsavable(model: nn.Module, path: str, shared: dict[int, list[str]]) -> None:
+def _refuse_unsavable(model: nn.Module, path: str, chosen: Sequence[str], shared: dict[int, list[str]]) -> None:
     module = model.get_submodule(path)
     if isinstance(module, _CONTAINERS):
         raise ModelError(
@@ -218,11 +219,12 @@ def _refuse_unsavable(model: nn.Module, path: str, shared: dict[int, list[str]])
             fix=f"{instead}, or train the whole model with --method full",
         )
     # PEFT compares the ends of paths without regard to the dots between names.
-    also = [other for other, _ in model.named_modules(remove_duplicate=False) if other.endswith(path) and other != path]
+    every = [other for other, _ in model.named_modules(remove_duplicate=False)]
+    also = [other for other in every if other.endswith(path) and other not in chosen]
     if also:
         raise ModelError(
             f"{path} cannot be trained whole, for PEFT would read its name as {also[0]} too",
-            fix="train LoRA layers instead, or name both modules' parents",
+            fix="train LoRA layers instead, or name both modules",
         )
 
 

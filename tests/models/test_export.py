@@ -1,0 +1,118 @@
+"""The merged export: loads as anyone loads it, with the trained model's logits, or is not there at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import ENCODERS, SUPPORTED, VOCABULARY, tiny_model, tiny_tokenizer, tokenizer_kind
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from domain_ft.errors import ModelError
+from domain_ft.models.export import export_merged
+from domain_ft.models.lora import LoraConfig, apply_lora, lora_of
+from domain_ft.models.targets import head_modules
+
+
+@dataclass
+class Base:
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+def trained(architecture: str, **changes: Any) -> Base:
+    """A tiny model whose adapter is away from where it started."""
+    model = tiny_model(architecture)
+    lora = apply_lora(model, LoraConfig(rank=2, train_modules=tuple(head_modules(model)), **changes))
+    generator = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for parameter in lora.trainable_parameters().values():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+    return Base(model, tiny_tokenizer(tokenizer_kind(architecture)))
+
+
+def logits(model: nn.Module) -> Tensor:
+    ids = torch.randint(5, VOCABULARY, (2, 9), generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        result: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    return result
+
+
+@pytest.mark.parametrize("use_dora", [False, True])
+@pytest.mark.parametrize("architecture", SUPPORTED)
+def test_transformers_loads_equal_logits(architecture: str, use_dora: bool, tmp_path: Path) -> None:
+    base = trained(architecture, use_dora=use_dora)
+    state = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
+    expected = logits(base.model)
+    base.model.train()
+    export_merged(base, tmp_path / "merged")
+
+    assert base.model.training
+    assert all(torch.equal(tensor, state[name]) for name, tensor in base.model.state_dict().items())
+    auto = AutoModelForMaskedLM if architecture in ENCODERS else AutoModelForCausalLM
+    reloaded = auto.from_pretrained(tmp_path / "merged")
+    tied = base.model.config.tie_word_embeddings
+    assert (reloaded.get_output_embeddings().weight is reloaded.get_input_embeddings().weight) == tied
+    assert (logits(reloaded) - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert AutoTokenizer.from_pretrained(tmp_path / "merged").get_vocab() == base.tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gpt_neox"])
+def test_trained_token_rows_are_exported(architecture: str, tmp_path: Path) -> None:
+    base = trained(architecture, trainable_tokens=(3, 7))
+    expected = logits(base.model)
+    export_merged(base, tmp_path / "merged")
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert (logits(reloaded) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_half_precision_and_full_fine_tunes(tmp_path: Path) -> None:
+    half = trained("bert")
+    half.model.to(torch.bfloat16)
+    export_merged(half, tmp_path / "half")
+    assert AutoModelForMaskedLM.from_pretrained(tmp_path / "half").dtype == torch.bfloat16
+    plain = Base(tiny_model("gpt2"), tiny_tokenizer("gpt2"))
+    export_merged(plain, tmp_path / "plain")
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "plain")), logits(plain.model))
+
+
+def test_a_merged_model_stays_merged(tmp_path: Path) -> None:
+    base = trained("bert")
+    lora_of(base.model).merge()
+    export_merged(base, tmp_path / "merged")
+    assert lora_of(base.model).merged
+
+
+def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("keep me")
+    with pytest.raises(ModelError, match="not empty"):
+        export_merged(trained("bert"), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_weights_that_are_lost_in_saving_are_refused(tmp_path: Path) -> None:
+    base = trained("bert")
+    base.model._keys_to_ignore_on_save = {"cls.predictions.transform.dense.weight"}
+    with pytest.raises(ModelError, match=r"cls\.predictions\.transform\.dense\.weight"):
+        export_merged(base, tmp_path / "merged")
+    assert not list(tmp_path.iterdir())
+    assert not lora_of(base.model).merged
+
+
+def test_broken_adapters_are_refused(tmp_path: Path) -> None:
+    base = trained("gpt2")
+    next(iter(lora_of(base.model).layers.values())).lora_B.data.fill_(float("nan"))
+    with pytest.raises(ModelError, match="nothing was written"):
+        export_merged(base, tmp_path / "merged")
+    assert not list(tmp_path.iterdir())

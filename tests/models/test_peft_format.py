@@ -1,0 +1,361 @@
+"""Adapters against PEFT itself: what we write it loads, what it writes we load, by equal logits."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import SUPPORTED, VOCABULARY, tiny_model
+from torch import Tensor, nn
+
+from domain_ft.errors import ModelError
+from domain_ft.models.lora import LoraConfig, apply_lora, has_lora
+from domain_ft.models.peft_format import CONFIG_NAME, WEIGHTS_NAME, load_adapter, save_adapter
+from domain_ft.models.targets import head_modules
+
+# Two orders of the same float32 sums differ by this share of the largest logit; the models have two or three layers.
+TOLERANCE = 2e-6
+VARIANTS: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "rslora": {"use_rslora": True, "alpha": 4},
+    "dora": {"use_dora": True},
+    "dropout": {"dropout": 0.3},
+    "patterns": {"rank_pattern": {r".*\.1\..*": 2}, "alpha_pattern": {r".*\.1\..*": 5}},
+    "attention": {"targets": "attention"},
+    "regex": {"targets": r".*\b[01]\b.*(query|q_lin|q_proj|c_attn|Wqkv|query_key_value|ffn)"},
+}
+
+
+def logits(model: nn.Module) -> Tensor:
+    """Logits of two rows of fixed ids."""
+    ids = torch.randint(5, VOCABULARY, (2, 11), generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        result: Tensor = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    return result
+
+
+def disturb(parameters: Any) -> None:
+    """Move every trained parameter away from where it started, as training would."""
+    generator = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
+
+
+def assert_close(found: Tensor, expected: Tensor, base: Tensor) -> None:
+    """Equal to float32 rounding, and not because the adapter does nothing."""
+    assert (expected - base).abs().max() > 1e-3
+    assert (found - expected).abs().max() <= TOLERANCE * expected.abs().max().clamp_min(1)
+
+
+def quiet_peft(model: nn.Module, folder: Path) -> nn.Module:
+    """PEFT's model with the adapter in `folder`, refusing any warning of PEFT's about keys or patterns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        loaded: nn.Module = peft.PeftModel.from_pretrained(model, folder)
+    return loaded
+
+
+def config_of(architecture: str, variant: dict[str, Any]) -> LoraConfig:
+    changes = dict(variant)
+    if architecture == "albert":  # one layer, shared: no numbers of layers but the group's and the layer's own 0
+        changes = {
+            key: {pattern.replace("1", "0"): number for pattern, number in value.items()}
+            if key.endswith("_pattern")
+            else value
+            for key, value in changes.items()
+        }
+    return LoraConfig(**{"rank": 4, "alpha": 8, **changes})
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("architecture", SUPPORTED)
+def test_peft_loads_what_we_write(architecture: str, variant: str, tmp_path: Path) -> None:
+    model = tiny_model(architecture)
+    base = logits(model)
+    lora = apply_lora(model, config_of(architecture, VARIANTS[variant]))
+    assert torch.equal(logits(model), base) or VARIANTS[variant].get("use_dora")
+    disturb(lora.trainable_parameters().values())
+    expected = logits(model)
+    save_adapter(model, tmp_path / "adapter", base_name="a/base", revision="main")
+
+    theirs = quiet_peft(tiny_model(architecture), tmp_path / "adapter")
+    assert_close(logits(theirs), expected, base)
+
+    ours = tiny_model(architecture)
+    load_adapter(ours, tmp_path / "adapter")
+    assert torch.equal(logits(ours), expected)
+
+
+@pytest.mark.parametrize("architecture", SUPPORTED)
+def test_modules_trained_whole_survive_peft(architecture: str, tmp_path: Path) -> None:
+    model = tiny_model(architecture)
+    base = logits(model)
+    names = tuple(head_modules(model)) or ("norm" if architecture.startswith(("llama", "qwen")) else "ln_f",)
+    names = {"gpt_neox": ("final_layer_norm",), "opt": ("fc1",)}.get(architecture, names)
+    lora = apply_lora(model, LoraConfig(rank=2, train_modules=names))
+    assert lora.trained_modules
+    disturb(lora.trainable_parameters().values())
+    expected = logits(model)
+    save_adapter(model, tmp_path, base_name=None)
+
+    assert_close(logits(quiet_peft(tiny_model(architecture), tmp_path)), expected, base)
+    ours = tiny_model(architecture)
+    load_adapter(ours, tmp_path)
+    assert torch.equal(logits(ours), expected)
+
+
+def test_task_type_and_base_are_recorded(tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    apply_lora(model, LoraConfig())
+    save_adapter(model, tmp_path, base_name="HuggingFaceTB/SmolLM2-135M", revision="93efa2f", task_type="CAUSAL_LM")
+    settings = peft.LoraConfig.from_pretrained(tmp_path)
+    assert settings.base_model_name_or_path == "HuggingFaceTB/SmolLM2-135M"
+    assert settings.revision == "93efa2f"
+    assert settings.task_type == "CAUSAL_LM"
+    theirs = quiet_peft(tiny_model("llama"), tmp_path)
+    assert isinstance(theirs, peft.PeftModelForCausalLM)
+
+
+THEIRS: dict[str, dict[str, Any]] = {
+    "lora": {"target_modules": "all-linear"},
+    "gaussian": {"target_modules": "all-linear", "init_lora_weights": "gaussian", "lora_dropout": 0.2},
+    "dora": {"target_modules": "all-linear", "use_dora": True, "use_rslora": True},
+    "regex": {"target_modules": r".*(query|c_attn|q_proj|q_lin|Wqkv|query_key_value)", "rank_pattern": {".*": 3}},
+    "excluded": {"target_modules": "all-linear", "exclude_modules": r".*(query|c_attn|q_proj|q_lin|Wqkv|value)"},
+    "one layer": {"target_modules": ["query", "c_fc", "fc1", "up_proj", "Wi", "dense"], "layers_to_transform": 1},
+}
+QUIET = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning", "ignore:fan_in_fan_out")
+
+
+def written_by_peft(model: nn.Module, folder: Path, **settings: Any) -> Tensor:
+    """Save an adapter of PEFT's own for `model`; returns the logits with it."""
+    theirs = peft.get_peft_model(model, peft.LoraConfig(r=4, **settings))
+    disturb(parameter for parameter in theirs.parameters() if parameter.requires_grad)
+    theirs.save_pretrained(folder)
+    return logits(theirs)
+
+
+@QUIET
+@pytest.mark.parametrize("variant", THEIRS)
+@pytest.mark.parametrize("architecture", SUPPORTED)
+def test_we_load_what_peft_writes(architecture: str, variant: str, tmp_path: Path) -> None:
+    if variant == "one layer" and architecture in ("albert", "distilbert", "gpt_neox"):
+        pytest.skip("its layers have no names of this list")
+    expected = written_by_peft(tiny_model(architecture), tmp_path, **THEIRS[variant])
+    model = tiny_model(architecture)
+    base = logits(model)
+    load_adapter(model, tmp_path)
+    assert_close(logits(model), expected, base)
+
+
+@QUIET
+@pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox", "llama", "opt"])
+@pytest.mark.parametrize("named", [False, True])
+def test_trained_tokens_both_ways(architecture: str, named: bool, tmp_path: Path) -> None:
+    tokens = [9, 4, 300]
+    model = tiny_model(architecture)
+    base = logits(model)
+    path = next(name for name, module in model.named_modules() if module is model.get_input_embeddings())
+    expected = written_by_peft(
+        tiny_model(architecture),
+        tmp_path / "theirs",
+        target_modules="all-linear",
+        trainable_token_indices={path: tokens} if named else tokens,
+    )
+    lora = load_adapter(model, tmp_path / "theirs")
+    assert_close(logits(model), expected, base)
+    assert lora.config.trainable_tokens == tuple(tokens)
+
+    disturb(lora.trainable_parameters().values())
+    expected = logits(model)
+    save_adapter(model, tmp_path / "ours", base_name=None)
+    assert_close(logits(quiet_peft(tiny_model(architecture), tmp_path / "ours")), expected, base)
+
+
+@QUIET
+def test_modules_to_save_of_pefts_own(tmp_path: Path) -> None:
+    expected = written_by_peft(
+        tiny_model("roberta"), tmp_path, target_modules=["query"], modules_to_save=["lm_head.dense", "layer_norm"]
+    )
+    model = tiny_model("roberta")
+    base = logits(model)
+    lora = load_adapter(model, tmp_path)
+    assert set(lora.trained_modules) == {"lm_head.dense", "lm_head.layer_norm"}
+    assert_close(logits(model), expected, base)
+
+
+@QUIET
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
+def test_lora_on_an_untied_projection(tmp_path: Path) -> None:
+    expected = written_by_peft(tiny_model("qwen2"), tmp_path, target_modules=["q_proj", "lm_head"])
+    assert "base_model.model.lm_head.base_layer.weight" in load_file(tmp_path / WEIGHTS_NAME)
+    model = tiny_model("qwen2")
+    base = logits(model)
+    load_adapter(model, tmp_path)
+    assert_close(logits(model), expected, base)
+    save_adapter(model, tmp_path / "ours", base_name=None)
+    assert_close(logits(quiet_peft(tiny_model("qwen2"), tmp_path / "ours")), expected, base)
+
+
+@QUIET
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"lora_bias": True}, "lora_bias"),
+        ({"bias": "lora_only"}, "trained biases"),
+        ({"layer_replication": [[0, 2], [1, 2]]}, "layer replication"),
+        ({"init_lora_weights": "pissa"}, "pissa"),
+        ({"target_parameters": ["weight"]}, "bare parameters"),
+        ({"new_in_2031": "warp"}, "new_in_2031"),
+    ],
+)
+def test_foreign_variants_are_refused_by_name(settings: dict[str, Any], named: str, tmp_path: Path) -> None:
+    written_by_peft(tiny_model("llama"), tmp_path, target_modules=["q_proj"])
+    change_config(tmp_path, **settings)
+    model = tiny_model("llama")
+    with pytest.raises(ModelError, match=named):
+        load_adapter(model, tmp_path)
+    assert not has_lora(model)
+
+
+@QUIET
+@pytest.mark.parametrize("kind", ["IA3", "LOHA", "PREFIX_TUNING", None])
+def test_other_methods_are_refused_by_name(kind: str | None, tmp_path: Path) -> None:
+    written_by_peft(tiny_model("llama"), tmp_path, target_modules=["q_proj"])
+    change_config(tmp_path, peft_type=kind)
+    with pytest.raises(ModelError, match=str(kind)):
+        load_adapter(tiny_model("llama"), tmp_path)
+
+
+@QUIET
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target_modules": ["embed_tokens", "q_proj"]}, "embed_tokens, an embedding"),
+        ({"trainable_token_indices": {"lm_head": [3]}}, "only the input embedding"),
+        ({"target_modules": None}, "no target_modules"),
+        ({"target_modules": "nothing"}, "matches"),
+        ({"r": 0}, "rank"),
+        ({"rank_pattern": {"nothing": 3}}, "nothing"),
+        ({"exclude_modules": ["q_proj"]}, "matches"),
+    ],
+)
+def test_configs_that_do_not_fit(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    written_by_peft(tiny_model("llama"), tmp_path, target_modules=["q_proj"])
+    change_config(tmp_path, **settings)
+    model = tiny_model("llama")
+    with pytest.raises(ModelError, match=message):
+        load_adapter(model, tmp_path)
+    assert not has_lora(model)
+
+
+def change_config(folder: Path, **settings: Any) -> None:
+    path = folder / CONFIG_NAME
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """A folder with an adapter of ours for the tiny llama."""
+    model = tiny_model("llama")
+    apply_lora(model, LoraConfig(rank=2, targets="attention"))
+    save_adapter(model, tmp_path / "adapter", base_name=None)
+    return tmp_path / "adapter"
+
+
+def test_missing_unexpected_and_misshapen_tensors_are_all_listed(adapter: Path) -> None:
+    tensors = load_file(adapter / WEIGHTS_NAME)
+    first, second = sorted(tensors)[:2]
+    tensors["base_model.model.lm_head.weight"] = tensors.pop(first)
+    tensors[second] = tensors[second][:1].contiguous()
+    save_file(tensors, adapter / WEIGHTS_NAME)
+    model = tiny_model("llama")
+    before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    with pytest.raises(ModelError) as error:
+        load_adapter(model, adapter)
+    message = str(error.value)
+    assert f"missing: {first}" in message
+    assert "unexpected: base_model.model.lm_head.weight" in message
+    assert f"of another shape: {second}" in message
+    assert not has_lora(model)
+    assert [name for name, _ in model.named_parameters()] == list(before)
+
+
+def test_another_models_adapter_is_refused(adapter: Path) -> None:
+    with pytest.raises(ModelError, match="matches the adapter's target_modules"):
+        load_adapter(tiny_model("bert"), adapter)
+    with pytest.raises(ModelError, match="of another shape"):
+        load_adapter(tiny_model("llama", hidden_size=16), adapter)
+
+
+def test_files_that_are_missing_or_broken(adapter: Path) -> None:
+    def refused(match: str) -> None:
+        with pytest.raises(ModelError, match=match):
+            load_adapter(tiny_model("llama"), adapter)
+
+    weights, config = (adapter / WEIGHTS_NAME).read_bytes(), (adapter / CONFIG_NAME).read_text()
+    (adapter / WEIGHTS_NAME).write_bytes(weights[:100])
+    refused("damaged")
+    (adapter / WEIGHTS_NAME).unlink()
+    refused(f"holds no {WEIGHTS_NAME}$")
+    (adapter / "adapter_model.bin").write_bytes(b"")
+    refused("pickle")
+    (adapter / WEIGHTS_NAME).write_bytes(weights)
+    (adapter / CONFIG_NAME).write_text(config[:20])
+    refused("no JSON")
+    (adapter / CONFIG_NAME).write_text("[]")
+    refused("no JSON object")
+    (adapter / CONFIG_NAME).write_text(json.dumps({k: v for k, v in json.loads(config).items() if k != "r"}))
+    refused("lacks r")
+    (adapter / CONFIG_NAME).unlink()
+    refused("holds no adapter")
+
+
+@QUIET
+def test_names_that_peft_would_find_at_the_end_of_others(tmp_path: Path) -> None:
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
+
+    model, x = network(), torch.randn(3, 4)
+    lora = apply_lora(model, LoraConfig(targets=r"0|1\.1"))
+    disturb(lora.trainable_parameters().values())
+    save_adapter(model, tmp_path, base_name=None)
+    theirs = quiet_peft(network(), tmp_path)
+    assert theirs.base_model.targeted_module_names == ["0", "1.1"]
+    torch.testing.assert_close(theirs(x), model(x))
+    ours = network()
+    load_adapter(ours, tmp_path)
+    assert torch.equal(ours(x), model(x))
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2"])
+def test_half_precision_base_keeps_a_float32_adapter(architecture: str, tmp_path: Path) -> None:
+    model = tiny_model(architecture).to(torch.bfloat16)
+    lora = apply_lora(model, LoraConfig(rank=2))
+    disturb(lora.trainable_parameters().values())
+    save_adapter(model, tmp_path, base_name=None)
+    assert {tensor.dtype for tensor in load_file(tmp_path / WEIGHTS_NAME).values()} == {torch.float32}
+    theirs = quiet_peft(tiny_model(architecture).to(torch.bfloat16), tmp_path)
+    exact = tiny_model(architecture).to(torch.bfloat16).float()
+    load_adapter(exact, tmp_path)
+    our_error, their_error = ((logits(either) - logits(exact)).abs().mean() for either in (model, theirs))
+    assert our_error <= 2 * their_error  # the op multiplies by A and B in bfloat16, PEFT in float32
+
+
+def test_many_layers_resolve_to_the_same_modules_in_peft(tmp_path: Path) -> None:
+    model = tiny_model("llama", num_hidden_layers=6)  # more than 20 names, which PEFT shortens as it loads
+    lora = apply_lora(model, LoraConfig(rank=2, targets=r"model\.layers\.[1-5]\..*"))
+    disturb(lora.trainable_parameters().values())
+    save_adapter(model, tmp_path, base_name=None)
+    theirs = quiet_peft(tiny_model("llama", num_hidden_layers=6), tmp_path)
+    assert sorted(theirs.base_model.targeted_module_names) == sorted(lora.layers)
+    assert_close(logits(theirs), logits(model), logits(tiny_model("llama", num_hidden_layers=6)))
