@@ -96,8 +96,7 @@ class ProgressDisplay:
 
     def _plain(self, label: str, done: int, total: int | None, detail: str, finished: bool) -> None:
         now = time.monotonic()
-        last = self._shown.get(label)
-        if not finished and last is not None and now - last < PLAIN_INTERVAL_SECONDS:
+        if not finished and now - self._shown.setdefault(label, now) < PLAIN_INTERVAL_SECONDS:
             return
         self._shown[label] = now
         count = f"{done:,}" if total is None else f"{done:,} of {total:,}"

@@ -1,0 +1,474 @@
+"""`domain-ft adapt`: continued pretraining on a field's text, with proof of what it gained and what it forgot.
+
+corpus -> split -> rows of tokens -> score before -> train -> score after -> run folder
+
+run = domain_ft.adapt(AdaptSettings(corpus="legal"))
+run.result["after"]["domain"]["loss"], run.model
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+
+from domain_ft.corpus.packing import StepPlan
+from domain_ft.corpus.tokens import TokenRows, tokenize
+from domain_ft.errors import SettingsError
+from domain_ft.evaluation.bootstrap import beyond_control, difference
+from domain_ft.evaluation.samples import Probe, answer, choose_probes, side_by_side
+from domain_ft.evaluation.scores import Scores
+from domain_ft.models import embedded
+from domain_ft.models.base import BaseModel, load
+from domain_ft.models.export import export_merged
+from domain_ft.models.lora import LoraConfig, apply_lora, set_backend
+from domain_ft.models.peft_format import save_adapter
+from domain_ft.objectives.base import Objective
+from domain_ft.report import card, html
+from domain_ft.report.data import AdaptReport, BaseFacts, CorpusFacts
+from domain_ft.report.run_folder import RunFolder
+from domain_ft.report.terminal import print_adapt
+from domain_ft.settings import AdaptSettings
+from domain_ft.training.checkpoints import TrainingState
+from domain_ft.training.loop import LoopSettings, count_steps, peak_memory_bytes, train
+from domain_ft.training.progress import ProgressDisplay
+from domain_ft.verbs.language_model import (
+    NO_CONTROL,
+    HeldOut,
+    Machine,
+    build_objective,
+    choose_machine,
+    control_of,
+    hold_out,
+    piece_length,
+    prepare_corpora,
+    provenance,
+    score_held_out,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from domain_ft.corpus.prepared import PreparedCorpus
+
+DEFAULT_TOKENS = 250_000
+LEARNING_RATES = {"lora": 1e-3, "dora": 1e-3, "full": 5e-5}
+CURVE_POINTS = 8
+CURVE_TOKENS = 10_000
+MAY_CHANGE = {
+    "output",
+    "track",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "examples",
+    "quiet",
+    "json",
+    "resume",
+    "dry_run",
+}
+"""Settings that a resumed run may be given anew: nothing that is computed depends on them."""
+
+
+@dataclass(frozen=True)
+class AdaptRun:
+    """A finished run.
+
+    Attributes:
+        folder: the run folder.
+        report: all that was found out; `result` is what result.json holds of it.
+        model: the adapted model, ready to use.
+        tokenizer: its tokenizer.
+    """
+
+    folder: Path
+    report: AdaptReport
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        """The run's result.json."""
+        return self.report.result
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a run needs before its first step.
+
+    Attributes:
+        settings: with nothing left to a default that depends on the machine, the model or the corpus.
+        machine: where it is computed.
+        base: the model; LoRA is not in it yet.
+        objective: what is asked of it.
+        corpora: by role (`domain`, `control`), prepared.
+        train_rows: the pieces of the domain's training split.
+        held_out: by role, what is scored before and after.
+        loop: the loop's settings.
+    """
+
+    settings: AdaptSettings
+    machine: Machine
+    base: BaseModel
+    objective: Objective
+    corpora: Mapping[str, PreparedCorpus]
+    train_rows: TokenRows
+    held_out: Mapping[str, HeldOut]
+    loop: LoopSettings
+
+
+def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) -> Job:
+    """Prepare text, model and rows, and settle every setting that depends on them.
+
+    With several processes the main one goes first and fills the caches that the others then read.
+    """
+    with machine.accelerator.main_process_first():
+        corpora = prepare_corpora(settings, display)
+        base = load(
+            settings.model,
+            device=machine.device,
+            dtype=machine.weights_dtype(settings.method),
+            progress=display.job,
+        )
+        length = piece_length(base, settings)
+        train_split = corpora["domain"].split("train")
+        train_rows = tokenize(train_split, base.tokenizer, max_length=length, progress=display.job)
+        held_out = {role: hold_out(prepared, role, base, settings, display) for role, prepared in corpora.items()}
+    loop = _loop_settings(settings, train_rows)
+    settled: dict[str, Any] = {
+        "control": control_of(settings) or NO_CONTROL,
+        "max_length": length,
+        "alpha": settings.alpha or 2.0 * settings.rank,
+        "learning_rate": loop.learning_rate,
+        "max_tokens": None,
+        "epochs": None,
+        "max_steps": loop.total_steps,
+        "evaluate_every": loop.evaluate_every,
+        "device": machine.device.type,
+        "dtype": machine.dtype,
+        "kernels": machine.kernels,
+    }
+    return Job(
+        settings=dataclasses.replace(settings, **settled),
+        machine=machine,
+        base=base,
+        objective=build_objective(base, settings, machine.kernels),
+        corpora=corpora,
+        train_rows=train_rows,
+        held_out=held_out,
+        loop=loop,
+    )
+
+
+def _loop_settings(settings: AdaptSettings, rows: TokenRows) -> LoopSettings:
+    budgeted = settings.max_steps is not None or settings.epochs is not None
+    total_steps = count_steps(
+        StepPlan(rows.lengths, settings.tokens_per_step, settings.seed),
+        rows.tokens,
+        max_tokens=None if budgeted else settings.max_tokens or DEFAULT_TOKENS,
+        max_steps=settings.max_steps,
+        epochs=settings.epochs,
+    )
+    return LoopSettings(
+        total_steps=total_steps,
+        tokens_per_step=settings.tokens_per_step,
+        tokens_per_pass=settings.tokens_per_pass,
+        learning_rate=settings.learning_rate or LEARNING_RATES[settings.method],
+        schedule=settings.schedule,
+        warmup=settings.warmup,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        lora_plus_ratio=settings.lora_plus_ratio,
+        base_dropout=settings.base_dropout,
+        seed=settings.seed,
+        checkpoint_every=settings.checkpoint_every,
+        keep_checkpoints=settings.keep_checkpoints,
+        evaluate_every=settings.evaluate_every or max(1, total_steps // CURVE_POINTS),
+    )
+
+
+def adapt(settings: AdaptSettings) -> AdaptRun:
+    """Adapt a model to a corpus and measure it before and after; everything is in the run folder when this returns.
+
+    Raises:
+        UserError: something that the user can mend; nothing is lost.
+        Interrupted: ctrl-C or SIGTERM; a checkpoint is written, and `resume=True` goes on from it.
+    """
+    began = time.perf_counter()
+    folder = RunFolder.create(output_folder(settings), resume=settings.resume)
+    machine = choose_machine(settings, track=settings.track, project=folder.path)
+    with ProgressDisplay(quiet=settings.quiet or not machine.accelerator.is_main_process) as display:
+        job = set_up(settings, machine, display)
+        _settle_config(job, folder)
+        probes = _choose_probes(job)
+        before = _measure(job, folder, "before", display)
+        said_before = answer(job.base, probes)
+        add_trainable(job)
+        state = _train(job, folder, display)
+        after = _measure(job, folder, "after", display)
+        said_after = answer(job.base, probes)
+        samples = side_by_side(probes, said_before, said_after)
+        report = _report(job, folder, before, after, samples, state, time.perf_counter() - began)
+        if machine.accelerator.is_main_process:
+            _write(job, folder, report)
+    return AdaptRun(folder.path, report, job.base.model, job.base.tokenizer)
+
+
+def run(settings: AdaptSettings) -> dict[str, Any]:
+    """The verb: adapt, or say what would be done; print the table."""
+    if settings.dry_run:
+        return _dry_run(settings)
+    finished = adapt(settings)
+    console = Console(quiet=settings.json)
+    print_adapt(finished.report, console)
+    console.print(f"\nrun folder: {finished.folder}", highlight=False, soft_wrap=True)
+    console.print(f"report:     {finished.folder / 'report.html'}", highlight=False, soft_wrap=True)
+    return dict(finished.result)
+
+
+def output_folder(settings: AdaptSettings) -> Path:
+    """--output, or runs/CORPUS-MODEL by the last parts of their names."""
+    if settings.output:
+        return settings.output
+    corpus, model = (re.sub(r"[^\w.-]+", "-", Path(name).name) for name in (settings.corpus, settings.model))
+    return Path("runs") / f"{corpus}-{model}"
+
+
+def add_trainable(job: Job) -> None:
+    """Make of the base model one that trains: LoRA goes into it, or every weight is opened."""
+    settings, model = job.settings, job.base.model
+    if settings.method == "full":
+        model.requires_grad_(True)
+        return
+    assert settings.alpha is not None
+    config = LoraConfig(
+        rank=settings.rank,
+        alpha=settings.alpha,
+        dropout=settings.dropout,
+        targets=settings.targets,
+        use_rslora=settings.rslora,
+        use_dora=settings.method == "dora",
+        train_modules=settings.train_modules,
+    )
+    apply_lora(model, config, seed=settings.seed)
+    set_backend(model, job.machine.kernels)
+
+
+def _settle_config(job: Job, folder: RunFolder) -> None:
+    """Write config.toml; for a resumed run, refuse settings that are not those it was started with."""
+    text = job.settings.to_toml(_provenance(job))
+    if job.settings.resume:
+        stored = AdaptSettings.from_toml(folder.config)
+        changed = [
+            f"{name} was {before!r}, now {job.settings.to_dict()[name]!r}"
+            for name, before in stored.to_dict().items()
+            if name not in MAY_CHANGE and before != job.settings.to_dict()[name]
+        ]
+        if changed:
+            raise SettingsError(
+                f"--resume with other settings than the run was started with: {'; '.join(changed)}",
+                where=str(folder.config),
+                fix="resume with the same options (config.toml has them), or start another run with another --output",
+            )
+    elif job.machine.accelerator.is_main_process:
+        folder.write_config(text)
+        rejected = job.corpora["domain"].rejects_path
+        if rejected:
+            shutil.copyfile(rejected, folder.rejects)
+
+
+def _measure(job: Job, folder: RunFolder, when: str, display: ProgressDisplay) -> dict[str, Scores]:
+    """The scores of the model as it is now, by role; those of a resumed run's base are read, not made again."""
+    scores = {}
+    for role, held_out in job.held_out.items():
+        path = folder.scores(when, role)
+        if when == "before" and job.settings.resume and path.is_file():
+            scores[role] = Scores.load(path)
+            continue
+        scores[role] = score_held_out(
+            job.base,
+            job.objective,
+            held_out,
+            job.machine,
+            tokens_per_pass=job.settings.tokens_per_pass,
+            progress=display.job,
+            label=f"{when}: {held_out.name}",
+        )
+        if job.machine.accelerator.is_main_process:
+            scores[role].save(path)
+    return scores
+
+
+def _train(job: Job, folder: RunFolder, display: ProgressDisplay) -> TrainingState:
+    accelerator, domain = job.machine.accelerator, job.held_out["domain"]
+    curve = dataclasses.replace(domain, selected=domain.rows.select_documents(CURVE_TOKENS))
+    if job.settings.track:
+        accelerator.init_trackers("domain-ft", config={k: str(v) for k, v in job.settings.to_dict().items()})
+
+    def log(line: Mapping[str, Any]) -> None:
+        if accelerator.is_main_process:
+            folder.append_metrics(line)
+        accelerator.log({k: v for k, v in line.items() if isinstance(v, (int, float))}, step=line["step"])
+
+    def point() -> dict[str, Any]:
+        tokens_per_pass = job.settings.tokens_per_pass
+        return {
+            "domain": score_held_out(
+                job.base, job.objective, curve, job.machine, tokens_per_pass=tokens_per_pass
+            ).summary()
+        }
+
+    def forget_later_lines(step: int) -> None:
+        if accelerator.is_main_process:
+            folder.truncate_metrics(step)
+
+    state = train(
+        job.base,
+        job.objective,
+        job.train_rows,
+        job.loop,
+        accelerator=accelerator,
+        checkpoints=folder.checkpoints,
+        display=display,
+        log=log,
+        resume=job.settings.resume,
+        on_resume=forget_later_lines,
+        evaluate=point,
+    )
+    job.base.model.eval()
+    if job.settings.track:
+        accelerator.end_training()
+    return state
+
+
+def _choose_probes(job: Job) -> list[Probe]:
+    """The sentences that the report shows; none where the user keeps texts out of it."""
+    if not job.settings.examples:
+        return []
+    return choose_probes(job.held_out["domain"].split, job.base.tokenizer, job.base.objective, seed=job.settings.seed)
+
+
+def _report(
+    job: Job,
+    folder: RunFolder,
+    before: Mapping[str, Scores],
+    after: Mapping[str, Scores],
+    samples: Sequence[Mapping[str, Any]],
+    state: TrainingState,
+    wall_seconds: float,
+) -> AdaptReport:
+    """All that the run has found out, as plain values."""
+    settings, base = job.settings, job.base
+    parameters = list(base.model.parameters())
+    result = {
+        "command": "adapt",
+        "model": base.name,
+        "objective": base.objective,
+        "device": job.machine.device.type,
+        "kernels": job.machine.kernels,
+        "tokens_seen": state.tokens,
+        "steps": state.step,
+        "wall_seconds": wall_seconds,
+        "training_seconds": state.seconds,
+        "tokens_per_second": state.tokens / state.seconds,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        "total_parameters": sum(p.numel() for p in parameters),
+        "before": {role: scores.summary() for role, scores in before.items()} | _unmeasured(before),
+        "after": {role: scores.summary() for role, scores in after.items()} | _unmeasured(after),
+    }
+    differences = {role: difference(before[role], after[role], seed=settings.seed) for role in before}
+    if "control" in before:
+        differences["beyond_control"] = beyond_control(
+            (before["domain"], after["domain"]), (before["control"], after["control"]), seed=settings.seed
+        )
+    return AdaptReport(
+        result=result | {"differences": differences},
+        base=BaseFacts(
+            name=base.name,
+            source=base.source,
+            revision=base.revision,
+            embedded=base.name in embedded.NAMES,
+            licence=embedded.provenance(base.name)["licence"] if base.name in embedded.NAMES else "",
+        ),
+        corpus=CorpusFacts.of(
+            job.corpora["domain"],
+            np.bincount(job.train_rows.documents, weights=job.train_rows.lengths).astype(int).tolist(),
+        ),
+        control=CorpusFacts.of(job.corpora["control"]) if "control" in job.corpora else None,
+        differences=differences,
+        settings=settings.to_dict(),
+        provenance=_provenance(job),
+        metrics=folder.read_metrics(),
+        samples=samples,
+    )
+
+
+def _unmeasured(scores: Mapping[str, Scores]) -> dict[str, None]:
+    """A null for the control where there is none, so that the key is always there."""
+    return {} if "control" in scores else {"control": None}
+
+
+def _provenance(job: Job) -> dict[str, Any]:
+    """Where the numbers come from: versions, machine, and what exactly was read and adapted."""
+    return provenance(job.machine) | {
+        "model": {"source": job.base.source, "revision": job.base.revision},
+        "corpora": {
+            role: {"name": prepared.name, "recipe": prepared.recipe.hash, "content": prepared.key}
+            for role, prepared in job.corpora.items()
+        },
+    }
+
+
+def _write(job: Job, folder: RunFolder, report: AdaptReport) -> None:
+    """The adapter, the page and the card, and last of all result.json."""
+    with folder.writing():
+        if job.settings.method == "full":
+            export_merged(job.base, folder.path / "model")
+        else:
+            save_adapter(
+                job.base.model,
+                folder.adapter,
+                base_name=job.base.source,
+                revision=job.base.revision,
+                task_type="CAUSAL_LM" if job.base.objective == "clm" else None,
+            )
+    folder.write_card(card.render(report))
+    folder.write_report(html.render_adapt(report))
+    folder.write_result(report.result)
+
+
+def _dry_run(settings: AdaptSettings) -> dict[str, Any]:
+    """Check and prepare everything that `adapt` would, and say what it would do."""
+    machine = choose_machine(settings)
+    with ProgressDisplay(quiet=settings.quiet) as display:
+        job = set_up(settings, machine, display)
+        add_trainable(job)
+    planned = {
+        "command": "adapt",
+        "dry_run": True,
+        "model": job.base.name,
+        "objective": job.base.objective,
+        "device": machine.device.type,
+        "kernels": machine.kernels,
+        "corpus_tokens": job.train_rows.tokens,
+        "steps": job.loop.total_steps,
+        "tokens": round(job.loop.total_steps * job.train_rows.tokens / _steps_per_epoch(job)),
+        "trainable_parameters": sum(p.numel() for p in job.base.model.parameters() if p.requires_grad),
+        "settings": job.settings.to_dict(),
+        "output": str(output_folder(settings)),
+    }
+    if not settings.json:
+        Console().print_json(data=planned)
+    return planned
+
+
+def _steps_per_epoch(job: Job) -> int:
+    return StepPlan(job.train_rows.lengths, job.settings.tokens_per_step, job.settings.seed).steps_per_epoch

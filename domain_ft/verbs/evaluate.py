@@ -1,0 +1,125 @@
+"""`domain-ft evaluate`: models and runs on the same held-out text with the same masks, side by side.
+
+report = domain_ft.evaluate(EvaluateSettings(model=("minilm", "runs/legal-minilm"), corpus="legal"))
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from domain_ft.errors import ModelError
+from domain_ft.evaluation.bootstrap import difference
+from domain_ft.evaluation.scores import Scores, shared
+from domain_ft.models.base import BaseModel, load
+from domain_ft.report.data import EvaluationReport, ModelScores
+from domain_ft.report.html import render_evaluation
+from domain_ft.report.run_folder import RunFolder
+from domain_ft.report.terminal import print_evaluation
+from domain_ft.settings import EvaluateSettings
+from domain_ft.training.progress import ProgressDisplay
+from domain_ft.verbs.language_model import (
+    build_objective,
+    choose_machine,
+    hold_out,
+    prepare_corpora,
+    provenance,
+    score_held_out,
+)
+
+TOKENS_PER_PASS = 4096
+
+
+def evaluate(settings: EvaluateSettings) -> EvaluationReport:
+    """Score every model of `settings.model` on the corpus and its control, and compare the others with the first.
+
+    Raises:
+        ModelError: a model cannot be loaded, or encoders and decoders are mixed.
+        CorpusError: a corpus cannot be read.
+    """
+    machine = choose_machine(settings)
+    with ProgressDisplay(quiet=settings.quiet) as display:
+        corpora = prepare_corpora(settings, display)
+        objectives: dict[str, str] = {}
+        scores: list[dict[str, Scores]] = []
+        bases: list[Mapping[str, Any]] = []
+        for name in settings.model:
+            base = load(name, device=machine.device, dtype=machine.weights_dtype("lora"), progress=display.job)
+            objectives[name] = base.objective
+            _refuse_mixture(objectives)
+            objective = build_objective(base, settings, machine.kernels)
+            scores.append(
+                {
+                    role: score_held_out(
+                        base,
+                        objective,
+                        hold_out(prepared, role, base, settings, display),
+                        machine,
+                        tokens_per_pass=TOKENS_PER_PASS,
+                        progress=display.job,
+                        label=f"{name} on {prepared.name}",
+                    )
+                    for role, prepared in corpora.items()
+                }
+            )
+            bases.append(_facts(base))
+            del base, objective
+            gc.collect()
+    return EvaluationReport(
+        models=[
+            ModelScores(name, _summaries(own), _differences(scores[0], own, settings.seed) if place else {})
+            for place, (name, own) in enumerate(zip(settings.model, scores, strict=True))
+        ],
+        corpora={role: prepared.name for role, prepared in corpora.items()},
+        provenance=provenance(machine) | {"models": bases},
+    )
+
+
+def run(settings: EvaluateSettings) -> dict[str, Any]:
+    """The verb: evaluate, print the table, write the folder where one is asked for."""
+
+    began = time.perf_counter()
+    folder = RunFolder.create(settings.output) if settings.output else None
+    report = evaluate(settings)
+    result = {
+        "command": "evaluate",
+        "corpora": dict(report.corpora),
+        "wall_seconds": time.perf_counter() - began,
+        "models": [
+            {"model": model.name, "scores": dict(model.scores), "differences": dict(model.differences)}
+            for model in report.models
+        ],
+    }
+    print_evaluation(report, Console(quiet=settings.json))
+    if folder:
+        folder.write_report(render_evaluation(report))
+        folder.write_result(result)
+    return result
+
+
+def _facts(base: BaseModel) -> dict[str, Any]:
+    return {"name": base.name, "source": base.source, "revision": base.revision}
+
+
+def _refuse_mixture(objectives: Mapping[str, str]) -> None:
+    if len(set(objectives.values())) > 1:
+        kinds = ", ".join(
+            f"{name} is {'an encoder' if kind == 'mlm' else 'a decoder'}" for name, kind in objectives.items()
+        )
+        raise ModelError(
+            f"encoders and decoders cannot be compared by their losses: {kinds}",
+            fix="evaluate encoders with encoders and decoders with decoders",
+        )
+
+
+def _summaries(scores: Mapping[str, Scores]) -> dict[str, dict[str, float | int]]:
+    return {role: own.summary() for role, own in scores.items()}
+
+
+def _differences(first: Mapping[str, Scores], other: Mapping[str, Scores], seed: int) -> dict[str, dict[str, Any]]:
+    """Other minus first, over the documents that both have read."""
+    return {role: difference(*shared(first[role], other[role]), seed=seed) for role in first}

@@ -1,0 +1,198 @@
+"""What `adapt`, `evaluate` and `data estimate` share: from settings to a machine, a model and its text."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
+
+from domain_ft.corpus.corpus import open_corpus
+from domain_ft.corpus.masking import MaskVocabulary
+from domain_ft.corpus.prepared import PreparedCorpus, TextSplit, prepare
+from domain_ft.corpus.tokens import TokenRows, tokenize
+from domain_ft.errors import SettingsError
+from domain_ft.evaluation.language_model import score
+from domain_ft.evaluation.scores import Scores
+from domain_ft.models.base import BaseModel
+from domain_ft.objectives.base import Objective
+from domain_ft.objectives.causal_lm import CausalLM
+from domain_ft.objectives.masked_lm import MaskedLM
+from domain_ft.settings import AdaptSettings, EvaluateSettings, MachineOptions, TokenOptions
+from domain_ft.training.progress import ProgressDisplay
+from domain_ft_kernels import resolve_backend
+
+NO_CONTROL = "none"
+"""`--control none`: measure no forgetting."""
+
+
+ReadsText: TypeAlias = AdaptSettings | EvaluateSettings
+"""The settings of a verb that works on a language model's loss on text."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how it is computed, with nothing left on `auto`.
+
+    Attributes:
+        accelerator: device, precision and processes, as accelerate has them.
+        dtype: of the arithmetic: `float32` or `bfloat16`.
+        kernels: the backend of the ops: `reference`, `torch` or `triton`.
+    """
+
+    accelerator: Accelerator
+    dtype: str
+    kernels: str
+
+    @property
+    def device(self) -> torch.device:
+        """The device that this process computes on."""
+        return self.accelerator.device
+
+    def weights_dtype(self, method: str) -> torch.dtype:
+        """The type that the base model is kept in: bfloat16 where it is frozen; what trains is float32."""
+        return torch.bfloat16 if self.dtype == "bfloat16" and method != "full" else torch.float32
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out text that a model is scored on.
+
+    Attributes:
+        name: of the corpus.
+        role: `domain` or `control`.
+        rows: the pieces of its evaluation split.
+        selected: which of them are scored, by whole documents.
+        split: the texts, for the samples.
+    """
+
+    name: str
+    role: str
+    rows: TokenRows
+    selected: npt.NDArray[np.int64]
+    split: TextSplit
+
+
+def choose_machine(settings: MachineOptions, *, track: tuple[str, ...] = (), project: Path | None = None) -> Machine:
+    """Resolve `auto` and set accelerate up for this process.
+
+    Raises:
+        SettingsError: a GPU was asked for and there is none, or a backend that cannot run here.
+    """
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise SettingsError(
+            "--device cuda was given, and torch sees no GPU",
+            fix="use --device cpu, or install the CUDA build of torch and check with torch.cuda.is_available()",
+        )
+    use_cpu = settings.device == "cpu" or not torch.cuda.is_available()
+    dtype = settings.dtype if settings.dtype != "auto" else ("float32" if use_cpu else "bfloat16")
+    if PartialState._shared_state and PartialState().num_processes == 1:
+        # accelerate keeps the first call's device and precision; a second call from Python may ask for others.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+    accelerator = Accelerator(
+        cpu=use_cpu,
+        mixed_precision="bf16" if dtype == "bfloat16" else "no",
+        log_with=list(track) or None,
+        project_dir=str(project) if project else None,
+    )
+    try:
+        kernels = resolve_backend(settings.kernels, accelerator.device)
+    except ValueError as error:
+        raise SettingsError(f"--kernels {settings.kernels}: {error}", fix="use --kernels auto") from error
+    return Machine(accelerator, dtype, kernels)
+
+
+def control_of(settings: ReadsText) -> str | None:
+    """The corpus that shows what is forgotten: --control, or an embedded one of another field; None for `none`."""
+    control = settings.control or ("medical" if settings.corpus == "legal" else "legal")
+    return None if control == NO_CONTROL else control
+
+
+def prepare_corpora(settings: ReadsText, display: ProgressDisplay) -> dict[str, PreparedCorpus]:
+    """Read, clean, deduplicate and split the corpus and its control, by role: `domain`, `control`.
+
+    --text-field and --on-bad-record are about the corpus itself; the control's fields are found by themselves.
+    """
+    corpora = {
+        "domain": open_corpus(settings.corpus, text_field=settings.text_field, on_bad_record=settings.on_bad_record)
+    }
+    if control := control_of(settings):
+        corpora["control"] = open_corpus(control)
+    return {
+        role: prepare(corpus, evaluation_fraction=settings.evaluation_fraction, progress=display.job)
+        for role, corpus in corpora.items()
+    }
+
+
+def hold_out(
+    prepared: PreparedCorpus, role: str, base: BaseModel, settings: ReadsText, display: ProgressDisplay
+) -> HeldOut:
+    """The held-out text of `prepared`, up to --evaluation-tokens of it."""
+    split = prepared.split("evaluation")
+    rows = tokenize(split, base.tokenizer, max_length=piece_length(base, settings), progress=display.job)
+    return HeldOut(prepared.name, role, rows, rows.select_documents(settings.evaluation_tokens), split)
+
+
+def piece_length(base: BaseModel, settings: TokenOptions) -> int:
+    """--max-length, or what the model's positions allow where that is less."""
+    return min(settings.max_length, base.max_length)
+
+
+def build_objective(base: BaseModel, settings: ReadsText, kernels: str) -> Objective:
+    """The objective that the model's architecture asks for."""
+    if base.objective == "clm":
+        return CausalLM(kernels=kernels)
+    return MaskedLM(
+        kernels=kernels,
+        vocabulary=MaskVocabulary.of(base.tokenizer),
+        rate=settings.mask_rate,
+        whole_word=settings.whole_word,
+        seed=settings.seed,
+    )
+
+
+def score_held_out(
+    base: BaseModel,
+    objective: Objective,
+    held_out: HeldOut,
+    machine: Machine,
+    *,
+    tokens_per_pass: int,
+    progress: Callable[[str, int, int | None], None] | None = None,
+    label: str = "evaluate",
+) -> Scores:
+    """The losses of `base` on held-out text, under the precision of the machine."""
+    with machine.accelerator.autocast():
+        return score(
+            base,
+            objective,
+            held_out.rows,
+            held_out.selected,
+            tokens_per_pass=tokens_per_pass,
+            progress=progress,
+            label=label,
+        )
+
+
+def provenance(machine: Machine) -> dict[str, Any]:
+    """What a number depends on besides the settings: versions, machine, kernels."""
+    packages = ("domain-ft", "torch", "transformers", "accelerate", "tokenizers", "numpy")
+    return {
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"
+        if machine.device.type == "cpu"
+        else torch.cuda.get_device_name(machine.device),
+        "device": machine.device.type,
+        "dtype": machine.dtype,
+        "kernels": machine.kernels,
+        "processes": machine.accelerator.num_processes,
+    }
