@@ -35,6 +35,7 @@ _WINDOW = 6_000  # characters of a document that are looked at
 _COMMON_WORDS = 60  # the most frequent words of the sample: articles, prepositions
 _SENTENCE_BYTES = (45, 200)  # in bytes, so that a sentence in Chinese characters may have fewer of them
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=\S)|(?<=[。！？])\s*|\n\s*\n")
+_SPACE = "␣"  # a guess that is nothing but white space
 _WORD = re.compile(r"[^\W\d_]+")
 
 
@@ -242,7 +243,7 @@ def _guess(base: BaseModel, probe: Probe) -> Answer:
     best = probabilities.topk(GUESSES)
     return Answer(
         guesses=tuple(
-            Guess(tokenizer.decode([token]).strip(), value)
+            Guess(tokenizer.decode([token]).strip() or _SPACE, value)
             for token, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ),
         answer_probability=float(probabilities[true]),

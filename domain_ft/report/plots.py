@@ -30,6 +30,8 @@ COLOURS = {"domain": DOMAIN, "control": CONTROL}
 PALE = {"domain": "#9cc9e6", "control": "#f2b98d"}
 MARKERS = {"domain": "o", "control": "s"}
 
+_LEGEND_COLUMN = 20  # letters of a legend's label that leave room for a second column
+
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -81,8 +83,10 @@ def loss_curve(report: AdaptReport) -> str:
         axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlim(left=0)
-        if axes.get_legend_handles_labels()[0]:
-            figure.legend(loc="outside upper left", ncols=2, columnspacing=1.2, handlelength=1.6)
+        labels = axes.get_legend_handles_labels()[1]
+        if labels:
+            columns = 2 if max(map(len, labels)) <= _LEGEND_COLUMN else 1
+            figure.legend(loc="outside upper left", ncols=columns, columnspacing=1.2, handlelength=1.6)
     return rendered[0]
 
 
@@ -169,7 +173,7 @@ def _draw_bars(axes: Axes, report: AdaptReport) -> None:
     largest = max(report.result[when][role]["loss"] for when in ("before", "after") for role, _ in report.roles)
     axes.set_xlim(0, largest * 1.42)
     axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.set_title("Loss, nats per token (lower is better)")
+    axes.set_title("Loss (lower is better)")
 
 
 def _draw_changes(

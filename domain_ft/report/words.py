@@ -29,7 +29,7 @@ STATISTICS = {
     "bytes": "bytes (UTF-8)",
     "train_documents": "documents to train on",
     "evaluation_documents": "documents held out",
-    "greatest_overlap": "most of a held-out text found in a training text",
+    "greatest_overlap": "greatest share of a held-out text found in one training text",
 }
 """What a corpus's counts are called, in the order in which they are shown."""
 
