@@ -56,7 +56,7 @@ VERBS = (
     Verb(("data", "list"), settings.DataListSettings, "data"),
     Verb(("data", "show"), settings.DataShowSettings, "data"),
     Verb(("data", "pull"), settings.DataPullSettings, "data"),
-    Verb(("data", "estimate"), settings.EstimateSettings, "data"),
+    Verb(("data", "estimate"), settings.EstimateSettings, "estimate"),
     Verb(("bench",), settings.BenchSettings, "bench", passes_on=True),
 )
 
@@ -104,7 +104,7 @@ def _dispatch(words: list[str]) -> int:
     # Whatever a library prints on the way goes to standard error: the result stands alone on standard output.
     with contextlib.redirect_stdout(sys.stderr):
         result = run(chosen)
-    if result is not None:
+    if os.environ.get("RANK", "0") == "0":  # of several processes (torchrun), one speaks
         print(json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False), flush=True)
     return 0
 
@@ -268,8 +268,11 @@ def _settings(
     else:
         problems += _left_over(verb, unused)
 
+    unread = any(problems for _, problems in read)
+
     def missing(option: settings.Option) -> str | None:
-        return None if option.flag in faults else f"{option.flag} is required"
+        """Silent where the value may well be there: in a file that could not be read, or lost with another fault."""
+        return None if unread or option.flag in faults else f"{option.flag} is required"
 
     return settings.build(cls, settings.merge(cls, layers), problems, missing=missing)
 

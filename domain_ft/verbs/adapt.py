@@ -123,6 +123,12 @@ class Job:
     held_out: Mapping[str, HeldOut]
     loop: LoopSettings
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps in which the training text is read once."""
+        plan = StepPlan(self.train_rows.lengths, self.settings.tokens_per_step, self.settings.seed)
+        return plan.steps_per_epoch
+
 
 def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) -> Job:
     """Prepare text, model and rows, and settle every setting that depends on them.
@@ -460,7 +466,7 @@ def _dry_run(settings: AdaptSettings) -> dict[str, Any]:
         "kernels": machine.kernels,
         "corpus_tokens": job.train_rows.tokens,
         "steps": job.loop.total_steps,
-        "tokens": round(job.loop.total_steps * job.train_rows.tokens / _steps_per_epoch(job)),
+        "tokens": round(job.loop.total_steps * job.train_rows.tokens / job.steps_per_epoch),
         "trainable_parameters": sum(p.numel() for p in job.base.model.parameters() if p.requires_grad),
         "settings": job.settings.to_dict(),
         "output": str(output_folder(settings)),
@@ -468,7 +474,3 @@ def _dry_run(settings: AdaptSettings) -> dict[str, Any]:
     if not settings.json:
         Console().print_json(data=planned)
     return planned
-
-
-def _steps_per_epoch(job: Job) -> int:
-    return StepPlan(job.train_rows.lengths, job.settings.tokens_per_step, job.settings.seed).steps_per_epoch
