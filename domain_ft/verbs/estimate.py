@@ -1,4 +1,4 @@
-"""`domain-ft data estimate`: what `adapt` with the same options would take on this machine, from a short measured probe.
+"""`domain-ft data estimate`: what `adapt` with the same options would take on this machine, from a short probe.
 
 estimate(EstimateSettings(corpus="legal")).minutes
 """

@@ -1,0 +1,38 @@
+"""`domain-ft bench`: the benchmarks, which stand at the top of the repository and inside the package in a wheel."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+from domain_ft.errors import SettingsError, UserError
+from domain_ft.settings import BenchSettings
+
+
+def benchmarks_folder() -> Path:
+    """Where the benchmarks' programs are."""
+    package = Path(str(resources.files("domain_ft")))
+    inside = package / "benchmarks"
+    return inside if inside.is_dir() else package.parent / "benchmarks"
+
+
+def run(settings: BenchSettings) -> None:
+    """The verb: run the benchmark as a program of its own, so that its memory is its own.
+
+    Raises:
+        SettingsError: this version has no such benchmark yet.
+        UserError: the benchmark failed; what it said stands above.
+    """
+    programs = {path.stem: path for path in benchmarks_folder().glob("*.py") if path.stem in KNOWN}
+    if settings.what not in programs:
+        raise SettingsError(
+            f"there is no benchmark '{settings.what}' in this version", fix=nearest(settings.what, programs)
+        )
+    done = subprocess.run([sys.executable, str(programs[settings.what]), *settings.arguments], check=False)
+    if done.returncode:
+        raise UserError(
+            f"the benchmark '{settings.what}' ended with status {done.returncode}",
+            fix="what it said stands above; its peers need the dev extra: pip install 'domain-ft[dev]'",
+        )
