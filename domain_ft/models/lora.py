@@ -27,11 +27,10 @@ from domain_ft.errors import ModelError
 from domain_ft.models import targets as targeting
 from domain_ft.randomness import derive
 from domain_ft_kernels import lora_linear
-from domain_ft_kernels.dropout import as_seed, keep_mask
+from domain_ft_kernels.dropout import keep_mask
 
 _HANDLE = "_domain_ft_lora"  # the attribute of a model that holds its LoraModel
 _GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: consecutive layers' seeds lie far apart
-_MASK63 = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
@@ -92,17 +91,25 @@ class DropoutSeed:
     """The seed of a pass's dropout, shared by all LoRA layers of a model; each folds its own index in.
 
     A layer's mask is a function of (`value`, the layer's index) alone, so a resumed run and a recomputed activation see
-    the same mask. A module that is called several times in a pass (ALBERT's) draws the same mask each time.
+    the same mask. A module that is called several times in a pass (ALBERT's) draws the same mask each time. The seed is
+    a tensor that is written in place, so that a compiled model is not compiled again for each seed.
     """
 
-    __slots__ = ("value",)
-
     def __init__(self, value: int = 0) -> None:
-        self.value = value
+        self._tensor = torch.tensor(value, dtype=torch.int64, device="cpu")
 
-    def of(self, index: int) -> int:
-        """A 63-bit seed for the layer `index`."""
-        return (self.value + (index + 1) * _GOLDEN) & _MASK63
+    @property
+    def value(self) -> int:
+        """The seed, 63 bits."""
+        return int(self._tensor)
+
+    @value.setter
+    def value(self, value: int) -> None:
+        self._tensor.fill_(value)
+
+    def of(self, index: int) -> Tensor:
+        """The seed of the layer `index`: () int64, which wraps around."""
+        return self._tensor + (index + 1) * _GOLDEN % 2**63
 
 
 class LoraLinear(nn.Module):
@@ -178,7 +185,7 @@ class LoraLinear(nn.Module):
             return self.base_layer.weight
         full = self._updated_weight()
         if self.lora_magnitude_vector is not None:
-            full = full * (self.lora_magnitude_vector / _row_lengths(full)).unsqueeze(1)
+            full = full * (self.lora_magnitude_vector / _row_lengths(full.detach())).unsqueeze(1)
         full = full.to(self.base_layer.weight.dtype)
         return full.T if self.transposed else full
 
@@ -206,24 +213,29 @@ class LoraLinear(nn.Module):
             backend=self.backend,
         )
 
-    def _forward_dora(self, x: Tensor, magnitude: Tensor, dropout_p: float, seed: int | None) -> Tensor:
+    def _forward_dora(self, x: Tensor, magnitude: Tensor, dropout_p: float, seed: Tensor | None) -> Tensor:
         """y = m/‖W + sBA‖ · (x Wᵀ + s x Aᵀ Bᵀ) + b, the length ‖·‖ of each row taken as a constant (section 4.3).
 
         Dropout reaches the update alone, and what DoRA adds to the frozen product is part of the update:
         y = x Wᵀ + b + (m/‖·‖ - 1) z Wᵀ + m/‖·‖ · s z Aᵀ Bᵀ with z = drop(x).
         """
         weight, bias = self.base_weight, self.base_layer.bias
-        scale = magnitude / _row_lengths(self._updated_weight())
+        with torch.no_grad():
+            lengths = _row_lengths(self._updated_weight())
+        scale = magnitude / lengths
         dropped = _drop(x, dropout_p, seed) if seed is not None else x
         y = lora_linear(dropped, weight, None, self.lora_A, self.lora_B, self.scaling, backend=self.backend)
-        y = (y * scale).to(y.dtype)
+        scaled = y * scale
         if seed is not None:
-            return y + F.linear(x - dropped, weight, bias)
-        return y if bias is None else y + bias
+            scaled = scaled + F.linear(x - dropped, weight, bias)
+        elif bias is not None:
+            scaled = scaled + bias
+        return scaled.to(y.dtype)
 
     def _updated_weight(self) -> Tensor:
-        """W + sBA as (N, K), in the update's precision."""
-        return torch.addmm(self.base_weight.to(self.lora_A.dtype), self.lora_B, self.lora_A, alpha=self.scaling)
+        """W + sBA as (N, K), in the update's precision, under autocast too."""
+        with torch.autocast(self.lora_A.device.type, enabled=False):
+            return torch.addmm(self.base_weight.to(self.lora_A.dtype), self.lora_B, self.lora_A, alpha=self.scaling)
 
     @torch.no_grad()
     def merge(self) -> None:
@@ -245,7 +257,7 @@ class LoraLinear(nn.Module):
         return f"{kind}rank={self.lora_A.shape[0]}, scaling={self.scaling:g}, dropout={self.dropout:g}"
 
 
-class TokenRows(nn.Module):
+class TrainableTokens(nn.Module):
     """An embedding of which the rows of chosen tokens are trained, the others frozen (PEFT's trainable tokens).
 
     Shapes: ids (...) -> (..., D); `rows` (tokens, D), which stand in for the base's rows.
@@ -314,7 +326,7 @@ class TiedProjection(nn.Module):
     Shapes: x (..., D) -> (..., V).
     """
 
-    def __init__(self, base: nn.Linear, embedding: TokenRows) -> None:
+    def __init__(self, base: nn.Linear, embedding: TrainableTokens) -> None:
         super().__init__()
         self.base_layer = base.requires_grad_(False)
         self._embedding = [embedding]  # in a list, for it is the embedding's module, not a second one of ours
@@ -340,7 +352,7 @@ class LoraModel:
 
     Args:
         layers: the LoRA layers by the path of the layer that each wraps.
-        token_rows: the embedding with trained rows by path; one entry or none.
+        trained_tokens: the embedding with trained rows by path; one entry or none.
         tied: the projections that follow it, by path.
         trained_modules: the modules that are trained whole, by path.
     """
@@ -349,7 +361,7 @@ class LoraModel:
     config: LoraConfig
     seed: DropoutSeed
     layers: dict[str, LoraLinear]
-    token_rows: dict[str, TokenRows]
+    trained_tokens: dict[str, TrainableTokens]
     tied: dict[str, TiedProjection]
     trained_modules: dict[str, nn.Module]
 
@@ -396,11 +408,11 @@ class LoraModel:
         self.model.requires_grad_(False)
         delattr(self.model, _HANDLE)
 
-    def _updated(self) -> list[LoraLinear | TokenRows]:
-        return [*self.layers.values(), *self.token_rows.values()]
+    def _updated(self) -> list[LoraLinear | TrainableTokens]:
+        return [*self.layers.values(), *self.trained_tokens.values()]
 
-    def _wrappers(self) -> dict[str, LoraLinear | TokenRows | TiedProjection]:
-        return {**self.layers, **self.token_rows, **self.tied}
+    def _wrappers(self) -> dict[str, LoraLinear | TrainableTokens | TiedProjection]:
+        return {**self.layers, **self.trained_tokens, **self.tied}
 
 
 def apply_lora(model: nn.Module, config: LoraConfig, *, seed: int = 0) -> LoraModel:
@@ -438,14 +450,14 @@ def insert_lora(
         path: _lora_layer(model.get_submodule(path), path, config, shared_seed, index, seed)
         for index, path in enumerate(paths)
     }
-    token_rows: dict[str, TokenRows] = {}
+    trained_tokens: dict[str, TrainableTokens] = {}
     tied: dict[str, TiedProjection] = {}
     if embedding is not None:
-        rows = TokenRows(embedding, config.trainable_tokens)
+        rows = TrainableTokens(embedding, config.trainable_tokens)
         tied = {path: TiedProjection(layer, rows) for path, layer in targeting.tied_projections(model).items()}
-        token_rows = {targeting.path_of(model, embedding): rows}
+        trained_tokens = {targeting.path_of(model, embedding): rows}
     modules = {path: model.get_submodule(path).requires_grad_(True) for path in trained}
-    lora = LoraModel(model, config, shared_seed, layers, token_rows, tied, modules)
+    lora = LoraModel(model, config, shared_seed, layers, trained_tokens, tied, modules)
     for layer in lora._wrappers().values():
         layer.train(model.training)
     lora.attach()
@@ -560,11 +572,11 @@ def _embedding_for(model: nn.Module, config: LoraConfig, trained: Sequence[str])
 
 
 def _row_lengths(weight: Tensor) -> Tensor:
-    """The length of each row of (N, K), as a constant."""
-    return torch.linalg.vector_norm(weight.detach(), dim=1)
+    """The length of each row of (N, K); never zero, so that a row of zeros stays one."""
+    return torch.linalg.vector_norm(weight, dim=1).clamp_min(torch.finfo(weight.dtype).tiny)
 
 
-def _drop(x: Tensor, p: float, seed: int) -> Tensor:
+def _drop(x: Tensor, p: float, seed: Tensor) -> Tensor:
     """Inverted dropout of x (..., K), with the mask that the fused op draws for `seed`."""
-    mask = keep_mask(as_seed(seed), x.numel() // x.shape[-1], x.shape[-1], p, x.device)
+    mask = keep_mask(seed, x.numel() // x.shape[-1], x.shape[-1], p, x.device)
     return x * mask.view(x.shape) / (1 - p)

@@ -134,7 +134,7 @@ def _tensors(lora: LoraModel) -> dict[str, Tensor]:
         tensors[f"{_PREFIX}{path}.lora_B.weight"] = layer.lora_B
         if layer.lora_magnitude_vector is not None:
             tensors[f"{_PREFIX}{path}.lora_magnitude_vector"] = layer.lora_magnitude_vector
-    for path, embedding in lora.token_rows.items():
+    for path, embedding in lora.trained_tokens.items():
         tensors[f"{_PREFIX}{path}.token_adapter.trainable_tokens_delta"] = embedding.rows
     for path, module in lora.trained_modules.items():
         tensors |= {f"{_PREFIX}{path}.{name}": tensor for name, tensor in module.state_dict().items()}

@@ -42,7 +42,7 @@ def resolve_targets(model: nn.Module, targets: str | Sequence[str], trained_whol
     linear = {
         path: module
         for path, module in model.named_modules()
-        if isinstance(module, LINEAR_CLASSES) and not _inside(path, trained_whole)
+        if path and isinstance(module, LINEAR_CLASSES) and not _inside(path, trained_whole)
     }
     if targets == "all-linear":
         paths = _without_heads(model, linear)
