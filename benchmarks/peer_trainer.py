@@ -2,9 +2,9 @@
 
 Written from the documented behaviour of those examples: `group_texts` into rows of a fixed length (or, for short
 documents, one document a row, padded to the longest of its batch, as `--line_by_line` does), the random masks of
-DataCollatorForLanguageModeling drawn for every batch, full logits, AdamW. With dropout means the model's own, and 0.1 on
-the adapter's input as in PEFT's quick tour. Nothing is switched on to make it slower: no evaluation, no saving and no
-logging stand inside the timed steps.
+DataCollatorForLanguageModeling drawn for every batch, full logits, AdamW. With dropout means the model's own, and 0.1
+on the adapter's input as in PEFT's quick tour. Nothing is switched on to make it slower: no evaluation, no saving and
+no logging stand inside the timed steps.
 """
 
 from __future__ import annotations

@@ -25,12 +25,12 @@ def run(settings: BenchSettings) -> None:
         SettingsError: this version has no such benchmark yet.
         UserError: the benchmark failed; what it said stands above.
     """
-    programs = {path.stem: path for path in benchmarks_folder().glob("*.py") if path.stem in KNOWN}
-    if settings.what not in programs:
+    program = benchmarks_folder() / f"{settings.what}.py"
+    if not program.is_file():
         raise SettingsError(
-            f"there is no benchmark '{settings.what}' in this version", fix=nearest(settings.what, programs)
+            f"this version has no benchmark '{settings.what}' yet", fix="run `domain-ft bench training`"
         )
-    done = subprocess.run([sys.executable, str(programs[settings.what]), *settings.arguments], check=False)
+    done = subprocess.run([sys.executable, str(program), *settings.arguments], check=False)
     if done.returncode:
         raise UserError(
             f"the benchmark '{settings.what}' ended with status {done.returncode}",
