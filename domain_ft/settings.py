@@ -264,7 +264,8 @@ class MeasureOptions(Settings, group="Measuring"):
     """What the before and after are measured on."""
 
     control: str | None = None
-    """A second corpus that shows what is forgotten. By default medical for legal text, legal for all other."""
+    """A second corpus that shows what is forgotten. By default medical for legal text, legal for all other; none for no
+    such check."""
 
     evaluation_fraction: Annotated[float, Range(above=0, below=1)] = 0.05
     """The share of the documents that is held out, whole groups of near copies at a time."""

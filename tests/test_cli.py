@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import json
 import os
 import subprocess
 import sys
 import types
+import unittest.mock
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from domain_ft import cli
 from domain_ft.errors import CorpusError
@@ -142,7 +147,7 @@ def test_all_mistakes_at_once_each_with_its_place(capsys: pytest.CaptureFixture[
     words = "stray --rnak 8 --method lorra --rank x --epochs --max-tokens 5 --max-steps 3 --dtype float16"
     words += f" --whole-word=maybe --set foo=3 --set rank --config {config}"
     lines = refusal(capsys, "adapt", *words.split())
-    assert lines[0] == "error: 13 settings are wrong"
+    assert lines[0] == "error: 12 settings are wrong"
     for part in (
         "--epochs: needs a value",
         "--whole-word=maybe: must be true or false",
@@ -151,7 +156,6 @@ def test_all_mistakes_at_once_each_with_its_place(capsys: pytest.CaptureFixture[
         "--set rank: must have the form KEY=VALUE",
         "stray: belongs to no option; did you mean --corpus stray?",
         "--rnak 8: there is no such option; did you mean --rank?",
-        "--corpus is required",
         "--method lorra: must be one of lora, dora, full; did you mean lora?",
         "--rank x: must be a whole number",
         f"{config}, warmup = 2: must be at least 0 and below 1",
@@ -181,8 +185,36 @@ def test_one_mistake_is_one_message(capsys: pytest.CaptureFixture[str], words: s
     assert refusal(capsys, *words.split())[0] == message
 
 
+def test_what_is_missing_is_named_with_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [line[5:] for line in refusal(capsys, "evaluate", "--seed", "-1")[1:]] == [
+        "--model is required",
+        "--corpus is required",
+        "--seed -1: must be at least 0",
+    ]
+
+
 def test_the_nearest_verb_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean 'adapt'?" in refusal(capsys, "adpt")[1]
+
+
+VOCABULARY = [
+    *(option.flag for option in cli.settings.options(AdaptSettings)),
+    *("--no-whole-word", "--no-rank", "--config", "--set", "--json=x", "--rank=", "--=", "-", "--", "-rx", "-1", "x=y"),
+    *("adapt", "data", "[b]", "", "legal", "8", "nan", "None", "é", "{}", "[", "a\\b", "'", "@file"),
+]
+
+
+@given(words=st.lists(st.sampled_from(VOCABULARY), max_size=8), verb=st.sampled_from(cli.VERBS))
+def test_no_line_of_words_is_a_bug(words: list[str], verb: cli.Verb) -> None:
+    module = types.SimpleNamespace(run=lambda _: {})
+    names = {f"domain_ft.verbs.{verb.module}": module for verb in cli.VERBS}
+    with (
+        unittest.mock.patch.dict(sys.modules, names),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()) as error,
+    ):
+        status = cli.main([*verb.words, *words])
+    assert status in (0, 2), error.getvalue()
 
 
 # --- How it ends ------------------------------------------------------------------------------------------------------
@@ -248,6 +280,15 @@ def test_json_is_the_only_standard_output(
     captured = capsys.readouterr()
     assert json.loads(captured.out) == {"after": {"loss": 1.5}, "name": "ü"}
     assert captured.err == "a library chatters\n"
+
+
+def test_of_several_processes_one_prints(
+    verb: Callable[[str, Verb], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    verb("adapt", lambda _: {})
+    assert cli.main(["adapt", "--corpus", "x", "--json"]) == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_messages_wrap_under_their_first_word() -> None:
