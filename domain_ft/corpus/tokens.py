@@ -283,13 +283,16 @@ def _byte_offsets(text: str, characters: npt.NDArray[np.int64]) -> npt.NDArray[n
 
 
 def _sections(text: str) -> Iterator[str]:
-    """`text` in sections that are short enough to tokenise at once, cut after a line, else a word, else anywhere."""
+    """`text` in sections that are short enough to tokenise at once, cut after a line, else a word, else anywhere.
+
+    A space goes with the word after it, as byte-level tokenizers have it.
+    """
     start = 0
     while len(text) - start > SECTION_CHARACTERS:
         limit = start + SECTION_CHARACTERS
-        end = max(text.rfind("\n", start, limit), 0) or max(text.rfind(" ", start, limit), 0) or limit - 1
-        yield text[start : end + 1]
-        start = end + 1
+        cut = (text.rfind("\n", start, limit) + 1) or max(text.rfind(" ", start + 1, limit), 0) or limit
+        yield text[start:cut]
+        start = cut
     yield text[start:]
 
 

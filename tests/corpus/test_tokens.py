@@ -210,17 +210,19 @@ def test_pack_lays_pieces_in_the_order_asked_for() -> None:
     assert sum(map(len, words)) == len(set.union(*words))  # a number is never shared between pieces
 
 
-def test_sections_of_a_long_document_give_the_tokens_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = ["\n".join(SENTENCES * 6), " " * 300 + SENTENCES[0] + " " * 300, "x" * 250]
-    whole = tokenize(Split(texts), tokenizer("wordpiece"), max_length=30)
+@pytest.mark.parametrize("kind", ["wordpiece", "gpt2"])
+def test_sections_of_a_long_document_give_the_tokens_of_the_whole(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["\n".join(SENTENCES * 6), " ".join(SENTENCES * 6), " " * 300 + SENTENCES[0] + " " * 300, "x" * 250]
+    whole = tokenize(Split(texts), tokenizer(kind), max_length=30)
     monkeypatch.setattr(tokens, "SECTION_CHARACTERS", 100)
     monkeypatch.setattr(tokens, "BATCH_CHARACTERS", 200)
     monkeypatch.setattr(tokens, "VERSION", -1)
-    parts = tokenize(Split(texts), tokenizer("wordpiece"), max_length=30)
+    parts = tokenize(Split(texts), tokenizer(kind), max_length=30)
+    assert parts.key != whole.key
     for document, text in enumerate(texts):
         mine = parts.pack(document_rows(parts, document))
         assert mine.token_bytes.sum() == len(text.encode())
-        if document < 2:  # a word of 250 letters is unknown whole, and three words in sections
+        if document < 2:  # a run of 300 spaces or 250 letters has no place where a cut would not show
             assert mine.input_ids.tolist() == whole.pack(document_rows(whole, document)).input_ids.tolist()
             assert np.array_equal(mine.cu_seqlens, whole.pack(document_rows(whole, document)).cu_seqlens)
 
