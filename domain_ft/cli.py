@@ -259,16 +259,15 @@ def _settings(
 ) -> settings.Settings:
     """The verb's settings: defaults, under the files of --config, under --set, under the options."""
     cls = verb.settings
-    read = [settings.read_toml(cls, path) for path in given.get("config", ())]
-    read.append(settings.read_assignments(cls, given.get("set", ())))
+    files = [settings.read_toml(cls, path) for path in given.get("config", ())]
+    read = [*files, settings.read_assignments(cls, given.get("set", ()))]
     layers = [*(layer for layer, _ in read), _typed(cls, given)]
     problems = [*faults.values(), *(problem for _, found in read for problem in found)]
     if verb.passes_on:
         layers.append({"arguments": settings.Given(tuple(unused), " ".join(unused))})
     else:
         problems += _left_over(verb, unused)
-
-    unread = any(problems for _, problems in read)
+    unread = any(found and not layer for layer, found in files)
 
     def missing(option: settings.Option) -> str | None:
         """Silent where the value may well be there: in a file that could not be read, or lost with another fault."""

@@ -147,7 +147,7 @@ def test_all_mistakes_at_once_each_with_its_place(capsys: pytest.CaptureFixture[
     words = "stray --rnak 8 --method lorra --rank x --epochs --max-tokens 5 --max-steps 3 --dtype float16"
     words += f" --whole-word=maybe --set foo=3 --set rank --config {config}"
     lines = refusal(capsys, "adapt", *words.split())
-    assert lines[0] == "error: 12 settings are wrong"
+    assert lines[0] == "error: 13 settings are wrong"
     for part in (
         "--epochs: needs a value",
         "--whole-word=maybe: must be true or false",
@@ -156,6 +156,7 @@ def test_all_mistakes_at_once_each_with_its_place(capsys: pytest.CaptureFixture[
         "--set rank: must have the form KEY=VALUE",
         "stray: belongs to no option; did you mean --corpus stray?",
         "--rnak 8: there is no such option; did you mean --rank?",
+        "--corpus is required",
         "--method lorra: must be one of lora, dora, full; did you mean lora?",
         "--rank x: must be a whole number",
         f"{config}, warmup = 2: must be at least 0 and below 1",
