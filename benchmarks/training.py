@@ -3,11 +3,11 @@
     domain-ft bench training [--jobs minilm-legal,...] [--rounds 3] [--steps 6] [--json]
 
 Both sides train the same adapter (rank, targets) of the same base on the same documents, in rows of at most 256
-tokens, about as many tokens in a step, in processes of their own that take turns: ours, peer, peer without dropout, ours,
-and so on. Loading and tokenising are outside the timed steps on both sides, and the first step of each process is not counted.
-A token is a token of a document: padding is not counted. `final_loss` is the held-out loss after the last step, by our
-scorer for both sides. `gemm_fraction` is the share of the machine's measured float32 GEMM rate that the job's own
-arithmetic (see `flops_per_token`) reaches on our side.
+tokens, about as many tokens in a step, in processes of their own that take turns: ours, peer, peer without dropout,
+ours, and so on. Loading and tokenising are outside the timed steps on both sides, and the first step of each
+process is not counted. A token is a token of a document: padding is not counted. `final_loss` is the held-out loss
+after the last step, by our scorer for both sides. `gemm_fraction` is the share of the machine's measured float32
+GEMM rate that the job's own arithmetic (see `flops_per_token`) reaches on our side.
 """
 
 from __future__ import annotations
