@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
+from domain_ft.corpus.masking import mostly_without_words
 from domain_ft.corpus.packing import StepPlan
 from domain_ft.corpus.tokens import TokenRows, tokenize
 from domain_ft.errors import SettingsError
@@ -213,6 +214,7 @@ def adapt(settings: AdaptSettings) -> AdaptRun:
     with ProgressDisplay(quiet=settings.quiet or not machine.accelerator.is_main_process) as display:
         job = set_up(settings, machine, display)
         _settle_config(job, folder)
+        _say_what_is_odd(job, display)
         probes = _choose_probes(job)
         before = _measure(job, folder, "before", display)
         said_before = answer(job.base, probes)
@@ -288,6 +290,14 @@ def _settle_config(job: Job, folder: RunFolder) -> None:
         rejected = job.corpora["domain"].rejects_path
         if rejected:
             shutil.copyfile(rejected, folder.rejects)
+
+
+def _say_what_is_odd(job: Job, display: ProgressDisplay) -> None:
+    """What a person should know before the numbers come."""
+    for note in (*job.base.notes, *job.corpora["domain"].statistics.notes):
+        display.say(f"note: {note}")
+    if job.base.objective == "mlm" and job.settings.whole_word and mostly_without_words(job.train_rows):
+        display.say("note: this tokenizer shows few word borders in this text (no spaces?): masks are by token there")
 
 
 def _measure(job: Job, folder: RunFolder, when: str, display: ProgressDisplay) -> dict[str, Scores]:
