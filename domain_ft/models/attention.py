@@ -152,6 +152,8 @@ def packed_attention(
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     reach = sliding_window - 1 if sliding_window else None
     query, key, value = (tensor.transpose(1, 2).squeeze(0) for tensor in (query, key, value))
+    if query.is_cuda and torch.is_autocast_enabled("cuda"):  # norms of queries and keys may leave them in float32
+        query, key, value = (tensor.to(torch.get_autocast_dtype("cuda")) for tensor in (query, key, value))
     if HAS_VARLEN and query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and dropout == 0.0:
         longest = max_length_q or int(torch.diff(cu_seq_lens_q).max())
         mixed = _variable_length(query, key, value, cu_seq_lens_q, longest, scaling, causal, reach)
@@ -210,8 +212,8 @@ def _variable_length(
     left = -1 if reach is None else reach
     mixed = varlen_attn(
         query,
-        key.to(query.dtype),
-        value.to(query.dtype),
+        key,
+        value,
         cu_seqlens,
         cu_seqlens,
         longest,
