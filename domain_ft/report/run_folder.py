@@ -115,7 +115,8 @@ class RunFolder:
     def scores(self, when: str, role: str) -> Path:
         """The scores `before` or `after` on the `domain` or the `control`; their folder is made."""
         folder = self.path / "scores"
-        folder.mkdir(exist_ok=True)
+        with self.writing():
+            folder.mkdir(exist_ok=True)
         return folder / f"{when}-{role}.json"
 
     @property

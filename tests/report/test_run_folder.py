@@ -139,3 +139,11 @@ def test_the_result_is_json_as_it_was_given(run: RunFolder) -> None:
     run.write_result(result)
     assert json.loads(run.result.read_text(encoding="utf-8")) == result
     assert [entry.name for entry in run.path.iterdir()] == ["result.json"]
+
+
+def test_scores_have_a_place_of_their_own(run: RunFolder) -> None:
+    assert run.scores("before", "domain") == run.path / "scores" / "before-domain.json"
+    (run.path / "scores").rmdir()
+    (run.path / "scores").touch()
+    with pytest.raises(CheckpointError, match="scores"):
+        run.scores("after", "control")
