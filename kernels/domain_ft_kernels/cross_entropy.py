@@ -2,10 +2,10 @@
 
 The maths, for one row of logits u (V,) with target t, smoothing ε, z-loss ζ and softcap c:
 
-    z    = c tanh(u / c)                       (z = u without a softcap)
-    L    = log Σ_j exp z_j
-    loss = L - (1 - ε) z_t - ε mean(z) + ζ L²
-    ∂loss/∂u_j = [(1 + 2ζL) exp(z_j - L) - (1 - ε) 1{j = t} - ε/V] · (1 - (z_j / c)²)
+    z = c tanh(u / c)                                  (z = u without a softcap)
+    m = max_j z_j,  S = Σ_j exp(z_j - m),  L = m + log S
+    loss = log S - (1 - ε) (z_t - m) - ε (mean(z) - m) + ζ L²
+    ∂loss/∂u_j = [(1 + 2ζL) exp(z_j - m) / S - (1 - ε) 1{j = t} - ε/V] · (1 - (z_j / c)²)
 
 Label smoothing is F.cross_entropy's; the z-loss is that of PaLM (Chowdhery et al. 2022), the softcap Gemma 2's.
 Losses and log-sum-exps are float32 whatever the logits' type (float64 for float64). Rows whose target is `ignore_index`
@@ -53,13 +53,13 @@ def reference_losses(logits: Tensor, target: Tensor, ignore_index: int, terms: T
         z = terms.softcap * torch.tanh(z / terms.softcap)
     labelled = target != ignore_index
     inside = (target >= 0) & (target < z.shape[1])
-    picked = z.gather(1, target.where(inside, 0).unsqueeze(1)).squeeze(1)
-    lse = z.logsumexp(1)
-    losses = lse - (1 - terms.label_smoothing) * picked
+    log_probabilities = z.log_softmax(1)
+    picked = log_probabilities.gather(1, target.where(inside, 0).unsqueeze(1)).squeeze(1)
+    losses = (terms.label_smoothing - 1) * picked
     if terms.label_smoothing:
-        losses = losses - terms.label_smoothing * z.mean(1)
+        losses = losses - terms.label_smoothing * log_probabilities.mean(1)
     if terms.z_loss:
-        losses = losses + terms.z_loss * lse**2
+        losses = losses + terms.z_loss * z.logsumexp(1) ** 2
     return losses.where(inside, float("nan")).where(labelled, 0.0)
 
 
@@ -76,6 +76,11 @@ def cap_(tile: Tensor, softcap: float | None) -> Tensor:
     return tile if softcap is None else tile.div_(softcap).tanh_().mul_(softcap)
 
 
+def finite(peak: Tensor) -> Tensor:
+    """A row's largest logit, as a number to subtract: a row of nothing but -inf must not give NaN."""
+    return peak.clamp_(min=torch.finfo(peak.dtype).min)
+
+
 def pick(tile: Tensor, target: Tensor, first: int) -> Tensor:
     """z_t for the rows whose target lies in this tile, else 0."""
     column, inside = _column(target, first, tile.shape[1])
@@ -83,45 +88,44 @@ def pick(tile: Tensor, target: Tensor, first: int) -> Tensor:
 
 
 def losses_from_sums(
-    lse: Tensor, picked: Tensor, total: Tensor | None, target: Tensor, classes: int, terms: Terms
+    peak: Tensor, mass: Tensor, picked: Tensor, total: Tensor | None, target: Tensor, classes: int, terms: Terms
 ) -> Tensor:
-    """The loss of each row from its log-sum-exp, z_t and Σz. A target that is no class gives NaN: it was never read."""
-    losses = lse - (1 - terms.label_smoothing) * picked
+    """The loss of each row from its m, S, z_t and Σz. A target that is no class gives NaN: it was never read."""
+    log_mass = mass.log()
+    losses = log_mass - (1 - terms.label_smoothing) * (picked - peak)
     if total is not None:
-        losses = losses - terms.label_smoothing / classes * total
+        losses = losses - terms.label_smoothing * (total / classes - peak)
     if terms.z_loss:
-        losses = losses + terms.z_loss * lse**2
+        losses = losses + terms.z_loss * (peak + log_mass) ** 2
     return losses.where((target >= 0) & (target < classes), float("nan"))
 
 
 def gradient_(
     tile: Tensor,
     scratch: Tensor,
-    lse: Tensor,
+    peak: Tensor,
+    mass: Tensor,
     target: Tensor,
-    scale: Tensor | None,
+    scale: Tensor,
     first: int,
     classes: int,
     terms: Terms,
 ) -> Tensor:
     """Turn a tile of capped logits into scale · ∂loss/∂u, in place; `scratch` is overwritten where there is a softcap.
 
-    scale (rows,) is the gradient of each row's loss, None for ones.
+    peak and mass (rows,) are m and S, scale (rows,) the gradient of each row's loss.
     """
     if terms.softcap is not None:
         torch.mul(tile, tile, out=scratch).mul_(-1 / terms.softcap**2).add_(1)
-    tile.sub_(lse.unsqueeze(1)).exp_()
-    factor = 1 + 2 * terms.z_loss * lse if terms.z_loss else None
-    if scale is not None:
-        factor = scale if factor is None else factor * scale
-    if factor is not None:
-        tile.mul_(factor.unsqueeze(1))
-    ones = torch.ones_like(lse) if scale is None else scale
+    factor = scale / mass
+    if terms.z_loss:
+        factor = factor * (1 + 2 * terms.z_loss * (peak + mass.log()))
+    tile.sub_(peak.unsqueeze(1)).exp_().mul_(factor.unsqueeze(1))
     column, inside = _column(target, first, tile.shape[1])
-    hit = (ones * (terms.label_smoothing - 1)).where(inside, 0.0)
+    hit = (scale * (terms.label_smoothing - 1)).where(inside, 0.0)
     tile.scatter_add_(1, column.unsqueeze(1), hit.unsqueeze(1))  # one column a row: no two writes meet
     if terms.label_smoothing:
-        tile.sub_((ones * (terms.label_smoothing / classes)).unsqueeze(1))
+        tile.sub_((scale * (terms.label_smoothing / classes)).unsqueeze(1))
     if terms.softcap is not None:
         tile.mul_(scratch)
     return tile
@@ -142,19 +146,21 @@ def _blocks(rows: Tensor, logits: Tensor) -> Iterator[Tensor]:
 @in_given_types
 def _forward(
     logits: Tensor, target: Tensor, ignore_index: int, label_smoothing: float, z_loss: float, softcap: float | None
-) -> tuple[Tensor, Tensor]:
-    """Losses and log-sum-exps, both (n,), 0 where ignored, of logits (n, V)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses, m and S of logits (n, V): (n,) each, 0 where ignored."""
     terms = Terms(label_smoothing, z_loss, softcap)
     classes, wide = logits.shape[1], accumulation_dtype(logits.dtype)
     check_targets(target, classes, ignore_index)
     losses = torch.zeros(len(target), dtype=wide, device=logits.device)
-    lses = torch.zeros_like(losses)
+    peaks, masses = torch.zeros_like(losses), torch.zeros_like(losses)
     for rows in _blocks(labelled_rows(target, ignore_index), logits):
         z = cap_(logits.index_select(0, rows).to(wide), softcap)
         t = target[rows]
-        lses[rows] = lse = z.logsumexp(1)
-        losses[rows] = losses_from_sums(lse, pick(z, t, 0), z.sum(1) if label_smoothing else None, t, classes, terms)
-    return losses, lses
+        picked, total = pick(z, t, 0), z.sum(1) if label_smoothing else None
+        peaks[rows] = peak = finite(z.amax(1))
+        masses[rows] = mass = z.sub_(peak.unsqueeze(1)).exp_().sum(1)
+        losses[rows] = losses_from_sums(peak, mass, picked, total, t, classes, terms)
+    return losses, peaks, masses
 
 
 @in_given_types
@@ -162,7 +168,8 @@ def _backward(
     grad: Tensor,
     logits: Tensor,
     target: Tensor,
-    lses: Tensor,
+    peaks: Tensor,
+    masses: Tensor,
     ignore_index: int,
     label_smoothing: float,
     z_loss: float,
@@ -172,9 +179,9 @@ def _backward(
     terms = Terms(label_smoothing, z_loss, softcap)
     gradient = torch.zeros(logits.shape, dtype=logits.dtype, device=logits.device)
     for rows in _blocks(labelled_rows(target, ignore_index), logits):
-        z = cap_(logits.index_select(0, rows).to(lses.dtype), softcap)
+        z = cap_(logits.index_select(0, rows).to(masses.dtype), softcap)
         scratch = torch.empty_like(z) if softcap is not None else z
-        gradient_(z, scratch, lses[rows], target[rows], grad[rows], 0, z.shape[1], terms)
+        gradient_(z, scratch, peaks[rows], masses[rows], target[rows], grad[rows], 0, z.shape[1], terms)
         gradient.index_copy_(0, rows, z.to(logits.dtype))
     return gradient
 
@@ -186,22 +193,21 @@ _forward_op = torch.library.custom_op(
     _forward,
     mutates_args=(),
     schema="(Tensor logits, Tensor target, int ignore_index, float label_smoothing, float z_loss, float? softcap)"
-    " -> (Tensor, Tensor)",
+    " -> (Tensor, Tensor, Tensor)",
 )
 _backward_op = torch.library.custom_op(
     "domain_ft_kernels::cross_entropy_backward",
     _backward,
     mutates_args=(),
-    schema="(Tensor grad, Tensor logits, Tensor target, Tensor lses, int ignore_index, float label_smoothing,"
-    " float z_loss, float? softcap) -> Tensor",
+    schema="(Tensor grad, Tensor logits, Tensor target, Tensor peaks, Tensor masses, int ignore_index,"
+    " float label_smoothing, float z_loss, float? softcap) -> Tensor",
 )
 
 
 @_forward_op.register_fake
-def _(*inputs: Any) -> tuple[Tensor, Tensor]:
+def _(*inputs: Any) -> tuple[Tensor, ...]:
     logits, target, *_ = inputs
-    losses = logits.new_empty(target.shape, dtype=accumulation_dtype(logits.dtype))
-    return losses, torch.empty_like(losses)
+    return tuple(logits.new_empty(target.shape, dtype=accumulation_dtype(logits.dtype)) for _ in range(3))
 
 
 @_backward_op.register_fake
@@ -210,14 +216,14 @@ def _(*inputs: Any) -> Tensor:
     return logits.new_empty(logits.shape)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     logits, target, *ctx.options = inputs
-    ctx.save_for_backward(logits, target, output[1])
-    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(logits, target, *output[1:])
+    ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 6
     return _backward_op(grad, *ctx.saved_tensors, *ctx.options), *(None,) * 5
@@ -267,7 +273,7 @@ def cross_entropy(
         check_targets(classes, logits.shape[-1], ignore_index)
         losses = reference_losses(rows, classes, ignore_index, Terms(label_smoothing, z_loss, softcap))
     else:
-        losses, _ = _forward_op(rows, classes, ignore_index, label_smoothing, z_loss, softcap)
+        losses, *_ = _forward_op(rows, classes, ignore_index, label_smoothing, z_loss, softcap)
     if reduction == "none":
         return losses.reshape(target.shape)
     return mean_of(losses.sum(), classes, ignore_index) if reduction == "mean" else losses.sum()

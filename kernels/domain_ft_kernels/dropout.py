@@ -42,8 +42,8 @@ def as_seed(seed: int | Tensor | None) -> Tensor:
 def keys(seed: Tensor, rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The hashed keys of the rows, (rows, 1), and of the columns, (1, columns): odd int32 numbers on `device`."""
     key = _mix(seed.to(device))
-    row = _mix(key + torch.arange(1, 2 * rows, 2, device=device) * _signed(_GAMMA))
-    column = _mix(key + torch.arange(2, 2 * columns + 1, 2, device=device) * _signed(_GAMMA))
+    row = _mix(key + (2 * torch.arange(rows, device=device) + 1) * _signed(_GAMMA))
+    column = _mix(key + (2 * torch.arange(columns, device=device) + 2) * _signed(_GAMMA))
     return _odd(row).unsqueeze(1), _odd(column).unsqueeze(0)
 
 

@@ -40,6 +40,7 @@ from domain_ft_kernels.cross_entropy import (
     cap_,
     check_loss_arguments,
     check_targets,
+    finite,
     gradient_,
     labelled_rows,
     losses_from_sums,
@@ -103,14 +104,13 @@ class _Head:
 
 
 class _Sums:
-    """What the loss needs of each row, gathered tile by tile: log-sum-exp (online), z_t and, for smoothing, Σz."""
+    """What the loss needs of each row, gathered tile by tile: m and S (online), z_t and, for smoothing, Σz."""
 
     def __init__(self, target: Tensor, like: Tensor, terms: Terms) -> None:
         self.target, self.terms = target, terms
         rows = like.new_zeros(len(target))
-        # The lowest finite number, not -inf: a tile of nothing but -inf (a bias that masks classes) must not give NaN.
-        self.highest = torch.full_like(rows, torch.finfo(rows.dtype).min)
-        self.exponentials, self.picked = rows.clone(), rows.clone()
+        self.peak = torch.full_like(rows, torch.finfo(rows.dtype).min)
+        self.mass, self.picked = rows.clone(), rows.clone()
         self.total = rows.clone() if terms.label_smoothing else None
 
     def add(self, tile: Tensor, first: int, scratch: Tensor) -> None:
@@ -118,15 +118,14 @@ class _Sums:
         self.picked += pick(tile, self.target, first)
         if self.total is not None:
             self.total += tile.sum(1)
-        highest = torch.maximum(self.highest, tile.amax(1))
-        self.exponentials *= (self.highest - highest).exp_()
-        self.exponentials += torch.sub(tile, highest.unsqueeze(1), out=scratch).exp_().sum(1)
-        self.highest = highest
+        peak = torch.maximum(self.peak, finite(tile.amax(1)))
+        self.mass *= (self.peak - peak).exp_()
+        self.mass += torch.sub(tile, peak.unsqueeze(1), out=scratch).exp_().sum(1)
+        self.peak = peak
 
-    def finish(self, classes: int) -> tuple[Tensor, Tensor]:
-        """Losses and log-sum-exps, (rows,) each."""
-        lse = self.highest + self.exponentials.log()
-        return losses_from_sums(lse, self.picked, self.total, self.target, classes, self.terms), lse
+    def losses(self, classes: int) -> Tensor:
+        """The rows' losses, once all tiles are in."""
+        return losses_from_sums(self.peak, self.mass, self.picked, self.total, self.target, classes, self.terms)
 
 
 class _Gradients:
@@ -171,12 +170,12 @@ def _forward(
     z_loss: float,
     softcap: float | None,
     compute: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    """Losses and log-sum-exps, (n,) each, 0 where ignored: one walk over the tiles, nothing kept."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses, m and S, (n,) each, 0 where ignored: one walk over the tiles, which are not kept."""
     head, terms = _Head(weight, bias, compute, softcap), Terms(label_smoothing, z_loss, softcap)
     check_targets(target, head.classes, ignore_index)
     losses = hidden.new_zeros(len(target), dtype=head.wide)
-    lses = torch.zeros_like(losses)
+    peaks, masses = torch.zeros_like(losses), torch.zeros_like(losses)
     labelled = labelled_rows(target, ignore_index)
     width = min(TILE, head.classes)
     size, blocks = _row_blocks(len(labelled), width * head.wide.itemsize)
@@ -189,8 +188,8 @@ def _forward(
             tile = _tile(buffer, len(rows), first, last)
             head.logits(x, head.columns_of(first, last), first, last, out=tile)
             sums.add(tile, first, scratch=tile)
-        losses[rows], lses[rows] = sums.finish(head.classes)
-    return losses, lses
+        losses[rows], peaks[rows], masses[rows] = sums.losses(head.classes), sums.peak, sums.mass
+    return losses, peaks, masses
 
 
 @in_given_types
@@ -224,11 +223,12 @@ def _forward_with_gradients(
             tile = _tile(stash[len(rows) * first :], len(rows), first, last)
             head.logits(x, head.columns_of(first, last), first, last, out=tile)
             sums.add(tile, first, scratch=_tile(scratch, len(rows), first, last))
-        losses[rows], lse = sums.finish(head.classes)
+        losses[rows] = sums.losses(head.classes)
+        ones = torch.ones_like(sums.mass)
         for first, last in head.columns():
             tile = _tile(stash[len(rows) * first :], len(rows), first, last)
             spare = _tile(scratch, len(rows), first, last)
-            gradient_(tile, spare, lse, target[rows], None, first, head.classes, terms)
+            gradient_(tile, spare, sums.peak, sums.mass, target[rows], ones, first, head.classes, terms)
             gradients.add(tile, x, head.columns_of(first, last), block, first, last)
     return losses.sum() if summed else losses, *_finished(gradients, hidden, weight, bias, labelled)
 
@@ -236,7 +236,8 @@ def _forward_with_gradients(
 @in_given_types
 def _backward(
     grad: Tensor,
-    lses: Tensor,
+    peaks: Tensor,
+    masses: Tensor,
     hidden: Tensor,
     weight: Tensor,
     target: Tensor,
@@ -254,16 +255,17 @@ def _backward(
     gradients = _Gradients(head, len(labelled), needs)
     width = min(TILE, head.classes)
     size, blocks = _row_blocks(len(labelled), width * head.wide.itemsize)
-    buffer = lses.new_empty(size * width)
+    buffer = masses.new_empty(size * width)
     scratch = buffer if softcap is None else torch.empty_like(buffer)
     for block in blocks:
         rows = labelled[block]
+        peak, mass = peaks[rows], masses[rows]
         x = head.widen(hidden.index_select(0, rows))
         for first, last in head.columns():
             columns, tile = head.columns_of(first, last), _tile(buffer, len(rows), first, last)
             head.logits(x, columns, first, last, out=tile)
             spare = _tile(scratch, len(rows), first, last)
-            gradient_(tile, spare, lses[rows], target[rows], grad[rows], first, head.classes, terms)
+            gradient_(tile, spare, peak, mass, target[rows], grad[rows], first, head.classes, terms)
             gradients.add(tile, x, columns, block, first, last)
     return _finished(gradients, hidden, weight, bias, labelled)
 
@@ -290,7 +292,7 @@ _forward_op = torch.library.custom_op(
     "domain_ft_kernels::linear_cross_entropy",
     _forward,
     mutates_args=(),
-    schema=f"(Tensor hidden, Tensor weight, Tensor target, Tensor? bias, {_OPTIONS}) -> (Tensor, Tensor)",
+    schema=f"(Tensor hidden, Tensor weight, Tensor target, Tensor? bias, {_OPTIONS}) -> (Tensor, Tensor, Tensor)",
 )
 _forward_with_gradients_op = torch.library.custom_op(
     "domain_ft_kernels::linear_cross_entropy_with_gradients",
@@ -303,7 +305,7 @@ _backward_op = torch.library.custom_op(
     "domain_ft_kernels::linear_cross_entropy_backward",
     _backward,
     mutates_args=(),
-    schema="(Tensor grad, Tensor lses, Tensor hidden, Tensor weight, Tensor target, Tensor? bias,"
+    schema="(Tensor grad, Tensor peaks, Tensor masses, Tensor hidden, Tensor weight, Tensor target, Tensor? bias,"
     f" {_OPTIONS}, bool[] needs) -> (Tensor, Tensor, Tensor)",
 )
 
@@ -319,10 +321,9 @@ def _fake_gradients(
 
 
 @_forward_op.register_fake
-def _(*inputs: Any) -> tuple[Tensor, Tensor]:
+def _(*inputs: Any) -> tuple[Tensor, ...]:
     hidden, _, target, *_, compute = inputs
-    losses = hidden.new_empty(target.shape, dtype=accumulation_dtype(compute))
-    return losses, torch.empty_like(losses)
+    return tuple(hidden.new_empty(target.shape, dtype=accumulation_dtype(compute)) for _ in range(3))
 
 
 @_forward_with_gradients_op.register_fake
@@ -334,18 +335,18 @@ def _(*inputs: Any) -> tuple[Tensor, ...]:
 
 @_backward_op.register_fake
 def _(*inputs: Any) -> tuple[Tensor, ...]:
-    _, _, hidden, weight, _, bias, *_, needs = inputs
+    _, _, _, hidden, weight, _, bias, *_, needs = inputs
     return _fake_gradients(hidden, weight, bias, needs)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     hidden, weight, target, bias, *ctx.options = inputs
-    ctx.save_for_backward(output[1], hidden, weight, target, bias)
-    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*output[1:], hidden, weight, target, bias)
+    ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 9
     hidden, weight, _target, bias = needs = list(ctx.needs_input_grad[:4])

@@ -1,0 +1,78 @@
+"""What the tests of the ops share: error against float64, and what a call computed, held and saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+HALVES = (torch.bfloat16, torch.float16)
+DTYPES = (torch.float32, *HALVES)
+
+
+def error(actual: Tensor, exact: Tensor) -> float:
+    """The norm of the difference."""
+    return float(torch.linalg.vector_norm(actual.double() - exact.double()))
+
+
+def relative_error(actual: Tensor, exact: Tensor) -> float:
+    """The norm of the difference over the norm of what is exact."""
+    return error(actual, exact) / float(torch.linalg.vector_norm(exact.double()))
+
+
+def assert_as_exact_as(
+    actual: Sequence[Tensor],
+    reference: Sequence[Tensor],
+    exact: Sequence[Tensor],
+    *,
+    roundings: float,
+    magnitudes: Sequence[Tensor] | None = None,
+) -> None:
+    """Each tensor's error against float64 is at most twice the reference's own error in that precision.
+
+    Where the reference happens to be lucky, so many roundings (of the coarsest type in `actual`) of the tensor, or of
+    `magnitudes` (what is exact before terms of opposite sign cancel), are allowed beside.
+    """
+    eps = max(torch.finfo(tensor.dtype).eps for tensor in actual)
+    for index, (a, r, e, m) in enumerate(zip(actual, reference, exact, magnitudes or exact, strict=True)):
+        assert a.shape == e.shape
+        assert a.dtype == r.dtype
+        allowed = 2 * error(r, e) + roundings * eps * float(torch.linalg.vector_norm(m.double()))
+        assert error(a, e) <= allowed, f"tensor {index}: error {error(a, e):.2e}, the reference's allows {allowed:.2e}"
+
+
+def value_and_gradients(
+    function: Callable[..., Tensor], tensors: Sequence[Tensor | None], grad: Tensor | None = None
+) -> list[Tensor]:
+    """function(*tensors) and its gradients in those that are not None; `grad` is the output's gradient (None: ones)."""
+    leaves = [None if t is None else t.detach().requires_grad_() for t in tensors]
+    output = function(*leaves)
+    wanted = [leaf for leaf in leaves if leaf is not None]
+    gradients = torch.autograd.grad(output, wanted, torch.ones_like(output) if grad is None else grad.to(output.dtype))
+    return [output.detach(), *gradients]
+
+
+def matrix_flops(call: Callable[[], object]) -> int:
+    """Floating-point operations in the matrix products that `call` runs, those inside custom ops included."""
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+        call()
+    flops = 0
+    for event in profiler.events():
+        if event.name in ("aten::mm", "aten::addmm", "aten::addmm_"):
+            (m, k), (_, n) = event.input_shapes[0:2] if event.name == "aten::mm" else event.input_shapes[1:3]
+            flops += 2 * m * k * n
+    return flops
+
+
+def peak_bytes(call: Callable[[], object]) -> tuple[int, int]:
+    """The most bytes that `call` held at once beyond what there was before, and the largest single allocation."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    held = peak = largest = 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak, largest = max(peak, held), max(largest, event.nbytes())
+    return peak, largest
