@@ -86,11 +86,14 @@ class Corpus:
     def _content(self, source: Source) -> list[Any]:
         if source.kind == "asset":
             return [ASSETS[str(source.asset)].sha256, source.path]
-        if source.kind == "hub":
-            return [source.id, source.config, source.split, hub_revision(source), source.documents]
-        return [[name, digest] for (_, name), digest in _hash_files(self._listing(source, None))]
+        if source.kind == "hub" and not Path(str(source.id)).is_dir():
+            return [source.id, source.config, source.split, source.documents, hub_revision(source)]
+        files = [[name, digest] for (_, name), digest in _hash_files(self._listing(source, None))]
+        return [source.config, source.split, source.documents, files]
 
     def _listing(self, source: Source, progress: Progress | None) -> Listing:
+        if source.kind == "hub":  # a folder on this machine that stands where an id does
+            return list_files(Path(str(source.id)), "any")
         if source.kind == "files":
             return list_files(self.recipe.folder / Path(str(source.path)).expanduser(), source.reader)
         folder = assets.ensure(str(source.asset), progress)
@@ -135,7 +138,7 @@ def hub_revision(source: Source) -> str | None:
     if source.revision:
         return source.revision
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError
 
     memory = cache_folder("corpora") / "hub-revisions.json"
     known: dict[str, str] = _read_json(memory)
@@ -144,10 +147,10 @@ def hub_revision(source: Source) -> str | None:
     except RepositoryNotFoundError as error:
         fix = "check the id; a private data set wants a token: hf auth login"
         raise CorpusError(f"there is no data set '{source.id}' on the hub", where=f"hf:{source.id}", fix=fix) from error
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except Exception as error:  # the client raises the errors of its HTTP library, which changes
         if str(source.id) in known:
             return known[str(source.id)]
-        fix = "check the network, or give a file or folder instead"
+        fix = "check the network and HF_HUB_OFFLINE, or give a file or folder instead"
         raise CorpusError(f"the hub cannot be reached: {error}", where=f"hf:{source.id}", fix=fix) from error
     if revision and known.get(str(source.id)) != revision:
         write_json(memory, {**known, str(source.id): revision})
@@ -192,7 +195,7 @@ def _hub_recipe(spec: str) -> Recipe:
 
 
 def _hash_files(listing: Listing) -> Iterator[tuple[tuple[Path, str], str]]:
-    """Each file with its SHA-256; one hashed before is not read again while its size and time of change are the same."""
+    """Each file with its SHA-256; one hashed before is not read again while its size and time of change are as then."""
     memory = cache_folder("corpora") / "file-hashes.json"
     known: dict[str, list[Any]] = _read_json(memory)
     news: dict[str, list[Any]] = {}

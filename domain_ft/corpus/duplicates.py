@@ -2,9 +2,9 @@
 
 A document is taken as the set of its shingles: every run of 24 bytes of its normalised text, which is about five
 English words or eight Chinese characters, so that no rule of any language is needed. Sets are compared by MinHash
-(Broder 1997) with `datasketch`; candidates are found by locality-sensitive hashing of bands of the signatures (Leskovec, Rajaraman,
-Ullman: Mining of Massive Datasets, chapter 3). The banding is done here on one array, and not with datasketch's
-MinHashLSH, for memory: 512 bytes a document instead of some 7,000, and no bucket that is quadratic in its members.
+(Broder 1997) with `datasketch`; candidates are found by locality-sensitive hashing of bands of the signatures
+(Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, chapter 3). The banding is done here on one array, not with
+datasketch's MinHashLSH, for memory: 512 bytes a document instead of some 7,000, and no bucket quadratic in its size.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CONTAINED = 0.5  # a text of which this share or more stands in another is not h
 _PROBES = 256  # shingles by which containment of a document is estimated: standard error 0.03 at most
 _NEIGHBOURS = 8  # members of a bucket that each member is compared with
 _SEGMENT = 1 << 20  # bytes of a long document that are hashed at a time
-_BATCH = 4096  # shingles a call of datasketch: its working array is this times PERMUTATIONS
+_BATCH = 2048  # shingles a call of datasketch: its working array is this times PERMUTATIONS
 
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 
@@ -41,7 +41,8 @@ def shingles(normalised: str) -> Shingles:
         data = np.pad(data, (0, SHINGLE_BYTES - len(data)))
     step = _SEGMENT - SHINGLE_BYTES + 1
     parts = [_hash_runs(data[start : start + _SEGMENT]) for start in range(0, len(data) - SHINGLE_BYTES + 1, step)]
-    return np.unique(np.concatenate(parts))
+    hashes = np.sort(np.concatenate(parts))
+    return hashes[np.append(True, hashes[1:] != hashes[:-1])]  # numpy 2.3's unique is far slower
 
 
 def _hash_runs(data: npt.NDArray[np.uint8]) -> Shingles:
@@ -119,7 +120,7 @@ def _agreement(signatures: Signatures, pairs: npt.NDArray[np.int64]) -> npt.NDAr
 
 
 def near_copies(count: int, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """(documents,) True where a document is a near copy of an earlier one that is kept. `pairs`: smaller index first."""
+    """(documents,) True for near copies of an earlier document that is kept. In each pair the earlier stands first."""
     copies = np.zeros(count, dtype=bool)
     for first, second in pairs[np.argsort(pairs[:, 1], kind="stable")].tolist():
         if not copies[first]:

@@ -40,7 +40,16 @@ from domain_ft.corpus.duplicates import (
 )
 from domain_ft.corpus.readers.base import Reject
 from domain_ft.corpus.recipes import Recipe
-from domain_ft.corpus.splits import SHORTEST_CUT, Bools, Integers, cut, fitting_groups, held_out_groups, move_contained
+from domain_ft.corpus.splits import (
+    SHORTEST_CUT,
+    Bools,
+    Integers,
+    cut,
+    fitting_groups,
+    held_out_groups,
+    move_contained,
+    pieces,
+)
 from domain_ft.errors import CorpusError
 from domain_ft.storage import cache_folder, new_folder, write_json
 
@@ -59,6 +68,7 @@ _SCHEMA = pa.schema(
     ]
 )
 _BATCH_CHARACTERS = 4_000_000
+_FLATTERS = "Much of the evaluation text stands in training too, so the evaluation flatters."
 _SAMPLES, _SAMPLE_CHARACTERS = 3, 200
 
 
@@ -75,7 +85,8 @@ class CorpusStatistics:
         groups: groups of similar documents among those kept; a group is in one split whole.
         largest_group: documents in the largest group.
         moved_to_training: documents drawn for evaluation that training documents contain by half or more.
-        greatest_overlap: the greatest share of any evaluation document that stands in one training document.
+        greatest_overlap: the greatest share of any evaluation document that stands in one training document; None
+            where the corpus was too small for that to be kept low.
         characters, bytes: of the text kept; bytes as UTF-8.
         train_documents, train_characters, evaluation_documents, evaluation_characters: of each split.
         rejects: records that could not be read and were left out.
@@ -94,7 +105,7 @@ class CorpusStatistics:
     groups: int
     largest_group: int
     moved_to_training: int
-    greatest_overlap: float
+    greatest_overlap: float | None
     characters: int
     bytes: int
     train_documents: int
@@ -229,12 +240,13 @@ class Split:
 
     Attributes:
         held_out: (documents,) True for evaluation.
-        overlap: (documents,) the greatest share of a held-out document that stands in one training document.
+        overlap: (documents,) the greatest share of a held-out document that stands in one training document, where the
+            two sides were kept apart.
         cut: a document that is cut in two, if any, and its `parts` for training and for evaluation.
     """
 
     held_out: Bools
-    overlap: Shares
+    overlap: Shares | None = None
     cut: int | None = None
     parts: tuple[str, str] = ("", "")
 
@@ -328,7 +340,6 @@ class _Preparation:
                 return Split(held_out, overlap)
         sizes = np.bincount(groups)
         alone = np.flatnonzero(sizes[groups] == 1)
-        none = np.zeros(len(kept))
         if len(alone):
             longest = int(alone[characters[alone].argmax()])
             parts = cut(
@@ -339,18 +350,20 @@ class _Preparation:
                     f"The corpus has too few documents to hold one out: the last {len(parts[1]):,} characters of "
                     f"'{spool.id(int(kept[longest]))}' are the evaluation text, and the rest of it trains."
                 )
-                return Split(np.zeros(len(kept), bool), none, longest, parts)
+                return Split(np.zeros(len(kept), bool), cut=longest, parts=parts)
         if len(sizes) > 1:
-            self.notes.append("The corpus is tiny: its smallest group of documents is the evaluation text.")
-            return Split(groups == np.bincount(groups, weights=characters).argmin(), none)
+            smallest = groups == np.bincount(groups, weights=characters).argmin()
+            held_out, overlap = self._keep_apart(spool, kept, groups, smallest)
+            if held_out.any():
+                self.notes.append("The corpus is tiny: its smallest group of documents is the evaluation text.")
+                return Split(held_out, overlap)
+            self.notes.append(f"The smallest group of documents was held out. {_FLATTERS}")
+            return Split(smallest)
         if len(kept) > 1:
-            self.notes.append(
-                "All documents resemble each other so much that they form one group: single documents were held out, "
-                "which have near copies in training, so the evaluation flatters."
-            )
+            self.notes.append(f"All documents resemble each other: single documents were held out. {_FLATTERS}")
             order = sorted(range(len(kept)), key=lambda index: hashes[index])
             chosen = order[: max(1, round(self.fraction * len(kept)))]
-            return Split(np.isin(np.arange(len(kept)), chosen), none)
+            return Split(np.isin(np.arange(len(kept)), chosen))
         raise CorpusError(
             f"corpus '{self.corpus.name}' holds a single text of {int(characters.sum()):,} characters, "
             "too little to train on one part and evaluate on another",
@@ -365,7 +378,8 @@ class _Preparation:
                     writer.add(identifier, split.parts[0] if index == split.cut else text, source, language)
                 if name == "evaluation" and split.cut is not None:
                     identifier, _, source, language = spool.row(int(kept[split.cut]))
-                    writer.add(f"{identifier}#end", split.parts[1], source, language)
+                    for number, piece in enumerate(pieces(split.parts[1]), 1):
+                        writer.add(f"{identifier}#end-{number}", piece, source, language)
 
     def _write_statistics(self, spool: _Spool, copies: Bools, groups: Integers, split: Split) -> None:
         splits = {name: TextSplit(name, self.folder / f"{name}.arrow", "") for name in ("train", "evaluation")}
@@ -387,7 +401,7 @@ class _Preparation:
             groups=len(np.unique(groups)),
             largest_group=int(np.bincount(groups).max()),
             moved_to_training=self.counts["moved_to_training"],
-            greatest_overlap=round(float(split.overlap.max()), 4),
+            greatest_overlap=None if split.overlap is None else round(float(split.overlap.max()), 4),
             characters=sum(every),
             bytes=size,
             train_documents=len(characters["train"]),

@@ -22,6 +22,7 @@ Integers = npt.NDArray[np.int64]
 
 SHORTEST_CUT = 2_000  # characters a lone document must have to be cut into a training and an evaluation part
 _SHORTEST_PART = 400  # characters of the evaluation part at least
+_REACH = 1_000  # characters around the place of a cut in which a better place is looked for
 # A group may stand in for the share when none was drawn, if its size is within this factor of the share.
 _FITTING = 5.0
 # Where a text may be cut, best first: paragraph, line, sentence, word.
@@ -99,7 +100,7 @@ def move_contained(
 
 
 def cut(text: str, fraction: float) -> tuple[str, str] | None:
-    """A text in two, the last `fraction` of it for evaluation, parted at a paragraph, line, sentence or word if it can be.
+    """A text in two, the last `fraction` of it for evaluation, parted at a paragraph, line, sentence or word.
 
     A language without spaces is cut at a sentence, or between two characters. None where the text is too short.
     """
@@ -107,11 +108,20 @@ def cut(text: str, fraction: float) -> tuple[str, str] | None:
         return None
     part = max(int(len(text) * fraction), _SHORTEST_PART)
     target = len(text) - part
-    place = next(_near(text, target, part // 2), target)
+    place = next(_near(text, target, min(_REACH, target // 2, part // 2)), target)
     while unicodedata.combining(text[place]) and place < len(text) - 1:
         place += 1
     first, second = text[:place].rstrip(), text[place:].lstrip()
     return (first, second) if first and second else None
+
+
+def pieces(text: str, length: int = 2_000) -> list[str]:
+    """A text in pieces of about `length` characters, parted as `cut` does, so that evaluation has units to count."""
+    parts: list[str] = []
+    while len(text) > 2 * length and (halves := cut(text, 1 - length / len(text))):
+        parts.append(halves[0])
+        text = halves[1]
+    return [*parts, text]
 
 
 def _near(text: str, target: int, reach: int) -> Iterator[int]:

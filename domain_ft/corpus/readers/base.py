@@ -170,7 +170,8 @@ class TextField:
         parts: list[str] = []
         for field in self.names:
             if field not in record:
-                hint = nearest(field, map(str, record)) if record else "the record has no fields"
+                known = nearest(field, map(str, record)) if record else "the record has no fields"
+                hint = f"name the right one with --text-field ({known})"
                 bad.add("the field is missing", file=self.name, line=line, field=field, fix=hint)
                 return None
             value = record[field]

@@ -36,7 +36,7 @@ def _open(source: Source, revision: str | None) -> Any:
     except DatasetNotFoundError as error:
         fix = "check the id on the hub; a private one wants a token (hf auth login)"
         raise CorpusError(f"there is no data set '{source.id}' on the hub", where=where, fix=fix) from error
-    except (ValueError, OSError, RuntimeError) as error:
+    except Exception as error:  # the library raises what its many parts raise
         fix = "name a configuration as hf:ID:config where the data set has several; check the network"
         raise CorpusError(f"the data set cannot be opened: {error}", where=where, fix=fix) from error
     if source.split not in splits:

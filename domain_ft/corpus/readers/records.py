@@ -25,15 +25,18 @@ _LARGEST_FIELD = 2**31 - 1  # the csv module's own limit is 131,072 characters; 
 
 def read_jsonl(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
     """JSON lines: an object a line. Blank lines are passed over."""
-    field, found = TextField(text_field, name), False
+    field, lines, blank = TextField(text_field, name), 0, 0
     for number, offset, raw in read_lines(path, name, bad):
+        lines += 1
         if b"\0" in raw:
             bad.add("the line holds a zero byte", file=name, line=number)
             continue
         line = decode(raw, name, bad, offset=offset, line=number)
-        if line is None or not line.strip():
+        if line is None:
             continue
-        found = True
+        if not line.strip():
+            blank += 1
+            continue
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
@@ -45,7 +48,7 @@ def read_jsonl(path: Path, name: str, text_field: str | None, bad: BadRecords) -
         document = _document(record, field, bad, number)
         if document:
             yield document
-    if not found and bad.policy == "stop":
+    if lines and blank == lines:
         report_empty(name, bad)
 
 

@@ -1,0 +1,338 @@
+"""Readers: every format, plain and packed, and every kind of bad record, with its file, line, field and mend."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from domain_ft.corpus.corpus import open_corpus
+from domain_ft.corpus.readers.base import BadRecords, Reject, SourceDocument
+from domain_ft.corpus.readers.files import list_files
+from domain_ft.corpus.readers.icd import read_icd
+from domain_ft.corpus.readers.licences import read_licences
+from domain_ft.corpus.readers.obo import read_obo
+from domain_ft.corpus.readers.records import read_csv
+from domain_ft.errors import CorpusError, RecordError
+
+TEXTS = ["First text, with a comma.", 'Second "quoted"\ntext\n\non lines.', "第三の文。", ""]
+
+
+def as_csv(delimiter: str) -> bytes:
+    sink = io.StringIO()
+    writer = csv.writer(sink, delimiter=delimiter)
+    writer.writerow(["id", "text"])
+    writer.writerows(enumerate(TEXTS))
+    return sink.getvalue().encode()
+
+
+def as_parquet() -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"n": list(range(len(TEXTS))), "text": TEXTS}), sink)
+    return sink.getvalue()
+
+
+RECORDS = [{"id": i, "text": text} for i, text in enumerate(TEXTS)]
+FILES: dict[str, Callable[[], bytes]] = {
+    "records.jsonl": lambda: "\n".join(json.dumps(r, ensure_ascii=False) for r in RECORDS).encode(),
+    "records.json": lambda: json.dumps(RECORDS).encode(),
+    "records.csv": lambda: as_csv(","),
+    "records.tsv": lambda: as_csv("\t"),
+    "records.parquet": as_parquet,
+}
+
+
+def texts(path: Path, text_field: str | None = None) -> list[str]:
+    return [document.text for document in open_corpus(str(path), text_field=text_field).documents()]
+
+
+def rejects(path: Path, text_field: str | None = None) -> tuple[list[str], list[Reject]]:
+    left_out: list[Reject] = []
+    corpus = open_corpus(str(path), text_field=text_field, on_bad_record="skip")
+    return [document.text for document in corpus.documents(left_out.append)], left_out
+
+
+def put(folder: Path, name: str, content: bytes | str) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", FILES)
+def test_every_format_of_records(tmp_path: Path, name: str, packed: bool) -> None:
+    content = FILES[name]()
+    path = put(tmp_path, name + ".gz" * packed, gzip.compress(content) if packed else content)
+    assert texts(path) == TEXTS
+    assert texts(tmp_path) == TEXTS
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.TXT", "a.txt.gz"])
+def test_a_text_is_one_document(tmp_path: Path, name: str) -> None:
+    content = "\ufeffA text.\n\fAnother page.\n".encode()
+    path = put(tmp_path, name, gzip.compress(content) if name.endswith(".gz") else content)
+    (document,) = open_corpus(str(path)).documents()
+    assert document == SourceDocument(id=name, text="A text.\n\fAnother page.\n", source=name)
+
+
+def test_a_folder_is_read_in_order_without_hidden_files(tmp_path: Path) -> None:
+    for name in ("b/2.txt", "b/10.txt", "a.md", ".hidden.txt", ".git/x.txt", "picture.png", "LICENSE"):
+        put(tmp_path, name, name)
+    corpus = open_corpus(str(tmp_path))
+    assert [document.id for document in corpus.documents()] == ["a.md", "b/10.txt", "b/2.txt"]
+    assert corpus.unread_files() == {".png": 1, "no ending": 1}
+
+
+def test_a_folder_with_nothing_to_read(tmp_path: Path) -> None:
+    put(tmp_path, "picture.png", b"x")
+    with pytest.raises(CorpusError, match="no file that can be read"):
+        open_corpus(str(tmp_path))
+
+
+def test_a_file_of_an_unknown_kind(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"'\.pdf' is not read"):
+        open_corpus(str(put(tmp_path, "a.pdf", b"%PDF")))
+
+
+def test_the_sole_text_field_is_found_and_several_can_be_joined(tmp_path: Path) -> None:
+    path = put(tmp_path, "sole.jsonl", '{"n": 1, "body": "one"}\n\n{"n": 2, "body": "two"}\n')
+    assert texts(path) == ["one", "two"]
+    path = put(tmp_path, "pair.jsonl", '{"question": "Q?", "answer": "A.", "source": "s"}\n')
+    assert texts(path, "question,answer") == ["Q?\n\nA."]
+    with pytest.raises(CorpusError) as caught:
+        texts(path)
+    assert "question, answer, source" in str(caught.value)
+    assert "--text-field question,answer" in str(caught.value)
+
+
+def test_a_document_of_five_million_characters(tmp_path: Path) -> None:
+    text = "wörd " * 1_000_000
+    sink = io.StringIO()
+    csv.writer(sink).writerows([["text"], [text]])
+    assert texts(put(tmp_path, "long.csv", sink.getvalue())) == [text]
+    assert texts(put(tmp_path, "long.jsonl", json.dumps({"text": text}))) == [text]
+
+
+# name, content, what the message must say
+BAD: dict[str, tuple[str, bytes, list[str]]] = {
+    "empty text": ("a.txt", b"", ["the file is empty", "a.txt"]),
+    "empty jsonl": ("a.jsonl", b"\n", ["the file is empty"]),
+    "empty csv": ("a.csv", b"", ["the file is empty"]),
+    "empty parquet": ("a.parquet", b"", ["no sound Parquet file"]),
+    "no parquet": ("a.parquet", b"PAR1 nonsense", ["no sound Parquet file"]),
+    "binary text": ("a.txt", b"\x7fELF\0\0", ["binary file"]),
+    "binary jsonl": ("a.jsonl", b"\x7fELF\0\0", ["binary file"]),
+    "utf-16": ("a.txt", "text".encode("utf-16"), ["UTF-16", "iconv -f UTF-16"]),
+    "undecodable text": (
+        "a.txt",
+        b"one\ntw\xe9\n",
+        ["0xE9 at offset 6 is not UTF-8", "line 2", "iconv -f WINDOWS-1252"],
+    ),
+    "undecodable jsonl": ("a.jsonl", b'{"text": "a"}\n{"text": "\xe9"}\n', ["0xE9 at offset 24", "line 2"]),
+    "undecodable csv": ("a.csv", b"text\ngood\nb\xe9d\n", ["0xE9 at offset 11", "line 3"]),
+    "broken json": (
+        "a.jsonl",
+        b'{"text": "a"}\n{"text": "b"}\n{"text": c}\n',
+        ["broken JSON: Expecting value at column 10", "a.jsonl, line 3"],
+    ),
+    "json that is no object": ("a.jsonl", b"[1]\n", ["a list, where an object is wanted", "line 1"]),
+    "json that is no list": ("a.json", b'{"a": {}}', ["an object, where a list of objects is wanted"]),
+    "field missing": ("a.jsonl", b'{"text": "a"}\n{"txt": "b"}\n', ["missing", 'line 2, field "text"', "--text-field"]),
+    "field no text": ("a.jsonl", b'{"text": "a"}\n{"text": 5}\n', ["holds a number, not text", 'line 2, field "text"']),
+    "field null": ("a.jsonl", b'{"text": "a"}\n{"text": null}\n', ["holds null, not text"]),
+    "csv with an open quotation": ("a.csv", b'text\n"good"\n"open\nnever shut\n', ["broken .csv record", "line 3"]),
+    "csv with a field too many": ("a.csv", b"n,text\n1,good\n2,b,c\n", ["3 fields, where the header has 2", "line 3"]),
+    "cut gzip": ("a.txt.gz", gzip.compress(b"text" * 1000)[:-20], ["gzip data is damaged"]),
+    "no gzip": ("a.txt.gz", b"plain", ["gzip data is damaged"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_record_stops_with_where_and_what_to_do(tmp_path: Path, case: str) -> None:
+    name, content, parts = BAD[case]
+    with pytest.raises(RecordError) as caught:
+        texts(put(tmp_path, name, content))
+    for part in [*parts, name, "do:", "--on-bad-record skip"]:
+        assert part in str(caught.value), str(caught.value)
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_record_is_left_out_and_listed_where_told(tmp_path: Path, case: str) -> None:
+    name, content, parts = BAD[case]
+    _, left_out = rejects(put(tmp_path, name, content))
+    assert len(left_out) == 1
+    assert left_out[0].file == name
+    assert parts[0] in left_out[0].reason or parts[0] in ("missing",)
+
+
+def test_skipping_keeps_every_sound_record(tmp_path: Path) -> None:
+    content = b'{"text": "a"}\n{"text": 1}\nnonsense\n{"text": "\xff"}\n[]\n\n{"text": "b"}\n'
+    found, left_out = rejects(put(tmp_path, "a.jsonl", content))
+    assert found == ["a", "b"]
+    assert [(reject.line, reject.field) for reject in left_out] == [(2, "text"), (3, None), (4, None), (5, None)]
+
+
+def test_skipping_in_csv_keeps_the_records_around(tmp_path: Path) -> None:
+    content = b'n,text\n1,"good\nsecond line"\n2,b\xe9d\n3,"bad\n\xe9 in the middle"\n4,x,y\n5,fine\n'
+    found, left_out = rejects(put(tmp_path, "a.csv", content))
+    assert found == ["good\nsecond line", "fine"]
+    assert [reject.line for reject in left_out] == [4, 6, 7]
+
+
+def test_a_csv_without_the_field_lists_those_there(tmp_path: Path) -> None:
+    path = put(tmp_path, "a.csv", "title,body\nx,y\n")
+    with pytest.raises(CorpusError, match="the fields are: title, body"):
+        texts(path)
+    with pytest.raises(CorpusError, match="did you mean 'body'"):
+        texts(path, "bodi")
+
+
+def test_a_parquet_without_the_field_lists_those_there(tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"body": ["x"], "label": [3]}), sink)
+    path = put(tmp_path, "a.parquet", sink.getvalue())
+    assert texts(path) == ["x"]
+    with pytest.raises(CorpusError, match="did you mean 'body'"):
+        texts(path, "bodi")
+    with pytest.raises(RecordError, match="a number, not text"):
+        texts(path, "label")
+
+
+def test_a_csv_parted_by_semicolons_is_not_taken_for_one_column(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="parted by semicolons"):
+        texts(put(tmp_path, "a.csv", "id;text\n1;one\n"))
+
+
+def test_a_header_that_names_a_field_twice(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="'text' twice"):
+        texts(put(tmp_path, "a.csv", "text,text\n1,one\n"))
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r")), min_size=1))
+def test_any_text_comes_back_from_csv(tmp_path_factory: pytest.TempPathFactory, values: list[str]) -> None:
+    path = tmp_path_factory.mktemp("csv") / "a.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, quoting=csv.QUOTE_ALL).writerows([["text"], *[[value] for value in values]])
+    bad = BadRecords("stop", lambda _: None)
+    assert [document.text for document in read_csv(path, "a.csv", None, bad)] == values
+
+
+def test_a_folder_that_cannot_be_read_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = put(tmp_path, "a.txt", "text")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    corpus = open_corpus(str(path))
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(RecordError, match="Permission denied"):
+        list(corpus.documents())
+
+
+def test_a_licence_without_its_front_matter_and_with_its_language(tmp_path: Path) -> None:
+    stop = BadRecords("stop", lambda _: None)
+    path = put(tmp_path, "x-1.0.LICENSE", "---\nkey: x-1.0\nlanguage: de\n---\n\nText\n---\nmore\n")
+    (document,) = read_licences(path, path.name, None, stop)
+    assert document == SourceDocument("x-1.0", "\n\nText\n---\nmore\n", path.name, "de")
+    with pytest.raises(RecordError, match="front matter"):
+        list(read_licences(put(tmp_path, "y.LICENSE", "Text"), "y.LICENSE", None, stop))
+
+
+OBO = """format-version: 1.2
+
+[Term]
+id: HP:0000001
+name: All
+
+[Term]
+id: HP:0000003
+name: Multicystic kidney dysplasia
+def: "Cysts of \\"varying\\" size." [x:1]
+comment: Most are unilateral
+synonym: "Multicystic kidneys" EXACT []
+synonym: "multicystic kidney dysplasia" EXACT []
+
+[Term]
+id: HP:0000004
+name: obsolete Thing
+def: "A thing." []
+is_obsolete: true
+
+[Typedef]
+id: part_of
+def: "No term." []
+"""
+
+
+def test_ontology_terms_become_texts(tmp_path: Path) -> None:
+    path = put(tmp_path, "a.obo", OBO)
+    (document,) = read_obo(path, "a.obo", None, BadRecords("stop", lambda _: None))
+    assert document.id == "HP:0000003"
+    assert document.text == (
+        "Multicystic kidney dysplasia\n"
+        'Cysts of "varying" size. Most are unilateral. Also known as: Multicystic kidneys.'
+    )
+
+
+ICD = """<?xml version="1.0"?><ICD10CM.tabular><chapter><name>1</name><desc>Infections (A00-B99)</desc>
+<includes><note>communicable diseases</note></includes>
+<section id="A00-A09"><desc>Intestinal (A00-A09)</desc>
+<diag><name>A00</name><desc>Cholera</desc><excludes1><note>carrier (Z22.1)</note></excludes1>
+<diag><name>A00.0</name><desc>Cholera, biovar cholerae</desc><inclusionTerm><note>Classical cholera</note>
+</inclusionTerm><sevenChrDef><extension char="A">initial</extension></sevenChrDef></diag></diag></section></chapter>
+</ICD10CM.tabular>"""
+
+
+def test_the_tabular_list_becomes_chapters_and_categories(tmp_path: Path) -> None:
+    path = put(tmp_path, "a.xml", ICD)
+    chapter, category = read_icd(path, "a.xml", None, BadRecords("stop", lambda _: None))
+    assert (chapter.id, category.id) == ("chapter 1", "A00")
+    assert chapter.text == "Chapter 1: Infections (A00-B99)\nIncludes: communicable diseases\n\nIntestinal (A00-A09)"
+    assert category.text.splitlines() == [
+        "A00 Cholera",
+        "Excludes (never coded together): carrier (Z22.1)",
+        "A00.0 Cholera, biovar cholerae",
+        "Also: Classical cholera",
+        "Seventh character: A initial",
+    ]
+    with pytest.raises(RecordError, match="broken XML"):
+        list(read_icd(put(tmp_path, "b.xml", "<a><b>"), "b.xml", None, BadRecords("stop", lambda _: None)))
+
+
+def test_a_data_set_of_the_hub_is_streamed(tmp_path: Path) -> None:
+    """A folder stands where an id would: `datasets` reads it by the same call."""
+    put(tmp_path, "train.jsonl", '{"text": "one"}\n{"text": "two"}\n{"text": "three"}\n')
+    corpus = open_corpus(f"hf:{tmp_path}")
+    assert [(d.id, d.text) for d in corpus.documents()] == [
+        ("train:1", "one"),
+        ("train:2", "two"),
+        ("train:3", "three"),
+    ]
+    with pytest.raises(RecordError, match="missing"):
+        list(open_corpus(f"hf:{tmp_path}", text_field="body").documents())
+    recipe = put(tmp_path / "x", "mine.toml", f'[[sources]]\nkind = "hub"\nid = "{tmp_path}"\ndocuments = 2\n')
+    assert len(list(open_corpus(str(recipe)).documents())) == 2
+    recipe = put(tmp_path / "x", "mine.toml", f'[[sources]]\nkind = "hub"\nid = "{tmp_path}"\nsplit = "trein"\n')
+    with pytest.raises(CorpusError, match="did you mean 'train'"):
+        list(open_corpus(str(recipe)).documents())
+
+
+def test_a_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(CorpusError, match="the hub cannot be reached"):
+        list(open_corpus("hf:someone/something").documents())
+
+
+def test_listing_says_what_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="no such file or folder"):
+        list_files(tmp_path / "absent")
