@@ -209,8 +209,10 @@ def adapt(settings: AdaptSettings) -> AdaptRun:
         Interrupted: ctrl-C or SIGTERM; a checkpoint is written, and `resume=True` goes on from it.
     """
     began = time.perf_counter()
-    folder = RunFolder.create(output_folder(settings), resume=settings.resume)
-    machine = choose_machine(settings, track=settings.track, project=folder.path)
+    machine = choose_machine(settings, track=settings.track, project=output_folder(settings))
+    folder = RunFolder(output_folder(settings))
+    if machine.accelerator.is_main_process:
+        folder = RunFolder.create(folder.path, resume=settings.resume)
     with ProgressDisplay(quiet=settings.quiet or not machine.accelerator.is_main_process) as display:
         job = set_up(settings, machine, display)
         _settle_config(job, folder)
@@ -318,7 +320,8 @@ def _measure(job: Job, folder: RunFolder, when: str, display: ProgressDisplay) -
             label=f"{when}: {held_out.name}",
         )
         if job.machine.accelerator.is_main_process:
-            scores[role].save(path)
+            with folder.writing():
+                scores[role].save(path)
     return scores
 
 

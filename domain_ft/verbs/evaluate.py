@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from domain_ft.errors import ModelError
+from domain_ft.errors import CorpusError, ModelError
 from domain_ft.evaluation.bootstrap import difference
 from domain_ft.evaluation.scores import Scores, shared
 from domain_ft.models.base import BaseModel, load
@@ -30,6 +30,9 @@ from domain_ft.verbs.language_model import (
     provenance,
     score_held_out,
 )
+
+if TYPE_CHECKING:
+    from domain_ft.corpus.prepared import PreparedCorpus
 
 TOKENS_PER_PASS = 4096
 
@@ -69,6 +72,7 @@ def evaluate(settings: EvaluateSettings) -> EvaluationReport:
             bases.append(_facts(base))
             del base, objective
             gc.collect()
+    _keep_shared(scores, corpora)
     return EvaluationReport(
         models=[
             ModelScores(name, _summaries(own), _differences(scores[0], own, settings.seed) if place else {})
@@ -116,10 +120,23 @@ def _refuse_mixture(objectives: Mapping[str, str]) -> None:
         )
 
 
+def _keep_shared(scores: Sequence[dict[str, Scores]], corpora: Mapping[str, PreparedCorpus]) -> None:
+    """Cut all scores down to the documents that every model has read: tokenizers fill a budget with different ones."""
+    for role, prepared in corpora.items():
+        common = shared(*(own[role] for own in scores))
+        if not len(common[0]):
+            raise CorpusError(
+                f"within --evaluation-tokens the models' tokenizers share no held-out document of '{prepared.name}'",
+                fix="give a larger --evaluation-tokens",
+            )
+        for own, kept in zip(scores, common, strict=True):
+            own[role] = kept
+
+
 def _summaries(scores: Mapping[str, Scores]) -> dict[str, dict[str, float | int]]:
     return {role: own.summary() for role, own in scores.items()}
 
 
 def _differences(first: Mapping[str, Scores], other: Mapping[str, Scores], seed: int) -> dict[str, dict[str, Any]]:
-    """Other minus first, over the documents that both have read."""
-    return {role: difference(*shared(first[role], other[role]), seed=seed) for role in first}
+    """Other minus first, by role."""
+    return {role: difference(first[role], other[role], seed=seed) for role in first}
