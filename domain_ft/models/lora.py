@@ -73,6 +73,8 @@ class LoraConfig:
                 raise ModelError(f"the LoRA alpha {alpha!r} ({name}) is no number above 0", fix="give 16, say")
         if not 0 <= self.dropout < 1:
             raise ModelError(f"the LoRA dropout {self.dropout!r} is not in [0, 1)", fix="give 0.05, say")
+        for key in (*self.rank_pattern, *self.alpha_pattern):
+            _refuse_malformed(key)
         if len(set(self.trainable_tokens)) != len(self.trainable_tokens):
             raise ModelError("the trainable tokens name a token twice", fix="give each token id once")
 
@@ -536,6 +538,13 @@ def _matching_key(pattern: Mapping[str, object], path: str) -> str | None:
     return next((key for key in pattern if re.match(rf"(.*\.)?({key})$", path)), None)
 
 
+def _refuse_malformed(expression: str) -> None:
+    try:
+        re.compile(expression)
+    except re.error as error:
+        raise ModelError(f"the LoRA pattern {expression!r} is no regular expression: {error}") from None
+
+
 def _refuse_idle_patterns(config: LoraConfig, paths: Sequence[str]) -> None:
     for name, pattern in (("rank", config.rank_pattern), ("alpha", config.alpha_pattern)):
         for key in pattern:
@@ -558,7 +567,7 @@ def _embedding_for(model: nn.Module, config: LoraConfig, trained: Sequence[str])
     if outside:
         raise ModelError(f"the trainable token {outside[0]} is not in the vocabulary of {rows}")
     path = targeting.path_of(model, embedding)
-    if any(path == module or path.startswith(f"{module}.") for module in trained):
+    if targeting.inside(path, trained):
         raise ModelError(f"{path} is trained whole and by tokens", fix="choose one of the two")
     for tied, module in targeting.tied_projections(model).items():
         bias = getattr(module, "bias", None)

@@ -154,14 +154,14 @@ def _settings(lora: LoraModel, base_name: str | None, revision: str | None, task
     """PEFT's LoRA config for what `lora` trains, in PEFT's order (sorted)."""
     config, model = lora.config, lora.model
     return {
-        "alpha_pattern": dict(config.alpha_pattern),
+        "alpha_pattern": {key: _whole(alpha) for key, alpha in config.alpha_pattern.items()},
         "auto_mapping": _auto_mapping(model) if task_type is None else None,
         "base_model_name_or_path": base_name,
         "bias": "none",
         "fan_in_fan_out": any(layer.transposed for layer in lora.layers.values()),
         "inference_mode": True,
         "init_lora_weights": True,
-        "lora_alpha": config.alpha,
+        "lora_alpha": _whole(config.alpha),
         "lora_dropout": config.dropout,
         "modules_to_save": list(lora.trained_modules) or None,
         "peft_type": "LORA",
@@ -174,6 +174,11 @@ def _settings(lora: LoraModel, base_name: str | None, revision: str | None, task
         "use_dora": config.use_dora,
         "use_rslora": config.use_rslora,
     }
+
+
+def _whole(alpha: float) -> float | int:
+    """An alpha without its `.0`, for readers that want a whole number."""
+    return int(alpha) if alpha == int(alpha) else alpha
 
 
 def _auto_mapping(model: nn.Module) -> dict[str, str] | None:
@@ -286,8 +291,7 @@ def _adapted_modules(model: nn.Module, settings: dict[str, Any], trained: list[s
     targets, excluded = settings["target_modules"], settings.get("exclude_modules") or []
     if targets == "all-linear":
         targets = targeting.resolve_targets(model, targets, trained)
-    paths = [path for path, _ in model.named_modules() if path]
-    paths = [path for path in paths if not any(path == whole or path.startswith(f"{whole}.") for whole in trained)]
+    paths = [path for path, _ in model.named_modules() if path and not targeting.inside(path, trained)]
     paths = [path for path in paths if _matches(path, targets) and not _matches(path, excluded)]
     paths = [path for path in paths if _in_layers(path, settings)]
     if not paths:
@@ -302,7 +306,7 @@ def _matches(path: str, names: str | list[str]) -> bool:
     """PEFT's rule: an expression matches the whole path, a listed name the path or the end of it."""
     if isinstance(names, str):
         return re.fullmatch(names, path) is not None
-    return any(path == name or path.endswith(f".{name}") for name in names)
+    return any(targeting.ends_with(path, name) for name in names)
 
 
 def _in_layers(path: str, settings: dict[str, Any]) -> bool:
@@ -310,10 +314,11 @@ def _in_layers(path: str, settings: dict[str, Any]) -> bool:
     layers = settings.get("layers_to_transform")
     if layers is None or layers == []:
         return True
-    patterns = settings.get("layers_pattern") or [r"[^.]*"]
-    patterns = [patterns] if isinstance(patterns, str) else patterns
-    numbers = [re.match(rf"(?:^|.*?\.){pattern}\.(\d+)\.", path) for pattern in patterns]
-    number = next((int(match.group(1)) for match in numbers if match), None)
+    named = settings.get("layers_pattern") or []
+    named = [named] if isinstance(named, str) else named
+    patterns = [rf"(?:^|.*?\.){name}\.(\d+)\." for name in named] or [r".*?\.[^.]*\.(\d+)\."]
+    matches = [re.match(pattern, path) for pattern in patterns]
+    number = next((int(match.group(1)) for match in matches if match), None)
     return number in ([layers] if isinstance(layers, int) else layers)
 
 

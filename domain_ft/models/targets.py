@@ -42,7 +42,7 @@ def resolve_targets(model: nn.Module, targets: str | Sequence[str], trained_whol
     linear = {
         path: module
         for path, module in model.named_modules()
-        if path and isinstance(module, LINEAR_CLASSES) and not _inside(path, trained_whole)
+        if path and isinstance(module, LINEAR_CLASSES) and not inside(path, trained_whole)
     }
     if targets == "all-linear":
         paths = _without_heads(model, linear)
@@ -90,7 +90,7 @@ def resolve_modules(model: nn.Module, names: Iterable[str]) -> list[str]:
     """
     paths: list[str] = []
     for name in names:
-        found = [path for path, _ in model.named_modules() if _ends_with(path, name)]
+        found = [path for path, _ in model.named_modules() if ends_with(path, name)]
         if not found:
             modules = {path: module for path, module in model.named_modules() if path and list(module.parameters())}
             raise ModelError(
@@ -98,7 +98,7 @@ def resolve_modules(model: nn.Module, names: Iterable[str]) -> list[str]:
                 fix=f"name a module, such as {_some(_related(name, modules))}",
             )
         paths += found
-    outermost = [path for path, _ in model.named_modules() if path in paths and not _inside(path, paths, strictly=True)]
+    outermost = [path for path, _ in model.named_modules() if path in paths and not inside(path, paths, strictly=True)]
     shared = _shared_parameters(model)
     for path in outermost:
         _refuse_unsavable(model, path, outermost, shared)
@@ -146,6 +146,16 @@ def path_of(model: nn.Module, module: nn.Module) -> str:
     return next(path for path, candidate in model.named_modules() if candidate is module)
 
 
+def ends_with(path: str, name: str) -> bool:
+    """Whether `name` is the path or its last parts, which is how PEFT reads a listed name."""
+    return path == name or path.endswith(f".{name}")
+
+
+def inside(path: str, parents: Iterable[str], *, strictly: bool = False) -> bool:
+    """Whether the path is below one of `parents`, or, unless `strictly`, is one of them."""
+    return any(path.startswith(f"{parent}.") or (path == parent and not strictly) for parent in parents)
+
+
 def _without_heads(model: nn.Module, linear: dict[str, nn.Module]) -> list[str]:
     output = _output_projection(model)
     return [
@@ -179,14 +189,14 @@ def _matching_expression(model: nn.Module, expression: str, linear: dict[str, nn
 def _matching_names(model: nn.Module, names: Sequence[str], trained_whole: Sequence[str]) -> list[str]:
     modules = dict(model.named_modules())
     for name in names:
-        if not any(_ends_with(path, name) for path in modules):
+        if not any(ends_with(path, name) for path in modules):
             linear = {path: module for path, module in modules.items() if isinstance(module, LINEAR_CLASSES)}
             raise ModelError(
                 f"no module of {type(model).__name__} is called {name!r}, which the targets name",
                 fix=f"name linear layers, such as {_some(_related(name, linear))}",
             )
-    paths = [path for path in modules if any(_ends_with(path, name) for name in names)]
-    return [path for path in paths if not _inside(path, trained_whole)]
+    paths = [path for path in modules if any(ends_with(path, name) for name in names)]
+    return [path for path in paths if not inside(path, trained_whole)]
 
 
 def _no_linear(path: str, module: nn.Module) -> ModelError:
@@ -249,14 +259,6 @@ def _shared_parameters(model: nn.Module) -> dict[int, list[str]]:
 
 def _output_projection(model: nn.Module) -> nn.Module | None:
     return model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
-
-
-def _ends_with(path: str, name: str) -> bool:
-    return path == name or path.endswith(f".{name}")
-
-
-def _inside(path: str, parents: Iterable[str], *, strictly: bool = False) -> bool:
-    return any(path.startswith(f"{parent}.") or (path == parent and not strictly) for parent in parents)
 
 
 def _related(name: str, modules: dict[str, nn.Module]) -> dict[str, nn.Module]:

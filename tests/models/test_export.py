@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from domain_ft.errors import ModelError
+from domain_ft.models import attention
 from domain_ft.models.export import export_merged
 from domain_ft.models.lora import LoraConfig, apply_lora, lora_of
 from domain_ft.models.targets import head_modules
@@ -73,6 +74,18 @@ def test_trained_token_rows_are_exported(architecture: str, tmp_path: Path) -> N
     expected = logits(base.model)
     export_merged(base, tmp_path / "merged")
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert (logits(reloaded) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("architecture", ["roberta", "llama"])
+def test_our_attention_is_left_out_of_the_config(architecture: str, tmp_path: Path) -> None:
+    base = trained(architecture)
+    expected = logits(base.model)
+    attention.install(base.model)
+    export_merged(base, tmp_path / "merged")
+    assert attention.NAME not in (tmp_path / "merged" / "config.json").read_text()
+    auto = AutoModelForMaskedLM if architecture in ENCODERS else AutoModelForCausalLM
+    reloaded = auto.from_pretrained(tmp_path / "merged")
     assert (logits(reloaded) - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 

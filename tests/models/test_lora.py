@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from domain_ft.errors import ModelError
+from domain_ft.models.head import captured_input, projection
 from domain_ft.models.lora import (
     DropoutSeed,
     LoraConfig,
@@ -144,8 +145,8 @@ class OurDropout(nn.Module):
         self.p, self.seed = p, seed
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        mask = keep_mask(self.seed, *rows.shape, self.p, x.device)
+        columns = x.shape[-1]
+        mask = keep_mask(self.seed, x.numel() // columns, columns, self.p, x.device)
         return x * mask.view(x.shape) / (1 - self.p)
 
 
@@ -324,6 +325,27 @@ def test_a_single_layer_has_no_place_for_lora() -> None:
         apply_lora(nn.Linear(2, 2), LoraConfig())
 
 
+@pytest.mark.parametrize(
+    ("architecture", "changes"),
+    [
+        ("llama", {"trainable_tokens": (3, 9)}),
+        ("qwen2", {"targets": ("q_proj", "lm_head")}),
+        ("qwen2", {"targets": ("lm_head",), "use_dora": True}),
+    ],
+)
+def test_the_fused_head_sees_the_updated_projection(architecture: str, changes: dict[str, Any]) -> None:
+    model = tiny_model(architecture).double()
+    lora = apply_lora(model, LoraConfig(rank=2, **changes))
+    disturb(model)
+    with captured_input(model) as captured:
+        model(input_ids=ids())
+    weight, bias = projection(model)
+    fused = F.linear(captured[-1], weight, bias)
+    torch.testing.assert_close(fused, model(input_ids=ids()).logits)
+    fused.sum().backward()
+    assert all(parameter.grad is not None for parameter in lora.trainable_parameters().values())
+
+
 def test_any_torch_model() -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2)))
     lora = apply_lora(model, LoraConfig(rank=2, rank_pattern={"1": 5}, alpha_pattern={r"2\.0": 4}), seed=1)
@@ -395,6 +417,7 @@ def test_a_refused_config_leaves_the_model_alone() -> None:
         {"alpha": float("nan")},
         {"dropout": 1.0},
         {"rank_pattern": {"query": 0}},
+        {"alpha_pattern": {"query(": 3}},
         {"trainable_tokens": (3, 3)},
     ],
 )
