@@ -57,7 +57,7 @@ def find(name: str, progress: Progress | None = None, revision: str | None = Non
     """
     from domain_ft.models import embedded
 
-    if name in embedded.NAMES:
+    if name in embedded.EMBEDDED:
         folder = embedded.resolve(name, progress)
         return Source(folder, name, weights_hash(folder))
     path = Path(name).expanduser()
@@ -83,7 +83,7 @@ def weights_hash(folder: Path) -> str:
 def _names(name: str) -> str:
     from domain_ft.models import embedded
 
-    return nearest(name, embedded.NAMES)
+    return nearest(name, embedded.EMBEDDED)
 
 
 def _folder(path: Path, progress: Progress | None) -> Source:
