@@ -60,6 +60,8 @@ def in_given_types(kernel: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(kernel)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         device = next(argument.device.type for argument in args if isinstance(argument, Tensor))
+        if not torch.is_autocast_enabled(device):
+            return kernel(*args, **kwargs)
         with torch.autocast(device, enabled=False):
             return kernel(*args, **kwargs)
 

@@ -26,7 +26,7 @@ _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 def as_seed(seed: int | Tensor | None) -> Tensor:
     """A seed as the ops take it: an int64 tensor of no dimensions; None draws one from torch's default generator.
 
-    Raises ValueError for any other tensor.
+    Raises ValueError for any other tensor and for an int that int64 cannot hold.
     """
     if seed is None:
         return torch.randint(0, 2**62, (), dtype=torch.int64)
@@ -36,6 +36,8 @@ def as_seed(seed: int | Tensor | None) -> Tensor:
                 f"seed has shape {tuple(seed.shape)} and dtype {seed.dtype}; wanted () and torch.int64, or an int"
             )
         return seed
+    if not -(2**63) <= seed < 2**63:
+        raise ValueError(f"seed={seed}: wanted -2**63 <= seed < 2**63")
     return torch.tensor(seed, dtype=torch.int64)
 
 

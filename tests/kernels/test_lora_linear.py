@@ -258,6 +258,20 @@ def test_compiles_for_any_number_of_rows() -> None:
     assert graphs.frame_count == compilations
 
 
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+def test_compiles_under_autocast(backend: str) -> None:
+    def function(*tensors: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return lora_linear(*tensors, 0.7, dropout_p=0.3, seed=torch.tensor(2), backend=backend)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    eager, traced = (value_and_gradients(f, make(12, 5, 8, 3)) for f in (function, compiled))
+    assert eager[0].dtype == traced[0].dtype == torch.bfloat16
+    for ours, theirs in zip(traced, eager, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("seed", [None, 9])
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_activation_checkpointing(seed: int | None, use_reentrant: bool) -> None:
