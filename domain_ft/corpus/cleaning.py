@@ -18,6 +18,7 @@ _SURROGATES = re.compile("[\ud800-\udfff]")  # halves of a character, such as cu
 _SPACES = re.compile("[\xa0\u2000-\u200a\u202f\u205f]")
 _RUNS = re.compile("[ \t]{2,}")
 _TRAILING = re.compile("[ \t]+(?=\n)")
+_SEGMENT = 1_000_000  # characters
 _EMPTY_LINES = re.compile("\n{3,}")
 
 
@@ -37,4 +38,6 @@ def clean(text: str) -> str:
 
 def normalise(text: str) -> str:
     """What copies of a text have in common: no case, no white space, compatible forms made alike (NFKC)."""
-    return "".join(unicodedata.normalize("NFKC", text).casefold().split())
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    # In segments, since the words of a whole book as a list take ten times the memory of the book.
+    return "".join("".join(folded[start : start + _SEGMENT].split()) for start in range(0, len(folded), _SEGMENT))

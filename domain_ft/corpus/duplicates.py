@@ -41,7 +41,8 @@ def shingles(normalised: str) -> Shingles:
         data = np.pad(data, (0, SHINGLE_BYTES - len(data)))
     step = _SEGMENT - SHINGLE_BYTES + 1
     parts = [_hash_runs(data[start : start + _SEGMENT]) for start in range(0, len(data) - SHINGLE_BYTES + 1, step)]
-    hashes = np.sort(np.concatenate(parts))
+    hashes = np.concatenate(parts)
+    hashes.sort()
     return hashes[np.append(True, hashes[1:] != hashes[:-1])]  # numpy 2.3's unique is far slower
 
 

@@ -12,6 +12,8 @@ import dataclasses
 import errno
 import hashlib
 import json
+import os
+import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -67,6 +69,7 @@ _SCHEMA = pa.schema(
         ("language", pa.string()),
     ]
 )
+_ARROW_END = b"ARROW1"
 _BATCH_CHARACTERS = 4_000_000
 _FLATTERS = "Much of the evaluation text stands in training too, so the evaluation flatters."
 _SAMPLES, _SAMPLE_CHARACTERS = 3, 200
@@ -220,12 +223,26 @@ def prepare(corpus: Corpus, *, evaluation_fraction: float = 0.05, progress: Prog
         VERSION, unicodedata.unidata_version, corpus.identity(), corpus.on_bad_record, evaluation_fraction
     )
     folder = cache_folder("corpora") / key
-    if not (folder / "statistics.json").exists():
+    if not _is_whole(folder):
+        shutil.rmtree(folder, ignore_errors=True)
         with _disk_errors(folder.parent), new_folder(folder) as fresh:
             _Preparation(corpus, fresh, evaluation_fraction, progress).run()
     values = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
     values["histogram"] = [tuple(row) for row in values["histogram"]]
     return PreparedCorpus(corpus.name, corpus.recipe, key, folder, CorpusStatistics(**values))
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the statistics and both Arrow files are there, these with the mark that a finished one ends with."""
+    try:
+        for name in ("train", "evaluation"):
+            with (folder / f"{name}.arrow").open("rb") as file:
+                file.seek(-len(_ARROW_END), os.SEEK_END)
+                if file.read() != _ARROW_END:
+                    return False
+    except OSError:
+        return False
+    return (folder / "statistics.json").is_file()
 
 
 def spaced(count: int, wanted: int) -> list[int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -107,27 +107,27 @@ def cut(text: str, fraction: float) -> tuple[str, str] | None:
     if len(text) < SHORTEST_CUT:
         return None
     part = max(int(len(text) * fraction), _SHORTEST_PART)
-    target = len(text) - part
-    place = next(_near(text, target, min(_REACH, target // 2, part // 2)), target)
-    while unicodedata.combining(text[place]) and place < len(text) - 1:
-        place += 1
+    place = _place(text, len(text) - part, part // 2)
     first, second = text[:place].rstrip(), text[place:].lstrip()
     return (first, second) if first and second else None
 
 
 def pieces(text: str, length: int = 2_000) -> list[str]:
     """A text in pieces of about `length` characters, parted as `cut` does, so that evaluation has units to count."""
-    parts: list[str] = []
-    while len(text) > 2 * length and (halves := cut(text, 1 - length / len(text))):
-        parts.append(halves[0])
-        text = halves[1]
-    return [*parts, text]
+    places = [0]
+    while len(text) - places[-1] > 2 * length:
+        places.append(_place(text, places[-1] + length, length // 2))
+    parts = [text[start:end].strip() for start, end in zip(places, [*places[1:], len(text)], strict=True)]
+    return [part for part in parts if part]
 
 
-def _near(text: str, target: int, reach: int) -> Iterator[int]:
-    """Places within `reach` of `target` where the text may be parted, by boundary, the nearest first."""
-    low, high = target - reach, target + reach
+def _place(text: str, target: int, reach: int) -> int:
+    """Where to part a text near `target`: within `reach`, at the best boundary there is, the nearest of its kind."""
+    reach = min(reach, target // 2, _REACH)
     for boundary in _BOUNDARIES:
-        ends = [match.end() for match in boundary.finditer(text, low, high)]
+        ends = [match.end() for match in boundary.finditer(text, target - reach, target + reach)]
         if ends:
-            yield min(ends, key=lambda end: abs(end - target))
+            return min(ends, key=lambda end: abs(end - target))
+    while target < len(text) - 1 and unicodedata.combining(text[target]):
+        target += 1
+    return target
