@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from domain_ft.errors import ModelError
 from domain_ft.models.lora import has_lora, lora_of
+from domain_ft.models.sources import quiet
 from domain_ft.randomness import generator
 from domain_ft.storage import new_folder
 
@@ -45,7 +46,7 @@ def export_merged(base: Exportable, folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError(f"{folder} exists already and is not empty", fix="name a new folder")
     model = base.model
-    with _evaluating(model), new_folder(folder) as temporary:
+    with quiet(), _evaluating(model), new_folder(folder) as temporary:
         expected = _probe_logits(model)
         with _merged(model):
             model.save_pretrained(temporary)

@@ -1,0 +1,239 @@
+"""`adapt` from text to run folder, with tiny models: the folder, its numbers, resume, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+from verb_jobs import settings
+
+from domain_ft.corpus.tokens import tokenize
+from domain_ft.errors import SettingsError
+from domain_ft.models.base import load
+from domain_ft.settings import AdaptSettings, EstimateSettings, EvaluateSettings, ExportSettings
+from domain_ft.training import loop
+from domain_ft.verbs.adapt import adapt, output_folder, run
+from domain_ft.verbs.estimate import estimate
+from domain_ft.verbs.evaluate import evaluate
+from domain_ft.verbs.export import export
+
+RESULT_KEYS = {
+    "command",
+    "model",
+    "objective",
+    "device",
+    "kernels",
+    "tokens_seen",
+    "steps",
+    "wall_seconds",
+    "tokens_per_second",
+    "peak_memory_bytes",
+    "trainable_parameters",
+    "total_parameters",
+    "before",
+    "after",
+}
+
+
+@pytest.mark.parametrize(("architecture", "objective"), [("bert", "mlm"), ("llama", "clm")])
+def test_a_run_from_text_to_folder(architecture: str, objective: str, tmp_path: Path) -> None:
+    finished = adapt(settings(tmp_path, architecture, max_steps=20))
+    result = json.loads((finished.folder / "result.json").read_text())
+    assert result.keys() >= RESULT_KEYS
+    assert (result["command"], result["objective"], result["steps"]) == ("adapt", objective, 20)
+    for when in ("before", "after"):
+        for role in ("domain", "control"):
+            assert set(result[when][role]) == {"loss", "perplexity", "bits_per_byte", "tokens", "bytes"}
+    assert result["after"]["domain"]["loss"] < result["before"]["domain"]["loss"]
+    assert result["after"]["domain"]["tokens"] == result["before"]["domain"]["tokens"]
+    assert result["trainable_parameters"] == sum(
+        t.numel() for t in load_file(finished.folder / "adapter" / "adapter_model.safetensors").values()
+    )
+    names = {path.name for path in finished.folder.iterdir()}
+    assert names == {
+        "README.md",
+        "adapter",
+        "checkpoints",
+        "config.toml",
+        "metrics.jsonl",
+        "report.html",
+        "result.json",
+        "scores",
+    }
+    assert ModelCard.load(finished.folder / "README.md").data.library_name == "peft"
+    lines = [json.loads(line) for line in (finished.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 21))
+    assert sum("evaluation" in line for line in lines) >= 5
+
+
+@pytest.mark.parametrize(("architecture", "auto"), [("bert", AutoModelForMaskedLM), ("gpt2", AutoModelForCausalLM)])
+def test_peft_loads_the_adapter_with_equal_logits_and_export_merges_it(
+    architecture: str, auto: Any, tmp_path: Path
+) -> None:
+    finished = adapt(settings(tmp_path, architecture))
+    ids = torch.tensor([[5, 9, 12, 40, 7]])
+    with torch.no_grad():
+        base = auto.from_pretrained(tmp_path / architecture)
+        untouched = base(input_ids=ids).logits
+        peft = PeftModel.from_pretrained(base, finished.folder / "adapter").eval()(input_ids=ids).logits
+        ours = finished.model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        export(ExportSettings(model=str(finished.folder), output=tmp_path / "merged", quiet=True))
+        merged = auto.from_pretrained(tmp_path / "merged").eval()(input_ids=ids).logits
+    assert not torch.allclose(peft, untouched, atol=1e-4)
+    torch.testing.assert_close(ours, peft, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(merged, peft, rtol=1e-5, atol=1e-5)
+
+
+def test_evaluate_gives_the_runs_own_numbers(tmp_path: Path) -> None:
+    asked = settings(tmp_path)
+    finished = adapt(asked)
+    report = evaluate(
+        EvaluateSettings(
+            model=(asked.model, str(finished.folder)),
+            corpus=asked.corpus,
+            control=asked.control,
+            max_length=asked.max_length,
+            evaluation_fraction=asked.evaluation_fraction,
+            evaluation_tokens=asked.evaluation_tokens,
+            quiet=True,
+        )
+    )
+    base, adapted = report.models
+    for role in ("domain", "control"):
+        assert base.scores[role]["loss"] == pytest.approx(finished.result["before"][role]["loss"], rel=1e-6)
+        assert adapted.scores[role]["loss"] == pytest.approx(finished.result["after"][role]["loss"], rel=1e-5)
+    difference = adapted.differences["domain"]
+    assert difference["loss"] == pytest.approx(finished.result["differences"]["domain"]["loss"], rel=1e-4)
+
+
+def test_a_run_stacked_on_a_run_starts_where_that_one_ended(tmp_path: Path) -> None:
+    first = adapt(settings(tmp_path))
+    second = adapt(settings(tmp_path, model=str(first.folder), output=tmp_path / "second"))
+    assert second.result["before"]["domain"]["loss"] == pytest.approx(first.result["after"]["domain"]["loss"], rel=1e-5)
+    ids = torch.tensor([[5, 9, 12, 40, 7]])
+    again = load(str(second.folder))
+    with torch.no_grad():
+        expected = second.model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        found = again.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["dora", "full"])
+def test_other_methods(method: str, tmp_path: Path) -> None:
+    finished = adapt(settings(tmp_path, method=method))
+    again = load(str(finished.folder))
+    ids = torch.tensor([[5, 9, 12, 40, 7]])
+    with torch.no_grad():
+        expected = finished.model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        found = again.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    if method == "full":
+        assert finished.result["trainable_parameters"] == finished.result["total_parameters"]
+
+
+def test_the_same_settings_give_the_same_run_and_config_repeats_it(tmp_path: Path) -> None:
+    first = adapt(settings(tmp_path))
+    repeated = AdaptSettings.from_toml(first.folder / "config.toml", output=tmp_path / "again", quiet=True)
+    second = adapt(repeated)
+    for when in ("before", "after"):
+        assert first.result[when] == second.result[when]
+    one, other = (load_file(f / "adapter" / "adapter_model.safetensors") for f in (first.folder, second.folder))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_run_that_broke_off_is_resumed_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = adapt(settings(tmp_path, output=tmp_path / "whole"))
+    take, taken = loop._Trainer.take, 0
+
+    def breaking(self: Any, *arguments: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken == 4:
+            raise ConnectionError("the power went")
+        return take(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Trainer, "take", breaking)
+        with pytest.raises(ConnectionError):
+            adapt(settings(tmp_path))
+    assert not (tmp_path / "run" / "result.json").exists()
+    resumed = adapt(settings(tmp_path, resume=True))
+    assert resumed.result["after"] == whole.result["after"]
+    assert resumed.result["tokens_seen"] == whole.result["tokens_seen"]
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_resume_with_other_settings_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise ConnectionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Trainer, "take", broken)
+        with pytest.raises(ConnectionError):
+            adapt(settings(tmp_path))
+    with pytest.raises(SettingsError, match="rank was 4, now 8"):
+        adapt(settings(tmp_path, resume=True, rank=8))
+    adapt(settings(tmp_path, resume=True, checkpoint_every=3))
+
+
+def test_no_control_and_no_examples(tmp_path: Path) -> None:
+    finished = adapt(settings(tmp_path, control="none", examples=False))
+    assert finished.result["before"]["control"] is None
+    page = (finished.folder / "report.html").read_text()
+    assert "licensor" not in page
+
+
+def test_rejected_records_are_listed_in_the_run_folder(tmp_path: Path) -> None:
+    asked = settings(tmp_path, on_bad_record="skip")
+    with Path(asked.corpus).open("a") as file:
+        file.write('{"text": 5}\n{"te\n')
+    finished = adapt(asked)
+    rejects = [json.loads(line) for line in (finished.folder / "rejects.jsonl").read_text().splitlines()]
+    assert [reject["line"] for reject in rejects] == [61, 62]
+
+
+def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned = run(settings(tmp_path, dry_run=True, json=True))
+    assert planned["steps"] == 6
+    assert planned["trainable_parameters"] > 0
+    assert not (tmp_path / "run").exists()
+
+
+def test_estimate_measures_and_leaves_nothing(tmp_path: Path) -> None:
+    asked = settings(tmp_path).to_dict()
+    known = EstimateSettings(corpus=asked["corpus"]).to_dict().keys()
+    found = estimate(EstimateSettings(**{name: value for name, value in asked.items() if name in known}))
+    assert found.steps == 6
+    assert found.tokens_per_second > 0
+    assert found.minutes > 0
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_default_folder_is_named_after_corpus_and_model() -> None:
+    assert output_folder(AdaptSettings(corpus="legal")) == Path("runs/legal-minilm")
+    asked = AdaptSettings(corpus="data/my texts.jsonl", model="answerdotai/ModernBERT-base")
+    assert output_folder(asked) == Path("runs/my-texts.jsonl-ModernBERT-base")
+
+
+def test_a_japanese_corpus_is_adapted_to(tmp_path: Path) -> None:
+    corpus = tmp_path / "法律.jsonl"
+    lines = [
+        json.dumps({"text": f"第{i}条　この法律は、水路業務の{i * 37 % 101}号に関し必要な事項を定める。" * (1 + i % 3)})
+        for i in range(1, 80)
+    ]
+    corpus.write_text("\n".join(lines), encoding="utf-8")
+    finished = adapt(settings(tmp_path, "gpt2", corpus=str(corpus)))
+    assert finished.result["after"]["domain"]["bytes"] > 0
+    base = load(str(tmp_path / "gpt2"))
+    assert tokenize is not None
+    assert base.objective == "clm"
