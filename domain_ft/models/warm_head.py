@@ -1,0 +1,337 @@
+"""A masked-LM head for an encoder that comes without one: fitted once, with the body frozen to the last bit.
+
+An encoder that was trained for something else (sentence similarity, say) loads with a random head, whose loss says
+nothing of the body. The head of the BERT family maps a hidden state h to logits by
+
+    z = LayerNorm(act(W h + c)) * g + s,     logits = E z + b,
+
+where E is tied to the input embeddings and stays as it is. Since the body is frozen, the hidden states at masked
+positions are computed once. What follows costs seconds:
+
+1. Hidden states are whitened, u = S^(-1/2) (h - mean): they differ by orders of magnitude between directions.
+2. W, c, g, s, b start at linear discriminant analysis, in closed form: u given the token t is taken as normal with mean
+   M e_t, so that logits are e_t · R u - |R' e_t|²/2 + log p_t. R is a ridge regression on embeddings; p_t are the
+   frequencies of tokens in all the text, not in the masked positions alone. The layer norm and the activation are made
+   nearly linear for the start, by constants in c that outweigh what varies.
+3. A few epochs of Adam on the exact loss, over the tokens that occur. (W, c, g, s, b) alone are trained, then folded
+   into the model's own modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.activations import ACT2FN
+
+from domain_ft.errors import ModelError
+from domain_ft.models.base import BaseModel, Batch
+from domain_ft.randomness import generator
+from domain_ft_kernels import linear_cross_entropy
+
+Progress = Callable[[str, int, "int | None"], None]
+"""Called as progress(label, done, total or None)."""
+
+IGNORED = -100  # the label of a position that is not masked
+
+EPOCHS = 2
+BATCH = 1024  # positions a step
+LEARNING_RATE = 1e-2  # of c, g, s and b
+MATRIX_LEARNING_RATE = 0.1  # of W, as a share of the root mean square of its entries at the start
+WARM_UP = 10  # steps
+HELD_OUT = 15  # one of so many passes is not trained on and measures the head; odd, since corpora take turns
+
+_RIDGE = 10.0  # as a share of the mean variance of the labels' embeddings along a direction
+_DISCRIMINANT = 1.3  # times R: what the ridge takes from its length
+_WHITENING_FLOOR = 1e-3  # as a share of the mean variance of the hidden states along a direction
+_SHIFT, _SPREAD = 2.0, 0.5  # c starts at _SHIFT ± _SPREAD, where GELU is nearly the identity; z then has unit variance
+_ACTIVATION_NAMES = ("hidden_act", "activation", "hidden_activation")  # what configurations call it
+_SMOOTHING = 0.07  # of the frequencies, by the share of tokens that are taken as drawn from the whole vocabulary
+
+
+@dataclass(frozen=True)
+class HeadReport:
+    """What the warming took and gave; losses are nats a masked token, on passes that were not trained on.
+
+    Attributes:
+        positions: masked positions trained on.
+        held_out_positions: masked positions that the losses are measured on.
+        loss_unigram: of the tokens' frequencies alone.
+        loss_random: of the head as it was.
+        loss_closed_form: of the head in closed form, before gradient steps.
+        loss: of the head as it is now.
+    """
+
+    positions: int
+    held_out_positions: int
+    loss_unigram: float
+    loss_random: float
+    loss_closed_form: float
+    loss: float
+
+
+def warm_head(
+    base: BaseModel,
+    passes: Iterable[tuple[Batch, Tensor]],
+    frequencies: Tensor,
+    *,
+    seed: int = 0,
+    epochs: int = EPOCHS,
+    progress: Progress | None = None,
+) -> HeadReport:
+    """Fit the head of a masked LM to its frozen body, in place; nothing but the head's own weights changes.
+
+    Equal inputs give equal heads, to the last bit on the same machine with as many threads.
+
+    Args:
+        base: an encoder, whose head may be random. One with packed attention.
+        passes: masked rows of tokens, each with labels (tokens,): the true token where it is masked, -100 elsewhere.
+        frequencies: (V,) how often each token occurs in the text that the passes are drawn from, on any scale.
+        seed: of the order of the positions.
+        epochs: times that each position is trained on.
+        progress: told of positions and steps.
+
+    Raises:
+        ModelError: the head is not of the form above, or no pass has a label.
+    """
+    head = _Head.of(base.model)
+    training, held_out = _hidden_states(base, head, passes, progress)
+    embeddings = base.model.get_output_embeddings().weight.detach()
+    shares = (frequencies / frequencies.sum()).to(embeddings)
+    unigram = torch.lerp(shares, torch.full_like(shares, 1 / len(shares)), _SMOOTHING).log()
+
+    losses = [_loss(torch.zeros(len(held_out.labels), embeddings.shape[1]), embeddings, unigram, held_out.labels)]
+    losses.append(_loss(head.output(held_out.hidden), embeddings, head.bias, held_out.labels))
+    whitening = _Whitening.of(training.hidden, centred=head.dense.bias is not None)
+    fit = _discriminant(whitening(training.hidden), training.labels, embeddings, unigram, head)
+    losses.append(_loss(fit.output(whitening(held_out.hidden)), embeddings, fit.b, held_out.labels))
+    _descend(fit, whitening(training.hidden), training.labels, embeddings, seed, epochs, progress)
+    losses.append(_loss(fit.output(whitening(held_out.hidden)), embeddings, fit.b, held_out.labels))
+    fit.fold_into(head, whitening)
+    return HeadReport(len(training.labels), len(held_out.labels), *losses)
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The modules of a head: dense, activation, norm; then the output projection, of which the bias alone is ours."""
+
+    dense: nn.Linear
+    activation: Callable[[Tensor], Tensor]
+    norm: nn.LayerNorm
+    projection: nn.Linear
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> _Head:
+        """Find them. Raises ModelError where the head has others."""
+        projection = model.get_output_embeddings()
+        body = {id(module) for module in model.base_model.modules()} | {id(projection)}
+        rest = [module for module in model.modules() if id(module) not in body]
+        dense = [module for module in rest if isinstance(module, nn.Linear)]
+        norms = [module for module in rest if isinstance(module, nn.LayerNorm)]
+        config = model.config
+        activation = next((value for name in _ACTIVATION_NAMES if (value := getattr(config, name, None))), None)
+        if projection is None or len(dense) != 1 or len(norms) != 1 or activation not in ACT2FN:
+            raise _unknown_head(model)
+        return cls(dense[0], ACT2FN[activation], norms[0], projection)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(V,) of the output projection, or None."""
+        return None if self.projection.bias is None else self.projection.bias.detach()
+
+    @torch.no_grad()
+    def output(self, hidden: Tensor) -> Tensor:
+        """(positions, embedding) what goes into the output projection, from hidden states (positions, hidden)."""
+        return self.norm(self.activation(self.dense(hidden)))
+
+
+def _unknown_head(model: PreTrainedModel) -> ModelError:
+    return ModelError(
+        f"the head of {type(model).__name__} is not a linear layer, an activation and a layer norm before the output "
+        "projection, so it cannot be warmed.",
+        fix="take a model that comes with its head",
+    )
+
+
+@dataclass(frozen=True)
+class _Positions:
+    """Masked positions: hidden (positions, hidden) states of the body, and labels (positions,) the true tokens."""
+
+    hidden: Tensor
+    labels: Tensor
+
+    @classmethod
+    def joined(cls, parts: list[_Positions]) -> _Positions:
+        return cls(torch.cat([part.hidden for part in parts]), torch.cat([part.labels for part in parts]))
+
+
+@torch.no_grad()
+def _hidden_states(
+    base: BaseModel, head: _Head, passes: Iterable[tuple[Batch, Tensor]], progress: Progress | None
+) -> tuple[_Positions, _Positions]:
+    """The masked positions of all passes, as (training, held out)."""
+    training: list[_Positions] = []
+    held_out: list[_Positions] = []
+    seen: list[Tensor] = []
+    done = 0
+    handle = head.dense.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    try:
+        for number, (batch, labels) in enumerate(passes):
+            rows = (labels != IGNORED).nonzero().squeeze(1)
+            output = base.hidden(batch, rows)
+            hidden = seen.pop().reshape(-1, head.dense.in_features)
+            if len(hidden) != len(rows):  # the body handed on all tokens of the row
+                hidden = hidden[rows]
+            if number == 0 and not torch.allclose(head.output(hidden), output, atol=1e-4):
+                raise _unknown_head(base.model)
+            part = _Positions(hidden, labels[rows])
+            (held_out if number % HELD_OUT == 0 else training).append(part)
+            done += len(rows)
+            if progress:
+                progress("reading masked positions", done, None)
+    finally:
+        handle.remove()
+    if not training:
+        raise ModelError("a head cannot be warmed on a single pass of text.", fix="give more text")
+    return _Positions.joined(training), _Positions.joined(held_out)
+
+
+@dataclass(frozen=True)
+class _Whitening:
+    """u = (h - mean) matrix: uncorrelated, of unit variance. mean (hidden,), matrix (hidden, hidden), symmetric."""
+
+    mean: Tensor
+    matrix: Tensor
+
+    @classmethod
+    def of(cls, hidden: Tensor, *, centred: bool) -> _Whitening:
+        """From hidden states (positions, hidden). Without a bias to take it in, the mean stays where it is."""
+        mean = hidden.mean(0) if centred else torch.zeros_like(hidden[0])
+        rest = (hidden - mean).double()
+        variances, directions = torch.linalg.eigh(rest.T @ rest / len(rest))
+        scales = (variances.clamp_min(0) + _WHITENING_FLOOR * variances.mean()).rsqrt()
+        return cls(mean, ((directions * scales) @ directions.T).to(hidden.dtype))
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        return (hidden - self.mean) @ self.matrix
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A head on whitened hidden states: W (embedding, hidden), c, g and s (embedding,), b (V,); c, s, b may be None."""
+
+    W: Tensor
+    c: Tensor | None
+    g: Tensor
+    s: Tensor | None
+    b: Tensor | None
+    activation: Callable[[Tensor], Tensor]
+    epsilon: float
+
+    def output(self, whitened: Tensor) -> Tensor:
+        """(positions, embedding) what goes into the output projection."""
+        return F.layer_norm(
+            self.activation(F.linear(whitened, self.W, self.c)), self.g.shape, self.g, self.s, self.epsilon
+        )
+
+    @torch.no_grad()
+    def fold_into(self, head: _Head, whitening: _Whitening) -> None:
+        """Write the fit into the model's own modules, which see hidden states as they are."""
+        head.dense.weight.copy_(self.W @ whitening.matrix)
+        head.norm.weight.copy_(self.g)
+        for bias, value in ((head.dense.bias, self.c), (head.norm.bias, self.s), (head.projection.bias, self.b)):
+            if bias is not None and value is not None:
+                bias.copy_(value)
+        if head.dense.bias is not None:
+            head.dense.bias.sub_(head.dense.weight @ whitening.mean)
+
+
+@torch.no_grad()
+def _discriminant(whitened: Tensor, labels: Tensor, embeddings: Tensor, unigram: Tensor, head: _Head) -> _Fit:
+    """Step 2 of the module's docstring: a head in closed form.
+
+    Args:
+        whitened: (positions, hidden).
+        labels: (positions,).
+        embeddings: (V, embedding), rows of the output projection.
+        unigram: (V,) log probability of each token.
+    """
+    size = embeddings.shape[1]
+    mean = embeddings[labels].mean(0)
+    centred = (embeddings[labels] - mean).double()
+    covariance = centred.T @ centred / len(labels)
+    ridge = _RIDGE * covariance.diagonal().mean() * torch.eye(size, dtype=torch.float64, device=covariance.device)
+    R = torch.linalg.solve(covariance + ridge, centred.T @ whitened.double() / len(labels)).float() * _DISCRIMINANT
+    scale = (whitened @ R.T).square().mean().sqrt()
+    spread = torch.full((size,), _SPREAD, device=R.device)
+    spread[1::2] = -_SPREAD
+    return _Fit(
+        W=R / scale,
+        c=None if head.dense.bias is None else _SHIFT + spread,
+        g=torch.full_like(spread, (1 + _SPREAD**2) ** 0.5) * scale,
+        s=None if head.norm.bias is None else -spread * scale,
+        b=None if head.bias is None else unigram - 0.5 * ((embeddings - mean) @ R).square().sum(1),
+        activation=head.activation,
+        epsilon=head.norm.eps,
+    )
+
+
+def _descend(
+    fit: _Fit,
+    whitened: Tensor,
+    labels: Tensor,
+    embeddings: Tensor,
+    seed: int,
+    epochs: int,
+    progress: Progress | None,
+) -> None:
+    """Step 3: train `fit` in place on the exact loss over the tokens that are among `labels`."""
+    tokens, targets = labels.unique(return_inverse=True)
+    columns = embeddings[tokens]
+    bias = None if fit.b is None else fit.b[tokens].requires_grad_()
+    vectors = [p.requires_grad_() for p in (fit.c, fit.g, fit.s) if p is not None]
+    matrix_rate = MATRIX_LEARNING_RATE * float(fit.W.square().mean().sqrt())
+    optimizer = torch.optim.Adam(
+        [
+            {"params": [fit.W.requires_grad_()], "lr": matrix_rate},
+            {"params": vectors if bias is None else [*vectors, bias], "lr": LEARNING_RATE},
+        ],
+        betas=(0.9, 0.99),
+    )
+    order = _order(len(labels), epochs, seed)
+    steps = max(1, len(order))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / WARM_UP) * (1 - step / steps)
+    )
+    for step, positions in enumerate(order):
+        output = fit.output(whitened[positions])
+        loss = linear_cross_entropy(output, columns, targets[positions], bias, reduction="mean")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if progress:
+            progress("warming the head", step + 1, steps)
+    for parameter in (fit.W, *vectors):
+        parameter.requires_grad_(False)
+    if fit.b is not None and bias is not None:
+        fit.b[tokens] = bias.detach()
+
+
+def _order(positions: int, epochs: int, seed: int) -> list[Tensor]:
+    """The positions of each step: a permutation an epoch, in steps of about BATCH."""
+    steps = max(1, positions // BATCH)
+    order: list[Tensor] = []
+    for epoch in range(epochs):
+        order += torch.from_numpy(generator(seed, "warm head", epoch).permutation(positions)).tensor_split(steps)
+    return order
+
+
+@torch.no_grad()
+def _loss(output: Tensor, embeddings: Tensor, bias: Tensor | None, labels: Tensor) -> float:
+    """Nats a token over the whole vocabulary."""
+    return float(linear_cross_entropy(output, embeddings, labels, bias, reduction="mean"))
