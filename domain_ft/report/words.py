@@ -211,7 +211,7 @@ def statistics(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         (label, f"{counts[name]:,}" if isinstance(counts[name], int) else f"{100 * counts[name]:.0f}%")
         for name, label in STATISTICS.items()
-        if name in counts
+        if counts.get(name) is not None
     ]
 
 
