@@ -96,8 +96,14 @@ def warm_head(
         progress: told of positions and steps.
 
     Raises:
-        ModelError: the head is not of the form above, or no pass has a label.
+        ModelError: the head is not of the form above, the model takes no packed rows, or there is a single pass.
     """
+    if not base.packed:
+        raise ModelError(
+            f"'{base.name}' is of type '{base.model.config.model_type}', whose batches are padded; a head is warmed on "
+            "packed rows alone.",
+            fix="take a model that comes with its head",
+        )
     head = _Head.of(base.model)
     training, held_out = _hidden_states(base, head, passes, progress)
     embeddings = base.model.get_output_embeddings().weight.detach()

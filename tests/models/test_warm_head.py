@@ -1,0 +1,130 @@
+"""A random head is fitted to its body, and to nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import ENCODERS, save_tiny
+from torch import Tensor
+
+from domain_ft.errors import ModelError
+from domain_ft.models.base import BaseModel, Tokens, load
+from domain_ft.models.warm_head import HELD_OUT, IGNORED, HeadReport, warm_head
+
+TOPICS, TOPIC_TOKENS, FIRST = 4, 8, 10  # each piece has the tokens of one topic alone, which the body's mean shows
+MASK, LENGTH, PIECES, PASSES = 4, 16, 64, 31
+
+
+@pytest.fixture(scope="module")
+def passes() -> list[tuple[Tokens, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    made = []
+    for _ in range(PASSES):
+        topics = torch.randint(TOPICS, (PIECES, 1), generator=generator)
+        within = torch.randint(TOPIC_TOKENS, (PIECES, LENGTH), generator=generator)
+        true = FIRST + topics * TOPIC_TOKENS + within
+        masked = torch.rand(PIECES, LENGTH, generator=generator) < 0.3
+        labels = true.masked_fill(~masked, IGNORED).flatten()
+        made.append((Tokens.of(true.masked_fill(masked, MASK).tolist()), labels))
+    return made
+
+
+def frequencies(base: BaseModel, passes: list[tuple[Tokens, Tensor]]) -> Tensor:
+    labels = torch.cat([labels[labels != IGNORED] for _, labels in passes])
+    return labels.bincount(minlength=base.model.get_output_embeddings().weight.shape[0])
+
+
+def warmed(folder: Path, passes: list[tuple[Tokens, Tensor]], seed: int = 0) -> tuple[BaseModel, HeadReport]:
+    base = load(str(folder))
+    return base, warm_head(base, passes, frequencies(base, passes), seed=seed, epochs=10)
+
+
+def digest(base: BaseModel, *, body: bool) -> str:
+    state = base.model.base_model.state_dict() if body else base.model.state_dict()
+    content = b"".join(name.encode() + weight.numpy().tobytes() for name, weight in state.items())
+    return hashlib.sha256(content).hexdigest()
+
+
+@torch.no_grad()
+def held_out_loss(base: BaseModel, passes: list[tuple[Tokens, Tensor]]) -> float:
+    logits, targets = [], []
+    for batch, labels in passes[::HELD_OUT]:
+        rows = (labels != IGNORED).nonzero().squeeze(1)
+        logits.append(base.forward_logits(batch, rows))
+        targets.append(labels[rows])
+    return float(torch.nn.functional.cross_entropy(torch.cat(logits), torch.cat(targets)))
+
+
+@pytest.mark.parametrize("architecture", ENCODERS)
+def test_the_head_learns_and_the_body_stays(
+    architecture: str, passes: list[tuple[Tokens, Tensor]], tmp_path: Path
+) -> None:
+    folder = save_tiny(architecture, tmp_path)
+    before = load(str(folder))
+    base, report = warmed(folder, passes)
+    assert report.loss < report.loss_unigram - 0.05  # a random body shows little of the topic, ELECTRA's least
+    assert report.loss < report.loss_closed_form
+    assert report.loss_closed_form < report.loss_random
+    assert digest(base, body=True) == digest(before, body=True)
+    assert torch.equal(base.model.get_output_embeddings().weight, before.model.get_output_embeddings().weight)
+    assert digest(base, body=False) != digest(before, body=False)
+    # What was reported is what the model itself gives, before and after.
+    assert held_out_loss(before, passes) == pytest.approx(report.loss_random, abs=1e-4)
+    assert held_out_loss(base, passes) == pytest.approx(report.loss, abs=1e-4)
+    assert report.positions + report.held_out_positions == sum(int((y != IGNORED).sum()) for _, y in passes)
+
+
+def test_the_closed_form_alone_beats_frequencies(passes: list[tuple[Tokens, Tensor]], tmp_path: Path) -> None:
+    base = load(str(save_tiny("bert", tmp_path)))
+    report = warm_head(base, passes, frequencies(base, passes), epochs=0)
+    assert report.loss == report.loss_closed_form < report.loss_unigram - 0.1
+
+
+def test_equal_inputs_give_equal_heads(passes: list[tuple[Tokens, Tensor]], tmp_path: Path) -> None:
+    folder = save_tiny("bert", tmp_path)
+    first, again, other = (warmed(folder, passes, seed)[0] for seed in (0, 0, 1))
+    assert digest(first, body=False) == digest(again, body=False) != digest(other, body=False)
+
+
+def test_nothing_asks_for_gradients_afterwards(passes: list[tuple[Tokens, Tensor]], tmp_path: Path) -> None:
+    folder = save_tiny("bert", tmp_path)
+    before = [parameter.requires_grad for parameter in load(str(folder)).model.parameters()]
+    base, _ = warmed(folder, passes)
+    assert [parameter.requires_grad for parameter in base.model.parameters()] == before
+    assert all(parameter.grad is None and parameter.is_leaf for parameter in base.model.parameters())
+    assert not base.model.cls.predictions.transform.dense._forward_pre_hooks
+
+
+def test_passes_may_come_as_a_stream_with_progress(passes: list[tuple[Tokens, Tensor]], tmp_path: Path) -> None:
+    def stream() -> Iterator[tuple[Tokens, Tensor]]:
+        yield from passes
+
+    seen: list[tuple[str, int, int | None]] = []
+    base = load(str(save_tiny("bert", tmp_path)))
+    warm_head(base, stream(), frequencies(base, passes), epochs=2, progress=lambda *step: seen.append(step))
+    labels = list(dict.fromkeys(label for label, _, _ in seen))
+    assert labels == ["reading masked positions", "warming the head"]
+    assert seen[-1][1] == seen[-1][2]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "message"), [("gpt2", "cannot be warmed"), ("deberta-v2", "packed rows alone")]
+)
+def test_a_model_of_another_form_is_refused(
+    architecture: str, message: str, passes: list[tuple[Tokens, Tensor]], tmp_path: Path
+) -> None:
+    base = load(str(save_tiny(architecture, tmp_path)))
+    before = digest(base, body=False)
+    with pytest.raises(ModelError, match=message):
+        warm_head(base, passes, frequencies(base, passes))
+    assert digest(base, body=False) == before
+
+
+def test_a_single_pass_is_not_enough(passes: list[tuple[Tokens, Tensor]], tmp_path: Path) -> None:
+    base = load(str(save_tiny("bert", tmp_path)))
+    with pytest.raises(ModelError, match="single pass"):
+        warm_head(base, passes[:1], frequencies(base, passes))
