@@ -28,7 +28,7 @@ def render(report: AdaptReport) -> str:
 def card_data(report: AdaptReport) -> ModelCardData:
     """What the hub and its tools read of a card."""
     return ModelCardData(
-        model_name=f"{report.base.name}-{report.corpus.name}",
+        model_name=f"{report.base.short_name}-{report.corpus.name}",
         base_model=report.base.source if report.base.on_hub else None,
         library_name="transformers" if report.full else "peft",
         pipeline_tag=TASKS[report.result["objective"]],

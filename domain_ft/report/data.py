@@ -72,6 +72,11 @@ class BaseFacts:
     licence: str = ""
 
     @property
+    def short_name(self) -> str:
+        """The last part of a path or hub id."""
+        return self.name.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
     def on_hub(self) -> bool:
         """Whether `source` is a hub id: neither embedded nor a path."""
         return not self.embedded and self.source.count("/") <= 1 and not self.source.startswith((".", "/", "~"))

@@ -22,7 +22,7 @@ def render_adapt(report: AdaptReport) -> str:
     """The page of an `adapt` run."""
     return _page(
         "adapt.html.j2",
-        title=f"{report.base.name} adapted to {report.corpus.name}",
+        title=f"{report.base.short_name} adapted to {report.corpus.name}",
         report=report,
         figures=[(caption, _markup(figure)) for caption, figure in _adapt_figures(report)],
         lengths=_markup(plots.length_histogram(report.corpus.lengths)) if any(report.corpus.lengths) else None,

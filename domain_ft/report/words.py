@@ -89,7 +89,7 @@ def verdict(difference: Difference) -> str:
 
 def headline(report: AdaptReport) -> str:
     """What came out, in one sentence for everybody."""
-    name, corpus = report.base.name, report.corpus.name
+    name, corpus = report.base.short_name, report.corpus.name
     return {
         "better": f"After training, {name} reads {corpus} text better.",
         "worse": f"After training, {name} reads {corpus} text worse.",
@@ -187,9 +187,9 @@ def limits(report: AdaptReport) -> list[str]:
 
 
 def parameters(report: AdaptReport) -> str:
-    """`1.3 M of 23.9 M (5.5%)`, the parameters that were trained."""
+    """`1,331,712 of 23,866,122 (5.6%)`, the parameters that were trained."""
     trained, total = report.result["trainable_parameters"], report.result["total_parameters"]
-    return f"{trained / 1e6:,.2f} M of {total / 1e6:,.1f} M ({100 * trained / total:.1f}%)"
+    return f"{trained:,} of {total:,} ({100 * trained / total:.1f}%)"
 
 
 def duration(seconds: float) -> str:

@@ -414,8 +414,8 @@ def _report(
             name=base.name,
             source=base.source,
             revision=base.revision,
-            embedded=base.name in embedded.NAMES,
-            licence=embedded.provenance(base.name)["licence"] if base.name in embedded.NAMES else "",
+            embedded=base.name in embedded.EMBEDDED,
+            licence=embedded.provenance(base.name)["licence"] if base.name in embedded.EMBEDDED else "",
         ),
         corpus=CorpusFacts.of(
             job.corpora["domain"],
