@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,7 +171,7 @@ def _training_rows(name: str, tokenizer: PreTrainedTokenizerFast, progress: Prog
     return tokenize(split, tokenizer, max_length=_MAX_LENGTH, progress=progress)
 
 
-def _masked_passes(corpora: list[TokenRows], tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[Tokens, Tensor]]:
+def _masked_passes(corpora: list[TokenRows], tokenizer: PreTrainedTokenizerFast) -> list[tuple[Tokens, Tensor]]:
     """Masked passes of one corpus and the other in turn, up to its share of WARMING_TOKENS each."""
     from domain_ft.corpus.masking import MaskVocabulary, mask_tokens
     from domain_ft.corpus.packing import passes
@@ -182,20 +182,20 @@ def _masked_passes(corpora: list[TokenRows], tokenizer: PreTrainedTokenizerFast)
         order = generator(0, "warming text", number).permutation(len(rows))
         chosen = order[rows.lengths[order].cumsum() <= WARMING_TOKENS // len(corpora)]
         plans.append([(rows, members) for members in passes(chosen, rows.lengths, _TOKENS_PER_PASS)])
+    masked: list[tuple[Tokens, Tensor]] = []
     for rows, members in (plan for turn in zip(*plans, strict=False) for plan in turn):
         batch = rows.pack(members)
         input_ids, labels = mask_tokens(
             batch, epoch=0, seed=0, rate=WARMING_RATE, whole_word=True, vocabulary=vocabulary
         )
-        yield (
-            Tokens(
-                torch.from_numpy(input_ids),
-                torch.from_numpy(batch.position_ids),
-                torch.from_numpy(batch.cu_seqlens),
-                int(batch.lengths.max()),
-            ),
-            torch.from_numpy(labels),
+        tokens = Tokens(
+            torch.from_numpy(input_ids),
+            torch.from_numpy(batch.position_ids),
+            torch.from_numpy(batch.cu_seqlens),
+            int(batch.lengths.max()),
         )
+        masked.append((tokens, torch.from_numpy(labels)))
+    return masked
 
 
 def _frequencies(corpora: list[TokenRows], vocabulary: int) -> Tensor:

@@ -19,7 +19,7 @@ positions are computed once. What follows costs seconds:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -76,7 +76,7 @@ class HeadReport:
 
 def warm_head(
     base: BaseModel,
-    passes: Iterable[tuple[Batch, Tensor]],
+    passes: Sequence[tuple[Batch, Tensor]],
     frequencies: Tensor,
     *,
     seed: int = 0,
@@ -93,7 +93,7 @@ def warm_head(
         frequencies: (V,) how often each token occurs in the text that the passes are drawn from, on any scale.
         seed: of the order of the positions.
         epochs: times that each position is trained on.
-        progress: told of positions and steps.
+        progress: told of passes and steps.
 
     Raises:
         ModelError: the head is not of the form above, the model takes no packed rows, or there is a single pass.
@@ -177,13 +177,12 @@ class _Positions:
 
 @torch.no_grad()
 def _hidden_states(
-    base: BaseModel, head: _Head, passes: Iterable[tuple[Batch, Tensor]], progress: Progress | None
+    base: BaseModel, head: _Head, passes: Sequence[tuple[Batch, Tensor]], progress: Progress | None
 ) -> tuple[_Positions, _Positions]:
     """The masked positions of all passes, as (training, held out)."""
     training: list[_Positions] = []
     held_out: list[_Positions] = []
     seen: list[Tensor] = []
-    done = 0
     handle = head.dense.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
     try:
         for number, (batch, labels) in enumerate(passes):
@@ -196,9 +195,8 @@ def _hidden_states(
                 raise _unknown_head(base.model)
             part = _Positions(hidden, labels[rows])
             (held_out if number % HELD_OUT == 0 else training).append(part)
-            done += len(rows)
             if progress:
-                progress("reading masked positions", done, None)
+                progress("reading masked positions", number + 1, len(passes))
     finally:
         handle.remove()
     if not training:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -99,15 +98,12 @@ def test_nothing_asks_for_gradients_afterwards(passes: list[tuple[Tokens, Tensor
     assert not base.model.cls.predictions.transform.dense._forward_pre_hooks
 
 
-def test_passes_may_come_as_a_stream_with_progress(passes: list[tuple[Tokens, Tensor]], tmp_path: Path) -> None:
-    def stream() -> Iterator[tuple[Tokens, Tensor]]:
-        yield from passes
-
+def test_progress_is_told(passes: list[tuple[Tokens, Tensor]], tmp_path: Path) -> None:
     seen: list[tuple[str, int, int | None]] = []
     base = load(str(save_tiny("bert", tmp_path)))
-    warm_head(base, stream(), frequencies(base, passes), epochs=2, progress=lambda *step: seen.append(step))
-    labels = list(dict.fromkeys(label for label, _, _ in seen))
-    assert labels == ["reading masked positions", "warming the head"]
+    warm_head(base, passes, frequencies(base, passes), epochs=2, progress=lambda *step: seen.append(step))
+    assert list(dict.fromkeys(label for label, _, _ in seen)) == ["reading masked positions", "warming the head"]
+    assert all(done == total for (label, done, total), after in zip(seen, seen[1:], strict=False) if label != after[0])
     assert seen[-1][1] == seen[-1][2]
 
 
