@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,7 @@ def test_progress_is_told(passes: list[tuple[Tokens, Tensor]], tmp_path: Path) -
     base = load(str(save_tiny("bert", tmp_path)))
     warm_head(base, passes, frequencies(base, passes), epochs=2, progress=lambda *step: seen.append(step))
     assert list(dict.fromkeys(label for label, _, _ in seen)) == ["reading masked positions", "warming the head"]
-    assert all(done == total for (label, done, total), after in zip(seen, seen[1:], strict=False) if label != after[0])
+    assert all(done == total for (label, done, total), after in itertools.pairwise(seen) if label != after[0])
     assert seen[-1][1] == seen[-1][2]
 
 
