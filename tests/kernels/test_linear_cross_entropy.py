@@ -362,6 +362,8 @@ def test_activation_checkpointing(use_reentrant: bool, reduction: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+# torch's test utilities import setuptools, whose older versions import distutils.
+@pytest.mark.filterwarnings("ignore:.*distutils:DeprecationWarning")
 def test_torchs_own_samples() -> None:
     """The samples that torch tests its linear_cross_entropy with, where in our scope: class indices, a 2-D weight."""
     pytest.importorskip("expecttest")
