@@ -48,7 +48,7 @@ HELD_OUT = 15  # one of so many passes is not trained on and measures the head; 
 _RIDGE = 10.0  # as a share of the mean variance of the labels' embeddings along a direction
 _DISCRIMINANT = 1.3  # times R: what the ridge takes from its length
 _WHITENING_FLOOR = 1e-3  # as a share of the mean variance of the hidden states along a direction
-_SHIFT, _SPREAD = 2.0, 0.5  # c starts at _SHIFT ± _SPREAD, where GELU is nearly the identity; z then has unit variance
+_SHIFT, _SPREAD = 3.0, 0.5  # c starts at _SHIFT ± _SPREAD, where GELU is nearly the identity; z then has unit variance
 _ACTIVATION_NAMES = ("hidden_act", "activation", "hidden_activation")  # what configurations call it
 _SMOOTHING = 0.07  # of the frequencies, by the share of tokens that are taken as drawn from the whole vocabulary
 
