@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -135,13 +136,15 @@ _TEXT = [
 def _trained(kind: str) -> Tokenizer:
     """Train a tokenizer of one `kind` on a few sentences."""
     if kind == "wordpiece":
-        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        # Written down, not trained: ties fall otherwise in each process, and two processes would differ.
+        words = {word for text in _TEXT for word in re.findall(r"\w+", text.lower())}
+        signs = {sign for text in _TEXT for sign in text.lower() if not sign.isspace()}
+        pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(signs), *(f"##{s}" for s in sorted(signs))]
+        pieces += sorted(words - signs)
+        tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         tokenizer.decoder = decoders.WordPiece()
-        specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-        wordpiece = trainers.WordPieceTrainer(vocab_size=300, special_tokens=specials, show_progress=False)
-        tokenizer.train_from_iterator(_TEXT, wordpiece)
         tokenizer.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
         )

@@ -125,14 +125,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--architecture", default="bert")
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--tokens-per-pass", type=int, default=240)
+    parser.add_argument("--tokens-per-step", type=int, default=240)
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--base-dropout", action="store_true")
     parser.add_argument("--slow", type=float, default=0.0)
     parser.add_argument("--resume", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    loop = settings(total_steps=given.steps, tokens_per_pass=given.tokens_per_pass, base_dropout=given.base_dropout)
+    loop = settings(total_steps=given.steps, tokens_per_step=given.tokens_per_step, base_dropout=given.base_dropout)
     losses: list[float] = []
 
     def log(line: Mapping[str, Any]) -> None:
