@@ -19,10 +19,12 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import sys
 import textwrap
+import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -67,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     own = words[: words.index("--")] if "--" in words else words
     debug = "--debug" in own
     try:
-        return _dispatch([word for word in own if word != "--debug"] + words[len(own) :])
+        with _terminable():
+            return _dispatch([word for word in own if word != "--debug"] + words[len(own) :])
     except KeyboardInterrupt as interrupt:
         _say("interrupted", str(interrupt) or "stopped")
         return 130
@@ -85,6 +88,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         _say("error", message)
         return 2
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Take SIGTERM as ctrl-C, so that what is half-written is cleared away; the loop has a handler of its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _dispatch(words: list[str]) -> int:

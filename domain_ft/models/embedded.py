@@ -21,7 +21,7 @@ from torch import Tensor
 
 from domain_ft.errors import ModelError, nearest
 from domain_ft.models import gguf
-from domain_ft.models.base import Tokens, load
+from domain_ft.models.base import BaseModel, Tokens, load
 from domain_ft.models.sources import quiet
 from domain_ft.models.warm_head import HeadReport, warm_head
 from domain_ft.randomness import generator
@@ -146,22 +146,49 @@ def _warm(source: Path, folder: Path, progress: Progress | None) -> dict[str, An
         torch.manual_seed(0)  # of the head that is fitted over, whose loss is reported too
         base = load(str(source), progress=progress)
     rows = [_training_rows(name, base.tokenizer, progress) for name in WARMING_CORPORA]
+    report = _fit_head(base, rows, folder, progress)
+    facts = {"split": "train", "tokens": WARMING_TOKENS, "mask_rate": WARMING_RATE, **dataclasses.asdict(report)}
+    return {"head": {"corpora": list(WARMING_CORPORA), **facts}}
+
+
+def _fit_head(base: BaseModel, rows: list[TokenRows], folder: Path, progress: Progress | None) -> HeadReport:
+    """Fit the head of `base`, which is on the CPU, to its frozen body, and write the model to `folder`."""
     frequencies = _frequencies(rows, base.model.get_output_embeddings().weight.shape[0])
     report = warm_head(base, _masked_passes(rows, base.tokenizer), frequencies, progress=progress)
     with quiet():
         base.model.save_pretrained(folder)
         base.tokenizer.save_pretrained(folder)
-    return {"head": _head_facts(report)}
+    return report
 
 
-def _head_facts(report: HeadReport) -> dict[str, Any]:
-    return {
-        "corpora": list(WARMING_CORPORA),
-        "split": "train",
-        "tokens": WARMING_TOKENS,
-        "mask_rate": WARMING_RATE,
-        **dataclasses.asdict(report),
-    }
+def with_fitted_head(base: BaseModel, rows: list[TokenRows], progress: Progress | None = None) -> BaseModel:
+    """A user's encoder that came without a masked-LM head, with one that is fitted to its frozen body on `rows`.
+
+    It is made once and kept in the cache; that folder is then what an adapter records as its base, since the adapter is
+    of no use without this head.
+
+    Args:
+        base: loaded with `head_is_random`.
+        rows: training text, an equal share of each; a base that is compared on two corpora should be fitted on both.
+
+    Raises:
+        ModelError: a head of another make than the one that can be fitted, or a decoder without its output projection.
+    """
+    if base.objective != "mlm":
+        raise ModelError(
+            f"'{base.name}' comes without its output projection, so it cannot predict tokens.",
+            fix="take a whole causal language model",
+        )
+    content = json.dumps([base.revision, [one.key for one in rows], WARMING_TOKENS, WARMING_RATE])
+    folder = cache_folder("models") / f"fitted-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+    if not folder.is_dir():
+        with new_folder(folder) as unfinished:
+            _fit_head(load(base.name), rows, unfinished, progress)
+    fitted = load(str(folder), device=base.device, dtype=base.model.dtype)
+    note = (
+        f"'{base.name}' has no masked-LM head: one was fitted to its frozen body, and {folder} is the base from here on"
+    )
+    return dataclasses.replace(fitted, name=base.name, notes=(note,))
 
 
 def _training_rows(name: str, tokenizer: PreTrainedTokenizerFast, progress: Progress | None) -> TokenRows:

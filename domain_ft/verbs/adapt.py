@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from domain_ft.corpus.prepared import PreparedCorpus
 
 DEFAULT_TOKENS = 250_000
-LEARNING_RATES = {"lora": 1e-3, "dora": 1e-3, "full": 5e-5}
+LEARNING_RATES = {"lora": 2e-3, "dora": 2e-3, "full": 5e-5}
 CURVE_POINTS = 8
 CURVE_TOKENS = 10_000
 MAY_CHANGE = {
@@ -145,10 +145,15 @@ def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) 
             progress=display.job,
         )
         length = piece_length(base, settings)
-        train_split = corpora["domain"].split("train")
-        train_rows = tokenize(train_split, base.tokenizer, max_length=length, progress=display.job)
+        train_rows = {
+            role: tokenize(prepared.split("train"), base.tokenizer, max_length=length, progress=display.job)
+            for role, prepared in corpora.items()
+            if role == "domain" or base.head_is_random
+        }
+        if base.head_is_random:  # fitted on both, to be fair to both
+            base = embedded.with_fitted_head(base, list(train_rows.values()), display.job)
         held_out = {role: hold_out(prepared, role, base, settings, display) for role, prepared in corpora.items()}
-    loop = _loop_settings(settings, train_rows)
+    loop = _loop_settings(settings, train_rows["domain"])
     settled: dict[str, Any] = {
         "control": control_of(settings) or NO_CONTROL,
         "max_length": length,
@@ -168,7 +173,7 @@ def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) 
         base=base,
         objective=build_objective(base, settings, machine.kernels),
         corpora=corpora,
-        train_rows=train_rows,
+        train_rows=train_rows["domain"],
         held_out=held_out,
         loop=loop,
     )
