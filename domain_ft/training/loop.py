@@ -13,6 +13,7 @@ and resumed takes the same steps as one that was not, to the last bit on a CPU.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import resource
 import signal
@@ -203,6 +204,7 @@ def train(
             display.step(metrics, settings.total_steps)
             if evaluate and settings.evaluate_every and state.step % settings.evaluate_every == 0 and not last:
                 metrics["evaluation"] = dict(evaluate())
+                release_free_memory()
             if state.step % log_every == 0 or last or "evaluation" in metrics:
                 log(metrics)
             stopping = _any_rank(accelerator, stop.is_set())
@@ -350,6 +352,16 @@ def disable_base_dropout(model: nn.Module) -> None:
         for name, value in vars(module).items():
             if "drop" in name and isinstance(value, float):
                 setattr(module, name, 0.0)
+
+
+def release_free_memory() -> None:
+    """Give what the C library has freed back to the system, where it can be asked to (glibc).
+
+    Passes differ in size, so its heap frays: what a process holds creeps up to twice what it needs. Asking after every
+    step costs 5 % of the speed, asking now and then nothing that can be seen.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def memory_bytes() -> int:
