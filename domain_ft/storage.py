@@ -70,6 +70,8 @@ def new_folder(path: Path) -> Iterator[Path]:
         temporary.chmod(0o777 & ~_umask())
         yield temporary
         for file in temporary.rglob("*"):
+            if file.is_file():  # safetensors writes for its owner alone; a cache may be shared
+                file.chmod(0o666 & ~_umask())
             descriptor = os.open(file, os.O_RDONLY)
             try:
                 os.fsync(descriptor)

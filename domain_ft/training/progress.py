@@ -44,6 +44,7 @@ class ProgressDisplay:
         )
         self._tasks: dict[str, TaskID] = {}
         self._shown: dict[str, float] = {}
+        self._finished: set[tuple[str, int | None]] = set()
 
     def __enter__(self) -> ProgressDisplay:
         if self.console.is_terminal and not self.quiet:
@@ -96,6 +97,8 @@ class ProgressDisplay:
 
     def _plain(self, label: str, done: int, total: int | None, detail: str, finished: bool) -> None:
         now = time.monotonic()
+        if finished and (label, total) in self._finished:
+            return
         if not finished and now - self._shown.setdefault(label, now) < PLAIN_INTERVAL_SECONDS:
             return
         self._shown[label] = now
@@ -103,3 +106,4 @@ class ProgressDisplay:
         self.say(f"{label}: {count}  {detail}".rstrip())
         if finished:
             del self._shown[label]
+            self._finished.add((label, total))
