@@ -270,8 +270,9 @@ class MeasureOptions(Settings, group="Measuring"):
     evaluation_fraction: Annotated[float, Range(above=0, below=1)] = 0.05
     """The share of the documents that is held out, whole groups of near copies at a time."""
 
-    evaluation_tokens: PositiveInt = 40_000
-    """At most this many held-out tokens of each corpus are scored."""
+    evaluation_tokens: PositiveInt | None = None
+    """At most this many held-out tokens of each corpus are read. By default 40,000 for an encoder, of which the masked
+    ones are scored, and 10,000 for a decoder, which scores each."""
 
 
 @dataclass(frozen=True, kw_only=True)

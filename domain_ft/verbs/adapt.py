@@ -42,6 +42,7 @@ from domain_ft.training.checkpoints import TrainingState
 from domain_ft.training.loop import LoopSettings, count_steps, peak_memory_bytes, train
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.language_model import (
+    EVALUATION_TOKENS,
     NO_CONTROL,
     HeldOut,
     Machine,
@@ -63,7 +64,6 @@ if TYPE_CHECKING:
 DEFAULT_TOKENS = 250_000
 LEARNING_RATES = {"lora": 2e-3, "dora": 2e-3, "full": 5e-5}
 CURVE_POINTS = 8
-CURVE_TOKENS = 10_000
 MAY_CHANGE = {
     "output",
     "track",
@@ -159,6 +159,7 @@ def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) 
         "max_length": length,
         "alpha": settings.alpha or 2.0 * settings.rank,
         "learning_rate": loop.learning_rate,
+        "evaluation_tokens": settings.evaluation_tokens or EVALUATION_TOKENS[base.objective],
         "max_tokens": None,
         "epochs": None,
         "max_steps": loop.total_steps,
@@ -256,6 +257,12 @@ def output_folder(settings: AdaptSettings) -> Path:
     return Path("runs") / f"{corpus}-{model}"
 
 
+def curve_tokens(settings: AdaptSettings) -> int:
+    """Held-out tokens of a point of the curve: a quarter of what before and after are measured on."""
+    assert settings.evaluation_tokens is not None
+    return settings.evaluation_tokens // 4
+
+
 def add_trainable(job: Job) -> None:
     """Make of the base model one that trains: LoRA goes into it, or every weight is opened."""
     settings, model = job.settings, job.base.model
@@ -332,7 +339,7 @@ def _measure(job: Job, folder: RunFolder, when: str, display: ProgressDisplay) -
 
 def _train(job: Job, folder: RunFolder, display: ProgressDisplay) -> TrainingState:
     accelerator, domain = job.machine.accelerator, job.held_out["domain"]
-    curve = dataclasses.replace(domain, selected=domain.rows.select_documents(CURVE_TOKENS))
+    curve = dataclasses.replace(domain, selected=domain.rows.select_documents(curve_tokens(job.settings)))
     if job.settings.track:
         accelerator.init_trackers("domain-ft", config={k: str(v) for k, v in job.settings.to_dict().items()})
 

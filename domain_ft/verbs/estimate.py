@@ -20,7 +20,7 @@ from rich.table import Table
 from domain_ft.settings import AdaptSettings, EstimateSettings
 from domain_ft.training.loop import peak_memory_bytes, train
 from domain_ft.training.progress import ProgressDisplay
-from domain_ft.verbs.adapt import CURVE_TOKENS, Job, add_trainable, set_up
+from domain_ft.verbs.adapt import Job, add_trainable, curve_tokens, set_up
 from domain_ft.verbs.language_model import choose_machine, score_held_out
 
 PROBE_STEPS = 4
@@ -84,7 +84,7 @@ def estimate(settings: EstimateSettings) -> Estimate:
         steps=job.loop.total_steps,
         tokens_per_second=training_rate,
         training_minutes=tokens / training_rate / 60,
-        evaluation_minutes=(scored + points * CURVE_TOKENS) / scoring_rate / 60,
+        evaluation_minutes=(scored + points * curve_tokens(job.settings)) / scoring_rate / 60,
         peak_memory_bytes=peak_memory_bytes(),
         disk_bytes=4 * trainable * (1 + OPTIMIZER_COPIES * job.loop.keep_checkpoints),
         trainable_parameters=trainable,

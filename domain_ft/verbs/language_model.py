@@ -38,6 +38,10 @@ ReadsText: TypeAlias = AdaptSettings | EvaluateSettings
 """The settings of a verb that works on a language model's loss on text."""
 
 
+EVALUATION_TOKENS = {"mlm": 40_000, "clm": 10_000}
+"""Held-out tokens that are read by default. A masked LM scores the masked ones alone, a causal LM scores each."""
+
+
 @dataclass(frozen=True)
 class Machine:
     """Where and how it is computed, with nothing left on `auto`.
@@ -137,9 +141,10 @@ def hold_out(
     prepared: PreparedCorpus, role: str, base: BaseModel, settings: ReadsText, display: ProgressDisplay
 ) -> HeldOut:
     """The held-out text of `prepared`, up to --evaluation-tokens of it."""
+    budget = settings.evaluation_tokens or EVALUATION_TOKENS[base.objective]
     split = prepared.split("evaluation")
     rows = tokenize(split, base.tokenizer, max_length=piece_length(base, settings), progress=display.job)
-    return HeldOut(prepared.name, role, rows, rows.select_documents(settings.evaluation_tokens), split)
+    return HeldOut(prepared.name, role, rows, rows.select_documents(budget), split)
 
 
 def piece_length(base: BaseModel, settings: TokenOptions) -> int:
