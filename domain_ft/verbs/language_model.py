@@ -14,12 +14,14 @@ import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType
 
 from domain_ft.corpus.corpus import open_corpus
 from domain_ft.corpus.masking import MaskVocabulary
 from domain_ft.corpus.prepared import PreparedCorpus, TextSplit, prepare
 from domain_ft.corpus.tokens import TokenRows, tokenize
-from domain_ft.errors import SettingsError
+from domain_ft.errors import SettingsError, nearest
 from domain_ft.evaluation.language_model import score
 from domain_ft.evaluation.scores import Scores
 from domain_ft.models.base import BaseModel
@@ -96,6 +98,7 @@ def choose_machine(settings: MachineOptions, *, track: tuple[str, ...] = (), pro
             "--device cuda was given, and torch sees no GPU",
             fix="use --device cpu, or install the CUDA build of torch and check with torch.cuda.is_available()",
         )
+    _check_trackers(track)
     use_cpu = settings.device == "cpu" or not torch.cuda.is_available()
     dtype = settings.dtype if settings.dtype != "auto" else ("float32" if use_cpu else "bfloat16")
     if PartialState._shared_state and PartialState().num_processes == 1:
@@ -113,6 +116,16 @@ def choose_machine(settings: MachineOptions, *, track: tuple[str, ...] = (), pro
     except ValueError as error:
         raise SettingsError(f"--kernels {settings.kernels}: {error}", fix="use --kernels auto") from error
     return Machine(accelerator, dtype, kernels)
+
+
+def _check_trackers(names: tuple[str, ...]) -> None:
+    """accelerate raises for a tracker it does not know, and passes in silence over one that is not installed."""
+    known = {str(kind.value) for kind in LoggerType} - {"all"}
+    for name in names:
+        if name not in known:
+            raise SettingsError(f"--track {name}: there is no such tracker", fix=nearest(name, known))
+        if LoggerType(name) not in get_available_trackers():
+            raise SettingsError(f"--track {name}: the package is not installed", fix=f"pip install {name}")
 
 
 def control_of(settings: ReadsText) -> str | None:

@@ -76,6 +76,7 @@ BAD: dict[str, tuple[Callable[[Path], dict[str, str]], tuple[str, ...]]] = {
     "a target that matches nothing": (lambda p: {"targets": "no_such_layer"}, ("no_such_layer",)),
     "a GPU that is not there": (lambda p: {"device": "cuda"}, ("--device cuda", "--device cpu")),
     "kernels that are not there": (lambda p: {"kernels": "triton"}, ("--kernels triton", "--kernels auto")),
+    "a tracker that is not there": (lambda p: {"track": "tensorbord"}, ("tensorbord", "tensorboard")),
     "nothing to resume": (lambda p: {"resume": ""}, ("nothing to resume",)),
 }
 
