@@ -24,7 +24,10 @@ def rows() -> TokenRows:
 
 def synthetic(word_sizes: list[list[int]], specials: bool = True) -> PackedBatch:
     """A batch with words of the given sizes in each piece; every piece is a document."""
-    ids, words, positions, ends = [], [], [], [0]
+    ids: list[int] = []
+    positions: list[int] = []
+    words: list[int] = []
+    ends = [0]
     word = 0
     for sizes in word_sizes:
         piece = [-1] if specials else []
@@ -108,7 +111,7 @@ def test_labels_and_rate(words: list[list[int]], rate: float, whole_word: bool, 
 def test_words_are_masked_whole_and_long_ones_by_token() -> None:
     batch = synthetic([[1, 2, 3, LONGEST_WORD, LONGEST_WORD + 30] * 8] * 20)
     hidden = mask(batch, rate=0.3)[1] != IGNORED
-    shares = {size: [] for size in (1, 2, 3, LONGEST_WORD, LONGEST_WORD + 30)}
+    shares: dict[int, list[float]] = {size: [] for size in (1, 2, 3, LONGEST_WORD, LONGEST_WORD + 30)}
     for word in range(batch.word_ids.max() + 1):
         where = batch.word_ids == word
         shares[int(where.sum())].append(hidden[where].mean())
