@@ -140,6 +140,13 @@ class BaseModel:
         logits = F.linear(self.hidden(batch, rows), weight, bias).float()
         return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
+    def padding_fraction(self, batch: Batch) -> float:
+        """The share of what `hidden` computes for `batch` that is padding: none where pieces are packed."""
+        if self.packed:
+            return 0.0
+        computed = sum(mask.numel() for _, mask in _padded_groups(batch.cu_seqlens))
+        return 1.0 - len(batch.input_ids) / computed
+
     def _packed_hidden(self, batch: Batch, rows: Tensor | None) -> Tensor:
         with head.captured_input(self.model) as captured, head.only_rows(self.model, rows) as taken:
             with attention.packed_pass():

@@ -186,7 +186,7 @@ def train(
         while state.step < settings.total_steps:
             began = time.perf_counter()
             step = plan.step(state.step)
-            loss, rate, norm, tokens_per_pass = trainer.take(step, state)
+            loss, rate, norm, tokens_per_pass, padding = trainer.take(step, state)
             seconds = time.perf_counter() - began
             tokens = int(rows.lengths[step.rows].sum())
             state = TrainingState(state.step + 1, state.tokens + tokens, state.seconds + seconds, tokens_per_pass)
@@ -197,7 +197,7 @@ def train(
                 "loss": loss,
                 "learning_rate": rate,
                 "tokens_per_second": tokens / seconds,
-                "padding_fraction": 0.0,
+                "padding_fraction": padding,
                 "grad_norm": norm,
                 "memory_bytes": memory_bytes(),
             }
@@ -230,8 +230,8 @@ class _Trainer:
     optimizer: torch.optim.Optimizer
     display: ProgressDisplay
 
-    def take(self, step: Step, state: TrainingState) -> tuple[float, float, float, int]:
-        """One optimiser step: (mean loss in nats, learning rate, gradient norm, pass size that memory allowed)."""
+    def take(self, step: Step, state: TrainingState) -> tuple[float, float, float, int, float]:
+        """One optimiser step: (mean loss in nats, learning rate, gradient norm, pass size, share of padding)."""
         tokens_per_pass = state.tokens_per_pass
         while True:
             self.optimizer.zero_grad(set_to_none=True)
@@ -253,7 +253,8 @@ class _Trainer:
         if not math.isfinite(norm):
             raise self.not_finite("the gradient norm", norm, state.step, step.rows)
         self.optimizer.step()
-        return loss, rate, norm, tokens_per_pass
+        padding = float(np.mean([self.base.padding_fraction(inputs) for _, inputs in prepared]))
+        return loss, rate, norm, tokens_per_pass, padding
 
     def prepare(self, step: Step, tokens_per_pass: int) -> list[tuple[npt.NDArray[np.int64], Inputs]]:
         """This rank's passes of the step; at least one, so that every rank takes part in the reduction."""

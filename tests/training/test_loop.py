@@ -154,6 +154,14 @@ def test_a_line_has_what_the_contract_says(tmp_path: Path) -> None:
     assert state.tokens == lines[-1]["tokens"]
 
 
+@pytest.mark.parametrize(("architecture", "padded"), [("bert", False), ("mpnet", True)])
+def test_padding_is_measured_where_a_model_needs_it(architecture: str, padded: bool, tmp_path: Path) -> None:
+    lines: list[Mapping[str, Any]] = []
+    run(tmp_path, architecture, loop=settings(total_steps=1), log=lines.append)
+    assert 0 <= lines[0]["padding_fraction"] < 0.5
+    assert (lines[0]["padding_fraction"] > 0) == padded
+
+
 # --- Resume ---------------------------------------------------------------------------------------------------------
 
 
