@@ -37,7 +37,7 @@ from domain_ft.report import card, html
 from domain_ft.report.data import AdaptReport, BaseFacts, CorpusFacts
 from domain_ft.report.run_folder import RunFolder
 from domain_ft.report.terminal import print_adapt
-from domain_ft.settings import AdaptSettings
+from domain_ft.settings import PROVENANCE, AdaptSettings, tomllib
 from domain_ft.training.checkpoints import TrainingState
 from domain_ft.training.loop import LoopSettings, count_steps, peak_memory_bytes, train
 from domain_ft.training.progress import ProgressDisplay
@@ -298,6 +298,13 @@ def _settle_config(job: Job, folder: RunFolder) -> None:
                 f"--resume with other settings than the run was started with: {'; '.join(changed)}",
                 where=str(folder.config),
                 fix="resume with the same options (config.toml has them), or start another run with another --output",
+            )
+        then, now = (tomllib.loads(one)[PROVENANCE] for one in (folder.config.read_text(encoding="utf-8"), text))
+        if (then["model"], then["corpora"]) != (now["model"], now["corpora"]):
+            raise SettingsError(
+                "--resume: the text or the model is not what the run was started with, though the settings are",
+                where=str(folder.config),
+                fix="put the files back as they were, or start another run with another --output",
             )
     elif job.machine.accelerator.is_main_process:
         folder.write_config(text)

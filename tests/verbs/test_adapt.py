@@ -182,6 +182,12 @@ def test_resume_with_other_settings_names_them(tmp_path: Path, monkeypatch: pyte
             adapt(settings(tmp_path))
     with pytest.raises(SettingsError, match="rank was 4, now 8"):
         adapt(settings(tmp_path, resume=True, rank=8))
+    corpus = Path(settings(tmp_path).corpus)
+    text = corpus.read_text()
+    corpus.write_text(text + '{"text": "One more licence, which came after the start of the run."}\n')
+    with pytest.raises(SettingsError, match="the text or the model is not what the run was started with"):
+        adapt(settings(tmp_path, resume=True))
+    corpus.write_text(text)
     adapt(settings(tmp_path, resume=True, checkpoint_every=3))
 
 
