@@ -1,11 +1,13 @@
 """Which backend runs an op, and in which precision: the choices that all ops share.
 
-`reference` is plain PyTorch and defines the op; `torch` is the fast path on a CPU and runs on any device.
+`reference` is plain PyTorch and defines the op; `torch` is the fast path on a CPU and runs on any device; `triton` is
+the fast path on a GPU (and runs on a CPU under Triton's interpreter, for tests).
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -15,20 +17,50 @@ from torch import Tensor
 P = ParamSpec("P")
 T = TypeVar("T")
 
-BACKENDS = ("auto", "reference", "torch")
+BACKENDS = ("auto", "reference", "torch", "triton")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+OLDEST_CHIP = (8, 0)
+"""The compute capability that the Triton kernels ask for: bfloat16 tensor cores."""
 
 
-def resolve_backend(backend: str, device: torch.device) -> str:
-    """The backend that `backend` stands for on `device`: `reference` or `torch`.
+def resolve_backend(backend: str, device: torch.device, dtype: torch.dtype | None = None) -> str:
+    """The backend that `backend` stands for on `device`, for operands of `dtype`: `reference`, `torch` or `triton`.
 
-    Raises ValueError for a name that this version does not have.
+    `auto` is `triton` on a GPU that has bfloat16 tensor cores, where triton is installed and the operands are not
+    float64; else `torch`.
+
+    Raises:
+        ValueError: no such backend, or one that cannot run there; the message says why.
     """
-    if backend == "triton":
-        raise ValueError(f"backend='triton': this version has no Triton backend (asked for on {device}); use 'auto'")
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r}: wanted one of {', '.join(BACKENDS)}")
-    return "torch" if backend == "auto" else backend
+    if backend == "auto":
+        return "torch" if _why_not_triton(device, dtype) or device.type == "cpu" else "triton"
+    if backend == "triton" and (reason := _why_not_triton(device, dtype)):
+        raise ValueError(f"backend='triton': {reason}; use 'auto'")
+    return backend
+
+
+def _why_not_triton(device: torch.device, dtype: torch.dtype | None) -> str | None:
+    """What keeps the Triton kernels from running on `device`, or None."""
+    if dtype == torch.float64:
+        return "the Triton kernels take float32, bfloat16 and float16, not float64"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (pip install triton)"
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        if torch.version.hip is None and capability < OLDEST_CHIP:
+            return (
+                f"{torch.cuda.get_device_name(device)} has no bfloat16 tensor cores (compute capability {capability})"
+            )
+        return None
+    if device.type == "cpu":
+        from domain_ft_kernels.triton_backend.launch import interpreting
+
+        if interpreting():
+            return None
+        return "the Triton kernels run on a GPU; on a CPU only for tests, with TRITON_INTERPRET=1 set at the start"
+    return f"the Triton kernels do not run on {device.type}"
 
 
 def compute_dtype(name: str, x: Tensor, weight: Tensor) -> torch.dtype:

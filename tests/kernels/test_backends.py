@@ -2,29 +2,55 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 import torch
 
 from domain_ft_kernels import resolve_backend
 from domain_ft_kernels.backends import compute_dtype
+from domain_ft_kernels.triton_backend import launch
 
 CPU = torch.device("cpu")
 
 
 def test_names() -> None:
     assert resolve_backend("auto", CPU) == "torch"
-    assert resolve_backend("auto", torch.device("cuda")) == "torch"
     assert resolve_backend("torch", CPU) == "torch"
     assert resolve_backend("reference", CPU) == "reference"
 
 
-def test_triton_is_refused_until_it_exists() -> None:
-    with pytest.raises(ValueError, match="this version has no Triton backend"):
+def test_auto_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert resolve_backend("auto", gpu) == resolve_backend("auto", gpu, torch.bfloat16) == "triton"
+    assert resolve_backend("auto", gpu, torch.float64) == "torch"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert resolve_backend("auto", gpu) == "torch"
+    with pytest.raises(ValueError, match=r"Tesla T4 has no bfloat16 tensor cores .* use 'auto'"):
+        resolve_backend("triton", gpu)
+
+
+def test_triton_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert resolve_backend("auto", torch.device("cuda")) == "torch"
+    with pytest.raises(ValueError, match="triton is not installed"):
+        resolve_backend("triton", CPU)
+
+
+def test_triton_on_a_cpu_needs_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "interpreting", lambda: True)
+    assert resolve_backend("triton", CPU) == "triton"
+    with pytest.raises(ValueError, match="float64"):
+        resolve_backend("triton", CPU, torch.float64)
+    monkeypatch.setattr(launch, "interpreting", lambda: False)
+    with pytest.raises(ValueError, match="TRITON_INTERPRET=1"):
         resolve_backend("triton", CPU)
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ValueError, match="backend='cuda': wanted one of auto, reference, torch"):
+    with pytest.raises(ValueError, match="backend='cuda': wanted one of auto, reference, torch, triton"):
         resolve_backend("cuda", CPU)
 
 

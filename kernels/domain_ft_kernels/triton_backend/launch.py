@@ -1,0 +1,167 @@
+"""How a Triton kernel is launched: which tile sizes, on which target, and who is told of it.
+
+Every kernel of this package goes through `launch`. It picks a `Config` (tile sizes, warps, stages) for the chip and the
+shape, and runs the kernel; inside `recording(target)` it runs nothing and notes the launch, which is how the benchmark
+compiles each kernel ahead of time for chips that are not there, and how it lists what an op launches.
+
+Under Triton's interpreter (TRITON_INTERPRET=1, set before triton is imported) kernels run on CPU tensors: for tests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import triton
+from triton.runtime.errors import OutOfResources
+
+from domain_ft_kernels.triton_backend import tuning
+
+INTERPRETER = "interpreter"
+TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942", INTERPRETER)
+"""Families of chips that tile sizes are chosen for; other chips count as the nearest of them."""
+
+_PROCESSORS = {"sm_80": 108, "sm_90": 132, "sm_100": 148, "gfx942": 304, INTERPRETER: 4}
+"""Processors of the A100, H100, B200 and MI300X, for launches that are only recorded."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Tile sizes by the names that the kernel gives them, and how many warps and pipeline stages work on a tile.
+
+    `targets` and `itemsizes` (bytes of an element of the operands) say where it may be used: a config is listed only
+    for those that it compiles for without a spill, which `domain-ft bench kernels --compile` shows.
+    """
+
+    blocks: dict[str, int]
+    num_warps: int = 4
+    num_stages: int = 2
+    targets: tuple[str, ...] = TARGETS
+    itemsizes: tuple[int, ...] = (2, 4)
+
+    def __str__(self) -> str:
+        blocks = " ".join(f"{name}={size}" for name, size in self.blocks.items())
+        return f"{blocks} warps={self.num_warps} stages={self.num_stages}"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A launch as it was recorded.
+
+    Attributes:
+        kernel: the jitted function.
+        grid: number of programs in each dimension.
+        arguments: its tensors and numbers, in the order of its parameters.
+        constants: its constexpr parameters by name, the config's blocks among them.
+        config: what was chosen.
+        configs: all that could have been.
+    """
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: tuple[Any, ...]
+    constants: dict[str, Any]
+    config: Config
+    configs: tuple[Config, ...]
+
+
+@dataclass
+class _Recorder:
+    target: str
+    launches: list[Launch] = field(default_factory=list)
+
+
+_recorder: ContextVar[_Recorder | None] = ContextVar("domain_ft_kernels_recorder", default=None)
+
+
+def interpreting() -> bool:
+    """Whether kernels run under Triton's interpreter, on CPU tensors."""
+    return bool(triton.knobs.runtime.interpret)
+
+
+def target_of(device: torch.device) -> str:
+    """The family in TARGETS that kernels on `device` are compiled for."""
+    recorder = _recorder.get()
+    if recorder is not None:
+        return recorder.target
+    if device.type != "cuda":
+        return INTERPRETER
+    if torch.version.hip:
+        return "gfx942"
+    major, _ = torch.cuda.get_device_capability(device)
+    return {9: "sm_90", 10: "sm_100"}.get(major, "sm_80")
+
+
+def processors(device: torch.device) -> int:
+    """Streaming multiprocessors (compute units) of `device`: programs that persistent kernels start."""
+    recorder = _recorder.get()
+    if recorder is None and device.type == "cuda":
+        return torch.cuda.get_device_properties(device).multi_processor_count
+    return _PROCESSORS[target_of(device)]
+
+
+def candidates(configs: Sequence[Config], device: torch.device, dtype: torch.dtype) -> tuple[Config, ...]:
+    """Those of `configs` that may run on `device` for operands of `dtype`, the best guess first."""
+    target = target_of(device)
+    return tuple(c for c in configs if target in c.targets and dtype.itemsize in c.itemsizes)
+
+
+@contextlib.contextmanager
+def recording(target: str) -> Iterator[list[Launch]]:
+    """Inside the block kernels are noted on the list, as for a chip of the family `target`, and not run."""
+    recorder = _Recorder(target)
+    token = _recorder.set(recorder)
+    try:
+        yield recorder.launches
+    finally:
+        _recorder.reset(token)
+
+
+def launch(
+    kernel: Any,
+    grid: Callable[[dict[str, int]], tuple[int, ...]],
+    *arguments: Any,
+    configs: Sequence[Config],
+    device: torch.device,
+    dtype: torch.dtype,
+    shape: tuple[int, ...] = (),
+    repeatable: bool = True,
+    **constants: Any,
+) -> None:
+    """Run `kernel` on `device`.
+
+    Args:
+        grid: from the chosen tile sizes to the number of programs in each dimension; none is launched where one is 0.
+        arguments: the kernel's parameters before its constexpr ones, in order.
+        configs: what may be chosen, the best guess first.
+        dtype: of the matrix operands, by which a config is chosen.
+        shape: what else the best config depends on, such as (N, K): tuned once for each, rounded up to powers of two.
+        repeatable: whether a second run changes nothing, so that configs may be timed. A kernel that writes what it
+            read takes the best guess.
+        constants: the kernel's other constexpr parameters.
+    """
+    usable = candidates(configs, device, dtype)
+    recorder = _recorder.get()
+    if recorder is not None:
+        config = usable[0]
+        programs = grid(config.blocks)
+        recorder.launches.append(Launch(kernel, programs, arguments, {**constants, **config.blocks}, config, usable))
+        return
+
+    def run(config: Config) -> None:
+        programs = grid(config.blocks)
+        if 0 in programs:
+            return
+        options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+        with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+            kernel[programs](*arguments, **constants, **config.blocks, **options)
+
+    if len(usable) == 1 or device.type != "cuda":
+        run(usable[0])
+        return
+    key = tuning.Key(kernel.__name__, target_of(device), str(dtype), shape, tuple(sorted(map(str, constants.items()))))
+    tuning.run_best(key, usable, run, device, repeatable=repeatable, too_large=OutOfResources)

@@ -1,0 +1,49 @@
+"""Small pieces that the Triton kernels share: the order of tiles, and the dropout mask in registers."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def tile_of(index, tiles_m, tiles_n, GROUP_M: tl.constexpr):
+    """Row and column of the tile `index`, in an order that walks GROUP_M rows of tiles together.
+
+    Neighbours in time then share both operands' tiles in the L2 cache.
+    """
+    group = index // (GROUP_M * tiles_n)
+    first = group * GROUP_M
+    height = min(tiles_m - first, GROUP_M)
+    within = index - group * GROUP_M * tiles_n
+    return first + within % height, within // height
+
+
+@triton.jit
+def _mixed(z):
+    """splitmix64's finaliser on uint64; see `domain_ft_kernels.dropout`, whose keys these are."""
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB
+    return z ^ (z >> 31)
+
+
+@triton.jit
+def row_keys(seed, rows):
+    """The odd int32 keys of the rows numbered `rows`, for the int64 seed."""
+    key = _mixed(seed.to(tl.uint64))
+    z = _mixed(key + (2 * rows.to(tl.uint64) + 1) * 0x9E3779B97F4A7C15)
+    return (z >> 32).to(tl.uint32).to(tl.int32, bitcast=True) | 1
+
+
+@triton.jit
+def column_keys(seed, columns):
+    """The odd int32 keys of the columns numbered `columns`."""
+    key = _mixed(seed.to(tl.uint64))
+    z = _mixed(key + (2 * columns.to(tl.uint64) + 2) * 0x9E3779B97F4A7C15)
+    return (z >> 32).to(tl.uint32).to(tl.int32, bitcast=True) | 1
+
+
+@triton.jit
+def kept(row_key, column_key, threshold):
+    """The mask of `dropout.keep_mask` for rows and columns by their keys: (rows, columns) of bool."""
+    return row_key[:, None] * column_key[None, :] >= threshold
