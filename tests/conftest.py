@@ -1,14 +1,17 @@
-"""What all tests share: a cache of their own, one thread a process, and no hub."""
+"""What all tests share: a cache of their own, one thread a process, no hub, and Triton interpreted."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import tempfile
+from collections.abc import Iterator
 
-# Before anything imports torch, tokenizers or huggingface_hub, which read these once.
+# Before anything imports torch, tokenizers, huggingface_hub or triton, which read these once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run on CPU tensors; to compile them takes a process without it
 
 import hypothesis
 import pytest
@@ -41,3 +44,15 @@ def _use_cache(folder: str | None) -> None:
         os.environ.pop("DOMAIN_FT_CACHE", None)
     else:
         os.environ["DOMAIN_FT_CACHE"] = folder
+
+
+@pytest.fixture(autouse=True)
+def _exact_kernels(request: pytest.FixtureRequest) -> Iterator[None]:
+    """In the tests of the kernels Triton's interpreter computes as a GPU does."""
+    if request.path.parent.name != "kernels" or importlib.util.find_spec("triton") is None:
+        yield
+        return
+    from interpreter import exact_bfloat16  # a module beside those tests
+
+    with exact_bfloat16():
+        yield
