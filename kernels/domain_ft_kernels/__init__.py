@@ -1,6 +1,6 @@
 """The ops of domain-ft's hot path: the LoRA linear and the (linear) cross-entropy, fused.
 
-    from domain_ft_kernels import lora_linear, linear_cross_entropy, cross_entropy
+    from domain_ft_kernels import lora_linear, lora_linear_group, linear_cross_entropy, cross_entropy
 
 Each op is one public function with an argument `backend`: `reference` is the definition in plain PyTorch, `torch` the
 fast path where there is no GPU, `auto` picks by device. The package depends on torch alone and knows no model.
@@ -12,6 +12,14 @@ from domain_ft_kernels.backends import BACKENDS, resolve_backend
 from domain_ft_kernels.cross_entropy import cross_entropy
 from domain_ft_kernels.dropout import keep_mask
 from domain_ft_kernels.linear_cross_entropy import linear_cross_entropy
-from domain_ft_kernels.lora_linear import lora_linear
+from domain_ft_kernels.lora_linear import lora_linear, lora_linear_group
 
-__all__ = ["BACKENDS", "cross_entropy", "keep_mask", "linear_cross_entropy", "lora_linear", "resolve_backend"]
+__all__ = [
+    "BACKENDS",
+    "cross_entropy",
+    "keep_mask",
+    "linear_cross_entropy",
+    "lora_linear",
+    "lora_linear_group",
+    "resolve_backend",
+]

@@ -35,7 +35,7 @@ def resolve_backend(backend: str, device: torch.device, dtype: torch.dtype | Non
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r}: wanted one of {', '.join(BACKENDS)}")
     if backend == "auto":
-        return "torch" if _why_not_triton(device, dtype) or device.type == "cpu" else "triton"
+        return "torch" if device.type == "cpu" or _why_not_triton(device, dtype) else "triton"
     if backend == "triton" and (reason := _why_not_triton(device, dtype)):
         raise ValueError(f"backend='triton': {reason}; use 'auto'")
     return backend

@@ -12,13 +12,18 @@ and backward, with g = ∂loss/∂y:
     dW = gᵀ x      db = Σ_rows g          dB = s gᵀ t
 
 Saved for backward: x, t and the seed. M is regenerated from the seed; x ∘ M exists a block of rows at a time.
+
+Layers that read the same x (q, k and v of an attention) are computed as a group, with one mask: their A stand above one
+another as one matrix of Σ R rows, so that t and dt are (m, Σ R), and x is masked once; dx is the sum over the layers.
+A single layer is a group of one.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +39,8 @@ from domain_ft_kernels.backends import (
     resolve_backend,
 )
 
+V = TypeVar("V")
+
 BLOCK_ELEMENTS = 2**17
 """Elements of x that are masked at a time on a CPU, so that mask and product stay in a core's cache."""
 
@@ -42,22 +49,25 @@ BLOCK_ELEMENTS = 2**17
 
 def reference(
     x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    lora_a: Tensor,
-    lora_b: Tensor,
-    scaling: float,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    lora_as: Sequence[Tensor],
+    lora_bs: Sequence[Tensor],
+    scalings: Sequence[float],
     dropout_p: float,
     seed: Tensor | None,
     compute: torch.dtype,
-) -> Tensor:
-    """The definition, for x (m, K). Differentiable by autograd."""
-    x, weight, lora_a, lora_b = (tensor.to(compute) for tensor in (x, weight, lora_a, lora_b))
+) -> list[Tensor]:
+    """The definition, for x (m, K): the y of each layer, where `biases` has one for each, or none. By autograd."""
+    x = x.to(compute)
     dropped = x
     if seed is not None:
         dropped = x * dropout.keep_mask(seed, x.shape[0], x.shape[1], dropout_p, x.device) / (1 - dropout_p)
-    base = F.linear(x, weight, None if bias is None else bias.to(compute))
-    return base + scaling * F.linear(F.linear(dropped, lora_a), lora_b)
+    ys = []
+    for index, (weight, lora_a, lora_b, scaling) in enumerate(zip(weights, lora_as, lora_bs, scalings, strict=True)):
+        base = F.linear(x, weight.to(compute), biases[index].to(compute) if biases else None)
+        ys.append(base + scaling * F.linear(F.linear(dropped, lora_a.to(compute)), lora_b.to(compute)))
+    return ys
 
 
 # The torch backend
@@ -75,62 +85,85 @@ def _masked_blocks(x: Tensor, p: float, seed: Tensor) -> Iterator[tuple[slice, T
         yield block, dropout.apply_bits(x[block], bits, out=buffer[: len(bits)]), bits
 
 
+def _stacked(lora_as: Sequence[Tensor], compute: torch.dtype) -> Tensor:
+    """The layers' A above one another, (Σ R, K)."""
+    return lora_as[0].to(compute) if len(lora_as) == 1 else torch.cat([lora_a.to(compute) for lora_a in lora_as])
+
+
 @in_given_types
 def _forward(
     x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    lora_a: Tensor,
-    lora_b: Tensor,
-    scaling: float,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    lora_as: Sequence[Tensor],
+    lora_bs: Sequence[Tensor],
+    scalings: Sequence[float],
     dropout_p: float,
     seed: Tensor | None,
     compute: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    """y (m, N) and t (m, R), both in the type `compute`, for x (m, K)."""
-    x, weight, lora_a, lora_b = (tensor.to(compute) for tensor in (x, weight, lora_a, lora_b))
+) -> list[Tensor]:
+    """The y (m, N) of each layer, then t (m, Σ R), all in the type `compute`, for x (m, K)."""
+    x, lora_a = x.to(compute), _stacked(lora_as, compute)
     if seed is None:
         down = x @ lora_a.t()
     else:
         down = x.new_empty(len(x), len(lora_a))
         for block, masked, _ in _masked_blocks(x, dropout_p, seed):
             torch.mm(masked, lora_a.t(), out=down[block])
-    y = x @ weight.t() if bias is None else torch.addmm(bias.to(compute), x, weight.t())
-    return y.addmm_(down, lora_b.t(), alpha=scaling / (1 - dropout_p)), down
+    ys = []
+    downs = down.split([len(a) for a in lora_as], dim=1)
+    for index, (weight, lora_b, t, scaling) in enumerate(zip(weights, lora_bs, downs, scalings, strict=True)):
+        weight_t = weight.to(compute).t()
+        y = torch.addmm(biases[index].to(compute), x, weight_t) if biases else x @ weight_t
+        ys.append(y.addmm_(t, lora_b.to(compute).t(), alpha=scaling / (1 - dropout_p)))
+    return [*ys, down]
 
 
 @in_given_types
 def _backward(
-    grad: Tensor,
+    grads: Sequence[Tensor],
     x: Tensor,
     down: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    lora_a: Tensor,
-    lora_b: Tensor,
-    scaling: float,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    lora_as: Sequence[Tensor],
+    lora_bs: Sequence[Tensor],
+    scalings: Sequence[float],
     dropout_p: float,
     seed: Tensor | None,
     compute: torch.dtype,
-    needs: list[bool],
+    needs: Sequence[bool],
 ) -> list[Tensor]:
-    """The gradients of those of (x, weight, bias, lora_a, lora_b) that `needs` names, in this order and their types."""
-    need_x, need_weight, need_bias, need_a, need_b = needs
-    inputs, s = x.to(compute), scaling / (1 - dropout_p)
-    d_x = d_weight = d_bias = d_a = d_b = None
+    """The gradients of those of (x, *weights, *biases, *lora_as, *lora_bs) that `needs` names, in this order."""
+    need_x, *rest = needs
+    need_weights, need_biases, need_as, need_bs = by_kind(rest, (weights, biases, lora_as, lora_bs))
+    inputs, ranks = x.to(compute), [len(lora_a) for lora_a in lora_as]
+    scales = [scaling / (1 - dropout_p) for scaling in scalings]
+    d_x = None
+    d_as: Sequence[Tensor | None] = [None] * len(lora_as)
     if need_x:
-        d_x = grad @ weight.to(compute)
-    if need_x or need_a:
-        d_down = (grad @ lora_b.to(compute)).mul_(s)
-        d_a = _through_lora_a(inputs, d_down, lora_a.to(compute), dropout_p, seed, d_x, need_a)
-    if need_weight:
-        d_weight = grad.t() @ inputs
-    if need_bias:
-        d_bias = grad.sum(0, dtype=accumulation_dtype(compute))
-    if need_b:
-        d_b = (grad.t() @ down).mul_(s)
-    pairs = zip((d_x, d_weight, d_bias, d_a, d_b), (x, weight, bias, lora_a, lora_b), strict=True)
-    return [g.to(tensor.dtype) for g, tensor in pairs if g is not None and tensor is not None]
+        d_x = grads[0] @ weights[0].to(compute)
+        for grad, weight in zip(grads[1:], weights[1:], strict=True):
+            d_x.addmm_(grad, weight.to(compute))
+    if need_x or any(need_as):
+        d_downs = [(g @ lora_b.to(compute)).mul_(s) for g, lora_b, s in zip(grads, lora_bs, scales, strict=True)]
+        d_down = d_downs[0] if len(d_downs) == 1 else torch.cat(d_downs, dim=1)
+        d_stacked = _through_lora_a(inputs, d_down, _stacked(lora_as, compute), dropout_p, seed, d_x, any(need_as))
+        if d_stacked is not None:  # split into tensors of their own, as an op's outputs must be
+            d_as = [d_stacked] if len(ranks) == 1 else [d_a.clone() for d_a in d_stacked.split(ranks)]
+    d_weights = (grad.t() @ inputs if need else None for grad, need in zip(grads, need_weights, strict=True))
+    d_biases = (
+        grad.sum(0, dtype=accumulation_dtype(compute)) if need else None
+        for grad, need in zip(grads[: len(biases)], need_biases, strict=True)
+    )
+    d_bs = (
+        (grad.t() @ t).mul_(s) if need else None
+        for grad, t, s, need in zip(grads, down.split(ranks, dim=1), scales, need_bs, strict=True)
+    )
+    gradients = (d_x, *d_weights, *d_biases, *d_as, *d_bs)
+    tensors = (x, *weights, *biases, *lora_as, *lora_bs)
+    wanted = zip(gradients, tensors, needs, strict=True)
+    return [gradient.to(t.dtype) for gradient, t, need in wanted if need and gradient is not None]
 
 
 def _through_lora_a(
@@ -151,59 +184,90 @@ def _through_lora_a(
     return d_a
 
 
+def by_kind(values: Sequence[V], kinds: Sequence[Sequence[Any]]) -> list[Sequence[V]]:
+    """`values` cut into as many runs as there are `kinds`, each as long as its kind."""
+    ends = itertools.accumulate(len(kind) for kind in kinds)
+    return [values[end - len(kind) : end] for kind, end in zip(kinds, ends, strict=True)]
+
+
 # The registration
 
-_forward_op = torch.library.custom_op(
-    "domain_ft_kernels::lora_linear",
-    _forward,
-    mutates_args=(),
-    schema="(Tensor x, Tensor weight, Tensor? bias, Tensor lora_a, Tensor lora_b, float scaling, float dropout_p,"
-    " Tensor? seed, ScalarType compute) -> (Tensor, Tensor)",
-)
-_backward_op = torch.library.custom_op(
-    "domain_ft_kernels::lora_linear_backward",
-    _backward,
-    mutates_args=(),
-    schema="(Tensor grad, Tensor x, Tensor down, Tensor weight, Tensor? bias, Tensor lora_a, Tensor lora_b,"
-    " float scaling, float dropout_p, Tensor? seed, ScalarType compute, bool[] needs) -> Tensor[]",
-)
+
+def _triton_forward(*arguments: Any) -> list[Tensor]:
+    from domain_ft_kernels.triton_backend import lora_linear as kernels
+
+    return kernels.forward(*arguments)
 
 
-@_forward_op.register_fake
-def _(*inputs: Any) -> tuple[Tensor, Tensor]:
-    x, weight, _, lora_a, *_, compute = inputs
-    return tuple(x.new_empty((x.shape[0], matrix.shape[0]), dtype=compute) for matrix in (weight, lora_a))
+def _triton_backward(*arguments: Any) -> list[Tensor]:
+    from domain_ft_kernels.triton_backend import lora_linear as kernels
+
+    return kernels.backward(*arguments)
 
 
-@_backward_op.register_fake
-def _(*inputs: Any) -> list[Tensor]:
-    _, x, _, weight, bias, lora_a, lora_b, *_, needs = inputs
-    needed = zip((x, weight, bias, lora_a, lora_b), needs, strict=True)
+def _fake_forward(*inputs: Any) -> list[Tensor]:
+    x, weights, _, lora_as, *_, compute = inputs
+    columns = (*map(len, weights), sum(map(len, lora_as)))
+    return [x.new_empty((x.shape[0], n), dtype=compute) for n in columns]
+
+
+def _fake_backward(*inputs: Any) -> list[Tensor]:
+    _, x, _, weights, biases, lora_as, lora_bs, *_, needs = inputs
+    needed = zip((x, *weights, *biases, *lora_as, *lora_bs), needs, strict=True)
     return [tensor.new_empty(tensor.shape) for tensor, need in needed if need]
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, weight, bias, lora_a, lora_b, scaling, dropout_p, seed, compute = inputs
-    ctx.save_for_backward(x, output[1], weight, bias, lora_a, lora_b, seed)
-    ctx.options = scaling, dropout_p, compute
-    ctx.mark_non_differentiable(output[1])
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    x, weights, biases, lora_as, lora_bs, *options, seed, compute = inputs
+    ctx.save_for_backward(x, output[-1], seed, *weights, *biases, *lora_as, *lora_bs)
+    ctx.options = *options, compute
+    ctx.mark_non_differentiable(output[-1])
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-    if grad is None:
-        return (None,) * 9
-    *tensors, seed = ctx.saved_tensors
-    scaling, dropout_p, compute = ctx.options
-    needs = list(ctx.needs_input_grad[:5])
-    gradients = iter(_backward_op(grad, *tensors, scaling, dropout_p, seed, compute, needs))
-    return *(next(gradients) if need else None for need in needs), *(None,) * 4
+def _register(name: str, forward: Callable[..., Any], backward: Callable[..., Any]) -> Any:
+    """The differentiable op `name`, which runs `forward` and `backward`."""
+    layers = "Tensor[] weights, Tensor[] biases, Tensor[] lora_as, Tensor[] lora_bs"
+    options = "float[] scalings, float dropout_p, Tensor? seed, ScalarType compute"
+    op = torch.library.custom_op(
+        f"domain_ft_kernels::{name}", forward, mutates_args=(), schema=f"(Tensor x, {layers}, {options}) -> Tensor[]"
+    )
+    backward_op = torch.library.custom_op(
+        f"domain_ft_kernels::{name}_backward",
+        backward,
+        mutates_args=(),
+        schema=f"(Tensor[] grads, Tensor x, Tensor down, {layers}, {options}, bool[] needs) -> Tensor[]",
+    )
+
+    def differentiate(ctx: Any, outputs: list[Tensor | None]) -> tuple[Any, ...]:
+        need_x, *need_layers = ctx.needs_input_grad[:5]
+        if all(grad is None for grad in outputs):
+            return (None, *([None] * len(needs) for needs in need_layers), *(None,) * 4)
+        x, down, seed, *tensors = ctx.saved_tensors
+        scalings, dropout_p, compute = ctx.options
+        layers = by_kind(tensors, need_layers)
+        grads = [
+            x.new_zeros((len(x), len(weight)), dtype=compute) if grad is None else grad
+            for grad, weight in zip(outputs[:-1], layers[0], strict=True)
+        ]
+        needs = [need_x, *itertools.chain(*need_layers)]
+        gradients = iter(backward_op(grads, x, down, *layers, scalings, dropout_p, seed, compute, needs))
+        d_x = next(gradients) if need_x else None
+        return (d_x, *([next(gradients) if need else None for need in kind] for kind in need_layers), *(None,) * 4)
+
+    op.register_fake(_fake_forward)
+    backward_op.register_fake(_fake_backward)
+    op.register_autograd(differentiate, setup_context=_setup_context)
+    return op
 
 
-_forward_op.register_autograd(_differentiate, setup_context=_setup_context)
+_OPS = {
+    "torch": _register("lora_linear", _forward, _backward),
+    "triton": _register("lora_linear_triton", _triton_forward, _triton_backward),
+}
 
 
-# The public function
+# The public functions
 
 
 def lora_linear(
@@ -231,7 +295,7 @@ def lora_linear(
         seed: decides the mask, together with an element's row (of all leading dimensions laid flat) and column. Seeds
             that differ, even by 1, give unrelated masks. Under torch.compile pass an int64 tensor of no dimensions (on
             the CPU is best), since an int that changes may compile anew. None draws one from torch's default generator.
-        backend: `auto`, `reference` or `torch`.
+        backend: `auto`, `reference`, `torch` or `triton`.
 
     Returns:
         y (..., N), in x's type, or autocast's under autocast.
@@ -239,27 +303,92 @@ def lora_linear(
     Raises:
         ValueError: shapes, types, devices or options that do not fit.
     """
+    _check_layer(x, weight, bias, lora_a, lora_b, "weight", "bias", "lora_a", "lora_b")
+    return _group(x, [weight], [bias], [lora_a], [lora_b], [scaling], dropout_p, seed, backend)[0]
+
+
+def lora_linear_group(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    lora_as: Sequence[Tensor],
+    lora_bs: Sequence[Tensor],
+    scalings: Sequence[float],
+    *,
+    dropout_p: float = 0.0,
+    seed: int | Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, ...]:
+    """The `lora_linear` of several layers that read the same x, in one go: q, k and v of an attention, say.
+
+    Args:
+        x, dropout_p, seed, backend: as in `lora_linear`. One mask holds for all layers, that of `lora_linear` alone.
+        weights: one or more of (N, K); N may differ, the type may not.
+        biases: as many of (N,) or None.
+        lora_as: as many of (R, K), of one type; R may differ.
+        lora_bs: as many of (N, R), of one type.
+        scalings: as many numbers.
+
+    Returns:
+        The y (..., N) of each layer.
+
+    Raises:
+        ValueError: as `lora_linear`, naming the layer: `weights[1]`.
+    """
+    lists = {"weights": weights, "biases": biases, "lora_as": lora_as, "lora_bs": lora_bs, "scalings": scalings}
+    if not weights or len(set(map(len, lists.values()))) > 1:
+        lengths = ", ".join(f"{len(values)} {name}" for name, values in lists.items())
+        raise ValueError(f"wanted one or more layers, and of each kind as many: got {lengths}")
+    for index, layer in enumerate(zip(weights, biases, lora_as, lora_bs, strict=True)):
+        _check_layer(x, *layer, *(f"{name}[{index}]" for name in ("weights", "biases", "lora_as", "lora_bs")))
+    for name, tensors in (("weights", weights), ("lora_as", lora_as), ("lora_bs", lora_bs)):
+        if len(dtypes := {tensor.dtype for tensor in tensors}) > 1:
+            raise ValueError(f"{name} have the types {', '.join(sorted(map(str, dtypes)))}; wanted one")
+    return tuple(_group(x, weights, biases, lora_as, lora_bs, scalings, dropout_p, seed, backend))
+
+
+def _check_layer(x: Tensor, weight: Tensor, bias: Tensor | None, lora_a: Tensor, lora_b: Tensor, *names: str) -> None:
+    """Raise ValueError where a layer's tensors, which the caller knows by `names`, do not fit x or one another."""
+    weight_name, bias_name, a_name, b_name = names
     if weight.dim() != 2:
-        raise ValueError(f"weight has shape {tuple(weight.shape)}; wanted (N, K)")
+        raise ValueError(f"{weight_name} has shape {tuple(weight.shape)}; wanted (N, K)")
     n, k = weight.shape
     if x.dim() < 1 or x.shape[-1] != k:
         raise ValueError(
-            f"x has shape {tuple(x.shape)}; wanted (..., {k}), as weight is (N, K) = {tuple(weight.shape)}"
+            f"x has shape {tuple(x.shape)}; wanted (..., {k}), as {weight_name} is (N, K) = {tuple(weight.shape)}"
         )
     if lora_a.dim() != 2 or lora_a.shape[1] != k:
-        raise ValueError(f"lora_a has shape {tuple(lora_a.shape)}; wanted (R, K) = (R, {k})")
-    check_shape("lora_b", lora_b, (n, lora_a.shape[0]), "(N, R)")
+        raise ValueError(f"{a_name} has shape {tuple(lora_a.shape)}; wanted (R, K) = (R, {k})")
+    check_shape(b_name, lora_b, (n, lora_a.shape[0]), "(N, R)")
     if bias is not None:
-        check_shape("bias", bias, (n,), "(N,)")
+        check_shape(bias_name, bias, (n,), "(N,)")
+    check_same_device(**{"x": x, weight_name: weight, bias_name: bias, a_name: lora_a, b_name: lora_b})
+
+
+def _group(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    lora_as: Sequence[Tensor],
+    lora_bs: Sequence[Tensor],
+    scalings: Sequence[float],
+    dropout_p: float,
+    seed: int | Tensor | None,
+    backend: str,
+) -> list[Tensor]:
+    """The y of each layer, for layers that fit together."""
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"dropout_p={dropout_p}: wanted 0 <= dropout_p < 1")
-    check_same_device(x=x, weight=weight, bias=bias, lora_a=lora_a, lora_b=lora_b)
-    compute = compute_dtype("x", x, weight)
+    compute = compute_dtype("x", x, weights[0])
+    backend = resolve_backend(backend, x.device, compute)
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    if backend == "triton":  # here and not in the op, so that what is saved for backward is in this type
+        rows, weights = rows.to(compute), [weight.to(compute) for weight in weights]
+    shifts = [] if all(bias is None for bias in biases) else [
+        weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in zip(weights, biases, strict=True)
+    ]  # fmt: skip
     mask_seed = dropout.as_seed(seed) if dropout_p else None
-    rows = x.reshape(math.prod(x.shape[:-1]), k)
-    arguments = (rows, weight, bias, lora_a, lora_b, float(scaling), float(dropout_p), mask_seed, compute)
-    if resolve_backend(backend, x.device) == "reference":
-        y = reference(*arguments)
-    else:
-        y, _ = _forward_op(*arguments)
-    return y.reshape(*x.shape[:-1], n)
+    layers = list(weights), shifts, list(lora_as), list(lora_bs)
+    arguments = (rows, *layers, list(map(float, scalings)), float(dropout_p), mask_seed, compute)
+    ys = reference(*arguments) if backend == "reference" else _OPS[backend](*arguments)[: len(weights)]
+    return [y.reshape(*x.shape[:-1], len(weight)) for y, weight in zip(ys, weights, strict=True)]

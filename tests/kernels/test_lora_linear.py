@@ -221,11 +221,12 @@ def test_opcheck(names: str, dropout_p: float) -> None:
         for name in names:
             tensors[name].requires_grad_()
         seed = torch.tensor(3) if dropout_p else None
-        torch.library.opcheck(OP, (*tensors.values(), 0.5, dropout_p, seed, dtype))
-        plain = [t.detach() for t in tensors.values()]
+        x, *layer = tensors.values()
+        torch.library.opcheck(OP, (x, *([t] for t in layer), [0.5], dropout_p, seed, dtype))
+        layer = [[t.detach()] for t in layer]
         needs = [name in names for name in "xWbAB"]
         grad, down = torch.randn(6, 5, dtype=dtype), torch.randn(6, 3, dtype=dtype)
-        torch.library.opcheck(BACKWARD_OP, (grad, plain[0], down, *plain[1:], 0.5, dropout_p, seed, dtype, needs))
+        torch.library.opcheck(BACKWARD_OP, ([grad], x.detach(), down, *layer, [0.5], dropout_p, seed, dtype, needs))
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])
@@ -303,7 +304,7 @@ def test_activation_checkpointing(seed: int | None, use_reentrant: bool) -> None
         ({"lora_a": torch.ones(2, 6, device="meta")}, r"wanted all tensors on one device, got .*lora_a on meta"),
         ({"dropout_p": 1.0}, r"dropout_p=1.0: wanted 0 <= dropout_p < 1"),
         ({"dropout_p": 0.1, "seed": torch.ones(2)}, r"seed has shape \(2,\)"),
-        ({"backend": "triton"}, r"no Triton backend"),
+        ({"backend": "cuda"}, r"backend='cuda': wanted one of auto"),
     ],
 )
 def test_bad_calls(change: dict[str, Any], message: str) -> None:

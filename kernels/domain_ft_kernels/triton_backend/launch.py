@@ -78,9 +78,12 @@ class _Recorder:
 _recorder: ContextVar[_Recorder | None] = ContextVar("domain_ft_kernels_recorder", default=None)
 
 
+_INTERPRETING = bool(triton.knobs.runtime.interpret)  # as it was when the kernels were defined
+
+
 def interpreting() -> bool:
     """Whether kernels run under Triton's interpreter, on CPU tensors."""
-    return bool(triton.knobs.runtime.interpret)
+    return _INTERPRETING
 
 
 def target_of(device: torch.device) -> str:
