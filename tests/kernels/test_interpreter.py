@@ -1,5 +1,5 @@
-# mypy: allow-untyped-defs, allow-incomplete-defs (a Triton kernel's parameters have no types)
-"""The checking interpreter: bfloat16 as a GPU computes it."""
+# mypy: allow-untyped-defs, allow-incomplete-defs
+"""The checking interpreter: bfloat16 as a GPU computes it, every kind of memory fault, and bytes counted by hand."""
 
 from __future__ import annotations
 
@@ -12,9 +12,18 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-import triton  # noqa: E402
-import triton.language as tl  # noqa: E402
-from interpreter import bits_from_float32, exact_bfloat16, float32_from_bits  # noqa: E402
+import triton
+import triton.language as tl
+from interpreter import (
+    LaunchBytes,
+    MemoryFaultError,
+    TensorBytes,
+    bits_from_float32,
+    checked_memory,
+    counted_bytes,
+    exact_bfloat16,
+    float32_from_bits,
+)
 
 HALVES = (torch.bfloat16, torch.float16)
 
@@ -176,3 +185,185 @@ def test_may_be_installed_twice() -> None:
     assert torch.equal(out, x + y)
     _arithmetic[(1,)](x, y, out, 0.7, "multiply", len(x))
     assert torch.equal(out, x * y)
+
+
+# Memory
+
+
+@triton.jit
+def _copy(source, out, rows, columns, stride, shift, SIZE: tl.constexpr, GUARDED: tl.constexpr):
+    """out[row] = source[row], `shift` places to the right; faulty as its arguments ask."""
+    row = tl.program_id(0)
+    at = tl.arange(0, SIZE)
+    values = tl.load(source + row * stride + at, mask=at < columns, other=0.0)
+    if GUARDED:
+        tl.store(out + row * columns + at + shift, values, mask=(at < columns) & (at + shift < columns))
+    else:
+        tl.store(out + row * columns + at + shift, values, mask=at < columns)
+
+
+def copy(source: Tensor, out: Tensor | None = None, *, shift: int = 0, columns: int | None = None, guarded=True):
+    """What an op does: allocates (unless told where to write), launches, returns."""
+    rows, width = source.shape
+    out = source.new_empty(rows, width) if out is None else out
+    columns = width if columns is None else columns
+    _copy[(rows,)](source, out, rows, columns, source.stride(0), shift, 16, guarded)
+    return out
+
+
+def test_what_is_right_passes() -> None:
+    x = torch.randn(3, 10)
+    with checked_memory(x) as memory:
+        out = copy(x)
+        again = copy(out[:, 2:8])
+        memory.assert_written(out, again, torch.empty(0), x)
+    assert torch.equal(out, x)
+    assert torch.equal(again, x[:, 2:8])
+
+
+def test_unwritten_memory_is_nan() -> None:
+    with checked_memory():
+        made = [torch.empty(3), torch.empty_like(torch.ones(2).half()), torch.ones(1).bfloat16().new_empty(4)]
+        assert torch.empty(2, dtype=torch.int32).tolist() == [-1, -1]
+    assert all(t.isnan().all() for t in made)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda x: copy(x, columns=11),
+            r"_copy, program \(2, 0, 0\): a load outside of `source` \(3, 10\) .* 120 bytes",
+        ),
+        (lambda x: copy(x[:, :8], columns=9), r"program \(0, 0, 0\): a load outside of `source` \(3, 8\) with strides"),
+        (
+            lambda x: copy(x, shift=1, guarded=False),
+            r"a store outside of `out` \(3, 10\) .*, 120 bytes after its first",
+        ),
+        (lambda x: copy(x, shift=-1, guarded=False), r"program \(0, 0, 0\): a store outside of `out` .*, -4 bytes"),
+        (lambda x: copy(copy(x, shift=1)), r"a load of unwritten `source`"),
+        (lambda x: copy(torch.empty_like(x)), r"a load of unwritten `source`"),
+        (lambda x: copy(x, x), r"a store to the caller's `out`"),
+        (lambda x: copy(x[:1].expand(3, 10), x.new_empty(1, 10).expand(3, 10)), r"a store outside of `out`"),
+    ],
+)
+def test_planted_faults(call: Any, message: str) -> None:
+    x = torch.randn(3, 10)
+    with checked_memory(x), pytest.raises(MemoryFaultError, match=message):
+        call(x)
+
+
+def test_outputs_that_are_not_full() -> None:
+    x = torch.randn(3, 10)
+    with checked_memory(x) as memory:
+        holed = copy(x, shift=2)
+        with pytest.raises(
+            MemoryFaultError, match=r"never written: the element 0 places after .* `output 1` \(3, 10\)"
+        ):
+            memory.assert_written(x, holed)
+        memory.assert_written(holed[:, 2:])
+        holed.zero_()
+        memory.assert_written(holed)
+
+
+@triton.jit
+def _meet(memory, out, FAULT: tl.constexpr):
+    program = tl.program_id(0)
+    if FAULT == "both store":
+        tl.store(memory, 1.0)
+    elif FAULT == "load after store":
+        tl.store(memory + program, 1.0)
+        tl.store(out + program, tl.load(memory))
+    elif FAULT == "store after load":
+        tl.store(out + program, tl.load(memory + 1 - program))
+        tl.store(memory + program, 1.0)
+    elif FAULT == "float atomic":
+        tl.atomic_add(memory, 1.0)
+    elif FAULT == "wild pointer":
+        tl.store(tl.cast(tl.load(out).to(tl.int64), tl.pointer_type(tl.float32)), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("both store", r"program \(1, 0, 0\): a store where another program"),
+        ("load after store", r"program \(1, 0, 0\): a load where another program"),
+        ("store after load", r"program \(1, 0, 0\): a load where another program"),
+        ("float atomic", "an atomic on floats"),
+        ("wild pointer", "came from no tensor"),
+    ],
+)
+def test_programs_that_meet(fault: str, message: str) -> None:
+    with checked_memory(), pytest.raises(MemoryFaultError, match=message):
+        _meet[(2,)](torch.zeros(2), torch.zeros(2), fault)
+
+
+@torch.library.custom_op("domain_ft_tests::copy", mutates_args=())
+def copy_op(x: Tensor) -> Tensor:
+    return copy(x)
+
+
+@torch.library.custom_op("domain_ft_tests::copy_backward", mutates_args=())
+def copy_backward_op(grad: Tensor) -> Tensor:
+    return copy(grad, shift=1)
+
+
+copy_op.register_autograd(lambda ctx, grad: copy_backward_op(grad))
+
+
+def test_sees_into_ops_and_their_backward() -> None:
+    x = torch.randn(3, 10, requires_grad=True)
+    with checked_memory(x) as memory:
+        out = copy_op(x)
+        memory.assert_written(out)
+        (gradient,) = torch.autograd.grad(out, x, torch.ones(3, 10))
+        with pytest.raises(MemoryFaultError, match="never written"):
+            memory.assert_written(gradient)
+
+
+def test_leaves_no_trace() -> None:
+    x = torch.randn(3, 10)
+    with checked_memory(x), counted_bytes() as launches:
+        copy(x)
+    assert len(launches) == 1
+    assert torch.equal(copy(x, x.clone(), shift=0), x)
+    assert len(launches) == 1
+    copy(x, x.clone(), columns=9, shift=1, guarded=False)
+
+
+# Bytes
+
+
+@triton.jit
+def _table(source, copies, out, REPEATS: tl.constexpr, SIZE: tl.constexpr):
+    """Each program adds REPEATS readings of the same SIZE numbers, and of those that it was given in a tuple."""
+    at = tl.arange(0, SIZE)
+    total = tl.zeros([SIZE], tl.float32)
+    for _ in range(REPEATS):
+        total += tl.load(source + at).to(tl.float32)
+    total += tl.load(copies[0] + at).to(tl.float32) + tl.load(copies[1] + at).to(tl.float32)
+    tl.store(out + tl.program_id(0) * SIZE + at, total, mask=at < SIZE - 1)
+
+
+def test_counts_by_hand() -> None:
+    source, out = torch.ones(8, dtype=torch.bfloat16), torch.empty(3, 8)
+    other = torch.ones(16)
+    with counted_bytes() as launches:
+        _table[(3,)](source, (other[:8], other[4:12]), out, REPEATS=2, SIZE=8)
+    by_name = {
+        "source": TensorBytes(requested_reads=3 * 2 * 8 * 2, requested_writes=0, reads=8 * 2, writes=0),
+        "copies[0]": TensorBytes(requested_reads=3 * 8 * 4, requested_writes=0, reads=8 * 4, writes=0),
+        "copies[1]": TensorBytes(requested_reads=3 * 8 * 4, requested_writes=0, reads=8 * 4, writes=0),
+        "out": TensorBytes(requested_reads=0, requested_writes=3 * 7 * 4, reads=0, writes=3 * 7 * 4),
+    }
+    shared = 12 * 4  # the numbers that the tuple's two tensors cover
+    compulsory = 8 * 2 + shared + 3 * 7 * 4
+    requested = 3 * 2 * 8 * 2 + 2 * 3 * 8 * 4 + 3 * 7 * 4
+    assert launches == [LaunchBytes("_table", (3, 1, 1), by_name, requested, compulsory)]
+
+
+def test_a_byte_that_is_read_and_written_moves_twice() -> None:
+    x = torch.randn(3, 10)
+    with counted_bytes() as launches:
+        copy(x, x)
+    assert launches[0].compulsory == launches[0].requested == 2 * x.nbytes
