@@ -24,7 +24,9 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from domain_ft.errors import ModelError
+from domain_ft.models import siblings as related
 from domain_ft.models import targets as targeting
+from domain_ft.models.siblings import SharedCall, Siblings
 from domain_ft.randomness import derive
 from domain_ft_kernels import lora_linear
 from domain_ft_kernels.dropout import keep_mask
@@ -93,8 +95,9 @@ class DropoutSeed:
     """The seed of a pass's dropout, shared by all LoRA layers of a model; each folds its own index in.
 
     A layer's mask is a function of (`value`, the layer's index) alone, so a resumed run and a recomputed activation see
-    the same mask. A module that is called several times in a pass (ALBERT's) draws the same mask each time. The seed is
-    a tensor that is written in place, so that a compiled model is not compiled again for each seed.
+    the same mask. A module that is called several times in a pass (ALBERT's) draws the same mask each time, and sibling
+    projections of one input have one index. The seed is a tensor that is written in place, so that a compiled model is
+    not compiled again for each seed.
     """
 
     def __init__(self, value: int = 0) -> None:
@@ -121,7 +124,7 @@ class LoraLinear(nn.Module):
         base: `nn.Linear`, or GPT-2's `Conv1D`, whose weight is stored transposed.
         rank, alpha, dropout, use_rslora, use_dora: as in `LoraConfig`.
         seed: the dropout's seed, shared with the model's other layers.
-        index: this layer's number in the model.
+        index: this layer's number in the model, or that of the first of its siblings.
         generator: where A's first values come from; B starts at zero, so the layer starts as its base.
 
     The update's weights are float32 (float64 on a float64 base). Shapes: x (..., K) -> (..., N).
@@ -154,6 +157,7 @@ class LoraLinear(nn.Module):
         self.seed = seed or DropoutSeed()
         self.index = index
         self.backend = "auto"
+        self.call: SharedCall | None = None  # what siblings share while the module around them runs
         self._original: Tensor | None = None  # the base weight, kept while the update is merged into it
 
         weight = self.base_weight
@@ -196,10 +200,17 @@ class LoraLinear(nn.Module):
         """Whether the update stands in the base layer's weight."""
         return self._original is not None
 
+    @property
+    def active_dropout(self) -> float:
+        """The probability of dropout in the mode that the layer is in."""
+        return self.dropout if self.training else 0.0
+
     def forward(self, x: Tensor) -> Tensor:
         if self.merged:
             return self.base_layer(x)
-        dropout_p = self.dropout if self.training else 0.0
+        if self.call is not None and (shared := self.call.take(self, x)) is not None:
+            return shared
+        dropout_p = self.active_dropout
         seed = self.seed.of(self.index) if dropout_p else None
         if self.lora_magnitude_vector is not None:
             return self._forward_dora(x, self.lora_magnitude_vector, dropout_p, seed)
@@ -357,6 +368,7 @@ class LoraModel:
         trained_tokens: the embedding with trained rows by path; one entry or none.
         tied: the projections that follow it, by path.
         trained_modules: the modules that are trained whole, by path.
+        siblings: the layers that are computed together.
     """
 
     model: nn.Module
@@ -366,6 +378,7 @@ class LoraModel:
     trained_tokens: dict[str, TrainableTokens]
     tied: dict[str, TiedProjection]
     trained_modules: dict[str, nn.Module]
+    siblings: list[Siblings]
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that training changes, by name; every other parameter of the model is frozen."""
@@ -396,6 +409,8 @@ class LoraModel:
 
         Modules that were trained whole stay as trained. `attach` puts the LoRA layers in again.
         """
+        for family in self.siblings:
+            family.detach()
         for path, layer in self._wrappers().items():
             self.model.set_submodule(path, layer.base_layer, strict=True)
 
@@ -403,6 +418,8 @@ class LoraModel:
         """Undo `detach`."""
         for path, layer in self._wrappers().items():
             self.model.set_submodule(path, layer, strict=True)
+        for family in self.siblings:
+            family.attach(self.model)
 
     def discard(self) -> None:
         """Take the LoRA layers out of the model, which is a plain one again, all frozen; updates are kept if merged."""
@@ -452,6 +469,11 @@ def insert_lora(
         path: _lora_layer(model.get_submodule(path), path, config, shared_seed, index, seed)
         for index, path in enumerate(paths)
     }
+    siblings = [] if config.use_dora else related.find(layers)
+    for family in siblings:
+        first, *others = family.paths
+        for path in others:
+            layers[path].index = layers[first].index
     trained_tokens: dict[str, TrainableTokens] = {}
     tied: dict[str, TiedProjection] = {}
     if embedding is not None:
@@ -459,7 +481,7 @@ def insert_lora(
         tied = {path: TiedProjection(layer, rows) for path, layer in targeting.tied_projections(model).items()}
         trained_tokens = {targeting.path_of(model, embedding): rows}
     modules = {path: model.get_submodule(path).requires_grad_(True) for path in trained}
-    lora = LoraModel(model, config, shared_seed, layers, trained_tokens, tied, modules)
+    lora = LoraModel(model, config, shared_seed, layers, trained_tokens, tied, modules, siblings)
     for layer in lora._wrappers().values():
         layer.train(model.training)
     lora.attach()
