@@ -8,11 +8,9 @@ before (padded batches, generation with a cache).
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
+import functools
 import inspect
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -32,8 +30,6 @@ except ImportError:  # torch before 2.10
 NAME = "domain_ft_packed"
 """What our attention is called in transformers' registries."""
 
-_packed_pass: contextvars.ContextVar[bool] = contextvars.ContextVar("packed_pass", default=False)
-
 
 @dataclass(frozen=True)
 class Run:
@@ -48,29 +44,29 @@ class Run:
         return self.pieces * self.length
 
 
-@dataclass(frozen=True)
 class Layout:
-    """Where the pieces of a packed row lie: worked out once a pass, and used by every layer.
+    """Where the pieces of a packed row lie: worked out once a pass, by the first layer that asks.
 
-    Attributes:
-        runs: the row, from its first token to its last. Rows whose pieces are sorted by length have the fewest runs.
+    Args:
+        cu_seqlens: (pieces + 1,), where each piece begins, and the end of the last.
     """
 
-    runs: tuple[Run, ...]
-    _windows: dict[tuple[int, int, bool, torch.device], Tensor] = field(default_factory=dict, repr=False, compare=False)
+    def __init__(self, cu_seqlens: Tensor) -> None:
+        self._cu_seqlens = cu_seqlens
+        self._windows: dict[tuple[int, int, bool, torch.device], Tensor] = {}
 
-    @classmethod
-    def of(cls, cu_seqlens: Tensor) -> Layout:
-        """The layout of pieces that begin at `cu_seqlens` (pieces + 1,)."""
+    @functools.cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """The row, from its first token to its last. Rows whose pieces are sorted by length have the fewest runs."""
         runs: list[Run] = []
-        for length in torch.diff(cu_seqlens).tolist():
+        for length in torch.diff(self._cu_seqlens).tolist():  # waits for a GPU
             if length == 0:
                 continue
             if runs and runs[-1].length == length:
                 runs[-1] = Run(runs[-1].pieces + 1, length)
             else:
                 runs.append(Run(1, length))
-        return cls(tuple(runs))
+        return tuple(runs)
 
     def window(self, length: int, reach: int, causal: bool, device: torch.device) -> Tensor:
         """(length, length) bool: may the token of a row see the token of a column, at most `reach` tokens away?"""
@@ -87,30 +83,21 @@ def install(model: PreTrainedModel) -> None:
     model.set_attn_implementation(NAME)
 
 
-@contextlib.contextmanager
-def packed_pass() -> Iterator[None]:
-    """Inside the block models make no attention masks: `cu_seq_lens_q` says all that a mask would.
-
-    (From restarting positions a decoder would otherwise make a mask of tokens x tokens, for nothing.)
-    """
-    token = _packed_pass.set(True)
-    try:
-        yield
-    finally:
-        _packed_pass.reset(token)
-
-
 def packed_arguments(cu_seqlens: Tensor, max_seqlen: int) -> dict[str, Any]:
-    """What to give a model's forward, besides ids and positions, so that attention stays inside each piece."""
-    arguments: dict[str, Any] = {
+    """What to give a model's forward, besides ids and positions, so that attention stays inside each piece.
+
+    `cu_seqlens` says all that a mask would. Nobody reads the one given here, but as it has four dimensions, models
+    take it for finished: from restarting positions decoders would otherwise make one of tokens x tokens, and, to see
+    that they restart, wait for the GPU.
+    """
+    return {
+        "attention_mask": cu_seqlens.new_ones((1, 1, 1, 1), dtype=torch.bool),
         "cu_seq_lens_q": cu_seqlens,
         "cu_seq_lens_k": cu_seqlens,
         "max_length_q": max_seqlen,
         "max_length_k": max_seqlen,
+        "layout": Layout(cu_seqlens),
     }
-    if not (cu_seqlens.is_cuda and HAS_VARLEN):
-        arguments["layout"] = Layout.of(cu_seqlens)
-    return arguments
 
 
 def packed_attention(
@@ -158,7 +145,7 @@ def packed_attention(
         longest = max_length_q or int(torch.diff(cu_seq_lens_q).max())
         mixed = _variable_length(query, key, value, cu_seq_lens_q, longest, scaling, causal, reach)
     else:
-        mixed = _by_runs(query, key, value, layout or Layout.of(cu_seq_lens_q), dropout, scaling, causal, reach)
+        mixed = _by_runs(query, key, value, layout or Layout(cu_seq_lens_q), dropout, scaling, causal, reach)
     return mixed.unsqueeze(0), None
 
 
@@ -225,10 +212,5 @@ def _variable_length(
     return cast(Tensor, mixed)
 
 
-def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
-    """No mask in a packed pass; the one that SDPA takes otherwise."""
-    return None if _packed_pass.get() else sdpa_mask(*args, **kwargs)
-
-
 AttentionInterface.register(NAME, packed_attention)
-AttentionMaskInterface.register(NAME, _mask)
+AttentionMaskInterface.register(NAME, sdpa_mask)

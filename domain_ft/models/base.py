@@ -149,13 +149,12 @@ class BaseModel:
 
     def _packed_hidden(self, batch: Batch, rows: Tensor | None) -> Tensor:
         with head.captured_input(self.model) as captured, head.only_rows(self.model, rows) as taken:
-            with attention.packed_pass():
-                self.model(
-                    input_ids=batch.input_ids.unsqueeze(0),
-                    position_ids=(batch.position_ids + self.position_offset).unsqueeze(0),
-                    **self._no_cache(),
-                    **attention.packed_arguments(batch.cu_seqlens, batch.max_seqlen),
-                )
+            self.model(
+                input_ids=batch.input_ids.unsqueeze(0),
+                position_ids=(batch.position_ids + self.position_offset).unsqueeze(0),
+                **self._no_cache(),
+                **attention.packed_arguments(batch.cu_seqlens, batch.max_seqlen),
+            )
             hidden = captured[-1].flatten(0, -2)
             return hidden if rows is None or taken else hidden.index_select(0, rows)
 
