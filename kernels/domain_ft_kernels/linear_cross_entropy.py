@@ -6,21 +6,23 @@ The maths, for rows x (m, D) that have a target, W (V, D) and b (V,); `cross_ent
     G    = g · ∂loss/∂u                   (m, V): likewise; g (m,) is the gradient of each row's loss
     dx   = G W        dW = Gᵀ x        db = Σ_rows G
 
-Only labelled rows are computed (of a masked LM's rows, 15 %). The vocabulary is walked in tiles of columns with an
-online log-sum-exp, as in "Cut Your Losses in Large-Vocabulary Language Models" (Wijmans et al. 2024). A gradient needs
-the whole row's log-sum-exp, hence a second walk. What is asked for decides how:
+Only labelled rows are computed (of a masked LM's rows, 15 %). The vocabulary is walked in tiles of columns, as in "Cut
+Your Losses in Large-Vocabulary Language Models" (Wijmans et al. 2024). A gradient needs the whole row's log-sum-exp,
+hence a second walk. In the torch backend, with an online log-sum-exp, what is asked for decides how:
 
     no gradient                     one walk over one tile of memory                                1 matrix product
     dx alone, or a loss reduced     gradients beside the loss, as in Liger-Kernel (Hsu et al.       1 + 1 for each of
     to one number (sum, mean)       2024): blocks of rows whose logits fit WORKSPACE_BYTES keep     dx and dW
                                     them for the second walk; backward only scales the result
     dW or db, reduction none        backward computes the tiles again, once g is known              one more
+
+The triton backend does the same (`plan`), but for the last line keeps all logits where they fit STASH_BYTES.
 Sums and losses are float32 whatever the inputs' type (float64 for float64), and added up in a fixed order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -54,6 +56,15 @@ TILE = 2048
 
 WORKSPACE_BYTES = 64 * 2**20
 """Bound on the logits that exist at once. Blocks of 250 to 550 rows (V = 30,522) were faster than larger ones."""
+
+STASH_BYTES = 512 * 2**20
+"""The same of the triton backend: a chunk large enough to fill a GPU and to read W only a few times."""
+
+PANEL = 256
+"""Columns of the vocabulary that one program of the triton backend takes; its stash is padded to whole panels."""
+
+SQUARE = 128
+"""Rows and columns of the squares in which the triton backend's gradients are made: chunks are whole squares."""
 
 # The reference
 
@@ -284,40 +295,128 @@ def _finished(
     return d_hidden, d_weight, d_bias
 
 
-# The registration
+# The triton backend: its shapes and its choice of way. The kernels are in `triton_backend`, imported where they run.
 
+
+def cdiv(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
+def stash_dtype(compute: torch.dtype) -> torch.dtype:
+    """The type that logits are kept in, less their panel's maximum: as wide as `compute`, so that gradients fit."""
+    return torch.float16 if compute.itemsize == 2 else torch.float32
+
+
+def stash_shape(rows: int, classes: int) -> tuple[int, int]:
+    """Rows, and columns in whole panels."""
+    return rows, cdiv(classes, PANEL) * PANEL
+
+
+def chunk_rows(rows: int, classes: int, itemsize: int) -> int:
+    """Rows of a chunk: whole squares, as few chunks of one size as STASH_BYTES allow (or as single squares allow)."""
+    row_bytes = stash_shape(1, classes)[1] * itemsize
+    most = max(1, STASH_BYTES // (row_bytes * SQUARE)) * SQUARE
+    chunks = max(1, cdiv(rows, most))
+    return max(1, cdiv(rows, chunks * SQUARE)) * SQUARE
+
+
+def plan(needs: list[bool], summed: bool, rows: int, classes: int, itemsize: int) -> str:
+    """How the triton backend goes about it, by cost: one of four ways, from shapes and needs alone.
+
+    `losses`: no gradient is asked for, so logits are not kept. One matrix product.
+    `gradients`: dx alone, or losses to be summed: gradients are made in forward, chunk by chunk in one stash, since
+        backward will only scale them. One product for the logits and one for each of dx and dW.
+    `stash`: dW or db of unsummed losses wait for g. Where the logits of all rows (n, as the host does not know how many
+        are labelled) are one chunk, forward keeps them: the same products, for STASH_BYTES held until backward.
+    `recompute`: the same where they are more: backward makes them again, chunk by chunk. One product more.
+
+    Args:
+        needs: whether hidden, weight and bias ask for a gradient.
+        summed: whether the losses are reduced to one number.
+    """
+    if not any(needs):
+        return "losses"
+    if summed or not (needs[1] or needs[2]):
+        return "gradients"
+    return "stash" if chunk_rows(rows, classes, itemsize) >= rows else "recompute"
+
+
+def _in_triton(name: str) -> Callable[..., Any]:
+    """The function of that name beside the kernels: triton is not everywhere, so it is imported by the first call."""
+
+    def run(*arguments: Any) -> Any:
+        from domain_ft_kernels.triton_backend import linear_cross_entropy as kernels
+
+        return getattr(kernels, name)(*arguments)
+
+    return run
+
+
+# The registration: of each backend an op that keeps what its backward needs, and one that makes gradients beside losses
+
+_INPUTS = "Tensor hidden, Tensor weight, Tensor target, Tensor? bias"
 _OPTIONS = "int ignore_index, float label_smoothing, float z_loss, float? softcap, ScalarType compute"
 
 _forward_op = torch.library.custom_op(
     "domain_ft_kernels::linear_cross_entropy",
     _forward,
     mutates_args=(),
-    schema=f"(Tensor hidden, Tensor weight, Tensor target, Tensor? bias, {_OPTIONS}) -> (Tensor, Tensor, Tensor)",
+    schema=f"({_INPUTS}, {_OPTIONS}) -> (Tensor, Tensor, Tensor)",
 )
 _forward_with_gradients_op = torch.library.custom_op(
     "domain_ft_kernels::linear_cross_entropy_with_gradients",
     _forward_with_gradients,
     mutates_args=(),
-    schema=f"(Tensor hidden, Tensor weight, Tensor target, Tensor? bias, {_OPTIONS}, bool summed, bool[] needs)"
-    " -> (Tensor, Tensor, Tensor, Tensor)",
+    schema=f"({_INPUTS}, {_OPTIONS}, bool summed, bool[] needs) -> (Tensor, Tensor, Tensor, Tensor)",
 )
 _backward_op = torch.library.custom_op(
     "domain_ft_kernels::linear_cross_entropy_backward",
     _backward,
     mutates_args=(),
-    schema="(Tensor grad, Tensor peaks, Tensor masses, Tensor hidden, Tensor weight, Tensor target, Tensor? bias,"
-    f" {_OPTIONS}, bool[] needs) -> (Tensor, Tensor, Tensor)",
+    schema=f"(Tensor grad, Tensor peaks, Tensor masses, {_INPUTS}, {_OPTIONS}, bool[] needs)"
+    " -> (Tensor, Tensor, Tensor)",
+)
+_triton_forward_op = torch.library.custom_op(
+    "domain_ft_kernels::linear_cross_entropy_triton",
+    _in_triton("forward"),
+    mutates_args=(),
+    schema=f"({_INPUTS}, {_OPTIONS}, float? filter_eps, bool keep) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+_triton_forward_with_gradients_op = torch.library.custom_op(
+    "domain_ft_kernels::linear_cross_entropy_with_gradients_triton",
+    _in_triton("forward_with_gradients"),
+    mutates_args=(),
+    schema=f"({_INPUTS}, {_OPTIONS}, float? filter_eps, bool summed, bool[] needs)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+_triton_backward_op = torch.library.custom_op(
+    "domain_ft_kernels::linear_cross_entropy_backward_triton",
+    _in_triton("backward"),
+    mutates_args=(),
+    schema=f"(Tensor grad, Tensor peaks, Tensor masses, Tensor stash, Tensor panel_peaks, {_INPUTS}, {_OPTIONS},"
+    " float? filter_eps, bool keep, bool[] needs) -> (Tensor, Tensor, Tensor)",
+)
+_triton_finish_op = torch.library.custom_op(
+    "domain_ft_kernels::linear_cross_entropy_finish_triton",
+    _in_triton("finish"),
+    mutates_args=(),
+    schema="(Tensor grad, Tensor d_hidden, Tensor d_weight, Tensor d_bias, Tensor slots, ScalarType[] types,"
+    " bool[] needs) -> (Tensor, Tensor, Tensor)",
 )
 
 
 def _fake_gradients(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, needs: list[bool]
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, needs: list[bool], dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Tensors such as `_finished` returns, without their values."""
-    d_hidden = hidden.new_empty(hidden.shape if needs[0] else (0,))
-    d_weight = weight.new_empty(weight.shape) if needs[1] else hidden.new_empty(0)
-    d_bias = bias.new_empty(bias.shape) if needs[2] and bias is not None else hidden.new_empty(0)
-    return d_hidden, d_weight, d_bias
+    """Tensors such as `_finished` returns, without their values; of their own types, or all of `dtype`."""
+
+    def empty(like: Tensor | None, need: bool) -> Tensor:
+        if like is None or not need:
+            return hidden.new_empty(0, dtype=dtype)
+        return like.new_empty(like.shape, dtype=dtype)
+
+    return empty(hidden, needs[0]), empty(weight, needs[1]), empty(bias, needs[2])
 
 
 @_forward_op.register_fake
@@ -339,6 +438,35 @@ def _(*inputs: Any) -> tuple[Tensor, ...]:
     return _fake_gradients(hidden, weight, bias, needs)
 
 
+@_triton_forward_op.register_fake
+def _(*inputs: Any) -> tuple[Tensor, ...]:
+    hidden, weight, target, *_, compute, _, keep = inputs
+    rows, columns = stash_shape(len(target) if keep else 0, len(weight))
+    stash = hidden.new_empty((rows, columns) if keep else (0,), dtype=stash_dtype(compute) if keep else torch.float32)
+    peaks = hidden.new_empty((columns // PANEL, rows) if keep else (0,), dtype=torch.float32)
+    return *(hidden.new_empty(target.shape, dtype=torch.float32) for _ in range(3)), stash, peaks
+
+
+@_triton_forward_with_gradients_op.register_fake
+def _(*inputs: Any) -> tuple[Tensor, ...]:
+    hidden, weight, target, bias, *_, summed, needs = inputs
+    losses = hidden.new_empty(() if summed else target.shape, dtype=torch.float32)
+    slots = target.new_empty(target.shape, dtype=torch.int32)
+    return losses, *_fake_gradients(hidden, weight, bias, needs, torch.float32), slots
+
+
+@_triton_backward_op.register_fake
+def _(*inputs: Any) -> tuple[Tensor, ...]:
+    *_, hidden, weight, _, bias, _, _, _, _, _, _, _, needs = inputs
+    return _fake_gradients(hidden, weight, bias, needs)
+
+
+@_triton_finish_op.register_fake
+def _(*inputs: Any) -> tuple[Tensor, ...]:
+    _, *gradients, _, types, _ = inputs
+    return tuple(g.new_empty(g.shape, dtype=dtype) for g, dtype in zip(gradients, types, strict=True))
+
+
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     hidden, weight, target, bias, *ctx.options = inputs
     ctx.save_for_backward(*output[1:], hidden, weight, target, bias)
@@ -346,35 +474,56 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-    if grad is None:
-        return (None,) * 9
-    hidden, weight, _target, bias = needs = list(ctx.needs_input_grad[:4])
-    gradients = _backward_op(grad, *ctx.saved_tensors, *ctx.options, [hidden, weight, bias])
-    d_hidden, d_weight, d_bias = (
-        g if need else None for g, need in zip(gradients, [hidden, weight, bias], strict=True)
-    )
-    return d_hidden, d_weight, None, d_bias, *(None,) * (9 - len(needs))
+def _differentiate_by(backward: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor | None, ...]]:
+    """The gradients in all inputs by the op `backward`, from what forward returned beside the losses."""
+
+    def differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        nothing = (None,) * len(ctx.options)
+        if grad is None:
+            return (None,) * 4 + nothing
+        hidden, weight, _target, bias = ctx.needs_input_grad[:4]
+        needs = [hidden, weight, bias]
+        gradients = backward(grad, *ctx.saved_tensors, *ctx.options, needs)
+        d_hidden, d_weight, d_bias = (g if need else None for g, need in zip(gradients, needs, strict=True))
+        return d_hidden, d_weight, None, d_bias, *nothing
+
+    return differentiate
 
 
 def _setup_context_with_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.needs = inputs[-1]
+    hidden, weight, _, bias, *options = inputs
+    ctx.options, ctx.needs = options, options[-1]
+    ctx.types = [hidden.dtype, weight.dtype, weight.dtype if bias is None else bias.dtype]
     ctx.save_for_backward(*output[1:])
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
 
-def _scale_gradients(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-    """The chain rule's last factor: one number for all, or for hidden one a row."""
-    d_hidden, d_weight, d_bias = (
-        (g * (grad.unsqueeze(-1) if grad.dim() else grad)).to(g.dtype) if need and grad is not None else None
-        for g, need in zip(ctx.saved_tensors, ctx.needs, strict=True)
-    )
-    return d_hidden, d_weight, None, d_bias, *(None,) * 7
+def _scale_by(scale: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor | None, ...]]:
+    """The chain rule's last factor, by `scale`: one number for all, or for hidden one a row."""
+
+    def differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        nothing = (None,) * len(ctx.options)
+        if grad is None:
+            return (None,) * 4 + nothing
+        gradients = scale(grad, *ctx.saved_tensors, ctx.types, ctx.needs)
+        d_hidden, d_weight, d_bias = (g if need else None for g, need in zip(gradients, ctx.needs, strict=True))
+        return d_hidden, d_weight, None, d_bias, *nothing
+
+    return differentiate
 
 
-_forward_op.register_autograd(_differentiate, setup_context=_setup_context)
-_forward_with_gradients_op.register_autograd(_scale_gradients, setup_context=_setup_context_with_gradients)
+def _scaled(grad: Tensor, d_hidden: Tensor, d_weight: Tensor, d_bias: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    factor = grad.unsqueeze(-1) if grad.dim() else grad
+    return tuple((g * factor).to(g.dtype) if g.numel() else g for g in (d_hidden, d_weight, d_bias))
+
+
+_forward_op.register_autograd(_differentiate_by(_backward_op), setup_context=_setup_context)
+_triton_forward_op.register_autograd(_differentiate_by(_triton_backward_op), setup_context=_setup_context)
+_forward_with_gradients_op.register_autograd(_scale_by(_scaled), setup_context=_setup_context_with_gradients)
+_triton_forward_with_gradients_op.register_autograd(
+    _scale_by(_triton_finish_op), setup_context=_setup_context_with_gradients
+)
 
 
 # The public function
@@ -391,20 +540,27 @@ def linear_cross_entropy(
     z_loss: float = 0.0,
     softcap: float | None = None,
     reduction: str = "sum",
+    filter_eps: float | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """`cross_entropy(F.linear(hidden, weight, bias), target, ...)` that never holds the logits.
 
     Differentiable once, in hidden, weight and bias; a gradient that nothing asks for is not computed. Beyond inputs and
     outputs it holds the labelled rows, the gradients asked for (float32), two tiles, and logits of at most
-    WORKSPACE_BYTES or of one row, whichever is more.
+    WORKSPACE_BYTES or of one row, whichever is more (in the triton backend: STASH_BYTES or 128 rows; for reduction
+    `none`, dW or db, twice that).
 
     Args:
         hidden: (..., D), in the type of weight, or any under autocast.
         weight: (V, D).
         target: (...), integers in [0, V), or `ignore_index` where there is nothing to predict: such rows cost nothing.
         bias: (V,) or None.
-        label_smoothing, z_loss, softcap, reduction, backend: as for `cross_entropy`.
+        label_smoothing, z_loss, softcap, reduction: as for `cross_entropy`.
+        filter_eps: a permission to leave out of the gradients' products what is at most this in all of a tile of
+            ∂loss/∂u (128 rows and columns): dx is off by at most filter_eps · |g| · Σ |W| over the classes left out,
+            dW and db likewise over rows. Late in training, where most classes are nearly impossible, that saves
+            most of the work. Only the triton backend uses it; db is exact. None: exact gradients.
+        backend: `auto`, `reference`, `torch` or `triton`.
 
     Returns:
         The loss in float32 (float64 for float64 inputs): (), or (...) with reduction `none`.
@@ -422,28 +578,58 @@ def linear_cross_entropy(
     if bias is not None:
         check_shape("bias", bias, (classes,), "(V,)")
     check_loss_arguments(target, hidden.shape[:-1], classes, label_smoothing, z_loss, softcap, reduction)
+    if filter_eps is not None and not filter_eps >= 0.0:
+        raise ValueError(f"filter_eps={filter_eps}: wanted filter_eps >= 0, or None")
     check_same_device(hidden=hidden, weight=weight, target=target, bias=bias)
     compute = compute_dtype("hidden", hidden, weight)
     rows, labels = hidden.reshape(target.numel(), size), target.reshape(-1).long()
-    if resolve_backend(backend, hidden.device) == "reference":
+    options = (ignore_index, label_smoothing, z_loss, softcap, compute)
+    differentiable = torch.is_grad_enabled()
+    needs = [differentiable and t is not None and t.requires_grad for t in (hidden, weight, bias)]
+    summed = reduction != "none"
+    chosen = resolve_backend(backend, hidden.device, compute)
+    if chosen == "reference":
         check_targets(labels, classes, ignore_index)
         terms = Terms(label_smoothing, z_loss, softcap)
         losses = reference(rows, weight, labels, bias, ignore_index, terms, compute)
+    elif chosen == "torch":
+        losses = _torch_losses(rows, weight, labels, bias, options, summed, needs)
     else:
-        options = (ignore_index, label_smoothing, z_loss, softcap, compute)
-        losses = _torch_losses(rows, weight, labels, bias, options, summed=reduction != "none")
+        check_targets(labels, classes, ignore_index)
+        losses = _triton_losses(rows, weight, labels, bias, (*options, filter_eps), summed, needs)
     if reduction == "none":
         return losses.reshape(target.shape)
     return mean_of(losses.sum(), labels, ignore_index) if reduction == "mean" else losses.sum()
 
 
 def _torch_losses(
-    hidden: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None, options: tuple[Any, ...], summed: bool
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None,
+    options: tuple[Any, ...],
+    summed: bool,
+    needs: list[bool],
 ) -> Tensor:
     """Losses (n,), or their sum where `summed` allows it, by the cheapest of the three ways that the module names."""
-    differentiable = torch.is_grad_enabled()
-    needs = [differentiable and t is not None and t.requires_grad for t in (hidden, weight, bias)]
     one_number_a_row = summed or not (needs[1] or needs[2])
     if any(needs) and one_number_a_row:
         return _forward_with_gradients_op(hidden, weight, target, bias, *options, summed, needs)[0]
     return _forward_op(hidden, weight, target, bias, *options)[0]
+
+
+def _triton_losses(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None,
+    options: tuple[Any, ...],
+    summed: bool,
+    needs: list[bool],
+) -> Tensor:
+    """Losses (n,), or their sum where `summed` allows it, by the way that `plan` takes."""
+    itemsize = options[4].itemsize
+    way = plan(needs, summed, len(target), len(weight), itemsize)
+    if way == "gradients":
+        return _triton_forward_with_gradients_op(hidden, weight, target, bias, *options, summed, needs)[0]
+    return _triton_forward_op(hidden, weight, target, bias, *options, way == "stash")[0]

@@ -394,7 +394,8 @@ def test_torchs_own_samples() -> None:
         ({"label_smoothing": -0.1}, r"label_smoothing=-0.1"),
         ({"softcap": -1.0}, r"softcap=-1.0"),
         ({"reduction": "batchmean"}, r"reduction='batchmean': wanted one of sum, mean, none"),
-        ({"backend": "triton"}, r"no Triton backend"),
+        ({"filter_eps": -1e-3}, r"filter_eps=-0.001: wanted filter_eps >= 0, or None"),
+        ({"backend": "cuda"}, r"backend='cuda': wanted one of auto, reference, torch, triton"),
     ],
 )
 @pytest.mark.parametrize("backend", ["reference", "torch"])

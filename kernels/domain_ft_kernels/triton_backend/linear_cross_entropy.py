@@ -1,0 +1,724 @@
+"""The language-model head on a GPU: `domain_ft_kernels.linear_cross_entropy`, which has the maths, in Triton.
+
+The pipeline; m labelled rows in slots 0..m, in chunks whose logits fit the stash; * what reads or writes the stash:
+
+    _compact        target -> rows[slot], slots[row], labels[slot], and m, which only the device knows
+    for each chunk of rows:
+      _logits*      u = x Wᵀ + b in tiles of one panel (PANEL columns), rows of x gathered; of each row and panel the
+                    maximum, the sum of exponentials and Σz; z_t; and z less the panel's maximum into the stash
+      _losses       the panels' maxima and sums, in order -> each row's maximum, sum of exponentials and loss
+      _gradient*    stash -> G = ∂loss/∂u in place; db
+      _grad_hidden* dx = G W, in slots; with few tiles, V is cut into slices, which _add_slices adds in order
+      _grad_weight* dW = Gᵀ x, or adds to it
+    _finish         dx of all rows (0 where ignored), dW and db, times the loss's gradient, in their own types
+
+The host never waits for the device: it launches for all n rows, and what is beyond m returns at once. Every number is
+written by one program and every sum has one order, so two runs are equal to the last bit.
+
+Numerics. Products are accumulated in float32, and so are all sums, dx, dW and db, whatever the operands' type. The
+stash has two bytes for operands of two. A logit of 10 in bfloat16 is off by 0.03, which is 3 % of its probability; so
+what is kept is the distance to the panel's maximum, in float16: near 0, where probabilities are large, it is exact to
+2^-12 of itself, and what lies below its range is a probability of 0. The same bytes then hold G in the operands' type.
+Probabilities are exp(z - peak of panel) · exp(peak of panel - peak of row) / S: no large numbers cancel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from domain_ft_kernels.linear_cross_entropy import PANEL, SQUARE, cdiv, chunk_rows, stash_dtype, stash_shape
+from domain_ft_kernels.triton_backend.launch import INTERPRETER, Config, dot_precision, launch, processors
+from domain_ft_kernels.triton_backend.tiles import tile_of
+
+# Kernels. Rows of a chunk have places 0..chunk; their slots are first + place.
+
+LEAST = tl.constexpr(torch.finfo(torch.float32).min)
+"""What a maximum is at least: a row of nothing but -inf must not give NaN by subtracting it."""
+
+
+@triton.jit
+def _rows_of(count, first, chunk):
+    """How many labelled rows the chunk has whose first slot is `first`."""
+    return tl.maximum(tl.minimum(tl.load(count) - first, chunk), 0)
+
+
+@triton.jit
+def _tanh(y):
+    """To a rounding of 1; Triton itself has none that all targets know."""
+    t = tl.exp(-2 * tl.abs(y))
+    magnitude = (1 - t) / (1 + t)
+    return tl.where(y < 0, -magnitude, magnitude)
+
+
+@triton.jit(do_not_specialize=["n"])
+def _compact(target, rows, labels, slots, count, losses, n, classes, ignore_index, BLOCK: tl.constexpr):
+    """Number the labelled rows in order: one program, for the order.
+
+    rows, labels: by slot; a label that is no class is -1. slots, losses: by row; -1 and 0 where ignored.
+    """
+    found = 0
+    for start in range(0, n, BLOCK):
+        row = start + tl.arange(0, BLOCK)
+        label = tl.load(target + row, mask=row < n, other=ignore_index)
+        labelled = label != ignore_index
+        slot = found + tl.cumsum(labelled.to(tl.int32), 0) - 1
+        known = (label >= 0) & (label < classes)
+        tl.store(rows + slot, row, mask=labelled)
+        tl.store(labels + slot, tl.where(known, label, -1).to(tl.int32), mask=labelled)
+        tl.store(slots + row, tl.where(labelled, slot, -1), mask=row < n)
+        tl.store(losses + row, 0.0, mask=(row < n) & (label == ignore_index))
+        found += tl.sum(labelled.to(tl.int32), 0)
+    tl.store(count, found)
+
+
+@triton.jit
+def _logits(
+    x,
+    weight,
+    bias,
+    rows,
+    labels,
+    count,
+    peaks,
+    masses,
+    totals,
+    picked,
+    stash,
+    first,
+    chunk,
+    classes,
+    size,
+    x_stride,
+    weight_stride,
+    stash_stride,
+    softcap,
+    PANEL: tl.constexpr,
+    EVEN: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+):
+    """Logits z of a chunk's rows, a tile of (BLOCK_M rows, a panel of columns) at a time, and what is kept of them.
+
+    x (n, size), weight (classes, size), bias (classes,) or None. By panel and place (panels, chunk): peaks max_j z_j,
+    masses Σ_j exp(z_j - peak), totals Σ_j z_j or None. picked: z_t by place. stash (chunk, stash_stride) or None:
+    z - peak, and -inf in the columns that the last panel has beyond the classes.
+    """
+    mine = _rows_of(count, first, chunk)
+    tiles_m = tl.cdiv(mine, BLOCK_M)
+    panels = tl.cdiv(classes, PANEL)
+    for tile in tl.range(tl.program_id(0), tiles_m * panels, tl.num_programs(0)):
+        tile_m, panel = tile_of(tile, tiles_m, panels, GROUP_M)
+        place = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+        column = panel * PANEL + tl.arange(0, PANEL)
+        slot = first + tl.minimum(place, mine - 1)  # beyond the last row, that row again: loads need no mask
+        class_ = tl.minimum(column, classes - 1)
+        k = tl.arange(0, BLOCK_K)
+        x_tile = x + tl.load(rows + slot).to(tl.int64)[:, None] * x_stride + k[None, :]
+        weight_tile = weight + class_.to(tl.int64)[None, :] * weight_stride + k[:, None]
+        z = tl.zeros([BLOCK_M, PANEL], tl.float32)
+        for start in range(0, size, BLOCK_K):
+            if EVEN:
+                a = tl.load(x_tile + start)
+                b = tl.load(weight_tile + start)
+            else:
+                a = tl.load(x_tile + start, mask=(start + k)[None, :] < size, other=0.0)
+                b = tl.load(weight_tile + start, mask=(start + k)[:, None] < size, other=0.0)
+            z = tl.dot(a, b, z, input_precision=PRECISION)
+
+        if bias is not None:
+            z += tl.load(bias + class_).to(tl.float32)[None, :]
+        if softcap is not None:
+            z = softcap * _tanh(z / softcap)
+        real = place < mine
+        label = tl.load(labels + slot)
+        hit = column[None, :] == label[:, None]
+        here = real & (label >= panel * PANEL) & (label < panel * PANEL + PANEL)
+        tl.store(picked + place, tl.sum(tl.where(hit, z, 0.0), 1), mask=here)
+        at = panel * chunk + place
+        inside = column[None, :] < classes
+        if totals is not None:
+            tl.store(totals + at, tl.sum(tl.where(inside, z, 0.0), 1), mask=real)
+        z = tl.where(inside, z, float("-inf"))
+        peak = tl.maximum(tl.max(z, 1), LEAST)
+        z -= peak[:, None]
+        tl.store(peaks + at, peak, mask=real)
+        tl.store(masses + at, tl.sum(tl.exp(z), 1), mask=real)
+        if stash is not None:
+            out = stash + place.to(tl.int64)[:, None] * stash_stride + column[None, :]
+            tl.store(out, z.to(stash.dtype.element_ty), mask=real[:, None])
+
+
+@triton.jit
+def _losses(
+    peaks,
+    masses,
+    totals,
+    picked,
+    rows,
+    labels,
+    count,
+    row_peaks,
+    row_masses,
+    losses,
+    first,
+    chunk,
+    classes,
+    panels,
+    label_smoothing,
+    z_loss,
+    BLOCK_M: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    """Each row's maximum and sum of exponentials, by slot, from those of its panels; and its loss, by row."""
+    mine = _rows_of(count, first, chunk)
+    place = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    real = place < mine
+    peak = tl.full([BLOCK_M], LEAST, tl.float32)
+    mass = tl.zeros([BLOCK_M], tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    for start in range(0, panels, BLOCK_P):
+        panel = start + tl.arange(0, BLOCK_P)[:, None]
+        mask = (panel < panels) & real[None, :]
+        at = panel * chunk + place[None, :]
+        panel_peak = tl.load(peaks + at, mask=mask, other=LEAST)
+        panel_mass = tl.load(masses + at, mask=mask, other=0.0)
+        higher = tl.maximum(peak, tl.max(panel_peak, 0))
+        mass = mass * tl.exp(peak - higher) + tl.sum(panel_mass * tl.exp(panel_peak - higher[None, :]), 0)
+        peak = higher
+        if totals is not None:
+            total += tl.sum(tl.load(totals + at, mask=mask, other=0.0), 0)
+    label = tl.load(labels + first + place, mask=real, other=-1)
+    target_logit = tl.load(picked + place, mask=label >= 0, other=0.0)
+    log_mass = tl.log(mass)
+    if label_smoothing is None:
+        loss = log_mass - (target_logit - peak)
+    else:
+        loss = log_mass - (1 - label_smoothing) * (target_logit - peak) - label_smoothing * (total / classes - peak)
+    if z_loss is not None:
+        loss += z_loss * (peak + log_mass) * (peak + log_mass)
+    loss = tl.where(label >= 0, loss, float("nan"))
+    tl.store(row_peaks + first + place, peak, mask=real)
+    tl.store(row_masses + first + place, mass, mask=real)
+    tl.store(losses + tl.load(rows + first + place, mask=real, other=0), loss, mask=real)
+
+
+@triton.jit(do_not_specialize=["depth"])
+def _gradient(
+    stash,
+    gradient,
+    peaks,
+    row_peaks,
+    row_masses,
+    rows,
+    labels,
+    grad,
+    count,
+    bias_gradient,
+    largest,
+    first,
+    chunk,
+    classes,
+    stride,
+    depth,
+    label_smoothing,
+    z_loss,
+    softcap,
+    PANEL: tl.constexpr,
+    SQUARE: tl.constexpr,
+    ADD: tl.constexpr,
+):
+    """∂loss/∂u of a chunk, from the stash (chunk, stride) into `gradient`, which may be the same bytes; 0 beyond V.
+
+    A program has SQUARE columns and walks `depth` rows, SQUARE at a time and in order: all rows where there is a
+    bias_gradient (classes,), which it writes, or ADDs to. grad: by row, or None for 1. largest, a number a square, or
+    None: the largest |∂loss/∂u| in it, before grad.
+    """
+    mine = _rows_of(count, first, chunk)
+    column = tl.program_id(0) * SQUARE + tl.arange(0, SQUARE)
+    panel = tl.program_id(0) * SQUARE // PANEL
+    start = tl.program_id(1) * depth
+    inside = column[None, :] < classes
+    total = tl.zeros([SQUARE], tl.float32)
+    for begin in range(start, tl.minimum(start + depth, mine), SQUARE):
+        place = begin + tl.arange(0, SQUARE)
+        real = place < mine
+        slot = first + place
+        panel_peak = tl.load(peaks + panel * chunk + place, mask=real, other=0.0)
+        peak = tl.load(row_peaks + slot, mask=real, other=0.0)
+        mass = tl.load(row_masses + slot, mask=real, other=1.0)
+        label = tl.load(labels + slot, mask=real, other=-1)
+        at = place.to(tl.int64)[:, None] * stride + column[None, :]
+        below = tl.load(stash + at, mask=real[:, None], other=0.0).to(tl.float32)
+        factor = tl.exp(panel_peak - peak) / mass
+        if z_loss is not None:
+            factor *= 1 + 2 * z_loss * (peak + tl.log(mass))
+        g = tl.exp(below) * factor[:, None]
+        if label_smoothing is None:
+            g -= tl.where(column[None, :] == label[:, None], 1.0, 0.0)
+        else:
+            g -= tl.where(column[None, :] == label[:, None], 1 - label_smoothing, 0.0) + label_smoothing / classes
+        if softcap is not None:
+            capped = (below + panel_peak[:, None]) / softcap
+            g *= 1 - capped * capped
+        g = tl.where(inside & real[:, None], g, 0.0)
+        if largest is not None:
+            size = tl.where(g == g, tl.abs(g), float("inf"))
+            tl.store(largest + begin // SQUARE * tl.num_programs(0) + tl.program_id(0), tl.max(tl.max(size, 1), 0))
+        if grad is not None:
+            row = tl.load(rows + slot, mask=real, other=0)
+            g *= tl.load(grad + row, mask=real, other=0.0)[:, None]
+        tl.store(gradient + at, g.to(gradient.dtype.element_ty), mask=real[:, None])
+        total += tl.sum(g, 0)
+    if bias_gradient is not None:
+        if ADD:
+            total += tl.load(bias_gradient + column, mask=column < classes, other=0.0)
+        tl.store(bias_gradient + column, total, mask=column < classes)
+
+
+@triton.jit
+def _grad_hidden(
+    gradient,
+    weight,
+    count,
+    out,
+    slices,
+    slice_count,
+    largest,
+    first,
+    chunk,
+    classes,
+    size,
+    stride,
+    weight_stride,
+    filter_eps,
+    SQUARE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+):
+    """out (slots, size) = G W for a chunk: gradient (chunk, stride), weight (classes, size).
+
+    Where there are fewer tiles than programs, each tile's sum over the classes is cut into `slice_count` parts, which
+    go to slices (slice_count, rows, size) instead.
+    """
+    mine = _rows_of(count, first, chunk)
+    tiles_m = tl.cdiv(mine, BLOCK_M)
+    tiles_n = tl.cdiv(size, BLOCK_N)
+    tiles = tiles_m * tiles_n
+    parts = tl.maximum(tl.num_programs(0) // tl.maximum(tiles, 1), 1)
+    if tl.program_id(0) == 0:
+        tl.store(slice_count, parts)
+    blocks = tl.cdiv(classes, BLOCK_K)
+    depth = tl.cdiv(blocks, parts)
+    for item in tl.range(tl.program_id(0), tiles * parts, tl.num_programs(0)):
+        part = item // tiles
+        tile_m, tile_n = tile_of(item % tiles, tiles_m, tiles_n, GROUP_M)
+        place = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+        column = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+        real = (place < mine)[:, None] & (column < size)[None, :]
+        g_rows = gradient + tl.minimum(place, mine - 1).to(tl.int64)[:, None] * stride
+        accumulator = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+        for block in range(part * depth, tl.minimum((part + 1) * depth, blocks)):
+            k = block * BLOCK_K + tl.arange(0, BLOCK_K)
+            wanted = True
+            if largest is not None:
+                squares = tl.cdiv(classes, SQUARE)
+                square = tile_m * BLOCK_M // SQUARE * squares + block * BLOCK_K // SQUARE
+                wanted = tl.load(largest + square) > filter_eps
+            if wanted:
+                g = tl.load(g_rows + k[None, :])  # 0 beyond the classes
+                w_rows = weight + tl.minimum(k, classes - 1).to(tl.int64)[:, None] * weight_stride
+                w = tl.load(w_rows + column[None, :], mask=(column < size)[None, :], other=0.0)
+                accumulator = tl.dot(g, w, accumulator, input_precision=PRECISION)
+        at = place.to(tl.int64)[:, None] * size + column[None, :]
+        if parts == 1:
+            tl.store(out + first.to(tl.int64) * size + at, accumulator, mask=real)
+        else:
+            tl.store(slices + (part * mine).to(tl.int64) * size + at, accumulator, mask=real)
+
+
+@triton.jit
+def _add_slices(slices, slice_count, count, out, first, chunk, size, BLOCK: tl.constexpr):
+    """out (slots, size) = Σ slices (slice_count, rows, size), in order; nothing to do where there is one alone."""
+    parts = tl.load(slice_count)
+    if parts == 1:
+        return
+    elements = _rows_of(count, first, chunk) * size
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], tl.float32)
+    for part in range(parts):
+        total += tl.load(slices + part * elements + at, mask=at < elements, other=0.0)
+    tl.store(out + first.to(tl.int64) * size + at, total, mask=at < elements)
+
+
+@triton.jit
+def _grad_weight(
+    gradient,
+    x,
+    rows,
+    count,
+    out,
+    largest,
+    first,
+    chunk,
+    classes,
+    size,
+    stride,
+    x_stride,
+    filter_eps,
+    SQUARE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ADD: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+):
+    """out (classes, size) = Gᵀ x over a chunk's rows, or ADDs it: gradient (chunk, stride), x (n, size)."""
+    mine = _rows_of(count, first, chunk)
+    if ADD and mine == 0:
+        return
+    tiles_n = tl.cdiv(size, BLOCK_N)
+    tile_m, tile_n = tile_of(tl.program_id(0), tl.cdiv(classes, BLOCK_M), tiles_n, GROUP_M)
+    class_ = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    column = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    accumulator = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    for begin in range(0, mine, BLOCK_K):
+        place = begin + tl.arange(0, BLOCK_K)
+        wanted = True
+        if largest is not None:
+            square = begin // SQUARE * tl.cdiv(classes, SQUARE) + tile_m * BLOCK_M // SQUARE
+            wanted = tl.load(largest + square) > filter_eps
+        if wanted:
+            real = (place < mine)[:, None]
+            g = tl.load(gradient + place.to(tl.int64)[:, None] * stride + class_[None, :], mask=real, other=0.0)
+            row = tl.load(rows + first + tl.minimum(place, mine - 1)).to(tl.int64)
+            x_tile = tl.load(x + row[:, None] * x_stride + column[None, :], mask=(column < size)[None, :], other=0.0)
+            accumulator = tl.dot(tl.trans(g), x_tile, accumulator, input_precision=PRECISION)
+    at = out + class_.to(tl.int64)[:, None] * size + column[None, :]
+    real = (class_ < classes)[:, None] & (column < size)[None, :]
+    if ADD:
+        accumulator += tl.load(at, mask=real, other=0.0)
+    tl.store(at, accumulator, mask=real)
+
+
+@triton.jit(do_not_specialize=["n"])
+def _finish(source, slots, grad, out, n, size, BY_ROW: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """out (n, size) = grad · source; grad: a number, BY_ROW, or None for 1. slots: source is by slot; -1 gives 0."""
+    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    slot = row
+    if slots is not None:
+        slot = tl.load(slots + row, mask=row < n, other=-1)
+    real = (row < n)[:, None] & (column < size)[None, :]
+    at = slot.to(tl.int64)[:, None] * size + column[None, :]
+    value = tl.load(source + at, mask=real & (slot >= 0)[:, None], other=0.0)
+    if BY_ROW:
+        value *= tl.load(grad + row, mask=(row < n) & (slot >= 0), other=0.0)[:, None]
+    elif grad is not None:
+        value *= tl.load(grad)
+    tl.store(out + row.to(tl.int64)[:, None] * size + column[None, :], value.to(out.dtype.element_ty), mask=real)
+
+
+# Tile sizes. All BLOCK_K divide EVEN, and those that follow the stash's squares divide SQUARE.
+
+EVEN = 64
+"""Where the hidden size is a multiple of this, no load of a product is masked along it."""
+
+NVIDIA = ("sm_80", "sm_90", "sm_100")
+AMD = ("gfx942",)
+TESTS = (INTERPRETER,)
+
+_COMPACT = [Config({"BLOCK": 2048}, num_warps=8, targets=(*NVIDIA, *AMD)), Config({"BLOCK": 64}, targets=TESTS)]
+_LOSSES = [Config({"BLOCK_M": 16, "BLOCK_P": 64}, num_warps=4)]
+_GRADIENT = [Config({}, num_warps=8)]
+_ADD_SLICES = [Config({"BLOCK": 1024}, num_warps=4)]
+_FINISH = [Config({"BLOCK_M": 16, "BLOCK_N": 128}, num_warps=4)]
+_LOGITS = [
+    Config({"BLOCK_M": 128, "BLOCK_K": 64, "GROUP_M": 32}, 8, 3, NVIDIA, (2,)),
+    Config({"BLOCK_M": 64, "BLOCK_K": 32, "GROUP_M": 32}, 4, 3, NVIDIA, (2, 4)),
+    Config({"BLOCK_M": 64, "BLOCK_K": 32, "GROUP_M": 32}, 4, 2, AMD, (2, 4)),
+    Config({"BLOCK_M": 32, "BLOCK_K": 32, "GROUP_M": 2}, targets=TESTS),
+]
+_GRAD_HIDDEN = [
+    Config({"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 64, "GROUP_M": 8}, 8, 3, NVIDIA, (2,)),
+    Config({"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64, "GROUP_M": 8}, 8, 3, NVIDIA, (2,)),
+    Config({"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "GROUP_M": 8}, 4, 3, NVIDIA, (2, 4)),
+    Config({"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "GROUP_M": 8}, 4, 2, AMD, (2, 4)),
+    Config({"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_K": 64, "GROUP_M": 2}, targets=TESTS),
+]
+_GRAD_WEIGHT = _GRAD_HIDDEN
+"""The same: both have a stash's squares on the left and rows of `size` on the right."""
+
+LARGEST_TILE = 128 * 256
+"""Elements of _grad_hidden's largest tile, which bound what its slices take."""
+
+GRADIENT_ROWS = 4 * SQUARE
+"""Rows that a program of _gradient walks where no db keeps it from sharing them."""
+
+
+# The steps on the host
+
+
+class _Head:
+    """A call's operands as the kernels take them, its labelled rows, and the buffers of a chunk.
+
+    A method is a launch; `first` is the slot of a chunk's first row. What is by slot has room for all n rows.
+    """
+
+    def __init__(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        target: Tensor,
+        bias: Tensor | None,
+        ignore_index: int,
+        label_smoothing: float,
+        z_loss: float,
+        softcap: float | None,
+        compute: torch.dtype,
+        filter_eps: float | None,
+    ) -> None:
+        self.x, self.weight = _row_major(hidden.to(compute)), _row_major(weight.to(compute))
+        self.bias = None if bias is None else bias.to(compute).contiguous()
+        self.label_smoothing, self.z_loss, self.softcap = label_smoothing or None, z_loss or None, softcap
+        self.compute, self.device, self.filter_eps = compute, hidden.device, filter_eps
+        self.n, (self.classes, self.size) = len(hidden), weight.shape
+        self.panels = cdiv(self.classes, PANEL)
+        step = chunk_rows(self.n, self.classes, compute.itemsize)
+        self.chunk = min(step, self.n)
+        self.firsts = range(0, max(self.n, 1), step)  # no rows are a chunk too: dW is zeros that somebody writes
+
+        self.rows, self.labels, self.slots = (self.make_empty(self.n, dtype=torch.int32) for _ in range(3))
+        self.count = self.make_empty(1, dtype=torch.int32)
+        self.losses, self.row_peaks, self.row_masses = (self.make_empty(self.n) for _ in range(3))
+        self.panel_peaks, self.panel_masses = (self.make_empty(self.panels, self.chunk) for _ in range(2))
+        self.panel_totals = None if self.label_smoothing is None else self.make_empty(self.panels, self.chunk)
+        self.picked = self.make_empty(self.chunk)
+        squares = (cdiv(self.chunk, SQUARE), cdiv(self.classes, SQUARE))
+        self.largest = None if filter_eps is None else self.make_empty(*squares)
+        self._launch(
+            _compact,
+            lambda _: (1,),
+            *(target.contiguous(), self.rows, self.labels, self.slots, self.count, self.losses),
+            *(self.n, self.classes, ignore_index),
+            configs=_COMPACT,
+        )
+
+    def make_empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Unwritten memory beside the operands."""
+        return torch.empty(shape, dtype=dtype, device=self.device)
+
+    def _launch(
+        self, kernel: Any, grid: Callable[[dict[str, int]], tuple[int, ...]], *arguments: Any, **how: Any
+    ) -> None:
+        shape = (self.classes, self.size)
+        launch(kernel, grid, *arguments, device=self.device, dtype=self.compute, shape=shape, **how)
+
+    def new_stash(self) -> Tensor:
+        """A chunk's stash, (chunk, panels · PANEL)."""
+        return self.make_empty(*stash_shape(self.chunk, self.classes), dtype=stash_dtype(self.compute))
+
+    def make_logits(self, first: int, stash: Tensor | None) -> None:
+        """The panels' sums of a chunk, and its stash if there is to be one."""
+        most = 2 * processors(self.device)  # where two fit a processor, one multiplies while the other exponentiates
+        self._launch(
+            _logits,
+            lambda blocks: (min(most, cdiv(self.chunk, blocks["BLOCK_M"]) * self.panels),),
+            *(self.x, self.weight, self.bias, self.rows, self.labels, self.count),
+            *(self.panel_peaks, self.panel_masses, self.panel_totals, self.picked, stash),
+            *(first, self.chunk, self.classes, self.size, self.x.stride(0), self.weight.stride(0)),
+            *(self.panels * PANEL, self.softcap),
+            configs=_LOGITS,
+            PANEL=PANEL,
+            EVEN=self.size % EVEN == 0,
+            PRECISION=dot_precision(self.compute, self.device),
+        )
+
+    def make_losses(self, first: int) -> None:
+        """A chunk's losses, and what its gradient needs of each row."""
+        self._launch(
+            _losses,
+            lambda blocks: (cdiv(self.chunk, blocks["BLOCK_M"]),),
+            *(self.panel_peaks, self.panel_masses, self.panel_totals, self.picked, self.rows, self.labels, self.count),
+            *(self.row_peaks, self.row_masses, self.losses),
+            *(first, self.chunk, self.classes, self.panels, self.label_smoothing, self.z_loss),
+            configs=_LOSSES,
+        )
+
+    def make_gradient(
+        self, first: int, stash: Tensor, gradient: Tensor, grad: Tensor | None, bias_gradient: Tensor | None
+    ) -> None:
+        """A chunk's ∂loss/∂u, (chunk, panels · PANEL), and what it adds to db."""
+        rows = max(self.chunk, SQUARE)
+        depth = rows if bias_gradient is not None else GRADIENT_ROWS
+        self._launch(
+            _gradient,
+            lambda _: (cdiv(self.classes, SQUARE), cdiv(rows, depth)),
+            *(stash, gradient, self.panel_peaks, self.row_peaks, self.row_masses, self.rows, self.labels, grad),
+            *(self.count, bias_gradient, self.largest, first, self.chunk, self.classes, self.panels * PANEL),
+            *(depth, self.label_smoothing, self.z_loss, self.softcap),
+            configs=_GRADIENT,
+            repeatable=False,
+            PANEL=PANEL,
+            SQUARE=SQUARE,
+            ADD=first > 0,
+        )
+
+    def make_hidden_gradient(self, first: int, gradient: Tensor, out: Tensor, slices: Tensor, parts: Tensor) -> None:
+        """dx of a chunk, into its slots of out (n, size)."""
+        most = processors(self.device)
+        self._launch(
+            _grad_hidden,
+            lambda _: (most,),
+            *(gradient, self.weight, self.count, out, slices, parts, self.largest),
+            *(first, self.chunk, self.classes, self.size, self.panels * PANEL, self.weight.stride(0), self.filter_eps),
+            configs=_GRAD_HIDDEN,
+            SQUARE=SQUARE,
+            PRECISION=dot_precision(self.compute, self.device),
+        )
+        elements = min(self.chunk * self.size, len(slices) // 2)  # two slices at least, or there is nothing to add
+        self._launch(
+            _add_slices,
+            lambda blocks: (cdiv(elements, blocks["BLOCK"]),),
+            *(slices, parts, self.count, out, first, self.chunk, self.size),
+            configs=_ADD_SLICES,
+        )
+
+    def make_weight_gradient(self, first: int, gradient: Tensor, out: Tensor) -> None:
+        """dW (classes, size) of a chunk, added to those before it."""
+        self._launch(
+            _grad_weight,
+            lambda blocks: (cdiv(self.classes, blocks["BLOCK_M"]) * cdiv(self.size, blocks["BLOCK_N"]),),
+            *(gradient, self.x, self.rows, self.count, out, self.largest),
+            *(first, self.chunk, self.classes, self.size, self.panels * PANEL, self.x.stride(0), self.filter_eps),
+            configs=_GRAD_WEIGHT,
+            repeatable=first == 0,
+            SQUARE=SQUARE,
+            PRECISION=dot_precision(self.compute, self.device),
+            ADD=first > 0,
+        )
+
+
+class _Gradients:
+    """The gradients asked for, in float32: dx by slot (n, size), dW and db. The others are empty."""
+
+    def __init__(self, head: _Head, needs: list[bool]) -> None:
+        self.head, self.needs = head, needs
+        empty = head.make_empty
+        self.hidden = empty(*(head.n, head.size) if needs[0] else (0,))
+        self.weight = empty(*(head.classes, head.size) if needs[1] else (0,))
+        self.bias = empty(head.classes if needs[2] else 0)
+        self.slices = empty(processors(head.device) * LARGEST_TILE if needs[0] else 0)
+        self.parts = empty(1, dtype=torch.int32)
+
+    def add(self, first: int, stash: Tensor, gradient: Tensor, grad: Tensor | None) -> None:
+        """Take in a chunk by its stash; ∂loss/∂u goes to `gradient`, which may be the same bytes."""
+        head = self.head
+        head.make_gradient(first, stash, gradient, grad, self.bias if self.needs[2] else None)
+        if self.needs[0]:
+            head.make_hidden_gradient(first, gradient, self.hidden, self.slices, self.parts)
+        if self.needs[1]:
+            head.make_weight_gradient(first, gradient, self.weight)
+
+
+def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Losses (n,) by row; by slot each row's maximum and sum; and the one chunk's stash and panels' maxima, if `keep`.
+
+    The op linear_cross_entropy_triton; its arguments are there.
+    """
+    *operands, keep = arguments
+    head = _Head(*operands)
+    stash = head.new_stash() if keep else None
+    for first in head.firsts:
+        head.make_logits(first, stash)
+        head.make_losses(first)
+    if stash is None:
+        return head.losses, head.row_peaks, head.row_masses, head.make_empty(0), head.make_empty(0)
+    return head.losses, head.row_peaks, head.row_masses, stash, head.panel_peaks
+
+
+def backward(
+    grad: Tensor, row_peaks: Tensor, row_masses: Tensor, stash: Tensor, panel_peaks: Tensor, *arguments: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients in hidden, weight and bias (empty where not needed) of losses with gradients `grad` (n,).
+
+    From the stash that forward kept, which is left as it is; or from logits that are made again.
+    """
+    hidden, weight, target, bias, *options, keep, needs = arguments
+    head = _Head(hidden, weight, target, bias, *options)
+    head.row_peaks, head.row_masses = row_peaks, row_masses
+    gradients, made = _Gradients(head, needs), head.new_stash()
+    grad = grad.contiguous()
+    if keep:
+        head.panel_peaks = panel_peaks
+        gradients.add(0, stash, made.view(head.compute), grad)
+    else:
+        for first in head.firsts:
+            head.make_logits(first, made)
+            gradients.add(first, made, made.view(head.compute), grad)
+    types = [hidden.dtype, weight.dtype, weight.dtype if bias is None else bias.dtype]
+    return finish(None, gradients.hidden, gradients.weight, gradients.bias, head.slots, types, needs)
+
+
+def forward_with_gradients(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Losses (n,), or their sum where `summed`; what `finish` makes the gradients of; and each row's slot.
+
+    The op linear_cross_entropy_with_gradients_triton; its arguments are there.
+    """
+    *operands, summed, needs = arguments
+    head = _Head(*operands)
+    gradients, stash = _Gradients(head, needs), head.new_stash()
+    for first in head.firsts:
+        head.make_logits(first, stash)
+        head.make_losses(first)
+        gradients.add(first, stash, stash.view(head.compute), None)
+    losses = head.losses.sum() if summed else head.losses
+    return losses, gradients.hidden, gradients.weight, gradients.bias, head.slots
+
+
+def finish(
+    grad: Tensor | None,
+    d_hidden: Tensor,
+    d_weight: Tensor,
+    d_bias: Tensor,
+    slots: Tensor,
+    types: list[torch.dtype],
+    needs: list[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of all rows, of W and of b in their types, times grad: one number, one a row, or None for 1."""
+    sources = (d_hidden, d_weight, d_bias)
+    finished = [torch.empty(s.shape, dtype=t, device=s.device) for s, t in zip(sources, types, strict=True)]
+    for source, out, places, need in zip(sources, finished, (slots, None, None), needs, strict=True):
+        if need:
+            _scale(source, places, None if grad is None else grad.contiguous(), out)
+    return finished[0], finished[1], finished[2]
+
+
+def _scale(source: Tensor, slots: Tensor | None, grad: Tensor | None, out: Tensor) -> None:
+    """out = grad · source, both (rows, size) or (size,)."""
+    rows, size = source.shape if source.dim() == 2 else (1, len(source))
+    launch(
+        _finish,
+        lambda blocks: (cdiv(rows, blocks["BLOCK_M"]), cdiv(size, blocks["BLOCK_N"])),
+        *(source, slots, grad, out, rows, size),
+        configs=_FINISH,
+        device=source.device,
+        dtype=out.dtype,
+        BY_ROW=grad is not None and grad.dim() == 1,
+    )
+
+
+def _row_major(matrix: Tensor) -> Tensor:
+    """The matrix, copied where its rows are not contiguous: rows may lie at any distance."""
+    return matrix if matrix.stride(-1) == 1 else matrix.contiguous()
