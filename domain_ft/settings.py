@@ -286,7 +286,8 @@ class MachineOptions(Settings, group="Machine"):
     """The precision of the arithmetic; auto is bfloat16 on a GPU, float32 elsewhere."""
 
     kernels: Literal["auto", "reference", "torch", "triton"] = "auto"
-    """Which implementation of the fused operations to use."""
+    """Which implementation of the fused operations to use: auto is triton on a GPU and torch on a CPU; reference is
+    plain PyTorch, to compare with."""
 
     seed: Annotated[int, Range(at_least=0)] = 0
     """All that is drawn at random follows from it: masks, order, dropout."""

@@ -207,7 +207,7 @@ def train(
                 release_free_memory()
             if state.step % log_every == 0 or last or "evaluation" in metrics:
                 log(metrics)
-            stopping = _any_rank(accelerator, stop.is_set())
+            stopping = _sum_over_ranks(accelerator, int(stop.is_set())) > 0  # all ranks stop after the same step
             if last or stopping or state.step % settings.checkpoint_every == 0:
                 save()
                 saved_step = state.step
@@ -272,10 +272,7 @@ class _Trainer:
     def accumulate(self, prepared: list[tuple[npt.NDArray[np.int64], Inputs]], index: int) -> float:
         """Add the gradient of the step's mean loss to the parameters; that loss is returned."""
         accelerator = self.accelerator
-        counted = torch.tensor(
-            [sum(inputs.items for _, inputs in prepared)], dtype=torch.int64, device=accelerator.device
-        )
-        items = max(1, int(accelerator.reduce(counted, "sum").item()))
+        items = max(1, _sum_over_ranks(accelerator, sum(inputs.items for _, inputs in prepared)))
         sums: list[Tensor] = []
         for number, (_, inputs) in enumerate(prepared):
             seed = derive(self.settings.seed, "dropout", index, accelerator.process_index, number)
@@ -402,12 +399,12 @@ def stop_requests(display: ProgressDisplay) -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _any_rank(accelerator: Accelerator, flag: bool) -> bool:
-    """Whether `flag` is set on any rank, so that all ranks stop after the same step."""
+def _sum_over_ranks(accelerator: Accelerator, count: int) -> int:
+    """The sum of all ranks' counts; of a single one's the count, with no way over the GPU."""
     if accelerator.num_processes == 1:
-        return flag
-    flagged = torch.tensor([int(flag)], device=accelerator.device)
-    return bool(accelerator.reduce(flagged, "sum").item())
+        return count
+    counted = torch.tensor([count], dtype=torch.int64, device=accelerator.device)
+    return int(accelerator.reduce(counted, "sum").item())
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

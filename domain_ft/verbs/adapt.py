@@ -141,7 +141,7 @@ def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) 
         base = load(
             settings.model,
             device=machine.device,
-            dtype=machine.weights_dtype(settings.method),
+            dtype=machine.weights_dtype(settings.method, settings.train_modules),
             progress=display.job,
         )
         length = piece_length(base, settings)

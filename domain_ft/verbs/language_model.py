@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -63,9 +63,10 @@ class Machine:
         """The device that this process computes on."""
         return self.accelerator.device
 
-    def weights_dtype(self, method: str) -> torch.dtype:
-        """The type that the base model is kept in: bfloat16 where it is frozen; what trains is float32."""
-        return torch.bfloat16 if self.dtype == "bfloat16" and method != "full" else torch.float32
+    def weights_dtype(self, method: str, train_modules: Sequence[str] = ()) -> torch.dtype:
+        """The type that the base model is kept in: bfloat16 where all of it is frozen; what trains is float32."""
+        frozen = method != "full" and not train_modules
+        return torch.bfloat16 if self.dtype == "bfloat16" and frozen else torch.float32
 
 
 @dataclass(frozen=True)

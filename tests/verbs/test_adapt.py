@@ -139,6 +139,15 @@ def test_other_methods(method: str, tmp_path: Path) -> None:
         assert finished.result["trainable_parameters"] == finished.result["total_parameters"]
 
 
+@pytest.mark.parametrize("whole", [(), ("cls.predictions.transform",)])
+def test_what_trains_is_float32_under_bfloat16(whole: tuple[str, ...], tmp_path: Path) -> None:
+    finished = adapt(settings(tmp_path, dtype="bfloat16", dropout=0.1, train_modules=whole))
+    trained = [parameter for parameter in finished.model.parameters() if parameter.requires_grad]
+    assert {parameter.dtype for parameter in trained} == {torch.float32}
+    assert finished.model.get_input_embeddings().weight.dtype == (torch.float32 if whole else torch.bfloat16)
+    assert finished.result["after"]["domain"]["loss"] < finished.result["before"]["domain"]["loss"]
+
+
 def test_the_same_settings_give_the_same_run_and_config_repeats_it(tmp_path: Path) -> None:
     first = adapt(settings(tmp_path))
     repeated = AdaptSettings.from_toml(first.folder / "config.toml", output=tmp_path / "again", quiet=True)
