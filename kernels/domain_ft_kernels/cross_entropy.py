@@ -14,7 +14,7 @@ are not computed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -164,7 +164,8 @@ def _forward(
 
 
 @in_given_types
-def _backward(
+def _fill_gradient(
+    gradient: Tensor,
     grad: Tensor,
     logits: Tensor,
     target: Tensor,
@@ -174,62 +175,112 @@ def _backward(
     label_smoothing: float,
     z_loss: float,
     softcap: float | None,
-) -> Tensor:
-    """The gradient in the logits (n, V) of losses with gradients `grad` (n,), in the logits' type."""
+) -> None:
+    """Write the gradient in the logits (n, V) of losses with gradients `grad` (n,) to `gradient`, which they may be."""
     terms = Terms(label_smoothing, z_loss, softcap)
-    gradient = torch.zeros(logits.shape, dtype=logits.dtype, device=logits.device)
+    gradient.index_fill_(0, (target == ignore_index).nonzero().squeeze(1), 0)
     for rows in _blocks(labelled_rows(target, ignore_index), logits):
         z = cap_(logits.index_select(0, rows).to(masses.dtype), softcap)
         scratch = torch.empty_like(z) if softcap is not None else z
         gradient_(z, scratch, peaks[rows], masses[rows], target[rows], grad[rows], 0, z.shape[1], terms)
         gradient.index_copy_(0, rows, z.to(logits.dtype))
-    return gradient
+
+
+# The Triton backend, imported where it runs
+
+
+def _triton_forward(
+    logits: Tensor, target: Tensor, ignore_index: int, *options: float | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    from domain_ft_kernels.triton_backend import cross_entropy as kernels
+
+    check_targets(target, logits.shape[1], ignore_index)
+    return kernels.forward(logits, target, ignore_index, *options)
+
+
+def _triton_fill_gradient(*arguments: Any) -> None:
+    from domain_ft_kernels.triton_backend import cross_entropy as kernels
+
+    kernels.fill_gradient(*arguments)
 
 
 # The registration
 
-_forward_op = torch.library.custom_op(
-    "domain_ft_kernels::cross_entropy",
-    _forward,
-    mutates_args=(),
-    schema="(Tensor logits, Tensor target, int ignore_index, float label_smoothing, float z_loss, float? softcap)"
-    " -> (Tensor, Tensor, Tensor)",
-)
-_backward_op = torch.library.custom_op(
-    "domain_ft_kernels::cross_entropy_backward",
-    _backward,
-    mutates_args=(),
-    schema="(Tensor grad, Tensor logits, Tensor target, Tensor peaks, Tensor masses, int ignore_index,"
-    " float label_smoothing, float z_loss, float? softcap) -> Tensor",
-)
 
-
-@_forward_op.register_fake
-def _(*inputs: Any) -> tuple[Tensor, ...]:
+def _fake_forward(*inputs: Any) -> tuple[Tensor, ...]:
     logits, target, *_ = inputs
     return tuple(logits.new_empty(target.shape, dtype=accumulation_dtype(logits.dtype)) for _ in range(3))
 
 
-@_backward_op.register_fake
-def _(*inputs: Any) -> Tensor:
-    _, logits, *_ = inputs
-    return logits.new_empty(logits.shape)
+def _apart(logits: Tensor) -> bool:
+    """Whether the rows (n, V) are contiguous and none overlaps another, as rows of an expanded tensor do."""
+    return logits.stride(1) == 1 and logits.stride(0) >= logits.shape[1]
+
+
+def _empty_gradient(_grad: Tensor, logits: Tensor, *_: Any) -> Tensor:
+    """A tensor for the gradient, rows as far apart as in the logits where they allow it."""
+    return logits.new_empty_strided(logits.shape, (logits.stride(0) if _apart(logits) else logits.shape[1], 1))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    logits, target, *ctx.options = inputs
+    logits, target, *ctx.options, inplace = inputs
+    ctx.inplace = inplace and _apart(logits)
     ctx.save_for_backward(logits, target, *output[1:])
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-    if grad is None:
-        return (None,) * 6
-    return _backward_op(grad, *ctx.saved_tensors, *ctx.options), *(None,) * 5
+def _register(name: str, forward: Callable[..., Any], fill_gradient: Callable[..., None]) -> Any:
+    """The differentiable op `name`, which runs `forward` and, backward, `fill_gradient`."""
+    options = "int ignore_index, float label_smoothing, float z_loss, float? softcap"
+    saved = "Tensor target, Tensor peaks, Tensor masses"
+
+    def backward(*inputs: Any) -> Tensor:
+        gradient = _empty_gradient(*inputs)
+        fill_gradient(gradient, *inputs)
+        return gradient
+
+    def backward_inplace(grad: Tensor, logits: Tensor, *inputs: Any) -> None:
+        fill_gradient(logits, grad, logits, *inputs)
+
+    def differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 7
+        logits, *saved = ctx.saved_tensors
+        if not ctx.inplace:
+            return backward_op(grad, logits, *saved, *ctx.options), *(None,) * 6
+        inplace_op(grad, logits, *saved, *ctx.options)
+        return logits.detach(), *(None,) * 6
+
+    op = torch.library.custom_op(
+        f"domain_ft_kernels::{name}",
+        lambda *inputs: forward(*inputs[:6]),  # `inplace` is for backward alone
+        mutates_args=(),
+        schema=f"(Tensor logits, Tensor target, {options}, bool inplace=False) -> (Tensor, Tensor, Tensor)",
+    )
+    backward_op = torch.library.custom_op(
+        f"domain_ft_kernels::{name}_backward",
+        backward,
+        mutates_args=(),
+        schema=f"(Tensor grad, Tensor logits, {saved}, {options}) -> Tensor",
+    )
+    inplace_op = torch.library.custom_op(
+        f"domain_ft_kernels::{name}_backward_",
+        backward_inplace,
+        mutates_args=("logits",),
+        schema=f"(Tensor grad, Tensor(a!) logits, {saved}, {options}) -> ()",
+    )
+    op.register_fake(_fake_forward)
+    backward_op.register_fake(_empty_gradient)
+    inplace_op.register_fake(lambda *_: None)
+    op.register_autograd(differentiate, setup_context=_setup_context)
+    return op
 
 
-_forward_op.register_autograd(_differentiate, setup_context=_setup_context)
+_OPS = {
+    "torch": _register("cross_entropy", _forward, _fill_gradient),
+    "triton": _register("cross_entropy_triton", _triton_forward, _triton_fill_gradient),
+}
 
 
 # The public function
@@ -244,19 +295,22 @@ def cross_entropy(
     z_loss: float = 0.0,
     softcap: float | None = None,
     reduction: str = "sum",
+    inplace: bool = False,
     backend: str = "auto",
 ) -> Tensor:
     """Cross-entropy of logits (..., V) against the classes target (...), in float32 (float64 for float64 logits).
 
     Args:
-        logits: (..., V), any float type; never written to.
+        logits: (..., V), any float type; not written to, unless by `inplace`.
         target: (...), integers in [0, V), or `ignore_index` where there is nothing to predict.
         label_smoothing: ε in [0, 1], as in F.cross_entropy.
         z_loss: ζ >= 0 adds ζ · logsumexp² to each row's loss.
         softcap: c > 0 replaces each logit u by c · tanh(u / c).
         reduction: `sum`; `mean` over the rows that have a target (NaN where none has, as in F.cross_entropy); `none`,
             a loss for each position of target, 0 where ignored.
-        backend: `auto`, `reference` or `torch`.
+        inplace: the logits' memory may become the gradient's in backward: they are lost, and a tensor of their size is
+            saved. Autograd raises where something else needs them after that, or backward runs twice.
+        backend: `auto`, `reference`, `torch` or `triton`.
 
     Raises:
         ValueError: shapes, types, devices or options that do not fit. A target outside [0, V) raises on a CPU; on other
@@ -269,11 +323,12 @@ def cross_entropy(
     check_loss_arguments(target, logits.shape[:-1], logits.shape[-1], label_smoothing, z_loss, softcap, reduction)
     check_same_device(logits=logits, target=target)
     rows, classes = logits.reshape(target.numel(), logits.shape[-1]), target.reshape(-1).long()
-    if resolve_backend(backend, logits.device) == "reference":
+    backend = resolve_backend(backend, logits.device, logits.dtype)
+    if backend == "reference":
         check_targets(classes, logits.shape[-1], ignore_index)
         losses = reference_losses(rows, classes, ignore_index, Terms(label_smoothing, z_loss, softcap))
     else:
-        losses, *_ = _forward_op(rows, classes, ignore_index, label_smoothing, z_loss, softcap)
+        losses, *_ = _OPS[backend](rows, classes, ignore_index, label_smoothing, z_loss, softcap, inplace)
     if reduction == "none":
         return losses.reshape(target.shape)
     return mean_of(losses.sum(), classes, ignore_index) if reduction == "mean" else losses.sum()

@@ -151,6 +151,40 @@ def test_leaves_the_logits_as_they_were() -> None:
     assert torch.equal(before, logits)
 
 
+def test_writes_over_the_logits_where_asked() -> None:
+    logits, target = make(24, 10)
+    wanted = run("torch", logits, target, softcap=3.0, label_smoothing=0.1)
+    leaf = logits.clone().requires_grad_()
+    loss = cross_entropy(leaf, target, softcap=3.0, label_smoothing=0.1, inplace=True)
+    loss.backward(retain_graph=True)
+    assert torch.equal(loss.detach(), wanted[0])
+    assert leaf.grad is not None
+    assert leaf.grad.data_ptr() == leaf.data_ptr()
+    assert torch.equal(leaf.grad, wanted[1])
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_rows_that_share_memory_are_not_written_over() -> None:
+    logits, target = make(1, 10, ignored=0.0)
+    _, gradient = run("torch", logits.expand(4, 10), target.expand(4), inplace=True)
+    assert torch.equal(gradient, run("torch", logits.expand(4, 10).clone(), target.expand(4))[1])
+
+
+def test_writes_over_what_it_may_under_compile() -> None:
+    def function(hidden: Tensor, inplace: bool) -> Tensor:
+        return cross_entropy(hidden * 2, target, inplace=inplace)
+
+    torch._dynamo.reset()
+    logits, target = make(13, 10)
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    eager, traced = (
+        value_and_gradients(f, [logits]) for f in (lambda z: function(z, False), lambda z: compiled(z, True))
+    )
+    for ours, theirs in zip(traced, eager, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_holds_the_gradient_and_a_block() -> None:
     logits, target = make(4096, 3000, ignored=0.0)
     logits = logits.bfloat16().requires_grad_()
@@ -218,7 +252,8 @@ def test_activation_checkpointing() -> None:
         ({"z_loss": -1.0}, r"z_loss=-1.0"),
         ({"softcap": 0.0}, r"softcap=0.0"),
         ({"reduction": "avg"}, r"reduction='avg': wanted one of sum, mean, none"),
-        ({"backend": "triton"}, r"no Triton backend"),
+        ({"logits": torch.ones(3, 4).double(), "backend": "triton"}, r"float32, bfloat16 and float16, not float64"),
+        ({"backend": "cuda"}, r"backend='cuda': wanted one of auto, reference, torch, triton"),
     ],
 )
 @pytest.mark.parametrize("backend", ["reference", "torch"])

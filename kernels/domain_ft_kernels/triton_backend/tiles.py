@@ -1,4 +1,4 @@
-"""Small pieces that the Triton kernels share: the order of tiles, and the dropout mask in registers."""
+"""Small pieces that the Triton kernels share: the order of tiles, tanh, and the dropout mask in registers."""
 
 from __future__ import annotations
 
@@ -17,6 +17,16 @@ def tile_of(index, tiles_m, tiles_n, GROUP_M: tl.constexpr):
     height = min(tiles_m - first, GROUP_M)
     within = index - group * GROUP_M * tiles_n
     return first + within % height, within // height
+
+
+@triton.jit
+def tanh(y):
+    """To a few roundings of itself, for float32 y; Triton has none that all targets and its interpreter know."""
+    t = tl.exp(-2 * tl.abs(y))
+    far = (1 - t) / (1 + t)
+    square = y * y
+    near = 1 + square * (-1 / 3 + square * (2 / 15 + square * (-17 / 315 + square * (62 / 2835))))
+    return tl.where(square < 1 / 16, y * near, tl.where(y < 0, -far, far))
 
 
 @triton.jit
