@@ -196,19 +196,19 @@ def by_kind(values: Sequence[V], kinds: Sequence[Sequence[Any]]) -> list[Sequenc
 def _triton_forward(*arguments: Any) -> list[Tensor]:
     from domain_ft_kernels.triton_backend import lora_linear as kernels
 
-    return kernels.forward(*arguments)
+    return kernels.forward(*arguments[:-1])  # x and W have the type to compute in: the public function sees to it
 
 
 def _triton_backward(*arguments: Any) -> list[Tensor]:
     from domain_ft_kernels.triton_backend import lora_linear as kernels
 
-    return kernels.backward(*arguments)
+    return kernels.backward(*arguments[:-2], needs=arguments[-1])
 
 
-def _fake_forward(*inputs: Any) -> list[Tensor]:
-    x, weights, _, lora_as, *_, compute = inputs
-    columns = (*map(len, weights), sum(map(len, lora_as)))
-    return [x.new_empty((x.shape[0], n), dtype=compute) for n in columns]
+def _triton_down_columns(ranks: Sequence[int]) -> int:
+    from domain_ft_kernels.triton_backend import lora_linear as kernels
+
+    return kernels.down_columns(ranks)
 
 
 def _fake_backward(*inputs: Any) -> list[Tensor]:
@@ -225,8 +225,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> N
     ctx.set_materialize_grads(False)
 
 
-def _register(name: str, forward: Callable[..., Any], backward: Callable[..., Any]) -> Any:
-    """The differentiable op `name`, which runs `forward` and `backward`."""
+def _register(
+    name: str,
+    forward: Callable[..., Any],
+    backward: Callable[..., Any],
+    down_columns: Callable[[Sequence[int]], int],
+) -> Any:
+    """The differentiable op `name`, which runs `forward` and `backward`, with a t of so many columns for the ranks."""
     layers = "Tensor[] weights, Tensor[] biases, Tensor[] lora_as, Tensor[] lora_bs"
     options = "float[] scalings, float dropout_p, Tensor? seed, ScalarType compute"
     op = torch.library.custom_op(
@@ -238,6 +243,11 @@ def _register(name: str, forward: Callable[..., Any], backward: Callable[..., An
         mutates_args=(),
         schema=f"(Tensor[] grads, Tensor x, Tensor down, {layers}, {options}, bool[] needs) -> Tensor[]",
     )
+
+    def fake_forward(*inputs: Any) -> list[Tensor]:
+        x, weights, _, lora_as, *_, compute = inputs
+        columns = (*map(len, weights), down_columns([len(lora_a) for lora_a in lora_as]))
+        return [x.new_empty((x.shape[0], n), dtype=compute) for n in columns]
 
     def differentiate(ctx: Any, outputs: list[Tensor | None]) -> tuple[Any, ...]:
         need_x, *need_layers = ctx.needs_input_grad[:5]
@@ -255,15 +265,15 @@ def _register(name: str, forward: Callable[..., Any], backward: Callable[..., An
         d_x = next(gradients) if need_x else None
         return (d_x, *([next(gradients) if need else None for need in kind] for kind in need_layers), *(None,) * 4)
 
-    op.register_fake(_fake_forward)
+    op.register_fake(fake_forward)
     backward_op.register_fake(_fake_backward)
     op.register_autograd(differentiate, setup_context=_setup_context)
     return op
 
 
 _OPS = {
-    "torch": _register("lora_linear", _forward, _backward),
-    "triton": _register("lora_linear_triton", _triton_forward, _triton_backward),
+    "torch": _register("lora_linear", _forward, _backward, sum),
+    "triton": _register("lora_linear_triton", _triton_forward, _triton_backward, _triton_down_columns),
 }
 
 

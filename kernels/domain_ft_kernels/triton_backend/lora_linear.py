@@ -1,15 +1,707 @@
-"""The LoRA linear on a GPU."""
+"""The LoRA linear on a GPU: at most three launches forward and backward's four, for a group of layers as for one.
+
+The maths, and what the letters stand for, are in `domain_ft_kernels.lora_linear`. The scale s = scaling / (1 - p) is
+part of t and dt here, t = s (x ∘ M) Aᵀ and dt = s g B, so that no later product needs it. t and dt hold the layers side
+by side, each layer's R columns filled up with zeros to a multiple of 16, a tensor core's least and 32 bytes.
+
+    forward   `_down`       t                          reads x; its mask is made in registers
+              `_linear`     y = x Wᵀ + t Bᵀ + b        every layer's tiles in one grid
+    backward  `_linear_dx`  dx = Σ g W + (dt A) ∘ M    and dt, which costs it one more column of tiles
+              `_outer`      dA = dtᵀ (x ∘ M)           one read of x for all layers; sums of chunks of rows
+              `_outer`      dB = gᵀ t, db = Σ g        one read of each g; likewise (and dW = gᵀ x, if W is trained)
+              `_add_up`     dA, dB, db, dW             the chunks' sums in order, rounded once
+
+Without dropout `_linear` makes t itself, in the loop in which it multiplies x by W: a layer's first column of tiles
+writes it down. `_linear_dx` does so with dt in any case. Beyond FUSED_RANK that would take too many registers, and
+`_down` runs first. Sums are float32; A and B are rounded to the type of x as they are loaded. Each element of an output
+is written by one program, and no two programs add to the same place, so two runs are equal to the last bit.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
+from domain_ft_kernels import dropout
+from domain_ft_kernels.lora_linear import by_kind
+from domain_ft_kernels.triton_backend.launch import INTERPRETER, Config, dot_precision, launch
+from domain_ft_kernels.triton_backend.tiles import column_keys, kept, row_keys, tile_of
 
-def forward(*arguments: Any) -> list[Tensor]:
-    raise NotImplementedError
+RANK_STEP = 16
+"""A layer's columns of t and dt are a multiple of this."""
+
+FUSED_RANK = 64
+"""The largest rank for which t or dt is made in the main loop."""
+
+PROGRAMS = 96
+"""Tiles times chunks of rows in `_outer`: enough to keep a chip's memory busy. More chunks are more partial sums."""
+
+CHUNK_ROWS = 512
+"""Rows of a chunk, at least."""
+
+LARGEST_BLOCK = 128
+"""Rows or columns of the largest tiles."""
+
+# The kernels. A tuple has one entry for each layer.
 
 
-def backward(*arguments: Any) -> list[Tensor]:
-    raise NotImplementedError
+@triton.jit
+def _pick(which, values):
+    """values[which], for a number that is known only as the kernel runs."""
+    picked = values[0]
+    for index in tl.static_range(1, len(values)):
+        picked = tl.where(which == index, values[index], picked)
+    return picked
+
+
+@triton.jit
+def _locate(tile, sizes, BLOCK: tl.constexpr):
+    """The layer that `tile` belongs to, where the tiles of all layers stand in a row, and its number there."""
+    which = 0
+    first = 0
+    end = 0
+    for index in tl.static_range(len(sizes) - 1):
+        end += tl.cdiv(sizes[index], BLOCK)
+        which = tl.where(tile >= end, index + 1, which)
+        first = tl.where(tile >= end, end, first)
+    return which, tile - first
+
+
+@triton.jit
+def _multiply(
+    acc, left, weight, small, rows, columns, m, k, n, rank,
+    left_stride, weight_k, weight_n, small_k, small_r,
+    SMALL: tl.constexpr, DIVISOR: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr,
+):  # fmt: skip
+    """acc + left · weight for the tile of these rows and columns, and left · small beside it, or zeros.
+
+    left (m, k), weight (k, n), small (k, rank); DIVISOR divides k.
+    """
+    low = tl.zeros([BLOCK_M, BLOCK_R], tl.float32)
+    left_rows = left + rows.to(tl.int64) * left_stride
+    ranks = tl.arange(0, BLOCK_R)
+    for start in range(0, k, BLOCK_K):
+        ks = start + tl.arange(0, BLOCK_K)
+        inside = (rows < m)[:, None]
+        weight_inside = (columns < n)[None, :]
+        small_inside = (ranks < rank)[None, :]
+        if DIVISOR % BLOCK_K != 0:
+            inside &= (ks < k)[None, :]
+            weight_inside &= (ks < k)[:, None]
+            small_inside &= (ks < k)[:, None]
+        left_tile = tl.load(left_rows[:, None] + ks[None, :], mask=inside, other=0.0)
+        weight_at = weight + ks[:, None] * weight_k + columns[None, :] * weight_n
+        acc = tl.dot(left_tile, tl.load(weight_at, mask=weight_inside, other=0.0), acc, input_precision=PRECISION)
+        if SMALL:
+            small_at = small + ks[:, None] * small_k + ranks[None, :] * small_r
+            small_tile = tl.load(small_at, mask=small_inside, other=0.0).to(left_tile.dtype)
+            low = tl.dot(left_tile, small_tile, low, input_precision=PRECISION)
+    return acc, low
+
+
+@triton.jit
+def _raise(
+    acc, low, up, columns, n, rank, first,
+    up_r, up_n,
+    PRECISION: tl.constexpr, BLOCK_R: tl.constexpr,
+):  # fmt: skip
+    """acc + low · up: low (BLOCK_M, BLOCK_R) are the columns of t or dt from `first` on, up (rank, n)."""
+    ranks = first + tl.arange(0, BLOCK_R)
+    inside = (ranks < rank)[:, None] & (columns < n)[None, :]
+    up_tile = tl.load(up + ranks[:, None] * up_r + columns[None, :] * up_n, mask=inside, other=0.0)
+    return tl.dot(low, up_tile.to(low.dtype), acc, input_precision=PRECISION)
+
+
+@triton.jit
+def _raise_all(
+    acc, down, up, rows, columns, m, n, rank, down_stride,
+    up_r, up_n,
+    PRECISION: tl.constexpr, BLOCK_R: tl.constexpr,
+):  # fmt: skip
+    """acc + down · up, where a layer's down (m, R) is in memory, with its columns of zeros."""
+    down_rows = down + rows.to(tl.int64) * down_stride
+    width = tl.cdiv(rank, 16) * 16
+    for first in range(0, rank, BLOCK_R):
+        ranks = first + tl.arange(0, BLOCK_R)
+        inside = (rows < m)[:, None] & (ranks < width)[None, :]
+        low = tl.load(down_rows[:, None] + ranks[None, :], mask=inside, other=0.0)
+        acc = _raise(acc, low, up, columns, n, rank, first, up_r, up_n, PRECISION, BLOCK_R)
+    return acc
+
+
+@triton.jit
+def _store_low(down, low, rows, m, rank, down_stride, BLOCK_R: tl.constexpr):
+    """Write a layer's t or dt for these rows, with its columns of zeros."""
+    ranks = tl.arange(0, BLOCK_R)
+    inside = (rows < m)[:, None] & (ranks < tl.cdiv(rank, 16) * 16)[None, :]
+    tl.store(down + rows.to(tl.int64)[:, None] * down_stride + ranks[None, :], low, mask=inside)
+
+
+@triton.jit(do_not_specialize=["m"])
+def _linear(
+    x, weights, biases, lora_as, lora_bs, ys, down, features, ranks, starts, scales,
+    m, k, x_stride, weight_n, weight_k, down_stride,
+    MAKE_DOWN: tl.constexpr, HAS_BIAS: tl.constexpr, DIVISOR: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """y = x Wᵀ + t Bᵀ + b for a tile of one layer's y.
+
+    x (m, k), weights (features, k) with the strides weight_n and weight_k, biases (features,), lora_as (ranks, k),
+    lora_bs (features, ranks), ys (m, features). down (m, Σ R): a layer's t begins at its column of `starts`; made here
+    with MAKE_DOWN, else read.
+    """
+    tiles_n = 0
+    for index in tl.static_range(len(features)):
+        tiles_n += tl.cdiv(features[index], BLOCK_N)
+    tile_m, tile_n = tile_of(tl.program_id(0), tl.cdiv(m, BLOCK_M), tiles_n, GROUP_M=8)
+    layer, tile_n = _locate(tile_n, features, BLOCK_N)
+    n, rank, start = _pick(layer, features), _pick(layer, ranks), _pick(layer, starts)
+    rows = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    columns = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+
+    acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    acc, low = _multiply(
+        acc, x, _pick(layer, weights), _pick(layer, lora_as), rows, columns, m, k, n, rank,
+        x_stride, _pick(layer, weight_k), _pick(layer, weight_n), 1, k,
+        MAKE_DOWN, DIVISOR, PRECISION, BLOCK_M, BLOCK_K, BLOCK_R,
+    )  # fmt: skip
+    if MAKE_DOWN:
+        low = (low * _pick(layer, scales)).to(down.dtype.element_ty)
+        if tile_n == 0:
+            _store_low(down + start, low, rows, m, rank, down_stride, BLOCK_R)
+        acc = _raise(acc, low, _pick(layer, lora_bs), columns, n, rank, 0, 1, rank, PRECISION, BLOCK_R)
+    else:
+        acc = _raise_all(
+            acc, down + start, _pick(layer, lora_bs), rows, columns, m, n, rank, down_stride,
+            1, rank, PRECISION, BLOCK_R,
+        )  # fmt: skip
+    if HAS_BIAS:
+        bias = tl.load(_pick(layer, biases) + columns, mask=columns < n, other=0.0)
+        acc += bias.to(tl.float32)[None, :]
+    y = _pick(layer, ys) + rows.to(tl.int64)[:, None] * n + columns[None, :]
+    tl.store(y, acc.to(down.dtype.element_ty), mask=(rows < m)[:, None] & (columns < n)[None, :])
+
+
+@triton.jit(do_not_specialize=["m", "seed", "threshold"])
+def _linear_dx(
+    grads, weights, lora_as, lora_bs, dx, down, features, ranks, starts, scales,
+    m, k, grad_strides, weight_n, weight_k, down_stride, seed: tl.int64, threshold: tl.int32,
+    MAKE_DOWN: tl.constexpr, DROPOUT: tl.constexpr, DIVISOR: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """dx = Σ g W + (dt A) ∘ M, summed over the layers, for a tile of dx (m, k).
+
+    grads (m, features); down (m, Σ R) holds dt as `_linear`'s does t. BLOCK_N is of the columns of dx here and BLOCK_K
+    of the features, over which the products sum.
+    """
+    tile_m, tile_n = tile_of(tl.program_id(0), tl.cdiv(m, BLOCK_M), tl.cdiv(k, BLOCK_N), GROUP_M=8)
+    rows = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    columns = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    for layer in tl.static_range(len(features)):
+        n, rank = features[layer], ranks[layer]
+        acc, low = _multiply(
+            acc, grads[layer], weights[layer], lora_bs[layer], rows, columns, m, n, k, rank,
+            grad_strides[layer], weight_n[layer], weight_k[layer], rank, 1,
+            MAKE_DOWN, DIVISOR, PRECISION, BLOCK_M, BLOCK_K, BLOCK_R,
+        )  # fmt: skip
+        update = tl.zeros([BLOCK_M, BLOCK_N], tl.float32) if DROPOUT else acc
+        if MAKE_DOWN:
+            low = (low * scales[layer]).to(down.dtype.element_ty)
+            if tile_n == 0:
+                _store_low(down + starts[layer], low, rows, m, rank, down_stride, BLOCK_R)
+            update = _raise(update, low, lora_as[layer], columns, k, rank, 0, k, 1, PRECISION, BLOCK_R)
+        else:
+            update = _raise_all(
+                update, down + starts[layer], lora_as[layer], rows, columns, m, k, rank, down_stride,
+                k, 1, PRECISION, BLOCK_R,
+            )  # fmt: skip
+        if DROPOUT:
+            mask = kept(row_keys(seed, rows), column_keys(seed, columns), threshold)
+            acc += tl.where(mask, update, 0.0)
+        else:
+            acc = update
+    dx_at = dx + rows.to(tl.int64)[:, None] * k + columns[None, :]
+    tl.store(dx_at, acc.to(down.dtype.element_ty), mask=(rows < m)[:, None] & (columns < k)[None, :])
+
+
+@triton.jit(do_not_specialize=["m", "seed", "threshold"])
+def _down(
+    left, smalls, down, ranks, starts, scales, m, k, left_stride, small_k, small_r, down_stride, width,
+    seed: tl.int64, threshold: tl.int32,
+    DROPOUT: tl.constexpr, DIVISOR: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """down = scale · (left ∘ M) small: t from x and A, or dt from g and B, for a block of rows.
+
+    left (m, k); smalls (k, ranks) with the strides small_k and small_r; down (m, width), the layers' columns side by
+    side from their `starts` on. A block of BLOCK_R columns may hold those of several layers.
+    """
+    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    columns = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)
+    small_columns = smalls[0] + columns * small_r
+    existing = columns < ranks[0]
+    scale = tl.full([BLOCK_R], 1.0, tl.float32) * scales[0]
+    for layer in tl.static_range(1, len(smalls)):
+        column = columns - starts[layer]
+        small_columns = tl.where(column >= 0, smalls[layer] + column * small_r, small_columns)
+        existing = tl.where(column >= 0, column < ranks[layer], existing)
+        scale = tl.where(column >= 0, scales[layer], scale)
+
+    acc = tl.zeros([BLOCK_M, BLOCK_R], tl.float32)
+    left_rows = left + rows.to(tl.int64) * left_stride
+    if DROPOUT:
+        row_key = row_keys(seed, rows)
+    for start in range(0, k, BLOCK_K):
+        ks = start + tl.arange(0, BLOCK_K)
+        inside = (rows < m)[:, None]
+        small_inside = existing[None, :]
+        if DIVISOR % BLOCK_K != 0:
+            inside &= (ks < k)[None, :]
+            small_inside &= (ks < k)[:, None]
+        left_tile = tl.load(left_rows[:, None] + ks[None, :], mask=inside, other=0.0)
+        if DROPOUT:
+            left_tile = tl.where(kept(row_key, column_keys(seed, ks), threshold), left_tile, 0.0)
+        small_tile = tl.load(small_columns[None, :] + ks[:, None] * small_k, mask=small_inside, other=0.0)
+        acc = tl.dot(left_tile, small_tile.to(left_tile.dtype), acc, input_precision=PRECISION)
+    down_at = down + rows.to(tl.int64)[:, None] * down_stride + columns[None, :]
+    low = (acc * scale[None, :]).to(down.dtype.element_ty)
+    tl.store(down_at, low, mask=(rows < m)[:, None] & (columns < width)[None, :])
+
+
+@triton.jit(do_not_specialize=["m", "chunk_rows", "seed", "threshold"])
+def _outer(
+    lefts, right, partials, bias_partials, sizes, widths, reads, starts,
+    left_strides, right_stride, partial_c, partial_r, m, chunk_rows, seed: tl.int64, threshold: tl.int32,
+    DROPOUT: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    """partial[c, r] = Σ (left ∘ M)[row, c] · right[row, r] over a chunk of rows, for a tile of one layer's partial.
+
+    lefts (m, sizes); right (m, ...), of which a layer takes `reads` columns from `starts` on, the first `widths` of
+    them for more than zeros; partials (chunks, sizes, widths) with the strides partial_c and partial_r, the chunks
+    without a gap. With BIAS also bias_partials (chunks, sizes), the columns' sums.
+    """
+    layer, tile = _locate(tl.program_id(0), sizes, BLOCK_C)
+    chunk = tl.program_id(2)
+    size, width = _pick(layer, sizes), _pick(layer, widths)
+    columns = tile * BLOCK_C + tl.arange(0, BLOCK_C)
+    ranks = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)
+    left_columns = _pick(layer, lefts) + columns
+    right_columns = right + _pick(layer, starts) + ranks
+    left_stride = _pick(layer, left_strides)
+
+    acc = tl.zeros([BLOCK_C, BLOCK_R], tl.float32)
+    total = tl.zeros([BLOCK_C], tl.float32)
+    if DROPOUT:
+        column_key = column_keys(seed, columns)
+    first = chunk * chunk_rows
+    for start in range(first, min(first + chunk_rows, m), BLOCK_M):
+        rows = start + tl.arange(0, BLOCK_M)
+        row_offsets = rows.to(tl.int64)[:, None]
+        left_inside = (rows < m)[:, None] & (columns < size)[None, :]
+        right_inside = (rows < m)[:, None] & (ranks < _pick(layer, reads))[None, :]
+        left_tile = tl.load(left_columns[None, :] + row_offsets * left_stride, mask=left_inside, other=0.0)
+        right_tile = tl.load(right_columns[None, :] + row_offsets * right_stride, mask=right_inside, other=0.0)
+        if DROPOUT:
+            left_tile = tl.where(kept(row_keys(seed, rows), column_key, threshold), left_tile, 0.0)
+        if BIAS:
+            total += tl.sum(left_tile.to(tl.float32), 0)
+        acc = tl.dot(tl.trans(left_tile), right_tile, acc, input_precision=PRECISION)
+    chunk_start = chunk.to(tl.int64) * size
+    at = columns[:, None] * _pick(layer, partial_c) + ranks[None, :] * _pick(layer, partial_r)
+    inside = (columns < size)[:, None] & (ranks < width)[None, :]
+    tl.store(_pick(layer, partials) + chunk_start * width + at, acc, mask=inside)
+    if BIAS and tl.program_id(1) == 0:
+        tl.store(_pick(layer, bias_partials) + chunk_start + columns, total, mask=columns < size)
+
+
+@triton.jit
+def _add_up(partials, outputs, sizes, chunks, chunk_strides, BLOCK: tl.constexpr):
+    """output = Σ partial over its chunks, in order: partials (chunks, sizes), outputs (sizes,)."""
+    which, block = _locate(tl.program_id(0), sizes, BLOCK)
+    places = block * BLOCK + tl.arange(0, BLOCK)
+    inside = places < _pick(which, sizes)
+    partial, stride = _pick(which, partials), _pick(which, chunk_strides)
+    total = tl.zeros([BLOCK], tl.float32)
+    for chunk in range(_pick(which, chunks)):
+        total += tl.load(partial + chunk * stride + places, mask=inside, other=0.0)
+    output = _pick(which, outputs)
+    tl.store(output + places, total.to(output.dtype.element_ty), mask=inside)
+
+
+# Tile sizes
+
+_NVIDIA = ("sm_80", "sm_90", "sm_100")
+_HOPPER = ("sm_90", "sm_100")
+_GPUS = (*_NVIDIA, "gfx942")
+
+
+def _config(targets: tuple[str, ...], itemsize: int, num_warps: int, num_stages: int, **blocks: int) -> Config:
+    return Config(blocks, num_warps, num_stages, targets, (itemsize,))
+
+
+LINEAR_CONFIGS = (
+    _config(_HOPPER, 2, 8, 4, BLOCK_M=128, BLOCK_N=128, BLOCK_K=64),
+    _config(("sm_80",), 2, 8, 4, BLOCK_M=128, BLOCK_N=128, BLOCK_K=32),
+    _config(("gfx942",), 2, 8, 2, BLOCK_M=128, BLOCK_N=128, BLOCK_K=32),
+    _config(_GPUS, 4, 4, 2, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32),
+    Config({"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_K": 32}, targets=(INTERPRETER,)),
+)
+DOWN_CONFIGS = (
+    _config(_NVIDIA, 2, 4, 4, BLOCK_M=64, BLOCK_K=64),
+    _config(("gfx942",), 2, 4, 2, BLOCK_M=64, BLOCK_K=64),
+    _config(_GPUS, 4, 4, 2, BLOCK_M=64, BLOCK_K=32),
+    Config({"BLOCK_M": 32, "BLOCK_K": 32}, targets=(INTERPRETER,)),
+)
+OUTER_CONFIGS = (
+    _config(_NVIDIA, 2, 4, 4, BLOCK_C=64, BLOCK_M=64),
+    _config(("gfx942",), 2, 4, 2, BLOCK_C=64, BLOCK_M=64),
+    _config(_GPUS, 4, 4, 2, BLOCK_C=64, BLOCK_M=32),
+    Config({"BLOCK_C": 32, "BLOCK_M": 32}, targets=(INTERPRETER,)),
+)
+WEIGHT_BLOCK = 128
+"""Columns of x in a tile of dW."""
+
+WEIGHT_CONFIGS = (
+    _config(_NVIDIA, 2, 8, 4, BLOCK_C=128, BLOCK_M=32),
+    _config(("gfx942",), 2, 8, 2, BLOCK_C=128, BLOCK_M=32),
+    _config(_GPUS, 4, 8, 2, BLOCK_C=64, BLOCK_M=32),
+    Config({"BLOCK_C": 32, "BLOCK_M": 32}, targets=(INTERPRETER,)),
+)
+ADD_UP_CONFIGS = (Config({"BLOCK": 1024}, num_warps=4, num_stages=1),)
+
+
+# What the op calls
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Layers that read the same x, as the kernels take them: a tuple has one entry for each layer."""
+
+    weights: tuple[Tensor, ...]
+    lora_as: tuple[Tensor, ...]
+    lora_bs: tuple[Tensor, ...]
+    scales: tuple[float, ...]
+    seed: int
+    threshold: int
+    dropout: bool
+
+    @classmethod
+    def of(
+        cls,
+        weights: Sequence[Tensor],
+        lora_as: Sequence[Tensor],
+        lora_bs: Sequence[Tensor],
+        scalings: Sequence[float],
+        dropout_p: float,
+        seed: Tensor | None,
+    ) -> _Group:
+        """From the op's arguments."""
+        return cls(
+            tuple(weights),
+            tuple(lora_a.contiguous() for lora_a in lora_as),
+            tuple(lora_b.contiguous() for lora_b in lora_bs),
+            tuple(scaling / (1 - dropout_p) for scaling in scalings),
+            0 if seed is None else int(seed),
+            dropout.threshold(dropout_p),
+            seed is not None,
+        )
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        return tuple(weight.shape[0] for weight in self.weights)
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        return tuple(lora_a.shape[0] for lora_a in self.lora_as)
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """The first column of each layer's t and dt."""
+        return tuple(down_columns(self.ranks[:layer]) for layer in range(len(self.ranks)))
+
+    @property
+    def fused(self) -> bool:
+        """Whether t or dt may be made in the main loop."""
+        return max(self.ranks) <= FUSED_RANK
+
+    @property
+    def rank_block(self) -> int:
+        """Columns of t or dt in a tile of the largest layer's."""
+        return _rank_block(max(self.ranks))
+
+    def only(self, layer: int) -> _Group:
+        """The group of this layer alone."""
+        one = slice(layer, layer + 1)
+        return replace(
+            self,
+            weights=self.weights[one],
+            lora_as=self.lora_as[one],
+            lora_bs=self.lora_bs[one],
+            scales=self.scales[one],
+        )
+
+    def strides(self, dimension: int) -> tuple[int, ...]:
+        """The weights' strides."""
+        return tuple(weight.stride(dimension) for weight in self.weights)
+
+
+def down_columns(ranks: Sequence[int]) -> int:
+    """How many columns t and dt have for layers of these ranks."""
+    return sum(_rounded_up(rank, RANK_STEP) for rank in ranks)
+
+
+def forward(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    lora_as: Sequence[Tensor],
+    lora_bs: Sequence[Tensor],
+    scalings: Sequence[float],
+    dropout_p: float,
+    seed: Tensor | None,
+) -> list[Tensor]:
+    """The y (m, N) of each layer, then t (m, Σ R), for x (m, K) and weights (N, K) of one type."""
+    group = _Group.of(weights, lora_as, lora_bs, scalings, dropout_p, seed)
+    x = _with_rows(x)
+    m, k = x.shape
+    ys = [x.new_empty((m, n)) for n in group.features]
+    down = x.new_empty((m, down_columns(group.ranks)))
+    make_down = group.fused and not group.dropout
+    if not make_down:
+        _launch_down(group, x, group.lora_as, (1, k), down, masked=group.dropout)
+    launch(
+        _linear,
+        lambda block: (triton.cdiv(m, block["BLOCK_M"]) * _tiles(group.features, block["BLOCK_N"]),),
+        *(x, group.weights, tuple(biases), group.lora_as, group.lora_bs, tuple(ys), down),
+        *(group.features, group.ranks, group.starts, group.scales),
+        *(m, k, x.stride(0), group.strides(0), group.strides(1), down.stride(0)),
+        MAKE_DOWN=make_down,
+        HAS_BIAS=bool(biases),
+        DIVISOR=math.gcd(k, LARGEST_BLOCK),
+        BLOCK_R=group.rank_block,
+        configs=LINEAR_CONFIGS,
+        shape=(m, sum(group.features), k),
+        **_how(x),
+    )
+    return [*ys, down]
+
+
+def backward(
+    grads: Sequence[Tensor],
+    x: Tensor,
+    down: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    lora_as: Sequence[Tensor],
+    lora_bs: Sequence[Tensor],
+    scalings: Sequence[float],
+    dropout_p: float,
+    seed: Tensor | None,
+    needs: Sequence[bool],
+) -> list[Tensor]:
+    """The gradients of those of (x, *weights, *biases, *lora_as, *lora_bs) that `needs` names, in this order."""
+    group = _Group.of(weights, lora_as, lora_bs, scalings, dropout_p, seed)
+    x, grads = _with_rows(x), [_with_rows(grad) for grad in grads]
+    tensors = (x, *weights, *biases, *lora_as, *lora_bs)
+    outputs = [tensor.new_empty(tensor.shape) if need else None for tensor, need in zip(tensors, needs, strict=True)]
+    (d_x,), *of_layers = by_kind(outputs, ([x], weights, biases, lora_as, lora_bs))
+    d_weights, d_biases, d_as, d_bs = ({i: out for i, out in enumerate(kind) if out is not None} for kind in of_layers)
+
+    d_down = torch.empty_like(down)
+    if d_x is not None:
+        _launch_dx(group, grads, d_x, d_down)
+    elif d_as:
+        _launch_d_down(group, grads, d_down)
+
+    sums: list[tuple[Tensor, Tensor]] = []  # what chunks of rows add up to, and where it goes
+    if d_as:
+        stacked, _ = _launch_outer(group, [x], d_down, [0], [d_down.shape[1]], transposed=True, masked=group.dropout)
+        for layer, d_a in d_as.items():
+            first = group.starts[layer]
+            sums.append((stacked[0][:, first : first + len(d_a)], d_a))
+    passes = (  # over the rows of g; the first that reads every g whose sum is wanted sums it up
+        (d_bs, down, group.starts, group.ranks),
+        (d_weights, x, (0,) * len(grads), (x.shape[1],) * len(grads)),
+    )
+    for outputs_of, right, starts, widths in passes:
+        if not outputs_of:
+            continue
+        with_biases = bool(d_biases) and d_biases.keys() <= outputs_of.keys()
+        partials, totals = _launch_outer(
+            group,
+            [grads[layer] for layer in outputs_of],
+            right,
+            [starts[layer] for layer in outputs_of],
+            [widths[layer] for layer in outputs_of],
+            padded=right is down,
+            biased=with_biases,
+        )
+        sums += zip(partials, outputs_of.values(), strict=True)
+        if with_biases:
+            by_layer = dict(zip(outputs_of, totals, strict=True))
+            sums += [(by_layer[layer], d_bias) for layer, d_bias in d_biases.items()]
+            d_biases = {}
+    for layer, d_bias in d_biases.items():
+        d_bias.copy_(grads[layer].sum(0, dtype=torch.float32))
+    _launch_add_up(sums)
+    return [output for output in outputs if output is not None]
+
+
+def _launch_down(
+    group: _Group,
+    left: Tensor,
+    smalls: tuple[Tensor, ...],
+    small_strides: tuple[int, int],
+    down: Tensor,
+    *,
+    masked: bool,
+) -> None:
+    """Write down (m, Σ R) = s (left ∘ M) small, for left (m, k), smalls (k, R) by their strides, and M if `masked`."""
+    m, k = left.shape
+    width = down.shape[1]
+    rank_block = _rank_block(width)
+    launch(
+        _down,
+        lambda block: (triton.cdiv(m, block["BLOCK_M"]), triton.cdiv(width, rank_block)),
+        *(left, smalls, down, group.ranks, group.starts, group.scales),
+        *(m, k, left.stride(0), *small_strides, down.stride(0), width, group.seed, group.threshold),
+        DROPOUT=masked,
+        DIVISOR=math.gcd(k, LARGEST_BLOCK),
+        BLOCK_R=rank_block,
+        configs=DOWN_CONFIGS,
+        shape=(m, k, width),
+        **_how(left),
+    )
+
+
+def _launch_d_down(group: _Group, grads: Sequence[Tensor], d_down: Tensor) -> None:
+    """Write each layer's columns of dt, where no loop over g does so on its way."""
+    for layer, (grad, start) in enumerate(zip(grads, group.starts, strict=True)):
+        alone = group.only(layer)
+        columns = d_down[:, start : start + down_columns(alone.ranks)]
+        _launch_down(alone, grad, alone.lora_bs, (alone.ranks[0], 1), columns, masked=False)
+
+
+def _launch_dx(group: _Group, grads: Sequence[Tensor], d_x: Tensor, d_down: Tensor) -> None:
+    """Write dx and dt."""
+    if not group.fused:
+        _launch_d_down(group, grads, d_down)
+    m, k = d_x.shape
+    launch(
+        _linear_dx,
+        lambda block: (triton.cdiv(m, block["BLOCK_M"]) * triton.cdiv(k, block["BLOCK_N"]),),
+        *(tuple(grads), group.weights, group.lora_as, group.lora_bs, d_x, d_down),
+        *(group.features, group.ranks, group.starts, group.scales),
+        *(m, k, tuple(grad.stride(0) for grad in grads), group.strides(0), group.strides(1), d_down.stride(0)),
+        *(group.seed, group.threshold),
+        MAKE_DOWN=group.fused,
+        DROPOUT=group.dropout,
+        DIVISOR=math.gcd(*group.features, LARGEST_BLOCK),
+        BLOCK_R=group.rank_block,
+        configs=LINEAR_CONFIGS,
+        shape=(m, k, sum(group.features)),
+        **_how(d_x),
+    )
+
+
+def _launch_outer(
+    group: _Group,
+    lefts: Sequence[Tensor],
+    right: Tensor,
+    starts: Sequence[int],
+    widths: Sequence[int],
+    *,
+    padded: bool = True,
+    transposed: bool = False,
+    masked: bool = False,
+    biased: bool = False,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Sums of left[row, c] · right[row, start + r] over chunks of rows, (chunks, C, R) for each of the lefts (m, C).
+
+    Args:
+        starts, widths: which columns of `right` each left takes.
+        padded: whether zeros fill these up to a multiple of RANK_STEP, as in t and dt.
+        transposed: make (chunks, R, C) instead.
+        masked: of left ∘ M.
+        biased: return the sums of the lefts' own columns beside, (chunks, C).
+    """
+    m, sizes = len(right), tuple(left.shape[1] for left in lefts)
+    rank_block, configs = (_rank_block(max(widths)), OUTER_CONFIGS) if padded else (WEIGHT_BLOCK, WEIGHT_CONFIGS)
+    tiles_r = triton.cdiv(max(widths), rank_block)
+    tiles = tiles_r * _tiles(sizes, configs[0].blocks["BLOCK_C"])
+    chunks = max(1, min(triton.cdiv(m, CHUNK_ROWS), PROGRAMS // tiles))
+    shapes = [(chunks, r, c) if transposed else (chunks, c, r) for c, r in zip(sizes, widths, strict=True)]
+    partials = [right.new_empty(shape, dtype=torch.float32) for shape in shapes]
+    totals = [right.new_empty((chunks, size), dtype=torch.float32) for size in sizes] if biased else []
+    ones = (1,) * len(sizes)
+    launch(
+        _outer,
+        lambda block: (_tiles(sizes, block["BLOCK_C"]), tiles_r, chunks),
+        *(tuple(lefts), right, tuple(partials), tuple(totals), sizes, tuple(widths)),
+        *(tuple(_rounded_up(width, RANK_STEP) if padded else width for width in widths), tuple(starts)),
+        *(tuple(left.stride(0) for left in lefts), right.stride(0)),
+        *((ones, sizes) if transposed else (tuple(widths), ones)),
+        *(m, _rounded_up(triton.cdiv(m, chunks), LARGEST_BLOCK), group.seed, group.threshold),
+        DROPOUT=masked,
+        BIAS=biased,
+        BLOCK_R=rank_block,
+        configs=configs,
+        shape=(m, sum(sizes), max(widths)),
+        **_how(right),
+    )
+    return partials, totals
+
+
+def _launch_add_up(sums: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Write to each output the sum of its partials (chunks, ...), one launch for each type of output."""
+    for dtype in {output.dtype: None for _, output in sums}:
+        of_type = [(partials, output) for partials, output in sums if output.dtype == dtype]
+        partials, outputs = zip(*of_type, strict=True)
+        sizes = tuple(output.numel() for output in outputs)
+
+        def grid(block: dict[str, int], sizes: tuple[int, ...] = sizes) -> tuple[int, ...]:
+            return (_tiles(sizes, block["BLOCK"]),)
+
+        launch(
+            _add_up,
+            grid,
+            *(partials, outputs, sizes, tuple(map(len, partials)), tuple(partial.stride(0) for partial in partials)),
+            configs=ADD_UP_CONFIGS,
+            device=outputs[0].device,
+            dtype=torch.float32,
+        )
+
+
+def _tiles(sizes: Sequence[int], block: int) -> int:
+    """How many tiles `_locate` counts."""
+    return sum(triton.cdiv(size, block) for size in sizes)
+
+
+def _with_rows(tensor: Tensor) -> Tensor:
+    """The matrix itself where its rows lie without gaps between elements, else a copy."""
+    return tensor if tensor.stride(1) == 1 else tensor.contiguous()
+
+
+def _how(operand: Tensor) -> dict[str, Any]:
+    """Where and how precisely a launch multiplies."""
+    precision = dot_precision(operand.dtype, operand.device)
+    return {"device": operand.device, "dtype": operand.dtype, "PRECISION": precision}
+
+
+def _rank_block(width: int) -> int:
+    """Columns of a tile of t or dt."""
+    return max(RANK_STEP, min(FUSED_RANK, triton.next_power_of_2(width)))
+
+
+def _rounded_up(size: int, step: int) -> int:
+    return triton.cdiv(size, step) * step
