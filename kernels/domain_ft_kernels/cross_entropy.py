@@ -189,9 +189,7 @@ def _fill_gradient(
 # The Triton backend, imported where it runs
 
 
-def _triton_forward(
-    logits: Tensor, target: Tensor, ignore_index: int, *options: float | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def _triton_forward(logits: Tensor, target: Tensor, ignore_index: int, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
     from domain_ft_kernels.triton_backend import cross_entropy as kernels
 
     check_targets(target, logits.shape[1], ignore_index)
