@@ -25,15 +25,16 @@ from domain_ft_kernels.triton_backend import cross_entropy as kernels
 from domain_ft_kernels.triton_backend.launch import recording
 
 OPS = torch.ops.domain_ft_kernels
-TILE = 256
+TILE = 1024
 """Elements in a tile under the interpreter."""
 
 WIDTHS = st.one_of(
     st.integers(1, 40),
-    st.integers(0, 40).map(lambda more: TILE - 20 + more),
-    st.integers(0, 20).map(lambda more: 3 * TILE - 10 + more),
+    st.integers(TILE // 2 - 10, TILE // 2 + 10),
+    st.integers(TILE - 10, TILE + 10),
+    st.integers(3 * TILE - 10, 3 * TILE + 10),
 )
-"""Numbers of classes: several rows a tile, and on both sides of one tile and of three."""
+"""Numbers of classes: many rows a tile, two and one, and some tiles a row."""
 
 
 def assert_right(
@@ -55,7 +56,7 @@ def assert_right(
 
 
 @given(
-    rows=st.integers(0, 20),
+    rows=st.integers(0, 9),
     classes=WIDTHS,
     ignored=st.sampled_from([0.0, 0.5, 1.0]),
     terms=st.sampled_from(TERMS),
@@ -63,7 +64,7 @@ def assert_right(
     dtype=st.sampled_from(DTYPES),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=60)
+@settings(max_examples=50)
 def test_is_as_exact_as_the_reference(
     rows: int, classes: int, ignored: float, terms: dict[str, Any], reduction: str, dtype: torch.dtype, seed: int
 ) -> None:
@@ -75,10 +76,9 @@ def test_is_as_exact_as_the_reference(
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("terms", [TERMS[0], TERMS[-1]])
 def test_gpt2s_vocabulary(dtype: torch.dtype, terms: dict[str, Any]) -> None:
-    logits, target = make(4, 50257, ignored=0.0)
-    target[1] = -100
-    target[2] = 50256
-    assert_right(logits.to(dtype), target, torch.randn(4), **terms)
+    logits, target = make(3, 50257, ignored=0.0)
+    target[0], target[1] = 50256, -100
+    assert_right(logits.to(dtype), target, torch.randn(3), **terms)
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -128,34 +128,34 @@ def test_nothing_to_predict() -> None:
         assert cross_entropy(logits, target, reduction="mean", backend="triton").isnan()
 
 
-@pytest.mark.parametrize("classes", [4, 10, 301])
+@pytest.mark.parametrize("classes", [4, 10, 1301])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_layouts(classes: int, dtype: torch.dtype) -> None:
-    logits, target = make(24, classes)
+    logits, target = make(6, classes)
     logits = logits.to(dtype)
     wanted = run("triton", logits, target, reduction="none")
-    padded = torch.full((24, classes + 7), float("nan"), dtype=dtype)
+    padded = torch.full((6, classes + 7), float("nan"), dtype=dtype)
     padded[:, 3:-4] = logits
-    shifted = torch.cat([torch.zeros(1, dtype=dtype), logits.reshape(-1)])[1:].view(24, classes)
-    for same in (padded[:, 3:-4], shifted, logits.t().contiguous().t(), logits.reshape(2, 3, 4, classes)):
+    shifted = torch.cat([torch.zeros(1, dtype=dtype), logits.reshape(-1)])[1:].view(6, classes)
+    for same in (padded[:, 3:-4], shifted, logits.t().contiguous().t(), logits.reshape(1, 3, 2, classes)):
         labels = target.reshape(same.shape[:-1])
         losses, gradient = assert_right(same, labels)
-        torch.testing.assert_close(losses.reshape(24), wanted[0])
-        torch.testing.assert_close(gradient.reshape(24, classes), wanted[1])
-    assert_right(logits, torch.stack([target, target], 1)[:, 0], torch.randn(24, 2)[:, 0])
-    assert_right(logits[:1].expand(24, classes), target, torch.randn(24))
+        torch.testing.assert_close(losses.reshape(6), wanted[0])
+        torch.testing.assert_close(gradient.reshape(6, classes), wanted[1])
+    assert_right(logits, torch.stack([target, target], 1)[:, 0], torch.randn(6, 2)[:, 0])
+    assert_right(logits[:1].expand(6, classes), target, torch.randn(6))
 
 
 def test_two_runs_are_equal() -> None:
-    logits, target = make(24, 700)
+    logits, target = make(24, 1700)
     first, second = (run("triton", logits, target, z_loss=0.1) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("classes", [10, 301])
+@pytest.mark.parametrize("classes", [10, 1301])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_writes_over_the_logits_where_asked(classes: int, dtype: torch.dtype) -> None:
-    logits, target = make(24, classes)
+    logits, target = make(6, classes)
     logits = logits.to(dtype)
     wanted = run("triton", logits, target, softcap=3.0)
     leaf = logits.clone().requires_grad_()
@@ -180,10 +180,10 @@ def test_a_target_that_is_no_class_reads_nothing(classes: int) -> None:
     torch.testing.assert_close(gradient[1], logits[1].softmax(0))
 
 
-@pytest.mark.parametrize("classes", [11, 301])
+@pytest.mark.parametrize("classes", [11, 1301])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_moves_each_byte_once(classes: int, dtype: torch.dtype) -> None:
-    rows, labelled = 24, 17
+    rows, labelled = 9, 5
     logits, _ = make(rows, classes)
     logits = logits.to(dtype)
     target = torch.arange(rows).remainder(classes).where(torch.arange(rows) < labelled, -100)

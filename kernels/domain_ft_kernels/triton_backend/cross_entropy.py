@@ -211,7 +211,7 @@ CONFIGS = (
     Config({"TILE": 2048}, num_warps=4, targets=CHIPS),
     Config({"TILE": 2048}, num_warps=8, targets=CHIPS, itemsizes=(4,)),
     Config({"TILE": 4096}, num_warps=16, targets=CHIPS, itemsizes=(4,)),
-    Config({"TILE": 256}, targets=(INTERPRETER,)),
+    Config({"TILE": 1024}, targets=(INTERPRETER,)),
 )
 """Each thread has one to four vectors: enough loads under way to hide memory's latency, with registers to spare."""
 
