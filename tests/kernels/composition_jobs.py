@@ -1,0 +1,136 @@
+"""A small network of all the ops, and a program that trains it on two processes, for the tests of composition.
+
+    torchrun --nproc-per-node=2 composition_jobs.py FOLDER --wrapper ddp --backend triton
+
+Each rank reads its own rows; rank 0 writes the gradients of the sum of all losses to FOLDER/gradients.safetensors.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from domain_ft_kernels import linear_cross_entropy, lora_linear, lora_linear_group
+
+ROWS, HIDDEN, CLASSES = 40, 24, 50
+DROPOUT = 0.3
+IGNORED = -100
+
+
+class Adapted(nn.Module):
+    """The parameters of a frozen linear layer with a trainable update; whoever owns it runs the op.
+
+    A class of its own, so that it has a forward that wrappers can watch.
+    """
+
+    def __init__(self, outputs: int, inputs: int, rank: int) -> None:
+        super().__init__()
+        self.base = nn.Linear(inputs, outputs).requires_grad_(False)
+        self.a = nn.Parameter(torch.randn(rank, inputs) / inputs**0.5)
+        self.b = nn.Parameter(torch.randn(outputs, rank))
+
+
+class Block(nn.Module):
+    """Two projections of the same input in one call, and one of their product."""
+
+    def __init__(self, backend: str) -> None:
+        super().__init__()
+        self.backend = backend
+        self.one, self.two, self.three = Adapted(20, HIDDEN, 3), Adapted(20, HIDDEN, 5), Adapted(HIDDEN, 20, 4)
+
+    def forward(self, x: Tensor, seed: Tensor) -> Tensor:
+        """(rows, HIDDEN) to the same."""
+        pair = (self.one, self.two)
+        one, two = lora_linear_group(
+            x,
+            [layer.base.weight for layer in pair],
+            [layer.base.bias for layer in pair],
+            [layer.a for layer in pair],
+            [layer.b for layer in pair],
+            [0.5, 0.7],
+            dropout_p=DROPOUT,
+            seed=seed,
+            backend=self.backend,
+        )
+        three, options = self.three, {"dropout_p": DROPOUT, "seed": seed + 1, "backend": self.backend}
+        return lora_linear(F.silu(one) * two, three.base.weight, three.base.bias, three.a, three.b, 0.3, **options)
+
+
+class Network(nn.Module):
+    """Two blocks and a head with a trained bias: every op, with what they are given in training."""
+
+    def __init__(self, backend: str) -> None:
+        super().__init__()
+        self.backend = backend
+        self.norm = nn.LayerNorm(HIDDEN)
+        self.blocks = nn.ModuleList(Block(backend) for _ in range(2))
+        self.head = nn.Linear(HIDDEN, CLASSES)
+        self.head.weight.requires_grad_(False)
+
+    def forward(self, x: Tensor, target: Tensor, seed: Tensor) -> Tensor:
+        """The sum of the losses of the rows of x (rows, HIDDEN) that `target` (rows,) labels."""
+        for number, block in enumerate(self.blocks):
+            x = x + block(self.norm(x), seed + 10 * number)
+        return linear_cross_entropy(
+            self.norm(x), self.head.weight, target, self.head.bias, label_smoothing=0.1, backend=self.backend
+        )
+
+
+def network(backend: str) -> Network:
+    """The same values for every backend and process."""
+    torch.manual_seed(4)
+    return Network(backend)
+
+
+def rows(rank: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """x, targets of which a third is ignored, and the dropout's seed, of a rank's own."""
+    generator = torch.Generator().manual_seed(rank)
+    x = torch.randn(ROWS, HIDDEN, generator=generator)
+    target = torch.randint(CLASSES, (ROWS,), generator=generator)
+    target[torch.rand(ROWS, generator=generator) < 1 / 3] = IGNORED
+    return x, target, torch.tensor(70 + rank)
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    """Every gradient by its parameter's name, whole."""
+    named = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    return {name: grad.full_tensor() if isinstance(grad, DTensor) else grad for name, grad in named.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--wrapper", choices=["ddp", "fsdp2"], required=True)
+    parser.add_argument("--backend", required=True)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    ranks = dist.get_world_size()
+    model = network(given.backend)
+    if given.wrapper == "ddp":
+        wrapped: nn.Module = DistributedDataParallel(model)
+    else:
+        for block in model.blocks:
+            fully_shard(block)
+        wrapped = fully_shard(model)
+    for _ in range(2):  # the second pass uses what the first gathered and let go
+        model.zero_grad()
+        (ranks * wrapped(*rows(dist.get_rank()))).backward()  # both take the mean over ranks
+    found = gradients(model)
+    if dist.get_rank() == 0:
+        save_file(found, given.folder / "gradients.safetensors")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""`adapt --kernels ...`: every backend takes the steps that the reference takes, and the run folder names it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from verb_jobs import settings
+
+from domain_ft.models.lora import lora_of
+from domain_ft.settings import PROVENANCE, tomllib
+from domain_ft.verbs.adapt import AdaptRun, adapt
+
+NO_TRITON = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+
+
+def run(tmp_path: Path, architecture: str, kernels: str) -> AdaptRun:
+    """A few steps with dropout on every linear layer, with little to measure before and after."""
+    return adapt(
+        settings(
+            tmp_path,
+            architecture,
+            kernels=kernels,
+            output=tmp_path / kernels,
+            dropout=0.1,
+            max_steps=3,
+            tokens_per_step=160,
+            tokens_per_pass=100,
+            evaluation_tokens=200,
+            evaluate_every=3,
+            control="none",
+            examples=False,
+        )
+    )
+
+
+def losses(finished: AdaptRun) -> list[float]:
+    return [json.loads(line)["loss"] for line in (finished.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def adapter(finished: AdaptRun) -> dict[str, Tensor]:
+    return load_file(finished.folder / "adapter" / "adapter_model.safetensors")
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter's, of padding that nobody reads
+@pytest.mark.parametrize("kernels", ["torch", pytest.param("triton", marks=[NO_TRITON, pytest.mark.slow])])
+@pytest.mark.parametrize(("architecture", "objective"), [("bert", "mlm"), ("llama", "clm")])
+def test_every_backend_takes_the_same_steps(architecture: str, objective: str, kernels: str, tmp_path: Path) -> None:
+    """In float32 sums differ by their order alone. Losses: a few roundings; weights: what Adam makes of a rounding.
+
+    Adam divides a gradient by its own size, so that a weight whose gradient is all rounding moves by up to the learning
+    rate in another direction: hence a bound on the norm of the difference, over the distance that was gone.
+    """
+    expected, found = (run(tmp_path, architecture, backend) for backend in ("reference", kernels))
+    assert found.result["objective"] == objective
+    assert losses(found) == pytest.approx(losses(expected), rel=1e-6)
+    assert found.result["after"]["domain"]["loss"] == pytest.approx(
+        expected.result["after"]["domain"]["loss"], rel=1e-6
+    )
+    ours, theirs = adapter(found), adapter(expected)
+    assert ours.keys() == theirs.keys()
+    gone = torch.cat([t.flatten() for name, t in theirs.items() if "lora_B" in name])  # B starts at zero
+    apart = torch.cat([(ours[name] - theirs[name]).flatten() for name in ours])
+    assert 0 < apart.norm() <= 1e-4 * gone.norm()  # 0 would be the reference itself
+
+
+@pytest.mark.parametrize("kernels", ["auto", "reference"])
+def test_the_run_folder_says_which_kernels_ran(kernels: str, tmp_path: Path) -> None:
+    finished = run(tmp_path, "bert", kernels)
+    ran = "torch" if kernels == "auto" else kernels
+    assert finished.result["kernels"] == ran
+    config = tomllib.loads((finished.folder / "config.toml").read_text())
+    assert config["kernels"] == config[PROVENANCE]["kernels"] == ran
+    assert {layer.backend for layer in lora_of(finished.model).layers.values()} == {ran}
