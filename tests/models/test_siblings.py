@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import copy
 import gc
+import importlib.util
 import pickle
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 import torch._dynamo.testing
+import torch.distributed as dist
 from test_lora import disturb, ids, logits
 from tiny_models import SUPPORTED, VOCABULARY, tiny_model
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from domain_ft.models import siblings
 from domain_ft.models.lora import (
@@ -31,6 +35,7 @@ from domain_ft.models.lora import (
 )
 from domain_ft.training.loop import disable_base_dropout
 
+NO_TRITON = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 ATTENTION = {"query", "key", "value"}
 LLAMA = {"q_proj", "k_proj", "v_proj"}
 MLP = {"gate_proj", "up_proj"}
@@ -144,7 +149,7 @@ def test_the_layers_that_are_targets_make_the_family(grouped: list[int]) -> None
     assert apply_lora(tiny_model("bert"), LoraConfig(use_dora=True)).siblings == []
 
 
-@pytest.mark.parametrize("backend", ["reference", "torch"])
+@pytest.mark.parametrize("backend", ["reference", "torch", pytest.param("triton", marks=NO_TRITON)])
 def test_ranks_and_scalings_may_differ(backend: str, grouped: list[int]) -> None:
     model, lora = attention(rank_pattern={"key": 3}, alpha_pattern={"value": 5})
     together = outcome(model.float(), lora, numbers(7, 5).float())
@@ -310,6 +315,35 @@ def test_activation_checkpointing_recomputes_the_group(
         torch.testing.assert_close(gradients(), plain)
     assert len(grouped) == 5 * calls
     assert len(plain) == len(lora.trainable_parameters())
+
+
+@pytest.fixture
+def one_process() -> Iterator[None]:
+    """A process group of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module .* returned a view")  # which nobody writes to
+@pytest.mark.parametrize("wrapped", ["attention", "layers"])
+def test_sharded_parameters(wrapped: str, grouped: list[int], one_process: None) -> None:
+    """Siblings that FSDP gathers together are computed together, and those that it gathers one by one are not."""
+    model, lora = attention()
+    expected = outcome(model, lora, numbers(7, 5))
+    grouped.clear()
+    for module in lora.layers.values() if wrapped == "layers" else [model.get_submodule("1")]:
+        fully_shard(module)
+    fully_shard(model)
+    for _ in range(2):
+        model.zero_grad()
+        total = model(numbers(7, 5)).square().sum()
+        total.backward()
+        torch.testing.assert_close(total.detach(), expected[0])
+        for parameter, gradient in zip(lora.trainable_parameters().values(), expected[1:], strict=True):
+            assert isinstance(parameter.grad, DTensor)
+            torch.testing.assert_close(parameter.grad.full_tensor(), gradient)
+    assert grouped == ([] if wrapped == "layers" else [3, 3])
 
 
 def test_autocast(grouped: list[int]) -> None:
