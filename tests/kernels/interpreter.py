@@ -246,7 +246,9 @@ class _Watched:
         if how == "atomic" and element.is_floating():
             raise MemoryFaultError(f"{_launch.place()}: an atomic on floats, so that results vary from run to run")
         _launch.program = int(np.ravel_multi_index(self.grid_idx, _launch.grid))  # type: ignore[attr-defined]
-        active = np.broadcast_to(getattr(mask, "data", mask), pointers.data.shape)
+        active = np.broadcast_to(
+            np.asarray(mask.data if isinstance(mask, TensorHandle) else mask, bool), pointers.data.shape
+        )
         tagged = pointers.data[active]
         numbers = tagged >> np.uint64(ADDRESS_BITS)
         addresses = tagged & np.uint64(2**ADDRESS_BITS - 1)
@@ -276,12 +278,12 @@ def _names_of_tensors(name: str, value: Any) -> Iterator[str]:
         yield name
 
 
-def _cause(error: BaseException) -> BaseException:
-    """The fault that an InterpreterError was raised from, where it was one; else the error."""
+def _fault_behind(error: BaseException) -> MemoryFaultError | None:
+    """The fault that an InterpreterError was raised from, where it was one."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, MemoryFaultError):
         cause = cause.__cause__
-    return cause or error
+    return cause
 
 
 @contextlib.contextmanager
@@ -307,7 +309,9 @@ def _watching(watcher: Watcher) -> Iterator[None]:
         try:
             call(self, *arguments, **keywords)
         except InterpreterError as error:
-            raise _cause(error) from None
+            if fault := _fault_behind(error):
+                raise fault from None
+            raise
         for watching in _watchers:
             watching.ends(_launch)
 
