@@ -9,7 +9,10 @@ datasketch's MinHashLSH, for memory: 512 bytes a document instead of some 7,000,
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +30,7 @@ CONTAINED = 0.5  # a text of which this share or more stands in another is not h
 _PROBES = 256  # shingles by which containment of a document is estimated: standard error 0.03 at most
 _NEIGHBOURS = 8  # members of a bucket that each member is compared with
 _SEGMENT = 1 << 20  # bytes of a long document that are hashed at a time
-_BATCH = 2048  # shingles a call of datasketch: its working array is this times PERMUTATIONS
+_BATCH = 1024  # shingles that are signed at a time: half a megabyte, which a core's cache holds
 
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 
@@ -65,18 +68,34 @@ def _wrap(value: np.uint64) -> np.uint64:
 
 
 class Signer:
-    """Makes MinHash signatures: (128,) uint32, whatever the length of the document."""
+    """Makes MinHash signatures: (128,) uint32, whatever the length of the document.
+
+    They are datasketch's, with the permutations that it draws. Its own `update_batch` takes a list of Python numbers
+    and new arrays for each step of the arithmetic; here the same is done in place, in a sixth of the time.
+    """
 
     def __init__(self) -> None:
-        self._permutations = MinHash(num_perm=PERMUTATIONS, seed=1, scheme="affine32").permutations
+        self._factors, self._terms = MinHash(num_perm=PERMUTATIONS, seed=1, scheme="affine32").permutations
+        self._room = np.empty((_BATCH, PERMUTATIONS), dtype=np.uint32)
 
     def sign(self, hashes: Shingles) -> Signatures:
-        """The signature of a set of shingles."""
-        sketch = MinHash(permutations=self._permutations, num_perm=PERMUTATIONS, scheme="affine32", hashfunc=int)
-        for start in range(0, len(hashes), _BATCH):
-            sketch.update_batch(hashes[start : start + _BATCH].tolist())
-        signature: Signatures = sketch.hashvalues
+        """The signature of a set of shingles: the smallest value of each permutation."""
+        signature = np.full(PERMUTATIONS, 0xFFFFFFFF, dtype=np.uint32)
+        mixed = _mixed(hashes)
+        for start in range(0, len(mixed), _BATCH):
+            part = mixed[start : start + _BATCH, None]
+            permuted = self._room[: len(part)]
+            np.multiply(part, self._factors, out=permuted)
+            np.add(permuted, self._terms, out=permuted)
+            np.minimum(signature, permuted.min(axis=0), out=signature)
         return signature
+
+
+def _mixed(hashes: Shingles) -> Shingles:
+    """MurmurHash3's finaliser for 32 bits (Appleby), which datasketch lets its permutations begin with."""
+    hashes = (hashes ^ (hashes >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    hashes = (hashes ^ (hashes >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return hashes ^ (hashes >> np.uint32(16))
 
 
 def similar_pairs(signatures: Signatures, threshold: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
@@ -95,9 +114,10 @@ def similar_pairs(signatures: Signatures, threshold: float) -> tuple[npt.NDArray
     count = len(signatures)
     codes = np.zeros(0, np.int64)  # a pair as one number, smaller * count + larger
     for start in range(0, PERMUTATIONS, BAND_ROWS):
-        rolled = np.roll(signatures, -start, axis=1)[:, : 4 * BAND_ROWS]  # the band, then what orders its buckets
-        order = np.lexsort(rolled.T[::-1])
-        band = rolled[order, :BAND_ROWS]
+        sorters = (start + np.arange(4 * BAND_ROWS)) % PERMUTATIONS  # the band, then what orders its buckets
+        meeting = _meeting(signatures[:, sorters[:BAND_ROWS]])
+        order = meeting[np.lexsort(signatures[np.ix_(meeting, sorters)].T[::-1])]
+        band = signatures[np.ix_(order, sorters[:BAND_ROWS])]
         found = [codes]
         for distance in range(1, min(_NEIGHBOURS, count - 1) + 1):
             same = np.flatnonzero((band[distance:] == band[:-distance]).all(axis=1))
@@ -108,6 +128,14 @@ def similar_pairs(signatures: Signatures, threshold: float) -> tuple[npt.NDArray
     similarity = _agreement(signatures, pairs)
     enough = similarity >= threshold
     return pairs[enough], similarity[enough]
+
+
+def _meeting(band: Signatures) -> npt.NDArray[np.int64]:
+    """(documents,) those that share a band (documents, 4) with another one, in their order: most share it with none."""
+    keys = np.ascontiguousarray(band).view(np.uint64)
+    order = np.lexsort(keys.T)
+    same = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
+    return np.sort(order[np.append(same, False) | np.append(False, same)]) if len(order) else order
 
 
 def _agreement(signatures: Signatures, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
@@ -145,30 +173,55 @@ def connected(count: int, pairs: Iterable[tuple[int, int]]) -> npt.NDArray[np.in
     return np.unique([root(node) for node in range(count)], return_inverse=True)[1].astype(np.int64)
 
 
+@dataclass(frozen=True)
 class Containment:
     """How much of each held-out document stands within one single other document.
 
     Each held-out document is represented by up to 256 of its shingles, those of the smallest hashes; other documents
     are then passed by whole, one at a time, at a cost that does not depend on how many are held out.
+
+    Attributes:
+        sizes: (held out,) int32, shingles that represent each document.
+        hashes: (hashes,) uint32, those of all of them, sorted, each once.
+        starts: (hashes + 1,) int64, where the owners of each hash begin in `owners`, and the end of the last.
+        owners: (shingles,) int32, held-out documents.
     """
 
-    def __init__(self, held_out: Iterable[Shingles]) -> None:
-        probes = [hashes[:_PROBES] for hashes in held_out]  # shingles are sorted
-        self._sizes = np.array([len(part) for part in probes], dtype=np.int64)
+    sizes: npt.NDArray[np.int32]
+    hashes: Shingles
+    starts: npt.NDArray[np.int64]
+    owners: npt.NDArray[np.int32]
+
+    @classmethod
+    def of_documents(cls, held_out: Iterable[Shingles]) -> Containment:
+        """The index of held-out documents."""
+        probes = [hashes[:_PROBES].copy() for hashes in held_out]  # shingles are sorted; a copy lets go of the rest
+        sizes = np.array([len(part) for part in probes], dtype=np.int32)
         flat = np.concatenate([np.zeros(0, np.uint32), *probes])
         order = np.argsort(flat, kind="stable")
-        self._owners = np.repeat(np.arange(len(probes)), self._sizes)[order]
-        self._hashes, self._starts, self._counts = np.unique(flat[order], return_index=True, return_counts=True)
+        owners = np.repeat(np.arange(len(probes), dtype=np.int32), sizes)[order]
+        hashes, starts = np.unique(flat[order], return_index=True)
+        return cls(sizes, hashes, np.append(starts, len(owners)), owners)
+
+    def save(self, folder: Path) -> None:
+        """Write the index into `folder`, so that other processes may read it."""
+        for field in dataclasses.fields(self):
+            np.save(folder / f"{field.name}.npy", getattr(self, field.name))
+
+    @classmethod
+    def load(cls, folder: Path) -> Containment:
+        """The index in `folder`, mapped: all processes have it in memory once."""
+        return cls(*(np.load(folder / f"{field.name}.npy", mmap_mode="r") for field in dataclasses.fields(cls)))
 
     def of(self, hashes: Shingles) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Which held-out documents share anything with the document of these shingles, and what share of each it is."""
-        if not len(self._hashes):
+        if not len(self.hashes):
             return np.zeros(0, np.int64), np.zeros(0)
-        places = np.searchsorted(self._hashes, hashes)
-        places = places[places < len(self._hashes)]
-        hits = places[self._hashes[places] == hashes[: len(places)]]
-        counts = self._counts[hits]
+        places = np.searchsorted(self.hashes, hashes)
+        places = places[places < len(self.hashes)]
+        hits = places[self.hashes[places] == hashes[: len(places)]]
+        counts = self.starts[hits + 1] - self.starts[hits]
         before = np.cumsum(counts) - counts
-        rows = np.repeat(self._starts[hits] - before, counts) + np.arange(counts.sum())
-        owners, shared = np.unique(self._owners[rows], return_counts=True)
-        return owners, shared / self._sizes[owners]
+        rows = np.repeat(self.starts[hits] - before, counts) + np.arange(counts.sum())
+        owners, shared = np.unique(self.owners[rows], return_counts=True)
+        return owners.astype(np.int64), shared / self.sizes[owners]

@@ -1,19 +1,24 @@
 """A corpus made ready: read, cleaned, near copies out, split; kept in the cache as Arrow files and read from there.
 
-The text is read once, into a spool file, while only a signature of 512 bytes a document stays in memory. Then the
-documents are grouped and split, and the spool is passed through into `train.arrow` and `evaluation.arrow`. A second
-call for the same content finds the finished folder. What comes before is `corpus.Corpus`; what comes next is `tokens`.
+The text is read once, into a spool file, and cleaned and signed on all cores on its way; some two hundred bytes a
+document stay in memory, its signature of 512 bytes in a file. Then the documents are grouped and split, and the spool
+is passed through into `train.arrow` and `evaluation.arrow`. A second call for the same content finds the finished
+folder. What comes before is `corpus.Corpus`; what comes next is `tokens`.
 """
 
 from __future__ import annotations
 
+import array
 import contextlib
 import dataclasses
 import errno
+import functools
 import hashlib
+import itertools
 import json
 import os
 import shutil
+import tempfile
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,6 +30,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.cleaning import clean, normalise
@@ -33,25 +39,29 @@ from domain_ft.corpus.documents import Document
 from domain_ft.corpus.duplicates import (
     FAMILY,
     NEAR,
-    Signatures,
+    PERMUTATIONS,
+    Containment,
+    Shingles,
     Signer,
     connected,
     near_copies,
     shingles,
     similar_pairs,
 )
-from domain_ft.corpus.readers.base import Reject
+from domain_ft.corpus.readers.base import Reject, SourceDocument
 from domain_ft.corpus.recipes import Recipe
 from domain_ft.corpus.splits import (
     SHORTEST_CUT,
     Bools,
     Integers,
+    Overlap,
     cut,
     fitting_groups,
     held_out_groups,
     move_contained,
     pieces,
 )
+from domain_ft.corpus.workers import in_order
 from domain_ft.errors import CorpusError
 from domain_ft.storage import cache_folder, new_folder, write_json
 
@@ -59,6 +69,9 @@ from domain_ft.storage import cache_folder, new_folder, write_json
 VERSION = 1
 
 Shares = npt.NDArray[np.float64]
+# A document, cleaned, with the digest of what its copies have in common and its signature; both empty where nothing is
+# left of it. Or what could not be read.
+Examined = tuple[SourceDocument | Reject, bytes, bytes]
 SplitName = Literal["train", "evaluation"]
 
 _SCHEMA = pa.schema(
@@ -70,7 +83,8 @@ _SCHEMA = pa.schema(
     ]
 )
 _ARROW_END = b"ARROW1"
-_BATCH_CHARACTERS = 4_000_000
+_BATCH_CHARACTERS = 1_000_000  # of a batch in an Arrow file
+_EXAMINED = 1_000_000  # characters that are cleaned and signed at a time
 _FLATTERS = "Much of the evaluation text stands in training too, so the evaluation flatters."
 _SAMPLES, _SAMPLE_CHARACTERS = 3, 200
 
@@ -152,15 +166,20 @@ class TextSplit:
     def documents(self) -> Iterator[Document]:
         """The documents in order, streamed from the file."""
         for batch in self._table.to_batches():
-            columns = [batch.column(name) for name in ("id", "text", "source")]
-            for row in range(batch.num_rows):
-                yield Document(*(column[row].as_py() for column in columns))
+            columns = [batch.column(name).to_pylist() for name in ("id", "text", "source")]
+            yield from itertools.starmap(Document, zip(*columns, strict=True))
 
     def document(self, index: int) -> Document:
         """Document `index`, counted from 0."""
         if not 0 <= index < len(self):
             raise IndexError(f"document {index} of {len(self)} in split '{self.name}'")
         return Document(*(self._table.column(name)[index].as_py() for name in ("id", "text", "source")))
+
+    def sizes(self) -> tuple[Integers, Integers]:
+        """(documents,) the length of each text in characters, and in bytes of UTF-8."""
+        texts = self._table.column("text")
+        characters, in_bytes = pc.utf8_length(texts).to_numpy(), pc.binary_length(texts).to_numpy()
+        return characters.astype(np.int64), in_bytes.astype(np.int64)
 
     @property
     def ids(self) -> list[str]:
@@ -277,73 +296,108 @@ class _Preparation:
         self.counts: Counter[str] = Counter()
         self.notes: list[str] = []
         self.spool = folder / "spool.arrow"
+        self.signatures = folder / "signatures.bin"
 
     def run(self) -> None:
         """Leave the finished files in the folder."""
-        digests, signatures, characters = self._read()
-        if not digests:
+        hashes, characters = self._read()
+        if not len(hashes):
             raise self._nothing_left()
+        signatures = np.memmap(self.signatures, np.uint32, mode="r").reshape(-1, PERMUTATIONS)
         pairs, similarity = similar_pairs(signatures, FAMILY)
-        copies = near_copies(len(digests), pairs[similarity >= NEAR])
-        groups = connected(len(digests), map(tuple, pairs.tolist()))
-        hashes = [int.from_bytes(digest[:8], "big") for digest in digests]
+        copies = near_copies(len(hashes), pairs[similarity >= NEAR])
+        groups = connected(len(hashes), map(tuple, pairs.tolist()))
+        del signatures, pairs, similarity
         kept = np.flatnonzero(~copies)
         with _Spool(self.spool) as spool:
             drawn = held_out_groups(groups, hashes, np.where(copies, 0, characters), self.fraction)[groups][kept]
             split = Split(*self._keep_apart(spool, kept, groups[kept], drawn))
             self.counts["moved_to_training"] = int(drawn.sum() - split.held_out.sum())
             if not split.held_out.any():
-                hashes_kept = [hashes[index] for index in kept.tolist()]
-                split = self._hold_out_something(spool, kept, groups[kept], characters[kept], hashes_kept)
+                split = self._hold_out_something(spool, kept, groups[kept], characters[kept], hashes[kept])
             self._write(spool, kept, split)
             self._write_statistics(spool, copies, groups[kept], split)
-        self.spool.unlink()
+        for path in (self.spool, self.signatures):
+            path.unlink()
 
-    def _read(self) -> tuple[list[bytes], Signatures, Integers]:
-        """Spool every document that is no exact copy; its digest, signature and length stay in memory."""
-        digests: dict[bytes, None] = {}
-        signatures: list[Signatures] = []
-        characters: list[int] = []
-        signer = Signer()
-        label = f"reading {self.corpus.name}"
-        with _Writer(self.spool) as writer, _Rejects(self.folder / "rejects.jsonl") as rejects:
-            for number, document in enumerate(self.corpus.documents(rejects.add, self.progress), 1):
-                self.counts["read"] = number
-                if number % 100 == 0:
-                    self.progress(label, number, None)
-                text = clean(document.text)
-                essence = normalise(text)
-                if not essence:
+    def _read(self) -> tuple[npt.NDArray[np.uint64], Integers]:
+        """Spool every document that is no exact copy, with its signature.
+
+        Returns:
+            hashes: (documents,) of the content.
+            characters: (documents,) length of the cleaned text.
+        """
+        seen: set[bytes] = set()
+        hashes, characters = array.array("Q"), array.array("q")
+        with (
+            _Writer(self.spool) as writer,
+            _Rejects(self.folder / "rejects.jsonl") as rejects,
+            self.signatures.open("wb") as signatures,
+            contextlib.closing(in_order(_examine, self._batches())) as batches,
+        ):
+            for document, digest, signature in itertools.chain.from_iterable(batches):
+                if isinstance(document, Reject):
+                    rejects.add(document)
+                elif not digest:
                     self.counts["empty"] += 1
                     rejects.add(
                         Reject(document.source, None, None, f"{document.id}: cleaning leaves nothing of the text")
                     )
-                    continue
-                digest = hashlib.blake2b(essence.encode(), digest_size=16).digest()
-                if digest in digests:
+                elif digest in seen:
                     self.counts["exact_duplicates"] += 1
-                    continue
-                digests[digest] = None
-                signatures.append(signer.sign(shingles(essence)))
-                characters.append(len(text))
-                writer.add(document.id, text, document.source, document.language)
+                else:
+                    seen.add(digest)
+                    signatures.write(signature)
+                    hashes.append(int.from_bytes(digest[:8], "big"))
+                    characters.append(len(document.text))
+                    writer.add(document.id, document.text, document.source, document.language)
             self.counts["rejects"] = rejects.count - self.counts["empty"]
-        self.progress(label, self.counts["read"], self.counts["read"])
-        stacked = np.stack(signatures) if signatures else np.zeros((0, 1), np.uint32)
-        return list(digests), stacked, np.array(characters, dtype=np.int64)
+        self.progress(f"reading {self.corpus.name}", self.counts["read"], self.counts["read"])
+        return np.array(hashes, dtype=np.uint64), np.array(characters, dtype=np.int64)
+
+    def _batches(self) -> Iterator[list[SourceDocument | Reject]]:
+        """What the sources give, record by record, in batches of about `_EXAMINED` characters."""
+        label = f"reading {self.corpus.name}"
+        batch: list[SourceDocument | Reject] = []
+        waiting = 0
+        for number, document in enumerate(self.corpus.documents(batch.append, self.progress), 1):
+            batch.append(document)
+            self.counts["read"] = number
+            if number % 100 == 0:
+                self.progress(label, number, None)
+            waiting += len(document.text)
+            if waiting >= _EXAMINED:
+                yield batch.copy()  # the sources go on telling this list what they leave out
+                batch.clear()
+                waiting = 0
+        if batch:
+            yield batch
 
     def _keep_apart(self, spool: _Spool, kept: Integers, groups: Integers, drawn: Bools) -> tuple[Bools, Shares]:
         """Which of the kept documents are held out, once those that training documents contain have moved over."""
         label = f"comparing the splits of {self.corpus.name}"
-        return move_contained(
-            drawn,
-            groups,
-            lambda index: shingles(normalise(spool.text(int(kept[index])))),
-            lambda done, total: self.progress(label, done, total),
-        )
+
+        def texts(documents: Integers) -> Iterator[list[str]]:
+            done = 0
+            for batch in spool.texts(kept[documents]):
+                yield batch
+                done += len(batch)
+                self.progress(label, done, len(documents))
+
+        def shingles_of(documents: Integers) -> Iterator[Shingles]:
+            return itertools.chain.from_iterable(in_order(_shingles_of_texts, texts(documents)))
+
+        with tempfile.TemporaryDirectory(prefix="held-out-", dir=self.folder) as place:
+
+            def overlaps(index: Containment, documents: Integers) -> Iterator[Overlap]:
+                index.save(Path(place))
+                found = in_order(functools.partial(_overlaps_of_texts, Path(place)), texts(documents))
+                return itertools.chain.from_iterable(found)
+
+            return move_contained(drawn, groups, shingles_of, overlaps)
 
     def _hold_out_something(
-        self, spool: _Spool, kept: Integers, groups: Integers, characters: Integers, hashes: list[int]
+        self, spool: _Spool, kept: Integers, groups: Integers, characters: Integers, hashes: npt.NDArray[np.uint64]
     ) -> Split:
         """For a corpus of which no group was drawn, most often a small one.
 
@@ -378,8 +432,7 @@ class _Preparation:
             return Split(smallest)
         if len(kept) > 1:
             self.notes.append(f"All documents resemble each other: single documents were held out. {_FLATTERS}")
-            order = sorted(range(len(kept)), key=lambda index: hashes[index])
-            chosen = order[: max(1, round(self.fraction * len(kept)))]
+            chosen = np.argsort(hashes, kind="stable")[: max(1, round(self.fraction * len(kept)))]
             return Split(np.isin(np.arange(len(kept)), chosen))
         raise CorpusError(
             f"corpus '{self.corpus.name}' holds a single text of {int(characters.sum()):,} characters, "
@@ -390,9 +443,14 @@ class _Preparation:
     def _write(self, spool: _Spool, kept: Integers, split: Split) -> None:
         for name, wanted in (("train", ~split.held_out), ("evaluation", split.held_out)):
             with _Writer(self.folder / f"{name}.arrow") as writer:
-                for index in np.flatnonzero(wanted).tolist():
-                    identifier, text, source, language = spool.row(int(kept[index]))
-                    writer.add(identifier, split.parts[0] if index == split.cut else text, source, language)
+                if name == "train" and split.cut is not None:
+                    before, after = kept[: split.cut], kept[split.cut + 1 :]
+                    identifier, _, source, language = spool.row(int(kept[split.cut]))
+                    writer.copy(spool, before)
+                    writer.add(identifier, split.parts[0], source, language)
+                    writer.copy(spool, after)
+                else:
+                    writer.copy(spool, kept[wanted])
                 if name == "evaluation" and split.cut is not None:
                     identifier, _, source, language = spool.row(int(kept[split.cut]))
                     for number, piece in enumerate(pieces(split.parts[1]), 1):
@@ -400,14 +458,9 @@ class _Preparation:
 
     def _write_statistics(self, spool: _Spool, copies: Bools, groups: Integers, split: Split) -> None:
         splits = {name: TextSplit(name, self.folder / f"{name}.arrow", "") for name in ("train", "evaluation")}
-        characters: dict[str, list[int]] = {name: [] for name in splits}
-        size = 0
-        for name, texts in splits.items():
-            for document in texts.documents():
-                characters[name].append(len(document.text))
-                size += len(document.text.encode())
-        every = characters["train"] + characters["evaluation"]
-        languages = Counter(value for value in spool.languages(~copies) if value)
+        sizes = {name: texts.sizes() for name, texts in splits.items()}
+        characters = {name: lengths for name, (lengths, _) in sizes.items()}
+        every = np.concatenate(list(characters.values()))
         train = splits["train"]
         statistics = CorpusStatistics(
             read=self.counts["read"],
@@ -419,15 +472,15 @@ class _Preparation:
             largest_group=int(np.bincount(groups).max()),
             moved_to_training=self.counts["moved_to_training"],
             greatest_overlap=None if split.overlap is None else round(float(split.overlap.max()), 4),
-            characters=sum(every),
-            bytes=size,
+            characters=int(every.sum()),
+            bytes=sum(int(in_bytes.sum()) for _, in_bytes in sizes.values()),
             train_documents=len(characters["train"]),
-            train_characters=sum(characters["train"]),
+            train_characters=int(characters["train"].sum()),
             evaluation_documents=len(characters["evaluation"]),
-            evaluation_characters=sum(characters["evaluation"]),
+            evaluation_characters=int(characters["evaluation"].sum()),
             rejects=self.counts["rejects"],
             unread_files=self.corpus.unread_files(),
-            languages=dict(sorted(languages.items())),
+            languages=spool.languages(~copies),
             histogram=_histogram(every),
             samples=[train.document(i).text[:_SAMPLE_CHARACTERS] for i in spaced(len(train), _SAMPLES)],
             notes=self.notes,
@@ -453,6 +506,37 @@ class _Preparation:
         )
 
 
+@functools.cache
+def _signer() -> Signer:
+    return Signer()
+
+
+def _examine(batch: list[SourceDocument | Reject]) -> list[Examined]:
+    """Each document with its text cleaned: what a worker does of the reading."""
+    return [(record, b"", b"") if isinstance(record, Reject) else _examine_one(record) for record in batch]
+
+
+def _examine_one(document: SourceDocument) -> Examined:
+    document = dataclasses.replace(document, text=clean(document.text))
+    essence = normalise(document.text)
+    if not essence:
+        return document, b"", b""
+    digest = hashlib.blake2b(essence.encode(), digest_size=16).digest()
+    return document, digest, _signer().sign(shingles(essence)).tobytes()
+
+
+def _shingles_of_texts(texts: list[str]) -> list[Shingles]:
+    return [shingles(normalise(text)) for text in texts]
+
+
+_held_out = functools.lru_cache(maxsize=1)(Containment.load)  # a worker opens it once
+
+
+def _overlaps_of_texts(index: Path, texts: list[str]) -> list[Overlap]:
+    """How much of the held-out documents, whose index lies in a folder, stands in each of the texts."""
+    return [_held_out(index).of(hashes) for hashes in _shingles_of_texts(texts)]
+
+
 class _Writer:
     """Writes documents to an Arrow file, a few megabytes at a time."""
 
@@ -476,6 +560,12 @@ class _Writer:
         self.waiting += len(text)
         if self.waiting >= _BATCH_CHARACTERS or len(self.rows) >= 10_000:
             self._flush()
+
+    def copy(self, spool: _Spool, documents: Integers) -> None:
+        """Add documents of the spool, by rising index."""
+        self._flush()
+        for batch in spool.batches(documents):
+            self.file.write_batch(batch)
 
     def _flush(self) -> None:
         if self.rows:
@@ -510,9 +600,24 @@ class _Spool:
         identifier, text, source, language = (self.table.column(name)[index].as_py() for name in _SCHEMA.names)
         return identifier, text, source, language
 
-    def languages(self, wanted: Bools) -> list[str | None]:
-        values: list[str | None] = self.table.column("language").filter(pa.array(wanted)).to_pylist()
-        return values
+    def batches(self, documents: Integers) -> Iterator[pa.RecordBatch]:
+        """The rows of `documents`, which rise, a batch of the file at a time."""
+        first = 0
+        for batch in self.table.to_batches():
+            inside = documents[np.searchsorted(documents, first) : np.searchsorted(documents, first + batch.num_rows)]
+            if len(inside):
+                yield batch.take(pa.array(inside - first))
+            first += batch.num_rows
+
+    def texts(self, documents: Integers) -> Iterator[list[str]]:
+        """The texts of `documents`, which rise, in batches."""
+        for batch in self.batches(documents):
+            yield batch.column("text").to_pylist()
+
+    def languages(self, wanted: Bools) -> dict[str, int]:
+        """How many of the `wanted` documents are in each language, where the source says it; sorted by language."""
+        counts = self.table.column("language").filter(pa.array(wanted)).drop_null().value_counts().to_pylist()
+        return {count["values"]: count["counts"] for count in sorted(counts, key=lambda count: str(count["values"]))}
 
 
 class _Rejects:
@@ -537,7 +642,7 @@ class _Rejects:
         self.count += 1
 
 
-def _histogram(lengths: list[int]) -> list[tuple[int, int, int]]:
+def _histogram(lengths: Integers) -> list[tuple[int, int, int]]:
     """How many lengths lie in each of the bins with bounds 1, 3, 10, 32 and so on, from the first used to the last."""
     bounds = [round(10 ** (power / 2)) for power in range(25)]
     counts = np.histogram(lengths, bins=bounds)[0]

@@ -8,9 +8,10 @@ document half of which stands in a training document goes over to training with 
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from domain_ft.corpus.duplicates import CONTAINED, Containment, Shingles
 
 Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
+Overlap = tuple[Integers, npt.NDArray[np.float64]]
 
 SHORTEST_CUT = 2_000  # characters a lone document must have to be cut into a training and an evaluation part
 _SHORTEST_PART = 400  # characters of the evaluation part at least
@@ -29,7 +31,7 @@ _FITTING = 5.0
 _BOUNDARIES = (re.compile("\n\n"), re.compile("\n"), re.compile(r"[.!?]\s|[。．！？।؟]"), re.compile(r"\s"))
 
 
-def held_out_groups(groups: Integers, hashes: Sequence[int], characters: Integers, fraction: float) -> Bools:
+def held_out_groups(groups: Integers, hashes: npt.ArrayLike, characters: Integers, fraction: float) -> Bools:
     """(groups,) True for each group that is drawn for evaluation.
 
     Args:
@@ -39,10 +41,9 @@ def held_out_groups(groups: Integers, hashes: Sequence[int], characters: Integer
         fraction: the share of groups to hold out.
     """
     count = int(groups.max()) + 1
-    keys = [2**64] * count
-    for group, value in zip(groups.tolist(), hashes, strict=True):
-        keys[group] = min(keys[group], value)
-    drawn = np.array([key < fraction * 2**64 for key in keys])
+    keys = np.full(count, 2**64 - 1, dtype=np.uint64)
+    np.minimum.at(keys, groups, np.asarray(hashes, dtype=np.uint64))
+    drawn = keys < np.uint64(math.ceil(fraction * 2**64))
     sizes = np.bincount(groups, weights=characters, minlength=count)
     return drawn & (sizes <= fraction * sizes.sum())
 
@@ -59,16 +60,16 @@ def fitting_groups(groups: Integers, characters: Integers, fraction: float) -> l
 def move_contained(
     held_out: Bools,
     groups: Integers,
-    shingles_of: Callable[[int], Shingles],
-    progress: Callable[[int, int], None],
+    shingles_of: Callable[[Integers], Iterator[Shingles]],
+    overlaps: Callable[[Containment, Integers], Iterator[Overlap]],
 ) -> tuple[Bools, npt.NDArray[np.float64]]:
     """Move groups to training until no held-out document stands by half or more in one training document.
 
     Args:
         held_out: (documents,) True where the document was drawn for evaluation.
         groups: (documents,) the group of each document.
-        shingles_of: gives the shingles of document i; it is called once or twice for each.
-        progress: told (documents passed, documents to pass).
+        shingles_of: gives the shingles of some documents, in their order.
+        overlaps: gives `index.of` the shingles of some documents, in their order.
 
     Returns:
         held_out: (documents,) what is left for evaluation.
@@ -77,23 +78,16 @@ def move_contained(
     """
     held_out = held_out.copy()
     owners = np.flatnonzero(held_out)
-    index = Containment(shingles_of(int(document)) for document in owners)
+    index = Containment.of_documents(shingles_of(owners))
     contained = np.zeros(len(owners))
-    queue = np.flatnonzero(~held_out).tolist()
-    done = 0
-    while queue:
-        document = queue.pop()
-        found, shares = index.of(shingles_of(document))
-        contained[found] = np.maximum(contained[found], shares)
-        leaking = owners[found[shares >= CONTAINED]]
-        leaking = leaking[held_out[leaking]]
-        if len(leaking):
-            moved = np.flatnonzero(held_out & np.isin(groups, groups[leaking]))
-            held_out[moved] = False
-            queue.extend(moved.tolist())
-        done += 1
-        if done % 100 == 0:
-            progress(done, done + len(queue))
+    moved = np.zeros(int(groups.max()) + 1, dtype=bool)  # by group
+    joining = np.flatnonzero(~held_out)  # the training documents that were not compared yet
+    while len(joining) and held_out.any():
+        for found, shares in overlaps(index, joining):
+            contained[found] = np.maximum(contained[found], shares)
+            moved[groups[owners[found[shares >= CONTAINED]]]] = True
+        joining = np.flatnonzero(held_out & moved[groups])
+        held_out[joining] = False
     whole = np.zeros(len(held_out))
     whole[owners] = contained
     return held_out, np.where(held_out, whole, 0.0)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
+from datasketch import MinHash
 from hypothesis import given
 from hypothesis import strategies as st
 
 from domain_ft.corpus import duplicates
 from domain_ft.corpus.duplicates import (
+    PERMUTATIONS,
     SHINGLE_BYTES,
     Containment,
     Signer,
@@ -70,6 +73,14 @@ def test_signatures_estimate_the_jaccard_similarity(share: float) -> None:
     assert abs(estimate - exact) < 4 * max((exact * (1 - exact) / 128) ** 0.5, 1e-9) + 1e-6
 
 
+@pytest.mark.parametrize("count", [0, 1, 1023, 1024, 5000])
+def test_signatures_are_datasketchs(count: int) -> None:
+    hashes = np.random.default_rng(count).integers(0, 2**32, count, dtype=np.uint32)
+    sketch = MinHash(num_perm=PERMUTATIONS, seed=1, scheme="affine32", hashfunc=int)
+    sketch.update_batch(hashes.tolist())
+    assert np.array_equal(Signer().sign(hashes), sketch.hashvalues)
+
+
 def test_pairs_are_found_and_unrelated_texts_are_not() -> None:
     signer, originals = Signer(), [words(seed, 400) for seed in range(60)]
     copies = [edited(tokens, 0.02, seed) for seed, tokens in enumerate(originals)]
@@ -115,7 +126,7 @@ def test_groups_are_the_connected_components(pairs: list[tuple[int, int]]) -> No
 def test_containment_is_the_share_of_a_text_that_stands_in_another() -> None:
     clause, other, rest = ("".join(words(seed, 40)) for seed in (1, 2, 3))
     long = "".join(words(4, 3000)) + clause + "".join(words(5, 3000))
-    index = Containment([shingles(clause), shingles(other), shingles(clause + rest)])
+    index = Containment.of_documents([shingles(clause), shingles(other), shingles(clause + rest)])
     owners, shares = index.of(shingles(long))
     found = dict(zip(owners.tolist(), shares.tolist(), strict=True))
     assert found[0] == 1.0
@@ -124,12 +135,21 @@ def test_containment_is_the_share_of_a_text_that_stands_in_another() -> None:
     assert found[2] == pytest.approx(expected, abs=0.1)
 
 
+def test_an_index_of_held_out_documents_is_saved_and_loaded(tmp_path: Path) -> None:
+    texts = ["".join(words(seed, 40)) for seed in range(3)]
+    index = Containment.of_documents(map(shingles, texts))
+    index.save(tmp_path)
+    for text in texts:
+        found, again = index.of(shingles(text)), Containment.load(tmp_path).of(shingles(text))
+        assert np.array_equal(found[0], again[0]) and np.array_equal(found[1], again[1])
+
+
 def test_containment_with_nothing_held_out() -> None:
-    owners, shares = Containment([]).of(shingles("a text"))
+    owners, shares = Containment.of_documents([]).of(shingles("a text"))
     assert len(owners) == len(shares) == 0
 
 
 def test_one_shared_run_is_counted_for_every_text_that_has_it() -> None:
     text = "".join(words(1, 30))
-    owners, shares = Containment([shingles(text), shingles(text)]).of(shingles(text))
+    owners, shares = Containment.of_documents([shingles(text), shingles(text)]).of(shingles(text))
     assert owners.tolist() == [0, 1] and shares.tolist() == [1.0, 1.0]

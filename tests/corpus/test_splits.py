@@ -66,8 +66,12 @@ def test_a_held_out_text_that_a_training_text_quotes_moves_over_with_its_group_a
     texts = [text(0) + quoted, quoted, family, family[:600] + text(4, 50), lone]
     held_out = np.array([False, True, True, True, True])
     groups = np.array([0, 1, 1, 2, 3])  # 1 drags 2 over, and 2 contains half of 3
-    steps: list[tuple[int, int]] = []
-    left, overlap = move_contained(held_out, groups, lambda i: shingles(texts[i]), lambda a, b: steps.append((a, b)))
+    left, overlap = move_contained(
+        held_out,
+        groups,
+        lambda documents: (shingles(texts[i]) for i in documents),
+        lambda index, documents: (index.of(shingles(texts[i])) for i in documents),
+    )
     assert left.tolist() == [False, False, False, False, True]
     assert overlap[:4].tolist() == [0, 0, 0, 0] and overlap[4] < 0.1
     assert held_out.tolist() == [False, True, True, True, True]

@@ -1,0 +1,101 @@
+"""One function over a stream of batches, on all cores, the results in the order of the batches.
+
+Reading, cleaning and tokenising go through here. What is short is done in this process, since a worker takes a second
+to start. No more batches are under way than keep the workers busy, so that a stream of any length takes the memory of
+a few of its batches.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import itertools
+import multiprocessing
+import os
+import signal
+import sys
+import types
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from domain_ft.errors import CorpusError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+FEW_BATCHES = 8  # or fewer are worked through in this process
+_WAITING = 3  # batches a worker, counting the one that it works on
+
+_function: Callable[[Any], Any]  # in a worker: what it was started for
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_order(function: Callable[[Item], Result], batches: Iterable[Item]) -> Generator[Result, None, None]:
+    """`function` of each batch, in their order, computed by as many processes as there are cores.
+
+    Args:
+        function: of a module, or a partial of one; it goes to each worker once, with what is bound to it.
+        batches: taken as they are needed. Each, and its result, is pickled on its way.
+
+    Raises:
+        CorpusError: a worker was killed, most often since memory ran out.
+        What `batches` or `function` raises.
+    """
+    batches = iter(batches)
+    first = list(itertools.islice(batches, FEW_BATCHES + 1))
+    batches = itertools.chain(first, batches)
+    if len(first) <= FEW_BATCHES or cores() == 1:
+        yield from map(function, batches)
+        return
+    pool = ProcessPoolExecutor(
+        cores(), mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(function,)
+    )
+    pending: collections.deque[Future[Result]] = collections.deque()
+    try:
+        for batch in batches:
+            with _main_unseen():  # a worker is started by the first batches that find no idle one
+                pending.append(pool.submit(_work, batch))
+            if len(pending) >= _WAITING * cores():
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool as error:
+        raise CorpusError(
+            "a process that reads or tokenises the corpus was killed, most often because memory ran out",
+            fix="close other programs and start again; what is tokenised already is kept",
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _main_unseen() -> Iterator[None]:
+    """Let no worker that starts in this block import the main program.
+
+    A spawned process would run the user's script from its top, down to an `if __name__ == "__main__"` that it may not
+    have; and a worker needs nothing of it.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _begin(function: Callable[[Any], Any]) -> None:
+    """Make a process a worker for `function`."""
+    global _function
+    _function = function
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C goes to all processes; the first one ends the others
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each worker is one core's
+
+
+def _work(batch: Any) -> Any:
+    return _function(batch)

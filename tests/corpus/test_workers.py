@@ -1,0 +1,78 @@
+"""Work on all cores: results in order, batches taken as needed, errors as they were raised."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from domain_ft.corpus import workers
+from domain_ft.corpus.workers import in_order
+from domain_ft.errors import CorpusError
+
+
+def square(batch: int) -> tuple[int, int]:
+    if batch < 0:
+        raise ValueError(f"{batch} is below 0")
+    return batch * batch, os.getpid()
+
+
+def killed(batch: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where a worker finds `square`
+
+
+def test_a_few_batches_stay_in_this_process(two_cores: None) -> None:
+    few = range(workers.FEW_BATCHES)
+    assert list(in_order(square, few)) == [(n * n, os.getpid()) for n in few]
+
+
+def test_many_batches_go_to_other_processes_and_come_back_in_order(two_cores: None) -> None:
+    taken = []
+
+    def batches() -> Iterator[int]:
+        for number in range(60):
+            taken.append(number)
+            yield number
+
+    with contextlib.closing(in_order(square, batches())) as results:
+        done = [next(results)]
+        assert len(taken) <= workers.FEW_BATCHES + 2  # a stream is not read ahead of the work
+        done += results
+    assert [value for value, _ in done] == [n * n for n in range(60)]
+    assert os.getpid() not in {process for _, process in done}
+
+
+def test_an_error_comes_out_as_it_was_raised(two_cores: None) -> None:
+    with pytest.raises(ValueError, match="-1 is below 0"):
+        list(in_order(square, [*range(20), -1, *range(20)]))
+
+
+def test_a_killed_worker_is_said(two_cores: None) -> None:
+    with pytest.raises(CorpusError, match="was killed"):
+        list(in_order(killed, range(20)))
+
+
+def test_a_script_needs_no_guard(tmp_path: Path) -> None:
+    """Workers do not run the user's script again, so it needs no `if __name__ == "__main__"`."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from domain_ft.corpus import workers\n"
+        "from test_workers import square\n"
+        "workers.cores = lambda: 2\n"
+        "print(sum(value for value, _ in workers.in_order(square, range(20))))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(sum(n * n for n in range(20)))]
