@@ -25,6 +25,7 @@ import numpy.typing as npt
 from transformers import PreTrainedTokenizerFast
 
 from domain_ft.corpus.batches import PackedBatch
+from domain_ft.corpus.shuffling import GAMMA, scramble
 from domain_ft.errors import ModelError
 from domain_ft.randomness import derive
 
@@ -159,8 +160,7 @@ def _unit_begins(words: npt.NDArray[np.int32], piece: npt.NDArray[np.int64], who
 
 _ORDER, _CROSSING, _FATE, _REPLACEMENT = range(4)  # what a number is drawn for
 
-_GAMMA = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: the stride of SplitMix64
-_STRIDE = np.uint64(_GAMMA)
+_STRIDE = np.uint64(GAMMA)
 
 
 class _TokenNoise:
@@ -172,18 +172,11 @@ class _TokenNoise:
 
     def __init__(self, batch: PackedBatch, key: int) -> None:
         self.piece = np.repeat(np.arange(len(batch.rows)), batch.lengths)
-        documents = _mix(np.uint64(key) + _STRIDE * batch.documents.astype(np.uint64))
-        pieces = _mix(documents + _STRIDE * batch.pieces.astype(np.uint64))
-        self._tokens = _mix(pieces[self.piece] + _STRIDE * batch.position_ids.astype(np.uint64))
+        documents = scramble(np.uint64(key) + _STRIDE * batch.documents.astype(np.uint64))
+        pieces = scramble(documents + _STRIDE * batch.pieces.astype(np.uint64))
+        self._tokens = scramble(pieces[self.piece] + _STRIDE * batch.position_ids.astype(np.uint64))
 
     def uniform(self, tokens: npt.NDArray[np.int64], purpose: int) -> npt.NDArray[np.float64]:
         """(tokens,) numbers in [0, 1) for the tokens at the given positions of the batch."""
-        bits = _mix(self._tokens[tokens] + np.uint64(_GAMMA * (purpose + 1) % 2**64))
+        bits = scramble(self._tokens[tokens] + np.uint64(GAMMA * (purpose + 1) % 2**64))
         return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Scramble 64-bit numbers, one to one: the output function of SplitMix64 (Steele, Lea and Flood 2014)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))

@@ -1,19 +1,25 @@
 """Which pieces go where: into the steps of an epoch, to the ranks, and into passes of at most so many tokens.
 
 It stands between the rows of tokens and the loop, and knows nothing of them but their lengths. All of it is a function
-of the lengths and the seed: a resumed run finds its place by the number of the step alone.
+of the lengths and the seed: a resumed run finds its place by the number of the step alone. A large corpus is put in
+order a chapter at a time, so that neither the first step nor the memory waits for its size.
 """
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from domain_ft.corpus.shuffling import shuffled
 from domain_ft.randomness import generator
 
 Rows = npt.NDArray[np.int64]
+
+CHAPTER = 1 << 20  # pieces that are put in order at a time: some 50 MB for as long as it takes, 8 MB afterwards
+_CHAPTER_STEPS = 64  # steps of a chapter at least, so that its steps hold as much as another's within a hundredth or so
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,9 @@ class StepPlan:
     allow, the same number of tokens. That number is `tokens_per_step` or a little less: an epoch is cut evenly, since a
     short last step would weigh its few pieces more than the others. No step crosses from one epoch into the next.
 
+    An epoch of more than `CHAPTER` pieces is read in chapters. Each holds pieces from all over the corpus, as a random
+    order of the whole has them, and is cut into its share of the steps.
+
     Args:
         lengths: (pieces,) tokens of each piece.
         tokens_per_step: tokens that a step should hold.
@@ -45,33 +54,45 @@ class StepPlan:
     def __init__(self, lengths: npt.ArrayLike, tokens_per_step: int, seed: int) -> None:
         self._lengths = np.asarray(lengths)
         self._seed = seed
-        if len(self._lengths) == 0 or tokens_per_step < 1:
-            raise ValueError(f"cannot plan steps of {tokens_per_step} tokens over {len(self._lengths)} pieces")
+        pieces = len(self._lengths)
+        if pieces == 0 or tokens_per_step < 1:
+            raise ValueError(f"cannot plan steps of {tokens_per_step} tokens over {pieces} pieces")
         total = int(self._lengths.sum(dtype=np.int64))
-        self.steps_per_epoch = min(-(-total // tokens_per_step), len(self._lengths))
-        self._epoch = -1
+        self.steps_per_epoch = min(-(-total // tokens_per_step), pieces)
+        chapters = min(-(-pieces // CHAPTER), max(1, self.steps_per_epoch // _CHAPTER_STEPS))
+        # Where each chapter begins, in pieces and in steps of the epoch, and the end of the last.
+        self._pieces = [chapter * pieces // chapters for chapter in range(chapters + 1)]
+        self._steps = [place * self.steps_per_epoch // pieces for place in self._pieces]
+        self._arranged = (-1, -1)  # epoch and chapter
         self._order = np.empty(0, dtype=np.int64)
         self._bounds = np.empty(0, dtype=np.int64)
 
     def step(self, index: int) -> Step:
-        """The step with number `index`, counted from 0 over all epochs. Seeking costs one permutation an epoch."""
+        """The step with number `index`, counted from 0 over all epochs. Seeking costs the arranging of one chapter."""
         epoch, place = divmod(index, self.steps_per_epoch)
-        if epoch != self._epoch:
-            self._arrange(epoch)
+        chapter = bisect.bisect_right(self._steps, place) - 1
+        if (epoch, chapter) != self._arranged:
+            self._arrange(epoch, chapter)
+        place -= self._steps[chapter]
         return Step(epoch, self._order[self._bounds[place] : self._bounds[place + 1]])
 
-    def _arrange(self, epoch: int) -> None:
-        """Draw the order of `epoch` and find where its steps begin."""
-        pieces, steps = len(self._lengths), self.steps_per_epoch
-        order = generator(self._seed, "order", epoch).permutation(pieces)
-        ends = np.cumsum(self._lengths[order], dtype=np.int64)
-        middles = ends - self._lengths[order] / 2
+    def _arrange(self, epoch: int, chapter: int) -> None:
+        """Find the order of a chapter of `epoch`, and where its steps begin."""
+        (first, last), total = self._pieces[chapter : chapter + 2], len(self._lengths)
+        pieces, steps = last - first, self._steps[chapter + 1] - self._steps[chapter]
+        if pieces == total:
+            order = generator(self._seed, "order", epoch).permutation(pieces)
+        else:
+            order = shuffled(first, last, total, self._seed, "order", epoch)
+        lengths = self._lengths[order]
+        ends = np.cumsum(lengths, dtype=np.int64)
+        middles = ends - lengths / 2
         bounds = np.searchsorted(middles, np.arange(1, steps) * (ends[-1] / steps))
         # At least one piece a step, which matters where a step asks for fewer tokens than a piece has.
         least = np.arange(1, steps)
         bounds = np.minimum(np.maximum.accumulate(bounds - least) + least, pieces - steps + least)
         bounds = np.maximum(bounds, least)
-        self._order, self._bounds, self._epoch = order, np.concatenate(([0], bounds, [pieces])), epoch
+        self._order, self._bounds, self._arranged = order, np.concatenate(([0], bounds, [pieces])), (epoch, chapter)
 
 
 def share(rows: npt.ArrayLike, lengths: npt.ArrayLike, rank: int, world: int) -> Rows:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from domain_ft.corpus import packing
 from domain_ft.corpus.packing import StepPlan, passes, share
 
 LENGTHS = st.lists(st.integers(1, 256), min_size=1, max_size=200).map(lambda lengths: np.array(lengths, dtype=np.int32))
@@ -51,6 +52,37 @@ def test_epochs_and_seeds_differ_in_order() -> None:
     plan = StepPlan(lengths, 1_000, 0)
     orders = [plan.step(0).rows, plan.step(1).rows, StepPlan(lengths, 1_000, 1).step(0).rows]
     assert len({tuple(order) for order in orders}) == 3
+
+
+@settings(deadline=None)
+@given(lengths=LENGTHS, tokens_per_step=st.integers(1, 600), chapter=st.integers(1, 100), seed=st.integers(0, 9))
+def test_an_epoch_in_chapters_holds_every_piece_once(
+    lengths: np.ndarray, tokens_per_step: int, chapter: int, seed: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "CHAPTER", chapter)
+        patch.setattr(packing, "_CHAPTER_STEPS", 2)
+        plan = StepPlan(lengths, tokens_per_step, seed)
+        steps = [plan.step(place) for place in range(2 * plan.steps_per_epoch)]
+        jumping = plan.step(len(steps) // 3)
+    for epoch in (steps[: len(steps) // 2], steps[len(steps) // 2 :]):
+        assert min(len(step.rows) for step in epoch) > 0
+        assert sorted(np.concatenate([step.rows for step in epoch])) == list(range(len(lengths)))
+    assert np.array_equal(jumping.rows, steps[len(steps) // 3].rows)
+
+
+def test_steps_of_chapters_are_even_and_from_all_over_the_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "CHAPTER", 5_000)
+    lengths = np.random.default_rng(0).integers(20, 257, 40_000)
+    plan = StepPlan(lengths, 4_096, 0)
+    steps = [plan.step(place).rows for place in range(plan.steps_per_epoch)]
+    sizes = np.array([lengths[rows].sum() for rows in steps])
+    assert len(plan._pieces) == 9
+    assert abs(sizes / (lengths.sum() / len(steps)) - 1).max() < 0.1
+    order = np.concatenate(steps)
+    assert abs(np.corrcoef(order, np.arange(len(order)))[0, 1]) < 0.02
+    assert abs(np.corrcoef(order[1:], order[:-1])[0, 1]) < 0.02
+    assert plan.step(plan.steps_per_epoch).rows.tolist() != steps[0].tolist()  # the next epoch's order is another
 
 
 def test_a_plan_without_pieces_is_refused() -> None:

@@ -1,0 +1,28 @@
+"""Orders that are computed: each is a permutation, any part of it is found alone, and seeds give others."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from domain_ft.corpus.shuffling import shuffled
+
+
+@given(count=st.integers(1, 3_000), seed=st.integers(0, 9), data=st.data())
+def test_an_order_is_a_permutation_of_which_any_part_is_found_alone(count: int, seed: int, data: st.DataObject) -> None:
+    order = shuffled(0, count, count, seed, "order", 1)
+    assert sorted(order) == list(range(count))
+    first = data.draw(st.integers(0, count))
+    last = data.draw(st.integers(first, count))
+    assert np.array_equal(shuffled(first, last, count, seed, "order", 1), order[first:last])
+
+
+def test_orders_look_drawn() -> None:
+    count = 10_000
+    orders = np.array([shuffled(0, count, count, seed) for seed in range(50)])
+    for place in np.array_split(orders, 10, axis=1):  # each tenth of an order has a tenth of each tenth of the numbers
+        shares = np.bincount(place.ravel() * 10 // count, minlength=10) / place.size
+        assert abs(shares - 0.1).max() < 0.01
+    assert (np.diff(orders, axis=1) == 1).mean() < 3 / count
+    assert (orders[:-1] == orders[1:]).mean() < 3 / count
