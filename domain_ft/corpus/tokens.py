@@ -10,42 +10,61 @@ before it. Equal full pieces are kept on purpose: attention runs fastest over pi
 Special tokens. See `SpecialTokens`. Text that happens to spell a special token, such as `[MASK]`, is encoded as plain
 text, so that no document can forge one.
 
-Memory. Documents pass through in batches of a million characters, long ones in sections that are cut after a line or a
-word, and the columns are written as they come. So memory stays flat, and a document of any length raises no warning.
+Scale. Documents pass through in batches of a million characters, long ones in sections that are cut after a line or a
+word, on all cores, and what comes out is appended to files as it comes. What was stopped goes on from there. The rows
+are read from the files, piece by piece: so memory stays flat however large the corpus is, while it is made and after.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import operator
+import os
+import shutil
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 
+import filelock
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 from tokenizers import Encoding, Tokenizer
-from transformers import PreTrainedTokenizerFast
 
 from domain_ft.corpus.batches import PackedBatch
 from domain_ft.corpus.documents import Document
+from domain_ft.corpus.workers import in_order
 from domain_ft.errors import CorpusError, SettingsError
 from domain_ft.randomness import derive
-from domain_ft.storage import cache_folder, new_folder, write_json
+from domain_ft.storage import cache_folder, sync_folder, write_json
+
+if TYPE_CHECKING:  # a worker does not wait for it
+    from transformers import PreTrainedTokenizerFast
 
 Progress = Callable[[str, int, int | None], None]
+Records = npt.NDArray[np.void]
 
-VERSION = 1  # of what the files hold: raise it whenever the same text would give other rows
+VERSION = 2  # of what the files hold: raise it whenever the same text would give other rows or files
 
 BATCH_CHARACTERS = 1_000_000  # tokenised at once
 SECTION_CHARACTERS = 100_000  # longer documents are tokenised in sections, in parallel
+COMMIT_BATCHES = 64  # batches after which what is tokenised is safe from a power cut or a kill
 SHORTEST_TAIL = 0.25  # of a full piece
 DOCUMENT_SHARE = 1 / 32  # of an evaluation's budget: the most that one document may take
 
 CONTINUES, BEGINS, SPECIAL = 0, 1, 2  # what a token is: the rest of a word, the first of one, a special token
+
+# The records of the files. `bytes` are of text, from the end of the token before to the end of this one.
+TOKEN = [("id", "<u4"), ("kind", "u1"), ("bytes", "<i4")]
+SHORT_TOKEN = [("id", "<u2"), *TOKEN[1:]]  # for a vocabulary of up to 65,536
+PIECE = [("start", "<i8"), ("document", "<i8"), ("bytes", "<i8"), ("number", "<i4")]
+DOCUMENT = [("order", "<i8"), ("name_end", "<i8")]  # where in an evaluation, and where its id ends in names.txt
 
 
 class TextDocuments(Protocol):
@@ -105,7 +124,7 @@ class SpecialTokens:
 
 
 class TokenRows:
-    """The pieces of a split, as rows of tokens in memory-mapped files: opening costs nothing, whatever the size.
+    """The pieces of a split, as rows of tokens in files: opening costs nothing, whatever the size.
 
     Attributes:
         key: names the content (the text, the tokenizer, the length): equal keys, equal rows.
@@ -131,41 +150,40 @@ class TokenRows:
         self.tokens: int = facts["tokens"]
         self.document_count: int = facts["documents"]
         self.documents_without_tokens: int = facts["documents_without_tokens"]
-        pieces = _read_columns(folder / "pieces.arrow")
-        self._starts = pieces["start"]
-        self.lengths, self.documents, self.pieces = pieces["length"], pieces["document"], pieces["piece"]
-        self.bytes = pieces["bytes"]
-        tokens = _read_columns(folder / "tokens.arrow")
-        self._ids, self._kinds, self._token_bytes = tokens["id"], tokens["kind"], tokens["bytes"]
-        documents = pa.ipc.open_file(pa.memory_map(str(folder / "documents.arrow"))).read_all()
-        self._document_ids, self._document_order = documents["id"], documents["order"]
+        self.lengths = np.memmap(folder / "lengths.bin", np.dtype("<i4"), mode="r")
+        pieces = np.memmap(folder / "pieces.bin", np.dtype(PIECE), mode="r")
+        self.documents, self.pieces, self.bytes = pieces["document"], pieces["number"], pieces["bytes"]
+        self._document_table = np.memmap(folder / "documents.bin", np.dtype(DOCUMENT), mode="r")
+        self._names = _RecordFile(folder / "names.txt", np.dtype(np.uint8))
+        self._pieces = _RecordFile(folder / "pieces.bin", pieces.dtype)
+        self._tokens = _RecordFile(folder / "tokens.bin", np.dtype([tuple(field) for field in facts["token"]]))
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def document_id(self, document: int) -> str:
         """The id of the document with index `document`, as `documents` gives it."""
-        return str(self._document_ids[int(document)].as_py())
+        start = int(self._document_table["name_end"][document - 1]) if document else 0
+        return self._names.read([start], [self._document_table["name_end"][document] - start]).tobytes().decode("utf-8")
 
     def pack(self, rows: npt.ArrayLike) -> PackedBatch:
         """Lay the pieces `rows` (pieces,) end to end, in that order."""
         rows = np.asarray(rows, dtype=np.int64)
         lengths = self.lengths[rows]
         cu_seqlens = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
-        within = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)
-        where = within + np.repeat(self._starts[rows], lengths)
-        kinds = self._kinds[where]
-        words = np.cumsum(kinds == BEGINS, dtype=np.int32) - 1
-        words[kinds == SPECIAL] = -1
+        pieces = self._pieces.read(rows, np.ones_like(rows))
+        tokens = self._tokens.read(pieces["start"], lengths)
+        words = np.cumsum(tokens["kind"] == BEGINS, dtype=np.int32) - 1
+        words[tokens["kind"] == SPECIAL] = -1
         return PackedBatch(
-            input_ids=self._ids[where].astype(np.int64),
-            position_ids=within.astype(np.int64),
+            input_ids=tokens["id"].astype(np.int64),
+            position_ids=np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths),
             cu_seqlens=cu_seqlens,
             rows=rows,
-            documents=self.documents[rows],
-            pieces=self.pieces[rows],
+            documents=pieces["document"].astype(np.int64),
+            pieces=pieces["number"].astype(np.int32),
             word_ids=words,
-            token_bytes=self._token_bytes[where],
+            token_bytes=tokens["bytes"].astype(np.int32),
         )
 
     def select_documents(self, max_tokens: int | None) -> npt.NDArray[np.int64]:
@@ -181,8 +199,9 @@ class TokenRows:
         Returns:
             (selected,) row indices: documents in their hashed order, the pieces of each in the order of its text.
         """
-        present, first, counts = np.unique(self.documents, return_index=True, return_counts=True)
-        order = np.argsort(self._document_order.to_numpy()[present], kind="stable")
+        first = np.flatnonzero(self.pieces == 0)
+        counts = np.diff(first, append=len(self))
+        order = np.argsort(self._document_table["order"][self.documents[first]], kind="stable")
         allowed = np.inf if max_tokens is None else max_tokens
         selected: list[npt.NDArray[np.int64]] = []
         used = 0
@@ -212,6 +231,9 @@ def tokenize(
         max_length: tokens of a piece at most, special tokens included.
         progress: called with ("tokenising", documents done, documents in all).
 
+    A run that was stopped goes on after the last document that it had kept. Where another process tokenises the same,
+    its rows are waited for.
+
     Raises:
         SettingsError: where `max_length` leaves no room for text.
         CorpusError: where the split has no token.
@@ -226,51 +248,44 @@ def tokenize(
     key = _key(split, backend, special, max_length)
     folder = cache_folder("tokens") / key
     if not folder.is_dir():
-        with new_folder(folder) as unfinished:
-            _write(unfinished, key, split, backend, special, max_length, progress)
+        with _alone(folder, progress):
+            if not folder.is_dir():
+                _write(folder, key, split, backend, special, max_length, progress)
     return TokenRows(folder)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, progress: Progress | None) -> Iterator[None]:
+    """Let no two processes make the same folder at once: the second waits, and finds it made."""
+    lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        if progress:
+            progress("waiting for another run that tokenises the same text", 0, None)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 # ---------------------------------------------------------------------------------------------- tokens of a document
 
 
-@dataclass(frozen=True)
-class _Tokens:
-    """Tokens without special ones: of a section, of a document, or of several documents end to end.
-
-    Attributes:
-        ids: (tokens,) int64.
-        begins: (tokens,) bool, whether a word begins with the token.
-        bytes: (tokens,) int64, bytes of text from the end of the token before to the end of this one.
-    """
-
-    ids: npt.NDArray[np.int64]
-    begins: npt.NDArray[np.bool_]
-    bytes: npt.NDArray[np.int64]
-
-    @classmethod
-    def of_section(cls, text: str, encoding: Encoding) -> _Tokens:
-        """What the tokenizer made of `text`. The last token is given the bytes after it, so that none is left over."""
-        count = len(encoding)
-        ends = np.fromiter((end for _, end in encoding.offsets), dtype=np.int64, count=count)
-        # The tokens of one character split in bytes share its offsets, and normalisers may reorder: an end never falls.
-        # So the first of such tokens has all the bytes of the character.
-        ends = np.maximum.accumulate(ends)
-        ends[-1:] = len(text)
-        words = np.array([-1 if word is None else word for word in encoding.word_ids], dtype=np.int64)
-        begins = np.ones(count, dtype=bool)
-        begins[1:] = (words[1:] != words[:-1]) | (words[1:] < 0)
-        return cls(np.array(encoding.ids, dtype=np.int64), begins, np.diff(_byte_offsets(text, ends), prepend=0))
-
-    @classmethod
-    def joined(cls, parts: Sequence[_Tokens]) -> _Tokens:
-        """`parts` end to end."""
-        if len(parts) == 1:
-            return parts[0]
-        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in dataclasses.fields(cls)))
-
-    def __len__(self) -> int:
-        return len(self.ids)
+def _section_tokens(text: str, encoding: Encoding, kind: np.dtype[Any]) -> Records:
+    """What the tokenizer made of `text`, as records. The last token is given the bytes after it: none is left over."""
+    tokens = np.empty(len(encoding), dtype=kind)
+    tokens["id"] = encoding.ids
+    # The tokens of one character split in bytes share its offsets, and normalisers may reorder: an end never falls.
+    # So the first of such tokens has all the bytes of the character.
+    ends = np.fromiter(map(operator.itemgetter(1), encoding.offsets), dtype=np.int64, count=len(tokens))
+    ends = np.maximum.accumulate(ends)
+    ends[-1:] = len(text)
+    tokens["bytes"] = np.diff(_byte_offsets(text, ends), prepend=0)
+    words = np.array(encoding.word_ids, dtype=np.float64)  # None becomes NaN, which is no other token's word
+    tokens["kind"] = np.where(np.append(True, words[1:] != words[:-1])[: len(tokens)], BEGINS, CONTINUES)
+    return tokens
 
 
 def _byte_offsets(text: str, characters: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -296,8 +311,7 @@ def _sections(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-@dataclass(frozen=True)
-class _Section:
+class _Section(NamedTuple):
     """A section of a document on its way to the tokenizer; `last` of its document or not."""
 
     document: int
@@ -306,11 +320,11 @@ class _Section:
     last: bool
 
 
-def _section_batches(split: TextDocuments) -> Iterator[list[_Section]]:
-    """All sections of all documents, in batches of about `BATCH_CHARACTERS`."""
+def _section_batches(split: TextDocuments, first: int) -> Iterator[list[_Section]]:
+    """All sections of all documents from index `first` on, in batches of about `BATCH_CHARACTERS`."""
     batch: list[_Section] = []
     characters = 0
-    for index, document in enumerate(split.documents()):
+    for index, document in enumerate(itertools.islice(split.documents(), first, None), first):
         sections = list(_sections(document.text))
         for place, text in enumerate(sections):
             batch.append(_Section(index, document.id, text, last=place == len(sections) - 1))
@@ -322,24 +336,89 @@ def _section_batches(split: TextDocuments) -> Iterator[list[_Section]]:
         yield batch
 
 
-def _tokenized(split: TextDocuments, backend: Tokenizer) -> Iterator[tuple[list[int], list[str], list[_Tokens]]]:
-    """Whole documents in batches: their indices, ids and tokens. Documents without a token are among them."""
-    pending: list[_Tokens] = []
-    size = 0  # of the document so far, in bytes
-    for batch in _section_batches(split):
-        indices, ids, documents = [], [], []
-        encodings = backend.encode_batch([section.text for section in batch], add_special_tokens=False)
-        for section, encoding in zip(batch, encodings, strict=True):
-            pending.append(_Tokens.of_section(section.text, encoding))
-            size += len(section.text.encode("utf-8"))
-            if section.last:
-                document = _Tokens.joined(pending)
-                document.bytes[-1:] += size - document.bytes.sum()  # of sections that gave no token
-                indices.append(section.document)
-                ids.append(section.id)
-                documents.append(document)
-                pending, size = [], 0
-        yield indices, ids, documents
+@dataclass(frozen=True)
+class _Encoded:
+    """Sections after the tokenizer.
+
+    Attributes:
+        tokens: (tokens,) records, without special tokens.
+        counts: (sections,) tokens of each section.
+        sizes: (sections,) UTF-8 bytes of each section's text.
+        last: (sections,) bool, whether a document ends with the section.
+        names: the ids of the documents that end here.
+        orders: (documents,) where each of these comes in an evaluation.
+    """
+
+    tokens: Records
+    counts: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]
+    last: npt.NDArray[np.bool_]
+    names: list[str]
+    orders: npt.NDArray[np.int64]
+
+    @classmethod
+    def joined(cls, parts: list[_Encoded]) -> _Encoded:
+        """`parts` end to end."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            np.concatenate([part.tokens for part in parts]),
+            np.concatenate([part.counts for part in parts]),
+            np.concatenate([part.sizes for part in parts]),
+            np.concatenate([part.last for part in parts]),
+            [name for part in parts for name in part.names],
+            np.concatenate([part.orders for part in parts]),
+        )
+
+    def parted(self) -> tuple[_Encoded, _Encoded]:
+        """The documents that are whole, and the sections of the one that is not."""
+        sections = int(np.flatnonzero(self.last)[-1]) + 1
+        tokens = int(self.counts[:sections].sum())
+        return self._between(0, sections, 0, tokens), self._between(sections, None, tokens, None)
+
+    def _between(self, first: int, last: int | None, token: int, last_token: int | None) -> _Encoded:
+        """A part, of which either all documents are whole or none."""
+        names, orders = ([], self.orders[:0]) if first else (self.names, self.orders)
+        some = slice(first, last)
+        return _Encoded(
+            self.tokens[token:last_token], self.counts[some], self.sizes[some], self.last[some], names, orders
+        )
+
+
+def _encode(backend: Tokenizer, kind: np.dtype[Any], sections: list[_Section]) -> _Encoded:
+    """Tokenise a batch: what a worker does."""
+    encodings = backend.encode_batch([section.text for section in sections], add_special_tokens=False)
+    tokens = [
+        _section_tokens(section.text, encoding, kind) for section, encoding in zip(sections, encodings, strict=True)
+    ]
+    names = [section.id for section in sections if section.last]
+    return _Encoded(
+        np.concatenate(tokens),
+        np.array([len(part) for part in tokens], dtype=np.int64),
+        np.array([len(section.text.encode("utf-8")) for section in sections], dtype=np.int64),
+        np.array([section.last for section in sections]),
+        names,
+        np.array([derive(0, "document", name) for name in names], dtype=np.int64),
+    )
+
+
+def _whole_documents(batches: Iterable[_Encoded]) -> Iterator[tuple[_Encoded, npt.NDArray[np.int64]]]:
+    """Whole documents in batches, and the tokens (documents,) of each, which may be none."""
+    waiting: list[_Encoded] = []
+    for batch in batches:
+        waiting.append(batch)
+        if not batch.last.any():  # within one long document
+            continue
+        whole, rest = _Encoded.joined(waiting).parted()
+        waiting = [rest]
+        first = np.flatnonzero(np.append(True, whole.last[:-1]))
+        counts = np.add.reduceat(whole.counts, first)
+        # A section may give no token; its bytes go to the last token of its document.
+        ends = np.cumsum(counts)
+        bytes_before = np.append(0, np.cumsum(whole.tokens["bytes"], dtype=np.int64))
+        missing = np.add.reduceat(whole.sizes, first) - (bytes_before[ends] - bytes_before[ends - counts])
+        whole.tokens["bytes"][ends[counts > 0] - 1] += missing[counts > 0]
+        yield whole, counts
 
 
 # ------------------------------------------------------------------------------------------------- cutting in pieces
@@ -365,88 +444,111 @@ def _cut(counts: npt.NDArray[np.int64], capacity: int) -> tuple[npt.NDArray[np.i
 
 
 def _pieces(
-    indices: npt.NDArray[np.int64], documents: Sequence[_Tokens], special: SpecialTokens, max_length: int
-) -> tuple[dict[str, npt.NDArray[Any]], dict[str, npt.NDArray[Any]]]:
-    """Documents as rows of tokens: the columns of the tokens, and the columns of the pieces (starts from 0)."""
-    sizes, numbers = _cut(
-        np.array([len(document) for document in documents], dtype=np.int64), max_length - len(special)
-    )
-    text = _Tokens.joined(documents)
+    text: Records, counts: npt.NDArray[np.int64], special: SpecialTokens, max_length: int
+) -> tuple[Records, Records, npt.NDArray[np.int32]]:
+    """Documents of `counts` (documents,) tokens each, end to end in `text` (tokens,), as rows of tokens.
+
+    Returns:
+        tokens: (tokens,) records, special tokens among them.
+        pieces: (pieces,) records; documents and starts are counted from 0.
+        lengths: (pieces,) tokens of each piece.
+    """
+    sizes, numbers = _cut(counts, max_length - len(special))
     first = np.cumsum(numbers) - numbers
-    piece = np.arange(len(sizes)) - np.repeat(first, numbers)
-    has_end = np.full(len(sizes), special.end_every_piece) | (piece == np.repeat(numbers - 1, numbers))
+    number = np.arange(len(sizes)) - np.repeat(first, numbers)
+    has_end = np.full(len(sizes), special.end_every_piece) | (number == np.repeat(numbers - 1, numbers))
     lengths = len(special.start) + sizes + len(special.end) * has_end
     starts = np.cumsum(lengths) - lengths
     text_starts = np.cumsum(sizes) - sizes
 
-    place = np.arange(len(text)) + np.repeat(starts + len(special.start) - text_starts, sizes)
-    total = int(lengths.sum())
-    ids, kinds, counts = np.zeros(total, np.int64), np.full(total, SPECIAL, np.uint8), np.zeros(total, np.int64)
-    ids[place], kinds[place], counts[place] = text.ids, np.where(text.begins, BEGINS, CONTINUES), text.bytes
-    kinds[starts + len(special.start)] = BEGINS  # the rest of a word that was cut counts as a word of its own
+    tokens = np.zeros(int(lengths.sum()), dtype=text.dtype)
+    tokens["kind"] = SPECIAL
+    tokens[np.arange(len(text)) + np.repeat(starts + len(special.start) - text_starts, sizes)] = text
+    tokens["kind"][starts + len(special.start)] = BEGINS  # the rest of a word that was cut counts as a word of its own
     for offset, token in enumerate(special.start):
-        ids[starts + offset] = token
+        tokens["id"][starts + offset] = token
     for offset, token in enumerate(special.end):
-        ids[(starts + lengths)[has_end] - len(special.end) + offset] = token
-    return (
-        {"id": ids, "kind": kinds, "bytes": counts},
-        {
-            "start": starts,
-            "length": lengths,
-            "document": np.repeat(indices, numbers),
-            "piece": piece,
-            "bytes": np.add.reduceat(counts, starts) if total else counts,
-        },
-    )
+        tokens["id"][(starts + lengths)[has_end] - len(special.end) + offset] = token
+
+    pieces = np.empty(len(sizes), dtype=PIECE)
+    pieces["start"], pieces["document"], pieces["number"] = starts, np.repeat(np.arange(len(counts)), numbers), number
+    pieces["bytes"] = np.add.reduceat(tokens["bytes"], starts, dtype=np.int64) if len(tokens) else 0
+    return tokens, pieces, lengths.astype(np.int32)
 
 
 # --------------------------------------------------------------------------------------------------------- the files
 
 
-class _ColumnFile:
-    """Columns of numbers of one length, written as they come and joined into one Arrow record batch at the end.
+class _RecordFile:
+    """A file of records of one size, read where it is asked for.
 
-    One record batch makes each column a single array in the mapped file, so that a gather over it is one numpy
-    operation. An Arrow record batch must be written whole; hence the raw files in between, until the `with` block ends.
+    It is read and not mapped: the pages of a mapped file count as the process's memory, and an epoch in random order
+    would make them the whole file.
     """
 
-    def __init__(self, path: Path, types: Mapping[str, npt.DTypeLike]) -> None:
-        self.path = path
-        self.types = {name: np.dtype(kind) for name, kind in types.items()}
-        self.rows = 0
-        self._parts = {name: path.with_suffix(f".{name}") for name in types}
-        self._files: dict[str, BinaryIO] = {}
+    def __init__(self, path: Path, kind: np.dtype[Any]) -> None:
+        self._kind = kind
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
 
-    def __enter__(self) -> _ColumnFile:
-        self._files = {name: part.open("wb") for name, part in self._parts.items()}
-        return self
+    def read(self, starts: npt.ArrayLike, counts: npt.ArrayLike) -> npt.NDArray[Any]:
+        """(records,) `counts` records from each of `starts` on, end to end."""
+        size = self._kind.itemsize
+        ends = zip(np.asarray(starts).tolist(), np.asarray(counts).tolist(), strict=True)
+        read = b"".join(os.pread(self._descriptor, count * size, start * size) for start, count in ends)
+        return np.frombuffer(read, dtype=self._kind)
 
-    def append(self, columns: dict[str, npt.NDArray[Any]]) -> None:
-        """Add rows; each column is brought to its type."""
+
+class _GrowingFiles:
+    """Files that grow together, until they are kept: what a stopped process goes on from.
+
+    A commit writes down how long each of them is, once that much is safely on the disk. Files that are opened again are
+    cut to what was committed last.
+
+    Attributes:
+        facts: plain numbers that were committed with the files.
+    """
+
+    def __init__(self, folder: Path, names: Iterable[str]) -> None:
+        folder.mkdir(exist_ok=True)
+        self._folder = folder
+        self._journal = folder / "unfinished.json"
+        state = {"sizes": dict.fromkeys(names, 0), "facts": {}}
+        with contextlib.suppress(OSError, ValueError):
+            state = json.loads(self._journal.read_text(encoding="utf-8"))
+        self.facts: dict[str, int] = state["facts"]
+        self._sizes: dict[str, int] = state["sizes"]
+        self._files: dict[str, BinaryIO] = {name: (folder / name).open("ab") for name in self._sizes}
         for name, file in self._files.items():
-            file.write(np.ascontiguousarray(columns[name], dtype=self.types[name]).data)
-        self.rows += len(columns[name])
+            file.truncate(self._sizes[name])
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+    def append(self, data: Mapping[str, npt.NDArray[Any]], facts: dict[str, int]) -> None:
+        """Add to every file; `facts` hold from now on."""
+        for name, array in data.items():
+            self._files[name].write(np.ascontiguousarray(array).data)
+        self._sizes = {name: size + data[name].nbytes for name, size in self._sizes.items()}
+        self.facts = facts
+
+    def commit(self) -> None:
+        """Make all that was appended safe."""
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        write_json(self._journal, {"sizes": self._sizes, "facts": self.facts})
+
+    def keep(self, folder: Path) -> None:
+        """Let the files appear as `folder`."""
+        self.commit()
+        self._folder.rename(folder)
+        sync_folder(folder.parent)
+        (folder / self._journal.name).unlink()
+
+    def close(self) -> None:
+        """Close the files; what was appended is committed first, where the files are not kept yet."""
+        if self._folder.is_dir():
+            self.commit()
         for file in self._files.values():
             file.close()
-        if error is None:
-            self._join()
-
-    def _join(self) -> None:
-        """Write the Arrow file and remove the raw ones."""
-        arrays = [pa.array(np.memmap(self._parts[name], self.types[name], mode="r")) for name in self.types]
-        batch = pa.record_batch(arrays, names=list(self.types))
-        with pa.ipc.new_file(str(self.path), batch.schema) as writer:
-            writer.write_batch(batch)
-        for part in self._parts.values():
-            part.unlink()
-
-
-def _read_columns(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """The columns of a file of `_ColumnFile`, as read-only arrays over the mapped file."""
-    batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
-    return {name: batch.column(name).to_numpy(zero_copy_only=True) for name in batch.schema.names}
 
 
 def _write(
@@ -458,43 +560,64 @@ def _write(
     max_length: int,
     progress: Progress | None,
 ) -> None:
-    """Tokenise `split` into `folder`: tokens.arrow, pieces.arrow, documents.arrow, facts.json."""
-    id_type = np.uint16 if backend.get_vocab_size() <= 1 << 16 else np.uint32
-    token_types = {"id": id_type, "kind": np.uint8, "bytes": np.int32}
-    piece_types = {"start": np.int64, "length": np.int32, "document": np.int64, "piece": np.int32, "bytes": np.int64}
-    schema = pa.schema([("id", pa.large_string()), ("order", pa.int64())])
-    count = without = 0
-    with (
-        _ColumnFile(folder / "tokens.arrow", token_types) as tokens,
-        _ColumnFile(folder / "pieces.arrow", piece_types) as pieces,
-        pa.ipc.new_file(str(folder / "documents.arrow"), schema) as documents,
-    ):
-        for indices, ids, texts in _tokenized(split, backend):
-            if not indices:  # a batch within one long document
-                continue
-            token_columns, piece_columns = _pieces(np.array(indices, dtype=np.int64), texts, special, max_length)
-            pieces.append(piece_columns | {"start": piece_columns["start"] + tokens.rows})
-            tokens.append(token_columns)
-            orders = [derive(0, "document", name) for name in ids]
-            documents.write_batch(pa.record_batch([ids, orders], schema=schema))
-            count += len(indices)
-            without += sum(len(text) == 0 for text in texts)
-            if progress:
-                progress("tokenising", count, len(split))
-        if tokens.rows == 0:
-            raise CorpusError(
-                f"the tokenizer found no token in any of the {count} documents",
-                fix="check that the corpus has text, in a language that the model's tokenizer knows",
-            )
-    facts = {
-        "key": key,
-        "max_length": max_length,
-        "special": dataclasses.asdict(special),
-        "tokens": tokens.rows,
-        "documents": count,
-        "documents_without_tokens": without,
+    """Tokenise `split` into `folder`, or go on where that was stopped."""
+    token = TOKEN if backend.get_vocab_size() > 1 << 16 else SHORT_TOKEN
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    names = ("tokens.bin", "pieces.bin", "lengths.bin", "documents.bin", "names.txt")
+    with contextlib.closing(_GrowingFiles(unfinished, names)) as files:
+        done = {"documents": 0, "documents_without_tokens": 0, "tokens": 0, "name_end": 0, **files.facts}
+        batches = _section_batches(split, done["documents"])
+        encoded = in_order(functools.partial(_encode, backend, np.dtype(token)), batches)
+        with contextlib.closing(encoded):
+            for number, (texts, counts) in enumerate(_whole_documents(encoded), 1):
+                done = _append(files, done, texts, counts, special, max_length)
+                if number % COMMIT_BATCHES == 0:
+                    files.commit()
+                if progress:
+                    progress("tokenising", done["documents"], len(split))
+        if done["tokens"]:
+            facts = {"key": key, "max_length": max_length, "special": dataclasses.asdict(special), "token": token}
+            write_json(unfinished / "facts.json", facts | done)
+            files.keep(folder)
+    if not done["tokens"]:
+        shutil.rmtree(unfinished)
+        raise CorpusError(
+            f"the tokenizer found no token in any of the {done['documents']} documents",
+            fix="check that the corpus has text, in a language that the model's tokenizer knows",
+        )
+
+
+def _append(
+    files: _GrowingFiles,
+    done: dict[str, int],
+    texts: _Encoded,
+    counts: npt.NDArray[np.int64],
+    special: SpecialTokens,
+    max_length: int,
+) -> dict[str, int]:
+    """Add whole documents to the files; what is done after that is returned."""
+    tokens, pieces, lengths = _pieces(texts.tokens, counts, special, max_length)
+    pieces["start"] += done["tokens"]
+    pieces["document"] += done["documents"]
+    encoded_names = [name.encode("utf-8") for name in texts.names]
+    documents = np.empty(len(counts), dtype=DOCUMENT)
+    documents["order"] = texts.orders
+    documents["name_end"] = np.cumsum([len(name) for name in encoded_names]) + done["name_end"]
+    done = {
+        "documents": done["documents"] + len(counts),
+        "documents_without_tokens": done["documents_without_tokens"] + int((counts == 0).sum()),
+        "tokens": done["tokens"] + len(tokens),
+        "name_end": int(documents["name_end"][-1]),
     }
-    write_json(folder / "facts.json", facts)
+    data = {
+        "tokens.bin": tokens,
+        "pieces.bin": pieces,
+        "lengths.bin": lengths.astype("<i4"),
+        "documents.bin": documents,
+        "names.txt": np.frombuffer(b"".join(encoded_names), dtype=np.uint8),
+    }
+    files.append(data, done)
+    return done
 
 
 def _key(split: TextDocuments, backend: Tokenizer, special: SpecialTokens, max_length: int) -> str:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,7 +17,7 @@ from tiny_text import KINDS, SENTENCES, Split, document_rows, piece_slices, toke
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from domain_ft.corpus import tokens
+from domain_ft.corpus import tokens, workers
 from domain_ft.corpus.tokens import SpecialTokens, tokenize
 from domain_ft.errors import CorpusError, SettingsError
 from domain_ft.storage import cache_folder
@@ -184,13 +185,13 @@ def test_the_code_version_is_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None
     assert tokenize(split, tokenizer("wordpiece"), max_length=32).key != before
 
 
-def test_arrays_are_mapped_and_compact() -> None:
+def test_arrays_are_mapped_and_tokens_are_compact() -> None:
     rows = tokenize(Split(SENTENCES), tokenizer("wordpiece"), max_length=32)
-    for array in (rows.lengths, rows.documents, rows.pieces, rows.bytes, rows._ids, rows._kinds, rows._token_bytes):
+    for array in (rows.lengths, rows.documents, rows.pieces, rows.bytes):
         assert not array.flags.owndata
         assert not array.flags.writeable
-    assert rows._ids.dtype == np.uint16
-    assert rows.tokens == rows.lengths.sum() == len(rows._ids)
+    assert rows.tokens == rows.lengths.sum()
+    assert (cache_folder("tokens") / rows.key / "tokens.bin").stat().st_size == 7 * rows.tokens
 
 
 def test_pack_lays_pieces_in_the_order_asked_for() -> None:
@@ -299,26 +300,109 @@ def test_documents_without_tokens_are_counted() -> None:
 
 
 def test_no_token_at_all_is_the_users_matter_and_leaves_nothing() -> None:
-    before = set(cache_folder("tokens").iterdir())
+    before = set(cache_folder("tokens").glob("[!.]*"))
     with pytest.raises(CorpusError, match="no token in any of the 2 documents"):
         tokenize(Split(["", "  "]), tokenizer("wordpiece"), max_length=16)
-    assert set(cache_folder("tokens").iterdir()) == before
+    assert set(cache_folder("tokens").glob("[!.]*")) == before
+    assert not list(cache_folder("tokens").glob(".*.unfinished"))
 
 
-def test_an_interrupted_run_leaves_nothing_half_done(monkeypatch: pytest.MonkeyPatch) -> None:
+class Stopped(Split):
+    """A split that is interrupted before the document with index `at` is read."""
+
+    at = 3
+
+    def documents(self) -> Iterator:
+        yield from list(super().documents())[: self.at]
+        raise KeyboardInterrupt
+
+
+def same(one: tokens.TokenRows, other: tokens.TokenRows) -> bool:
+    """Whether two sets of rows hold the same, to the last byte of their files."""
+    files = [sorted((cache_folder("tokens") / rows.key).glob("*.[bt][ix][nt]")) for rows in (one, other)]
+    return [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
+
+
+@pytest.mark.parametrize("at", [0, 1, 3, 17, 39, 40])
+def test_a_stopped_run_goes_on_where_it_was(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "BATCH_CHARACTERS", 100)
+    monkeypatch.setattr(workers, "FEW_BATCHES", 1)
+    monkeypatch.setattr(workers, "cores", lambda: 1)
+    texts = [f"{at} {i} {SENTENCES[i % 4]} " * (i % 3) for i in range(40)]
+    whole = tokenize(Split(texts), tokenizer("wordpiece"), max_length=21)
+    monkeypatch.setattr(tokens, "VERSION", -2)
+    stopped = Stopped(texts)
+    stopped.at = at
+    with pytest.raises(KeyboardInterrupt):
+        tokenize(stopped, tokenizer("wordpiece"), max_length=21)
+    begun: list[int] = []
+    section_batches = tokens._section_batches
 
-    class Interrupted(Split):
-        def documents(self) -> Iterator:
-            yield from list(super().documents())[:3]
+    def watched(split: Split, first: int) -> Iterator:
+        begun.append(first)
+        return section_batches(split, first)
+
+    monkeypatch.setattr(tokens, "_section_batches", watched)
+    rows = tokenize(Split(texts), tokenizer("wordpiece"), max_length=21)
+    assert rows.key != whole.key
+    assert same(rows, whole)
+    assert at - 6 <= begun[0] <= at  # all but a batch or two had been kept
+    assert not list(cache_folder("tokens").glob(f".{rows.key}.unfinished"))
+
+
+def test_a_killed_run_goes_on_from_its_last_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written after it is cut off, as after a power cut."""
+    monkeypatch.setattr(tokens, "BATCH_CHARACTERS", 100)
+    monkeypatch.setattr(tokens, "COMMIT_BATCHES", 5)
+    texts = [f"{i} {SENTENCES[i % 4]}" for i in range(30)]
+    whole = tokenize(Split(texts), tokenizer("gpt2"), max_length=21)
+    monkeypatch.setattr(tokens, "VERSION", -3)
+    calls: list[int] = []
+
+    def kill(label: str, done: int, total: int | None) -> None:
+        calls.append(done)
+        if len(calls) == 13:
+            monkeypatch.setattr(tokens._GrowingFiles, "commit", lambda self: None)
             raise KeyboardInterrupt
 
-    before = set(cache_folder("tokens").iterdir())
-    texts = [sentence * 3 for sentence in SENTENCES]
     with pytest.raises(KeyboardInterrupt):
-        tokenize(Interrupted(texts), tokenizer("wordpiece"), max_length=21)
-    assert set(cache_folder("tokens").iterdir()) == before
-    assert tokenize(Split(texts), tokenizer("wordpiece"), max_length=21).document_count == 4
+        tokenize(Split(texts), tokenizer("gpt2"), max_length=21, progress=kill)
+    monkeypatch.undo()
+    monkeypatch.setattr(tokens, "VERSION", -3)
+    monkeypatch.setattr(tokens, "BATCH_CHARACTERS", 100)
+    again: list[int] = []
+    rows = tokenize(Split(texts), tokenizer("gpt2"), max_length=21, progress=lambda _, done, __: again.append(done))
+    assert same(rows, whole)
+    assert calls[-1] > again[0] - 1 >= calls[9]  # ten batches were committed
+
+
+def test_two_runs_do_not_make_the_same_rows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    split, said = Split([*SENTENCES, "two at once"]), []
+    made = tokenize(split, tokenizer("wordpiece"), max_length=32)
+    folder = cache_folder("tokens") / made.key
+    hidden = folder.rename(folder.with_name("hidden"))
+    lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
+    lock.acquire()
+
+    def other_run_ends(label: str, done: int, total: int | None) -> None:
+        said.append(label)
+        hidden.rename(folder)
+        lock.release()
+
+    rows = tokenize(split, tokenizer("wordpiece"), max_length=32, progress=other_run_ends)
+    assert said == ["waiting for another run that tokenises the same text"]
+    assert (rows.tokens, split.reads) == (made.tokens, 1)
+
+
+def test_all_cores_give_the_rows_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"{i} {SENTENCES[i % 4]}" * (i % 5) for i in range(60)] + [SENTENCES[2] * 200]
+    alone = tokenize(Split(texts), tokenizer("wordpiece"), max_length=50)
+    monkeypatch.setattr(tokens, "VERSION", -4)
+    monkeypatch.setattr(tokens, "BATCH_CHARACTERS", 500)
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    together = tokenize(Split(texts), tokenizer("wordpiece"), max_length=50)
+    assert together.key != alone.key
+    assert same(together, alone)
 
 
 def test_no_room_for_text_is_refused() -> None:
