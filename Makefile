@@ -13,14 +13,14 @@ PIP_ARGS ?=
 PYTEST ?= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 # Tests hand lists of arguments on (f(*tensors, **options)), which mypy cannot follow: calls are not checked there.
-TEST_PATH := kernels:tests:tests/verbs:tests/training:tests/report:tests/corpus:tests/kernels
+TEST_PATH := kernels:benchmarks/kernels:tests:tests/verbs:tests/training:tests/report:tests/corpus:tests/kernels
 LOOSE := --disable-error-code arg-type --disable-error-code call-arg --disable-error-code misc --no-warn-unused-ignores
 
 VENV := .venv
 BIN  := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help adapt test test-slow lint format types bench clean
+.PHONY: help adapt test test-slow lint format types bench bench-kernels bench-memory clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -44,10 +44,16 @@ format: $(VENV)/.installed-dev  ## Mend style and format
 
 types: $(VENV)/.installed-dev  ## Check the type hints
 	$(BIN)/mypy
-	MYPYPATH=$(TEST_PATH) $(BIN)/mypy $(LOOSE) benchmarks/*.py tests/*.py tests/*/*.py
+	MYPYPATH=$(TEST_PATH) $(BIN)/mypy $(LOOSE) benchmarks/*.py benchmarks/*/*.py tests/*.py tests/*/*.py
 
 bench: $(VENV)/.installed-dev  ## Measure speed and memory against transformers + PEFT
 	$(BIN)/domain-ft bench training $(ARGS)
+
+bench-kernels: $(VENV)/.installed-dev  ## Count what the Triton kernels move and compile them for four chips, without a GPU
+	$(BIN)/domain-ft bench kernels -- --traffic --compile $(ARGS)
+
+bench-memory: $(VENV)/.installed-dev  ## Measure the peak memory of a step against tokens, beside PEFT's
+	$(BIN)/domain-ft bench memory -- $(ARGS)
 
 clean:  ## Remove the environment and what tools left behind; runs/ stays
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

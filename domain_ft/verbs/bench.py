@@ -18,6 +18,15 @@ def benchmarks_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "benchmarks"
 
 
+def program_of(what: str) -> Path | None:
+    """What Python runs for the benchmark `what`: a file, or a folder with a __main__.py."""
+    folder = benchmarks_folder()
+    if (folder / what / "__main__.py").is_file():
+        return folder / what
+    program = folder / f"{what}.py"
+    return program if program.is_file() else None
+
+
 def run(settings: BenchSettings) -> None:
     """The verb: run the benchmark as a program of its own, so that its memory is its own.
 
@@ -25,8 +34,8 @@ def run(settings: BenchSettings) -> None:
         SettingsError: this version has no such benchmark yet.
         UserError: the benchmark failed; what it said stands above.
     """
-    program = benchmarks_folder() / f"{settings.what}.py"
-    if not program.is_file():
+    program = program_of(settings.what)
+    if program is None:
         raise SettingsError(
             f"this version has no benchmark '{settings.what}' yet", fix="run `domain-ft bench training`"
         )

@@ -1,0 +1,140 @@
+"""The traffic table: ours and the peers' at full size, and the bars that ours must meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import ours
+import peers
+from cases import MODELS, TOKENS, Linear, Model, model
+from roofline import CHIPS, predict
+from traffic import Step, Total, total
+
+OURS = "ours"
+GROUPED = "ours (groups)"
+BASE = "base alone"
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An op at a size, by one implementation, forward and backward.
+
+    Attributes:
+        op, case: which, and of which model.
+        whose: the implementation.
+        amount: bytes and operations.
+    """
+
+    op: str
+    case: str
+    whose: str
+    amount: Total
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What must hold.
+
+    Attributes:
+        name: in words, with the unit.
+        value, limit: what there is, and what it may be at most.
+        peers: what the peers have, counted the same way.
+    """
+
+    name: str
+    value: float
+    limit: float
+    peers: dict[str, float]
+
+    @property
+    def met(self) -> bool:
+        """Whether the value is within the limit."""
+        return self.value <= self.limit
+
+
+def apart(linears: Iterable[Linear]) -> tuple[Linear, ...]:
+    """The layers, each by itself and none in a group."""
+    return tuple(one for linear in linears for one in linear.apart())
+
+
+def entries(ops: tuple[str, ...], target: str) -> list[Entry]:
+    """All models' ops on a chip of the family `target`, bfloat16, and the peers' where they have the op."""
+    found = []
+    for chosen in MODELS:
+        if "linear_cross_entropy" in ops:
+            own = ours.head_steps(chosen.head, target)
+            implementations = {OURS: own} | {name: steps(chosen.head) for name, steps in peers.HEADS.items()}
+            found += [_entry("linear_cross_entropy", chosen, whose, steps) for whose, steps in implementations.items()]
+        if "lora_linear" in ops:
+            found += [_entry("lora_linear", chosen, *pair) for pair in _linears(chosen, target).items()]
+    if "cross_entropy" in ops:
+        for classes in sorted({chosen.head.vocabulary for chosen in MODELS}):
+            amount = total(ours.cross_entropy_steps(classes, target))
+            found.append(Entry("cross_entropy", f"V {classes}", OURS, amount))
+    return found
+
+
+def _linears(chosen: Model, target: str) -> dict[str, list[Step]]:
+    base = peers.base_linears(chosen.linears)
+    implementations = {
+        BASE: base,
+        GROUPED: ours.linear_steps(chosen.linears, target),
+        OURS: ours.linear_steps(apart(chosen.linears), target),
+    }
+    return implementations | {name: base + steps(chosen.linears) for name, steps in peers.LINEARS.items()}
+
+
+def _entry(op: str, chosen: Model, whose: str, steps: list[Step]) -> Entry:
+    return Entry(op, chosen.name, whose, total(steps))
+
+
+def bars(found: Iterable[Entry]) -> list[Bar]:
+    """Those bars that `found` has the numbers for."""
+    amounts = {(entry.op, entry.case, entry.whose): entry.amount for entry in found}
+
+    def compulsory(op: str, case: str) -> dict[str, float]:
+        return {whose: a.compulsory / GB for (o, c, whose), a in amounts.items() if (o, c) == (op, case)}
+
+    checks = []
+    for case, limit, what in (("BERT-base", 0.8, "15 % labelled"), ("GPT-2", 7.5, "all labelled")):
+        values = compulsory("linear_cross_entropy", case)
+        if values:
+            checks.append(_bar(f"{case} head, {TOKENS:,} tokens, {what}: GB", values, limit))
+    if ("linear_cross_entropy", "GPT-2", OURS) in amounts:
+        flops = {w: a.flops / 1e12 for (o, c, w), a in amounts.items() if (o, c) == ("linear_cross_entropy", "GPT-2")}
+        head = model("GPT-2").head
+        two_products = 2 * 2 * TOKENS * head.vocabulary * head.hidden / 1e12
+        checks.append(_bar("GPT-2 head: TFLOP, at most two products", flops, two_products))
+    values = compulsory("lora_linear", "BERT-base")
+    if values:
+        base = values.pop(BASE)
+        beyond = {whose: value - base for whose, value in values.items()}
+        checks.append(_bar("BERT-base's 72 LoRA linears, beyond the base's products: GB", beyond, 8.5))
+        linears = model("BERT-base").linears
+        saved = {OURS: ours.linears_saved(linears) / GB, "PEFT": peers.peft_saved(linears) / GB}
+        checks.append(_bar("saved by them for backward, beside x: GB", saved, 0.05))
+    return checks
+
+
+def _bar(name: str, values: dict[str, float], limit: float) -> Bar:
+    return Bar(name, values[OURS], limit, {whose: value for whose, value in values.items() if whose != OURS})
+
+
+def rooflines(found: Iterable[Entry]) -> list[dict[str, Any]]:
+    """The least milliseconds of each entry on each chip, and what binds it."""
+    listed = []
+    for entry in found:
+        times = {chip.name: predict(chip, entry.amount) for chip in CHIPS}
+        listed.append(
+            {
+                "op": entry.op,
+                "case": entry.case,
+                "whose": entry.whose,
+                "milliseconds": {name: p.seconds * 1e3 for name, p in times.items()},
+                "bound": {name: p.bound for name, p in times.items()},
+            }
+        )
+    return listed

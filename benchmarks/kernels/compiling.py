@@ -1,0 +1,165 @@
+"""The compile table: every kernel, type and config, at the models' shapes, for chips that are not there."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any
+
+import launches
+import machine_code
+import peer_kernels
+import torch
+from cases import MODELS
+from machine_code import LIMITS, MachineCode
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+OWN = "domain_ft_kernels"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A kernel with one config, in one type, on one target: the worst of what its shapes and options compile to.
+
+    Attributes:
+        package: whose kernel it is.
+        kernel: op and kernel.
+        target, dtype, config: for which it was compiled.
+        registers, spills, shared_bytes, narrow_accesses: the most.
+        tensor_core_ops: the least; `instructions` has them by kind.
+        occupancy: the least.
+        programs: how many different machine codes the row stands for.
+        breaches: what is wrong, in words.
+    """
+
+    package: str
+    kernel: str
+    target: str
+    dtype: str
+    config: str
+    registers: int
+    spills: int
+    shared_bytes: int
+    tensor_core_ops: int
+    narrow_accesses: int
+    instructions: dict[str, int]
+    occupancy: float
+    programs: int
+    breaches: list[str]
+
+    @property
+    def failed(self) -> bool:
+        """Whether a bar is missed: peers' kernels have none to meet."""
+        return bool(self.breaches) and self.package == OWN
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a process compiles in one go: an op of ours or a peer's package, for a target and a type."""
+
+    what: str
+    target: str
+    dtype: str
+    models: tuple[str, ...]
+    options: bool
+
+
+def tasks(
+    ops: Sequence[str], targets: Sequence[str], dtypes: Sequence[str], models: Sequence[str], *, options: bool
+) -> list[Task]:
+    """All of them; `options`: with the options that a training step by default does not use."""
+    own = [Task(op, target, dtype, tuple(models), options) for target in targets for dtype in dtypes for op in ops]
+    peers = peer_kernels.installed() if "linear_cross_entropy" in ops and "bfloat16" in dtypes else []
+    return own + [Task(package, target, "bfloat16", tuple(models), options) for package in peers for target in targets]
+
+
+def rows(work: Sequence[Task], processes: int) -> Iterator[tuple[Task, list[Row]]]:
+    """Each task with its rows as they are done."""
+    if processes == 1:
+        yield from ((task, run(task)) for task in work)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_alone) as pool:
+        futures = {pool.submit(run, task): task for task in work}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+def _alone() -> None:
+    """One thread for each process."""
+    torch.set_num_threads(1)
+
+
+def run(task: Task) -> list[Row]:
+    """Compile what `task` says."""
+    codes: dict[tuple[str, str, str], list[MachineCode]] = {}
+    seen: set[str] = set()
+    for package, name, config, kernel, arguments, keywords, options in _launches(task):
+        source = machine_code.specialise(kernel, arguments, keywords, options, task.target)
+        if source.key() in seen:
+            continue
+        seen.add(source.key())
+        codes.setdefault((package, name, config), []).append(machine_code.compiled(source))
+    return [_worst(*key, task, found) for key, found in codes.items()]
+
+
+def _launches(task: Task) -> Iterator[tuple[str, str, str, Any, Sequence[Any], dict[str, Any], dict[str, Any]]]:
+    models = [model for model in MODELS if model.name in task.models]
+    if task.what not in launches.OPS:
+        for model in models:
+            for peer in peer_kernels.peer_launches(task.what, model, task.target):
+                warps = f"warps={peer.options.get('num_warps', 4)}"
+                yield task.what, peer.kernel.__name__, warps, peer.kernel, (), peer.keywords, peer.options
+        return
+    for model in models:
+        for launch in launches.variants(task.what, model, DTYPES[task.dtype], task.target, options=task.options):
+            for config in launch.configs:
+                options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+                keywords = {**launch.constants, **config.blocks}
+                name = f"{task.what}.{launch.kernel.__name__.lstrip('_')}"
+                yield OWN, name, str(config), launch.kernel, launch.arguments, keywords, options
+
+
+def _worst(package: str, kernel: str, config: str, task: Task, codes: Sequence[MachineCode]) -> Row:
+    fewest = min(codes, key=lambda code: sum(code.tensor_core.values()))
+    worst = dataclasses.replace(
+        fewest,
+        registers=max(code.registers for code in codes),
+        spills=max(code.spills for code in codes),
+        shared_bytes=max(code.shared_bytes for code in codes),
+        narrow_accesses=max(code.narrow_accesses for code in codes),
+        occupancy=min(code.occupancy for code in codes),
+    )
+    return Row(
+        package=package,
+        kernel=kernel,
+        target=task.target,
+        dtype=task.dtype,
+        config=config,
+        registers=worst.registers,
+        spills=worst.spills,
+        shared_bytes=worst.shared_bytes,
+        tensor_core_ops=sum(worst.tensor_core.values()),
+        narrow_accesses=worst.narrow_accesses,
+        instructions=worst.tensor_core,
+        occupancy=worst.occupancy,
+        programs=len(codes),
+        breaches=worst.breaches(task.target),
+    )
+
+
+def as_dict(row: Row) -> dict[str, Any]:
+    """For the JSON."""
+    return dataclasses.asdict(row)
+
+
+def processors() -> int:
+    """How many processes to compile with."""
+    return max(1, min(8, os.cpu_count() or 1))
+
+
+TARGETS = tuple(LIMITS)

@@ -1,0 +1,273 @@
+"""What is timed: an op's operands, and the implementations that are given them, each where it is installed."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from cases import DROPOUT, MODELS, RANK, Head, Linear
+from torch import Tensor, nn
+
+from domain_ft_kernels import cross_entropy, linear_cross_entropy, lora_linear_group
+
+Tensors = dict[str, Tensor]
+Implementation = Callable[[Tensors], list[Tensor]]
+
+SEED = 0
+IGNORED = -100
+CLASSES = (1_000, 30_522, 50_257)
+"""Columns of the logits that `cross_entropy` is timed on."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An op at a size.
+
+    `reference` is our definition in PyTorch, `eager` what people write (and `compiled` that, by torch.compile).
+
+    Attributes:
+        op, case: what it is, and of which size, in words.
+        tokens: rows.
+        dtype: of the operands.
+        tensors: by name; all implementations get them.
+        differentiable: those whose gradient is asked for.
+        implementations: from the tensors to the outputs.
+        unchecked: implementations that draw dropout of their own, so that no two outputs agree.
+        spoilt: tensors that an implementation writes over; it gets a copy, made outside the time.
+        flops: forward and backward, as the maths needs them.
+    """
+
+    op: str
+    case: str
+    tokens: int
+    dtype: torch.dtype
+    tensors: Tensors
+    differentiable: tuple[str, ...]
+    implementations: dict[str, Implementation]
+    flops: float
+    unchecked: frozenset[str] = frozenset()
+    spoilt: tuple[str, ...] = ()
+
+    def widened(self) -> Tensors:
+        """The tensors in float32 (float64 if they are float32), for the results that errors are measured against."""
+        wide = torch.float64 if self.dtype == torch.float32 else torch.float32
+        return {name: t.to(wide) if t.is_floating_point() else t for name, t in self.tensors.items()}
+
+
+def problems(ops: tuple[str, ...], device: torch.device, *, full: bool) -> Iterator[Problem]:
+    """All that is timed: on a GPU over tokens, ranks, vocabularies and types; else (`full` is false) a few, small."""
+    dtypes = (torch.bfloat16, torch.float16, torch.float32) if full else (torch.float32,)
+    for dtype in dtypes:
+        for tokens in (2_048, 16_384) if full else (1_024,):
+            for model in MODELS if full else MODELS[1:2]:
+                if "lora_linear" in ops:
+                    for rank in (8, RANK, 64) if full and model is MODELS[0] else (RANK,):
+                        for linear in model.linears if full else model.linears[:1]:
+                            yield lora_problem(model.name, linear, tokens, rank, dtype, device)
+                if "linear_cross_entropy" in ops:
+                    yield head_problem(model.name, model.head, tokens, dtype, device)
+            if "cross_entropy" in ops:
+                for classes in CLASSES if full else CLASSES[1:2]:
+                    yield cross_entropy_problem(classes, tokens if full else tokens // 4, dtype, device)
+
+
+def _backends(device: torch.device) -> tuple[str, ...]:
+    return ("triton", "torch") if device.type == "cuda" else ("torch",)
+
+
+def lora_problem(
+    name: str, linear: Linear, tokens: int, rank: int, dtype: torch.dtype, device: torch.device
+) -> Problem:
+    """The layers of `linear` on one x, with dropout; gradients in x, A and B."""
+    random = _randoms(dtype, device)
+    k, parts, seed = linear.inputs, range(len(linear.outputs)), torch.tensor(SEED)
+    tensors = {"x": random(tokens, k)}
+    for i, n in enumerate(linear.outputs):
+        weight = random(k, n).t() if linear.transposed else random(n, k)
+        tensors |= {f"W{i}": weight * k**-0.5, f"A{i}": random(rank, k) * k**-0.5, f"B{i}": random(n, rank)}
+        if linear.bias:
+            tensors[f"b{i}"] = random(n)
+
+    def ours(given: Tensors, backend: str) -> list[Tensor]:
+        weights, lora_as, lora_bs = ([given[f"{letter}{i}"] for i in parts] for letter in "WAB")
+        biases = [given.get(f"b{i}") for i in parts]
+        options = {"dropout_p": DROPOUT, "seed": seed, "backend": backend}
+        return list(lora_linear_group(given["x"], weights, biases, lora_as, lora_bs, [1.0] * len(parts), **options))
+
+    def plain(given: Tensors) -> list[Tensor]:
+        dropped = F.dropout(given["x"], DROPOUT)
+        return [
+            F.linear(given["x"], given[f"W{i}"], given.get(f"b{i}")) + dropped @ given[f"A{i}"].t() @ given[f"B{i}"].t()
+            for i in parts
+        ]
+
+    implementations: dict[str, Implementation] = _ours(ours, device)
+    others: dict[str, Implementation] = {"eager": plain, "compiled": _compiled(plain)}
+    if importlib.util.find_spec("peft") is not None:
+        others["PEFT"] = _peft(tensors, linear, rank)
+    outputs = ", ".join(map(str, linear.outputs))
+    return Problem(
+        "lora_linear",
+        f"{name} {k} -> {outputs}, rank {rank}",
+        tokens,
+        dtype,
+        tensors,
+        ("x", *(f"{letter}{i}" for letter in "AB" for i in parts)),
+        implementations | others,
+        flops=sum(4.0 * tokens * (n * k + 1.5 * rank * (n + k)) for n in linear.outputs),
+        unchecked=frozenset(others),
+    )
+
+
+def _ours(function: Callable[[Tensors, str], list[Tensor]], device: torch.device) -> dict[str, Implementation]:
+    """Our backends on `device`, and the reference."""
+    return {backend: functools.partial(function, backend=backend) for backend in (*_backends(device), "reference")}
+
+
+def _compiled(function: Implementation) -> Implementation:
+    """By torch.compile, at the first call."""
+    compiled = functools.cache(lambda: torch.compile(function))
+    return lambda given: compiled()(given)
+
+
+def _peft(tensors: Tensors, linear: Linear, rank: int) -> Implementation:
+    """PEFT's layers, with the parameters that it is given in place of its own."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    class Layers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            made = (nn.Linear(linear.inputs, n, bias=linear.bias, device="meta") for n in linear.outputs)
+            self.layers = nn.ModuleList(made)
+
+    module = Layers()
+    config = LoraConfig(r=rank, lora_alpha=rank, lora_dropout=DROPOUT, target_modules=r"layers\.\d+")
+    inject_adapter_in_model(config, module)
+    module.to_empty(device=tensors["x"].device).train()
+
+    def run(given: Tensors) -> list[Tensor]:
+        outputs = []
+        for i, layer in enumerate(module.layers):
+            own = {
+                "base_layer.weight": given[f"W{i}"],
+                "lora_A.default.weight": given[f"A{i}"],
+                "lora_B.default.weight": given[f"B{i}"],
+            }
+            if linear.bias:
+                own["base_layer.bias"] = given[f"b{i}"]
+            outputs.append(torch.func.functional_call(layer, own, (given["x"],)))
+        return outputs
+
+    return run
+
+
+def head_problem(name: str, head: Head, tokens: int, dtype: torch.dtype, device: torch.device) -> Problem:
+    """The summed loss of a frozen head; gradient in the hidden states."""
+    random, v, d = _randoms(dtype, device), head.vocabulary, head.hidden
+    tensors = {"hidden": random(tokens, d), "W": random(v, d) * d**-0.5}
+    tensors["target"] = torch.randint(v, (tokens,), device=device)
+    tensors["target"][head.rows(tokens) :] = IGNORED
+    if head.bias:
+        tensors["bias"] = random(v)
+
+    def ours(given: Tensors, backend: str) -> list[Tensor]:
+        loss = linear_cross_entropy(given["hidden"], given["W"], given["target"], given.get("bias"), backend=backend)
+        return [loss]
+
+    implementations = _ours(ours, device)
+    implementations |= {"eager": _eager_head, "compiled": _compiled(_eager_head)}
+    if importlib.util.find_spec("torch.nn.modules.linear_cross_entropy") is not None:
+        implementations["torch chunked"] = _chunked_head
+    if device.type == "cuda" and (liger := _installed("liger_kernel.transformers.functional")):
+        implementations["Liger"] = functools.partial(_liger_head, liger)
+    if device.type == "cuda" and not head.bias and (cce := _installed("cut_cross_entropy")):
+        implementations["CCE"] = functools.partial(_cce_head, cce)
+    return Problem(
+        "linear_cross_entropy",
+        f"{name} head {d} -> {v}",
+        tokens,
+        dtype,
+        tensors,
+        ("hidden",),
+        implementations,
+        flops=4.0 * head.rows(tokens) * v * d,
+    )
+
+
+def _eager_head(given: Tensors) -> list[Tensor]:
+    logits = F.linear(given["hidden"], given["W"], given.get("bias"))
+    return [F.cross_entropy(logits.float(), given["target"], reduction="sum")]
+
+
+def _chunked_head(given: Tensors) -> list[Tensor]:
+    options = _installed("torch.nn.modules.linear_cross_entropy_options").LinearCrossEntropyOptions()
+    bias, loss = given.get("bias"), F.linear_cross_entropy  # type: ignore[attr-defined]
+    out = loss(given["hidden"], given["W"], given["target"], linear_bias=bias, reduction="sum", options=options)
+    return [out]
+
+
+def _liger_head(liger: Any, given: Tensors) -> list[Tensor]:
+    arguments = given["hidden"], given["W"], given["target"], given.get("bias")
+    return [liger.liger_fused_linear_cross_entropy(*arguments, reduction="sum")]
+
+
+def _cce_head(cce: Any, given: Tensors) -> list[Tensor]:
+    loss = cce.linear_cross_entropy
+    return [loss(given["hidden"], given["W"], given["target"], reduction="sum", filter_eps=None)]
+
+
+def cross_entropy_problem(classes: int, tokens: int, dtype: torch.dtype, device: torch.device) -> Problem:
+    """The summed loss of logits; gradient in them."""
+    tensors = {"logits": _randoms(dtype, device)(tokens, classes)}
+    tensors["target"] = torch.randint(classes, (tokens,), device=device)
+
+    def ours(given: Tensors, backend: str) -> list[Tensor]:
+        return [cross_entropy(given["logits"], given["target"], backend=backend)]
+
+    implementations = _ours(ours, device)
+    implementations |= {"eager": _eager_cross_entropy, "compiled": _compiled(_eager_cross_entropy)}
+    spoilt: tuple[str, ...] = ()
+    if device.type == "cuda" and (liger := _installed("liger_kernel.transformers.functional")):
+        implementations["Liger"] = functools.partial(_liger_cross_entropy, liger)
+        spoilt = ("logits",)  # it writes the gradient over them
+    return Problem(
+        "cross_entropy",
+        f"{classes} classes",
+        tokens,
+        dtype,
+        tensors,
+        ("logits",),
+        implementations,
+        flops=0.0,
+        spoilt=spoilt,
+    )
+
+
+def _eager_cross_entropy(given: Tensors) -> list[Tensor]:
+    return [F.cross_entropy(given["logits"].float(), given["target"], reduction="sum")]
+
+
+def _liger_cross_entropy(liger: Any, given: Tensors) -> list[Tensor]:
+    return [liger.liger_cross_entropy(given["logits"], given["target"], reduction="sum")]
+
+
+def _randoms(dtype: torch.dtype, device: torch.device) -> Callable[..., Tensor]:
+    generator = torch.Generator(device).manual_seed(SEED)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=device).to(dtype)
+
+    return random
+
+
+def _installed(name: str) -> Any:
+    """The module `name`, or None where its package is not installed."""
+    if importlib.util.find_spec(name.partition(".")[0]) is None:
+        return None
+    return importlib.import_module(name)
