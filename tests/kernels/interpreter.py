@@ -242,10 +242,10 @@ class _Watched:
     def _touch(self, how: str, pointers: TensorHandle, mask: Any) -> TensorHandle:
         """The pointers without their arguments' numbers, once the watchers have seen them."""
         assert _launch is not None
+        _launch.program = int(np.ravel_multi_index(self.grid_idx, _launch.grid))  # type: ignore[attr-defined]
         element = pointers.get_element_ty()
         if how == "atomic" and element.is_floating():
             raise MemoryFaultError(f"{_launch.place()}: an atomic on floats, so that results vary from run to run")
-        _launch.program = int(np.ravel_multi_index(self.grid_idx, _launch.grid))  # type: ignore[attr-defined]
         active = np.broadcast_to(
             np.asarray(mask.data if isinstance(mask, TensorHandle) else mask, bool), pointers.data.shape
         )
@@ -396,16 +396,18 @@ class _Meetings:
 
     def read(self, places: Array, program: int) -> bool:
         """Whether no other program writes there."""
-        before = self.readers[places]
-        alone = (before == self.NOBODY) | (before == program)
+        alone = self._nobody_but(program, self.readers[places])
         self.readers[places] = np.where(alone, program, self.SEVERAL)
-        return bool(np.isin(self.writers[places], (self.NOBODY, program)).all())
+        return bool(self._nobody_but(program, self.writers[places]).all())
 
     def write(self, places: Array, program: int) -> bool:
         """Whether no other program reads or writes there."""
-        others = self.writers[places], self.readers[places]
+        alone = self._nobody_but(program, self.writers[places]) & self._nobody_but(program, self.readers[places])
         self.writers[places] = program
-        return all(bool(np.isin(other, (self.NOBODY, program)).all()) for other in others)
+        return bool(alone.all())
+
+    def _nobody_but(self, program: int, seen: Array) -> Array:
+        return (seen == self.NOBODY) | (seen == program)
 
 
 class CheckedMemory:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kernel_checks import HALVES
 from torch import Tensor
 
 pytest.importorskip("triton")
@@ -24,9 +25,6 @@ from interpreter import (
     exact_bfloat16,
     float32_from_bits,
 )
-
-HALVES = (torch.bfloat16, torch.float16)
-
 
 # Arithmetic
 
@@ -277,6 +275,10 @@ def _meet(memory, out, FAULT: tl.constexpr):
     elif FAULT == "store after load":
         tl.store(out + program, tl.load(memory + 1 - program))
         tl.store(memory + program, 1.0)
+    elif FAULT == "store where two have loaded":
+        total = tl.load(memory) + tl.load(memory + 1)
+        if program == 1:
+            tl.store(memory, total)
     elif FAULT == "float atomic":
         tl.atomic_add(memory, 1.0)
     elif FAULT == "wild pointer":
@@ -289,6 +291,7 @@ def _meet(memory, out, FAULT: tl.constexpr):
         ("both store", r"program \(1, 0, 0\): a store where another program"),
         ("load after store", r"program \(1, 0, 0\): a load where another program"),
         ("store after load", r"program \(1, 0, 0\): a load where another program"),
+        ("store where two have loaded", r"program \(1, 0, 0\): a store where another program"),
         ("float atomic", "an atomic on floats"),
         ("wild pointer", "came from no tensor"),
     ],
