@@ -11,7 +11,6 @@ from __future__ import annotations
 import array
 import contextlib
 import dataclasses
-import errno
 import functools
 import hashlib
 import itertools
@@ -35,6 +34,7 @@ import pyarrow.compute as pc
 from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.cleaning import clean, normalise
 from domain_ft.corpus.corpus import Corpus, content_key
+from domain_ft.corpus.disk import disk_errors
 from domain_ft.corpus.documents import Document
 from domain_ft.corpus.duplicates import (
     FAMILY,
@@ -244,7 +244,7 @@ def prepare(corpus: Corpus, *, evaluation_fraction: float = 0.05, progress: Prog
     folder = cache_folder("corpora") / key
     if not _is_whole(folder):
         shutil.rmtree(folder, ignore_errors=True)
-        with _disk_errors(folder.parent), new_folder(folder) as fresh:
+        with disk_errors("the prepared corpus", folder.parent), new_folder(folder) as fresh:
             _Preparation(corpus, fresh, evaluation_fraction, progress).run()
     values = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
     values["histogram"] = [tuple(row) for row in values["histogram"]]
@@ -648,17 +648,3 @@ def _histogram(lengths: Integers) -> list[tuple[int, int, int]]:
     counts = np.histogram(lengths, bins=bounds)[0]
     used = np.flatnonzero(counts)
     return [(bounds[i], bounds[i + 1], int(counts[i])) for i in range(used[0], used[-1] + 1)]
-
-
-@contextlib.contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        raise CorpusError(
-            f"the prepared corpus cannot be written: {error.strerror}",
-            where=str(folder),
-            fix="make room, or name another cache folder: DOMAIN_FT_CACHE=DIR",
-        ) from error

@@ -38,6 +38,7 @@ import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
 from domain_ft.corpus.batches import PackedBatch
+from domain_ft.corpus.disk import disk_errors
 from domain_ft.corpus.documents import Document
 from domain_ft.corpus.workers import in_order
 from domain_ft.errors import CorpusError, SettingsError
@@ -236,7 +237,7 @@ def tokenize(
 
     Raises:
         SettingsError: where `max_length` leaves no room for text.
-        CorpusError: where the split has no token.
+        CorpusError: where the split has no token, or its rows cannot be written.
     """
     special = SpecialTokens.of(tokenizer)
     if max_length <= len(special):
@@ -248,7 +249,7 @@ def tokenize(
     key = _key(split, backend, special, max_length)
     folder = cache_folder("tokens") / key
     if not folder.is_dir():
-        with _alone(folder, progress):
+        with disk_errors("the tokens", folder.parent), _alone(folder, progress):
             if not folder.is_dir():
                 _write(folder, key, split, backend, special, max_length, progress)
     return TokenRows(folder)
@@ -410,7 +411,7 @@ def _whole_documents(batches: Iterable[_Encoded]) -> Iterator[tuple[_Encoded, np
         if not batch.last.any():  # within one long document
             continue
         whole, rest = _Encoded.joined(waiting).parted()
-        waiting = [rest]
+        waiting = [rest] if len(rest.counts) else []
         first = np.flatnonzero(np.append(True, whole.last[:-1]))
         counts = np.add.reduceat(whole.counts, first)
         # A section may give no token; its bytes go to the last token of its document.
@@ -545,10 +546,12 @@ class _GrowingFiles:
 
     def close(self) -> None:
         """Close the files; what was appended is committed first, where the files are not kept yet."""
-        if self._folder.is_dir():
-            self.commit()
-        for file in self._files.values():
-            file.close()
+        try:
+            if self._folder.is_dir():
+                self.commit()
+        finally:
+            for file in self._files.values():
+                file.close()
 
 
 def _write(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -374,6 +375,23 @@ def test_a_killed_run_goes_on_from_its_last_commit(monkeypatch: pytest.MonkeyPat
     rows = tokenize(Split(texts), tokenizer("gpt2"), max_length=21, progress=lambda _, done, __: again.append(done))
     assert same(rows, whole)
     assert calls[-1] > again[0] - 1 >= calls[9]  # ten batches were committed
+
+
+def test_a_full_disk_is_said_and_what_was_done_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "BATCH_CHARACTERS", 100)
+    split, append = Split([f"full {i} {SENTENCES[0]}" for i in range(20)]), tokens._GrowingFiles.append
+
+    def full(files: tokens._GrowingFiles, data: dict, facts: dict) -> None:
+        if facts["documents"] > 10:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(files, data, facts)
+
+    with monkeypatch.context() as patch, pytest.raises(CorpusError, match="No space left on device"):
+        patch.setattr(tokens._GrowingFiles, "append", full)
+        tokenize(split, tokenizer("wordpiece"), max_length=32)
+    done: list[int] = []
+    tokenize(split, tokenizer("wordpiece"), max_length=32, progress=lambda _, number, __: done.append(number))
+    assert done[0] > 8 and done[-1] == 20
 
 
 def test_two_runs_do_not_make_the_same_rows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
