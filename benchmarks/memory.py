@@ -10,15 +10,21 @@ every allocation and release of PyTorch's allocator is recorded.
 Three peaks each: of the whole step, beyond weights and inputs; of the linears' forward pass, with what it keeps for
 backward; of the head, with its gradient. Ours must not grow with vocabulary x tokens, but for the bounded workspace:
 `loss_slope` is what a further token costs the head, between the two largest numbers of tokens.
+
+Where triton is installed there is a fourth: the Triton head's, from the sizes of all tensors that it makes. It runs
+without a GPU and without memory, so at any size.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +35,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from domain_ft_kernels import linear_cross_entropy, lora_linear
 
@@ -41,6 +49,7 @@ RANK = 16
 DROPOUT = 0.1
 LABELLED = 0.15
 IGNORED = -100
+TRITON_TOKENS = [4_096, 16_384, 65_536, 262_144]
 
 
 @dataclass(frozen=True)
@@ -134,7 +143,7 @@ def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
         call()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with _silent(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
     held = peak = 0
     for event in profiler.profiler.kineto_results.events():
@@ -142,6 +151,61 @@ def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
             held += event.nbytes()
             peak = max(peak, held)
     return peak
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Standard error closed, to which torch's profiler says when it starts and stops."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+class _Sizes(TorchDispatchMode):
+    """Counts the bytes of all tensors made inside the block: how many live, and the most that lived at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            storage = tensor.untyped_storage() if isinstance(tensor, Tensor) else None
+            if storage is not None and storage._cdata not in self.known:
+                self.known.add(storage._cdata)
+                self.live += storage.nbytes()
+                self.peak = max(self.peak, self.live)
+                weakref.finalize(storage, self._released, storage._cdata, storage.nbytes())
+        return result
+
+    def _released(self, which: int, size: int) -> None:
+        self.known.discard(which)
+        self.live -= size
+
+
+def triton_head(model: str, tokens: list[int]) -> list[dict[str, int]]:
+    """Peaks of the Triton head beyond its operands, bfloat16, as on an H100; it makes room for labels on all rows."""
+    sys.path.append(str(HERE / "kernels"))
+    from launches import call_linear_cross_entropy
+
+    from domain_ft_kernels.triton_backend.launch import recording
+
+    hidden, vocabulary = MODELS[model]
+    rows = []
+    for count in tokens:
+        with recording("sm_90"), _Sizes() as sizes:
+            call_linear_cross_entropy(vocabulary, hidden, count, torch.bfloat16, bias=False)
+        operands = 2 * hidden * (count + vocabulary) + 8 * count
+        rows.append({"tokens": count, "loss": sizes.peak - operands})
+    return rows
 
 
 def compare(model: str, layers: int, tokens: list[int], device: torch.device) -> dict[str, Any]:
@@ -167,6 +231,8 @@ def compare(model: str, layers: int, tokens: list[int], device: torch.device) ->
             side: (last[side]["loss"] - first[side]["loss"]) / (last["tokens"] - first["tokens"])
             for side in ("ours", "peers")
         }
+    if importlib.util.find_spec("triton") is not None:
+        found["triton_head"] = triton_head(model, TRITON_TOKENS)
     return found
 
 
@@ -196,6 +262,10 @@ def show(found: dict[str, Any]) -> None:
             f"A further token costs the head {slope['ours']:,.0f} bytes (ours) and {slope['peers']:,.0f} (the peer's); "
             f"its hidden state has {found['hidden_bytes_per_token']:,}, its logits {found['logits_bytes_per_token']:,}."
         )
+
+    if "triton_head" in found:
+        sizes = ", ".join(f"{row['tokens']:,}: {row['loss'] / 2**20:,.0f}" for row in found["triton_head"])
+        print(f"The Triton head by the sizes of its tensors, MiB at so many tokens in bfloat16: {sizes}.")
 
 
 def main() -> None:

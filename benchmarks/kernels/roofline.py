@@ -2,7 +2,8 @@
 
     time = max(FLOPs / tensor cores, compulsory bytes / memory, requested bytes / L2)
 
-No launch reaches it; it says which of the three an op is bound by, and how two ways of doing it compare.
+No launch reaches it; it says which of the three an op is bound by, and how two ways of doing it compare. A call of
+cuBLAS counts as if it asked for its operands once, whatever its tiles, so a peer's L2 time is rather too short.
 """
 
 from __future__ import annotations
