@@ -6,9 +6,13 @@ import csv
 import gzip
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -325,6 +329,36 @@ def test_a_data_set_of_the_hub_is_streamed(tmp_path: Path) -> None:
     recipe = put(tmp_path / "x", "mine.toml", f'[[sources]]\nkind = "hub"\nid = "{tmp_path}"\nsplit = "trein"\n')
     with pytest.raises(CorpusError, match="did you mean 'train'"):
         list(open_corpus(str(recipe)).documents())
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the process's memory from /proc")
+@pytest.mark.parametrize("prefix", ["", "hf:"])
+def test_a_large_parquet_file_is_streamed(tmp_path: Path, prefix: str) -> None:
+    """Memory stays flat from group to group of its rows, and a streamed data set leaves no copy on the disk."""
+    source = tmp_path / "source"
+    source.mkdir()
+    draw = np.random.default_rng(0)
+    with pq.ParquetWriter(source / "train.parquet", pa.schema([("text", pa.string())])) as writer:
+        for _ in range(40):
+            writer.write_table(pa.table({"text": [draw.bytes(1_000).hex() for _ in range(1_000)]}))
+    script = """
+import sys
+from domain_ft.corpus.corpus import open_corpus
+
+def kilobytes():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1])
+
+used = [kilobytes() for i, _ in enumerate(open_corpus(sys.argv[1]).documents()) if i in (8_000, 39_999)]
+print(*used)
+"""
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "DOMAIN_FT_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", script, f"{prefix}{source}"], env=environment, capture_output=True, text=True, check=True
+    )
+    early, late = map(int, done.stdout.split())
+    assert late - early < 25_000, done.stdout  # of 64 MB that were read in between
+    copied = sum(file.stat().st_size for name in ("home", "cache") for file in (tmp_path / name).rglob("*.*"))
+    assert copied < 1_000_000
 
 
 def test_a_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import datasets
+import pyarrow.dataset
 from datasets.exceptions import DatasetNotFoundError
+from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
 from domain_ft.corpus.readers.base import BadRecords, SourceDocument, TextField
 from domain_ft.corpus.recipes import Source
 from domain_ft.errors import CorpusError, nearest
+
+_ROWS = 256  # of a Parquet file that are read at a time; by default it is a whole group of rows
+# By default what was read of a Parquet file stays in memory until its end.
+_SCAN = pyarrow.dataset.ParquetFragmentScanOptions(use_buffered_stream=True, buffer_size=8 << 20, pre_buffer=False)
 
 
 def read_hub(source: Source, revision: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
@@ -32,7 +38,10 @@ def read_hub(source: Source, revision: str | None, bad: BadRecords) -> Iterator[
 def _open(source: Source, revision: str | None) -> Any:
     where = f"hf:{source.id}" + (f":{source.config}" if source.config else "")
     try:
-        splits = datasets.load_dataset(source.id, source.config, revision=revision, streaming=True)
+        builder = datasets.load_dataset_builder(source.id, source.config, revision=revision)
+        if isinstance(builder.config, ParquetConfig):
+            builder.config.batch_size, builder.config.fragment_scan_options = _ROWS, _SCAN
+        splits = builder.as_streaming_dataset()
     except DatasetNotFoundError as error:
         fix = "check the id on the hub; a private one wants a token (hf auth login)"
         raise CorpusError(f"there is no data set '{source.id}' on the hub", where=where, fix=fix) from error

@@ -19,7 +19,8 @@ def read_parquet(path: Path, name: str, text_field: str | None, bad: BadRecords)
     """Read the text column or columns of a Parquet file."""
     with reported(name, bad), open_bytes(path) as file:
         try:
-            table = pq.ParquetFile(io.BytesIO(file.read()) if path.suffix.lower() == ".gz" else file)
+            packed = path.suffix.lower() == ".gz"
+            table = pq.ParquetFile(io.BytesIO(file.read()) if packed else file, pre_buffer=False)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             bad.add(f"this is no sound Parquet file: {str(error).splitlines()[0]}", file=name)
             return
@@ -32,9 +33,15 @@ def read_parquet(path: Path, name: str, text_field: str | None, bad: BadRecords)
         yield from _rows(table, name, field, bad)
 
 
+def _batches(table: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """The rows, a group of them after the other: a reader of all groups keeps what it read of each until its end."""
+    for group in range(table.num_row_groups):
+        yield from table.iter_batches(batch_size=_ROWS, row_groups=[group], columns=columns)
+
+
 def _rows(table: pq.ParquetFile, name: str, field: TextField, bad: BadRecords) -> Iterator[SourceDocument]:
     number = 0
-    batches = table.iter_batches(batch_size=_ROWS, columns=list(field.names))
+    batches = _batches(table, list(field.names))
     while True:
         try:
             batch = next(batches)
