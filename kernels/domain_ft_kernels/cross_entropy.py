@@ -28,6 +28,7 @@ from domain_ft_kernels.backends import (
     in_given_types,
     resolve_backend,
 )
+from domain_ft_kernels.registration import Op
 
 BLOCK_BYTES = 4 * 2**20
 """How much of the logits the torch backend widens at a time: about what a core's caches hold."""
@@ -228,7 +229,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.set_materialize_grads(False)
 
 
-def _register(name: str, forward: Callable[..., Any], fill_gradient: Callable[..., None]) -> Any:
+def _register(name: str, forward: Callable[..., Any], fill_gradient: Callable[..., None]) -> Op:
     """The differentiable op `name`, which runs `forward` and, backward, `fill_gradient`."""
     options = "int ignore_index, float label_smoothing, float z_loss, float? softcap"
     saved = "Tensor target, Tensor peaks, Tensor masses"
@@ -250,29 +251,26 @@ def _register(name: str, forward: Callable[..., Any], fill_gradient: Callable[..
         inplace_op(grad, logits, *saved, *ctx.options)
         return logits.detach(), *(None,) * 6
 
-    op = torch.library.custom_op(
-        f"domain_ft_kernels::{name}",
-        lambda *inputs: forward(*inputs[:6]),  # `inplace` is for backward alone
-        mutates_args=(),
-        schema=f"(Tensor logits, Tensor target, {options}, bool inplace=False) -> (Tensor, Tensor, Tensor)",
-    )
-    backward_op = torch.library.custom_op(
-        f"domain_ft_kernels::{name}_backward",
+    backward_op = Op(
+        f"{name}_backward",
+        f"(Tensor grad, Tensor logits, {saved}, {options}) -> Tensor",
         backward,
-        mutates_args=(),
-        schema=f"(Tensor grad, Tensor logits, {saved}, {options}) -> Tensor",
+        fake=_empty_gradient,
     )
-    inplace_op = torch.library.custom_op(
-        f"domain_ft_kernels::{name}_backward_",
+    inplace_op = Op(
+        f"{name}_backward_",
+        f"(Tensor grad, Tensor(a!) logits, {saved}, {options}) -> ()",
         backward_inplace,
-        mutates_args=("logits",),
-        schema=f"(Tensor grad, Tensor(a!) logits, {saved}, {options}) -> ()",
+        fake=lambda *_: None,
+        mutates=["logits"],
     )
-    op.register_fake(_fake_forward)
-    backward_op.register_fake(_empty_gradient)
-    inplace_op.register_fake(lambda *_: None)
-    op.register_autograd(differentiate, setup_context=_setup_context)
-    return op
+    op = Op(
+        name,
+        f"(Tensor logits, Tensor target, {options}, bool inplace=False) -> (Tensor, Tensor, Tensor)",
+        lambda *inputs: forward(*inputs[:6]),  # `inplace` is for backward alone
+        fake=_fake_forward,
+    )
+    return op.differentiable(differentiate, _setup_context)
 
 
 _OPS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Callable, Iterator
@@ -19,7 +20,12 @@ from domain_ft_kernels.triton_backend import tuning
 from domain_ft_kernels.triton_backend.launch import Config, launch, recording
 
 GPU = torch.device("cuda")
-KEY = tuning.Key("multiply", "sm_90", "torch.bfloat16", (768, 3000), ("EVEN=True",))
+CONSTANTS = (("EVEN", True),)
+KEY = tuning.Key("products.multiply", GPU, torch.bfloat16, tuning.classes((768, 3000)), CONSTANTS)
+
+
+def key_of(kernel: str) -> tuning.Key:
+    return dataclasses.replace(KEY, kernel=kernel)
 
 
 class TooLargeError(Exception):
@@ -61,7 +67,7 @@ def choose(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable
     ) -> list[str]:
         gpu = FakeGpu(milliseconds)
         monkeypatch.setattr(torch.cuda, "Event", gpu.event)
-        tuning.run_best(key, list(configs), gpu.run, GPU, repeatable=repeatable, too_large=TooLargeError)
+        tuning.run_best(key, lambda: list(configs), gpu.run, repeatable=repeatable, too_large=TooLargeError)
         return gpu.runs
 
     yield run
@@ -83,17 +89,17 @@ def test_the_fastest_is_found_once_and_remembered(choose: Callable[..., list[str
 
 def test_another_shape_class_is_another_choice(choose: Callable[..., list[str]]) -> None:
     choose({"a": 1.0, "b": 2.0}, "ab")
-    same_class = tuning.Key(KEY.kernel, KEY.target, KEY.dtype, (700, 2100), KEY.constants)
+    same_class = dataclasses.replace(KEY, shape=tuning.classes((700, 2100)))
     assert choose({"a": 2.0, "b": 1.0}, "ab", key=same_class) == ["a"]
-    other = tuning.Key(KEY.kernel, KEY.target, KEY.dtype, (768, 768), KEY.constants)
+    other = dataclasses.replace(KEY, shape=tuning.classes((768, 768)))
     assert choose({"a": 2.0, "b": 1.0}, "ab", key=other)[-1] == "b"
 
 
 def test_what_does_not_fit_the_chip_is_passed_over(choose: Callable[..., list[str]]) -> None:
     assert choose({"b": 2.0, "c": 3.0}, "abc")[-1] == "b"
-    assert choose({"c": 3.0}, "abc", repeatable=False, key=tuning.Key("other", *list(vars(KEY).values())[1:])) == ["c"]
+    assert choose({"c": 3.0}, "abc", repeatable=False, key=key_of("other")) == ["c"]
     with pytest.raises(TooLargeError):
-        choose({}, "abc", key=tuning.Key("third", *list(vars(KEY).values())[1:]))
+        choose({}, "abc", key=key_of("third"))
 
 
 def test_a_kernel_that_must_not_run_twice_runs_once(choose: Callable[..., list[str]]) -> None:
@@ -110,7 +116,7 @@ def test_no_timing_beyond_the_budget_or_when_told(
     seconds = itertools.count(step=tuning.BUDGET_SECONDS)
     monkeypatch.setattr(tuning.time, "monotonic", lambda: next(seconds))
     assert "b" not in choose({"a": 3.0, "b": 1.0}, "ab")  # the first took all there was
-    other = tuning.Key("other", *list(vars(KEY).values())[1:])
+    other = key_of("other")
     assert choose({"a": 3.0, "b": 1.0}, "ab", key=other) == ["a"]
 
 

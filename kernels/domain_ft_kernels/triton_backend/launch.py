@@ -161,24 +161,27 @@ def launch(
             read takes the best guess.
         constants: the kernel's other constexpr parameters.
     """
-    usable = candidates(configs, device, dtype)
     recorder = _recorder.get()
     if recorder is not None:
-        config = usable[0]
-        programs = grid(config.blocks)
-        recorder.launches.append(Launch(kernel, programs, arguments, {**constants, **config.blocks}, config, usable))
+        usable = candidates(configs, device, dtype)
+        programs = grid(usable[0].blocks)
+        blocks = {**constants, **usable[0].blocks}
+        recorder.launches.append(Launch(kernel, programs, arguments, blocks, usable[0], usable))
         return
 
     def run(config: Config) -> None:
-        programs = grid(config.blocks)
-        if 0 in programs:
-            return
         options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
         with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
-            kernel[programs](*arguments, **constants, **config.blocks, **options)
+            kernel[grid(config.blocks)](*arguments, **constants, **config.blocks, **options)
 
-    if len(usable) == 1 or device.type != "cuda":
-        run(usable[0])
+    def usable_here() -> tuple[Config, ...]:
+        return candidates(configs, device, dtype)
+
+    if 0 in grid(configs[0].blocks):
         return
-    key = tuning.Key(kernel.__name__, target_of(device), str(dtype), shape, tuple(sorted(map(str, constants.items()))))
-    tuning.run_best(key, usable, run, device, repeatable=repeatable, too_large=OutOfResources)
+    if device.type != "cuda":
+        run(usable_here()[0])
+        return
+    name = f"{kernel.fn.__module__.rpartition('.')[2]}.{kernel.fn.__name__}"
+    key = tuning.Key(name, device, dtype, tuning.classes(shape), tuple(constants.items()))
+    tuning.run_best(key, usable_here, run, repeatable=repeatable, too_large=OutOfResources)

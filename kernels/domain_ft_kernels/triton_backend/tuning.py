@@ -14,10 +14,10 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import triton
@@ -43,50 +43,56 @@ class Key:
     """What a choice holds for.
 
     Attributes:
-        kernel: its name.
-        target: the family of chips.
+        kernel: its module and name.
+        device: where it runs.
         dtype: of the operands.
-        shape: sizes that the choice depends on; they count rounded up to a power of two.
-        constants: the kernel's constexpr parameters beside the tile sizes.
+        shape: the `classes` of sizes that the choice depends on.
+        constants: the kernel's constexpr parameters beside the tile sizes, and their values.
     """
 
     kernel: str
-    target: str
-    dtype: str
+    device: torch.device
+    dtype: torch.dtype
     shape: tuple[int, ...]
-    constants: tuple[str, ...]
+    constants: tuple[tuple[str, Any], ...]
 
-    def text(self, device: torch.device) -> str:
-        """As the file has it."""
-        classes = tuple(1 << max(0, size - 1).bit_length() for size in self.shape)
-        name = torch.cuda.get_device_name(device)
-        return " | ".join(map(str, (name, triton.__version__, *astuple(self)[:3], classes, *self.constants)))
+    def text(self) -> str:
+        """As the file has it: the same on every machine with such a device."""
+        constants = ", ".join(f"{name}={value}" for name, value in sorted(self.constants))
+        name = torch.cuda.get_device_name(self.device)
+        return " | ".join(map(str, (name, triton.__version__, self.kernel, self.dtype, self.shape, constants)))
 
 
-_chosen: dict[str, str] = {}
+def classes(shape: Iterable[int]) -> tuple[int, ...]:
+    """Sizes that share a choice: rounded up to powers of two."""
+    return tuple(1 << max(0, size - 1).bit_length() for size in shape)
+
+
+_chosen: dict[Key, Any] = {}
 _spent = 0.0
 
 
 def run_best(
     key: Key,
-    configs: Sequence[C],
+    configs: Callable[[], Sequence[C]],
     run: Callable[[C], None],
-    device: torch.device,
     *,
     repeatable: bool,
     too_large: type[Exception],
 ) -> None:
-    """Call `run` with the config for `key`: the one remembered, else the fastest, else the first that fits.
+    """Call `run` with one of `configs` for `key`: the one remembered, else the fastest, else the first that fits.
 
     Raises:
         Exception: `too_large`, where no config fits the chip's shared memory.
     """
-    text = key.text(device)
-    name = _chosen.get(text) or _stored().get(text)
-    ordered = sorted(configs, key=lambda config: str(config) != name)  # stable: the remembered one first
-    if name is None and repeatable and _may_tune():
-        ordered = _by_time(configs, run, device, too_large) or ordered
-        _store(text, str(ordered[0]))
+    if key in _chosen:  # every launch but the first of its kind: nothing else may cost time here
+        run(_chosen[key])
+        return
+    name = _stored().get(key.text())
+    ordered = sorted(configs(), key=lambda config: str(config) != name)  # stable: the remembered one first
+    if name is None and repeatable and len(ordered) > 1 and _may_tune():
+        ordered = _by_time(ordered, run, key.device, too_large) or ordered
+        _store(key.text(), str(ordered[0]))
     for position, config in enumerate(ordered):
         try:
             run(config)
@@ -94,7 +100,7 @@ def run_best(
             if position + 1 == len(ordered):
                 raise
             continue
-        _chosen[text] = str(config)
+        _chosen[key] = config
         return
 
 
@@ -157,7 +163,6 @@ def _stored() -> dict[str, str]:
 
 def _store(text: str, name: str) -> None:
     """Add a choice to the file, atomically; a folder that cannot be written costs the next run its time, no more."""
-    _chosen[text] = name
     path = cache_file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,124 @@
+"""How an op is known to torch: as a torch.library op in traces, and as a plain autograd.Function when called eagerly.
+
+A torch.library op can be traced, compiled and seen by modes (FakeTensor, selective checkpointing, FLOP counters), but
+its Python machinery costs a call some 0.15 ms, and 0.36 ms with its backward: for the 48 to 72 linears of a small model
+longer than a GPU computes. So a call that nobody watches goes past it, to the same functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+
+class Op:
+    """An op of this package, to be called with the arguments of its schema.
+
+    Args:
+        name: without the namespace, `domain_ft_kernels::`.
+        schema: arguments and results; a result of several tensors is a tuple, or `Tensor[]`, a list.
+        function: what computes it.
+        fake: from the same arguments to empty tensors such as the results.
+        mutates: the arguments that it writes to.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        schema: str,
+        function: Callable[..., Any],
+        fake: Callable[..., Any],
+        *,
+        mutates: Iterable[str] = (),
+    ) -> None:
+        self.function, self.mutates = function, tuple(mutates)
+        self.registered = torch.library.custom_op(
+            f"domain_ft_kernels::{name}", function, mutates_args=self.mutates, schema=schema
+        )
+        self.registered.register_fake(fake)
+        self.returns_list = schema.endswith("Tensor[]")
+        self.setup_context: Callable[..., None] | None = None
+        self.differentiate: Callable[..., tuple[Any, ...]] | None = None
+
+    def differentiable(self, differentiate: Callable[..., tuple[Any, ...]], setup_context: Callable[..., None]) -> Op:
+        """Give it a backward, as `torch.library.register_autograd` takes it; returns the op."""
+        self.differentiate, self.setup_context = differentiate, setup_context
+        self.registered.register_autograd(differentiate, setup_context=setup_context)
+        return self
+
+    def __call__(self, *inputs: Any) -> Any:
+        tensors = list(_tensors(inputs))
+        if self.mutates or _watched(tensors):  # autograd has to count the writes
+            return self.registered(*inputs)
+        if self.differentiate is None or not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
+            return self.function(*inputs)
+        lengths = [len(argument) if _holds_tensors(argument) else None for argument in inputs]
+        results = _Eager.apply(self, lengths, *_flat(inputs, lengths))
+        return list(results) if self.returns_list else results
+
+
+class _Eager(torch.autograd.Function):
+    """The op's functions, its lists of tensors laid flat: autograd looks for tensors among the arguments alone."""
+
+    @staticmethod
+    def forward(ctx: Any, op: Op, lengths: list[int | None], *flat: Any) -> Any:
+        ctx.op, ctx.lengths = op, lengths
+        inputs = tuple(_nested(flat, lengths))
+        results = op.function(*inputs)
+        assert op.setup_context is not None
+        op.setup_context(ctx, inputs, results)
+        return tuple(results) if op.returns_list else results
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        watched = _Context(ctx, tuple(_nested(ctx.needs_input_grad[2:], ctx.lengths)))
+        gradients = ctx.op.differentiate(watched, *([list(grads)] if ctx.op.returns_list else grads))
+        return None, None, *_flat(gradients, ctx.lengths)
+
+
+class _Context:
+    """autograd's context with needs_input_grad by argument, a list of them for a list, as torch.library gives it."""
+
+    def __init__(self, context: Any, needs_input_grad: tuple[Any, ...]) -> None:
+        self._context, self.needs_input_grad = context, needs_input_grad
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+
+def _watched(tensors: list[Tensor]) -> bool:
+    """Whether something has to see the op as torch.library knows it."""
+    return (
+        torch.compiler.is_compiling()
+        or _get_current_dispatch_mode() is not None
+        or peek_interpreter_stack() is not None
+        or any(type(tensor) not in (Tensor, torch.nn.Parameter) for tensor in tensors)
+    )
+
+
+def _holds_tensors(argument: Any) -> bool:
+    """Whether an argument is a list of tensors."""
+    return isinstance(argument, list) and all(isinstance(entry, Tensor) for entry in argument)
+
+
+def _tensors(inputs: Iterable[Any]) -> Iterator[Tensor]:
+    for argument in inputs:
+        yield from (e for e in (argument if isinstance(argument, list) else (argument,)) if isinstance(e, Tensor))
+
+
+def _flat(arguments: Iterable[Any], lengths: list[int | None]) -> Iterator[Any]:
+    """The arguments, those that have a length entry by entry."""
+    for argument, length in zip(arguments, lengths, strict=True):
+        yield from (argument,) if length is None else argument
+
+
+def _nested(flat: Iterable[Any], lengths: list[int | None]) -> Iterator[Any]:
+    """The arguments that `_flat` laid flat."""
+    entries = iter(flat)
+    for length in lengths:
+        yield next(entries) if length is None else [next(entries) for _ in range(length)]
