@@ -32,13 +32,16 @@ from torch import Tensor
 from domain_ft_kernels import dropout
 from domain_ft_kernels.lora_linear import by_kind
 from domain_ft_kernels.triton_backend.launch import INTERPRETER, Config, dot_precision, launch
-from domain_ft_kernels.triton_backend.tiles import column_keys, kept, row_keys, tile_of
+from domain_ft_kernels.triton_backend.tiles import column_keys, dealt, kept, row_keys, tile_of
 
 RANK_STEP = 16
 """A layer's columns of t and dt are a multiple of this."""
 
 FUSED_RANK = 64
 """The largest rank for which t or dt is made in the main loop."""
+
+FUSED_COLUMNS = 128
+"""The most columns of dt, over the layers of a group, that one tile of dx may hold in registers."""
 
 PROGRAMS = 96
 """Tiles times chunks of rows in `_outer`: enough to keep a chip's memory busy. More chunks are more partial sums."""
@@ -206,31 +209,34 @@ def _linear_dx(
     rows = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     columns = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    lows = ()
     for layer in tl.static_range(len(features)):
-        n, rank = features[layer], ranks[layer]
         acc, low = _multiply(
-            acc, grads[layer], weights[layer], lora_bs[layer], rows, columns, m, n, k, rank,
-            grad_strides[layer], weight_n[layer], weight_k[layer], rank, 1,
+            acc, grads[layer], weights[layer], lora_bs[layer], rows, columns, m, features[layer], k, ranks[layer],
+            grad_strides[layer], weight_n[layer], weight_k[layer], ranks[layer], 1,
             MAKE_DOWN, DIVISOR, PRECISION, BLOCK_M, BLOCK_K, BLOCK_R,
         )  # fmt: skip
-        update = tl.zeros([BLOCK_M, BLOCK_N], tl.float32) if DROPOUT else acc
         if MAKE_DOWN:
             low = (low * scales[layer]).to(down.dtype.element_ty)
             if tile_n == 0:
-                _store_low(down + starts[layer], low, rows, m, rank, down_stride, BLOCK_R)
-            update = _raise(update, low, lora_as[layer], columns, k, rank, 0, k, 1, PRECISION, BLOCK_R)
+                _store_low(down + starts[layer], low, rows, m, ranks[layer], down_stride, BLOCK_R)
+            lows = lows + (low,)  # noqa: RUF005 (Triton knows no unpacking)
+    update = tl.zeros([BLOCK_M, BLOCK_N], tl.float32) if DROPOUT else acc
+    for layer in tl.static_range(len(features)):
+        if MAKE_DOWN:
+            update = _raise(
+                update, lows[layer], lora_as[layer], columns, k, ranks[layer], 0, k, 1, PRECISION, BLOCK_R
+            )  # fmt: skip
         else:
             update = _raise_all(
-                update, down + starts[layer], lora_as[layer], rows, columns, m, k, rank, down_stride,
+                update, down + starts[layer], lora_as[layer], rows, columns, m, k, ranks[layer], down_stride,
                 k, 1, PRECISION, BLOCK_R,
             )  # fmt: skip
-        if DROPOUT:
-            mask = kept(row_keys(seed, rows), column_keys(seed, columns), threshold)
-            acc += tl.where(mask, update, 0.0)
-        else:
-            acc = update
+    if DROPOUT:
+        column_key = dealt(column_keys(seed, columns), BLOCK_N)
+        update = acc + tl.where(kept(row_keys(seed, rows), column_key, threshold), update, 0.0)
     dx_at = dx + rows.to(tl.int64)[:, None] * k + columns[None, :]
-    tl.store(dx_at, acc.to(down.dtype.element_ty), mask=(rows < m)[:, None] & (columns < k)[None, :])
+    tl.store(dx_at, update.to(down.dtype.element_ty), mask=(rows < m)[:, None] & (columns < k)[None, :])
 
 
 @triton.jit(do_not_specialize=["m", "seed", "threshold"])
@@ -269,7 +275,8 @@ def _down(
             small_inside &= (ks < k)[:, None]
         left_tile = tl.load(left_rows[:, None] + ks[None, :], mask=inside, other=0.0)
         if DROPOUT:
-            left_tile = tl.where(kept(row_key, column_keys(seed, ks), threshold), left_tile, 0.0)
+            column_key = dealt(column_keys(seed, ks), BLOCK_K)
+            left_tile = tl.where(kept(row_key, column_key, threshold), left_tile, 0.0)
         small_tile = tl.load(small_columns[None, :] + ks[:, None] * small_k, mask=small_inside, other=0.0)
         acc = tl.dot(left_tile, small_tile.to(left_tile.dtype), acc, input_precision=PRECISION)
     down_at = down + rows.to(tl.int64)[:, None] * down_stride + columns[None, :]
@@ -312,7 +319,8 @@ def _outer(
         left_tile = tl.load(left_columns[None, :] + row_offsets * left_stride, mask=left_inside, other=0.0)
         right_tile = tl.load(right_columns[None, :] + row_offsets * right_stride, mask=right_inside, other=0.0)
         if DROPOUT:
-            left_tile = tl.where(kept(row_keys(seed, rows), column_key, threshold), left_tile, 0.0)
+            row_key = dealt(row_keys(seed, rows), BLOCK_M)
+            left_tile = tl.where(kept(row_key, column_key, threshold), left_tile, 0.0)
         if BIAS:
             total += tl.sum(left_tile.to(tl.float32), 0)
         acc = tl.dot(tl.trans(left_tile), right_tile, acc, input_precision=PRECISION)
@@ -350,32 +358,50 @@ def _config(targets: tuple[str, ...], itemsize: int, num_warps: int, num_stages:
 
 
 LINEAR_CONFIGS = (
-    _config(_HOPPER, 2, 8, 4, BLOCK_M=128, BLOCK_N=128, BLOCK_K=64),
-    _config(("sm_80",), 2, 8, 4, BLOCK_M=128, BLOCK_N=128, BLOCK_K=32),
-    _config(("gfx942",), 2, 8, 2, BLOCK_M=128, BLOCK_N=128, BLOCK_K=32),
+    _config(_HOPPER, 2, 8, 3, BLOCK_M=128, BLOCK_N=128, BLOCK_K=64),
+    _config(_HOPPER, 2, 8, 3, BLOCK_M=128, BLOCK_N=256, BLOCK_K=64),
+    _config(_HOPPER, 2, 4, 4, BLOCK_M=64, BLOCK_N=128, BLOCK_K=64),
+    _config(("sm_80",), 2, 8, 3, BLOCK_M=128, BLOCK_N=128, BLOCK_K=64),
+    _config(("sm_80",), 2, 4, 4, BLOCK_M=64, BLOCK_N=128, BLOCK_K=32),
+    _config(("gfx942",), 2, 8, 2, BLOCK_M=128, BLOCK_N=128, BLOCK_K=64),
+    _config(("gfx942",), 2, 4, 2, BLOCK_M=64, BLOCK_N=128, BLOCK_K=64),
     _config(_GPUS, 4, 4, 2, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32),
-    Config({"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_K": 32}, targets=(INTERPRETER,)),
+    Config({"BLOCK_M": 64, "BLOCK_N": 32, "BLOCK_K": 64}, targets=(INTERPRETER,)),
+)
+DX_CONFIGS = (
+    _config(_HOPPER, 2, 8, 3, BLOCK_M=128, BLOCK_N=128, BLOCK_K=64),
+    _config(_HOPPER, 2, 8, 4, BLOCK_M=128, BLOCK_N=64, BLOCK_K=64),
+    _config(("sm_80",), 2, 8, 3, BLOCK_M=128, BLOCK_N=128, BLOCK_K=32),
+    _config(("sm_80",), 2, 8, 3, BLOCK_M=128, BLOCK_N=64, BLOCK_K=64),
+    _config(("gfx942",), 2, 8, 2, BLOCK_M=128, BLOCK_N=128, BLOCK_K=64),
+    _config(("gfx942",), 2, 8, 2, BLOCK_M=128, BLOCK_N=64, BLOCK_K=64),
+    _config(_GPUS, 4, 8, 2, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32),
+    Config({"BLOCK_M": 64, "BLOCK_N": 32, "BLOCK_K": 64}, targets=(INTERPRETER,)),
 )
 DOWN_CONFIGS = (
     _config(_NVIDIA, 2, 4, 4, BLOCK_M=64, BLOCK_K=64),
+    _config(_NVIDIA, 2, 4, 3, BLOCK_M=128, BLOCK_K=64),
     _config(("gfx942",), 2, 4, 2, BLOCK_M=64, BLOCK_K=64),
     _config(_GPUS, 4, 4, 2, BLOCK_M=64, BLOCK_K=32),
-    Config({"BLOCK_M": 32, "BLOCK_K": 32}, targets=(INTERPRETER,)),
+    Config({"BLOCK_M": 64, "BLOCK_K": 64}, targets=(INTERPRETER,)),
 )
 OUTER_CONFIGS = (
     _config(_NVIDIA, 2, 4, 4, BLOCK_C=64, BLOCK_M=64),
+    _config(_NVIDIA, 2, 4, 3, BLOCK_C=64, BLOCK_M=128),
+    _config(_NVIDIA, 2, 8, 3, BLOCK_C=128, BLOCK_M=64),
     _config(("gfx942",), 2, 4, 2, BLOCK_C=64, BLOCK_M=64),
+    _config(("gfx942",), 2, 4, 2, BLOCK_C=64, BLOCK_M=128),
     _config(_GPUS, 4, 4, 2, BLOCK_C=64, BLOCK_M=32),
-    Config({"BLOCK_C": 32, "BLOCK_M": 32}, targets=(INTERPRETER,)),
+    Config({"BLOCK_C": 32, "BLOCK_M": 128}, targets=(INTERPRETER,)),
 )
 WEIGHT_BLOCK = 128
 """Columns of x in a tile of dW."""
 
 WEIGHT_CONFIGS = (
-    _config(_NVIDIA, 2, 8, 4, BLOCK_C=128, BLOCK_M=32),
-    _config(("gfx942",), 2, 8, 2, BLOCK_C=128, BLOCK_M=32),
+    _config(_NVIDIA, 2, 8, 3, BLOCK_C=128, BLOCK_M=64),
+    _config(("gfx942",), 2, 8, 2, BLOCK_C=128, BLOCK_M=64),
     _config(_GPUS, 4, 8, 2, BLOCK_C=64, BLOCK_M=32),
-    Config({"BLOCK_C": 32, "BLOCK_M": 32}, targets=(INTERPRETER,)),
+    Config({"BLOCK_C": 32, "BLOCK_M": 128}, targets=(INTERPRETER,)),
 )
 ADD_UP_CONFIGS = (Config({"BLOCK": 1024}, num_warps=4, num_stages=1),)
 
@@ -430,14 +456,19 @@ class _Group:
         return tuple(down_columns(self.ranks[:layer]) for layer in range(len(self.ranks)))
 
     @property
-    def fused(self) -> bool:
-        """Whether t or dt may be made in the main loop."""
-        return max(self.ranks) <= FUSED_RANK
-
-    @property
     def rank_block(self) -> int:
         """Columns of t or dt in a tile of the largest layer's."""
         return _rank_block(max(self.ranks))
+
+    @property
+    def makes_down(self) -> bool:
+        """Whether forward makes t in its main loop."""
+        return not self.dropout and max(self.ranks) <= FUSED_RANK
+
+    @property
+    def makes_d_down(self) -> bool:
+        """Whether the loops for dx make dt: a tile of dx has all the layers'."""
+        return max(self.ranks) <= FUSED_RANK and len(self.ranks) * self.rank_block <= FUSED_COLUMNS
 
     def only(self, layer: int) -> _Group:
         """The group of this layer alone."""
@@ -476,8 +507,7 @@ def forward(
     m, k = x.shape
     ys = [x.new_empty((m, n)) for n in group.features]
     down = x.new_empty((m, down_columns(group.ranks)))
-    make_down = group.fused and not group.dropout
-    if not make_down:
+    if not group.makes_down:
         _launch_down(group, x, group.lora_as, (1, k), down, masked=group.dropout)
     launch(
         _linear,
@@ -485,7 +515,7 @@ def forward(
         *(x, group.weights, tuple(biases), group.lora_as, group.lora_bs, tuple(ys), down),
         *(group.features, group.ranks, group.starts, group.scales),
         *(m, k, x.stride(0), group.strides(0), group.strides(1), down.stride(0)),
-        MAKE_DOWN=make_down,
+        MAKE_DOWN=group.makes_down,
         HAS_BIAS=bool(biases),
         DIVISOR=math.gcd(k, LARGEST_BLOCK),
         BLOCK_R=group.rank_block,
@@ -594,7 +624,7 @@ def _launch_d_down(group: _Group, grads: Sequence[Tensor], d_down: Tensor) -> No
 
 def _launch_dx(group: _Group, grads: Sequence[Tensor], d_x: Tensor, d_down: Tensor) -> None:
     """Write dx and dt."""
-    if not group.fused:
+    if not group.makes_d_down:
         _launch_d_down(group, grads, d_down)
     m, k = d_x.shape
     launch(
@@ -604,11 +634,11 @@ def _launch_dx(group: _Group, grads: Sequence[Tensor], d_x: Tensor, d_down: Tens
         *(group.features, group.ranks, group.starts, group.scales),
         *(m, k, tuple(grad.stride(0) for grad in grads), group.strides(0), group.strides(1), d_down.stride(0)),
         *(group.seed, group.threshold),
-        MAKE_DOWN=group.fused,
+        MAKE_DOWN=group.makes_d_down,
         DROPOUT=group.dropout,
         DIVISOR=math.gcd(*group.features, LARGEST_BLOCK),
         BLOCK_R=group.rank_block,
-        configs=LINEAR_CONFIGS,
+        configs=DX_CONFIGS,
         shape=(m, k, sum(group.features)),
         **_how(d_x),
     )

@@ -54,6 +54,16 @@ def column_keys(seed, columns):
 
 
 @triton.jit
+def dealt(keys, SIZE: tl.constexpr):
+    """The same `keys` (SIZE,), each hashed by one thread and handed to the others through shared memory.
+
+    Otherwise the compiler lets every thread hash all the keys that its part of a tile needs: dozens, where a warp's
+    lanes mostly need the same.
+    """
+    return tl.gather(keys, tl.arange(0, SIZE), 0)
+
+
+@triton.jit
 def kept(row_key, column_key, threshold):
     """The mask of `dropout.keep_mask` for rows and columns by their keys: (rows, columns) of bool."""
     return row_key[:, None] * column_key[None, :] >= threshold
