@@ -50,6 +50,7 @@ from domain_ft_kernels.cross_entropy import (
     pick,
     reference_losses,
 )
+from domain_ft_kernels.registration import Op
 
 TILE = 2048
 """Columns of the vocabulary in a tile: the fastest of 512 to 4,096 on an AVX2 CPU, within 4 % of it with AVX-512."""
@@ -57,14 +58,11 @@ TILE = 2048
 WORKSPACE_BYTES = 64 * 2**20
 """Bound on the logits that exist at once. Blocks of 250 to 550 rows (V = 30,522) were faster than larger ones."""
 
-STASH_BYTES = 512 * 2**20
+STASH_BYTES = 640 * 2**20
 """The same of the triton backend: a chunk large enough to fill a GPU and to read W only a few times."""
 
-PANEL = 256
-"""Columns of the vocabulary that one program of the triton backend takes; its stash is padded to whole panels."""
-
-SQUARE = 128
-"""Rows and columns of the squares in which the triton backend's gradients are made: chunks are whole squares."""
+PANEL = 128
+"""The vocabulary as the triton backend sees it comes in panels of so many columns, and chunks in squares of a panel."""
 
 # The reference
 
@@ -314,11 +312,11 @@ def stash_shape(rows: int, classes: int) -> tuple[int, int]:
 
 
 def chunk_rows(rows: int, classes: int, itemsize: int) -> int:
-    """Rows of a chunk: whole squares, as few chunks of one size as STASH_BYTES allow (or as single squares allow)."""
+    """Rows of a chunk: squares of a panel, as few chunks of one size as STASH_BYTES allow, or one square each."""
     row_bytes = stash_shape(1, classes)[1] * itemsize
-    most = max(1, STASH_BYTES // (row_bytes * SQUARE)) * SQUARE
+    most = max(1, STASH_BYTES // (row_bytes * PANEL)) * PANEL
     chunks = max(1, cdiv(rows, most))
-    return max(1, cdiv(rows, chunks * SQUARE)) * SQUARE
+    return max(1, cdiv(rows, chunks * PANEL)) * PANEL
 
 
 def plan(needs: list[bool], summed: bool, rows: int, classes: int, itemsize: int) -> str:
@@ -355,56 +353,6 @@ def _in_triton(name: str) -> Callable[..., Any]:
 
 # The registration: of each backend an op that keeps what its backward needs, and one that makes gradients beside losses
 
-_INPUTS = "Tensor hidden, Tensor weight, Tensor target, Tensor? bias"
-_OPTIONS = "int ignore_index, float label_smoothing, float z_loss, float? softcap, ScalarType compute"
-
-_forward_op = torch.library.custom_op(
-    "domain_ft_kernels::linear_cross_entropy",
-    _forward,
-    mutates_args=(),
-    schema=f"({_INPUTS}, {_OPTIONS}) -> (Tensor, Tensor, Tensor)",
-)
-_forward_with_gradients_op = torch.library.custom_op(
-    "domain_ft_kernels::linear_cross_entropy_with_gradients",
-    _forward_with_gradients,
-    mutates_args=(),
-    schema=f"({_INPUTS}, {_OPTIONS}, bool summed, bool[] needs) -> (Tensor, Tensor, Tensor, Tensor)",
-)
-_backward_op = torch.library.custom_op(
-    "domain_ft_kernels::linear_cross_entropy_backward",
-    _backward,
-    mutates_args=(),
-    schema=f"(Tensor grad, Tensor peaks, Tensor masses, {_INPUTS}, {_OPTIONS}, bool[] needs)"
-    " -> (Tensor, Tensor, Tensor)",
-)
-_triton_forward_op = torch.library.custom_op(
-    "domain_ft_kernels::linear_cross_entropy_triton",
-    _in_triton("forward"),
-    mutates_args=(),
-    schema=f"({_INPUTS}, {_OPTIONS}, float? filter_eps, bool keep) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
-_triton_forward_with_gradients_op = torch.library.custom_op(
-    "domain_ft_kernels::linear_cross_entropy_with_gradients_triton",
-    _in_triton("forward_with_gradients"),
-    mutates_args=(),
-    schema=f"({_INPUTS}, {_OPTIONS}, float? filter_eps, bool summed, bool[] needs)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
-_triton_backward_op = torch.library.custom_op(
-    "domain_ft_kernels::linear_cross_entropy_backward_triton",
-    _in_triton("backward"),
-    mutates_args=(),
-    schema=f"(Tensor grad, Tensor peaks, Tensor masses, Tensor stash, Tensor panel_peaks, {_INPUTS}, {_OPTIONS},"
-    " float? filter_eps, bool keep, bool[] needs) -> (Tensor, Tensor, Tensor)",
-)
-_triton_finish_op = torch.library.custom_op(
-    "domain_ft_kernels::linear_cross_entropy_finish_triton",
-    _in_triton("finish"),
-    mutates_args=(),
-    schema="(Tensor grad, Tensor d_hidden, Tensor d_weight, Tensor d_bias, Tensor slots, ScalarType[] types,"
-    " bool[] needs) -> (Tensor, Tensor, Tensor)",
-)
-
 
 def _fake_gradients(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, needs: list[bool], dtype: torch.dtype | None = None
@@ -419,50 +367,45 @@ def _fake_gradients(
     return empty(hidden, needs[0]), empty(weight, needs[1]), empty(bias, needs[2])
 
 
-@_forward_op.register_fake
-def _(*inputs: Any) -> tuple[Tensor, ...]:
+def _fake_forward(*inputs: Any) -> tuple[Tensor, ...]:
     hidden, _, target, *_, compute = inputs
     return tuple(hidden.new_empty(target.shape, dtype=accumulation_dtype(compute)) for _ in range(3))
 
 
-@_forward_with_gradients_op.register_fake
-def _(*inputs: Any) -> tuple[Tensor, ...]:
+def _fake_forward_with_gradients(*inputs: Any) -> tuple[Tensor, ...]:
     hidden, weight, target, bias, *_, compute, summed, needs = inputs
     losses = hidden.new_empty(() if summed else target.shape, dtype=accumulation_dtype(compute))
     return losses, *_fake_gradients(hidden, weight, bias, needs)
 
 
-@_backward_op.register_fake
-def _(*inputs: Any) -> tuple[Tensor, ...]:
+def _fake_backward(*inputs: Any) -> tuple[Tensor, ...]:
     _, _, _, hidden, weight, _, bias, *_, needs = inputs
     return _fake_gradients(hidden, weight, bias, needs)
 
 
-@_triton_forward_op.register_fake
-def _(*inputs: Any) -> tuple[Tensor, ...]:
+def _fake_triton_forward(*inputs: Any) -> tuple[Tensor, ...]:
     hidden, weight, target, *_, compute, _, keep = inputs
-    rows, columns = stash_shape(len(target) if keep else 0, len(weight))
-    stash = hidden.new_empty((rows, columns) if keep else (0,), dtype=stash_dtype(compute) if keep else torch.float32)
-    peaks = hidden.new_empty((columns // PANEL, rows) if keep else (0,), dtype=torch.float32)
-    return *(hidden.new_empty(target.shape, dtype=torch.float32) for _ in range(3)), stash, peaks
+    results = [hidden.new_empty(target.shape, dtype=torch.float32) for _ in range(3)]
+    if not keep:
+        return *results, *(hidden.new_empty(0, dtype=torch.float32) for _ in range(2))
+    rows, columns = stash_shape(len(target), len(weight))
+    stash = hidden.new_empty(rows, columns, dtype=stash_dtype(compute))
+    return *results, stash, hidden.new_empty(columns // PANEL, rows, dtype=torch.float32)
 
 
-@_triton_forward_with_gradients_op.register_fake
-def _(*inputs: Any) -> tuple[Tensor, ...]:
+def _fake_triton_forward_with_gradients(*inputs: Any) -> tuple[Tensor, ...]:
     hidden, weight, target, bias, *_, summed, needs = inputs
     losses = hidden.new_empty(() if summed else target.shape, dtype=torch.float32)
     slots = target.new_empty(target.shape, dtype=torch.int32)
     return losses, *_fake_gradients(hidden, weight, bias, needs, torch.float32), slots
 
 
-@_triton_backward_op.register_fake
-def _(*inputs: Any) -> tuple[Tensor, ...]:
-    *_, hidden, weight, _, bias, _, _, _, _, _, _, _, needs = inputs
+def _fake_triton_backward(*inputs: Any) -> tuple[Tensor, ...]:
+    _, _, _, _, _, hidden, weight, _, bias, *_, needs = inputs
     return _fake_gradients(hidden, weight, bias, needs)
 
 
-@_triton_finish_op.register_fake
-def _(*inputs: Any) -> tuple[Tensor, ...]:
+def _fake_triton_finish(*inputs: Any) -> tuple[Tensor, ...]:
     _, *gradients, _, types, _ = inputs
     return tuple(g.new_empty(g.shape, dtype=dtype) for g, dtype in zip(gradients, types, strict=True))
 
@@ -518,12 +461,56 @@ def _scaled(grad: Tensor, d_hidden: Tensor, d_weight: Tensor, d_bias: Tensor, *_
     return tuple((g * factor).to(g.dtype) if g.numel() else g for g in (d_hidden, d_weight, d_bias))
 
 
-_forward_op.register_autograd(_differentiate_by(_backward_op), setup_context=_setup_context)
-_triton_forward_op.register_autograd(_differentiate_by(_triton_backward_op), setup_context=_setup_context)
-_forward_with_gradients_op.register_autograd(_scale_by(_scaled), setup_context=_setup_context_with_gradients)
-_triton_forward_with_gradients_op.register_autograd(
-    _scale_by(_triton_finish_op), setup_context=_setup_context_with_gradients
+_INPUTS = "Tensor hidden, Tensor weight, Tensor target, Tensor? bias"
+_OPTIONS = "int ignore_index, float label_smoothing, float z_loss, float? softcap, ScalarType compute"
+_KEPT = "Tensor peaks, Tensor masses"
+
+_backward_op = Op(
+    "linear_cross_entropy_backward",
+    f"(Tensor grad, {_KEPT}, {_INPUTS}, {_OPTIONS}, bool[] needs) -> (Tensor, Tensor, Tensor)",
+    _backward,
+    _fake_backward,
 )
+_forward_op = Op(
+    "linear_cross_entropy",
+    f"({_INPUTS}, {_OPTIONS}) -> (Tensor, Tensor, Tensor)",
+    _forward,
+    _fake_forward,
+).differentiable(_differentiate_by(_backward_op), _setup_context)
+_forward_with_gradients_op = Op(
+    "linear_cross_entropy_with_gradients",
+    f"({_INPUTS}, {_OPTIONS}, bool summed, bool[] needs) -> (Tensor, Tensor, Tensor, Tensor)",
+    _forward_with_gradients,
+    _fake_forward_with_gradients,
+).differentiable(_scale_by(_scaled), _setup_context_with_gradients)
+
+_triton_backward_op = Op(
+    "linear_cross_entropy_backward_triton",
+    f"(Tensor grad, {_KEPT}, Tensor stash, Tensor panel_peaks, {_INPUTS}, {_OPTIONS}, float? filter_eps, bool keep,"
+    " bool[] needs) -> (Tensor, Tensor, Tensor)",
+    _in_triton("backward"),
+    _fake_triton_backward,
+)
+_triton_forward_op = Op(
+    "linear_cross_entropy_triton",
+    f"({_INPUTS}, {_OPTIONS}, float? filter_eps, bool keep) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _in_triton("forward"),
+    _fake_triton_forward,
+).differentiable(_differentiate_by(_triton_backward_op), _setup_context)
+_triton_finish_op = Op(
+    "linear_cross_entropy_finish_triton",
+    "(Tensor grad, Tensor d_hidden, Tensor d_weight, Tensor d_bias, Tensor slots, ScalarType[] types, bool[] needs)"
+    " -> (Tensor, Tensor, Tensor)",
+    _in_triton("finish"),
+    _fake_triton_finish,
+)
+_triton_forward_with_gradients_op = Op(
+    "linear_cross_entropy_with_gradients_triton",
+    f"({_INPUTS}, {_OPTIONS}, float? filter_eps, bool summed, bool[] needs)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _in_triton("forward_with_gradients"),
+    _fake_triton_forward_with_gradients,
+).differentiable(_scale_by(_triton_finish_op), _setup_context_with_gradients)
 
 
 # The public function

@@ -32,7 +32,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from domain_ft_kernels.linear_cross_entropy import PANEL, SQUARE, cdiv, chunk_rows, stash_dtype, stash_shape
+from domain_ft_kernels.linear_cross_entropy import PANEL, cdiv, chunk_rows, stash_dtype, stash_shape
 from domain_ft_kernels.triton_backend.launch import INTERPRETER, Config, dot_precision, launch, processors
 from domain_ft_kernels.triton_backend.tiles import tile_of
 
@@ -46,14 +46,6 @@ LEAST = tl.constexpr(torch.finfo(torch.float32).min)
 def _rows_of(count, first, chunk):
     """How many labelled rows the chunk has whose first slot is `first`."""
     return tl.maximum(tl.minimum(tl.load(count) - first, chunk), 0)
-
-
-@triton.jit
-def _tanh(y):
-    """To a rounding of 1; Triton itself has none that all targets know."""
-    t = tl.exp(-2 * tl.abs(y))
-    magnitude = (1 - t) / (1 + t)
-    return tl.where(y < 0, -magnitude, magnitude)
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -102,10 +94,11 @@ def _logits(
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
+    PANELS: tl.constexpr,
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
 ):
-    """Logits z of a chunk's rows, a tile of (BLOCK_M rows, a panel of columns) at a time, and what is kept of them.
+    """Logits z of a chunk's rows, a tile of (BLOCK_M rows, one or two panels) at a time, and what is kept of them.
 
     x (n, size), weight (classes, size), bias (classes,) or None. By panel and place (panels, chunk): peaks max_j z_j,
     masses Σ_j exp(z_j - peak), totals Σ_j z_j or None. picked: z_t by place. stash (chunk, stash_stride) or None:
@@ -113,17 +106,16 @@ def _logits(
     """
     mine = _rows_of(count, first, chunk)
     tiles_m = tl.cdiv(mine, BLOCK_M)
-    panels = tl.cdiv(classes, PANEL)
-    for tile in tl.range(tl.program_id(0), tiles_m * panels, tl.num_programs(0)):
-        tile_m, panel = tile_of(tile, tiles_m, panels, GROUP_M)
+    tiles_n = tl.cdiv(classes, PANEL * PANELS)
+    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0)):
+        tile_m, tile_n = tile_of(tile, tiles_m, tiles_n, GROUP_M)
         place = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
-        column = panel * PANEL + tl.arange(0, PANEL)
-        slot = first + tl.minimum(place, mine - 1)  # beyond the last row, that row again: loads need no mask
-        class_ = tl.minimum(column, classes - 1)
+        slot = first + tl.minimum(place, mine - 1)  # beyond the last row, or class, that one again: no mask
+        class_ = tl.minimum(tile_n * PANEL * PANELS + tl.arange(0, PANEL * PANELS), classes - 1)
         k = tl.arange(0, BLOCK_K)
         x_tile = x + tl.load(rows + slot).to(tl.int64)[:, None] * x_stride + k[None, :]
         weight_tile = weight + class_.to(tl.int64)[None, :] * weight_stride + k[:, None]
-        z = tl.zeros([BLOCK_M, PANEL], tl.float32)
+        z = tl.zeros([BLOCK_M, PANEL * PANELS], tl.float32)
         for start in range(0, size, BLOCK_K):
             if EVEN:
                 a = tl.load(x_tile + start)
@@ -133,27 +125,35 @@ def _logits(
                 b = tl.load(weight_tile + start, mask=(start + k)[:, None] < size, other=0.0)
             z = tl.dot(a, b, z, input_precision=PRECISION)
 
-        if bias is not None:
-            z += tl.load(bias + class_).to(tl.float32)[None, :]
-        if softcap is not None:
-            z = softcap * _tanh(z / softcap)
-        real = place < mine
         label = tl.load(labels + slot)
-        hit = column[None, :] == label[:, None]
-        here = real & (label >= panel * PANEL) & (label < panel * PANEL + PANEL)
-        tl.store(picked + place, tl.sum(tl.where(hit, z, 0.0), 1), mask=here)
-        at = panel * chunk + place
-        inside = column[None, :] < classes
-        if totals is not None:
-            tl.store(totals + at, tl.sum(tl.where(inside, z, 0.0), 1), mask=real)
-        z = tl.where(inside, z, float("-inf"))
-        peak = tl.maximum(tl.max(z, 1), LEAST)
-        z -= peak[:, None]
-        tl.store(peaks + at, peak, mask=real)
-        tl.store(masses + at, tl.sum(tl.exp(z), 1), mask=real)
-        if stash is not None:
-            out = stash + place.to(tl.int64)[:, None] * stash_stride + column[None, :]
-            tl.store(out, z.to(stash.dtype.element_ty), mask=real[:, None])
+        parts = (z,)
+        if PANELS == 2:
+            parts = tl.split(tl.permute(tl.reshape(z, [BLOCK_M, 2, PANEL]), (0, 2, 1)))
+        for part in tl.static_range(PANELS):  # one after the other: together they would not fit the registers
+            panel = tile_n * PANELS + part
+            column = panel * PANEL + tl.arange(0, PANEL)
+            inside = column < classes
+            real = (place < mine) & (panel * PANEL < classes)
+            z = parts[part]
+            if bias is not None:
+                z += tl.load(bias + column, mask=inside, other=0.0)[None, :]
+            if softcap is not None:
+                z = softcap - 2 * softcap / (1 + tl.exp(2 / softcap * z))  # softcap · tanh(z / softcap)
+            wanted = label - panel * PANEL
+            hit = tl.arange(0, PANEL)[None, :] == wanted[:, None]
+            here = real & (wanted >= 0) & (wanted < PANEL)
+            tl.store(picked + place, tl.sum(tl.where(hit, z, 0.0), 1), mask=here)
+            at = panel * chunk + place
+            if totals is not None:
+                tl.store(totals + at, tl.sum(tl.where(inside[None, :], z, 0.0), 1), mask=real)
+            z = tl.where(inside[None, :], z, float("-inf"))
+            peak = tl.maximum(tl.max(z, 1), LEAST)
+            z -= peak[:, None]
+            tl.store(peaks + at, peak, mask=real)
+            tl.store(masses + at, tl.sum(tl.exp(z), 1), mask=real)
+            if stash is not None:
+                out = stash + place.to(tl.int64)[:, None] * stash_stride + column[None, :]
+                tl.store(out, z.to(stash.dtype.element_ty), mask=real[:, None])
 
 
 @triton.jit
@@ -232,51 +232,55 @@ def _gradient(
     z_loss,
     softcap,
     PANEL: tl.constexpr,
-    SQUARE: tl.constexpr,
     ADD: tl.constexpr,
+    BLOCK_M: tl.constexpr,
 ):
     """∂loss/∂u of a chunk, from the stash (chunk, stride) into `gradient`, which may be the same bytes; 0 beyond V.
 
-    A program has SQUARE columns and walks `depth` rows, SQUARE at a time and in order: all rows where there is a
+    A program has PANEL columns and walks `depth` rows in order, a square at a time: all rows where there is a
     bias_gradient (classes,), which it writes, or ADDs to. grad: by row, or None for 1. largest, a number a square, or
     None: the largest |∂loss/∂u| in it, before grad.
     """
     mine = _rows_of(count, first, chunk)
-    column = tl.program_id(0) * SQUARE + tl.arange(0, SQUARE)
-    panel = tl.program_id(0) * SQUARE // PANEL
-    start = tl.program_id(1) * depth
+    column = tl.program_id(0) * PANEL + tl.arange(0, PANEL)
+    panel = tl.program_id(0)
     inside = column[None, :] < classes
-    total = tl.zeros([SQUARE], tl.float32)
-    for begin in range(start, tl.minimum(start + depth, mine), SQUARE):
-        place = begin + tl.arange(0, SQUARE)
-        real = place < mine
-        slot = first + place
-        panel_peak = tl.load(peaks + panel * chunk + place, mask=real, other=0.0)
-        peak = tl.load(row_peaks + slot, mask=real, other=0.0)
-        mass = tl.load(row_masses + slot, mask=real, other=1.0)
-        label = tl.load(labels + slot, mask=real, other=-1)
-        at = place.to(tl.int64)[:, None] * stride + column[None, :]
-        below = tl.load(stash + at, mask=real[:, None], other=0.0).to(tl.float32)
-        factor = tl.exp(panel_peak - peak) / mass
-        if z_loss is not None:
-            factor *= 1 + 2 * z_loss * (peak + tl.log(mass))
-        g = tl.exp(below) * factor[:, None]
-        if label_smoothing is None:
-            g -= tl.where(column[None, :] == label[:, None], 1.0, 0.0)
-        else:
-            g -= tl.where(column[None, :] == label[:, None], 1 - label_smoothing, 0.0) + label_smoothing / classes
-        if softcap is not None:
-            capped = (below + panel_peak[:, None]) / softcap
-            g *= 1 - capped * capped
-        g = tl.where(inside & real[:, None], g, 0.0)
+    start = tl.program_id(1) * depth
+    total = tl.zeros([PANEL], tl.float32)
+    for square in range(start, tl.minimum(start + depth, mine), PANEL):
+        most = tl.zeros([PANEL], tl.float32)
+        for begin in range(square, tl.minimum(square + PANEL, mine), BLOCK_M):
+            place = begin + tl.arange(0, BLOCK_M)
+            real = place < mine
+            slot = first + place
+            panel_peak = tl.load(peaks + panel * chunk + place, mask=real, other=0.0)
+            peak = tl.load(row_peaks + slot, mask=real, other=0.0)
+            mass = tl.load(row_masses + slot, mask=real, other=1.0)
+            label = tl.load(labels + slot, mask=real, other=-1)
+            at = place.to(tl.int64)[:, None] * stride + column[None, :]
+            below = tl.load(stash + at, mask=real[:, None], other=0.0).to(tl.float32)
+            factor = tl.exp(panel_peak - peak) / mass
+            if z_loss is not None:
+                factor *= 1 + 2 * z_loss * (peak + tl.log(mass))
+            g = tl.exp(below) * factor[:, None]
+            hit = column[None, :] == label[:, None]
+            if label_smoothing is None:
+                g -= tl.where(hit, 1.0, 0.0)
+            else:
+                g -= tl.where(hit, 1 - label_smoothing, 0.0) + label_smoothing / classes
+            if softcap is not None:
+                capped = (below + panel_peak[:, None]) / softcap
+                g *= 1 - capped * capped
+            g = tl.where(inside & real[:, None], g, 0.0)
+            if largest is not None:
+                most = tl.maximum(most, tl.max(tl.where(g == g, tl.abs(g), float("inf")), 0))
+            if grad is not None:
+                row = tl.load(rows + slot, mask=real, other=0)
+                g *= tl.load(grad + row, mask=real, other=0.0)[:, None]
+            tl.store(gradient + at, g.to(gradient.dtype.element_ty), mask=real[:, None])
+            total += tl.sum(g, 0)
         if largest is not None:
-            size = tl.where(g == g, tl.abs(g), float("inf"))
-            tl.store(largest + begin // SQUARE * tl.num_programs(0) + tl.program_id(0), tl.max(tl.max(size, 1), 0))
-        if grad is not None:
-            row = tl.load(rows + slot, mask=real, other=0)
-            g *= tl.load(grad + row, mask=real, other=0.0)[:, None]
-        tl.store(gradient + at, g.to(gradient.dtype.element_ty), mask=real[:, None])
-        total += tl.sum(g, 0)
+            tl.store(largest + square // PANEL * tl.num_programs(0) + tl.program_id(0), tl.max(most, 0))
     if bias_gradient is not None:
         if ADD:
             total += tl.load(bias_gradient + column, mask=column < classes, other=0.0)
@@ -299,7 +303,7 @@ def _grad_hidden(
     stride,
     weight_stride,
     filter_eps,
-    SQUARE: tl.constexpr,
+    PANEL: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -332,8 +336,8 @@ def _grad_hidden(
             k = block * BLOCK_K + tl.arange(0, BLOCK_K)
             wanted = True
             if largest is not None:
-                squares = tl.cdiv(classes, SQUARE)
-                square = tile_m * BLOCK_M // SQUARE * squares + block * BLOCK_K // SQUARE
+                squares = tl.cdiv(classes, PANEL)
+                square = tile_m * BLOCK_M // PANEL * squares + block * BLOCK_K // PANEL
                 wanted = tl.load(largest + square) > filter_eps
             if wanted:
                 g = tl.load(g_rows + k[None, :])  # 0 beyond the classes
@@ -376,7 +380,7 @@ def _grad_weight(
     stride,
     x_stride,
     filter_eps,
-    SQUARE: tl.constexpr,
+    PANEL: tl.constexpr,
     PRECISION: tl.constexpr,
     ADD: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -392,12 +396,16 @@ def _grad_weight(
     tile_m, tile_n = tile_of(tl.program_id(0), tl.cdiv(classes, BLOCK_M), tiles_n, GROUP_M)
     class_ = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     column = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    at = out + class_.to(tl.int64)[:, None] * size + column[None, :]
+    written = (class_ < classes)[:, None] & (column < size)[None, :]
     accumulator = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    if ADD:
+        accumulator += tl.load(at, mask=written, other=0.0)
     for begin in range(0, mine, BLOCK_K):
         place = begin + tl.arange(0, BLOCK_K)
         wanted = True
         if largest is not None:
-            square = begin // SQUARE * tl.cdiv(classes, SQUARE) + tile_m * BLOCK_M // SQUARE
+            square = begin // PANEL * tl.cdiv(classes, PANEL) + tile_m * BLOCK_M // PANEL
             wanted = tl.load(largest + square) > filter_eps
         if wanted:
             real = (place < mine)[:, None]
@@ -405,11 +413,7 @@ def _grad_weight(
             row = tl.load(rows + first + tl.minimum(place, mine - 1)).to(tl.int64)
             x_tile = tl.load(x + row[:, None] * x_stride + column[None, :], mask=(column < size)[None, :], other=0.0)
             accumulator = tl.dot(tl.trans(g), x_tile, accumulator, input_precision=PRECISION)
-    at = out + class_.to(tl.int64)[:, None] * size + column[None, :]
-    real = (class_ < classes)[:, None] & (column < size)[None, :]
-    if ADD:
-        accumulator += tl.load(at, mask=real, other=0.0)
-    tl.store(at, accumulator, mask=real)
+    tl.store(at, accumulator, mask=written)
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -430,7 +434,7 @@ def _finish(source, slots, grad, out, n, size, BY_ROW: tl.constexpr, BLOCK_M: tl
     tl.store(out + row.to(tl.int64)[:, None] * size + column[None, :], value.to(out.dtype.element_ty), mask=real)
 
 
-# Tile sizes. All BLOCK_K divide EVEN, and those that follow the stash's squares divide SQUARE.
+# Tile sizes. All BLOCK_K divide EVEN, and those that follow the stash's squares divide PANEL.
 
 EVEN = 64
 """Where the hidden size is a multiple of this, no load of a product is masked along it."""
@@ -441,29 +445,40 @@ TESTS = (INTERPRETER,)
 
 _COMPACT = [Config({"BLOCK": 2048}, num_warps=8, targets=(*NVIDIA, *AMD)), Config({"BLOCK": 64}, targets=TESTS)]
 _LOSSES = [Config({"BLOCK_M": 16, "BLOCK_P": 64}, num_warps=4)]
-_GRADIENT = [Config({}, num_warps=8)]
+_GRADIENT = [
+    Config({"BLOCK_M": 16}, num_warps=4, targets=(*NVIDIA, *AMD)),
+    Config({"BLOCK_M": 128}, targets=TESTS),
+]
 _ADD_SLICES = [Config({"BLOCK": 1024}, num_warps=4)]
 _FINISH = [Config({"BLOCK_M": 16, "BLOCK_N": 128}, num_warps=4)]
 _LOGITS = [
-    Config({"BLOCK_M": 128, "BLOCK_K": 64, "GROUP_M": 32}, 8, 3, NVIDIA, (2,)),
-    Config({"BLOCK_M": 64, "BLOCK_K": 32, "GROUP_M": 32}, 4, 3, NVIDIA, (2, 4)),
-    Config({"BLOCK_M": 64, "BLOCK_K": 32, "GROUP_M": 32}, 4, 2, AMD, (2, 4)),
-    Config({"BLOCK_M": 32, "BLOCK_K": 32, "GROUP_M": 2}, targets=TESTS),
+    Config({"BLOCK_M": 128, "PANELS": 2, "BLOCK_K": 64, "GROUP_M": 32}, 8, 3, ("sm_80", "sm_90"), (2,)),
+    Config({"BLOCK_M": 128, "PANELS": 1, "BLOCK_K": 64, "GROUP_M": 32}, 8, 3, NVIDIA, (2,)),
+    Config({"BLOCK_M": 64, "PANELS": 1, "BLOCK_K": 32, "GROUP_M": 32}, 4, 3, NVIDIA, (2, 4)),
+    Config({"BLOCK_M": 64, "PANELS": 1, "BLOCK_K": 32, "GROUP_M": 32}, 4, 2, AMD, (2, 4)),
+    Config({"BLOCK_M": 32, "PANELS": 2, "BLOCK_K": 32, "GROUP_M": 2}, targets=TESTS),
 ]
 _GRAD_HIDDEN = [
-    Config({"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 64, "GROUP_M": 8}, 8, 3, NVIDIA, (2,)),
+    Config({"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 64, "GROUP_M": 8}, 8, 3, ("sm_80", "sm_90"), (2,)),
     Config({"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64, "GROUP_M": 8}, 8, 3, NVIDIA, (2,)),
     Config({"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "GROUP_M": 8}, 4, 3, NVIDIA, (2, 4)),
+    Config({"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 32, "GROUP_M": 8}, 8, 2, AMD, (2,)),
     Config({"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "GROUP_M": 8}, 4, 2, AMD, (2, 4)),
     Config({"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_K": 64, "GROUP_M": 2}, targets=TESTS),
 ]
-_GRAD_WEIGHT = _GRAD_HIDDEN
-"""The same: both have a stash's squares on the left and rows of `size` on the right."""
+_GRAD_WEIGHT = [
+    Config({"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 64, "GROUP_M": 8}, 8, 3, ("sm_90",), (2,)),
+    Config({"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64, "GROUP_M": 8}, 8, 3, NVIDIA, (2,)),
+    Config({"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "GROUP_M": 8}, 4, 3, NVIDIA, (2, 4)),
+    Config({"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 32, "GROUP_M": 8}, 8, 2, AMD, (2,)),
+    Config({"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "GROUP_M": 8}, 4, 2, AMD, (2, 4)),
+    Config({"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_K": 64, "GROUP_M": 2}, targets=TESTS),
+]
 
 LARGEST_TILE = 128 * 256
 """Elements of _grad_hidden's largest tile, which bound what its slices take."""
 
-GRADIENT_ROWS = 4 * SQUARE
+GRADIENT_ROWS = 4 * PANEL
 """Rows that a program of _gradient walks where no db keeps it from sharing them."""
 
 
@@ -490,7 +505,7 @@ class _Head:
         filter_eps: float | None,
     ) -> None:
         self.x, self.weight = _row_major(hidden.to(compute)), _row_major(weight.to(compute))
-        self.bias = None if bias is None else bias.to(compute).contiguous()
+        self.bias = None if bias is None else bias.to(compute).float().contiguous()  # wide: read a word at a time
         self.label_smoothing, self.z_loss, self.softcap = label_smoothing or None, z_loss or None, softcap
         self.compute, self.device, self.filter_eps = compute, hidden.device, filter_eps
         self.n, (self.classes, self.size) = len(hidden), weight.shape
@@ -505,7 +520,7 @@ class _Head:
         self.panel_peaks, self.panel_masses = (self.make_empty(self.panels, self.chunk) for _ in range(2))
         self.panel_totals = None if self.label_smoothing is None else self.make_empty(self.panels, self.chunk)
         self.picked = self.make_empty(self.chunk)
-        squares = (cdiv(self.chunk, SQUARE), cdiv(self.classes, SQUARE))
+        squares = (cdiv(self.chunk, PANEL), cdiv(self.classes, PANEL))
         self.largest = None if filter_eps is None else self.make_empty(*squares)
         self._launch(
             _compact,
@@ -534,7 +549,7 @@ class _Head:
         most = 2 * processors(self.device)  # where two fit a processor, one multiplies while the other exponentiates
         self._launch(
             _logits,
-            lambda blocks: (min(most, cdiv(self.chunk, blocks["BLOCK_M"]) * self.panels),),
+            lambda blocks: (min(most, cdiv(self.chunk, blocks["BLOCK_M"]) * cdiv(self.panels, blocks["PANELS"])),),
             *(self.x, self.weight, self.bias, self.rows, self.labels, self.count),
             *(self.panel_peaks, self.panel_masses, self.panel_totals, self.picked, stash),
             *(first, self.chunk, self.classes, self.size, self.x.stride(0), self.weight.stride(0)),
@@ -560,18 +575,17 @@ class _Head:
         self, first: int, stash: Tensor, gradient: Tensor, grad: Tensor | None, bias_gradient: Tensor | None
     ) -> None:
         """A chunk's ∂loss/∂u, (chunk, panels · PANEL), and what it adds to db."""
-        rows = max(self.chunk, SQUARE)
+        rows = max(self.chunk, PANEL)
         depth = rows if bias_gradient is not None else GRADIENT_ROWS
         self._launch(
             _gradient,
-            lambda _: (cdiv(self.classes, SQUARE), cdiv(rows, depth)),
+            lambda _: (cdiv(self.classes, PANEL), cdiv(rows, depth)),
             *(stash, gradient, self.panel_peaks, self.row_peaks, self.row_masses, self.rows, self.labels, grad),
             *(self.count, bias_gradient, self.largest, first, self.chunk, self.classes, self.panels * PANEL),
             *(depth, self.label_smoothing, self.z_loss, self.softcap),
             configs=_GRADIENT,
             repeatable=False,
             PANEL=PANEL,
-            SQUARE=SQUARE,
             ADD=first > 0,
         )
 
@@ -584,7 +598,7 @@ class _Head:
             *(gradient, self.weight, self.count, out, slices, parts, self.largest),
             *(first, self.chunk, self.classes, self.size, self.panels * PANEL, self.weight.stride(0), self.filter_eps),
             configs=_GRAD_HIDDEN,
-            SQUARE=SQUARE,
+            PANEL=PANEL,
             PRECISION=dot_precision(self.compute, self.device),
         )
         elements = min(self.chunk * self.size, len(slices) // 2)  # two slices at least, or there is nothing to add
@@ -604,7 +618,7 @@ class _Head:
             *(first, self.chunk, self.classes, self.size, self.panels * PANEL, self.x.stride(0), self.filter_eps),
             configs=_GRAD_WEIGHT,
             repeatable=first == 0,
-            SQUARE=SQUARE,
+            PANEL=PANEL,
             PRECISION=dot_precision(self.compute, self.device),
             ADD=first > 0,
         )
@@ -697,17 +711,22 @@ def finish(
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of all rows, of W and of b in their types, times grad: one number, one a row, or None for 1."""
-    sources = (d_hidden, d_weight, d_bias)
-    finished = [torch.empty(s.shape, dtype=t, device=s.device) for s, t in zip(sources, types, strict=True)]
-    for source, out, places, need in zip(sources, finished, (slots, None, None), needs, strict=True):
-        if need:
-            _scale(source, places, None if grad is None else grad.contiguous(), out)
-    return finished[0], finished[1], finished[2]
+    if grad is not None:
+        grad = grad.contiguous()
+    hidden, weight = (
+        torch.empty(g.shape, dtype=t, device=g.device) for g, t in zip((d_hidden, d_weight), types[:2], strict=True)
+    )
+    if needs[0]:
+        _scale(d_hidden, slots, grad, hidden)
+    if needs[1]:
+        _scale(d_weight, None, grad, weight)
+    bias = (d_bias if grad is None or not needs[2] else d_bias * grad).to(types[2], copy=True)
+    return hidden, weight, bias
 
 
 def _scale(source: Tensor, slots: Tensor | None, grad: Tensor | None, out: Tensor) -> None:
-    """out = grad · source, both (rows, size) or (size,)."""
-    rows, size = source.shape if source.dim() == 2 else (1, len(source))
+    """out = grad · source, both (rows, size)."""
+    rows, size = source.shape
     launch(
         _finish,
         lambda blocks: (cdiv(rows, blocks["BLOCK_M"]), cdiv(size, blocks["BLOCK_N"])),
