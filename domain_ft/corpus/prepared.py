@@ -141,9 +141,17 @@ class CorpusStatistics:
         return dataclasses.asdict(self)
 
 
+def _streamed(path: Path) -> Iterator[pa.RecordBatch]:
+    """The batches of an Arrow file. They are read and not mapped: mapped pages that are read count as memory."""
+    with pa.OSFile(str(path)) as source:
+        reader = pa.ipc.open_file(source)
+        for number in range(reader.num_record_batches):
+            yield reader.get_batch(number)
+
+
 @dataclass(frozen=True)
 class TextSplit:
-    """The documents of one split, in a memory-mapped Arrow file: memory stays flat however large it is.
+    """The documents of one split, in an Arrow file: memory stays flat however large it is.
 
     Attributes:
         name: `train` or `evaluation`.
@@ -165,7 +173,7 @@ class TextSplit:
 
     def documents(self) -> Iterator[Document]:
         """The documents in order, streamed from the file."""
-        for batch in self._table.to_batches():
+        for batch in _streamed(self.path):
             columns = [batch.column(name).to_pylist() for name in ("id", "text", "source")]
             yield from itertools.starmap(Document, zip(*columns, strict=True))
 
@@ -177,9 +185,12 @@ class TextSplit:
 
     def sizes(self) -> tuple[Integers, Integers]:
         """(documents,) the length of each text in characters, and in bytes of UTF-8."""
-        texts = self._table.column("text")
-        characters, in_bytes = pc.utf8_length(texts).to_numpy(), pc.binary_length(texts).to_numpy()
-        return characters.astype(np.int64), in_bytes.astype(np.int64)
+        characters, in_bytes = array.array("q"), array.array("q")
+        for batch in _streamed(self.path):
+            texts = batch.column("text")
+            characters.extend(pc.utf8_length(texts).to_pylist())
+            in_bytes.extend(pc.binary_length(texts).to_pylist())
+        return np.array(characters), np.array(in_bytes)
 
     @property
     def ids(self) -> list[str]:
@@ -577,9 +588,10 @@ class _Writer:
 
 
 class _Spool:
-    """The spool file, read by index."""
+    """The spool file, read by index or passed through."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self.source = pa.memory_map(str(path))
         self.table = pa.ipc.open_file(self.source).read_all()
 
@@ -603,7 +615,7 @@ class _Spool:
     def batches(self, documents: Integers) -> Iterator[pa.RecordBatch]:
         """The rows of `documents`, which rise, a batch of the file at a time."""
         first = 0
-        for batch in self.table.to_batches():
+        for batch in _streamed(self.path):
             inside = documents[np.searchsorted(documents, first) : np.searchsorted(documents, first + batch.num_rows)]
             if len(inside):
                 yield batch.take(pa.array(inside - first))
