@@ -19,6 +19,8 @@ from machine_code import LIMITS, MachineCode
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 OWN = "domain_ft_kernels"
+NOTHING = MachineCode(0, 0, 0, multiplies=False, tensor_core={}, narrow_accesses=0, occupancy=0.0)
+"""In place of what does not compile."""
 
 
 @dataclass(frozen=True)
@@ -90,21 +92,27 @@ def rows(work: Sequence[Task], processes: int) -> Iterator[tuple[Task, list[Row]
 
 
 def _alone() -> None:
-    """One thread for each process."""
+    """One thread for each process, and nothing of what the compiler says of its own faults: it says pages."""
     torch.set_num_threads(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def run(task: Task) -> list[Row]:
     """Compile what `task` says."""
     codes: dict[tuple[str, str, str], list[MachineCode]] = {}
+    failures: dict[tuple[str, str, str], str] = {}
     seen: set[str] = set()
     for package, name, config, kernel, arguments, keywords, options in _launches(task):
         source = machine_code.specialise(kernel, arguments, keywords, options, task.target)
         if source.key() in seen:
             continue
         seen.add(source.key())
-        codes.setdefault((package, name, config), []).append(machine_code.compiled(source))
-    return [_worst(*key, task, found) for key, found in codes.items()]
+        made = codes.setdefault((package, name, config), [])
+        try:
+            made.append(machine_code.compiled(source))
+        except Exception as error:  # a fault of the compiler or of the kernel: a row of the table, and the rest goes on
+            failures[package, name, config] = f"does not compile: {type(error).__name__}: {error}".splitlines()[0]
+    return [_worst(*key, task, made or [NOTHING], failures.get(key)) for key, made in codes.items()]
 
 
 def _launches(task: Task) -> Iterator[tuple[str, str, str, Any, Sequence[Any], dict[str, Any], dict[str, Any]]]:
@@ -124,7 +132,9 @@ def _launches(task: Task) -> Iterator[tuple[str, str, str, Any, Sequence[Any], d
                 yield OWN, name, str(config), launch.kernel, launch.arguments, keywords, options
 
 
-def _worst(package: str, kernel: str, config: str, task: Task, codes: Sequence[MachineCode]) -> Row:
+def _worst(
+    package: str, kernel: str, config: str, task: Task, codes: Sequence[MachineCode], failure: str | None
+) -> Row:
     fewest = min(codes, key=lambda code: sum(code.tensor_core.values()))
     worst = dataclasses.replace(
         fewest,
@@ -148,7 +158,7 @@ def _worst(package: str, kernel: str, config: str, task: Task, codes: Sequence[M
         instructions=worst.tensor_core,
         occupancy=worst.occupancy,
         programs=len(codes),
-        breaches=worst.breaches(task.target),
+        breaches=[*([failure] if failure else []), *worst.breaches(task.target)],
     )
 
 

@@ -1,0 +1,176 @@
+"""The kernels' benchmark: the peers' published figures, our bars, what the compiler says, and what the verb prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+import bars
+import compiling
+import machine_code
+import peers
+import timing
+from cases import model
+from problems import problems
+from roofline import CHIPS, predict
+from traffic import Total, total
+
+from domain_ft.verbs.bench import program_of
+
+KERNELS = Path(__file__).parents[1] / "benchmarks" / "kernels"
+BERT, GPT2 = model("BERT-base"), model("GPT-2")
+
+
+# The closed forms
+
+
+@pytest.mark.parametrize(
+    ("whose", "bert", "gpt2"), [("eager", 22, 36), ("torch chunked", 32, 56), ("Liger", 9.3, 18.1)]
+)
+def test_the_peers_heads_move_what_is_known_of_them(whose: str, bert: float, gpt2: float) -> None:
+    steps = peers.HEADS[whose]
+    assert total(steps(BERT.head)).requested / 1e9 == pytest.approx(bert, rel=0.015)
+    assert total(steps(GPT2.head)).requested / 1e9 == pytest.approx(gpt2, rel=0.015)
+
+
+def test_the_peers_linears_move_what_is_known_of_them() -> None:
+    assert total(peers.base_linears(BERT.linears)).compulsory / 1e9 == pytest.approx(11.2, rel=0.01)
+    assert total(peers.peft_linears(BERT.linears)).compulsory / 1e9 == pytest.approx(57.3, rel=0.01)
+    assert total(peers.lorafusion_linears(BERT.linears)).compulsory / 1e9 == pytest.approx(16.7, rel=0.01)
+    assert peers.peft_saved(BERT.linears) / 1e9 == pytest.approx(4.1, rel=0.01)
+
+
+def test_cut_cross_entropy_multiplies_three_times() -> None:
+    assert total(peers.cce_head(GPT2.head)).flops / 1e12 == pytest.approx(3.79, rel=0.01)
+
+
+@pytest.mark.parametrize("target", machine_code.LIMITS)
+def test_every_bar_is_met(target: str) -> None:
+    found = bars.bars(bars.entries(("linear_cross_entropy", "lora_linear"), target))
+    assert len(found) == 5
+    assert [f"{bar.name} {bar.value} > {bar.limit}" for bar in found if not bar.met] == []
+
+
+def test_the_least_time_is_what_takes_longest() -> None:
+    chip = CHIPS[0]
+    prediction = predict(chip, Total(requested=chip.l2 * 2, compulsory=chip.memory * 3, flops=chip.flops))
+    assert prediction.seconds == pytest.approx(3)
+    assert prediction.bound == "memory"
+
+
+# The machine code
+
+
+def test_only_innermost_loops_are_searched_for_narrow_accesses() -> None:
+    loops = [(10, 90), (20, 40), (25, 26)]  # the last waits for a barrier: it touches no memory
+    accesses = [(5, True), (15, True), (22, True), (30, False), (60, True)]
+    assert machine_code._narrow_in_inner_loops(loops, accesses) == 1
+    assert machine_code._narrow_in_inner_loops([], accesses) == 4  # a program is the loop's body
+
+
+@pytest.mark.parametrize(
+    ("change", "breach"),
+    [
+        ({}, None),
+        ({"spills": 3}, "3 spills"),
+        ({"shared_bytes": 164 * 1024}, "shared memory"),
+        ({"tensor_core": {}}, "without the tensor cores"),
+        ({"tensor_core": {"HGMMA": 4}}, "without the tensor cores"),  # that is another chip's
+        ({"narrow_accesses": 2}, "narrow"),
+    ],
+)
+def test_what_counts_as_a_breach(change: dict[str, object], breach: str | None) -> None:
+    good = {"registers": 128, "spills": 0, "shared_bytes": 48 * 1024, "multiplies": True, "narrow_accesses": 0}
+    code = machine_code.MachineCode(**{**good, "tensor_core": {"HMMA": 64}, "occupancy": 0.5, **change})
+    found = code.breaches("sm_80")
+    assert found == [] if breach is None else breach in found[0]
+
+
+def test_what_does_not_compile_is_a_row_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(source: object) -> None:
+        raise RuntimeError("the compiler fell over\nand said more")
+
+    monkeypatch.setattr(machine_code, "compiled", fails)
+    monkeypatch.setattr(machine_code, "specialise", lambda kernel, *how: Key(kernel))
+    rows = compiling.run(compiling.Task("cross_entropy", "sm_80", "bfloat16", ("GPT-2",), options=False))
+    assert {row.kernel for row in rows} == {"cross_entropy.forward", "cross_entropy.backward"}
+    assert all(row.failed for row in rows)
+    assert rows[0].breaches == ["does not compile: RuntimeError: the compiler fell over"]
+
+
+class Key:
+    """In place of a launch's types and constants."""
+
+    def __init__(self, kernel: Any) -> None:
+        self.kernel = kernel
+
+    def key(self) -> str:
+        return str(self.kernel.fn)
+
+
+def run_program(*arguments: str) -> tuple[int, Any]:
+    """Its exit status and what it prints, in a process that does not interpret Triton."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, str(KERNELS), *arguments, "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_compiling_tells_what_the_contract_says(tmp_path: Path) -> None:
+    chosen = ("--ops", "cross_entropy", "--targets", "sm_90,gfx942", "--dtypes", "bfloat16", "--models", "GPT-2")
+    output = tmp_path / "out.json"
+    status, found = run_program("--compile", *chosen, "--processes", "1", "--output", str(output))
+    assert status == 0
+    assert json.loads(output.read_text(encoding="utf-8")) == found
+    assert {row["target"] for row in found["rows"]} == {"sm_90", "gfx942"}
+    for row in found["rows"]:
+        assert row.keys() >= {"kernel", "target", "dtype", "config", "registers", "spills", "shared_bytes"}
+        assert row["registers"] > 8
+        assert (row["tensor_core_ops"], row["narrow_accesses"], row["breaches"]) == (0, 0, [])
+
+
+def test_traffic_tells_what_the_contract_says(tmp_path: Path) -> None:
+    status, found = run_program("--traffic", "--ops", "lora_linear", "--output", str(tmp_path / "out.json"))
+    assert status == 0
+    assert all(row["bytes"] >= row["minimum_bytes"] > 0 for row in found["traffic"])
+    assert {row["op"] for row in found["traffic"]} == {"lora_linear"}
+    assert all(bar["met"] for bar in found["bars"])
+
+
+# The times
+
+
+def test_implementations_are_checked_before_they_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    (problem,) = problems(("cross_entropy",), torch.device("cpu"), full=False)
+    own = problem.implementations["torch"]
+    wrong = {"torch": lambda given: [1.01 * own(given)[0]], "reference": problem.implementations["reference"]}
+    monkeypatch.setitem(timing.REPEATS, "cpu", 2)
+    for implementations, correct in ((wrong, False), ({**wrong, "torch": own}, True)):
+        problem.implementations.clear()
+        problem.implementations.update(implementations)
+        rows = list(timing._times(problem, timing.Ceilings(1e9, {"float32": 1e9}), torch.device("cpu")))
+        assert {row.implementation: row.correct for row in rows} == {"torch": correct, "reference": True}
+
+
+# The verb
+
+
+def test_a_benchmark_is_a_file_or_a_folder() -> None:
+    assert program_of("kernels") == KERNELS
+    assert program_of("training") == KERNELS.parent / "training.py"
+    assert program_of("nothing") is None
