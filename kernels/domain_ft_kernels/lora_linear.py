@@ -38,6 +38,7 @@ from domain_ft_kernels.backends import (
     in_given_types,
     resolve_backend,
 )
+from domain_ft_kernels.registration import Op
 
 V = TypeVar("V")
 
@@ -202,7 +203,8 @@ def _triton_forward(*arguments: Any) -> list[Tensor]:
 def _triton_backward(*arguments: Any) -> list[Tensor]:
     from domain_ft_kernels.triton_backend import lora_linear as kernels
 
-    return kernels.backward(*arguments[:-2], needs=arguments[-1])
+    without_compute = (*arguments[:-2], arguments[-1])
+    return kernels.backward(*without_compute)
 
 
 def _triton_down_columns(ranks: Sequence[int]) -> int:
@@ -230,18 +232,15 @@ def _register(
     forward: Callable[..., Any],
     backward: Callable[..., Any],
     down_columns: Callable[[Sequence[int]], int],
-) -> Any:
+) -> Op:
     """The differentiable op `name`, which runs `forward` and `backward`, with a t of so many columns for the ranks."""
     layers = "Tensor[] weights, Tensor[] biases, Tensor[] lora_as, Tensor[] lora_bs"
     options = "float[] scalings, float dropout_p, Tensor? seed, ScalarType compute"
-    op = torch.library.custom_op(
-        f"domain_ft_kernels::{name}", forward, mutates_args=(), schema=f"(Tensor x, {layers}, {options}) -> Tensor[]"
-    )
-    backward_op = torch.library.custom_op(
-        f"domain_ft_kernels::{name}_backward",
+    backward_op = Op(
+        f"{name}_backward",
+        f"(Tensor[] grads, Tensor x, Tensor down, {layers}, {options}, bool[] needs) -> Tensor[]",
         backward,
-        mutates_args=(),
-        schema=f"(Tensor[] grads, Tensor x, Tensor down, {layers}, {options}, bool[] needs) -> Tensor[]",
+        fake=_fake_backward,
     )
 
     def fake_forward(*inputs: Any) -> list[Tensor]:
@@ -265,10 +264,8 @@ def _register(
         d_x = next(gradients) if need_x else None
         return (d_x, *([next(gradients) if need else None for need in kind] for kind in need_layers), *(None,) * 4)
 
-    op.register_fake(fake_forward)
-    backward_op.register_fake(_fake_backward)
-    op.register_autograd(differentiate, setup_context=_setup_context)
-    return op
+    op = Op(name, f"(Tensor x, {layers}, {options}) -> Tensor[]", forward, fake=fake_forward)
+    return op.differentiable(differentiate, _setup_context)
 
 
 _OPS = {
