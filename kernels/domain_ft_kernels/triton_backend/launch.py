@@ -110,15 +110,15 @@ def processors(device: torch.device) -> int:
 def dot_precision(dtype: torch.dtype, device: torch.device) -> str:
     """tl.dot's `input_precision` for operands of `dtype`: how float32 is brought to the tensor cores.
 
-    Three products of TF32 (six of bfloat16 on AMD) are within a few roundings of float32's own; where the user allows
-    less by torch.set_float32_matmul_precision, one product of TF32. Types of two bytes have one way only.
+    AMD's take it as it is. Elsewhere three products of TF32 are within a few roundings of float32's own. Where the user
+    allows less by torch.set_float32_matmul_precision, one product of TF32. Types of two bytes have one way only.
     """
     target = target_of(device)
     if dtype.itemsize == 2 or target == INTERPRETER:
         return "ieee"
     if torch.get_float32_matmul_precision() != "highest":
         return "tf32"
-    return "bf16x6" if target == "gfx942" else "tf32x3"
+    return "ieee" if target == "gfx942" else "tf32x3"
 
 
 def candidates(configs: Sequence[Config], device: torch.device, dtype: torch.dtype) -> tuple[Config, ...]:
