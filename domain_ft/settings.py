@@ -432,7 +432,7 @@ class BenchSettings(Settings, group="Benchmark"):
 
     positional: ClassVar[tuple[str, ...]] = ("what",)
 
-    what: Literal["kernels", "training", "memory"] = REQUIRED
+    what: Literal["kernels", "training", "memory", "corpus"] = REQUIRED
     """Which benchmark."""
 
     arguments: tuple[str, ...] = ()
