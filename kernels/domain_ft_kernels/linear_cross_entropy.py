@@ -406,7 +406,7 @@ def _fake_triton_backward(*inputs: Any) -> tuple[Tensor, ...]:
 
 
 def _fake_triton_finish(*inputs: Any) -> tuple[Tensor, ...]:
-    _, *gradients, _, types, _ = inputs
+    gradients, types = inputs[1:4], inputs[5:8]
     return tuple(g.new_empty(g.shape, dtype=dtype) for g, dtype in zip(gradients, types, strict=True))
 
 
@@ -449,7 +449,7 @@ def _scale_by(scale: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[T
         nothing = (None,) * len(ctx.options)
         if grad is None:
             return (None,) * 4 + nothing
-        gradients = scale(grad, *ctx.saved_tensors, ctx.types, ctx.needs)
+        gradients = scale(grad, *ctx.saved_tensors, *ctx.types, ctx.needs)
         d_hidden, d_weight, d_bias = (g if need else None for g, need in zip(gradients, ctx.needs, strict=True))
         return d_hidden, d_weight, None, d_bias, *nothing
 
@@ -499,8 +499,8 @@ _triton_forward_op = Op(
 ).differentiable(_differentiate_by(_triton_backward_op), _setup_context)
 _triton_finish_op = Op(
     "linear_cross_entropy_finish_triton",
-    "(Tensor grad, Tensor d_hidden, Tensor d_weight, Tensor d_bias, Tensor slots, ScalarType[] types, bool[] needs)"
-    " -> (Tensor, Tensor, Tensor)",
+    "(Tensor grad, Tensor d_hidden, Tensor d_weight, Tensor d_bias, Tensor slots, ScalarType hidden_type,"
+    " ScalarType weight_type, ScalarType bias_type, bool[] needs) -> (Tensor, Tensor, Tensor)",
     _in_triton("finish"),
     _fake_triton_finish,
 )

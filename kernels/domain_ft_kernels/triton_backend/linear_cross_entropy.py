@@ -454,25 +454,29 @@ _FINISH = [Config({"BLOCK_M": 16, "BLOCK_N": 128}, num_warps=4)]
 _LOGITS = [
     Config({"BLOCK_M": 128, "PANELS": 2, "BLOCK_K": 64, "GROUP_M": 32}, 8, 3, ("sm_80", "sm_90"), (2,)),
     Config({"BLOCK_M": 128, "PANELS": 1, "BLOCK_K": 64, "GROUP_M": 32}, 8, 3, NVIDIA, (2,)),
-    Config({"BLOCK_M": 64, "PANELS": 1, "BLOCK_K": 32, "GROUP_M": 32}, 4, 3, NVIDIA, (2, 4)),
-    Config({"BLOCK_M": 64, "PANELS": 1, "BLOCK_K": 32, "GROUP_M": 32}, 4, 2, AMD, (2, 4)),
+    Config({"BLOCK_M": 64, "PANELS": 1, "BLOCK_K": 32, "GROUP_M": 32}, 8, 2, ("sm_80",), (2,)),
+    Config({"BLOCK_M": 64, "PANELS": 1, "BLOCK_K": 32, "GROUP_M": 32}, 8, 2, NVIDIA, (4,)),
+    Config({"BLOCK_M": 128, "PANELS": 1, "BLOCK_K": 64, "GROUP_M": 32}, 8, 2, AMD, (2,)),
+    Config({"BLOCK_M": 128, "PANELS": 1, "BLOCK_K": 32, "GROUP_M": 32}, 8, 2, AMD, (2, 4)),
     Config({"BLOCK_M": 32, "PANELS": 2, "BLOCK_K": 32, "GROUP_M": 2}, targets=TESTS),
 ]
 _GRAD_HIDDEN = [
     Config({"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 64, "GROUP_M": 8}, 8, 3, ("sm_80", "sm_90"), (2,)),
     Config({"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64, "GROUP_M": 8}, 8, 3, NVIDIA, (2,)),
-    Config({"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "GROUP_M": 8}, 4, 3, NVIDIA, (2, 4)),
+    Config({"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "GROUP_M": 8}, 4, 3, ("sm_80",), (2,)),
+    Config({"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "GROUP_M": 8}, 8, 3, NVIDIA, (4,)),
     Config({"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 32, "GROUP_M": 8}, 8, 2, AMD, (2,)),
     Config({"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "GROUP_M": 8}, 4, 2, AMD, (2, 4)),
-    Config({"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_K": 64, "GROUP_M": 2}, targets=TESTS),
+    Config({"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_K": 128, "GROUP_M": 2}, targets=TESTS),
 ]
 _GRAD_WEIGHT = [
     Config({"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 64, "GROUP_M": 8}, 8, 3, ("sm_90",), (2,)),
     Config({"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64, "GROUP_M": 8}, 8, 3, NVIDIA, (2,)),
-    Config({"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "GROUP_M": 8}, 4, 3, NVIDIA, (2, 4)),
+    Config({"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "GROUP_M": 8}, 4, 3, ("sm_80",), (2,)),
+    Config({"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "GROUP_M": 8}, 8, 3, NVIDIA, (4,)),
     Config({"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 32, "GROUP_M": 8}, 8, 2, AMD, (2,)),
     Config({"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "GROUP_M": 8}, 4, 2, AMD, (2, 4)),
-    Config({"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_K": 64, "GROUP_M": 2}, targets=TESTS),
+    Config({"BLOCK_M": 128, "BLOCK_N": 32, "BLOCK_K": 32, "GROUP_M": 2}, targets=TESTS),
 ]
 
 LARGEST_TILE = 128 * 256
@@ -681,8 +685,8 @@ def backward(
         for first in head.firsts:
             head.make_logits(first, made)
             gradients.add(first, made, made.view(head.compute), grad)
-    types = [hidden.dtype, weight.dtype, weight.dtype if bias is None else bias.dtype]
-    return finish(None, gradients.hidden, gradients.weight, gradients.bias, head.slots, types, needs)
+    types = hidden.dtype, weight.dtype, weight.dtype if bias is None else bias.dtype
+    return finish(None, gradients.hidden, gradients.weight, gradients.bias, head.slots, *types, needs)
 
 
 def forward_with_gradients(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -707,20 +711,21 @@ def finish(
     d_weight: Tensor,
     d_bias: Tensor,
     slots: Tensor,
-    types: list[torch.dtype],
+    hidden_type: torch.dtype,
+    weight_type: torch.dtype,
+    bias_type: torch.dtype,
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of all rows, of W and of b in their types, times grad: one number, one a row, or None for 1."""
     if grad is not None:
         grad = grad.contiguous()
-    hidden, weight = (
-        torch.empty(g.shape, dtype=t, device=g.device) for g, t in zip((d_hidden, d_weight), types[:2], strict=True)
-    )
+    hidden = torch.empty(d_hidden.shape, dtype=hidden_type, device=slots.device)
+    weight = torch.empty(d_weight.shape, dtype=weight_type, device=slots.device)
     if needs[0]:
         _scale(d_hidden, slots, grad, hidden)
     if needs[1]:
         _scale(d_weight, None, grad, weight)
-    bias = (d_bias if grad is None or not needs[2] else d_bias * grad).to(types[2], copy=True)
+    bias = (d_bias if grad is None or not needs[2] else d_bias * grad).to(bias_type, copy=True)
     return hidden, weight, bias
 
 
