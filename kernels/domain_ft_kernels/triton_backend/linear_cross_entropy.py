@@ -197,7 +197,7 @@ def _losses(
             total += tl.sum(tl.load(totals + at, mask=mask, other=0.0), 0)
     label = tl.load(labels + first + place, mask=real, other=-1)
     target_logit = tl.load(picked + place, mask=label >= 0, other=0.0)
-    log_mass = tl.log(mass)
+    log_mass = tl.log(tl.where(real, mass, 1.0))
     if label_smoothing is None:
         loss = log_mass - (target_logit - peak)
     else:
