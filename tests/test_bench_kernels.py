@@ -20,6 +20,7 @@ import machine_code
 import peers
 import timing
 from cases import model
+from machine_code import Instruction, narrow_in_inner_loops
 from problems import problems
 from roofline import CHIPS, predict
 from traffic import Total, total
@@ -70,11 +71,28 @@ def test_the_least_time_is_what_takes_longest() -> None:
 # The machine code
 
 
+def code(*lines: tuple[int | None, bool, bool | None]) -> list[Instruction]:
+    """Instructions by what they jump to, whether the next may follow, and whether they are a narrow access."""
+    return [
+        Instruction(place, "", jumps_to, goes_on, narrow) for place, (jumps_to, goes_on, narrow) in enumerate(lines)
+    ]
+
+
+PLAIN, NARROW, WIDE = (None, True, None), (None, True, True), (None, True, False)
+
+
 def test_only_innermost_loops_are_searched_for_narrow_accesses() -> None:
-    loops = [(10, 90), (20, 40), (25, 26)]  # the last waits for a barrier: it touches no memory
-    accesses = [(5, True), (15, True), (22, True), (30, False), (60, True)]
-    assert machine_code._narrow_in_inner_loops(loops, accesses) == 1
-    assert machine_code._narrow_in_inner_loops([], accesses) == 4  # a program is the loop's body
+    waits = (4, True, None)  # a loop that touches no memory is none
+    inner = [NARROW, WIDE, waits, (2, True, None)]  # at 2 to 5
+    outer = [NARROW, NARROW, *inner, NARROW, (1, True, None), NARROW]
+    assert narrow_in_inner_loops(code(*outer)) == 1
+    assert narrow_in_inner_loops(code(NARROW, WIDE, NARROW)) == 2  # a program is the loop's body
+
+
+def test_what_stands_out_of_line_is_no_loop() -> None:
+    """A wait that is rarely needed stands behind the end, and jumps back to where all went on without it."""
+    once = [PLAIN, (5, True, None), NARROW, PLAIN, (None, False, None), (5, True, None), (2, False, None)]
+    assert narrow_in_inner_loops(code(*once, WIDE, (7, True, None))) == 0
 
 
 @pytest.mark.parametrize(
@@ -90,8 +108,8 @@ def test_only_innermost_loops_are_searched_for_narrow_accesses() -> None:
 )
 def test_what_counts_as_a_breach(change: dict[str, object], breach: str | None) -> None:
     good = {"registers": 128, "spills": 0, "shared_bytes": 48 * 1024, "multiplies": True, "narrow_accesses": 0}
-    code = machine_code.MachineCode(**{**good, "tensor_core": {"HMMA": 64}, "occupancy": 0.5, **change})
-    found = code.breaches("sm_80")
+    made = machine_code.MachineCode(**{**good, "tensor_core": {"HMMA": 64}, "occupancy": 0.5, **change})
+    found = made.breaches("sm_80")
     assert found == [] if breach is None else breach in found[0]
 
 

@@ -67,7 +67,7 @@ def call_linear_cross_entropy(
     needs = [True, trained, trained and bias]
     options = (IGNORED, *terms, dtype, filter_eps)
     _, *gradients = linear_cross_entropy.forward_with_gradients(*operands, target, biases, *options, True, needs)
-    linear_cross_entropy.finish(_tensor(dtype=torch.float32), *gradients, [dtype] * 3, needs)
+    linear_cross_entropy.finish(_tensor(dtype=torch.float32), *gradients, dtype, dtype, dtype, needs)
 
 
 def call_losses(vocabulary: int, hidden: int, tokens: int, dtype: torch.dtype, *, bias: bool) -> None:

@@ -131,19 +131,30 @@ def compiled(source: Specialised) -> MachineCode:
     return _nvidia(result, multiplies, limits)
 
 
+@dataclass(frozen=True)
+class Instruction:
+    """One instruction, as far as loops and accesses go.
+
+    Attributes:
+        place: its address or line.
+        name: with its suffixes, such as LDG.E.128.
+        jumps_to: the place that it may jump to.
+        goes_on: whether the next instruction may follow it.
+        narrow: for a load or store of global memory, whether it is of one or two bytes; None for all else.
+    """
+
+    place: int
+    name: str
+    jumps_to: int | None = None
+    goes_on: bool = True
+    narrow: bool | None = None
+
+
 # Reading NVIDIA's code
 
 
-@dataclass(frozen=True)
-class _Instruction:
-    address: int
-    name: str
-    """With its suffixes, such as LDG.E.128."""
-    jumps_to: int | None
-
-
 _SASS = re.compile(
-    r"^\s+/\*(?P<address>[0-9a-f]{4,})\*/\s+(?:@!?U?P\d+\s+)?(?P<name>[A-Z][A-Z0-9_.]*)(?P<rest>[^;]*);?"
+    r"^\s+/\*(?P<place>[0-9a-f]{4,})\*/\s+(?P<condition>@!?U?P\d+\s+)?(?P<name>[A-Z][A-Z0-9_.]*)(?P<operands>[^;]*)"
 )
 _GLOBAL = re.compile(r"(LDG|STG|LDGSTS|RED|ATOMG)\b")
 _NARROW = re.compile(r"(LDG|STG)\b.*\.[US](8|16)\b")
@@ -153,8 +164,6 @@ def _nvidia(result: Any, multiplies: bool, limits: Limits) -> MachineCode:
     code = list(_disassembled(result.asm["cubin"]))
     registers = int(_one(r"REG:(\d+)", _cuobjdump("--dump-resource-usage", result.asm["cubin"])))
     names = Counter(instruction.name for instruction in code)
-    loops = [(i.jumps_to, i.address) for i in code if i.jumps_to is not None and i.jumps_to < i.address]
-    accesses = [(i.address, bool(_NARROW.match(i.name))) for i in code if _GLOBAL.match(i.name)]
     warps, shared = result.metadata.num_warps, result.metadata.shared
     per_warp = -(-registers * 32 // 256) * 256
     programs = min(
@@ -169,18 +178,26 @@ def _nvidia(result: Any, multiplies: bool, limits: Limits) -> MachineCode:
         shared_bytes=shared,
         multiplies=multiplies,
         tensor_core=_families(names, re.compile(r"(U?[A-Z]*MMA)\b")),
-        narrow_accesses=_narrow_in_inner_loops(loops, accesses),
+        narrow_accesses=narrow_in_inner_loops(code),
         occupancy=programs * warps / limits.warps,
     )
 
 
-def _disassembled(cubin: bytes) -> Iterator[_Instruction]:
+def _disassembled(cubin: bytes) -> Iterator[Instruction]:
     for line in _cuobjdump("--dump-sass", cubin).splitlines():
         match = _SASS.match(line)
         if match is None:
             continue
-        jump = re.search(r"\b0x([0-9a-f]+)", match["rest"]) if match["name"].startswith("BRA") else None
-        yield _Instruction(int(match["address"], 16), match["name"], int(jump[1], 16) if jump else None)
+        name, operands = match["name"], match["operands"]
+        jump = re.search(r"\b0x([0-9a-f]+)", operands) if name.startswith("BRA") else None
+        conditional = match["condition"] is not None or re.match(r"\s*!?U?P\d", operands) is not None
+        yield Instruction(
+            place=int(match["place"], 16),
+            name=name,
+            jumps_to=int(jump[1], 16) if jump else None,
+            goes_on=conditional or not name.startswith(("BRA", "EXIT", "RET")),
+            narrow=bool(_NARROW.match(name)) if _GLOBAL.match(name) else None,
+        )
 
 
 def _cuobjdump(what: str, cubin: bytes) -> str:
@@ -205,18 +222,8 @@ _AMD_NARROW = re.compile(r"[us]?(short|byte)")
 def _amd(result: Any, multiplies: bool, limits: Limits) -> MachineCode:
     text = result.asm["amdgcn"]
     registers = int(_one(r"\.vgpr_count:\s+(\d+)", text))
-    labels: dict[str, int] = {}
-    loops, accesses, names = [], [], Counter[str]()
-    for number, line in enumerate(text.splitlines()):
-        if label := re.match(r"(\.LBB\w+):", line):
-            labels[label[1]] = number
-        elif jump := re.match(r"\s+s_c?branch\w*\s+(\.LBB\w+)", line):
-            if jump[1] in labels:
-                loops.append((labels[jump[1]], number))
-        elif access := _AMD_GLOBAL.match(line):
-            accesses.append((number, bool(_AMD_NARROW.match(access["width"]))))
-        elif product := re.match(r"\s+(v_mfma\w+)", line):
-            names[product[1]] += 1
+    code = list(_parsed(text))
+    names = Counter(instruction.name for instruction in code)
     warps, shared = result.metadata.num_warps, result.metadata.shared
     per_quarter = min(8, 512 // max(8, -(-registers // 8) * 8))
     programs = min(4 * per_quarter // warps, limits.shared_of_processor // max(1, shared), limits.warps // warps)
@@ -226,9 +233,26 @@ def _amd(result: Any, multiplies: bool, limits: Limits) -> MachineCode:
         shared_bytes=shared,
         multiplies=multiplies,
         tensor_core=_families(names, re.compile(r"(v_mfma)")),
-        narrow_accesses=_narrow_in_inner_loops(loops, accesses),
+        narrow_accesses=narrow_in_inner_loops(code),
         occupancy=programs * warps / limits.warps,
     )
+
+
+def _parsed(text: str) -> Iterator[Instruction]:
+    lines = text.splitlines()
+    labels = {match[1]: number for number, line in enumerate(lines) if (match := re.match(r"(\.LBB\w+):", line))}
+    for number, line in enumerate(lines):
+        match = re.match(r"\s+([a-z]\w+)\s*(\.LBB\w+)?|\.LBB", line)
+        if match is None:
+            continue
+        name, access = match[1] or "label", _AMD_GLOBAL.match(line)
+        yield Instruction(
+            place=number,
+            name=name,
+            jumps_to=labels.get(match[2]) if name.startswith(("s_branch", "s_cbranch")) else None,
+            goes_on=name not in ("s_branch", "s_endpgm"),
+            narrow=bool(_AMD_NARROW.match(access["width"])) if access else None,
+        )
 
 
 # Both
@@ -243,20 +267,41 @@ def _families(names: Counter[str], family: re.Pattern[str]) -> dict[str, int]:
     return dict(found)
 
 
-def _narrow_in_inner_loops(loops: Sequence[tuple[int, int]], accesses: Sequence[tuple[int, bool]]) -> int:
-    """How many of `accesses` (place, whether narrow) are narrow and in an innermost of `loops` (first and last place).
+def narrow_in_inner_loops(code: Sequence[Instruction]) -> int:
+    """How many narrow accesses are in innermost loops; in all of `code`, where no loop has an access.
 
     A loop without an access, such as one that waits for a barrier, is none.
     """
-    with_accesses = {loop for loop in loops if any(loop[0] <= place <= loop[1] for place, _ in accesses)}
-    inner = [
-        loop
-        for loop in with_accesses
-        if not any(other != loop and loop[0] <= other[0] and other[1] <= loop[1] for other in with_accesses)
-    ]
-    return sum(
-        narrow and (not inner or any(first <= place <= last for first, last in inner)) for place, narrow in accesses
-    )
+    accesses = {number for number, instruction in enumerate(code) if instruction.narrow is not None}
+    found = [loop & accesses for loop in _loops(code)]
+    inner = [loop for loop in found if loop and not any(other and other < loop for other in found)]
+    searched = set().union(*inner) if inner else accesses
+    return sum(bool(code[number].narrow) for number in searched)
+
+
+def _loops(code: Sequence[Instruction]) -> Iterator[set[int]]:
+    """The natural loops: for each jump back to a place that every way to the jump has passed, all between them."""
+    number_at = {instruction.place: number for number, instruction in enumerate(code)}
+    before: list[list[int]] = [[] for _ in code]
+    jumps: list[tuple[int, int]] = []
+    for number, instruction in enumerate(code):
+        if instruction.goes_on and number + 1 < len(code):
+            before[number + 1].append(number)
+        if instruction.jumps_to in number_at:
+            target = number_at[instruction.jumps_to]
+            before[target].append(number)
+            jumps.append((number, target))
+    for jump, target in jumps:
+        if target > jump:
+            continue
+        loop, waiting = {target, jump}, [jump] if jump != target else []
+        while waiting:
+            for earlier in before[waiting.pop()]:
+                if earlier not in loop:
+                    loop.add(earlier)
+                    waiting.append(earlier)
+        if target == 0 or 0 not in loop:
+            yield loop
 
 
 def _one(pattern: str, text: str) -> str:
