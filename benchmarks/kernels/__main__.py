@@ -197,7 +197,7 @@ def _compile(given: argparse.Namespace, found: dict[str, Any]) -> list[str]:
 def _show_compiled(rows: Sequence[Any]) -> None:
     for target, dtype in dict.fromkeys((row.target, row.dtype) for row in rows):
         table = _table(f"{target}, {dtype}")
-        _columns(table, ("kernel", "tile, warps, stages"), ("regs", "spills", "KiB", "tensor cores", "narrow", "occ."))
+        _columns(table, ("kernel", "tile"), ("regs", "spills", "KiB", "tensor cores", "narrow", "occ."))
         for row in rows:
             if (row.target, row.dtype) != (target, dtype):
                 continue
@@ -227,8 +227,8 @@ def _short(name: str) -> str:
 
 
 def _short_config(config: str) -> str:
-    """Such as 128x64x32 w4 s3."""
-    sizes = "x".join(re.findall(r"[A-Z_]+=(\d+)", config))
+    """Such as 128x64x32 w4 s3: blocks, warps and stages."""
+    sizes = "x".join(re.findall(r"\b(?!GROUP)[A-Z_]+=(\d+)", config))
     return " ".join(filter(None, (sizes, *(f"{m[1][0]}{m[2]}" for m in re.finditer(r"(warps|stages)=(\d+)", config)))))
 
 
