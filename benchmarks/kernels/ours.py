@@ -125,7 +125,7 @@ def _(p: SimpleNamespace) -> Step:
         "left": _repeated(p.m * p.k * _size(p.left), tiles_r),
         **_each("smalls", [_repeated(p.k * r * _size(s), tiles_m) for r, s in zip(p.ranks, p.smalls, strict=True)]),
     }
-    writes = {"down": once(p.m * p.width * _size(p.down))}
+    writes = {"down": once(p.m * down_columns(p.ranks) * _size(p.down))}
     return Step("down", reads, writes, flops=2 * p.m * p.k * sum(p.ranks))
 
 
