@@ -197,7 +197,7 @@ def _compile(given: argparse.Namespace, found: dict[str, Any]) -> list[str]:
 def _show_compiled(rows: Sequence[Any]) -> None:
     for target, dtype in dict.fromkeys((row.target, row.dtype) for row in rows):
         table = _table(f"{target}, {dtype}")
-        _columns(table, ("kernel", "tile"), ("regs", "spills", "KiB", "tensor cores", "narrow", "occ."))
+        _columns(table, ("kernel", "tile"), ("regs", "spills", "KiB", "tensor", "narrow", "occ."))
         for row in rows:
             if (row.target, row.dtype) != (target, dtype):
                 continue
