@@ -37,11 +37,11 @@ from domain_ft_kernels.triton_backend.tiles import column_keys, dealt, kept, row
 RANK_STEP = 16
 """A layer's columns of t and dt are a multiple of this."""
 
-FUSED_RANK = 64
-"""The largest rank for which t or dt is made in the main loop."""
+FUSED_RANK = {2: 64, 4: 32}
+"""The largest rank for which t or dt is made in the main loop, by bytes of an element: what registers allow."""
 
-FUSED_COLUMNS = 128
-"""The most columns of dt, over the layers of a group, that one tile of dx may hold in registers."""
+FUSED_LAYERS = 2
+"""Of how many layers of such a rank a tile may hold t or dt at once; of more where the ranks are smaller."""
 
 PROGRAMS = 96
 """Tiles times chunks of rows in `_outer`: enough to keep a chip's memory busy. More chunks are more partial sums."""
@@ -141,11 +141,10 @@ def _raise_all(
 
 
 @triton.jit
-def _store_low(down, low, rows, m, rank, down_stride, BLOCK_R: tl.constexpr):
-    """Write a layer's t or dt for these rows, with its columns of zeros."""
-    ranks = tl.arange(0, BLOCK_R)
-    inside = (rows < m)[:, None] & (ranks < tl.cdiv(rank, 16) * 16)[None, :]
-    tl.store(down + rows.to(tl.int64)[:, None] * down_stride + ranks[None, :], low, mask=inside)
+def _store_low(down, low, rows, columns, m, rank, down_stride):
+    """Write these rows and columns of a layer's t or dt, its columns of zeros too."""
+    inside = (rows < m)[:, None] & (columns < tl.cdiv(rank, 16) * 16)[None, :]
+    tl.store(down + rows.to(tl.int64)[:, None] * down_stride + columns[None, :], low, mask=inside)
 
 
 @triton.jit(do_not_specialize=["m"])
@@ -179,7 +178,7 @@ def _linear(
     if MAKE_DOWN:
         low = (low * _pick(layer, scales)).to(down.dtype.element_ty)
         if tile_n == 0:
-            _store_low(down + start, low, rows, m, rank, down_stride, BLOCK_R)
+            _store_low(down + start, low, rows, tl.arange(0, BLOCK_R), m, rank, down_stride)
         acc = _raise(acc, low, _pick(layer, lora_bs), columns, n, rank, 0, 1, rank, PRECISION, BLOCK_R)
     else:
         acc = _raise_all(
@@ -219,8 +218,8 @@ def _linear_dx(
         if MAKE_DOWN:
             low = (low * scales[layer]).to(down.dtype.element_ty)
             if tile_n == 0:
-                _store_low(down + starts[layer], low, rows, m, ranks[layer], down_stride, BLOCK_R)
-            lows = lows + (low,)  # type: ignore[assignment]  # noqa: RUF005 (Triton unpacks nothing)
+                _store_low(down + starts[layer], low, rows, tl.arange(0, BLOCK_R), m, ranks[layer], down_stride)
+            lows = lows + (low,)  # type: ignore[assignment]  # noqa: RUF005 (Triton cannot unpack)
     update = tl.zeros([BLOCK_M, BLOCK_N], tl.float32) if DROPOUT else acc
     for layer in tl.static_range(len(features)):
         if MAKE_DOWN:
@@ -241,47 +240,47 @@ def _linear_dx(
 
 @triton.jit(do_not_specialize=["m", "seed", "threshold"])
 def _down(
-    left, smalls, down, ranks, starts, scales, m, k, left_stride, small_k, small_r, down_stride, width,
-    seed: tl.int64, threshold: tl.int32,
+    left, smalls, down, ranks, starts, scales,
+    m, k, left_stride, small_k, small_r, down_stride, seed: tl.int64, threshold: tl.int32,
     DROPOUT: tl.constexpr, DIVISOR: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """down = scale · (left ∘ M) small: t from x and A, or dt from g and B, for a block of rows.
 
-    left (m, k); smalls (k, ranks) with the strides small_k and small_r; down (m, width), the layers' columns side by
-    side from their `starts` on. A block of BLOCK_R columns may hold those of several layers.
+    left (m, k); smalls (k, ranks) with the strides small_k and small_r; down (m, Σ R) as `_linear` has it. A program
+    makes BLOCK_R columns of every layer's, so that up to that rank x is read once.
     """
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    columns = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)
-    small_columns = smalls[0] + columns * small_r
-    existing = columns < ranks[0]
-    scale = tl.full([BLOCK_R], 1.0, tl.float32) * scales[0]
-    for layer in tl.static_range(1, len(smalls)):
-        column = columns - starts[layer]
-        small_columns = tl.where(column >= 0, smalls[layer] + column * small_r, small_columns)
-        existing = tl.where(column >= 0, column < ranks[layer], existing)
-        scale = tl.where(column >= 0, scales[layer], scale)
-
-    acc = tl.zeros([BLOCK_M, BLOCK_R], tl.float32)
+    first = tl.program_id(1) * BLOCK_R
+    columns = first + tl.arange(0, BLOCK_R)
     left_rows = left + rows.to(tl.int64) * left_stride
     if DROPOUT:
         row_key = row_keys(seed, rows)
+    lows = ()
+    for _ in tl.static_range(len(smalls)):
+        lows = lows + (tl.zeros([BLOCK_M, BLOCK_R], tl.float32),)  # type: ignore[assignment]  # noqa: RUF005
     for start in range(0, k, BLOCK_K):
         ks = start + tl.arange(0, BLOCK_K)
         inside = (rows < m)[:, None]
-        small_inside = existing[None, :]
         if DIVISOR % BLOCK_K != 0:
             inside &= (ks < k)[None, :]
-            small_inside &= (ks < k)[:, None]
         left_tile = tl.load(left_rows[:, None] + ks[None, :], mask=inside, other=0.0)
         if DROPOUT:
             column_key = dealt(column_keys(seed, ks), BLOCK_K)
             left_tile = tl.where(kept(row_key, column_key, threshold), left_tile, 0.0)
-        small_tile = tl.load(small_columns[None, :] + ks[:, None] * small_k, mask=small_inside, other=0.0)
-        acc = tl.dot(left_tile, small_tile.to(left_tile.dtype), acc, input_precision=PRECISION)
-    down_at = down + rows.to(tl.int64)[:, None] * down_stride + columns[None, :]
-    low = (acc * scale[None, :]).to(down.dtype.element_ty)
-    tl.store(down_at, low, mask=(rows < m)[:, None] & (columns < width)[None, :])
+        sums = ()
+        for layer in tl.static_range(len(smalls)):
+            small_inside = (columns < ranks[layer])[None, :]
+            if DIVISOR % BLOCK_K != 0:
+                small_inside &= (ks < k)[:, None]
+            small_at = smalls[layer] + ks[:, None] * small_k + columns[None, :] * small_r
+            small_tile = tl.load(small_at, mask=small_inside, other=0.0).to(left_tile.dtype)
+            low = tl.dot(left_tile, small_tile, lows[layer], input_precision=PRECISION)
+            sums = sums + (low,)  # type: ignore[assignment]  # noqa: RUF005
+        lows = sums
+    for layer in tl.static_range(len(smalls)):
+        low = (lows[layer] * scales[layer]).to(down.dtype.element_ty)
+        _store_low(down + starts[layer], low, rows, columns, m, ranks[layer], down_stride)
 
 
 @triton.jit(do_not_specialize=["m", "chunk_rows", "seed", "threshold"])
@@ -365,7 +364,7 @@ LINEAR_CONFIGS = (
     _config(("sm_80",), 2, 4, 4, BLOCK_M=64, BLOCK_N=128, BLOCK_K=32),
     _config(("gfx942",), 2, 8, 2, BLOCK_M=128, BLOCK_N=128, BLOCK_K=64),
     _config(("gfx942",), 2, 4, 2, BLOCK_M=64, BLOCK_N=128, BLOCK_K=64),
-    _config(_GPUS, 4, 4, 2, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32),
+    _config(_GPUS, 4, 8, 2, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32),
     Config({"BLOCK_M": 64, "BLOCK_N": 32, "BLOCK_K": 64}, targets=(INTERPRETER,)),
 )
 DX_CONFIGS = (
@@ -374,15 +373,15 @@ DX_CONFIGS = (
     _config(("sm_100",), 2, 4, 4, BLOCK_M=128, BLOCK_N=64, BLOCK_K=64),
     _config(("sm_80",), 2, 8, 3, BLOCK_M=128, BLOCK_N=128, BLOCK_K=32),
     _config(("sm_80",), 2, 8, 3, BLOCK_M=128, BLOCK_N=64, BLOCK_K=64),
-    _config(("gfx942",), 2, 8, 2, BLOCK_M=128, BLOCK_N=128, BLOCK_K=64),
-    _config(("gfx942",), 2, 8, 2, BLOCK_M=128, BLOCK_N=64, BLOCK_K=64),
-    _config(_GPUS, 4, 4, 2, BLOCK_M=64, BLOCK_N=32, BLOCK_K=32),
+    _config(("gfx942",), 2, 8, 2, BLOCK_M=128, BLOCK_N=128, BLOCK_K=32),
+    _config(("gfx942",), 2, 4, 2, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32),
+    _config(_GPUS, 4, 8, 2, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32),
     Config({"BLOCK_M": 64, "BLOCK_N": 32, "BLOCK_K": 64}, targets=(INTERPRETER,)),
 )
 DOWN_CONFIGS = (
     _config(_NVIDIA, 2, 4, 4, BLOCK_M=64, BLOCK_K=64),
     _config(("sm_90",), 2, 4, 3, BLOCK_M=128, BLOCK_K=64),
-    _config(("gfx942",), 2, 4, 2, BLOCK_M=64, BLOCK_K=64),
+    _config(("gfx942",), 2, 8, 2, BLOCK_M=128, BLOCK_K=32),
     _config(_GPUS, 4, 4, 2, BLOCK_M=64, BLOCK_K=32),
     Config({"BLOCK_M": 64, "BLOCK_K": 64}, targets=(INTERPRETER,)),
 )
@@ -392,7 +391,7 @@ OUTER_CONFIGS = (
     _config(("sm_80", "sm_90"), 2, 8, 3, BLOCK_C=128, BLOCK_M=64),
     _config(("gfx942",), 2, 4, 2, BLOCK_C=64, BLOCK_M=64),
     _config(("gfx942",), 2, 4, 2, BLOCK_C=64, BLOCK_M=128),
-    _config(_GPUS, 4, 4, 2, BLOCK_C=64, BLOCK_M=32),
+    _config(_GPUS, 4, 4, 2, BLOCK_C=64, BLOCK_M=64),
     Config({"BLOCK_C": 32, "BLOCK_M": 128}, targets=(INTERPRETER,)),
 )
 WEIGHT_BLOCK = 128
@@ -459,17 +458,22 @@ class _Group:
     @property
     def rank_block(self) -> int:
         """Columns of t or dt in a tile of the largest layer's."""
-        return _rank_block(max(self.ranks))
+        return _rank_block(max(self.ranks), self.weights[0].dtype)
 
     @property
     def makes_down(self) -> bool:
         """Whether forward makes t in its main loop."""
-        return not self.dropout and max(self.ranks) <= FUSED_RANK
+        return not self.dropout and max(self.ranks) <= self.rank_block
 
     @property
     def makes_d_down(self) -> bool:
         """Whether the loops for dx make dt: a tile of dx has all the layers'."""
-        return max(self.ranks) <= FUSED_RANK and len(self.ranks) * self.rank_block <= FUSED_COLUMNS
+        return max(self.ranks) <= self.rank_block and len(self.ranks) * self.rank_block <= self.fused_columns
+
+    @property
+    def fused_columns(self) -> int:
+        """Columns of all layers' t or dt that a tile may hold in registers."""
+        return FUSED_LAYERS * FUSED_RANK[self.weights[0].dtype.itemsize]
 
     def only(self, layer: int) -> _Group:
         """The group of this layer alone."""
@@ -599,18 +603,18 @@ def _launch_down(
 ) -> None:
     """Write down (m, Σ R) = s (left ∘ M) small, for left (m, k), smalls (k, R) by their strides, and M if `masked`."""
     m, k = left.shape
-    width = down.shape[1]
-    rank_block = _rank_block(width)
+    most = group.fused_columns // len(smalls)
+    rank_block = max(RANK_STEP, min(group.rank_block, triton.next_power_of_2(most + 1) // 2))
     launch(
         _down,
-        lambda block: (triton.cdiv(m, block["BLOCK_M"]), triton.cdiv(width, rank_block)),
+        lambda block: (triton.cdiv(m, block["BLOCK_M"]), triton.cdiv(max(group.ranks), rank_block)),
         *(left, smalls, down, group.ranks, group.starts, group.scales),
-        *(m, k, left.stride(0), *small_strides, down.stride(0), width, group.seed, group.threshold),
+        *(m, k, left.stride(0), *small_strides, down.stride(0), group.seed, group.threshold),
         DROPOUT=masked,
         DIVISOR=math.gcd(k, LARGEST_BLOCK),
         BLOCK_R=rank_block,
         configs=DOWN_CONFIGS,
-        shape=(m, k, width),
+        shape=(m, k, sum(group.ranks)),
         **_how(left),
     )
 
@@ -667,7 +671,9 @@ def _launch_outer(
         biased: return the sums of the lefts' own columns beside, (chunks, C).
     """
     m, sizes = len(right), tuple(left.shape[1] for left in lefts)
-    rank_block, configs = (_rank_block(max(widths)), OUTER_CONFIGS) if padded else (WEIGHT_BLOCK, WEIGHT_CONFIGS)
+    rank_block, configs = (
+        (_rank_block(max(widths), right.dtype), OUTER_CONFIGS) if padded else (WEIGHT_BLOCK, WEIGHT_CONFIGS)
+    )
     tiles_r = triton.cdiv(max(widths), rank_block)
     tiles = tiles_r * _tiles(sizes, configs[0].blocks["BLOCK_C"])
     chunks = max(1, min(triton.cdiv(m, CHUNK_ROWS), PROGRAMS // tiles))
@@ -729,9 +735,9 @@ def _how(operand: Tensor) -> dict[str, Any]:
     return {"device": operand.device, "dtype": operand.dtype, "PRECISION": precision}
 
 
-def _rank_block(width: int) -> int:
+def _rank_block(width: int, dtype: torch.dtype) -> int:
     """Columns of a tile of t or dt."""
-    return max(RANK_STEP, min(FUSED_RANK, triton.next_power_of_2(width)))
+    return max(RANK_STEP, min(FUSED_RANK[dtype.itemsize], triton.next_power_of_2(width)))
 
 
 def _rounded_up(size: int, step: int) -> int:
