@@ -382,7 +382,7 @@ DOWN_CONFIGS = (
     _config(_NVIDIA, 2, 4, 4, BLOCK_M=64, BLOCK_K=64),
     _config(("sm_90",), 2, 4, 3, BLOCK_M=128, BLOCK_K=64),
     _config(("gfx942",), 2, 8, 2, BLOCK_M=128, BLOCK_K=32),
-    _config(_GPUS, 4, 4, 2, BLOCK_M=64, BLOCK_K=32),
+    _config(_GPUS, 4, 8, 2, BLOCK_M=64, BLOCK_K=32),
     Config({"BLOCK_M": 64, "BLOCK_K": 64}, targets=(INTERPRETER,)),
 )
 OUTER_CONFIGS = (
@@ -391,7 +391,7 @@ OUTER_CONFIGS = (
     _config(("sm_80", "sm_90"), 2, 8, 3, BLOCK_C=128, BLOCK_M=64),
     _config(("gfx942",), 2, 4, 2, BLOCK_C=64, BLOCK_M=64),
     _config(("gfx942",), 2, 4, 2, BLOCK_C=64, BLOCK_M=128),
-    _config(_GPUS, 4, 4, 2, BLOCK_C=64, BLOCK_M=64),
+    _config(_GPUS, 4, 8, 2, BLOCK_C=64, BLOCK_M=64),
     Config({"BLOCK_C": 32, "BLOCK_M": 128}, targets=(INTERPRETER,)),
 )
 WEIGHT_BLOCK = 128
