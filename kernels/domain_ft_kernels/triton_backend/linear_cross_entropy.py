@@ -4,8 +4,8 @@ The pipeline; m labelled rows in slots 0..m, in chunks whose logits fit the stas
 
     _compact        target -> rows[slot], slots[row], labels[slot], and m, which only the device knows
     for each chunk of rows:
-      _logits*      u = x Wᵀ + b in tiles of one panel (PANEL columns), rows of x gathered; of each row and panel the
-                    maximum, the sum of exponentials and Σz; z_t; and z less the panel's maximum into the stash
+      _logits*      u = x Wᵀ + b, rows of x gathered; of each row and panel (PANEL columns) the maximum, the sum of
+                    exponentials and Σz; z_t; and z less the panel's maximum into the stash
       _losses       the panels' maxima and sums, in order -> each row's maximum, sum of exponentials and loss
       _gradient*    stash -> G = ∂loss/∂u in place; db
       _grad_hidden* dx = G W, in slots; with few tiles, V is cut into slices, which _add_slices adds in order
@@ -434,7 +434,7 @@ def _finish(source, slots, grad, out, n, size, BY_ROW: tl.constexpr, BLOCK_M: tl
     tl.store(out + row.to(tl.int64)[:, None] * size + column[None, :], value.to(out.dtype.element_ty), mask=real)
 
 
-# Tile sizes. All BLOCK_K divide EVEN, and those that follow the stash's squares divide PANEL.
+# Tile sizes. BLOCK_K of _logits divides EVEN; tiles of the stash divide a panel, so that squares may be skipped.
 
 EVEN = 64
 """Where the hidden size is a multiple of this, no load of a product is masked along it."""
@@ -446,7 +446,9 @@ TESTS = (INTERPRETER,)
 _COMPACT = [Config({"BLOCK": 2048}, num_warps=8, targets=(*NVIDIA, *AMD)), Config({"BLOCK": 64}, targets=TESTS)]
 _LOSSES = [Config({"BLOCK_M": 16, "BLOCK_P": 64}, num_warps=4)]
 _GRADIENT = [
-    Config({"BLOCK_M": 16}, num_warps=4, targets=(*NVIDIA, *AMD)),
+    Config({"BLOCK_M": 8}, 4, targets=("sm_90",), itemsizes=(2,)),
+    Config({"BLOCK_M": 16}, 4, targets=("sm_90",), itemsizes=(4,)),
+    Config({"BLOCK_M": 16}, 4, targets=("sm_80", "sm_100", *AMD)),
     Config({"BLOCK_M": 128}, targets=TESTS),
 ]
 _ADD_SLICES = [Config({"BLOCK": 1024}, num_warps=4)]
