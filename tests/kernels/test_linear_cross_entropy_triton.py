@@ -137,6 +137,7 @@ def test_float16_keeps_the_probabilities_that_bfloat16_would_lose() -> None:
     assert relative_error(actual[2], exact[2]) < 2.5e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 def test_gpt2s_vocabulary(reduction: str) -> None:
     """V = 50,257: 393 panels, the last with 81 columns."""

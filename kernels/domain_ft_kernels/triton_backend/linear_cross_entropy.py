@@ -133,7 +133,7 @@ def _logits(
             panel = tile_n * PANELS + part
             column = panel * PANEL + tl.arange(0, PANEL)
             inside = column < classes
-            real = (place < mine) & (panel * PANEL < classes)
+            real = place < tl.where(panel * PANEL < classes, mine, 0)  # the last tile may have one panel alone
             z = parts[part]
             if bias is not None:
                 z += tl.load(bias + column, mask=inside, other=0.0)[None, :]
