@@ -121,7 +121,8 @@ def main() -> None:
     else:
         for block in model.blocks:
             fully_shard(block)
-        wrapped = fully_shard(model)
+        fully_shard(model)
+        wrapped = model
     for _ in range(2):  # the second pass uses what the first gathered and let go
         model.zero_grad()
         (ranks * wrapped(*rows(dist.get_rank()))).backward()  # both take the mean over ranks

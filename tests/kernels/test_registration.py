@@ -20,7 +20,7 @@ def _scaled(x: Tensor, factors: list[Tensor], exponent: float) -> list[Tensor]:
 
 
 def _backward(grads: list[Tensor], x: Tensor, factors: list[Tensor], exponent: float) -> list[Tensor]:
-    d_x = sum(grad * factor**exponent for grad, factor in zip(grads, factors, strict=True))
+    d_x = torch.stack([g * factor**exponent for g, factor in zip(grads, factors, strict=True)]).sum(0)
     slopes = [exponent * factor ** (exponent - 1) for factor in factors]
     return [d_x, *((grad * x).sum() * slope for grad, slope in zip(grads, slopes, strict=True))]
 

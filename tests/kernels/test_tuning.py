@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -141,7 +142,7 @@ def test_a_folder_that_cannot_be_written_costs_time_alone(
 
 
 @triton.jit
-def double(x, n, BLOCK: tl.constexpr):
+def double(x: Any, n: Any, BLOCK: tl.constexpr) -> None:
     """x (n,), doubled in place."""
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(x + index, 2 * tl.load(x + index, mask=index < n), mask=index < n)
