@@ -1,4 +1,4 @@
-"""The LoRA linear on a GPU: at most three launches forward and backward's four, for a group of layers as for one.
+"""The LoRA linear on a GPU: two launches forward and four backward, for a group of layers as for one.
 
 The maths, and what the letters stand for, are in `domain_ft_kernels.lora_linear`. The scale s = scaling / (1 - p) is
 part of t and dt here, t = s (x ∘ M) Aᵀ and dt = s g B, so that no later product needs it. t and dt hold the layers side
@@ -13,7 +13,7 @@ by side, each layer's R columns filled up with zeros to a multiple of 16, a tens
 
 Without dropout `_linear` makes t itself, in the loop in which it multiplies x by W: a layer's first column of tiles
 writes it down. `_linear_dx` does so with dt in any case. Beyond FUSED_RANK that would take too many registers, and
-`_down` runs first. Sums are float32; A and B are rounded to the type of x as they are loaded. Each element of an output
+`_down` runs first, as it does for dt where nobody asks for dx. Sums are float32; A and B are rounded to the type of x as they are loaded. Each element of an output
 is written by one program, and no two programs add to the same place, so two runs are equal to the last bit.
 """
 
@@ -345,7 +345,7 @@ def _add_up(partials, outputs, sizes, chunks, chunk_strides, BLOCK: tl.constexpr
     tl.store(output + places, total.to(output.dtype.element_ty), mask=inside)
 
 
-# Tile sizes
+# Tile sizes, the best guess first. The last of sm_80 fit the 99 KiB of shared memory of consumers' chips too.
 
 _NVIDIA = ("sm_80", "sm_90", "sm_100")
 _HOPPER = ("sm_90", "sm_100")
@@ -373,6 +373,7 @@ DX_CONFIGS = (
     _config(("sm_100",), 2, 4, 4, BLOCK_M=128, BLOCK_N=64, BLOCK_K=64),
     _config(("sm_80",), 2, 8, 3, BLOCK_M=128, BLOCK_N=128, BLOCK_K=32),
     _config(("sm_80",), 2, 8, 3, BLOCK_M=128, BLOCK_N=64, BLOCK_K=64),
+    _config(("sm_80",), 2, 4, 2, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32),
     _config(("gfx942",), 2, 8, 2, BLOCK_M=128, BLOCK_N=128, BLOCK_K=32),
     _config(("gfx942",), 2, 4, 2, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32),
     _config(_GPUS, 4, 8, 2, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32),
@@ -381,6 +382,7 @@ DX_CONFIGS = (
 DOWN_CONFIGS = (
     _config(_NVIDIA, 2, 4, 4, BLOCK_M=64, BLOCK_K=64),
     _config(("sm_90",), 2, 4, 3, BLOCK_M=128, BLOCK_K=64),
+    _config(("sm_80",), 2, 4, 2, BLOCK_M=64, BLOCK_K=32),
     _config(("gfx942",), 2, 8, 2, BLOCK_M=128, BLOCK_K=32),
     _config(_GPUS, 4, 8, 2, BLOCK_M=64, BLOCK_K=32),
     Config({"BLOCK_M": 64, "BLOCK_K": 64}, targets=(INTERPRETER,)),
