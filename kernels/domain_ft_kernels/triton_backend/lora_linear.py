@@ -13,8 +13,9 @@ by side, each layer's R columns filled up with zeros to a multiple of 16, a tens
 
 Without dropout `_linear` makes t itself, in the loop in which it multiplies x by W: a layer's first column of tiles
 writes it down. `_linear_dx` does so with dt in any case. Beyond FUSED_RANK that would take too many registers, and
-`_down` runs first, as it does for dt where nobody asks for dx. Sums are float32; A and B are rounded to the type of x as they are loaded. Each element of an output
-is written by one program, and no two programs add to the same place, so two runs are equal to the last bit.
+`_down` runs first, as it does for dt where nobody asks for dx. Sums are float32; A and B are rounded to the type of x
+as they are loaded. Each element of an output is written by one program, and no two programs add to the same place, so
+two runs are equal to the last bit.
 """
 
 from __future__ import annotations
