@@ -67,9 +67,14 @@ def test_the_recipes_are_in_the_wheel(programs: Path, tmp_path: Path) -> None:
     assert '"medical"' in listed
 
 
-def test_adapt_runs_from_the_wheel(programs: Path, job: Path) -> None:
+@pytest.fixture(scope="module")
+def printed(programs: Path, job: Path) -> str:
+    """What `adapt` printed; its run lies in the job's folder."""
     words = "adapt --corpus domain.jsonl --control control.jsonl --model tiny --output run --max-steps 3 --json --quiet"
-    printed = run(programs / "domain-ft", *words.split(), "--tokens-per-step", "512", folder=job)
+    return run(programs / "domain-ft", *words.split(), "--tokens-per-step", "512", folder=job)
+
+
+def test_adapt_runs_from_the_wheel(printed: str, job: Path) -> None:
     result = json.loads(printed)
     assert result == json.loads((job / "run" / "result.json").read_text())
     assert result["steps"] == 3
@@ -77,10 +82,9 @@ def test_adapt_runs_from_the_wheel(programs: Path, job: Path) -> None:
         assert (job / "run" / part).stat().st_size > 0, part
 
 
-def test_config_toml_repeats_the_run(programs: Path, job: Path) -> None:
+def test_config_toml_repeats_the_run(programs: Path, printed: str, job: Path) -> None:
     """The second run's numbers are the first's to the last bit."""
     words = ("adapt", "--config", "run/config.toml", "--output", "again", "--json", "--quiet")
-    again = json.loads(run(programs / "domain-ft", *words, folder=job))
-    first = json.loads((job / "run" / "result.json").read_text())
+    again, first = json.loads(run(programs / "domain-ft", *words, folder=job)), json.loads(printed)
     assert again["before"] == first["before"]
     assert again["after"] == first["after"]
