@@ -46,7 +46,7 @@ def main() -> None:
         wrong += _compile(given, found)
     if given.time or every:
         wrong += _time(given, found)
-    output = given.output or (RESULTS / "kernels-static.json" if not (given.time or every) else None)
+    output = given.output or (RESULTS / "kernels-static.json" if "bars" in found and given.whole else None)
     if output is not None:
         _write(found, output)
     if given.json:
@@ -69,9 +69,11 @@ def _arguments() -> argparse.Namespace:
     for name, choices in (("ops", OPS), ("targets", TARGETS), ("dtypes", ALL_DTYPES), ("models", names)):
         parser.add_argument(f"--{name}", help=f"of {','.join(choices)}; default: all that the table has")
     parser.add_argument("--processes", type=int, help="that compile; default: one a core")
-    parser.add_argument("--output", type=Path, help="where to write the JSON; default: benchmarks/results/")
+    parser.add_argument("--output", type=Path, help="where to write the JSON; default: benchmarks/results/, if all of it was made")
     parser.add_argument("--json", action="store_true", help="print the JSON, not the tables")
     given = parser.parse_args()
+    narrowed = given.ops or given.targets or given.dtypes or given.models
+    given.whole = not narrowed and given.traffic == given.compile  # what is recorded has both tables, whole
     given.ops = _chosen(parser, "ops", given.ops, OPS, OPS)
     given.targets = _chosen(parser, "targets", given.targets, TARGETS, TARGETS)
     given.dtypes = _chosen(parser, "dtypes", given.dtypes, ALL_DTYPES, ALL_DTYPES if given.all else DTYPES)

@@ -78,12 +78,12 @@ def measure(ops: tuple[str, ...], device: torch.device) -> tuple[Ceilings, Itera
 
 def _ceilings(device: torch.device) -> Ceilings:
     on_gpu = device.type == "cuda"
-    source = torch.ones(2**30 if on_gpu else 2**26, dtype=torch.uint8, device=device)
+    source = torch.randint(256, (2**30 if on_gpu else 2**26,), dtype=torch.uint8, device=device)
     out, clock = torch.empty_like(source), _clock(device)
     copy = 2 * source.numel() / statistics.median(clock(lambda: out.copy_(source), lambda: None))
     size, products = (8192 if on_gpu else 1024), {}
     for dtype in (torch.bfloat16, torch.float16, torch.float32) if on_gpu else (torch.float32,):
-        a = torch.ones(size, size, dtype=dtype, device=device)
+        a = torch.randn(size, size, device=device).to(dtype)  # products of constants run faster
         products[_name(dtype)] = 2 * size**3 / statistics.median(clock(lambda a=a: a @ a, lambda: None))
     return Ceilings(copy, products)
 
