@@ -69,7 +69,9 @@ def _arguments() -> argparse.Namespace:
     for name, choices in (("ops", OPS), ("targets", TARGETS), ("dtypes", ALL_DTYPES), ("models", names)):
         parser.add_argument(f"--{name}", help=f"of {','.join(choices)}; default: all that the table has")
     parser.add_argument("--processes", type=int, help="that compile; default: one a core")
-    parser.add_argument("--output", type=Path, help="where to write the JSON; default: benchmarks/results/, if all of it was made")
+    parser.add_argument(
+        "--output", type=Path, help="where to write the JSON; default: benchmarks/results/, if all of it was made"
+    )
     parser.add_argument("--json", action="store_true", help="print the JSON, not the tables")
     given = parser.parse_args()
     narrowed = given.ops or given.targets or given.dtypes or given.models
