@@ -283,7 +283,8 @@ class MachineOptions(Settings, group="Machine"):
     """Where to compute; auto takes a GPU where there is one."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """The precision of the arithmetic; auto is bfloat16 on a GPU, float32 elsewhere."""
+    """The precision of the arithmetic; auto is bfloat16 on a GPU and on a CPU that multiplies it in its own
+    instructions (AVX512-BF16, AMX), float32 elsewhere. What trains, and all sums, are float32 in either."""
 
     kernels: Literal["auto", "reference", "torch", "triton"] = "auto"
     """Which implementation of the fused operations to use: auto is triton on a GPU and torch on a CPU; reference is

@@ -20,6 +20,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from domain_ft.models.blockwise_attention import blockwise_attention, is_faster
+
 try:
     from torch.nn.attention.varlen import varlen_attn
 
@@ -67,6 +69,13 @@ class Layout:
             else:
                 runs.append(Run(1, length))
         return tuple(runs)
+
+    def mask(self, length: int, reach: int | None, causal: bool, like: Tensor) -> Tensor | None:
+        """(length, length), to be added to the scores: -inf where `window` is false; None where all see all."""
+        if not causal and (reach is None or length <= reach + 1):
+            return None
+        window = self.window(length, length if reach is None else reach, causal, like.device)
+        return like.new_zeros(window.shape).masked_fill_(~window, float("-inf"))
 
     def window(self, length: int, reach: int, causal: bool, device: torch.device) -> Tensor:
         """(length, length) bool: may the token of a row see the token of a column, at most `reach` tokens away?"""
@@ -139,8 +148,9 @@ def packed_attention(
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     reach = sliding_window - 1 if sliding_window else None
     query, key, value = (tensor.transpose(1, 2).squeeze(0) for tensor in (query, key, value))
-    if query.is_cuda and torch.is_autocast_enabled("cuda"):  # norms of queries and keys may leave them in float32
-        query, key, value = (tensor.to(torch.get_autocast_dtype("cuda")) for tensor in (query, key, value))
+    device = query.device.type
+    if torch.is_autocast_enabled(device):  # norms of queries and keys may leave them in float32
+        query, key, value = (tensor.to(torch.get_autocast_dtype(device)) for tensor in (query, key, value))
     if HAS_VARLEN and query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and dropout == 0.0:
         longest = max_length_q or int(torch.diff(cu_seq_lens_q).max())
         mixed = _variable_length(query, key, value, cu_seq_lens_q, longest, scaling, causal, reach)
@@ -161,13 +171,18 @@ def _by_runs(
 ) -> Tensor:
     """One call a run of equal lengths; (tokens, heads, head_dim) in and out.
 
-    A run is a view of the row: nothing is copied on the way in, and one concatenation is made on the way out. `split`
+    A run is a view of the row, and one concatenation is made on the way out. `split`
     is what keeps the backward pass at one concatenation too, where slices would each fill a tensor of the whole row.
     """
     groups = query.shape[1] // key.shape[1]
     tokens = [run.tokens for run in layout.runs]
     mixed = []
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     for run, q, k, v in zip(layout.runs, query.split(tokens), key.split(tokens), value.split(tokens), strict=True):
+        if dropout == 0.0 and is_faster(q, run.length):
+            mask = layout.mask(run.length, reach, causal, q)
+            mixed.append(blockwise_attention(q, k, v, run.length, scale, mask))
+            continue
         q, k, v = (part.unflatten(0, (run.pieces, run.length)).transpose(1, 2) for part in (q, k, v))
         window = None
         if reach is not None and run.length > reach + 1:
@@ -178,7 +193,7 @@ def _by_runs(
             repeat_kv(v, groups),
             attn_mask=window,
             dropout_p=dropout,
-            scale=scaling,
+            scale=scale,
             is_causal=causal and window is None and run.length > 1,
         )
         mixed.append(part.transpose(1, 2).flatten(0, 1))

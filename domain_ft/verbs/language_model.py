@@ -31,6 +31,7 @@ from domain_ft.objectives.masked_lm import MaskedLM
 from domain_ft.settings import AdaptSettings, EvaluateSettings, MachineOptions, TokenOptions
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft_kernels import resolve_backend
+from domain_ft_kernels.products import has_fast_bfloat16
 
 NO_CONTROL = "none"
 """`--control none`: measure no forgetting."""
@@ -101,7 +102,9 @@ def choose_machine(settings: MachineOptions, *, track: tuple[str, ...] = (), pro
         )
     _check_trackers(track)
     use_cpu = settings.device == "cpu" or not torch.cuda.is_available()
-    dtype = settings.dtype if settings.dtype != "auto" else ("float32" if use_cpu else "bfloat16")
+    dtype = settings.dtype
+    if dtype == "auto":
+        dtype = "float32" if use_cpu and not has_fast_bfloat16() else "bfloat16"
     if PartialState._shared_state and PartialState().num_processes == 1:
         # accelerate keeps the first call's device and precision; a second call from Python may ask for others.
         AcceleratorState._reset_state(reset_partial_state=True)

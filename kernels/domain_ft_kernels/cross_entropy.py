@@ -103,7 +103,6 @@ def losses_from_sums(
 
 def gradient_(
     tile: Tensor,
-    scratch: Tensor,
     peak: Tensor,
     mass: Tensor,
     target: Tensor,
@@ -112,12 +111,11 @@ def gradient_(
     classes: int,
     terms: Terms,
 ) -> Tensor:
-    """Turn a tile of capped logits into scale · ∂loss/∂u, in place; `scratch` is overwritten where there is a softcap.
+    """Turn a tile of capped logits into scale · ∂loss/∂u, in place.
 
     peak and mass (rows,) are m and S, scale (rows,) the gradient of each row's loss.
     """
-    if terms.softcap is not None:
-        torch.mul(tile, tile, out=scratch).mul_(-1 / terms.softcap**2).add_(1)
+    slope = None if terms.softcap is None else (tile * tile).mul_(-1 / terms.softcap**2).add_(1)
     factor = scale / mass
     if terms.z_loss:
         factor = factor * (1 + 2 * terms.z_loss * (peak + mass.log()))
@@ -127,8 +125,8 @@ def gradient_(
     tile.scatter_add_(1, column.unsqueeze(1), hit.unsqueeze(1))  # one column a row: no two writes meet
     if terms.label_smoothing:
         tile.sub_((scale * (terms.label_smoothing / classes)).unsqueeze(1))
-    if terms.softcap is not None:
-        tile.mul_(scratch)
+    if slope is not None:
+        tile.mul_(slope)
     return tile
 
 
@@ -182,8 +180,7 @@ def _fill_gradient(
     gradient.index_fill_(0, (target == ignore_index).nonzero().squeeze(1), 0)
     for rows in _blocks(labelled_rows(target, ignore_index), logits):
         z = cap_(logits.index_select(0, rows).to(masses.dtype), softcap)
-        scratch = torch.empty_like(z) if softcap is not None else z
-        gradient_(z, scratch, peaks[rows], masses[rows], target[rows], grad[rows], 0, z.shape[1], terms)
+        gradient_(z, peaks[rows], masses[rows], target[rows], grad[rows], 0, z.shape[1], terms)
         gradient.index_copy_(0, rows, z.to(logits.dtype))
 
 

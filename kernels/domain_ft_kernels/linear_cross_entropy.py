@@ -50,6 +50,7 @@ from domain_ft_kernels.cross_entropy import (
     pick,
     reference_losses,
 )
+from domain_ft_kernels.products import add_mm_, mm
 from domain_ft_kernels.registration import Op
 
 TILE = 2048
@@ -103,13 +104,10 @@ class _Head:
         """W's rows for a tile, (last - first, D)."""
         return self.widen(self.weight[first:last])
 
-    def logits(self, x: Tensor, columns: Tensor, first: int, last: int, out: Tensor) -> Tensor:
-        """A tile of capped logits, (rows, last - first), written to `out`."""
-        if self.bias is None:
-            torch.mm(x, columns.t(), out=out)
-        else:
-            torch.addmm(self.widen(self.bias[first:last]), x, columns.t(), out=out)
-        return cap_(out, self.softcap)
+    def logits(self, x: Tensor, columns: Tensor, first: int, last: int) -> Tensor:
+        """A tile of capped logits, (rows, last - first)."""
+        bias = None if self.bias is None else self.widen(self.bias[first:last])
+        return cap_(mm(x, columns.t(), bias), self.softcap)
 
 
 class _Sums:
@@ -150,22 +148,17 @@ class _Gradients:
     def add(self, tile: Tensor, x: Tensor, columns: Tensor, block: slice, first: int, last: int) -> None:
         """Take in a tile of ∂/∂u for the rows `block`, whose inputs are x, and the columns first..last of W."""
         if self.hidden is not None:
-            self.hidden[block].addmm_(tile, columns)
+            add_mm_(self.hidden[block], tile, columns)
         if self.weight is not None:
-            self.weight[first:last].addmm_(tile.t(), x)
+            add_mm_(self.weight[first:last], tile.t(), x)
         if self.bias is not None:
             self.bias[first:last] += tile.sum(0)
 
 
-def _row_blocks(rows: int, row_bytes: int) -> tuple[int, list[slice]]:
-    """The most rows that fit WORKSPACE_BYTES (of `rows`, and at least one), and slices of so many."""
+def _row_blocks(rows: int, row_bytes: int) -> list[slice]:
+    """Slices of as many of `rows` as fit WORKSPACE_BYTES, and of at least one."""
     size = max(1, min(rows, WORKSPACE_BYTES // row_bytes))
-    return size, [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
-
-
-def _tile(buffer: Tensor, rows: int, first: int, last: int) -> Tensor:
-    """A contiguous (rows, last - first) view of a flat buffer."""
-    return buffer[: rows * (last - first)].view(rows, last - first)
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
 @in_given_types
@@ -186,16 +179,12 @@ def _forward(
     losses = hidden.new_zeros(len(target), dtype=head.wide)
     peaks, masses = torch.zeros_like(losses), torch.zeros_like(losses)
     labelled = labelled_rows(target, ignore_index)
-    width = min(TILE, head.classes)
-    size, blocks = _row_blocks(len(labelled), width * head.wide.itemsize)
-    buffer = losses.new_empty(size * width)
-    for block in blocks:
+    for block in _row_blocks(len(labelled), min(TILE, head.classes) * head.wide.itemsize):
         rows = labelled[block]
         x = head.widen(hidden.index_select(0, rows))
         sums = _Sums(target[rows], x, terms)
         for first, last in head.columns():
-            tile = _tile(buffer, len(rows), first, last)
-            head.logits(x, head.columns_of(first, last), first, last, out=tile)
+            tile = head.logits(x, head.columns_of(first, last), first, last)
             sums.add(tile, first, scratch=tile)
         losses[rows], peaks[rows], masses[rows] = sums.losses(head.classes), sums.peak, sums.mass
     return losses, peaks, masses
@@ -221,23 +210,19 @@ def _forward_with_gradients(
     losses = hidden.new_zeros(len(target), dtype=head.wide)
     labelled = labelled_rows(target, ignore_index)
     gradients = _Gradients(head, len(labelled), needs)
-    size, blocks = _row_blocks(len(labelled), head.classes * head.wide.itemsize)
-    stash = losses.new_empty(size * head.classes)
-    scratch = losses.new_empty(size * min(TILE, head.classes))
-    for block in blocks:
+    for block in _row_blocks(len(labelled), head.classes * head.wide.itemsize):
         rows = labelled[block]
         x = head.widen(hidden.index_select(0, rows))
         sums = _Sums(target[rows], x, terms)
+        stash, scratch = [], x.new_empty(len(rows), min(TILE, head.classes))
         for first, last in head.columns():
-            tile = _tile(stash[len(rows) * first :], len(rows), first, last)
-            head.logits(x, head.columns_of(first, last), first, last, out=tile)
-            sums.add(tile, first, scratch=_tile(scratch, len(rows), first, last))
+            tile = head.logits(x, head.columns_of(first, last), first, last)
+            sums.add(tile, first, scratch=scratch[:, : last - first])
+            stash.append(tile)
         losses[rows] = sums.losses(head.classes)
         ones = torch.ones_like(sums.mass)
-        for first, last in head.columns():
-            tile = _tile(stash[len(rows) * first :], len(rows), first, last)
-            spare = _tile(scratch, len(rows), first, last)
-            gradient_(tile, spare, sums.peak, sums.mass, target[rows], ones, first, head.classes, terms)
+        for tile, (first, last) in zip(stash, head.columns(), strict=True):
+            gradient_(tile, sums.peak, sums.mass, target[rows], ones, first, head.classes, terms)
             gradients.add(tile, x, head.columns_of(first, last), block, first, last)
     return losses.sum() if summed else losses, *_finished(gradients, hidden, weight, bias, labelled)
 
@@ -262,19 +247,14 @@ def _backward(
     head, terms = _Head(weight, bias, compute, softcap), Terms(label_smoothing, z_loss, softcap)
     labelled = labelled_rows(target, ignore_index)
     gradients = _Gradients(head, len(labelled), needs)
-    width = min(TILE, head.classes)
-    size, blocks = _row_blocks(len(labelled), width * head.wide.itemsize)
-    buffer = masses.new_empty(size * width)
-    scratch = buffer if softcap is None else torch.empty_like(buffer)
-    for block in blocks:
+    for block in _row_blocks(len(labelled), min(TILE, head.classes) * head.wide.itemsize):
         rows = labelled[block]
         peak, mass = peaks[rows], masses[rows]
         x = head.widen(hidden.index_select(0, rows))
         for first, last in head.columns():
-            columns, tile = head.columns_of(first, last), _tile(buffer, len(rows), first, last)
-            head.logits(x, columns, first, last, out=tile)
-            spare = _tile(scratch, len(rows), first, last)
-            gradient_(tile, spare, peak, mass, target[rows], grad[rows], first, head.classes, terms)
+            columns = head.columns_of(first, last)
+            tile = head.logits(x, columns, first, last)
+            gradient_(tile, peak, mass, target[rows], grad[rows], first, head.classes, terms)
             gradients.add(tile, x, columns, block, first, last)
     return _finished(gradients, hidden, weight, bias, labelled)
 

@@ -38,6 +38,7 @@ from domain_ft_kernels.backends import (
     in_given_types,
     resolve_backend,
 )
+from domain_ft_kernels.products import add_mm_, mm
 from domain_ft_kernels.registration import Op
 
 V = TypeVar("V")
@@ -106,18 +107,34 @@ def _forward(
     """The y (m, N) of each layer, then t (m, Σ R), all in the type `compute`, for x (m, K)."""
     x, lora_a = x.to(compute), _stacked(lora_as, compute)
     if seed is None:
-        down = x @ lora_a.t()
+        down = mm(x, lora_a.t())
     else:
         down = x.new_empty(len(x), len(lora_a))
         for block, masked, _ in _masked_blocks(x, dropout_p, seed):
             torch.mm(masked, lora_a.t(), out=down[block])
+    merge = _merges(x, seed, compute)
     ys = []
     downs = down.split([len(a) for a in lora_as], dim=1)
-    for index, (weight, lora_b, t, scaling) in enumerate(zip(weights, lora_bs, downs, scalings, strict=True)):
-        weight_t = weight.to(compute).t()
-        y = torch.addmm(biases[index].to(compute), x, weight_t) if biases else x @ weight_t
-        ys.append(y.addmm_(t, lora_b.to(compute).t(), alpha=scaling / (1 - dropout_p)))
+    for index, (weight, a, b, t, s) in enumerate(zip(weights, lora_as, lora_bs, downs, scalings, strict=True)):
+        bias = biases[index].to(compute) if biases else None
+        if merge:
+            ys.append(mm(x, _merged(weight, a, b, s, compute).t(), bias))
+        else:
+            y = mm(x, weight.to(compute).t(), bias)
+            ys.append(add_mm_(y, t, b.to(compute).t(), s / (1 - dropout_p)))
     return [*ys, down]
+
+
+def _merges(x: Tensor, seed: Tensor | None, compute: torch.dtype) -> bool:
+    """Whether y is x (W + s B A)ᵀ here: the same sum, for N R K operations in place of m R N and a pass over y.
+
+    Not below float32, where W + s B A would round small updates away.
+    """
+    return seed is None and compute.itemsize >= 4 and x.device.type == "cpu" and x.shape[0] > x.shape[1]
+
+
+def _merged(weight: Tensor, lora_a: Tensor, lora_b: Tensor, scaling: float, compute: torch.dtype) -> Tensor:
+    return torch.addmm(weight.to(compute), lora_b.to(compute), lora_a.to(compute), alpha=scaling)
 
 
 @in_given_types
@@ -142,23 +159,25 @@ def _backward(
     scales = [scaling / (1 - dropout_p) for scaling in scalings]
     d_x = None
     d_as: Sequence[Tensor | None] = [None] * len(lora_as)
+    merge = _merges(x, seed, compute)
     if need_x:
-        d_x = grads[0] @ weights[0].to(compute)
-        for grad, weight in zip(grads[1:], weights[1:], strict=True):
-            d_x.addmm_(grad, weight.to(compute))
-    if need_x or any(need_as):
-        d_downs = [(g @ lora_b.to(compute)).mul_(s) for g, lora_b, s in zip(grads, lora_bs, scales, strict=True)]
+        for grad, weight, a, b, s in zip(grads, weights, lora_as, lora_bs, scalings, strict=True):
+            through = _merged(weight, a, b, s, compute) if merge else weight.to(compute)
+            d_x = mm(grad, through) if d_x is None else add_mm_(d_x, grad, through)
+    if (need_x and not merge) or any(need_as):
+        d_downs = [mm(g, lora_b.to(compute)).mul_(s) for g, lora_b, s in zip(grads, lora_bs, scales, strict=True)]
         d_down = d_downs[0] if len(d_downs) == 1 else torch.cat(d_downs, dim=1)
-        d_stacked = _through_lora_a(inputs, d_down, _stacked(lora_as, compute), dropout_p, seed, d_x, any(need_as))
+        missing = None if merge else d_x
+        d_stacked = _through_lora_a(inputs, d_down, _stacked(lora_as, compute), dropout_p, seed, missing, any(need_as))
         if d_stacked is not None:  # split into tensors of their own, as an op's outputs must be
             d_as = [d_stacked] if len(ranks) == 1 else [d_a.clone() for d_a in d_stacked.split(ranks)]
-    d_weights = (grad.t() @ inputs if need else None for grad, need in zip(grads, need_weights, strict=True))
+    d_weights = (mm(grad.t(), inputs) if need else None for grad, need in zip(grads, need_weights, strict=True))
     d_biases = (
         grad.sum(0, dtype=accumulation_dtype(compute)) if need else None
         for grad, need in zip(grads[: len(biases)], need_biases, strict=True)
     )
     d_bs = (
-        (grad.t() @ t).mul_(s) if need else None
+        mm(t.t(), grad).t().contiguous().mul_(s) if need else None  # t is the thin one
         for grad, t, s, need in zip(grads, down.split(ranks, dim=1), scales, need_bs, strict=True)
     )
     gradients = (d_x, *d_weights, *d_biases, *d_as, *d_bs)
@@ -173,8 +192,8 @@ def _through_lora_a(
     """Add (dt A) ∘ M to d_x in place, if there is one, and return dtᵀ (x ∘ M), if it is needed. d_down has s in it."""
     if seed is None:
         if d_x is not None:
-            d_x.addmm_(d_down, lora_a)
-        return d_down.t() @ x if need_a else None
+            add_mm_(d_x, d_down, lora_a)
+        return mm(d_down.t(), x) if need_a else None
     d_a = torch.zeros_like(lora_a, dtype=accumulation_dtype(x.dtype)) if need_a else None
     for block, masked, bits in _masked_blocks(x, p, seed):
         if d_a is not None:

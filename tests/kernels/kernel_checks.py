@@ -63,6 +63,9 @@ def matrix_flops(call: Callable[[], object]) -> int:
         if event.name in ("aten::mm", "aten::addmm", "aten::addmm_"):
             (m, k), (_, n) = event.input_shapes[0:2] if event.name == "aten::mm" else event.input_shapes[1:3]
             flops += 2 * m * k * n
+        elif event.name == "mkldnn::_linear_pointwise":
+            (m, k), (n, _) = event.input_shapes[0:2]
+            flops += 2 * m * k * n
     return flops
 
 

@@ -175,10 +175,10 @@ def test_no_gradient_that_nobody_asks_for(names: str, dropout_p: float) -> None:
         tensors[name].requires_grad_()
     y = lora_linear(*tensors.values(), 0.7, dropout_p=dropout_p, seed=1)
     base, down, up = 2 * m * n * k, 2 * m * k * r, 2 * m * n * r
-    flops = 0
+    flops, merged = 0, dropout_p == 0
     if "x" in names:
-        flops += base + down  # g W and dt A
-    if "x" in names or "A" in names:
+        flops += base + (2 * n * r * k if merged else down)  # g (W + s B A), or g W and dt A
+    if ("x" in names and not merged) or "A" in names:
         flops += up  # g B
     flops += base * ("W" in names) + down * ("A" in names) + up * ("B" in names)
     assert matrix_flops(lambda: y.sum().backward()) == flops
