@@ -363,7 +363,7 @@ def test_a_killed_run_goes_on_from_its_last_commit(monkeypatch: pytest.MonkeyPat
     def kill(label: str, done: int, total: int | None) -> None:
         calls.append(done)
         if len(calls) == 13:
-            monkeypatch.setattr(tokens._GrowingFiles, "commit", lambda self: None)
+            monkeypatch.setattr(tokens.GrowingFiles, "commit", lambda self: None)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -379,15 +379,15 @@ def test_a_killed_run_goes_on_from_its_last_commit(monkeypatch: pytest.MonkeyPat
 
 def test_a_full_disk_is_said_and_what_was_done_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "BATCH_CHARACTERS", 100)
-    split, append = Split([f"full {i} {SENTENCES[0]}" for i in range(20)]), tokens._GrowingFiles.append
+    split, append = Split([f"full {i} {SENTENCES[0]}" for i in range(20)]), tokens.GrowingFiles.append
 
-    def full(files: tokens._GrowingFiles, data: dict, facts: dict) -> None:
+    def full(files: tokens.GrowingFiles, data: dict, facts: dict) -> None:
         if facts["documents"] > 10:
             raise OSError(errno.ENOSPC, "No space left on device")
         append(files, data, facts)
 
     with monkeypatch.context() as patch, pytest.raises(CorpusError, match="No space left on device"):
-        patch.setattr(tokens._GrowingFiles, "append", full)
+        patch.setattr(tokens.GrowingFiles, "append", full)
         tokenize(split, tokenizer("wordpiece"), max_length=32)
     done: list[int] = []
     tokenize(split, tokenizer("wordpiece"), max_length=32, progress=lambda _, number, __: done.append(number))
