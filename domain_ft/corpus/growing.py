@@ -65,7 +65,7 @@ class GrowingFiles:
     def append(self, data: Mapping[str, bytes | npt.NDArray[Any]], facts: dict[str, int]) -> None:
         """Add to every file; `facts` hold from now on."""
         views = {
-            name: memoryview(part if isinstance(part, bytes) else np.ascontiguousarray(part))
+            name: memoryview(part) if isinstance(part, bytes) else np.ascontiguousarray(part).data
             for name, part in data.items()
         }
         for name, view in views.items():

@@ -65,7 +65,7 @@ from domain_ft.corpus.splits import (
 )
 from domain_ft.corpus.workers import in_order
 from domain_ft.errors import CorpusError, RecordError
-from domain_ft.storage import cache_folder, new_folder, write_json
+from domain_ft.storage import cache_folder, new_folder, sync_folder, write_json
 
 # Raise this with every change to reading, cleaning, duplicates or splits: what older code prepared is then left alone.
 VERSION = 2
@@ -278,12 +278,16 @@ def _make(corpus: Corpus, folder: Path, fraction: float, progress: Progress | No
     """Prepare `corpus` into `folder`. What was read is kept where a second call could go on from it."""
     shutil.rmtree(folder, ignore_errors=True)
     unfinished = unfinished_folder(folder)
+    made = unfinished / "made"
+    shutil.rmtree(made, ignore_errors=True)
     try:
-        with new_folder(folder) as fresh:
+        with new_folder(made / folder.name) as fresh:
             _Preparation(corpus, fresh, unfinished, fraction, progress).run()
     except (RecordError, _UnusableError):  # it takes another text, or another way to read it, which has another key
         shutil.rmtree(unfinished)
         raise
+    (made / folder.name).rename(folder)
+    sync_folder(folder.parent)
     shutil.rmtree(unfinished)
 
 

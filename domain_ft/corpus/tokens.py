@@ -574,7 +574,7 @@ def _append(
         "tokens": done["tokens"] + len(tokens),
         "name_end": int(documents["name_end"][-1]),
     }
-    data = {
+    data: dict[str, bytes | npt.NDArray[Any]] = {
         "tokens.bin": tokens,
         "pieces.bin": pieces,
         "lengths.bin": lengths.astype("<i4"),

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from domain_ft.corpus import prepared as prepared_module
+from domain_ft.corpus import workers
 from domain_ft.corpus.cleaning import normalise
 from domain_ft.corpus.corpus import Corpus, open_corpus
 from domain_ft.corpus.documents import Document
@@ -321,6 +322,7 @@ def test_a_killed_preparation_goes_on_where_it_was(
     tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prepared_module, "_EXAMINED", 2_000)
+    monkeypatch.setattr(workers, "cores", lambda: 1)
     texts = [" ".join(article(seed, 3)) for seed in range(250)]
     lines = [json.dumps({"text": text}) for text in texts]
     for place in range(0, 250, 40):  # some that are left out, each in its own way, all over the file
