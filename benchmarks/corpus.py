@@ -8,7 +8,7 @@ split and tokenised, and then read in steps of 4,096 tokens with masks, as train
 measurement has a process of its own, and memory is that of the process with its workers, sampled while it runs. The two
 are read in turns, and times are of a warm page cache. What must not grow with the corpus: the seconds to the first
 batch once cached, the memory while reading, and the batches per second. A folder of some five times the big corpus is
-filled on the way, and removed.
+filled on the way, and removed; one that is named with --folder is kept, and a second call reads what is cached there.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import numpy as np
 import psutil
 
 from domain_ft.corpus.workers import cores
+from domain_ft.storage import write_json
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" if (HERE.parent / "pyproject.toml").is_file() else Path("benchmark-results")
@@ -133,8 +134,8 @@ def memory_over_time(every: float) -> Iterator[list[tuple[float, float]]]:
         thread.join()
 
 
-def open_rows(corpus: Path, tokenizer: Path) -> tuple[Any, Any, float]:
-    """The training rows of a corpus, its tokenizer, and how many seconds the preparing before the tokens took."""
+def open_rows(corpus: Path, tokenizer: Path) -> tuple[Any, Any, Any, float]:
+    """The training rows of a corpus, its tokenizer, the corpus as prepared, and how many seconds that took."""
     from transformers import PreTrainedTokenizerFast
 
     from domain_ft.corpus.corpus import open_corpus
@@ -146,20 +147,23 @@ def open_rows(corpus: Path, tokenizer: Path) -> tuple[Any, Any, float]:
     began = time.perf_counter()
     prepared = prepare(open_corpus(str(corpus)))
     seconds = time.perf_counter() - began
-    return tokenize(prepared.split("train"), fast, max_length=LENGTH), fast, seconds
+    return tokenize(prepared.split("train"), fast, max_length=LENGTH), fast, prepared, seconds
 
 
 def measure_making(corpus: Path, tokenizer: Path) -> dict[str, Any]:
     """Prepare and tokenise a corpus for the first time."""
     with memory_over_time(0.5) as samples:
         began = time.perf_counter()
-        rows, _, prepare_seconds = open_rows(corpus, tokenizer)
+        rows, _, prepared, prepare_seconds = open_rows(corpus, tokenizer)
         seconds = time.perf_counter() - began
+    cache = Path(os.environ["DOMAIN_FT_CACHE"])
     return {
         "prepare_seconds": prepare_seconds,
         "tokenise_seconds": seconds - prepare_seconds,
         "tokens": rows.tokens,
         "pieces": len(rows),
+        "text_bytes_on_disk": sum(file.stat().st_size for file in cache.glob(f"corpora/{prepared.key}/*")),
+        "token_bytes_on_disk": sum(file.stat().st_size for file in cache.glob(f"tokens/{rows.key}/*")),
         "peak_memory_megabytes": max(megabytes for _, megabytes in samples),
         "memory": samples,
     }
@@ -178,7 +182,7 @@ def measure_reading(corpus: Path, tokenizer: Path, seconds: float) -> dict[str, 
 
     with memory_over_time(0.1) as samples:
         began = time.perf_counter()
-        rows, fast, _ = open_rows(corpus, tokenizer)
+        rows, fast, _, _ = open_rows(corpus, tokenizer)
         vocabulary = MaskVocabulary.of(fast)
         plan = StepPlan(rows.lengths, TOKENS_PER_STEP, SEED)
         read(0)
@@ -202,10 +206,11 @@ def measure_reading(corpus: Path, tokenizer: Path, seconds: float) -> dict[str, 
 
 
 def compare(sizes: dict[str, int], seconds: float, folder: Path) -> dict[str, Any]:
-    """Measure each size; the rows of the report by name."""
+    """Measure each size; the rows of the report by name. What an earlier call left in the folder is not made again."""
     environment = {**os.environ, "DOMAIN_FT_CACHE": str(folder / "cache")}
     tokenizer = folder / "tokenizer.json"
-    make_tokenizer(tokenizer)
+    if not tokenizer.is_file():
+        make_tokenizer(tokenizer)
 
     def measure(what: str, name: str) -> dict[str, Any]:
         _say(f"{name}: {what}")
@@ -217,9 +222,14 @@ def compare(sizes: dict[str, int], seconds: float, folder: Path) -> dict[str, An
 
     rows: dict[str, Any] = {}
     for name, size in sizes.items():
-        _say(f"{name}: {size / 1e9:g} GB of text are drawn")
-        make_corpus(folder / f"{name}.parquet", size)
-        rows[name] = {"bytes": size, "making": measure("making", name)}
+        corpus, making = folder / f"{name}.parquet", folder / f"{name}.making.json"
+        if not corpus.is_file():
+            _say(f"{name}: {size / 1e9:g} GB of text are drawn")
+            make_corpus(folder / "unfinished", size)
+            (folder / "unfinished").rename(corpus)
+        if not making.is_file():
+            write_json(making, measure("making", name))
+        rows[name] = {"bytes": size, "making": json.loads(making.read_text(encoding="utf-8"))}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in sizes}
     for name in [*sizes] * READINGS:
         runs[name].append(measure("reading", name))
@@ -239,6 +249,9 @@ def print_table(rows: dict[str, Any]) -> None:
         "prepared, MB/s": lambda row: f"{row['bytes'] / 1e6 / row['making']['prepare_seconds']:.1f}",
         "tokenised, MB/s": lambda row: f"{row['bytes'] / 1e6 / row['making']['tokenise_seconds']:.1f}",
         "peak memory of both, workers included, MB": lambda row: f"{row['making']['peak_memory_megabytes']:,.0f}",
+        "disk, bytes for each byte of text": lambda row: " + ".join(
+            f"{row['making'][f'{what}_bytes_on_disk'] / row['bytes']:.2f}" for what in ("text", "token")
+        ),
         "tokens": lambda row: f"{row['making']['tokens']:,}",
         "once cached: first batch, s": lambda row: f"{row['reading']['seconds_to_first_batch']:.2f}",
         "once cached: memory while reading, MB": lambda row: f"{row['reading']['memory_megabytes']:,.0f}",
@@ -276,7 +289,7 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=2.0, help="text of the big corpus")
     parser.add_argument("--small-gigabytes", type=float, default=0.01, help="text of the small one")
     parser.add_argument("--seconds", type=float, default=20.0, help="for which each is read, three times")
-    parser.add_argument("--folder", help="where the corpora are made, in place of the system's temporary folder")
+    parser.add_argument("--folder", type=Path, help="where the corpora and their caches are kept from call to call")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON on standard output")
     parser.add_argument("--measure", choices=("making", "reading"), help=argparse.SUPPRESS)
     parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)
@@ -288,9 +301,14 @@ def main() -> None:
     if arguments.measure == "reading":
         print(json.dumps(measure_reading(arguments.corpus, arguments.tokenizer, arguments.seconds)))
         return
-    sizes = {"small": round(arguments.small_gigabytes * 1e9), "big": round(arguments.gigabytes * 1e9)}
-    with tempfile.TemporaryDirectory(prefix="corpus-benchmark-", dir=arguments.folder) as folder:
-        rows = compare(sizes, arguments.seconds, Path(folder))
+    gigabytes = (arguments.small_gigabytes, arguments.gigabytes)
+    sizes = {f"{size:g}-gigabytes": round(size * 1e9) for size in gigabytes}
+    with contextlib.ExitStack() as stack:
+        folder = arguments.folder
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="corpus-benchmark-")))
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = compare(sizes, arguments.seconds, folder)
     print_table(rows)
     result = {"cores": cores(), "tokens_per_step": TOKENS_PER_STEP, "rows": list(rows.values())}
     RESULTS.mkdir(exist_ok=True)
