@@ -6,9 +6,10 @@ Two corpora are made of drawn words, one small and one big: documents of 40 byte
 seventh of them in Japanese, a tenth near copies of another. Each is read from Parquet, cleaned, freed of its copies,
 split and tokenised, and then read in steps of 4,096 tokens with masks, as training does without a model. Every
 measurement has a process of its own, and memory is that of the process with its workers, sampled while it runs. The two
-are read in turns, and times are of a warm page cache. What must not grow with the corpus: the seconds to the first
-batch once cached, the memory while reading, and the batches per second. A folder of some five times the big corpus is
-filled on the way, and removed; one that is named with --folder is kept, and a second call reads what is cached there.
+are read in turns, first from the disk, then from the system's page cache. What must not grow with the corpus: the
+seconds to the first batch once cached, the memory while reading, and the batches per second. A folder of some five
+times the big corpus is filled on the way, and removed; one that is named with --folder is kept, and a second call reads
+what is cached there.
 """
 
 from __future__ import annotations
@@ -169,8 +170,24 @@ def measure_making(corpus: Path, tokenizer: Path) -> dict[str, Any]:
     }
 
 
+def forget(files: list[Path]) -> None:
+    """Let the system drop what it keeps of the files in memory."""
+    for file in files:
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def recall(files: list[Path]) -> None:
+    """Let the system read the files into memory."""
+    for file in files:
+        with file.open("rb") as opened:
+            while opened.read(1 << 20):
+                pass
+
+
 def measure_reading(corpus: Path, tokenizer: Path, seconds: float) -> dict[str, Any]:
-    """Open what is cached, and read masked batches for `seconds`."""
+    """Open what is cached, and read masked batches for `seconds`, half of them from the disk, half from memory."""
     from domain_ft.corpus.masking import MaskVocabulary, mask_tokens
     from domain_ft.corpus.packing import StepPlan, passes
 
@@ -180,6 +197,14 @@ def measure_reading(corpus: Path, tokenizer: Path, seconds: float) -> dict[str, 
             batch = rows.pack(chosen)
             mask_tokens(batch, epoch=step.epoch, seed=SEED, rate=0.15, whole_word=True, vocabulary=vocabulary)
 
+    def rate(step: int, seconds: float) -> tuple[int, float]:
+        """Read for so long, from `step` on: the step after the last one that was read, and batches per second."""
+        first, began = step, time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            read(step)
+            step += 1
+        return step, (step - first) / (time.perf_counter() - began)
+
     with memory_over_time(0.1) as samples:
         began = time.perf_counter()
         rows, fast, _, _ = open_rows(corpus, tokenizer)
@@ -187,14 +212,15 @@ def measure_reading(corpus: Path, tokenizer: Path, seconds: float) -> dict[str, 
         plan = StepPlan(rows.lengths, TOKENS_PER_STEP, SEED)
         read(0)
         first = time.perf_counter() - began
-        steps, began = 0, time.perf_counter()
-        while time.perf_counter() - began < seconds:
-            steps += 1
-            read(steps)
-        rate = steps / (time.perf_counter() - began)
+        files = list(Path(os.environ["DOMAIN_FT_CACHE"]).glob(f"tokens/{rows.key}/*"))
+        forget(files)
+        steps, from_disk = rate(1, seconds / 2)
+        recall(files)
+        _, from_memory = rate(steps, seconds / 2)
     return {
         "seconds_to_first_batch": first,
-        "batches_per_second": rate,
+        "batches_per_second": from_memory,
+        "batches_per_second_from_disk": from_disk,
         "steps_per_epoch": plan.steps_per_epoch,
         "memory_megabytes": float(np.median([megabytes for _, megabytes in samples[len(samples) // 2 :]])),
         "peak_memory_megabytes": max(megabytes for _, megabytes in samples),
@@ -255,7 +281,10 @@ def print_table(rows: dict[str, Any]) -> None:
         "tokens": lambda row: f"{row['making']['tokens']:,}",
         "once cached: first batch, s": lambda row: f"{row['reading']['seconds_to_first_batch']:.2f}",
         "once cached: memory while reading, MB": lambda row: f"{row['reading']['memory_megabytes']:,.0f}",
-        "once cached: batches/s": lambda row: f"{row['reading']['batches_per_second']:.0f}",
+        "once cached: batches/s": lambda row: f"{row['reading']['batches_per_second']:,.0f}",
+        "the same, from a disk that nothing is kept of": lambda row: (
+            f"{row['reading']['batches_per_second_from_disk']:,.0f}"
+        ),
     }
     for label, line in lines.items():
         table.add_row(label, *(line(row) for row in rows.values()))
