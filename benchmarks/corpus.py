@@ -6,9 +6,10 @@ Two corpora are made of drawn words, one small and one big: documents of 40 byte
 seventh of them in Japanese, a tenth near copies of another. Each is read from Parquet, cleaned, freed of its copies,
 split and tokenised, and then read in steps of 4,096 tokens with masks, as training does without a model. Every
 measurement has a process of its own, and memory is that of the process with its workers, sampled while it runs. The two
-are read in turns, and times are of a warm page cache. What must not grow with the corpus: the seconds to the first
-batch once cached, the memory while reading, and the batches per second. A folder of some five times the big corpus is
-filled on the way, and removed.
+are read in turns, first from the disk, then from the system's page cache. What must not grow with the corpus: the
+seconds to the first batch once cached, the memory while reading, and the batches per second. A folder of some five
+times the big corpus is filled on the way, and removed; one that is named with --folder is kept, and a second call reads
+what is cached there.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import numpy as np
 import psutil
 
 from domain_ft.corpus.workers import cores
+from domain_ft.storage import write_json
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" if (HERE.parent / "pyproject.toml").is_file() else Path("benchmark-results")
@@ -133,8 +135,8 @@ def memory_over_time(every: float) -> Iterator[list[tuple[float, float]]]:
         thread.join()
 
 
-def open_rows(corpus: Path, tokenizer: Path) -> tuple[Any, Any, float]:
-    """The training rows of a corpus, its tokenizer, and how many seconds the preparing before the tokens took."""
+def open_rows(corpus: Path, tokenizer: Path) -> tuple[Any, Any, Any, float]:
+    """The training rows of a corpus, its tokenizer, the corpus as prepared, and how many seconds that took."""
     from transformers import PreTrainedTokenizerFast
 
     from domain_ft.corpus.corpus import open_corpus
@@ -146,27 +148,46 @@ def open_rows(corpus: Path, tokenizer: Path) -> tuple[Any, Any, float]:
     began = time.perf_counter()
     prepared = prepare(open_corpus(str(corpus)))
     seconds = time.perf_counter() - began
-    return tokenize(prepared.split("train"), fast, max_length=LENGTH), fast, seconds
+    return tokenize(prepared.split("train"), fast, max_length=LENGTH), fast, prepared, seconds
 
 
 def measure_making(corpus: Path, tokenizer: Path) -> dict[str, Any]:
     """Prepare and tokenise a corpus for the first time."""
     with memory_over_time(0.5) as samples:
         began = time.perf_counter()
-        rows, _, prepare_seconds = open_rows(corpus, tokenizer)
+        rows, _, prepared, prepare_seconds = open_rows(corpus, tokenizer)
         seconds = time.perf_counter() - began
+    cache = Path(os.environ["DOMAIN_FT_CACHE"])
     return {
         "prepare_seconds": prepare_seconds,
         "tokenise_seconds": seconds - prepare_seconds,
         "tokens": rows.tokens,
         "pieces": len(rows),
+        "text_bytes_on_disk": sum(file.stat().st_size for file in cache.glob(f"corpora/{prepared.key}/*")),
+        "token_bytes_on_disk": sum(file.stat().st_size for file in cache.glob(f"tokens/{rows.key}/*")),
         "peak_memory_megabytes": max(megabytes for _, megabytes in samples),
         "memory": samples,
     }
 
 
+def forget(files: list[Path]) -> None:
+    """Let the system drop what it keeps of the files in memory."""
+    for file in files:
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def recall(files: list[Path]) -> None:
+    """Let the system read the files into memory."""
+    for file in files:
+        with file.open("rb") as opened:
+            while opened.read(1 << 20):
+                pass
+
+
 def measure_reading(corpus: Path, tokenizer: Path, seconds: float) -> dict[str, Any]:
-    """Open what is cached, and read masked batches for `seconds`."""
+    """Open what is cached, and read masked batches for `seconds`, half of them from the disk, half from memory."""
     from domain_ft.corpus.masking import MaskVocabulary, mask_tokens
     from domain_ft.corpus.packing import StepPlan, passes
 
@@ -176,21 +197,30 @@ def measure_reading(corpus: Path, tokenizer: Path, seconds: float) -> dict[str, 
             batch = rows.pack(chosen)
             mask_tokens(batch, epoch=step.epoch, seed=SEED, rate=0.15, whole_word=True, vocabulary=vocabulary)
 
+    def rate(step: int, seconds: float) -> tuple[int, float]:
+        """Read for so long, from `step` on: the step after the last one that was read, and batches per second."""
+        first, began = step, time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            read(step)
+            step += 1
+        return step, (step - first) / (time.perf_counter() - began)
+
     with memory_over_time(0.1) as samples:
         began = time.perf_counter()
-        rows, fast, _ = open_rows(corpus, tokenizer)
+        rows, fast, _, _ = open_rows(corpus, tokenizer)
         vocabulary = MaskVocabulary.of(fast)
         plan = StepPlan(rows.lengths, TOKENS_PER_STEP, SEED)
         read(0)
         first = time.perf_counter() - began
-        steps, began = 0, time.perf_counter()
-        while time.perf_counter() - began < seconds:
-            steps += 1
-            read(steps)
-        rate = steps / (time.perf_counter() - began)
+        files = list(Path(os.environ["DOMAIN_FT_CACHE"]).glob(f"tokens/{rows.key}/*"))
+        forget(files)
+        steps, from_disk = rate(1, seconds / 2)
+        recall(files)
+        _, from_memory = rate(steps, seconds / 2)
     return {
         "seconds_to_first_batch": first,
-        "batches_per_second": rate,
+        "batches_per_second": from_memory,
+        "batches_per_second_from_disk": from_disk,
         "steps_per_epoch": plan.steps_per_epoch,
         "memory_megabytes": float(np.median([megabytes for _, megabytes in samples[len(samples) // 2 :]])),
         "peak_memory_megabytes": max(megabytes for _, megabytes in samples),
@@ -202,10 +232,11 @@ def measure_reading(corpus: Path, tokenizer: Path, seconds: float) -> dict[str, 
 
 
 def compare(sizes: dict[str, int], seconds: float, folder: Path) -> dict[str, Any]:
-    """Measure each size; the rows of the report by name."""
+    """Measure each size; the rows of the report by name. What an earlier call left in the folder is not made again."""
     environment = {**os.environ, "DOMAIN_FT_CACHE": str(folder / "cache")}
     tokenizer = folder / "tokenizer.json"
-    make_tokenizer(tokenizer)
+    if not tokenizer.is_file():
+        make_tokenizer(tokenizer)
 
     def measure(what: str, name: str) -> dict[str, Any]:
         _say(f"{name}: {what}")
@@ -217,9 +248,14 @@ def compare(sizes: dict[str, int], seconds: float, folder: Path) -> dict[str, An
 
     rows: dict[str, Any] = {}
     for name, size in sizes.items():
-        _say(f"{name}: {size / 1e9:g} GB of text are drawn")
-        make_corpus(folder / f"{name}.parquet", size)
-        rows[name] = {"bytes": size, "making": measure("making", name)}
+        corpus, making = folder / f"{name}.parquet", folder / f"{name}.making.json"
+        if not corpus.is_file():
+            _say(f"{name}: {size / 1e9:g} GB of text are drawn")
+            make_corpus(folder / "unfinished", size)
+            (folder / "unfinished").rename(corpus)
+        if not making.is_file():
+            write_json(making, measure("making", name))
+        rows[name] = {"bytes": size, "making": json.loads(making.read_text(encoding="utf-8"))}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in sizes}
     for name in [*sizes] * READINGS:
         runs[name].append(measure("reading", name))
@@ -239,10 +275,16 @@ def print_table(rows: dict[str, Any]) -> None:
         "prepared, MB/s": lambda row: f"{row['bytes'] / 1e6 / row['making']['prepare_seconds']:.1f}",
         "tokenised, MB/s": lambda row: f"{row['bytes'] / 1e6 / row['making']['tokenise_seconds']:.1f}",
         "peak memory of both, workers included, MB": lambda row: f"{row['making']['peak_memory_megabytes']:,.0f}",
+        "disk, bytes for each byte of text": lambda row: " + ".join(
+            f"{row['making'][f'{what}_bytes_on_disk'] / row['bytes']:.2f}" for what in ("text", "token")
+        ),
         "tokens": lambda row: f"{row['making']['tokens']:,}",
         "once cached: first batch, s": lambda row: f"{row['reading']['seconds_to_first_batch']:.2f}",
         "once cached: memory while reading, MB": lambda row: f"{row['reading']['memory_megabytes']:,.0f}",
-        "once cached: batches/s": lambda row: f"{row['reading']['batches_per_second']:.0f}",
+        "once cached: batches/s": lambda row: f"{row['reading']['batches_per_second']:,.0f}",
+        "the same, from a disk that nothing is kept of": lambda row: (
+            f"{row['reading']['batches_per_second_from_disk']:,.0f}"
+        ),
     }
     for label, line in lines.items():
         table.add_row(label, *(line(row) for row in rows.values()))
@@ -276,7 +318,7 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=2.0, help="text of the big corpus")
     parser.add_argument("--small-gigabytes", type=float, default=0.01, help="text of the small one")
     parser.add_argument("--seconds", type=float, default=20.0, help="for which each is read, three times")
-    parser.add_argument("--folder", help="where the corpora are made, in place of the system's temporary folder")
+    parser.add_argument("--folder", type=Path, help="where the corpora and their caches are kept from call to call")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON on standard output")
     parser.add_argument("--measure", choices=("making", "reading"), help=argparse.SUPPRESS)
     parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)
@@ -288,9 +330,14 @@ def main() -> None:
     if arguments.measure == "reading":
         print(json.dumps(measure_reading(arguments.corpus, arguments.tokenizer, arguments.seconds)))
         return
-    sizes = {"small": round(arguments.small_gigabytes * 1e9), "big": round(arguments.gigabytes * 1e9)}
-    with tempfile.TemporaryDirectory(prefix="corpus-benchmark-", dir=arguments.folder) as folder:
-        rows = compare(sizes, arguments.seconds, Path(folder))
+    gigabytes = (arguments.small_gigabytes, arguments.gigabytes)
+    sizes = {f"{size:g}-gigabytes": round(size * 1e9) for size in gigabytes}
+    with contextlib.ExitStack() as stack:
+        folder = arguments.folder
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="corpus-benchmark-")))
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = compare(sizes, arguments.seconds, folder)
     print_table(rows)
     result = {"cores": cores(), "tokens_per_step": TOKENS_PER_STEP, "rows": list(rows.values())}
     RESULTS.mkdir(exist_ok=True)

@@ -1,9 +1,10 @@
 """A corpus made ready: read, cleaned, near copies out, split; kept in the cache as Arrow files and read from there.
 
 The text is read once, into a spool file, and cleaned and signed on all cores on its way; some two hundred bytes a
-document stay in memory, its signature of 512 bytes in a file. Then the documents are grouped and split, and the spool
-is passed through into `train.arrow` and `evaluation.arrow`. A second call for the same content finds the finished
-folder. What comes before is `corpus.Corpus`; what comes next is `tokens`.
+document stay in memory, its signature of 512 bytes in a file. What was stopped goes on from there: what had been read
+is passed over, and not cleaned and signed again. Then the documents are grouped and split, and the spool is passed
+through into `train.arrow` and `evaluation.arrow`. A second call for the same content finds the finished folder. What
+comes before is `corpus.Corpus`; what comes next is `tokens`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import shutil
 import tempfile
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -48,6 +49,7 @@ from domain_ft.corpus.duplicates import (
     shingles,
     similar_pairs,
 )
+from domain_ft.corpus.growing import GrowingFiles, alone, unfinished_folder
 from domain_ft.corpus.readers.base import Reject, SourceDocument
 from domain_ft.corpus.recipes import Recipe
 from domain_ft.corpus.splits import (
@@ -62,11 +64,11 @@ from domain_ft.corpus.splits import (
     pieces,
 )
 from domain_ft.corpus.workers import in_order
-from domain_ft.errors import CorpusError
-from domain_ft.storage import cache_folder, new_folder, write_json
+from domain_ft.errors import CorpusError, RecordError
+from domain_ft.storage import cache_folder, new_folder, sync_folder, write_json
 
 # Raise this with every change to reading, cleaning, duplicates or splits: what older code prepared is then left alone.
-VERSION = 1
+VERSION = 2
 
 Shares = npt.NDArray[np.float64]
 # A document, cleaned, with the digest of what its copies have in common and its signature; both empty where nothing is
@@ -83,8 +85,10 @@ _SCHEMA = pa.schema(
     ]
 )
 _ARROW_END = b"ARROW1"
-_BATCH_CHARACTERS = 1_000_000  # of a batch in an Arrow file
-_EXAMINED = 1_000_000  # characters that are cleaned and signed at a time
+_SPOOLED = ("spool.arrows", "signatures.bin", "digests.bin", "characters.bin", "rejects.jsonl")
+_DIGEST = np.dtype([("hash", ">u8"), ("rest", ">u8")])  # of a document's content; the first half serves as its hash
+_EXAMINED = 1_000_000  # characters that are cleaned and signed at a time, and of a batch in an Arrow file
+_COMMIT_BATCHES = 16  # batches after which what is read is safe from a power cut or a kill
 _FLATTERS = "Much of the evaluation text stands in training too, so the evaluation flatters."
 _SAMPLES, _SAMPLE_CHARACTERS = 3, 200
 
@@ -141,7 +145,7 @@ class CorpusStatistics:
         return dataclasses.asdict(self)
 
 
-def _streamed(path: Path) -> Iterator[pa.RecordBatch]:
+def _batches(path: Path) -> Iterator[pa.RecordBatch]:
     """The batches of an Arrow file. They are read and not mapped: mapped pages that are read count as memory."""
     with pa.OSFile(str(path)) as source:
         reader = pa.ipc.open_file(source)
@@ -173,7 +177,7 @@ class TextSplit:
 
     def documents(self) -> Iterator[Document]:
         """The documents in order, streamed from the file."""
-        for batch in _streamed(self.path):
+        for batch in _batches(self.path):
             columns = [batch.column(name).to_pylist() for name in ("id", "text", "source")]
             yield from itertools.starmap(Document, zip(*columns, strict=True))
 
@@ -186,7 +190,7 @@ class TextSplit:
     def sizes(self) -> tuple[Integers, Integers]:
         """(documents,) the length of each text in characters, and in bytes of UTF-8."""
         characters, in_bytes = array.array("q"), array.array("q")
-        for batch in _streamed(self.path):
+        for batch in _batches(self.path):
             texts = batch.column("text")
             characters.extend(pc.utf8_length(texts).to_pylist())
             in_bytes.extend(pc.binary_length(texts).to_pylist())
@@ -240,6 +244,9 @@ def prepare(corpus: Corpus, *, evaluation_fraction: float = 0.05, progress: Prog
         evaluation_fraction: the share of groups that is held out, above 0 and below 1.
         progress: told (label, documents done, documents in all or None).
 
+    A call that was stopped while it read goes on after the last documents that it had kept. Where another process
+    prepares the same, its corpus is waited for.
+
     Raises:
         CorpusError: something cannot be read, or too little is left to train on and to evaluate with.
         AssetError: an asset cannot be fetched.
@@ -254,12 +261,38 @@ def prepare(corpus: Corpus, *, evaluation_fraction: float = 0.05, progress: Prog
     )
     folder = cache_folder("corpora") / key
     if not _is_whole(folder):
-        shutil.rmtree(folder, ignore_errors=True)
-        with disk_errors("the prepared corpus", folder.parent), new_folder(folder) as fresh:
-            _Preparation(corpus, fresh, evaluation_fraction, progress).run()
+
+        def waiting() -> None:
+            if progress:
+                progress("waiting for another run that prepares the same corpus", 0, None)
+
+        with disk_errors("the prepared corpus", folder.parent), alone(folder, waiting):
+            if not _is_whole(folder):
+                _make(corpus, folder, evaluation_fraction, progress)
     values = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
     values["histogram"] = [tuple(row) for row in values["histogram"]]
     return PreparedCorpus(corpus.name, corpus.recipe, key, folder, CorpusStatistics(**values))
+
+
+def _make(corpus: Corpus, folder: Path, fraction: float, progress: Progress | None) -> None:
+    """Prepare `corpus` into `folder`. What was read is kept where a second call could go on from it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished = unfinished_folder(folder)
+    made = unfinished / "made"
+    shutil.rmtree(made, ignore_errors=True)
+    try:
+        with new_folder(made / folder.name) as fresh:
+            _Preparation(corpus, fresh, unfinished, fraction, progress).run()
+    except (RecordError, _UnusableError):  # it takes another text, or another way to read it, which has another key
+        shutil.rmtree(unfinished)
+        raise
+    (made / folder.name).rename(folder)
+    sync_folder(folder.parent)
+    shutil.rmtree(unfinished)
+
+
+class _UnusableError(CorpusError):
+    """Too little is left of a corpus."""
 
 
 def _is_whole(folder: Path) -> bool:
@@ -299,28 +332,33 @@ class Split:
 
 
 class _Preparation:
-    """One run of `prepare`, step by step. The arrays hold one entry for each document of the spool."""
+    """One run of `prepare`, step by step. The arrays hold one entry for each document of the spool.
 
-    def __init__(self, corpus: Corpus, folder: Path, fraction: float, progress: Progress | None) -> None:
-        self.corpus, self.folder, self.fraction = corpus, folder, fraction
+    The finished files go to `folder`; the spool, and what else a second call would go on from, to `unfinished`.
+    """
+
+    def __init__(
+        self, corpus: Corpus, folder: Path, unfinished: Path, fraction: float, progress: Progress | None
+    ) -> None:
+        self.corpus, self.folder, self.unfinished, self.fraction = corpus, folder, unfinished, fraction
         self.progress: Progress = progress or (lambda _label, _done, _total: None)
         self.counts: Counter[str] = Counter()
         self.notes: list[str] = []
-        self.spool = folder / "spool.arrow"
-        self.signatures = folder / "signatures.bin"
 
     def run(self) -> None:
         """Leave the finished files in the folder."""
-        hashes, characters = self._read()
-        if not len(hashes):
+        self._read()
+        if not (self.unfinished / "digests.bin").stat().st_size:
             raise self._nothing_left()
-        signatures = np.memmap(self.signatures, np.uint32, mode="r").reshape(-1, PERMUTATIONS)
+        hashes = np.fromfile(self.unfinished / "digests.bin", _DIGEST)["hash"].astype(np.uint64)
+        characters = np.fromfile(self.unfinished / "characters.bin", np.int64)
+        signatures = np.memmap(self.unfinished / "signatures.bin", np.uint32, mode="r").reshape(-1, PERMUTATIONS)
         pairs, similarity = similar_pairs(signatures, FAMILY)
         copies = near_copies(len(hashes), pairs[similarity >= NEAR])
         groups = connected(len(hashes), map(tuple, pairs.tolist()))
         del signatures, pairs, similarity
         kept = np.flatnonzero(~copies)
-        with _Spool(self.spool) as spool:
+        with _Spool(self.unfinished / "spool.arrows") as spool:
             drawn = held_out_groups(groups, hashes, np.where(copies, 0, characters), self.fraction)[groups][kept]
             split = Split(*self._keep_apart(spool, kept, groups[kept], drawn))
             self.counts["moved_to_training"] = int(drawn.sum() - split.held_out.sum())
@@ -328,61 +366,70 @@ class _Preparation:
                 split = self._hold_out_something(spool, kept, groups[kept], characters[kept], hashes[kept])
             self._write(spool, kept, split)
             self._write_statistics(spool, copies, groups[kept], split)
-        for path in (self.spool, self.signatures):
-            path.unlink()
+        if self.counts["rejects"] + self.counts["empty"]:
+            shutil.copyfile(self.unfinished / "rejects.jsonl", self.folder / "rejects.jsonl")
 
-    def _read(self) -> tuple[npt.NDArray[np.uint64], Integers]:
-        """Spool every document that is no exact copy, with its signature.
-
-        Returns:
-            hashes: (documents,) of the content.
-            characters: (documents,) length of the cleaned text.
-        """
-        seen: set[bytes] = set()
-        hashes, characters = array.array("Q"), array.array("q")
-        with (
-            _Writer(self.spool) as writer,
-            _Rejects(self.folder / "rejects.jsonl") as rejects,
-            self.signatures.open("wb") as signatures,
-            contextlib.closing(in_order(_examine, self._batches())) as batches,
-        ):
-            for document, digest, signature in itertools.chain.from_iterable(batches):
-                if isinstance(document, Reject):
-                    rejects.add(document)
-                elif not digest:
-                    self.counts["empty"] += 1
-                    rejects.add(
-                        Reject(document.source, None, None, f"{document.id}: cleaning leaves nothing of the text")
-                    )
-                elif digest in seen:
-                    self.counts["exact_duplicates"] += 1
-                else:
-                    seen.add(digest)
-                    signatures.write(signature)
-                    hashes.append(int.from_bytes(digest[:8], "big"))
-                    characters.append(len(document.text))
-                    writer.add(document.id, document.text, document.source, document.language)
-            self.counts["rejects"] = rejects.count - self.counts["empty"]
+    def _read(self) -> None:
+        """Spool every document that is no exact copy, with its signature; what is spooled already is passed over."""
+        with contextlib.closing(GrowingFiles(self.unfinished, _SPOOLED)) as files:
+            self.counts.update(files.facts)
+            seen = {digest.tobytes() for digest in np.fromfile(self.unfinished / "digests.bin", _DIGEST)}
+            with contextlib.closing(in_order(_examine, self._records(self.counts["records"]))) as batches:
+                for number, batch in enumerate(batches, 1):
+                    files.append(self._spooled(batch, seen), dict(self.counts))
+                    if number % _COMMIT_BATCHES == 0:
+                        files.commit()
         self.progress(f"reading {self.corpus.name}", self.counts["read"], self.counts["read"])
-        return np.array(hashes, dtype=np.uint64), np.array(characters, dtype=np.int64)
 
-    def _batches(self) -> Iterator[list[SourceDocument | Reject]]:
-        """What the sources give, record by record, in batches of about `_EXAMINED` characters."""
+    def _records(self, done: int) -> Iterator[list[SourceDocument | Reject]]:
+        """What the sources give but for the first `done` records, in batches of about `_EXAMINED` characters."""
         label = f"reading {self.corpus.name}"
-        batch: list[SourceDocument | Reject] = []
+        batch: list[SourceDocument | Reject] = []  # the sources add to it what they leave out
         waiting = 0
         for number, document in enumerate(self.corpus.documents(batch.append, self.progress), 1):
             batch.append(document)
-            self.counts["read"] = number
             if number % 100 == 0:
                 self.progress(label, number, None)
-            waiting += len(document.text)
+            passed = min(done, len(batch))
+            del batch[:passed]
+            done -= passed
+            waiting += len(document.text) if batch else 0
             if waiting >= _EXAMINED:
-                yield batch.copy()  # the sources go on telling this list what they leave out
+                yield batch.copy()
                 batch.clear()
                 waiting = 0
-        if batch:
-            yield batch
+        if batch[done:]:
+            yield batch[done:]
+
+    def _spooled(self, batch: list[Examined], seen: set[bytes]) -> dict[str, bytes]:
+        """What a batch of records adds to the files, and to the counts."""
+        self.counts["records"] += len(batch)
+        rows: list[_Row] = []
+        signatures, digests, rejects = [], [], []
+        for record, digest, signature in batch:
+            if isinstance(record, Reject):
+                self.counts["rejects"] += 1
+                rejects.append(record)
+                continue
+            self.counts["read"] += 1
+            if not digest:
+                self.counts["empty"] += 1
+                rejects.append(Reject(record.source, None, None, f"{record.id}: cleaning leaves nothing of the text"))
+            elif digest in seen:
+                self.counts["exact_duplicates"] += 1
+            else:
+                seen.add(digest)
+                digests.append(digest)
+                signatures.append(signature)
+                rows.append((record.id, record.text, record.source, record.language))
+        lines = [json.dumps(dataclasses.asdict(reject), ensure_ascii=False) + "\n" for reject in rejects]
+        return {
+            "spool.arrows": _record_batch(rows).serialize().to_pybytes() if rows else b"",
+            "signatures.bin": b"".join(signatures),
+            "digests.bin": b"".join(digests),
+            "characters.bin": np.array([len(text) for _, text, _, _ in rows], dtype=np.int64).tobytes(),
+            "rejects.jsonl": "".join(lines).encode("utf-8"),
+        }
 
     def _keep_apart(self, spool: _Spool, kept: Integers, groups: Integers, drawn: Bools) -> tuple[Bools, Shares]:
         """Which of the kept documents are held out, once those that training documents contain have moved over."""
@@ -445,7 +492,7 @@ class _Preparation:
             self.notes.append(f"All documents resemble each other: single documents were held out. {_FLATTERS}")
             chosen = np.argsort(hashes, kind="stable")[: max(1, round(self.fraction * len(kept)))]
             return Split(np.isin(np.arange(len(kept)), chosen))
-        raise CorpusError(
+        raise _UnusableError(
             f"corpus '{self.corpus.name}' holds a single text of {int(characters.sum()):,} characters, "
             "too little to train on one part and evaluate on another",
             fix=f"give at least two different documents, or one of {SHORTEST_CUT:,} characters or more",
@@ -458,14 +505,14 @@ class _Preparation:
                     before, after = kept[: split.cut], kept[split.cut + 1 :]
                     identifier, _, source, language = spool.row(int(kept[split.cut]))
                     writer.copy(spool, before)
-                    writer.add(identifier, split.parts[0], source, language)
+                    writer.add([(identifier, split.parts[0], source, language)])
                     writer.copy(spool, after)
                 else:
                     writer.copy(spool, kept[wanted])
                 if name == "evaluation" and split.cut is not None:
                     identifier, _, source, language = spool.row(int(kept[split.cut]))
-                    for number, piece in enumerate(pieces(split.parts[1]), 1):
-                        writer.add(f"{identifier}#end-{number}", piece, source, language)
+                    parts = enumerate(pieces(split.parts[1]), 1)
+                    writer.add([(f"{identifier}#end-{number}", piece, source, language) for number, piece in parts])
 
     def _write_statistics(self, spool: _Spool, copies: Bools, groups: Integers, split: Split) -> None:
         splits = {name: TextSplit(name, self.folder / f"{name}.arrow", "") for name in ("train", "evaluation")}
@@ -498,7 +545,7 @@ class _Preparation:
         )
         write_json(self.folder / "statistics.json", statistics.as_dict())
 
-    def _nothing_left(self) -> CorpusError:
+    def _nothing_left(self) -> _UnusableError:
         left_out = [
             f"{self.counts[name]:,} {words}"
             for name, words in (("rejects", "could not be read"), ("empty", "were empty"))
@@ -506,9 +553,9 @@ class _Preparation:
         ]
         reasons: list[str] = []
         with contextlib.suppress(OSError):
-            lines = (self.folder / "rejects.jsonl").read_text(encoding="utf-8").splitlines()[:3]
+            lines = (self.unfinished / "rejects.jsonl").read_text(encoding="utf-8").splitlines()[:3]
             reasons = [f"\n  - {reject['file']}: {reject['reason']}" for reject in map(json.loads, lines)]
-        return CorpusError(
+        return _UnusableError(
             f"corpus '{self.corpus.name}' holds no document that can be used"
             + (f" ({'; '.join(left_out)})" if left_out else "")
             + "".join(reasons),
@@ -548,52 +595,51 @@ def _overlaps_of_texts(index: Path, texts: list[str]) -> list[Overlap]:
     return [_held_out(index).of(hashes) for hashes in _shingles_of_texts(texts)]
 
 
+_Row = tuple[str, str, str, "str | None"]  # a document as the Arrow files have it
+
+
+def _record_batch(rows: list[_Row]) -> pa.RecordBatch:
+    """Documents as they stand in an Arrow file."""
+    columns = [pa.array(column, kind.type) for column, kind in zip(zip(*rows, strict=True), _SCHEMA, strict=True)]
+    return pa.record_batch(columns, schema=_SCHEMA)
+
+
 class _Writer:
-    """Writes documents to an Arrow file, a few megabytes at a time."""
+    """Writes documents to an Arrow file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: list[tuple[str, str, str, str | None]] = []
-        self.waiting = 0
 
     def __enter__(self) -> _Writer:
         self.file = pa.ipc.new_file(str(self.path), _SCHEMA)
         return self
 
-    def __exit__(self, *error: object) -> None:
-        if error[0] is None:
-            self._flush()
+    def __exit__(self, *_: object) -> None:
         self.file.close()
 
-    def add(self, identifier: str, text: str, source: str, language: str | None) -> None:
-        """Add a document."""
-        self.rows.append((identifier, text, source, language))
-        self.waiting += len(text)
-        if self.waiting >= _BATCH_CHARACTERS or len(self.rows) >= 10_000:
-            self._flush()
+    def add(self, rows: list[_Row]) -> None:
+        """Add a few documents."""
+        self.file.write_batch(_record_batch(rows))
 
     def copy(self, spool: _Spool, documents: Integers) -> None:
         """Add documents of the spool, by rising index."""
-        self._flush()
         for batch in spool.batches(documents):
             self.file.write_batch(batch)
 
-    def _flush(self) -> None:
-        if self.rows:
-            columns = [
-                pa.array(column, kind.type) for column, kind in zip(zip(*self.rows, strict=True), _SCHEMA, strict=True)
-            ]
-            self.file.write_batch(pa.record_batch(columns, schema=_SCHEMA))
-        self.rows, self.waiting = [], 0
+
+def _messages(source: pa.NativeFile) -> Iterator[pa.RecordBatch]:
+    """The record batches that stand end to end in a file."""
+    while source.tell() < source.size():
+        yield pa.ipc.read_record_batch(pa.ipc.read_message(source), _SCHEMA)
 
 
 class _Spool:
-    """The spool file, read by index or passed through."""
+    """The spool, read by index or passed through: a file of record batches, end to end."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.source = pa.memory_map(str(path))
-        self.table = pa.ipc.open_file(self.source).read_all()
+        self.table = pa.Table.from_batches(_messages(self.source), _SCHEMA)
 
     def __enter__(self) -> _Spool:
         return self
@@ -615,11 +661,13 @@ class _Spool:
     def batches(self, documents: Integers) -> Iterator[pa.RecordBatch]:
         """The rows of `documents`, which rise, a batch of the file at a time."""
         first = 0
-        for batch in _streamed(self.path):
-            inside = documents[np.searchsorted(documents, first) : np.searchsorted(documents, first + batch.num_rows)]
-            if len(inside):
-                yield batch.take(pa.array(inside - first))
-            first += batch.num_rows
+        with pa.OSFile(str(self.path)) as source:  # read and not mapped, as in `_batches`
+            for batch in _messages(source):
+                last = first + batch.num_rows
+                inside = documents[np.searchsorted(documents, first) : np.searchsorted(documents, last)]
+                if len(inside):
+                    yield batch.take(pa.array(inside - first))
+                first = last
 
     def texts(self, documents: Integers) -> Iterator[list[str]]:
         """The texts of `documents`, which rise, in batches."""
@@ -630,28 +678,6 @@ class _Spool:
         """How many of the `wanted` documents are in each language, where the source says it; sorted by language."""
         counts = self.table.column("language").filter(pa.array(wanted)).drop_null().value_counts().to_pylist()
         return {count["values"]: count["counts"] for count in sorted(counts, key=lambda count: str(count["values"]))}
-
-
-class _Rejects:
-    """Writes rejects.jsonl, which is there only where something was left out."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.count = path, 0
-        self._stack = contextlib.ExitStack()
-        self._write: Callable[[str], object] | None = None
-
-    def __enter__(self) -> _Rejects:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def add(self, reject: Reject) -> None:
-        """Write one record."""
-        if self._write is None:
-            self._write = self._stack.enter_context(self.path.open("w", encoding="utf-8")).write
-        self._write(json.dumps(dataclasses.asdict(reject), ensure_ascii=False) + "\n")
-        self.count += 1
 
 
 def _histogram(lengths: Integers) -> list[tuple[int, int, int]]:

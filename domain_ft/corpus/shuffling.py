@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from domain_ft.randomness import derive
+from domain_ft.randomness import derive, generator
 
 GAMMA = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: the stride of SplitMix64
+DRAWN = 1 << 16  # numbers whose order is drawn as a whole where a part of it is wanted
 _ROUNDS = 4  # enough that a permutation of many numbers cannot be told from a random one (Luby and Rackoff 1988)
 
 
@@ -45,3 +46,13 @@ def shuffled(first: int, last: int, count: int, seed: int, *keys: str | int) -> 
         values[outside] = (left << half) | right
         outside = outside[values[outside] >= count]
     return values.astype(np.int64)
+
+
+def beginning(wanted: int, count: int, seed: int, *keys: str | int) -> npt.NDArray[np.int64]:
+    """The first `wanted` numbers of a random order of `range(count)`, or all of them: a sample of a large corpus.
+
+    The order of a few is drawn, that of many computed, so that neither time nor memory grows with `count`.
+    """
+    if count <= DRAWN:
+        return generator(seed, *keys).permutation(count)[:wanted]
+    return shuffled(0, min(wanted, count), count, seed, *keys)

@@ -27,12 +27,11 @@ import operator
 import os
 import shutil
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import filelock
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
@@ -40,10 +39,11 @@ from tokenizers import Encoding, Tokenizer
 from domain_ft.corpus.batches import PackedBatch
 from domain_ft.corpus.disk import disk_errors
 from domain_ft.corpus.documents import Document
+from domain_ft.corpus.growing import GrowingFiles, alone, unfinished_folder
 from domain_ft.corpus.workers import in_order
 from domain_ft.errors import CorpusError, SettingsError
 from domain_ft.randomness import derive
-from domain_ft.storage import cache_folder, sync_folder, write_json
+from domain_ft.storage import cache_folder, write_json
 
 if TYPE_CHECKING:  # a worker does not wait for it
     from transformers import PreTrainedTokenizerFast
@@ -51,13 +51,14 @@ if TYPE_CHECKING:  # a worker does not wait for it
 Progress = Callable[[str, int, int | None], None]
 Records = npt.NDArray[np.void]
 
-VERSION = 2  # of what the files hold: raise it whenever the same text would give other rows or files
+VERSION = 3  # of what the files hold: raise it whenever the same text would give other rows or files
 
 BATCH_CHARACTERS = 1_000_000  # tokenised at once
 SECTION_CHARACTERS = 100_000  # longer documents are tokenised in sections, in parallel
 COMMIT_BATCHES = 64  # batches after which what is tokenised is safe from a power cut or a kill
 SHORTEST_TAIL = 0.25  # of a full piece
 DOCUMENT_SHARE = 1 / 32  # of an evaluation's budget: the most that one document may take
+_SCANNED = 1 << 16  # documents whose records are looked through at a time
 
 CONTINUES, BEGINS, SPECIAL = 0, 1, 2  # what a token is: the rest of a word, the first of one, a special token
 
@@ -65,7 +66,8 @@ CONTINUES, BEGINS, SPECIAL = 0, 1, 2  # what a token is: the rest of a word, the
 TOKEN = [("id", "<u4"), ("kind", "u1"), ("bytes", "<i4")]
 SHORT_TOKEN = [("id", "<u2"), *TOKEN[1:]]  # for a vocabulary of up to 65,536
 PIECE = [("start", "<i8"), ("document", "<i8"), ("bytes", "<i8"), ("number", "<i4")]
-DOCUMENT = [("order", "<i8"), ("name_end", "<i8")]  # where in an evaluation, and where its id ends in names.txt
+# Where a document comes in an evaluation, where its pieces end, and where its id ends in names.txt.
+DOCUMENT = [("order", "<i8"), ("piece_end", "<i8"), ("name_end", "<i8")]
 
 
 class TextDocuments(Protocol):
@@ -154,7 +156,7 @@ class TokenRows:
         self.lengths = np.memmap(folder / "lengths.bin", np.dtype("<i4"), mode="r")
         pieces = np.memmap(folder / "pieces.bin", np.dtype(PIECE), mode="r")
         self.documents, self.pieces, self.bytes = pieces["document"], pieces["number"], pieces["bytes"]
-        self._document_table = np.memmap(folder / "documents.bin", np.dtype(DOCUMENT), mode="r")
+        self._documents = _RecordFile(folder / "documents.bin", np.dtype(DOCUMENT))
         self._names = _RecordFile(folder / "names.txt", np.dtype(np.uint8))
         self._pieces = _RecordFile(folder / "pieces.bin", pieces.dtype)
         self._tokens = _RecordFile(folder / "tokens.bin", np.dtype([tuple(field) for field in facts["token"]]))
@@ -164,8 +166,19 @@ class TokenRows:
 
     def document_id(self, document: int) -> str:
         """The id of the document with index `document`, as `documents` gives it."""
-        start = int(self._document_table["name_end"][document - 1]) if document else 0
-        return self._names.read([start], [self._document_table["name_end"][document] - start]).tobytes().decode("utf-8")
+        start, end = self._bounds(document, "name_end")
+        return self._names.read([start], [end - start]).tobytes().decode("utf-8")
+
+    def document_tokens(self, most: int = 20_000) -> npt.NDArray[np.int64]:
+        """(documents,) tokens of each document; of `most` of them, evenly spaced, where there are more."""
+        some = np.unique(np.linspace(0, self.document_count - 1, min(most, self.document_count), dtype=np.int64))
+        rows = (slice(*self._bounds(document, "piece_end")) for document in some.tolist())
+        return np.array([self.lengths[its].sum() for its in rows], dtype=np.int64)
+
+    def _bounds(self, document: int, field: str) -> tuple[int, int]:
+        """From where to where something of `document` goes, of which the table of documents says the ends."""
+        ends = self._documents.read([max(document - 1, 0)], [2 if document else 1])[field].tolist()
+        return (ends[0] if document else 0), ends[-1]
 
     def pack(self, rows: npt.ArrayLike) -> PackedBatch:
         """Lay the pieces `rows` (pieces,) end to end, in that order."""
@@ -200,21 +213,32 @@ class TokenRows:
         Returns:
             (selected,) row indices: documents in their hashed order, the pieces of each in the order of its text.
         """
-        first = np.flatnonzero(self.pieces == 0)
-        counts = np.diff(first, append=len(self))
-        order = np.argsort(self._document_table["order"][self.documents[first]], kind="stable")
         allowed = np.inf if max_tokens is None else max_tokens
         selected: list[npt.NDArray[np.int64]] = []
         used = 0
-        for place in order:
-            rows = _spread(
-                np.arange(first[place], first[place] + counts[place]), self.lengths, allowed * DOCUMENT_SHARE
-            )
+        # A document takes one token at least.
+        for document in self._evaluated_first(self.document_count if max_tokens is None else max_tokens + 1):
+            rows = _spread(np.arange(*self._bounds(document, "piece_end")), self.lengths, allowed * DOCUMENT_SHARE)
             used += int(self.lengths[rows].sum())
             if used > allowed and selected:
                 break
             selected.append(rows)
         return np.concatenate(selected)
+
+    def _evaluated_first(self, most: int) -> list[int]:
+        """Up to `most` documents that have pieces, those that come first in an evaluation, in that order.
+
+        The table is passed through and not mapped: it may be long, and what is kept of it is short.
+        """
+        first, orders, piece_end = np.empty(0, np.int64), np.empty(0, np.int64), 0
+        for start in range(0, self.document_count, _SCANNED):
+            table = self._documents.read([start], [min(_SCANNED, self.document_count - start)])
+            present = np.flatnonzero(np.diff(table["piece_end"], prepend=piece_end))
+            piece_end = int(table["piece_end"][-1])
+            orders = np.append(orders, table["order"][present])
+            kept = np.argsort(orders, kind="stable")[:most]
+            first, orders = np.append(first, start + present)[kept], orders[kept]
+        return list(first.tolist())
 
 
 def tokenize(
@@ -249,26 +273,15 @@ def tokenize(
     key = _key(split, backend, special, max_length)
     folder = cache_folder("tokens") / key
     if not folder.is_dir():
-        with disk_errors("the tokens", folder.parent), _alone(folder, progress):
+
+        def waiting() -> None:
+            if progress:
+                progress("waiting for another run that tokenises the same text", 0, None)
+
+        with disk_errors("the tokens", folder.parent), alone(folder, waiting):
             if not folder.is_dir():
                 _write(folder, key, split, backend, special, max_length, progress)
     return TokenRows(folder)
-
-
-@contextlib.contextmanager
-def _alone(folder: Path, progress: Progress | None) -> Iterator[None]:
-    """Let no two processes make the same folder at once: the second waits, and finds it made."""
-    lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        if progress:
-            progress("waiting for another run that tokenises the same text", 0, None)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 # ---------------------------------------------------------------------------------------------- tokens of a document
@@ -500,60 +513,6 @@ class _RecordFile:
         return np.frombuffer(read, dtype=self._kind)
 
 
-class _GrowingFiles:
-    """Files that grow together, until they are kept: what a stopped process goes on from.
-
-    A commit writes down how long each of them is, once that much is safely on the disk. Files that are opened again are
-    cut to what was committed last.
-
-    Attributes:
-        facts: plain numbers that were committed with the files.
-    """
-
-    def __init__(self, folder: Path, names: Iterable[str]) -> None:
-        folder.mkdir(exist_ok=True)
-        self._folder = folder
-        self._journal = folder / "unfinished.json"
-        state = {"sizes": dict.fromkeys(names, 0), "facts": {}}
-        with contextlib.suppress(OSError, ValueError):
-            state = json.loads(self._journal.read_text(encoding="utf-8"))
-        self.facts: dict[str, int] = state["facts"]
-        self._sizes: dict[str, int] = state["sizes"]
-        self._files: dict[str, BinaryIO] = {name: (folder / name).open("ab") for name in self._sizes}
-        for name, file in self._files.items():
-            file.truncate(self._sizes[name])
-
-    def append(self, data: Mapping[str, npt.NDArray[Any]], facts: dict[str, int]) -> None:
-        """Add to every file; `facts` hold from now on."""
-        for name, array in data.items():
-            self._files[name].write(np.ascontiguousarray(array).data)
-        self._sizes = {name: size + data[name].nbytes for name, size in self._sizes.items()}
-        self.facts = facts
-
-    def commit(self) -> None:
-        """Make all that was appended safe."""
-        for file in self._files.values():
-            file.flush()
-            os.fsync(file.fileno())
-        write_json(self._journal, {"sizes": self._sizes, "facts": self.facts})
-
-    def keep(self, folder: Path) -> None:
-        """Let the files appear as `folder`."""
-        self.commit()
-        self._folder.rename(folder)
-        sync_folder(folder.parent)
-        (folder / self._journal.name).unlink()
-
-    def close(self) -> None:
-        """Close the files; what was appended is committed first, where the files are not kept yet."""
-        try:
-            if self._folder.is_dir():
-                self.commit()
-        finally:
-            for file in self._files.values():
-                file.close()
-
-
 def _write(
     folder: Path,
     key: str,
@@ -565,10 +524,10 @@ def _write(
 ) -> None:
     """Tokenise `split` into `folder`, or go on where that was stopped."""
     token = TOKEN if backend.get_vocab_size() > 1 << 16 else SHORT_TOKEN
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    unfinished = unfinished_folder(folder)
     names = ("tokens.bin", "pieces.bin", "lengths.bin", "documents.bin", "names.txt")
-    with contextlib.closing(_GrowingFiles(unfinished, names)) as files:
-        done = {"documents": 0, "documents_without_tokens": 0, "tokens": 0, "name_end": 0, **files.facts}
+    with contextlib.closing(GrowingFiles(unfinished, names)) as files:
+        done = {"documents": 0, "documents_without_tokens": 0, "pieces": 0, "tokens": 0, "name_end": 0, **files.facts}
         batches = _section_batches(split, done["documents"])
         encoded = in_order(functools.partial(_encode, backend, np.dtype(token)), batches)
         with contextlib.closing(encoded):
@@ -591,7 +550,7 @@ def _write(
 
 
 def _append(
-    files: _GrowingFiles,
+    files: GrowingFiles,
     done: dict[str, int],
     texts: _Encoded,
     counts: npt.NDArray[np.int64],
@@ -605,19 +564,22 @@ def _append(
     encoded_names = [name.encode("utf-8") for name in texts.names]
     documents = np.empty(len(counts), dtype=DOCUMENT)
     documents["order"] = texts.orders
+    numbers = done["documents"] + np.arange(len(counts))
+    documents["piece_end"] = done["pieces"] + np.searchsorted(pieces["document"], numbers, side="right")
     documents["name_end"] = np.cumsum([len(name) for name in encoded_names]) + done["name_end"]
     done = {
         "documents": done["documents"] + len(counts),
         "documents_without_tokens": done["documents_without_tokens"] + int((counts == 0).sum()),
+        "pieces": done["pieces"] + len(pieces),
         "tokens": done["tokens"] + len(tokens),
         "name_end": int(documents["name_end"][-1]),
     }
-    data = {
+    data: dict[str, bytes | npt.NDArray[Any]] = {
         "tokens.bin": tokens,
         "pieces.bin": pieces,
         "lengths.bin": lengths.astype("<i4"),
         "documents.bin": documents,
-        "names.txt": np.frombuffer(b"".join(encoded_names), dtype=np.uint8),
+        "names.txt": b"".join(encoded_names),
     }
     files.append(data, done)
     return done

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from domain_ft.randomness import generator
+from domain_ft.corpus.shuffling import beginning
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -98,7 +98,7 @@ def choose_probes(
         objective: `mlm` takes one content word out of each sentence, one that is a single token for `tokenizer`;
             `clm` cuts a sentence in half.
     """
-    order = generator(seed, "probes").permutation(len(split))[:_DOCUMENTS_READ]
+    order = beginning(_DOCUMENTS_READ, len(split), seed, "probes")
     documents = [split.document(int(index)) for index in order]
     if objective == "clm":
         return _first(map(_beginning, documents), count)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -24,7 +25,6 @@ from domain_ft.models import gguf
 from domain_ft.models.base import BaseModel, Tokens, load
 from domain_ft.models.sources import quiet
 from domain_ft.models.warm_head import HeadReport, warm_head
-from domain_ft.randomness import generator
 from domain_ft.storage import cache_folder, new_folder, write_json
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ WARMING_TOKENS = 200_000  # of text that masked positions are taken from, an equ
 WARMING_RATE = 0.3  # of tokens masked: twice what is usual, since the body is run once
 _MAX_LENGTH = 256  # that of `adapt`, so that the cached tokens serve both
 _TOKENS_PER_PASS = 4096
+_COUNTED = 1 << 22  # tokens of a corpus, at most, that frequencies are counted over
 _TOKENS_AT_ONCE = 1 << 20  # that are counted in memory
+_SAMPLED = 1 << 18  # pieces of a corpus, at most, that either is taken from
 _PROVENANCE = "provenance.json"
 
 
@@ -208,8 +210,7 @@ def _masked_passes(corpora: list[TokenRows], tokenizer: PreTrainedTokenizerFast)
     vocabulary = MaskVocabulary.of(tokenizer)
     plans = []
     for number, rows in enumerate(corpora):
-        order = generator(0, "warming text", number).permutation(len(rows))
-        chosen = order[rows.lengths[order].cumsum() <= WARMING_TOKENS // len(corpora)]
+        chosen = _sample(rows, number, WARMING_TOKENS // len(corpora))
         plans.append([(rows, members) for members in passes(chosen, rows.lengths, _TOKENS_PER_PASS)])
     masked: list[tuple[Tokens, Tensor]] = []
     for rows, members in (plan for turn in zip(*plans, strict=False) for plan in turn):
@@ -227,12 +228,21 @@ def _masked_passes(corpora: list[TokenRows], tokenizer: PreTrainedTokenizerFast)
     return masked
 
 
+def _sample(rows: TokenRows, number: int, tokens: int) -> npt.NDArray[np.int64]:
+    """(pieces,) as many pieces of corpus `number` as `tokens` allows, in an order that is its own."""
+    from domain_ft.corpus.shuffling import beginning
+
+    order = beginning(_SAMPLED, len(rows), 0, "warming text", number)
+    return order[rows.lengths[order].cumsum() <= tokens]
+
+
 def _frequencies(corpora: list[TokenRows], vocabulary: int) -> Tensor:
-    """(vocabulary,) how often each token of text occurs, each corpus as one share."""
+    """(vocabulary,) how often each token of text occurs, each corpus as one share; of a large one in a sample."""
     shares = torch.zeros(vocabulary, dtype=torch.float64)
-    for rows in corpora:
+    for number, rows in enumerate(corpora):
         counts = torch.zeros_like(shares)
-        for some in np.array_split(np.arange(len(rows)), 1 + rows.tokens // _TOKENS_AT_ONCE):
+        chosen = _sample(rows, number, _COUNTED)
+        for some in np.array_split(chosen, 1 + int(rows.lengths[chosen].sum()) // _TOKENS_AT_ONCE):
             batch = rows.pack(some)
             counts += torch.from_numpy(np.bincount(batch.input_ids[batch.word_ids >= 0], minlength=vocabulary))
         shares += counts / counts.sum()

@@ -25,7 +25,7 @@ class CorpusFacts:
         language: BCP 47 code such as `en`; empty where it is not known.
         statistics: counts by name; those that `words.STATISTICS` names are shown.
         notes: what was done out of the ordinary, in sentences.
-        lengths: the length of each training document in tokens, for the histogram; may be empty.
+        lengths: the length of each training document in tokens, or of a sample, for the histogram; may be empty.
     """
 
     name: str

@@ -130,7 +130,8 @@ def length_histogram(lengths: Sequence[int]) -> str:
     values = np.asarray(lengths, dtype=np.float64)
     values = values[values > 0]
     middle = int(np.median(values))
-    spoken = f"Document lengths: the middle one has {middle:,} tokens, the longest {int(values.max()):,}."
+    longest = int(values.max())
+    spoken = f"Lengths of {len(values):,} documents: the middle one has {middle:,} tokens, the longest {longest:,}."
     with _figure("lengths", 2.6, spoken) as (figure, rendered):
         axes = figure.subplots()
         low, high = np.floor(2 * np.log2(values.min())), np.ceil(2 * np.log2(values.max() + 1))

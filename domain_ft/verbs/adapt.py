@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.console import Console
 
 from domain_ft.corpus.masking import mostly_without_words
@@ -436,10 +435,7 @@ def _report(
             embedded=base.name in embedded.EMBEDDED,
             licence=embedded.provenance(base.name)["licence"] if base.name in embedded.EMBEDDED else "",
         ),
-        corpus=CorpusFacts.of(
-            job.corpora["domain"],
-            np.bincount(job.train_rows.documents, weights=job.train_rows.lengths).astype(int).tolist(),
-        ),
+        corpus=CorpusFacts.of(job.corpora["domain"], job.train_rows.document_tokens().tolist()),
         control=CorpusFacts.of(job.corpora["control"]) if "control" in job.corpora else None,
         differences=differences,
         settings=settings.to_dict(),

@@ -5,17 +5,22 @@ from __future__ import annotations
 import errno
 import json
 import random
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from domain_ft.corpus import prepared as prepared_module
+from domain_ft.corpus import workers
 from domain_ft.corpus.cleaning import normalise
 from domain_ft.corpus.corpus import Corpus, open_corpus
 from domain_ft.corpus.documents import Document
 from domain_ft.corpus.duplicates import CONTAINED, FAMILY, shingles
 from domain_ft.corpus.prepared import PreparedCorpus, prepare
+from domain_ft.corpus.readers.base import SourceDocument
 from domain_ft.errors import CorpusError, RecordError
 
 
@@ -157,7 +162,7 @@ def test_what_changes_the_text_changes_the_key(tmp_path: Path) -> None:
 
 
 def test_a_split_can_be_streamed_and_indexed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepared_module, "_BATCH_CHARACTERS", 5000)
+    monkeypatch.setattr(prepared_module, "_EXAMINED", 5000)
     prepared = ready(write(tmp_path, [" ".join(article(seed)) for seed in range(60)]))
     split = prepared.split("train")
     documents = list(split.documents())
@@ -264,19 +269,97 @@ def test_a_fraction_that_leaves_one_side_empty(tmp_path: Path, fraction: float) 
         prepare(open_corpus(str(write(tmp_path, ["a", "b"]))), evaluation_fraction=fraction)
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(
-    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+def folders(cache: Path) -> list[str]:
+    """What stands among the prepared corpora, but for files."""
+    return [entry.name for entry in (cache / "corpora").iterdir() if entry.is_dir()]
+
+
+@pytest.mark.parametrize("step", [(prepared_module.GrowingFiles, "append"), (prepared_module._Writer, "copy")])
+def test_a_full_disk_is_said_and_what_was_read_is_kept(
+    step: tuple[type, str], tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(prepared_module._Writer, "add", full)
-    with pytest.raises(CorpusError, match="No space left on device"):
-        ready(write(tmp_path, ["a", "b"]))
-    assert [path.name for path in (own_cache / "corpora").iterdir() if path.is_dir()] == []
+    path = write(tmp_path, ["one text here", "another one there"])
+    with monkeypatch.context() as patch, pytest.raises(CorpusError, match="No space left on device"):
+        patch.setattr(*step, full)
+        ready(path)
+    assert [name[-11:] for name in folders(own_cache)] == [".unfinished"]
+    prepared = ready(path)
+    assert folders(own_cache) == [prepared.key]
+    assert len(prepared.split("train")) == 1
 
 
-def test_an_interruption_leaves_nothing(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_that_is_of_no_use_leaves_nothing(tmp_path: Path, own_cache: Path) -> None:
+    path = write(tmp_path, ["one short text"])
+    with pytest.raises(CorpusError, match="holds a single text"):
+        ready(path)
+    path.write_text("nonsense")
+    with pytest.raises(RecordError):
+        ready(path)
+    assert folders(own_cache) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from domain_ft.corpus import prepared, workers
+from domain_ft.corpus.corpus import open_corpus
+
+prepared._EXAMINED, prepared._COMMIT_BATCHES = 2_000, 2
+workers.FEW_BATCHES, workers.cores = 1, lambda: 1
+
+def kill(label, done, total):
+    if done == 200:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+prepared.prepare(open_corpus(sys.argv[1], on_bad_record="skip"), evaluation_fraction=0.1, progress=kill)
+"""
+
+
+def test_a_killed_preparation_goes_on_where_it_was(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepared_module, "_EXAMINED", 2_000)
+    monkeypatch.setattr(workers, "cores", lambda: 1)
+    texts = [" ".join(article(seed, 3)) for seed in range(250)]
+    lines = [json.dumps({"text": text}) for text in texts]
+    for place in range(0, 250, 40):  # some that are left out, each in its own way, all over the file
+        lines[place : place + 1] = [
+            "nonsense",
+            lines[place],
+            json.dumps({"text": texts[place // 2].upper()}),
+            '{"text": " "}',
+        ]
+    path = tmp_path / "texts.jsonl"
+    path.write_text("\n".join(lines))
+    with monkeypatch.context() as patch:
+        patch.setenv("DOMAIN_FT_CACHE", str(tmp_path / "other"))
+        whole = ready(path, on_bad_record="skip")
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+
+    examined: list[str] = []
+    examine = prepared_module._examine_one
+
+    def watched(document: SourceDocument) -> prepared_module.Examined:
+        examined.append(document.id)
+        return examine(document)
+
+    monkeypatch.setattr(prepared_module, "_examine_one", watched)
+    resumed = ready(path, on_bad_record="skip")
+    assert 50 <= len(examined) <= whole.statistics.read - 180
+    assert resumed.statistics == whole.statistics
+    assert (resumed.statistics.rejects, resumed.statistics.empty, resumed.statistics.exact_duplicates) == (7, 7, 7)
+    for name in ("train.arrow", "evaluation.arrow", "rejects.jsonl", "statistics.json"):
+        assert (resumed.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+    assert folders(own_cache) == [resumed.key]
+
+
+def test_what_was_read_is_not_read_again_after_an_interruption(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -284,7 +367,7 @@ def test_an_interruption_leaves_nothing(tmp_path: Path, own_cache: Path, monkeyp
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(prepared_module, "write_json", interrupt)
         ready(path)
-    assert [entry.name for entry in (own_cache / "corpora").iterdir() if entry.is_dir()] == []
+    monkeypatch.setattr(prepared_module, "_examine_one", lambda document: pytest.fail("a document was signed again"))
     assert len(ready(path).split("train")) == 1
 
 

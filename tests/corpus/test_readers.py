@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain_ft.corpus.corpus import open_corpus
+from domain_ft.corpus.readers import base, files
 from domain_ft.corpus.readers.base import BadRecords, Reject, SourceDocument
 from domain_ft.corpus.readers.files import list_files
 from domain_ft.corpus.readers.icd import read_icd
@@ -87,6 +88,55 @@ def test_a_text_is_one_document(tmp_path: Path, name: str) -> None:
     path = put(tmp_path, name, gzip.compress(content) if name.endswith(".gz") else content)
     (document,) = open_corpus(str(path)).documents()
     assert document == SourceDocument(id=name, text="A text.\n\fAnother page.\n", source=name)
+
+
+PARTED = {
+    "after a paragraph": "one\ntwo\n\nthree\nfour\n\n" * 20,
+    "after a line": "one line\nanother line\n" * 20,
+    "after a word": "some words and more words " * 20,
+    "between characters": "第一条この法律は公布の日から施行する" * 20,
+}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", PARTED)
+def test_a_large_text_is_read_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, packed: bool
+) -> None:
+    monkeypatch.setattr(files, "PART", 64)
+    text = PARTED[kind]
+    content = b"\xef\xbb\xbf" + text.encode()
+    path = put(tmp_path, "a.txt.gz" if packed else "a.txt", gzip.compress(content) if packed else content)
+    documents = list(open_corpus(str(path)).documents())
+    assert "".join(document.text for document in documents) == text
+    assert [document.id for document in documents[:3]] == [path.name, f"{path.name}#part-2", f"{path.name}#part-3"]
+    assert all(29 <= len(document.text.encode()) <= 64 for document in documents[:-1])
+    ends = {"after a paragraph": "\n\n", "after a line": "\n", "after a word": " ", "between characters": ""}
+    assert all(document.text.endswith(ends[kind]) for document in documents)
+
+
+def test_a_bad_byte_in_a_large_text_is_said_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "PART", 64)
+    lines = [f"line {number:03d} of a text\n".encode() for number in range(1, 31)]
+    lines[20] = b"l\xe9ne 021\n"
+    kept, left_out = rejects(put(tmp_path, "a.txt", b"".join(lines)))
+    assert [(reject.line, reject.reason) for reject in left_out] == [(21, "byte 0xE9 at offset 381 is not UTF-8")]
+    assert kept[0].startswith("line 001") and kept[-1].endswith("line 030 of a text\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"), [("records.json", "as JSON lines"), ("records.parquet.gz", "unpack it"), ("a.json.gz", "jq -c")]
+)
+def test_what_is_read_whole_is_refused_where_it_is_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, fix: str
+) -> None:
+    content = FILES[name.removesuffix(".gz").replace("a.json", "records.json")]()
+    path = put(tmp_path, name, gzip.compress(content) if name.endswith(".gz") else content)
+    monkeypatch.setattr(base, "LARGEST_WHOLE", len(content))
+    assert texts(path) == TEXTS
+    monkeypatch.setattr(base, "LARGEST_WHOLE", len(content) - 1)
+    with pytest.raises(RecordError, match=f"a file of this kind is read whole[^$]*{fix}"):
+        texts(path)
 
 
 def test_a_folder_is_read_in_order_without_hidden_files(tmp_path: Path) -> None:

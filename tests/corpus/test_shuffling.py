@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain_ft.corpus.shuffling import shuffled
+from domain_ft.corpus.shuffling import DRAWN, beginning, shuffled
+from domain_ft.randomness import generator
 
 
 @given(count=st.integers(1, 3_000), seed=st.integers(0, 9), data=st.data())
@@ -26,3 +27,12 @@ def test_orders_look_drawn() -> None:
         assert abs(shares - 0.1).max() < 0.01
     assert (np.diff(orders, axis=1) == 1).mean() < 3 / count
     assert (orders[:-1] == orders[1:]).mean() < 3 / count
+
+
+def test_the_beginning_of_an_order_is_found_without_the_rest() -> None:
+    for count in (1, 9, DRAWN, DRAWN + 1, 10**12):
+        longer, shorter = beginning(500, count, 3, "sample"), beginning(70, count, 3, "sample")
+        assert len(longer) == min(500, count) == len(set(longer.tolist()))
+        assert longer.min() >= 0 and longer.max() < count
+        assert np.array_equal(longer[:70], shorter)
+    assert np.array_equal(beginning(5, 20, 3, "sample"), generator(3, "sample").permutation(20)[:5])

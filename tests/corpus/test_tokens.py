@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -363,7 +366,7 @@ def test_a_killed_run_goes_on_from_its_last_commit(monkeypatch: pytest.MonkeyPat
     def kill(label: str, done: int, total: int | None) -> None:
         calls.append(done)
         if len(calls) == 13:
-            monkeypatch.setattr(tokens._GrowingFiles, "commit", lambda self: None)
+            monkeypatch.setattr(tokens.GrowingFiles, "commit", lambda self: None)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -379,15 +382,15 @@ def test_a_killed_run_goes_on_from_its_last_commit(monkeypatch: pytest.MonkeyPat
 
 def test_a_full_disk_is_said_and_what_was_done_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "BATCH_CHARACTERS", 100)
-    split, append = Split([f"full {i} {SENTENCES[0]}" for i in range(20)]), tokens._GrowingFiles.append
+    split, append = Split([f"full {i} {SENTENCES[0]}" for i in range(20)]), tokens.GrowingFiles.append
 
-    def full(files: tokens._GrowingFiles, data: dict, facts: dict) -> None:
+    def full(files: tokens.GrowingFiles, data: dict, facts: dict) -> None:
         if facts["documents"] > 10:
             raise OSError(errno.ENOSPC, "No space left on device")
         append(files, data, facts)
 
     with monkeypatch.context() as patch, pytest.raises(CorpusError, match="No space left on device"):
-        patch.setattr(tokens._GrowingFiles, "append", full)
+        patch.setattr(tokens.GrowingFiles, "append", full)
         tokenize(split, tokenizer("wordpiece"), max_length=32)
     done: list[int] = []
     tokenize(split, tokenizer("wordpiece"), max_length=32, progress=lambda _, number, __: done.append(number))
@@ -463,3 +466,63 @@ class TestSelectDocuments:
     def test_always_one_document(self) -> None:
         rows = tokenize(Split(SENTENCES), tokenizer("wordpiece"), max_length=32)
         assert len(rows.select_documents(1)) == 1
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> tokens.TokenRows:
+    """The rows of 400,000 documents of one to three pieces, or none: the index is true, and no text is there."""
+    folder = tmp_path_factory.mktemp("large")
+    draw = np.random.default_rng(0)
+    numbers = draw.integers(0, 4, 400_000)
+    pieces = np.zeros(numbers.sum(), dtype=tokens.PIECE)
+    pieces["document"] = np.repeat(np.arange(len(numbers)), numbers)
+    pieces["number"] = np.arange(len(pieces)) - np.repeat(np.cumsum(numbers) - numbers, numbers)
+    documents = np.zeros(len(numbers), dtype=tokens.DOCUMENT)
+    documents["order"], documents["piece_end"] = draw.integers(0, 2**62, len(numbers)), np.cumsum(numbers)
+    lengths = draw.integers(3, 33, len(pieces)).astype("<i4")
+    for name, records in {"pieces": pieces, "documents": documents, "lengths": lengths}.items():
+        records.tofile(folder / f"{name}.bin")
+    (folder / "tokens.bin").touch()
+    (folder / "names.txt").touch()
+    special = {"start": [1], "end": [2], "end_every_piece": True}
+    counts = {
+        "tokens": int(lengths.sum()),
+        "documents": len(numbers),
+        "documents_without_tokens": int((numbers == 0).sum()),
+    }
+    facts = {"key": "large", "max_length": 32, "special": special, "token": tokens.SHORT_TOKEN}
+    (folder / "facts.json").write_text(json.dumps(facts | counts))
+    return tokens.TokenRows(folder)
+
+
+@contextlib.contextmanager
+def little_memory() -> Iterator[None]:
+    """Less than the table of documents, which has 9.6 MB, or that of pieces with 20 MB, or a list of numbers."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    finally:
+        tracemalloc.stop()
+
+
+class TestALargeIndex:
+    """What `adapt` asks of it takes no list and no array that is as long as the corpus."""
+
+    def test_an_evaluation_passes_through_the_documents(self, large: tokens.TokenRows) -> None:
+        with little_memory():
+            chosen = large.select_documents(2_000)
+        table = np.fromfile(Path(large.lengths.filename).with_name("documents.bin"), tokens.DOCUMENT)
+        documents = large.documents[chosen]
+        orders = table["order"][documents]
+        assert (np.diff(orders) >= 0).all() and 1_900 < large.lengths[chosen].sum() <= 2_000
+        with_pieces = np.diff(table["piece_end"], prepend=0) > 0
+        assert (with_pieces & (table["order"] < orders[-1])).sum() == len(set(documents)) - 1
+
+    def test_the_report_takes_a_sample_of_documents(self, large: tokens.TokenRows) -> None:
+        with little_memory():
+            sample = large.document_tokens()
+        assert len(sample) == 20_000
+        ends = [large.lengths[large.documents == document].sum() for document in (0, 399_999)]
+        assert large.document_tokens(4)[[0, 3]].tolist() == ends
+        assert abs(sample.mean() - large.tokens / large.document_count) < 1

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_models import tiny_model, tiny_tokenizer
@@ -151,6 +152,21 @@ def test_an_encoder_without_a_head_gets_one(calls: list[Path], tmp_path: Path, m
 
 
 @pytest.mark.assets
+def test_a_head_is_fitted_on_a_sample_of_a_large_corpus() -> None:
+    """As many pieces as 10^12 bytes of text have: there is no array of that length."""
+
+    class Rows:
+        lengths = np.broadcast_to(np.int32(250), 10**9)
+
+        def __len__(self) -> int:
+            return len(self.lengths)
+
+    rows: Any = Rows()
+    chosen = embedded._sample(rows, 0, 100_000)
+    assert len(set(chosen.tolist())) == 400
+    assert not np.array_equal(chosen, embedded._sample(rows, 1, 100_000))
+
+
 @pytest.mark.slow
 def test_minilm_is_a_masked_lm() -> None:
     base = load("minilm")

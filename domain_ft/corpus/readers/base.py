@@ -16,7 +16,8 @@ from domain_ft.errors import CorpusError, RecordError, nearest
 
 OnBadRecord = Literal["stop", "skip"]
 
-_BOM = codecs.BOM_UTF8
+LARGEST_WHOLE = 256_000_000  # bytes, unpacked, of a file that has to be read whole
+BOM = codecs.BOM_UTF8
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -80,7 +81,7 @@ def read_lines(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int, in
             if number == 1:
                 if is_foreign(line, name, bad):
                     return
-                content = line.removeprefix(_BOM)
+                content = line.removeprefix(BOM)
             if content:
                 yield number, offset + len(line) - len(content), content
             offset += len(line)
@@ -88,17 +89,26 @@ def read_lines(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int, in
             report_empty(name, bad)
 
 
-def read_whole(path: Path, name: str, bad: BadRecords) -> str | None:
-    """The text of a whole file; None where it was rejected."""
-    data: bytes | None = None
+def read_bytes(path: Path, name: str, bad: BadRecords, fix: str) -> bytes | None:
+    """The bytes of a file that has to be read whole; None where it was rejected, such as for its size."""
     with reported(name, bad), open_bytes(path) as file:
-        data = file.read()
+        data = file.read(LARGEST_WHOLE + 1)
+        if len(data) <= LARGEST_WHOLE:
+            return data
+        reason = f"the file holds more than {LARGEST_WHOLE / 1e6:,.0f} MB, and a file of this kind is read whole"
+        bad.add(reason, file=name, fix=fix)
+    return None
+
+
+def read_whole(path: Path, name: str, bad: BadRecords, fix: str = "cut it in several files") -> str | None:
+    """The text of a whole file; None where it was rejected. `fix`: what to do with one that is too large."""
+    data = read_bytes(path, name, bad, fix)
     if data is None or is_foreign(data, name, bad):
         return None
     if not data:
         report_empty(name, bad)
         return None
-    return decode(data.removeprefix(_BOM), name, bad, offset=3 if data.startswith(_BOM) else 0)
+    return decode(data.removeprefix(BOM), name, bad, offset=3 if data.startswith(BOM) else 0)
 
 
 def report_empty(name: str, bad: BadRecords) -> None:
@@ -118,13 +128,15 @@ def is_foreign(data: bytes, name: str, bad: BadRecords) -> bool:
     return False
 
 
-def decode(data: bytes, name: str, bad: BadRecords, *, offset: int = 0, line: int | None = None) -> str | None:
+def decode(
+    data: bytes, name: str, bad: BadRecords, *, offset: int = 0, line: int | None = None, lines_before: int = 0
+) -> str | None:
     """`data` as strict UTF-8; None where a byte is not, which is reported with its line and its offset in the file."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         if line is None:
-            line = data.count(b"\n", 0, error.start) + 1
+            line = lines_before + data.count(b"\n", 0, error.start) + 1
         bad.add(
             f"byte 0x{data[error.start]:02X} at offset {offset + error.start} is not UTF-8",
             file=name,

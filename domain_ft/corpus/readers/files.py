@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from domain_ft.corpus.readers import ENDINGS, reader
-from domain_ft.corpus.readers.base import BadRecords, SourceDocument, read_whole
+from domain_ft.corpus.readers.base import (
+    BOM,
+    BadRecords,
+    SourceDocument,
+    decode,
+    is_foreign,
+    open_bytes,
+    report_empty,
+    reported,
+)
 from domain_ft.errors import CorpusError
+
+PART = 16_000_000  # bytes of a plain text, more than which are cut in several documents: some ten long books
 
 
 @dataclass(frozen=True)
@@ -72,8 +84,31 @@ def read_by_ending(path: Path, name: str, text_field: str | None, bad: BadRecord
 
 
 def read_text(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
-    """A plain text or Markdown file: one document."""
+    """A plain text or Markdown file: one document. A larger one than `PART` is several, so that memory stays flat."""
     del text_field  # a text has no fields
-    text = read_whole(path, name, bad)
-    if text is not None:
-        yield SourceDocument(id=name, text=text, source=name)
+    with reported(name, bad), open_bytes(path) as file:
+        offset = lines = 0
+        for number, data in enumerate(_parts(file), 1):
+            if is_foreign(data, name, bad):
+                return
+            if not data:
+                report_empty(name, bad)
+                return
+            mark = len(BOM) if offset == 0 and data.startswith(BOM) else 0
+            text = decode(data[mark:], name, bad, offset=offset + mark, lines_before=lines)
+            if text is not None:
+                yield SourceDocument(id=name if number == 1 else f"{name}#part-{number}", text=text, source=name)
+            offset, lines = offset + len(data), lines + data.count(b"\n")
+
+
+def _parts(file: BinaryIO) -> Iterator[bytes]:
+    """A text, as UTF-8, in parts of up to `PART` bytes, cut after a paragraph, else a line, a space, a character."""
+    waiting = file.read(PART + 1)
+    while len(waiting) > PART:
+        ends = [waiting.rfind(end, PART // 2, PART) + len(end) for end in (b"\n\n", b"\n", b" ")]
+        cut = next((end for end in ends if end > PART // 2), PART)
+        while cut > PART - 4 and waiting[cut] & 0xC0 == 0x80:  # within a character
+            cut -= 1
+        yield waiting[:cut]
+        waiting = waiting[cut:] + file.read(cut)
+    yield waiting

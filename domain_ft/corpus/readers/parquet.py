@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from domain_ft.corpus.readers.base import BadRecords, SourceDocument, TextField, open_bytes, reported
+from domain_ft.corpus.readers.base import BadRecords, SourceDocument, TextField, open_bytes, read_bytes, reported
 from domain_ft.errors import CorpusError, nearest
 
 _ROWS = 256  # rows read at a time: few enough that a batch of long documents is small
@@ -17,10 +19,16 @@ _ROWS = 256  # rows read at a time: few enough that a batch of long documents is
 
 def read_parquet(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
     """Read the text column or columns of a Parquet file."""
-    with reported(name, bad), open_bytes(path) as file:
+    with reported(name, bad), contextlib.ExitStack() as stack:
+        if path.suffix.lower() == ".gz":  # Parquet is read from its end, and gzip from its beginning
+            data = read_bytes(path, name, bad, "unpack it: Parquet packs its columns by itself")
+            if data is None:
+                return
+            file: BinaryIO = io.BytesIO(data)
+        else:
+            file = stack.enter_context(open_bytes(path))
         try:
-            packed = path.suffix.lower() == ".gz"
-            table = pq.ParquetFile(io.BytesIO(file.read()) if packed else file, pre_buffer=False)
+            table = pq.ParquetFile(file, pre_buffer=False)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             bad.add(f"this is no sound Parquet file: {str(error).splitlines()[0]}", file=name)
             return

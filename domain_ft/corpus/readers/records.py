@@ -53,8 +53,8 @@ def read_jsonl(path: Path, name: str, text_field: str | None, bad: BadRecords) -
 
 
 def read_json(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
-    """A JSON file that is a list of objects. It is read whole; JSON lines take less memory."""
-    text = read_whole(path, name, bad)
+    """A JSON file that is a list of objects. It is read whole, so that a large one is refused."""
+    text = read_whole(path, name, bad, f"write it as JSON lines (.jsonl): jq -c '.[]' {name}")
     if text is None:
         return
     try:

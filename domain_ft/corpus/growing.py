@@ -1,0 +1,97 @@
+"""Work on a corpus that goes on where it was stopped: files that grow together, and one process at a time on them.
+
+Reading and tokenising both append what they have done to such files, in the order of the documents.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import filelock
+import numpy as np
+import numpy.typing as npt
+
+from domain_ft.storage import sync_folder, write_json
+
+
+def unfinished_folder(folder: Path) -> Path:
+    """Where the work on `folder` lies until that is made."""
+    return folder.with_name(f".{folder.name}.unfinished")
+
+
+@contextlib.contextmanager
+def alone(folder: Path, waiting: Callable[[], object]) -> Iterator[None]:
+    """Let no two processes make the same folder at once: the second calls `waiting`, and finds it made."""
+    lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        waiting()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class GrowingFiles:
+    """Files that grow together, until they are kept: what a stopped process goes on from.
+
+    A commit writes down how long each of them is, once that much is safely on the disk. Files that are opened again are
+    cut to what was committed last.
+
+    Attributes:
+        facts: plain numbers that were committed with the files.
+    """
+
+    def __init__(self, folder: Path, names: Iterable[str]) -> None:
+        folder.mkdir(exist_ok=True)
+        self._folder = folder
+        self._journal = folder / "unfinished.json"
+        state = {"sizes": dict.fromkeys(names, 0), "facts": {}}
+        with contextlib.suppress(OSError, ValueError):
+            state = json.loads(self._journal.read_text(encoding="utf-8"))
+        self.facts: dict[str, int] = state["facts"]
+        self._sizes: dict[str, int] = state["sizes"]
+        self._files: dict[str, BinaryIO] = {name: (folder / name).open("ab") for name in self._sizes}
+        for name, file in self._files.items():
+            file.truncate(self._sizes[name])
+
+    def append(self, data: Mapping[str, bytes | npt.NDArray[Any]], facts: dict[str, int]) -> None:
+        """Add to every file; `facts` hold from now on."""
+        views = {
+            name: memoryview(part) if isinstance(part, bytes) else np.ascontiguousarray(part).data
+            for name, part in data.items()
+        }
+        for name, view in views.items():
+            self._files[name].write(view)
+        self._sizes = {name: size + views[name].nbytes for name, size in self._sizes.items()}
+        self.facts = facts
+
+    def commit(self) -> None:
+        """Make all that was appended safe."""
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        write_json(self._journal, {"sizes": self._sizes, "facts": self.facts})
+
+    def keep(self, folder: Path) -> None:
+        """Let the files appear as `folder`."""
+        self.commit()
+        self._folder.rename(folder)
+        sync_folder(folder.parent)
+        (folder / self._journal.name).unlink()
+
+    def close(self) -> None:
+        """Close the files; what was appended is committed first, where the files are not kept yet."""
+        try:
+            if self._folder.is_dir():
+                self.commit()
+        finally:
+            for file in self._files.values():
+                file.close()
