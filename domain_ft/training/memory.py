@@ -1,9 +1,11 @@
 """How much memory training takes, counted before it starts, and how large a pass it leaves room for.
 
-    resident already + gradients and moments of what trains + fixed + per_token x tokens of a pass
+    resident already + gradients and moments of what trains + tensors that a pass has alive at once
 
-The second follows from the parameters. The last two are counted, for any architecture: small passes of real text go
-through the model, forward and backward, and the bytes of all tensors that are alive at once are added up.
+The second follows from the parameters. The third is counted, for any architecture: two small passes of real text go
+through the model, forward and backward, and after each op the bytes of all tensors that are alive are added up. Both
+passes take the same ops, so what is alive after one of them grows along a line with the tokens, and a pass of any size
+takes what the highest of these lines says.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import psutil
 import torch
 from torch import Tensor, nn
@@ -42,26 +45,28 @@ LARGEST_PASS: dict[str, float] = {"cpu": 4096, "cuda": math.inf}
 _HEAD_WORKSPACE = {"reference": 0, "torch": WORKSPACE_BYTES, "triton": STASH_BYTES}
 """The most that the head allocates inside its op, where it cannot be counted."""
 
-_COUNTED_LENGTH = {True: 128, False: 1024}
-"""The most tokens of a piece that is counted with, by whether pieces are packed: a token then costs the same at any
-length, where scores of padded pieces may grow with its square."""
+_COUNTED_LENGTH = 16
+_COUNTED_LENGTH_WITH_SCORES = 512
+"""The most tokens of a piece that is counted with. A token costs the same at any length, unless attention keeps a score
+for each pair of tokens."""
 
 
 @dataclass(frozen=True)
 class PassMemory:
-    """The most that a pass has alive at once, beside the parameters and their gradients: fixed + per_token x tokens.
+    """The tensors that a pass has alive at once, beside the parameters and their gradients.
 
     Attributes:
-        fixed: bytes, whatever the number of tokens.
-        per_token: bytes of each token.
+        lines: (moments, 2) float64; at each moment of a pass, the bytes that do not depend on the number of tokens, and
+            those of each token.
+        workspace: bytes that the ops allocate for themselves alone, where they cannot be counted, at most.
     """
 
-    fixed: int
-    per_token: float
+    lines: npt.NDArray[np.float64]
+    workspace: int = 0
 
     def of(self, tokens: int) -> int:
-        """Bytes for a pass of so many tokens."""
-        return self.fixed + math.ceil(self.per_token * tokens)
+        """The most bytes at any moment of a pass of so many tokens."""
+        return self.workspace + max(0, math.ceil((self.lines @ [1, tokens]).max()))
 
 
 @dataclass(frozen=True)
@@ -195,6 +200,7 @@ def count_pass(
     *,
     kernels: str,
     autocast: Callable[[], AbstractContextManager[Any]],
+    keeps_scores: bool = False,
 ) -> PassMemory:
     """Count what a pass of `base` takes, as the model is now, by two small ones.
 
@@ -206,29 +212,31 @@ def count_pass(
         piece: a single piece of text; the longest that a pass will have says most.
         kernels: the backend of the ops, resolved.
         autocast: gives the context of a forward pass.
+        keeps_scores: attention keeps scores, as it does with dropout in it and where pieces are padded.
     """
-    length = min(piece.tokens, _COUNTED_LENGTH[base.packed])
+    length = min(piece.tokens, _COUNTED_LENGTH_WITH_SCORES if keeps_scores else _COUNTED_LENGTH)
     lengths = [length, max(1, length - 1)]  # two lengths, as attention has a tensor more where there is more than one
-    copies = -(-_COUNTED_LENGTH[True] // length)
     parameters = [parameter for parameter in base.model.parameters() if parameter.requires_grad]
-    peaks, tokens = [], []
-    for times in (copies, 2 * copies):
-        batch = _cut(piece, [each for each in lengths for _ in range(times)])
+    histories, tokens = [], []
+    for copies in (1, 2) if keeps_scores else (2, 4):  # long pieces are dear; a single one is not laid out as two are
+        batch = _cut(piece, [each for each in lengths for _ in range(copies)])
         inputs = objective.prepare(batch, 0).to(base.device)
         for parameter in parameters:  # as in every pass of a step but the first
             parameter.grad = torch.zeros_like(parameter)
         with LiveBytes() as live:
             with autocast():
                 loss = objective.loss(base, inputs)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             del loss
-        peaks.append(live.peak)
+        histories.append(live.history)
         tokens.append(batch.tokens)
     for parameter in parameters:
         parameter.grad = None
-    per_token = max(0.0, (peaks[1] - peaks[0]) / (tokens[1] - tokens[0]))
-    fixed = max(0, math.ceil(peaks[0] - per_token * tokens[0])) + _HEAD_WORKSPACE[kernels]
-    return PassMemory(fixed, per_token)
+    if len(histories[0]) != len(histories[1]):  # a model whose ops depend on the text: the line through the peaks
+        histories = [[max(history)] for history in histories]
+    first, second = (np.array(history, dtype=np.float64) for history in histories)
+    per_token = (second - first) / (tokens[1] - tokens[0])
+    return PassMemory(np.stack([first - per_token * tokens[0], per_token], axis=1), _HEAD_WORKSPACE[kernels])
 
 
 def _cut(piece: PackedBatch, lengths: list[int]) -> PackedBatch:
@@ -256,12 +264,13 @@ class LiveBytes(TorchDispatchMode):
 
     Attributes:
         live: bytes alive.
-        peak: the most that were alive after any op.
+        history: what was alive after each op.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.live = self.peak = 0
+        self.live = 0
+        self.history: list[int] = []
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -270,7 +279,7 @@ class LiveBytes(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         for storage in _storages(result):
             self._add(storage, storage.nbytes())
-        self.peak = max(self.peak, self.live)
+        self.history.append(self.live)
         return result
 
     def _add(self, storage: torch.UntypedStorage, size: int) -> None:

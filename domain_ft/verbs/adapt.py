@@ -173,6 +173,8 @@ def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) 
     passes = _plan_passes(base, objective, train_rows["domain"], settings, machine)
     if not passes.fits:
         display.warn(f"memory may run out: {passes.reason}")
+    elif passes.activation_checkpointing and settings.activation_checkpointing == "auto":
+        display.say(f"note: memory is short, so layers are computed again in the backward pass: {passes.reason}")
     loop = _loop_settings(settings, train_rows["domain"], passes)
     settled: dict[str, Any] = {
         "control": control_of(settings) or NO_CONTROL,
@@ -256,7 +258,14 @@ def pass_memory(
     checkpointing.switch(activation_checkpointing)
     try:
         longest = rows.pack([int(rows.lengths.argmax())])
-        return count_pass(base, objective, longest, kernels=machine.kernels, autocast=machine.accelerator.autocast)
+        return count_pass(
+            base,
+            objective,
+            longest,
+            kernels=machine.kernels,
+            autocast=machine.accelerator.autocast,
+            keeps_scores=settings.base_dropout or not base.packed,
+        )
     finally:
         checkpointing.switch(on=False)
         base.model.eval()
