@@ -42,6 +42,9 @@ SMALLEST_PASS = {"cpu": 512, "cuda": 1024}
 LARGEST_PASS: dict[str, float] = {"cpu": 4096, "cuda": math.inf}
 """Tokens. On a CPU larger passes are slower, as their activations leave its caches; a GPU only gains by them."""
 
+ENOUGH = {"cpu": (1024, 2 * 2**30), "cuda": (math.inf, math.inf)}
+"""Tokens and bytes. A pass of more than both is no faster on a CPU, and the memory is better left to others."""
+
 _HEAD_WORKSPACE = {"reference": 0, "torch": WORKSPACE_BYTES, "triton": STASH_BYTES}
 """The most that the head allocates inside its op, where it cannot be counted."""
 
@@ -119,21 +122,24 @@ class PassLimits:
         """Whether there is room for that."""
         return self.needed(memory, tokens) <= self.usable_bytes
 
+    def sizes(self, memory: PassMemory) -> list[int]:
+        """Tokens that a pass may have, falling: for a step in one pass, in two, in three, and at last piece by piece.
+
+        Each has room for the piece that lies across the border, so that the passes of a step are about even. None is
+        larger than it is good for.
+        """
+        found, passes = [], 1
+        enough_tokens, enough_bytes = ENOUGH[self.device]
+        while (even := -(-self.step_tokens // passes)) > self.longest:
+            size = even + self.longest
+            if even <= enough_tokens or (even <= LARGEST_PASS[self.device] and memory.of(size) <= enough_bytes):
+                found.append(size)
+            passes += 1
+        return [*found, self.longest]
+
     def largest(self, memory: PassMemory, sizes: Iterable[int]) -> int | None:
         """The first of falling sizes that fits; None where none does."""
         return next((size for size in sizes if self.fit(memory, size)), None)
-
-    def sizes(self) -> list[int]:
-        """Tokens that a pass may have, falling: for a step in one pass, in two, in three, and at last piece by piece.
-
-        Each has room for the piece that lies across the border, so that the passes of a step are about even.
-        """
-        found, passes = [], 1
-        while (even := -(-self.step_tokens // passes)) > self.longest:
-            if even <= LARGEST_PASS[self.device]:
-                found.append(even + self.longest)
-            passes += 1
-        return [*found, self.longest]
 
 
 def plan_passes(
@@ -158,21 +164,26 @@ def plan_passes(
     given = tokens_per_pass is not None
     if tokens_per_pass is not None and activation_checkpointing != "auto":
         return PassPlan(tokens_per_pass, activation_checkpointing == "on", "both were asked for", given)
-    sizes = limits.sizes() if tokens_per_pass is None else [tokens_per_pass]
-    floor = min(sizes[0], max(sizes[-1], SMALLEST_PASS[limits.device]))
-    alternative = ""
+
+    def sizes(memory: PassMemory) -> list[int]:
+        return limits.sizes(memory) if tokens_per_pass is None else [tokens_per_pass]
+
+    def plan(on: bool, memory: PassMemory, size: int | None, reason: str = "") -> PassPlan:
+        chosen = size or sizes(memory)[-1]
+        return PassPlan(chosen, on, _room(limits, memory, chosen) + reason, given, fits=size is not None)
+
+    reason = ""
     if activation_checkpointing != "on":
-        memory = measure(False)
-        enough = sizes if activation_checkpointing == "off" else [size for size in sizes if size >= floor]
-        size = limits.largest(memory, enough)
+        without = measure(False)
+        falling = sizes(without)
+        floor = min(falling[0], max(falling[-1], SMALLEST_PASS[limits.device]))
+        least = floor if activation_checkpointing == "auto" else 0
+        size = limits.largest(without, [size for size in falling if size >= least])
         if size is not None or activation_checkpointing == "off":
-            chosen = size or sizes[-1]
-            return PassPlan(chosen, False, _room(limits, memory, chosen), given, fits=size is not None)
-        alternative = f"; without it, {floor:,} tokens would take {gib(limits.needed(memory, floor))}"
+            return plan(False, without, size)
+        reason = f"; without it, {floor:,} tokens would take {gib(limits.needed(without, floor))}"
     memory = measure(True)
-    size = limits.largest(memory, sizes)
-    chosen = size or sizes[-1]
-    return PassPlan(chosen, True, _room(limits, memory, chosen) + alternative, given, fits=size is not None)
+    return plan(True, memory, limits.largest(memory, sizes(memory)), reason)
 
 
 def _room(limits: PassLimits, memory: PassMemory, tokens: int) -> str:

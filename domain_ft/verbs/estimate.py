@@ -196,7 +196,7 @@ def _way(job: Job, on: bool, limits: PassLimits, resident: int, tokens: int, dis
     )
     size = job.passes.tokens_per_pass
     if not chosen and not job.passes.asked_for:
-        size = limits.largest(memory, limits.sizes()) or limits.longest
+        size = limits.largest(memory, limits.sizes(memory)) or limits.longest
     peak, rate = resident + limits.needed(memory, size), None
     if chosen or limits.fit(memory, size):
         if device.type == "cuda":

@@ -118,18 +118,19 @@ COSTS = {
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, (2304, False)),  # 4,352 x 2 MiB is more than half of the free memory
-        ({"free_bytes": 32_000 * MIB}, (4352, False)),  # a step at once
-        ({"free_bytes": 3_000 * MIB}, (666, False)),
+        ({}, (1280, False)),  # enough for a CPU, for a pass of 2 GiB
+        ({"free_bytes": 2_500 * MIB}, (530, False)),
         ({"free_bytes": 2_000 * MIB}, (4352, True)),  # fewer than 512 tokens would fit without
         ({"free_bytes": 800 * MIB}, (1622, True)),
         ({"free_bytes": 400 * MIB}, (256, True)),
-        ({"device": "cuda", "free_bytes": 3_000 * MIB}, (1076, False)),
-        ({"device": "cuda", "free_bytes": 2_000 * MIB}, (4352, True)),  # fewer than 1,024 would
+        ({"device": "cuda"}, (4352, False)),  # a step at once
+        ({"device": "cuda", "free_bytes": 8_000 * MIB}, (2304, False)),
+        ({"device": "cuda", "free_bytes": 2_000 * MIB}, (4352, True)),  # fewer than 1,024 would fit without
         ({"longest": 6000, "free_bytes": 32_000 * MIB}, (6000, False)),  # no pass can be less than a piece
         ({"longest": 6000}, (6000, True)),
-        ({"step_tokens": 10, "longest": 20, "free_bytes": 32_000 * MIB}, (20, False)),
-        ({"step_tokens": 16_384, "free_bytes": 2**50}, (4352, False)),  # a CPU's largest
+        ({"step_tokens": 10, "longest": 20}, (20, False)),
+        ({"step_tokens": 16_384, "free_bytes": 2**50}, (1280, False)),
+        ({"step_tokens": 16_384, "free_bytes": 800 * MIB}, (1895, True)),
         ({"step_tokens": 16_384, "free_bytes": 2**50, "device": "cuda"}, (16_640, False)),
     ],
 )
@@ -141,8 +142,9 @@ def test_the_largest_pass_that_fits_is_chosen(changes: dict[str, Any], expected:
 
 
 def test_the_sizes_cut_a_step_evenly() -> None:
-    assert limits(step_tokens=1200).sizes() == [1456, 856, 656, 556, 256]
-    assert limits(step_tokens=10_000).sizes()[:2] == [3590, 2756]  # in three passes, in four
+    assert limits(step_tokens=1200).sizes(COSTS[True]) == [1456, 856, 656, 556, 256]
+    assert limits(step_tokens=10_000).sizes(COSTS[True])[:2] == [3590, 2756]  # in three passes, in four
+    assert limits(step_tokens=10_000).sizes(COSTS[False])[:2] == [1256, 1166]  # in ten, since nine take over 2 GiB
 
 
 @pytest.mark.parametrize("asked", ["on", "off"])
@@ -164,7 +166,7 @@ def test_half_of_it_may_be_asked_for() -> None:
     assert plan(tokens_per_pass=100) == (100, False, True)
     assert plan(tokens_per_pass=8000) == (8000, True, True)
     assert plan(activation_checkpointing="on") == (4352, True, True)
-    assert plan(activation_checkpointing="on", can_checkpoint=False) == (2304, False, True)
+    assert plan(activation_checkpointing="on", can_checkpoint=False) == (1280, False, True)
     assert plan(tokens_per_pass=10**6) == (10**6, True, False)
 
 
