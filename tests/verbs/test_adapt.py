@@ -257,8 +257,9 @@ def test_a_pass_is_chosen_by_the_free_memory_and_settled(tmp_path: Path, monkeyp
     assert (stored.tokens_per_pass, stored.activation_checkpointing) == (464, "off")
 
 
+@pytest.mark.parametrize("checkpointing", ["auto", "on"])
 def test_a_resumed_run_keeps_its_passes_whatever_is_free_by_then(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpointing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Equal to the last bit, where a pass that was chosen anew would sum in another order."""
     small_memory(monkeypatch, 10_000)
@@ -280,8 +281,9 @@ def test_a_resumed_run_keeps_its_passes_whatever_is_free_by_then(
         adapt(cut)
     monkeypatch.setattr(ProgressDisplay, "step", real)
     small_memory(monkeypatch, 1)
-    resumed = adapt(dataclasses.replace(cut, resume=True))
+    resumed = adapt(dataclasses.replace(cut, resume=True, activation_checkpointing=checkpointing))
     assert resumed.result["tokens_per_pass"] == 464
+    assert resumed.result["activation_checkpointing"] == (checkpointing == "on")
     one, two = (load_file(run.folder / "adapter" / "adapter_model.safetensors") for run in (whole, resumed))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
