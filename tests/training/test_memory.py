@@ -120,7 +120,8 @@ COSTS = {
     [
         ({}, (1280, False)),  # enough for a CPU, for a pass of 2 GiB
         ({"free_bytes": 2_500 * MIB}, (530, False)),
-        ({"free_bytes": 2_000 * MIB}, (4352, True)),  # fewer than 512 tokens would fit without
+        ({"free_bytes": 2_000 * MIB}, (256, False)),
+        ({"free_bytes": 1_300 * MIB}, (2304, True)),  # not even a piece would fit without
         ({"free_bytes": 800 * MIB}, (1622, True)),
         ({"free_bytes": 400 * MIB}, (256, True)),
         ({"device": "cuda"}, (4352, False)),  # a step at once
