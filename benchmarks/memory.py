@@ -23,7 +23,6 @@ import importlib.util
 import json
 import os
 import sys
-import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,9 +34,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from domain_ft.training.memory import LiveBytes
 from domain_ft_kernels import linear_cross_entropy, lora_linear
 
 HERE = Path(__file__).resolve().parent
@@ -167,30 +165,6 @@ def _silent() -> Iterator[None]:
         os.close(nowhere)
 
 
-class _Sizes(TorchDispatchMode):
-    """Counts the bytes of all tensors made inside the block: how many live, and the most that lived at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        self.known: set[int] = set()
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            storage = tensor.untyped_storage() if isinstance(tensor, Tensor) else None
-            if storage is not None and storage._cdata not in self.known:
-                self.known.add(storage._cdata)
-                self.live += storage.nbytes()
-                self.peak = max(self.peak, self.live)
-                weakref.finalize(storage, self._released, storage._cdata, storage.nbytes())
-        return result
-
-    def _released(self, which: int, size: int) -> None:
-        self.known.discard(which)
-        self.live -= size
-
-
 def triton_head(model: str, tokens: list[int]) -> list[dict[str, int]]:
     """Peaks of the Triton head beyond its operands, bfloat16, as on an H100; it makes room for labels on all rows."""
     sys.path.append(str(HERE / "kernels"))
@@ -201,10 +175,10 @@ def triton_head(model: str, tokens: list[int]) -> list[dict[str, int]]:
     hidden, vocabulary = MODELS[model]
     rows = []
     for count in tokens:
-        with recording("sm_90"), _Sizes() as sizes:
+        with recording("sm_90"), LiveBytes() as sizes:
             call_linear_cross_entropy(vocabulary, hidden, count, torch.bfloat16, bias=False)
         operands = 2 * hidden * (count + vocabulary) + 8 * count
-        rows.append({"tokens": count, "loss": sizes.peak - operands})
+        rows.append({"tokens": count, "loss": max(sizes.history) - operands})
     return rows
 
 

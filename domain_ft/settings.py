@@ -237,8 +237,13 @@ class TrainingOptions(Settings, group="Training"):
     tokens_per_step: PositiveInt = 4096
     """Tokens in an optimiser step, over all passes and processes."""
 
-    tokens_per_pass: PositiveInt = 4096
-    """Tokens in one pass through the model. Fewer take less memory; the arithmetic of a step stays the same."""
+    tokens_per_pass: PositiveInt | None = None
+    """Tokens in one pass through the model. By default as many as the free memory holds and the device is fastest with.
+    Fewer take less memory; the arithmetic of a step stays the same."""
+
+    activation_checkpointing: Literal["auto", "on", "off"] = "auto"
+    """Compute each layer again in the backward pass: slower, in far less memory, with the same result. auto turns it on
+    where memory is short, off only once memory has run out."""
 
     learning_rate: Annotated[float, Range(above=0, at_most=1)] | None = None
     """The peak learning rate. By default one that suits the method."""

@@ -39,12 +39,14 @@ class TrainingState:
         tokens: document tokens trained on.
         seconds: time spent training, over all the processes that the run has had.
         tokens_per_pass: the size of a pass; smaller than the setting once memory has run out.
+        activation_checkpointing: whether layers are computed again in the backward pass; on, too, once it has.
     """
 
     step: int
     tokens: int
     seconds: float
     tokens_per_pass: int
+    activation_checkpointing: bool = False
 
 
 def save_checkpoint(

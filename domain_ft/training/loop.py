@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from domain_ft.corpus.packing import Step, StepPlan, passes, share
 from domain_ft.corpus.tokens import TokenRows
 from domain_ft.errors import TrainingError
+from domain_ft.models.activation_checkpointing import ActivationCheckpointing
 from domain_ft.models.base import BaseModel
 from domain_ft.models.lora import LoraLinear, has_lora, set_dropout_seed
 from domain_ft.objectives.base import Inputs, Objective
@@ -57,6 +58,7 @@ class LoopSettings:
         total_steps: optimiser steps in the whole run.
         tokens_per_step: document tokens that an optimiser step reads.
         tokens_per_pass: tokens that go through the model at once; a longer piece has a pass of its own.
+        activation_checkpointing: compute layers again in the backward pass; done anyhow once memory has run out.
         learning_rate: peak learning rate.
         schedule: name of the learning-rate schedule.
         warmup: share of the steps that warm up.
@@ -73,6 +75,7 @@ class LoopSettings:
     total_steps: int
     tokens_per_step: int
     tokens_per_pass: int
+    activation_checkpointing: bool
     learning_rate: float
     schedule: str
     warmup: float
@@ -171,9 +174,13 @@ def train(
         if on_resume:
             on_resume(state.step)
         display.say(f"resuming after step {state.step} of {settings.total_steps}")
+    checkpointing = ActivationCheckpointing(base.model)
+    checkpointing.switch(settings.activation_checkpointing or state.activation_checkpointing)
     module = accelerator.prepare(LossModule(base, objective))
     plan = StepPlan(rows.lengths, settings.tokens_per_step, settings.seed)
-    trainer = _Trainer(base, objective, rows, settings, accelerator, module, parameters, optimizer, display)
+    trainer = _Trainer(
+        base, objective, rows, settings, accelerator, module, parameters, optimizer, display, checkpointing
+    )
     log_every = max(1, settings.total_steps // METRIC_LINES)
 
     def save() -> None:
@@ -189,7 +196,9 @@ def train(
             loss, rate, norm, tokens_per_pass, padding = trainer.take(step, state)
             seconds = time.perf_counter() - began
             tokens = int(rows.lengths[step.rows].sum())
-            state = TrainingState(state.step + 1, state.tokens + tokens, state.seconds + seconds, tokens_per_pass)
+            state = TrainingState(
+                state.step + 1, state.tokens + tokens, state.seconds + seconds, tokens_per_pass, checkpointing.on
+            )
             last = state.step == settings.total_steps
             metrics: dict[str, Any] = {
                 "step": state.step,
@@ -229,6 +238,7 @@ class _Trainer:
     parameters: Mapping[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
     display: ProgressDisplay
+    checkpointing: ActivationCheckpointing
 
     def take(self, step: Step, state: TrainingState) -> tuple[float, float, float, int, float]:
         """One optimiser step: (mean loss in nats, learning rate, gradient norm, pass size, share of padding)."""
@@ -299,23 +309,32 @@ class _Trainer:
         index: int,
         error: BaseException,
     ) -> int:
-        """Half the pass after memory ran out; the step's arithmetic stays the same."""
+        """Half the pass after memory ran out; with single pieces, the same with activation checkpointing.
+
+        The step's arithmetic stays the same.
+        """
         longest = max(int(self.rows.lengths[chosen].max()) for chosen, _ in prepared)
         largest = max(inputs.input_ids.numel() for _, inputs in prepared)
-        if self.accelerator.num_processes > 1 or largest <= longest:
+        alone = self.accelerator.num_processes == 1
+        if alone and largest > longest:
+            smaller = max(longest, min(tokens_per_pass, largest) // 2)
+            change = f"passes of {smaller} tokens instead of {tokens_per_pass}"
+        elif alone and self.checkpointing.possible and not self.checkpointing.on:
+            self.checkpointing.switch(on=True)
+            smaller, change = tokens_per_pass, "activation checkpointing, which is slower"
+        else:
             raise TrainingError(
                 f"memory ran out in step {index + 1}, with passes of at most {tokens_per_pass} tokens",
                 where=f"longest piece: {longest} tokens",
-                fix="lower --tokens-per-pass or --max-length; --resume goes on from the last checkpoint",
+                fix="lower --tokens-per-pass or --max-length, or add --activation-checkpointing on; "
+                "--resume goes on from the last checkpoint",
             ) from error
-        halved = max(longest, min(tokens_per_pass, largest) // 2)
         self.display.warn(
-            f"memory ran out in step {index + 1}: from here on passes of {halved} tokens instead of "
-            f"{tokens_per_pass}; the step's arithmetic stays the same"
+            f"memory ran out in step {index + 1}: from here on {change}; the step's arithmetic stays the same"
         )
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return halved
+        return smaller
 
     def blamed(self, chosen: npt.NDArray[np.int64], inputs: Inputs) -> npt.NDArray[np.int64]:
         """The pieces of a pass whose own losses are not finite; all of them where that shows nothing."""

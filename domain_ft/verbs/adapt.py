@@ -8,15 +8,18 @@ run.result["after"]["domain"]["loss"], run.model
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerate.utils import gather_object
 from rich.console import Console
 
 from domain_ft.corpus.masking import mostly_without_words
@@ -27,9 +30,10 @@ from domain_ft.evaluation.bootstrap import beyond_control, difference
 from domain_ft.evaluation.samples import Probe, answer, choose_probes, side_by_side
 from domain_ft.evaluation.scores import Scores
 from domain_ft.models import embedded
+from domain_ft.models.activation_checkpointing import ActivationCheckpointing
 from domain_ft.models.base import BaseModel, load
 from domain_ft.models.export import export_merged
-from domain_ft.models.lora import LoraConfig, apply_lora, set_backend
+from domain_ft.models.lora import LoraConfig, apply_lora, has_lora, lora_of, set_backend
 from domain_ft.models.peft_format import save_adapter
 from domain_ft.objectives.base import Objective
 from domain_ft.report import card, html
@@ -38,7 +42,16 @@ from domain_ft.report.run_folder import RunFolder
 from domain_ft.report.terminal import print_adapt
 from domain_ft.settings import PROVENANCE, AdaptSettings, tomllib
 from domain_ft.training.checkpoints import TrainingState
-from domain_ft.training.loop import LoopSettings, count_steps, peak_memory_bytes, train
+from domain_ft.training.loop import LoopSettings, count_steps, disable_base_dropout, peak_memory_bytes, train
+from domain_ft.training.memory import (
+    PassLimits,
+    PassMemory,
+    PassPlan,
+    count_pass,
+    free_memory,
+    plan_passes,
+    training_state_bytes,
+)
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.language_model import (
     EVALUATION_TOKENS,
@@ -65,6 +78,7 @@ LEARNING_RATES = {"lora": 2e-3, "dora": 2e-3, "full": 5e-5}
 CURVE_POINTS = 8
 MAY_CHANGE = {
     "output",
+    "activation_checkpointing",
     "track",
     "checkpoint_every",
     "keep_checkpoints",
@@ -112,6 +126,7 @@ class Job:
         train_rows: the pieces of the domain's training split.
         held_out: by role, what is scored before and after.
         loop: the loop's settings.
+        passes: how large a pass is, and why.
     """
 
     settings: AdaptSettings
@@ -122,6 +137,7 @@ class Job:
     train_rows: TokenRows
     held_out: Mapping[str, HeldOut]
     loop: LoopSettings
+    passes: PassPlan
 
     @property
     def steps_per_epoch(self) -> int:
@@ -152,16 +168,24 @@ def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) 
         if base.head_is_random:  # fitted on both, to be fair to both
             base = embedded.with_fitted_head(base, list(train_rows.values()), display.job)
         held_out = {role: hold_out(prepared, role, base, settings, display) for role, prepared in corpora.items()}
-    loop = _loop_settings(settings, train_rows["domain"])
+    objective = build_objective(base, settings, machine.kernels)
+    passes = _plan_passes(base, objective, train_rows["domain"], settings, machine)
+    if not passes.fits:
+        display.warn(f"memory may run out: {passes.reason}")
+    elif passes.activation_checkpointing and settings.activation_checkpointing == "auto":
+        display.say(f"note: memory is short, so layers are computed again in the backward pass: {passes.reason}")
+    loop = _loop_settings(settings, train_rows["domain"], passes)
     settled: dict[str, Any] = {
         "control": control_of(settings) or NO_CONTROL,
         "max_length": length,
-        "alpha": settings.alpha or 2.0 * settings.rank,
+        "alpha": _alpha(settings),
         "learning_rate": loop.learning_rate,
         "evaluation_tokens": settings.evaluation_tokens or EVALUATION_TOKENS[base.objective],
         "max_tokens": None,
         "epochs": None,
         "max_steps": loop.total_steps,
+        "tokens_per_pass": loop.tokens_per_pass,
+        "activation_checkpointing": "on" if loop.activation_checkpointing else "off",
         "evaluate_every": loop.evaluate_every,
         "device": machine.device.type,
         "dtype": machine.dtype,
@@ -171,15 +195,97 @@ def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) 
         settings=dataclasses.replace(settings, **settled),
         machine=machine,
         base=base,
-        objective=build_objective(base, settings, machine.kernels),
+        objective=objective,
         corpora=corpora,
         train_rows=train_rows["domain"],
         held_out=held_out,
         loop=loop,
+        passes=passes,
     )
 
 
-def _loop_settings(settings: AdaptSettings, rows: TokenRows) -> LoopSettings:
+def _plan_passes(
+    base: BaseModel, objective: Objective, rows: TokenRows, settings: AdaptSettings, machine: Machine
+) -> PassPlan:
+    """How large a pass is, by the memory that is free now; the same on every process."""
+    can_checkpoint = ActivationCheckpointing(base.model).possible
+    if settings.activation_checkpointing == "on" and not can_checkpoint:
+        raise SettingsError(
+            f"--activation-checkpointing on: '{base.name}' does not keep its layers in a list, so there is nothing to "
+            "compute again",
+            fix="leave the option out; a smaller --tokens-per-pass or --max-length takes less memory",
+        )
+    with _trainable_for_now(base.model, settings, machine.kernels):
+        plan = plan_passes(
+            pass_limits(base, rows, settings, machine),
+            lambda on: pass_memory(base, objective, rows, settings, machine, activation_checkpointing=on),
+            tokens_per_pass=settings.tokens_per_pass,
+            activation_checkpointing=settings.activation_checkpointing,
+            can_checkpoint=can_checkpoint,
+        )
+    plans: list[PassPlan] = gather_object([plan])
+    return max(plans, key=lambda plan: (plan.activation_checkpointing, -plan.tokens_per_pass))
+
+
+def pass_limits(base: BaseModel, rows: TokenRows, settings: AdaptSettings, machine: Machine) -> PassLimits:
+    """What passes have to keep to here and now; what trains must be in the model already."""
+    # The processes of a machine share its memory, where each has a GPU of its own.
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if machine.device.type == "cpu" else 1
+    return PassLimits(
+        step_tokens=-(-settings.tokens_per_step // machine.accelerator.num_processes),
+        longest=int(rows.lengths.max()),
+        device=machine.device.type,
+        free_bytes=free_memory(machine.device) // sharing,
+        state_bytes=training_state_bytes(base.model.parameters()),
+    )
+
+
+def pass_memory(
+    base: BaseModel,
+    objective: Objective,
+    rows: TokenRows,
+    settings: AdaptSettings,
+    machine: Machine,
+    *,
+    activation_checkpointing: bool,
+) -> PassMemory:
+    """Count what a pass of `base` takes in training; what trains must be in it already."""
+    checkpointing = ActivationCheckpointing(base.model)
+    if not settings.base_dropout:
+        disable_base_dropout(base.model)
+    base.model.train()
+    checkpointing.switch(activation_checkpointing)
+    try:
+        longest = rows.pack([int(rows.lengths.argmax())])
+        return count_pass(
+            base,
+            objective,
+            longest,
+            kernels=machine.kernels,
+            autocast=machine.accelerator.autocast,
+            keeps_scores=settings.base_dropout or not base.packed,
+        )
+    finally:
+        checkpointing.switch(on=False)
+        base.model.eval()
+
+
+@contextlib.contextmanager
+def _trainable_for_now(model: PreTrainedModel, settings: AdaptSettings, kernels: str) -> Iterator[None]:
+    """Inside the block the model is as it will be trained; afterwards it is as it was."""
+    parameters = list(model.parameters())
+    wanted = [parameter.requires_grad for parameter in parameters]
+    _make_trainable(model, settings, kernels)
+    try:
+        yield
+    finally:
+        if has_lora(model):
+            lora_of(model).discard()
+        for parameter, requires_grad in zip(parameters, wanted, strict=True):
+            parameter.requires_grad_(requires_grad)
+
+
+def _loop_settings(settings: AdaptSettings, rows: TokenRows, passes: PassPlan) -> LoopSettings:
     budgeted = settings.max_steps is not None or settings.epochs is not None
     total_steps = count_steps(
         StepPlan(rows.lengths, settings.tokens_per_step, settings.seed),
@@ -191,7 +297,8 @@ def _loop_settings(settings: AdaptSettings, rows: TokenRows) -> LoopSettings:
     return LoopSettings(
         total_steps=total_steps,
         tokens_per_step=settings.tokens_per_step,
-        tokens_per_pass=settings.tokens_per_pass,
+        tokens_per_pass=passes.tokens_per_pass,
+        activation_checkpointing=passes.activation_checkpointing,
         learning_rate=settings.learning_rate or LEARNING_RATES[settings.method],
         schedule=settings.schedule,
         warmup=settings.warmup,
@@ -219,7 +326,7 @@ def adapt(settings: AdaptSettings) -> AdaptRun:
     if machine.accelerator.is_main_process:
         folder = RunFolder.create(folder.path, resume=settings.resume)
     with ProgressDisplay(quiet=settings.quiet or not machine.accelerator.is_main_process) as display:
-        job = set_up(settings, machine, display)
+        job = set_up(_as_started(settings, folder), machine, display)
         _settle_config(job, folder)
         _say_what_is_odd(job, display)
         probes = _choose_probes(job)
@@ -264,14 +371,16 @@ def curve_tokens(settings: AdaptSettings) -> int:
 
 def add_trainable(job: Job) -> None:
     """Make of the base model one that trains: LoRA goes into it, or every weight is opened."""
-    settings, model = job.settings, job.base.model
+    _make_trainable(job.base.model, job.settings, job.machine.kernels)
+
+
+def _make_trainable(model: PreTrainedModel, settings: AdaptSettings, kernels: str) -> None:
     if settings.method == "full":
         model.requires_grad_(True)
         return
-    assert settings.alpha is not None
     config = LoraConfig(
         rank=settings.rank,
-        alpha=settings.alpha,
+        alpha=_alpha(settings),
         dropout=settings.dropout,
         targets=settings.targets,
         use_rslora=settings.rslora,
@@ -279,7 +388,24 @@ def add_trainable(job: Job) -> None:
         train_modules=settings.train_modules,
     )
     apply_lora(model, config, seed=settings.seed)
-    set_backend(model, job.machine.kernels)
+    set_backend(model, kernels)
+
+
+def _alpha(settings: AdaptSettings) -> float:
+    return settings.alpha or 2.0 * settings.rank
+
+
+def _as_started(settings: AdaptSettings, folder: RunFolder) -> AdaptSettings:
+    """For a resumed run the passes that it was started with, where none are asked for: memory may be other by now."""
+    if not (settings.resume and folder.config.is_file()):
+        return settings
+    stored = AdaptSettings.from_toml(folder.config)
+    checkpointing = settings.activation_checkpointing
+    return dataclasses.replace(
+        settings,
+        tokens_per_pass=settings.tokens_per_pass or stored.tokens_per_pass,
+        activation_checkpointing=stored.activation_checkpointing if checkpointing == "auto" else checkpointing,
+    )
 
 
 def _settle_config(job: Job, folder: RunFolder) -> None:
@@ -333,7 +459,7 @@ def _measure(job: Job, folder: RunFolder, when: str, display: ProgressDisplay) -
             job.objective,
             held_out,
             job.machine,
-            tokens_per_pass=job.settings.tokens_per_pass,
+            tokens_per_pass=job.loop.tokens_per_pass,
             progress=display.job,
             label=f"{when}: {held_out.name}",
         )
@@ -355,7 +481,7 @@ def _train(job: Job, folder: RunFolder, display: ProgressDisplay) -> TrainingSta
         accelerator.log({k: v for k, v in line.items() if isinstance(v, (int, float))}, step=line["step"])
 
     def point() -> dict[str, Any]:
-        tokens_per_pass = job.settings.tokens_per_pass
+        tokens_per_pass = job.loop.tokens_per_pass
         return {
             "domain": score_held_out(
                 job.base, job.objective, curve, job.machine, tokens_per_pass=tokens_per_pass
@@ -416,6 +542,8 @@ def _report(
         "training_seconds": state.seconds,
         "tokens_per_second": state.tokens / state.seconds,
         "peak_memory_bytes": peak_memory_bytes(),
+        "tokens_per_pass": state.tokens_per_pass,
+        "activation_checkpointing": state.activation_checkpointing,
         "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
         "total_parameters": sum(p.numel() for p in parameters),
         "before": {role: scores.summary() for role, scores in before.items()} | _unmeasured(before),

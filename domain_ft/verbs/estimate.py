@@ -14,20 +14,47 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
+from domain_ft.models.activation_checkpointing import ActivationCheckpointing
 from domain_ft.settings import AdaptSettings, EstimateSettings
-from domain_ft.training.loop import peak_memory_bytes, train
+from domain_ft.training.loop import memory_bytes, release_free_memory, train
+from domain_ft.training.memory import PassLimits, gib
 from domain_ft.training.progress import ProgressDisplay
-from domain_ft.verbs.adapt import Job, add_trainable, curve_tokens, set_up
+from domain_ft.verbs.adapt import Job, add_trainable, curve_tokens, pass_limits, pass_memory, set_up
 from domain_ft.verbs.language_model import choose_machine, score_held_out
 
 PROBE_STEPS = 4
-"""Optimiser steps that are run: the first, which warms caches up, is not counted."""
+"""Optimiser steps that are run the way that `adapt` takes: the first, which warms caches up, is not counted."""
+
+COMPARED_STEPS = 2
+"""The same for the other way."""
 
 OPTIMIZER_COPIES = 3
 """A checkpoint holds each trained number and AdamW's two moments of it."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """The cost of training with activation checkpointing, or without.
+
+    Attributes:
+        activation_checkpointing: which of the two.
+        tokens_per_pass: the largest pass that fits the memory, where no other was asked for.
+        tokens_per_second: measured; None where it does not fit the memory, which is not tried then.
+        training_minutes: at that speed.
+        peak_memory_bytes: on a GPU the most that was allocated; on a CPU what the process has resident and what
+            training takes beside it, counted from the tensors of a pass: the process's own peak would be that of
+            whatever took most, and could not be told apart for the two ways.
+    """
+
+    activation_checkpointing: bool
+    tokens_per_pass: int
+    tokens_per_second: float | None
+    training_minutes: float | None
+    peak_memory_bytes: int
 
 
 @dataclass(frozen=True)
@@ -39,12 +66,16 @@ class Estimate:
         epochs: how many times the run reads it.
         tokens: that the run trains on.
         steps: optimiser steps.
-        tokens_per_second: measured, in training.
+        tokens_per_second: measured, in training, as it would be run.
         training_minutes: at that speed.
         evaluation_minutes: for scoring before, after and along the way.
-        peak_memory_bytes: of the probe; on a CPU all that the process has had resident.
+        peak_memory_bytes: at most, in training; see `Way`.
         disk_bytes: of the adapter and the checkpoints.
         trainable_parameters: numbers that train.
+        tokens_per_pass: that `adapt` would choose.
+        activation_checkpointing: whether it would use that.
+        reason: why.
+        ways: without activation checkpointing and with it; one alone where the model has no layers for it.
     """
 
     corpus_tokens: int
@@ -57,6 +88,10 @@ class Estimate:
     peak_memory_bytes: int
     disk_bytes: int
     trainable_parameters: int
+    tokens_per_pass: int
+    activation_checkpointing: bool
+    reason: str
+    ways: tuple[Way, ...]
 
     @property
     def minutes(self) -> float:
@@ -71,9 +106,15 @@ def estimate(settings: EstimateSettings) -> Estimate:
         job = set_up(AdaptSettings(**settings.to_dict()), machine, display)
         add_trainable(job)
         scoring_rate = _scoring_rate(job)
-        training_rate = _training_rate(job, display)
-    plan_tokens = job.train_rows.tokens / job.steps_per_epoch
-    tokens = round(plan_tokens * job.loop.total_steps)
+        tokens = round(job.train_rows.tokens / job.steps_per_epoch * job.loop.total_steps)
+        kinds = (False, True) if ActivationCheckpointing(job.base.model).possible else (False,)
+        limits = pass_limits(job.base, job.train_rows, job.settings, machine)
+        release_free_memory()
+        resident = memory_bytes()
+        ways = tuple(_way(job, on, limits, resident, tokens, display) for on in kinds)
+    chosen = next(way for way in ways if way.activation_checkpointing == job.passes.activation_checkpointing)
+    assert chosen.tokens_per_second is not None
+    assert chosen.training_minutes is not None
     points = max(0, job.loop.total_steps // job.loop.evaluate_every - 1)
     scored = 2 * sum(int(held.rows.lengths[held.selected].sum()) for held in job.held_out.values())
     trainable = sum(p.numel() for p in job.base.model.parameters() if p.requires_grad)
@@ -82,43 +123,100 @@ def estimate(settings: EstimateSettings) -> Estimate:
         epochs=job.loop.total_steps / job.steps_per_epoch,
         tokens=tokens,
         steps=job.loop.total_steps,
-        tokens_per_second=training_rate,
-        training_minutes=tokens / training_rate / 60,
+        tokens_per_second=chosen.tokens_per_second,
+        training_minutes=chosen.training_minutes,
         evaluation_minutes=(scored + points * curve_tokens(job.settings)) / scoring_rate / 60,
-        peak_memory_bytes=peak_memory_bytes(),
+        peak_memory_bytes=chosen.peak_memory_bytes,
         disk_bytes=4 * trainable * (1 + OPTIMIZER_COPIES * job.loop.keep_checkpoints),
         trainable_parameters=trainable,
+        tokens_per_pass=job.passes.tokens_per_pass,
+        activation_checkpointing=job.passes.activation_checkpointing,
+        reason=job.passes.reason,
+        ways=ways,
     )
 
 
 def run(settings: EstimateSettings) -> dict[str, Any]:
     """The verb: estimate and print."""
     found = estimate(settings)
+    console = Console(quiet=settings.json)
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
     table.add_column()
     for label, value in _lines(found):
         table.add_row(label, value)
-    Console(quiet=settings.json).print(table)
+    console.print(table)
+    console.print()
+    console.print(_comparison(found))
     return {"command": "data estimate"} | dataclasses.asdict(found) | {"minutes": found.minutes}
 
 
 def _lines(found: Estimate) -> list[tuple[str, str]]:
+    checkpointing = "with" if found.activation_checkpointing else "without"
     return [
         ("corpus", f"{found.corpus_tokens:,} tokens to train on"),
         ("run", f"{found.tokens:,} tokens in {found.steps:,} steps, {found.epochs:.2g} times through the corpus"),
         ("trains", f"{found.trainable_parameters:,} parameters"),
         ("speed", f"{found.tokens_per_second:,.0f} tokens a second, measured in training on this machine"),
         ("time", f"{found.training_minutes:.1f} min training and {found.evaluation_minutes:.1f} min measuring"),
-        ("memory", f"{found.peak_memory_bytes / 2**30:.1f} GiB at the peak of the probe"),
+        ("memory", f"{gib(found.peak_memory_bytes)} at the peak"),
         ("disk", f"{found.disk_bytes / 2**20:.0f} MiB for adapter and checkpoints"),
+        ("passes", f"of {found.tokens_per_pass:,} tokens, {checkpointing} activation checkpointing"),
+        ("why", found.reason),
     ]
 
 
-def _training_rate(job: Job, display: ProgressDisplay) -> float:
-    """Tokens a second in training: the median over the probe's steps but the first."""
+def _comparison(found: Estimate) -> Table:
+    """Both ways side by side."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("activation checkpointing")
+    for heading in ("tokens a pass", "tokens/s", "training", "memory"):
+        table.add_column(heading, justify="right")
+    for way in found.ways:
+        chosen = way.activation_checkpointing == found.activation_checkpointing
+        speed = ("not tried", "")
+        if way.tokens_per_second is not None and way.training_minutes is not None:
+            speed = (f"{way.tokens_per_second:,.0f}", f"{way.training_minutes:.1f} min")
+        name = "on" if way.activation_checkpointing else "off"
+        table.add_row(
+            f"{name}, as adapt would" if chosen else name,
+            f"{way.tokens_per_pass:,}",
+            *speed,
+            gib(way.peak_memory_bytes),
+            style="" if chosen else "dim",
+        )
+    return table
+
+
+def _way(job: Job, on: bool, limits: PassLimits, resident: int, tokens: int, display: ProgressDisplay) -> Way:
+    """Try training on `tokens` with activation checkpointing or without, unless it is likely to run out of memory."""
+    chosen, device = on == job.passes.activation_checkpointing, job.machine.device
+    memory = pass_memory(
+        job.base, job.objective, job.train_rows, job.settings, job.machine, activation_checkpointing=on
+    )
+    size = job.passes.tokens_per_pass
+    if not chosen and not job.passes.asked_for:
+        size = limits.largest(memory, limits.sizes(memory)) or limits.longest
+    peak, rate = resident + limits.needed(memory, size), None
+    if chosen or limits.fit(memory, size):
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        rate = _training_rate(job, on, size, PROBE_STEPS if chosen else COMPARED_STEPS, display)
+        if device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(device)
+    return Way(on, size, rate, None if rate is None else tokens / rate / 60, peak)
+
+
+def _training_rate(job: Job, on: bool, tokens_per_pass: int, steps: int, display: ProgressDisplay) -> float:
+    """Tokens a second in training: the median over `steps` steps but the first."""
     lines: list[Mapping[str, Any]] = []
-    loop = dataclasses.replace(job.loop, total_steps=min(PROBE_STEPS, job.loop.total_steps), evaluate_every=0)
+    loop = dataclasses.replace(
+        job.loop,
+        total_steps=min(steps, job.loop.total_steps),
+        evaluate_every=0,
+        tokens_per_pass=tokens_per_pass,
+        activation_checkpointing=on,
+    )
     with tempfile.TemporaryDirectory() as folder:
         train(
             job.base,
@@ -130,13 +228,13 @@ def _training_rate(job: Job, display: ProgressDisplay) -> float:
             display=display,
             log=lines.append,
         )
-    return statistics.median(line["tokens_per_second"] for line in lines[1:] or lines)
+    return float(statistics.median(line["tokens_per_second"] for line in lines[1:] or lines))
 
 
 def _scoring_rate(job: Job) -> float:
     """Tokens a second in scoring, over one pass."""
-    domain = job.held_out["domain"]
-    probe = dataclasses.replace(domain, selected=domain.rows.select_documents(job.settings.tokens_per_pass))
+    domain, tokens_per_pass = job.held_out["domain"], job.loop.tokens_per_pass
+    probe = dataclasses.replace(domain, selected=domain.rows.select_documents(tokens_per_pass))
     began = time.perf_counter()
-    score_held_out(job.base, job.objective, probe, job.machine, tokens_per_pass=job.settings.tokens_per_pass)
+    score_held_out(job.base, job.objective, probe, job.machine, tokens_per_pass=tokens_per_pass)
     return int(probe.rows.lengths[probe.selected].sum()) / (time.perf_counter() - began)

@@ -57,6 +57,7 @@ def settings(**changes: Any) -> LoopSettings:
         "total_steps": 6,
         "tokens_per_step": 240,
         "tokens_per_pass": 240,
+        "activation_checkpointing": False,
         "learning_rate": 5e-3,
         "schedule": "cosine",
         "warmup": 0.2,

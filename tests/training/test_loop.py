@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from torch import nn
 
 from domain_ft.corpus.packing import StepPlan
 from domain_ft.errors import CheckpointError, TrainingError
+from domain_ft.models.activation_checkpointing import ActivationCheckpointing
 from domain_ft.models.lora import LoraLinear
 from domain_ft.objectives.base import IGNORED, Inputs
 from domain_ft.training import loop as loop_module
@@ -306,6 +308,36 @@ def test_a_pass_without_memory_is_halved_and_the_step_stays_the_same(
     state, found = run(tmp_path / "short", loop=settings(total_steps=3))
     assert state.tokens_per_pass <= 130
     assert max(largest) <= 130
+    assert largest_difference(expected, found) < 2e-4
+
+
+def test_activation_checkpointing_trains_the_same_model_to_the_last_bit(tmp_path: Path) -> None:
+    (_, plain), (state, found) = (
+        run(tmp_path / str(on), dropout=0.3, loop=settings(total_steps=3, activation_checkpointing=on))
+        for on in (False, True)
+    )
+    assert state.activation_checkpointing
+    assert all(torch.equal(plain[name], found[name]) for name in plain)
+
+
+def test_layers_are_recomputed_once_no_single_piece_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last resort, which a resumed run keeps to."""
+    loop = settings(total_steps=4, schedule="constant", warmup=0.0)
+    _, expected = run(tmp_path / "plenty", loop=loop)
+    real = loop_module.LossModule.forward
+
+    def limited(self: loop_module.LossModule, inputs: Inputs) -> torch.Tensor:
+        if not ActivationCheckpointing(self.model).on:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, inputs)
+
+    monkeypatch.setattr(loop_module.LossModule, "forward", limited)
+    state, _ = run(tmp_path / "short", loop=dataclasses.replace(loop, total_steps=2))
+    assert state.activation_checkpointing
+    monkeypatch.setattr(loop_module.LossModule, "forward", real)
+    state, found = run(tmp_path / "short", loop=loop, resume=True)
+    assert state.activation_checkpointing
+    assert state.tokens_per_pass <= 32
     assert largest_difference(expected, found) < 2e-4
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -17,12 +18,15 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 from verb_jobs import settings
 
 from domain_ft.errors import SettingsError
+from domain_ft.models.activation_checkpointing import ActivationCheckpointing
 from domain_ft.models.base import load
 from domain_ft.settings import AdaptSettings, EstimateSettings, EvaluateSettings, ExportSettings, MachineOptions
 from domain_ft.training import loop
+from domain_ft.training.progress import ProgressDisplay
+from domain_ft.verbs import adapt as adapt_verb
+from domain_ft.verbs import estimate as estimate_verb
 from domain_ft.verbs import language_model
 from domain_ft.verbs.adapt import adapt, output_folder, run
-from domain_ft.verbs.estimate import estimate
 from domain_ft.verbs.evaluate import evaluate
 from domain_ft.verbs.export import export
 from domain_ft.verbs.language_model import choose_machine
@@ -265,13 +269,104 @@ def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(
     assert not (tmp_path / "run").exists()
 
 
-def test_estimate_measures_and_leaves_nothing(tmp_path: Path) -> None:
-    asked = settings(tmp_path).to_dict()
+def small_memory(monkeypatch: pytest.MonkeyPatch, megabytes: float) -> None:
+    monkeypatch.setattr(adapt_verb, "free_memory", lambda device: int(megabytes * 2**20))
+
+
+def test_a_pass_is_chosen_by_the_free_memory_and_settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_memory(monkeypatch, 10_000)
+    finished = adapt(settings(tmp_path, tokens_per_pass=None))
+    assert (finished.result["tokens_per_pass"], finished.result["activation_checkpointing"]) == (464, False)
+    stored = AdaptSettings.from_toml(finished.folder / "config.toml")
+    assert (stored.tokens_per_pass, stored.activation_checkpointing) == (464, "off")
+
+
+@pytest.mark.parametrize("checkpointing", ["auto", "on"])
+def test_a_resumed_run_keeps_its_passes_whatever_is_free_by_then(
+    checkpointing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal to the last bit, where a pass that was chosen anew would sum in another order."""
+    small_memory(monkeypatch, 10_000)
+    asked = settings(tmp_path, tokens_per_pass=None, dropout=0.2)
+    whole = adapt(asked)
+    cut = dataclasses.replace(asked, output=tmp_path / "cut")
+    steps = 0
+    real = ProgressDisplay.step
+
+    def stop(self: ProgressDisplay, *arguments: Any) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 4:
+            raise InterruptedError
+        real(self, *arguments)
+
+    monkeypatch.setattr(ProgressDisplay, "step", stop)
+    with pytest.raises(InterruptedError):
+        adapt(cut)
+    monkeypatch.setattr(ProgressDisplay, "step", real)
+    small_memory(monkeypatch, 1)
+    resumed = adapt(dataclasses.replace(cut, resume=True, activation_checkpointing=checkpointing))
+    assert resumed.result["tokens_per_pass"] == 464
+    assert resumed.result["activation_checkpointing"] == (checkpointing == "on")
+    one, two = (load_file(run.folder / "adapter" / "adapter_model.safetensors") for run in (whole, resumed))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_counting_leaves_the_model_as_it_was(method: str, tmp_path: Path) -> None:
+    asked = settings(tmp_path, method=method, tokens_per_pass=None, activation_checkpointing="on")
+    machine = choose_machine(asked)
+    before = load(asked.model)
+    job = adapt_verb.set_up(asked, machine, ProgressDisplay(quiet=True))
+    model = job.base.model
+    assert [(name, type(module)) for name, module in model.named_modules()] == [
+        (name, type(module)) for name, module in before.model.named_modules()
+    ]
+    for (name, parameter), expected in zip(model.named_parameters(), before.model.parameters(), strict=True):
+        assert torch.equal(parameter, expected), name
+        assert parameter.requires_grad == expected.requires_grad
+        assert parameter.grad is None
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert not model.training
+    assert not ActivationCheckpointing(model).on
+
+
+def test_memory_that_may_run_out_is_said_beforehand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_memory(monkeypatch, 1)
+    planned = run(settings(tmp_path, dry_run=True, json=True, quiet=False, tokens_per_pass=None))
+    assert planned["settings"]["activation_checkpointing"] == "on"
+    assert planned["settings"]["tokens_per_pass"] <= 64
+    assert "memory may run out" in capsys.readouterr().err
+
+
+def test_checkpointing_a_model_without_layers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ActivationCheckpointing, "possible", False)
+    with pytest.raises(SettingsError, match="--activation-checkpointing on"):
+        adapt(settings(tmp_path, activation_checkpointing="on"))
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_estimate_measures_both_ways_and_leaves_nothing(
+    short: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_memory(monkeypatch, 1 if short else 10_000)
+    asked = settings(tmp_path, tokens_per_pass=None).to_dict()
     known = EstimateSettings(corpus=asked["corpus"]).to_dict().keys()
-    found = estimate(EstimateSettings(**{name: value for name, value in asked.items() if name in known}))
-    assert found.steps == 6
-    assert found.tokens_per_second > 0
-    assert found.minutes > 0
+    found = estimate_verb.run(EstimateSettings(**{name: value for name, value in asked.items() if name in known}))
+    assert found["steps"] == 6
+    assert found["tokens_per_second"] > 0
+    assert found["minutes"] > 0
+    off, on = found["ways"]
+    assert (off["activation_checkpointing"], on["activation_checkpointing"]) == (False, True)
+    assert found["activation_checkpointing"] == short
+    assert found["peak_memory_bytes"] == (on if short else off)["peak_memory_bytes"]
+    assert on["peak_memory_bytes"] < off["peak_memory_bytes"]
+    assert (off["tokens_per_second"] is None) == short
+    shown = capsys.readouterr().out
+    assert ("not tried" in shown) == short
+    assert ("on, as adapt would" in shown) == short
     assert not (tmp_path / "run").exists()
 
 
