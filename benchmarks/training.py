@@ -3,22 +3,22 @@
     domain-ft bench training [-- --jobs minilm-legal,... --sides ours,peer,... --rounds 3 --steps 5 --json]
     domain-ft bench training -- --losses 24 [--rounds 1]      the losses after equal tokens, in place of the speed
 
-Both train the same adapter (rank, targets, alpha) of the same base on the same corpus, in rows of at most 256 tokens, with
-about as many tokens in a step, by the same learning rate and schedule, on as many threads, in processes of their own
-that take turns: ours, peer, peer without dropout, and so on; a ratio is between two processes of one round. Loading and
-tokenising are outside the timed steps on both sides, and the first step of each process is not counted. A token is a
-token of a document: padding is not counted. Each round has a seed of its own.
+Both train the same adapter (rank, targets, alpha) of the same base on the same corpus, in rows of at most 256 tokens,
+with about as many tokens in a step, by the same learning rate and schedule, on as many threads, in processes of their
+own that take turns: ours, peer, peer without dropout, and so on; a ratio is between two processes of one round. Loading
+and tokenising are outside the timed steps on both sides, and the first step of each process is not counted. A token is
+a token of a document: padding is not counted. Each round has a seed of its own.
 
-Sides. `ours` is what `adapt` does by default; where `--dtype auto` is not float32, `ours_float32` is run too. The peer is run
-with its default dropout and with none. SmolLM2 has no dropout of its own: there it is the adapter's (PEFT's lora_dropout)
-alone. Where the peer pads (short documents, one a row), it is run with batches grouped by length too; full rows have one
-length, so grouping would change nothing there.
+Sides. `ours` is what `adapt` does by default; where `--dtype auto` is not float32, `ours_float32` is run too. The peer
+is run with its default dropout and with none. SmolLM2 has no dropout of its own: there it is the adapter's (PEFT's
+lora_dropout) alone. Where the peer pads (short documents, one a row), it is run with batches grouped by length too;
+full rows have one length, so grouping would change nothing there.
 
 `gemm_fraction` is the share of the machine's measured GEMM rate, in the type that is computed in, which the job's own
 arithmetic (flops.py has the formula) reaches on our side. `data_fraction` is the share of our steps in which the loop
-waits for its data. `final_loss` is the held-out loss after so few steps: it only says that both train. Whether
-they learn equally from equal tokens is what --losses shows: our scorer for both sides, the base beside them, and the
-paired bootstrap's interval over held-out documents.
+waits for its data. `final_loss` is the held-out loss after so few steps: it only says that both train. Whether they
+learn equally from equal tokens is what --losses shows: our scorer for both sides, the base beside them, and the paired
+bootstrap's interval over held-out documents.
 """
 
 from __future__ import annotations
@@ -423,8 +423,8 @@ def show_speed(found: dict[str, Any]) -> None:
     """The table."""
     made = table(
         f"{found['machine']}, {found['threads']} threads; GEMM: {found['gemm_gflops']:.0f} GFLOP/s in float32, "
-        f"{found['gemm_gflops_bfloat16']:.0f} in bfloat16\nmedians of {found['rounds']} interleaved rounds; ratios are of "
-        "ours to the peer, within a round",
+        f"{found['gemm_gflops_bfloat16']:.0f} in bfloat16\n"
+        f"medians of {found['rounds']} interleaved rounds; ratios are of ours to the peer, within a round",
         ("job", "side"),
         ("tokens/s", "ratio", "of GEMM", "GiB", "ratio", "padding", "loss"),
     )
