@@ -13,11 +13,12 @@ class Flops:
 
     Attributes:
         linears: of the frozen layers: 2 K N forward (K inputs, N outputs), and 2 K N for the gradient of their input.
-            The layers that read the embeddings need no such gradient: nothing below them trains.
+            The layers that read the embeddings need no such gradient: nothing below them trains. Those in the head of
+            a masked LM see the labelled positions alone.
         adapters: 2 R (K + N) forward and twice that backward, less 2 R K where the input needs no gradient.
         attention: 4 L D in each layer forward (scores and mix over the L tokens of a row; half of it where it is
             causal) and twice that backward. L is the mean over tokens.
-        head: on the labelled positions alone, 2 D V forward and 2 D V backward, and a masked LM's transform likewise.
+        head: the output projection, on the labelled positions: 2 D V forward and 2 D V backward.
     """
 
     linears: float
@@ -32,46 +33,41 @@ class Flops:
 
 
 def count(prepared: Any) -> Flops:
-    """The FLOPs of a `domain_ft.verbs.adapt.Job` with its adapters in it, whose attention sees whole rows."""
-    from torch import nn
-
-    from domain_ft.models.lora import LoraLinear
-
-    model, rows, config = prepared.base.model, prepared.train_rows, prepared.base.model.config
-    adapted = [m for m in model.modules() if isinstance(m, LoraLinear)]
-    first = _without_input_gradient(prepared)
-    frozen = sum((2 if m in first else 4) * m.in_features * m.out_features for m in adapted)
-    rank = prepared.settings.rank
-    adapters = sum(
-        6 * rank * (m.in_features + m.out_features) - (2 * rank * m.in_features if m in first else 0) for m in adapted
-    )
-    mean_row = float((rows.lengths.astype(float) ** 2).sum() / rows.lengths.sum())
+    """The FLOPs of a `domain_ft.verbs.adapt.Job` with adapters in all its linears, whose attention sees whole rows."""
+    config, rows, rank = prepared.base.model.config, prepared.train_rows, prepared.settings.rank
     causal = prepared.base.objective == "clm"
+    labelled = 1.0 if causal else prepared.settings.mask_rate
+    linears = adapters = 0.0
+    for layer, needs_gradient, in_head in _adapted(prepared):
+        share = labelled if in_head else 1.0
+        frozen, inner = layer.in_features * layer.out_features, rank * (layer.in_features + layer.out_features)
+        linears += share * (4 * frozen if needs_gradient else 2 * frozen)
+        adapters += share * (6 * inner if needs_gradient else 6 * inner - 2 * rank * layer.in_features)
+    mean_row = float((rows.lengths.astype(float) ** 2).sum() / rows.lengths.sum())
     attention = 12 * mean_row * config.hidden_size * config.num_hidden_layers * (0.5 if causal else 1.0)
-    projection = model.get_output_embeddings()
-    plain = [m for n, m in model.named_modules() if isinstance(m, nn.Linear) and "base_layer" not in n]
-    transform = sum(m.in_features * m.out_features for m in plain if m is not projection)
-    share = 1.0 if causal else prepared.settings.mask_rate
-    head = share * 4 * (projection.weight.numel() + transform)
-    return Flops(float(frozen), float(adapters), attention, head)
+    head = labelled * 4 * prepared.base.model.get_output_embeddings().weight.numel()
+    return Flops(linears, adapters, attention, head)
 
 
-def _without_input_gradient(prepared: Any) -> set[Any]:
-    """The adapted layers whose input needs no gradient, as one short pass shows."""
+def _adapted(prepared: Any) -> list[tuple[Any, bool, bool]]:
+    """Each adapted layer, whether its input needs a gradient, and whether it sees the labelled positions alone.
+
+    One short pass shows it.
+    """
     from domain_ft.models.lora import LoraLinear
 
     model, rows = prepared.base.model, prepared.train_rows
-    needed: dict[Any, bool] = {}
-    hooks = [
-        module.register_forward_pre_hook(lambda m, given: needed.__setitem__(m, given[0].requires_grad))
-        for module in model.modules()
-        if isinstance(module, LoraLinear)
-    ]
-    inputs = prepared.objective.prepare(rows.pack([int(rows.lengths.argmin())]), epoch=0)
-    training = model.training
-    model.train()
+    inputs = prepared.objective.prepare(rows.pack([int(rows.lengths.argmax())]), epoch=0)
+    tokens = inputs.input_ids.numel()
+    layers = [module for module in model.modules() if isinstance(module, LoraLinear)]
+    seen = dict.fromkeys(layers, (True, False))
+
+    def note(layer: Any, given: tuple[Any, ...]) -> None:
+        x = given[0]
+        seen[layer] = x.requires_grad, x.numel() // x.shape[-1] < tokens
+
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
     prepared.objective.loss(prepared.base, inputs.to(model.device))
-    model.train(training)
     for hook in hooks:
         hook.remove()
-    return {module for module, wanted in needed.items() if not wanted}
+    return [(layer, *seen[layer]) for layer in layers]

@@ -175,14 +175,16 @@ def batches_by_length(lengths: list[int], batch: int, steps: int, seed: int) -> 
     """The rows of `steps` batches that stand for an epoch of Trainer's own length-grouped batches.
 
     LengthGroupedSampler sorts 50 batches at a time by falling length, so that the first few steps of a run would see
-    the longest documents alone. Taken are the very first batch (the longest of all, which is where the peak of memory
-    is, and not timed) and then `steps - 1` of the first 50, evenly spaced.
+    the longest documents alone. Taken are the very first batch (it has the longest of all, so it is where the peak of
+    memory is; it is not timed) and then `steps - 1` from the longest to the shortest, evenly spaced, each from another
+    50 while there are more.
     """
     sampler = LengthGroupedSampler(batch, lengths=lengths, generator=torch.Generator().manual_seed(seed))
     order = list(sampler)
-    sorted_together = max(1, min(len(lengths) // (batch * 4), 50))  # as the sampler has it
+    together = max(1, min(len(lengths) // (batch * 4), 50))  # as the sampler has it
+    groups = max(1, len(lengths) // (batch * together))
     timed = max(1, steps - 1)
-    places = [0, *(int((number + 0.5) * sorted_together / timed) for number in range(timed))]
+    places = [0, *(number % groups * together + int((number + 0.5) * together / timed) for number in range(timed))]
     return [row for place in places for row in order[place * batch : (place + 1) * batch]]
 
 

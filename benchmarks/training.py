@@ -99,8 +99,8 @@ class Side:
 
 
 JOBS = {
-    "minilm-legal": Job("minilm", "legal", "mlm", full_rows=True, tokens_per_step=4096, steps=5),
-    "minilm-medical": Job("minilm", "medical", "mlm", full_rows=False, tokens_per_step=2048, steps=6),
+    "minilm-legal": Job("minilm", "legal", "mlm", full_rows=True, tokens_per_step=4096, steps=4),
+    "minilm-medical": Job("minilm", "medical", "mlm", full_rows=False, tokens_per_step=2048, steps=5),
     "smollm2-medical": Job("smollm2", "medical", "clm", full_rows=True, tokens_per_step=2048, steps=3),
 }
 SIDES = {
@@ -540,7 +540,7 @@ def main() -> None:
     parser.add_argument("--jobs", default=",".join(JOBS), help=f"of {', '.join(JOBS)}")
     parser.add_argument("--sides", default=",".join(SIDES), help=f"of {', '.join(SIDES)}")
     parser.add_argument("--rounds", type=int, default=3, help="times that all sides take their turn, a seed each")
-    parser.add_argument("--steps", type=int, help="optimiser steps of a process; default: 3 to 6, by the job")
+    parser.add_argument("--steps", type=int, help="optimiser steps of a process; default: 3 to 5, by the job")
     parser.add_argument("--losses", type=int, metavar="STEPS", help="compare the losses after STEPS, not the speed")
     parser.add_argument("--output", type=Path, help="the JSON; default: results/training.json or training-losses.json")
     parser.add_argument("--json", action="store_true", help="print the JSON, not the table")
