@@ -134,9 +134,11 @@ def table(title: str, left: Sequence[str], right: Sequence[str]) -> Any:
 
 
 def show(made: Any) -> None:
-    """Print a table."""
+    """Print a table, as wide as it has to be where nothing says how wide a line is."""
     from rich.console import Console
 
     console = Console()
+    if not console.is_terminal:
+        console.width = 120
     console.print(made)
     console.print()

@@ -491,7 +491,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
     if not rows:
         return
     counts = [sum(side in row for side in SIDES) for row in rows]
-    with figure(path, (9.5, 0.9 + 0.42 * sum(counts) + 0.5 * len(rows))) as drawn:
+    with figure(path, (9.5, 0.6 + 0.3 * sum(counts) + 0.6 * len(rows))) as drawn:
         grid = drawn.subplots(len(rows), 2, squeeze=False, gridspec_kw={"height_ratios": counts})
         for (speed, memory), row in zip(grid, rows, strict=True):
             names = [side for side in SIDES if side in row]
@@ -503,16 +503,16 @@ def plot(found: dict[str, Any], path: Path) -> None:
             for name in names:
                 if SIDES[name].ours:
                     key = "gemm_fraction" if name == "ours" else "gemm_fraction_float32"
-                    notes.append((f"{row[key]:.0%} of the GEMM rate ({row[name]['dtype']})", ""))
+                    notes.append((f"{row[key]:.0%} of {row[name]['dtype']} GEMM", ""))
                 else:
                     speed_ratio, memory_ratio = row["ratios"][name]["median"], row["memory_ratios"][name]["median"]
-                    notes.append((f"ours is {speed_ratio:.1f} x as fast", f"ours takes {memory_ratio:.2f} x"))
+                    notes.append((f"ours: {speed_ratio:.1f} x", f"ours: {memory_ratio:.2f} x"))
             for axes, values, which, digits in ((speed, rates, 0, 0), (memory, gibs, 1, 1)):
                 axes.barh(labels, values, color=colours, height=0.72)
                 axes.invert_yaxis()
                 axes.tick_params(axis="y", length=0, labelleft=axes is speed)
                 axes.grid(axis="x", color="#e3e7ec")
-                axes.set_xlim(0, max(values) * 1.55)
+                axes.set_xlim(0, max(values) * 1.5)
                 for place, (value, note) in enumerate(zip(values, notes, strict=True)):
                     axes.annotate(
                         f"{value:,.{digits}f}" + (f"  {note[which]}" if note[which] else ""),
@@ -523,7 +523,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
                         fontsize=8.5,
                         color=INK,
                     )
-            speed.set_title(f"{row['job']}: document tokens per second")
+            speed.set_title(f"{row['job']}: document tokens a second")
             memory.set_title("peak memory, GiB")
         drawn.supxlabel(
             f"{found['machine']}; medians of {found['rounds']} interleaved rounds; domain-ft bench training",

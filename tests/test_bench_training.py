@@ -10,6 +10,7 @@ from typing import Any
 import flops
 import numpy as np
 import pytest
+import training
 from tiny_models import save_tiny
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -82,6 +83,26 @@ def test_flops_are_those_that_torch_counts(architecture: str, tmp_path: Path) ->
     assert found.head == pytest.approx(4 * vocabulary * hidden * labelled)
     if architecture == "bert":
         assert found.attention == pytest.approx(counted["aten.bmm"])
+
+
+def test_a_row_has_what_the_contract_says_and_ratios_of_each_round() -> None:
+    def one(rate: float, memory: int) -> dict[str, Any]:
+        measured = {"tokens_per_second": rate, "peak_memory_bytes": memory, "final_loss": 5.0}
+        return measured | {"padding_fraction": 0.0, "dtype": "float32", "flops_per_token": 1e6, "data_fraction": 0.01}
+
+    # The second round ran on a machine half as fast: the ratios of medians would not know.
+    turns = [
+        {"ours": one(1000, 1), "peer": one(100, 4), "peer_no_dropout": one(200, 2)},
+        {"ours": one(500, 1), "peer": one(50, 4), "peer_no_dropout": one(100, 2)},
+        {"ours": one(1000, 1), "peer": one(125, 4), "peer_no_dropout": one(250, 2)},
+    ]
+    ceilings = [{"float32": 2e9}, {"float32": 1e9}, {"float32": 2e9}]
+    row = training._row("minilm-legal", 4, turns, ceilings)
+    assert row["job"] == "minilm-legal"
+    assert row["ours"]["tokens_per_second"] == 1000
+    assert row["ratios"]["peer"] == {"median": 10, "rounds": [10, 10, 8]}
+    assert row["memory_ratios"]["peer_no_dropout"]["median"] == 0.5
+    assert row["gemm_fraction"] == 0.5
 
 
 def test_the_peers_batches_by_length_stand_for_its_epoch() -> None:
