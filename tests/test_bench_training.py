@@ -105,6 +105,40 @@ def test_a_row_has_what_the_contract_says_and_ratios_of_each_round() -> None:
     assert row["gemm_fraction"] == 0.5
 
 
+@pytest.mark.parametrize(("architecture", "full_rows"), [("bert", False), ("llama", True)])
+def test_the_peer_counts_the_tokens_of_the_steps_that_it_times(
+    architecture: str, full_rows: bool, tmp_path: Path
+) -> None:
+    peer_trainer = pytest.importorskip("peer_trainer", exc_type=ImportError)
+    model = save_tiny(architecture, tmp_path / architecture)
+    texts = [" ".join(["the licensee shall not remove any notice"] * count) for count in range(1, 25)]
+    peer_trainer.make_rows(model, texts, length=LENGTH, full_rows=full_rows, folder=tmp_path / "rows")
+    recipe = peer_trainer.Recipe(
+        model=model,
+        rows=tmp_path / "rows",
+        objective="clm" if full_rows else "mlm",
+        dropout=True,
+        by_length=not full_rows,
+        tokens_per_step=4 * LENGTH,
+        steps=3,
+        rank=RANK,
+        learning_rate=1e-3,
+        weight_decay=0.01,
+        warmup=0.1,
+        seed=0,
+    )
+    timed, adapter = peer_trainer.run(recipe, tmp_path / "run")
+    assert (adapter / "adapter_config.json").is_file()
+    assert timed.tokens <= timed.padded_tokens < timed.tokens + 2 * 4 * LENGTH
+    if full_rows:
+        assert (timed.tokens, timed.all_tokens) == (2 * 4 * LENGTH, 3 * 4 * LENGTH)
+    else:
+        lengths = peer_trainer.load_from_disk(tmp_path / "rows")["length"][:]
+        assert max(lengths) == LENGTH
+        assert len(lengths) == len(texts)
+        assert 0 < timed.tokens < timed.all_tokens
+
+
 def test_the_peers_batches_by_length_stand_for_its_epoch() -> None:
     peer_trainer = pytest.importorskip("peer_trainer", exc_type=ImportError)
     lengths = np.random.default_rng(0).integers(3, 256, 2_000).tolist()
