@@ -308,11 +308,10 @@ def main() -> None:
         for part in parts:
             place = Path(folder) / part
             place.mkdir()
-            found[part] = {
-                "length": lambda place=place: by_length(place, given.minilm),
-                "passes": by_pass,
-                "rows": lambda place=place: by_row(place),
-            }[part]()
+            if part == "length":
+                found[part] = by_length(place, given.minilm)
+            else:
+                found[part] = by_pass() if part == "passes" else by_row(place)
             write_json(found, output)
     plot(found, output.with_suffix(".png"))
     if given.json:

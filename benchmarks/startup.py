@@ -13,6 +13,7 @@ caches and is not counted.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -22,6 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from shared import RESULTS, in_a_process, machine, say, show, table, write_json
 
@@ -40,19 +42,18 @@ def adapt_until_first_step(measured: bool) -> None:
 
     `measured`: the base's scores may come from the cache.
     """
+    from domain_ft.settings import AdaptSettings
     from domain_ft.training import loop
+    from domain_ft.verbs import adapt
 
     def leave(*_: Any) -> None:
         _print_now()
         raise Begun
 
-    loop._Trainer.take = leave  # type: ignore[method-assign]
-    from domain_ft.settings import AdaptSettings
-    from domain_ft.verbs import adapt
-
-    if not measured:
-        adapt._base_scores = lambda *_: None  # type: ignore[assignment]
-    with tempfile.TemporaryDirectory() as folder:
+    with contextlib.ExitStack() as patches, tempfile.TemporaryDirectory() as folder:
+        patches.enter_context(mock.patch.object(loop._Trainer, "take", leave))
+        if not measured:
+            patches.enter_context(mock.patch.object(adapt, "_base_scores", lambda *_: None))
         adapt.adapt(AdaptSettings(corpus=CORPUS, model=MODEL, output=Path(folder) / "run", quiet=True))
 
 

@@ -35,6 +35,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from shared import (
     INK,
@@ -233,7 +234,7 @@ def _waiting() -> Iterator[list[float]]:
     """Seconds of each step in which the loop's own thread makes its data ready instead of computing."""
     from domain_ft.training import loop
 
-    original, seconds = loop._Trainer.prepare, []
+    original, seconds = loop._Trainer.prepare, list[float]()
 
     def timed(*given: Any) -> Any:
         began = time.perf_counter()
@@ -242,11 +243,8 @@ def _waiting() -> Iterator[list[float]]:
             seconds.append(time.perf_counter() - began)
         return prepared
 
-    loop._Trainer.prepare = timed  # type: ignore[method-assign]
-    try:
+    with mock.patch.object(loop._Trainer, "prepare", timed):
         yield seconds
-    finally:
-        loop._Trainer.prepare = original  # type: ignore[method-assign]
 
 
 def _train_peer(job: Job, side: Side, steps: int, seed: int, rows: Path, folder: Path) -> tuple[dict[str, Any], Path]:
