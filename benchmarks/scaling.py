@@ -267,12 +267,11 @@ def plot(found: dict[str, Any], path: Path) -> None:
             axes.set_ylabel("tokens/s")
             axes.grid(color="#e3e7ec")
             if part == "length":
-                for number, (name, rows) in enumerate(found[part].items()):
-                    rates = [row["tokens_per_second"] for row in rows]
-                    colour = (OURS, INK)[number]
-                    axes.plot([row["run_tokens"] for row in rows], rates, "o-", color=colour, label=name)
-                axes.set(title="length of a run", xlabel="tokens", yscale="log")
-                axes.set_ylim(axes.get_ylim()[0] / 3, axes.get_ylim()[1] * 3)
+                for colour, (name, rows) in zip((OURS, INK), found[part].items(), strict=False):
+                    shares = [row["tokens_per_second"] / rows[0]["tokens_per_second"] for row in rows]
+                    axes.plot([row["run_tokens"] for row in rows], shares, "o-", color=colour, label=name)
+                axes.set(title="length of a run", xlabel="tokens", ylabel="tokens/s, the shortest run's being 1")
+                axes.set_ylim(0, 1.3)
                 axes.legend()
             else:
                 name, title = {
