@@ -45,6 +45,7 @@ class Recipe:
         objective: `mlm` or `clm`.
         dropout: with it, see above.
         by_length: batches of documents of about one length (`train_sampling_strategy="group_by_length"`).
+        longest_first: begin with the longest of these batches, so that the peak of memory is seen.
         tokens_per_step: the rows of a batch hold about so many tokens, padding not counted.
         steps, rank, learning_rate, weight_decay, warmup, seed: as their names say; the schedule is a cosine.
     """
@@ -54,6 +55,7 @@ class Recipe:
     objective: str
     dropout: bool
     by_length: bool
+    longest_first: bool
     tokens_per_step: int
     steps: int
     rank: int
@@ -142,7 +144,7 @@ def build(recipe: Recipe, output: Path) -> tuple[Trainer, CountingCollator, Step
     lengths = rows["length"][:]
     batch = max(1, round(recipe.tokens_per_step * len(lengths) / sum(lengths)))
     if recipe.by_length:
-        rows = rows.select(batches_by_length(lengths, batch, recipe.steps, recipe.seed))
+        rows = rows.select(batches_by_length(lengths, batch, recipe.steps, recipe.seed, recipe.longest_first))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     collator = CountingCollator(DataCollatorForLanguageModeling(tokenizer, mlm=mlm, mlm_probability=0.15))
@@ -171,20 +173,21 @@ def build(recipe: Recipe, output: Path) -> tuple[Trainer, CountingCollator, Step
     )
 
 
-def batches_by_length(lengths: list[int], batch: int, steps: int, seed: int) -> list[int]:
+def batches_by_length(lengths: list[int], batch: int, steps: int, seed: int, longest_first: bool) -> list[int]:
     """The rows of `steps` batches that stand for an epoch of Trainer's own length-grouped batches.
 
     LengthGroupedSampler sorts 50 batches at a time by falling length, so that the first few steps of a run would see
-    the longest documents alone. Taken are the very first batch (it has the longest of all, so it is where the peak of
-    memory is; it is not timed) and then `steps - 1` from the longest to the shortest, evenly spaced, each from another
-    50 while there are more.
+    the longest documents alone. Taken are, with `longest_first`, the very first batch (it has the longest of all, so it
+    is where the peak of memory is; it is not timed), and then the rest of the `steps` from the longest to the shortest,
+    evenly spaced, each from another 50 while there are more.
     """
     sampler = LengthGroupedSampler(batch, lengths=lengths, generator=torch.Generator().manual_seed(seed))
     order = list(sampler)
     together = max(1, min(len(lengths) // (batch * 4), 50))  # as the sampler has it
     groups = max(1, len(lengths) // (batch * together))
-    timed = max(1, steps - 1)
-    places = [0, *(number % groups * together + int((number + 0.5) * together / timed) for number in range(timed))]
+    even = steps - longest_first
+    places = [0] * longest_first
+    places += [number % groups * together + int((number + 0.5) * together / even) for number in range(even)]
     return [row for place in places for row in order[place * batch : (place + 1) * batch]]
 
 

@@ -74,6 +74,7 @@ def peer_until_first_step(rows: Path) -> None:
             objective="mlm",
             dropout=True,
             by_length=False,
+            longest_first=False,
             tokens_per_step=4096,
             steps=60,
             rank=16,

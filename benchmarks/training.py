@@ -172,7 +172,7 @@ def measure(job: Job, side: Side, steps: int, seed: int, rows: Path, scores: Pat
     )
     with tempfile.TemporaryDirectory() as folder:
         if not side.ours:
-            found, adapter = _train_peer(job, side, steps, seed, rows, Path(folder))
+            found, adapter = _train_peer(job, side, steps, seed, rows, Path(folder), longest_first=scores is None)
             found["peak_memory_bytes"] = peak_memory_bytes()
         chosen = choose_machine(settings)
         prepared = set_up(settings, chosen, ProgressDisplay(quiet=True))
@@ -247,7 +247,9 @@ def _waiting() -> Iterator[list[float]]:
         yield seconds
 
 
-def _train_peer(job: Job, side: Side, steps: int, seed: int, rows: Path, folder: Path) -> tuple[dict[str, Any], Path]:
+def _train_peer(
+    job: Job, side: Side, steps: int, seed: int, rows: Path, folder: Path, *, longest_first: bool
+) -> tuple[dict[str, Any], Path]:
     import peer_trainer
 
     from domain_ft.models.sources import find
@@ -258,6 +260,7 @@ def _train_peer(job: Job, side: Side, steps: int, seed: int, rows: Path, folder:
         objective=job.objective,
         dropout=side.dropout,
         by_length=side.by_length,
+        longest_first=longest_first,
         tokens_per_step=job.tokens_per_step,
         steps=steps,
         rank=RANK,

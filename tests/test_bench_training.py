@@ -119,6 +119,7 @@ def test_the_peer_counts_the_tokens_of_the_steps_that_it_times(
         objective="clm" if full_rows else "mlm",
         dropout=True,
         by_length=not full_rows,
+        longest_first=True,
         tokens_per_step=4 * LENGTH,
         steps=3,
         rank=RANK,
@@ -142,7 +143,7 @@ def test_the_peer_counts_the_tokens_of_the_steps_that_it_times(
 def test_the_peers_batches_by_length_stand_for_its_epoch() -> None:
     peer_trainer = pytest.importorskip("peer_trainer", exc_type=ImportError)
     lengths = np.random.default_rng(0).integers(3, 256, 2_000).tolist()
-    rows = peer_trainer.batches_by_length(lengths, batch=10, steps=11, seed=0)
+    rows = peer_trainer.batches_by_length(lengths, batch=10, steps=11, seed=0, longest_first=True)
     batches = np.asarray(lengths)[rows].reshape(11, 10)
     assert batches[0].max() == max(lengths)  # the peak of memory comes first, and is not timed
     timed = batches[1:]
