@@ -1,22 +1,25 @@
-"""The peer of benchmarks/training.py: transformers' Trainer and PEFT, doing what run_mlm.py and run_clm.py do.
+"""The peer of the benchmarks: transformers' Trainer and PEFT, doing what run_mlm.py and run_clm.py do.
 
-Written from the documented behaviour of those examples: `group_texts` into rows of a fixed length (or, for short
-documents, one document a row, padded to the longest of its batch, as `--line_by_line` does), the random masks of
-DataCollatorForLanguageModeling drawn for every batch, full logits, AdamW. With dropout means the model's own, and 0.1
-on the adapter's input as in PEFT's quick tour. Nothing is switched on to make it slower: no evaluation, no saving and
-no logging stand inside the timed steps.
+Written from the documented behaviour of those examples: documents are tokenised once into a cached Arrow data set, as
+rows of a fixed length (`group_texts`) or, for short documents, one document a row, padded to the longest of its batch
+(`--line_by_line` without `--pad_to_max_length`); random masks of DataCollatorForLanguageModeling drawn for every batch,
+full logits, AdamW. With dropout means the model's own (a Llama has none) and 0.1 on the adapters' input, as in PEFT's
+quick tour. Nothing is switched on to make it slower: no evaluation, no saving and no logging stand inside the timed
+steps, special tokens are marked ahead for the collator, and nothing is padded beyond the longest row of a batch.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
-from datasets import Dataset
+from datasets import Dataset, load_from_disk
 from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
@@ -27,97 +30,177 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+COLUMNS = ("input_ids", "special_tokens_mask")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the peer trains.
+
+    Attributes:
+        model: the folder of the base.
+        rows: the folder that `make_rows` wrote.
+        objective: `mlm` or `clm`.
+        dropout: with it, see above.
+        by_length: batches of documents of about one length (`train_sampling_strategy="group_by_length"`).
+        longest_first: begin with the longest of these batches, so that the peak of memory is seen.
+        tokens_per_step: the rows of a batch hold about so many tokens, padding not counted.
+        steps, rank, learning_rate, weight_decay, warmup, seed: as their names say; the schedule is a cosine.
+    """
+
+    model: Path
+    rows: Path
+    objective: str
+    dropout: bool
+    by_length: bool
+    longest_first: bool
+    tokens_per_step: int
+    steps: int
+    rank: int
+    learning_rate: float
+    weight_decay: float
+    warmup: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What the timed steps, all but the first, have read and taken; a token is a document's, padding is none."""
+
+    tokens: int
+    padded_tokens: int
+    seconds: float
+    all_tokens: int
 
 
 class StepTimes(TrainerCallback):
-    """Seconds of each optimiser step, data loading included."""
+    """When each optimiser step began and ended."""
 
     def __init__(self) -> None:
+        self.begun: Callable[[], None] | None = None
         self.ends: list[float] = []
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        if self.begun:
+            self.begun()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.ends.append(time.perf_counter())
 
 
 class CountingCollator:
-    """The peer's collator, counting the tokens that are no padding in each batch."""
+    """The peer's collator, counting the tokens of each batch without and with its padding."""
 
     def __init__(self, collator: DataCollatorForLanguageModeling) -> None:
         self.collator = collator
         self.tokens: list[int] = []
+        self.padded: list[int] = []
 
     def __call__(self, features: list[dict[str, Any]]) -> Any:
         self.tokens.append(sum(len(feature["input_ids"]) for feature in features))
-        return self.collator(features)
+        batch = self.collator([{name: feature[name] for name in COLUMNS if name in feature} for feature in features])
+        self.padded.append(batch["input_ids"].numel())
+        return batch
 
 
-def group_texts(token_lists: list[list[int]], length: int) -> Iterator[dict[str, list[int]]]:
-    """Rows of exactly `length` tokens out of all texts laid end to end; the tail is dropped, as the examples do."""
-    joined = [token for tokens in token_lists for token in tokens]
-    for start in range(0, len(joined) - length + 1, length):
-        yield {"input_ids": joined[start : start + length]}
+def make_rows(model: Path, texts: list[str], *, length: int, full_rows: bool, folder: Path) -> None:
+    """Tokenise `texts` as the examples do and save them to `folder`: the columns of COLUMNS, and `length`."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+
+    def tokenise(batch: dict[str, list[str]]) -> dict[str, Any]:
+        limits = {} if full_rows else {"truncation": True, "max_length": length}
+        encoded = tokenizer(batch["text"], return_special_tokens_mask=True, verbose=False, **limits)
+        return {name: encoded[name] for name in COLUMNS}
+
+    def group_texts(batch: dict[str, list[list[int]]]) -> dict[str, list[list[int]]]:
+        joined = {name: list(itertools.chain(*lists)) for name, lists in batch.items()}
+        whole = len(joined["input_ids"]) // length * length  # the tail is dropped, as the examples do
+        return {name: [ids[at : at + length] for at in range(0, whole, length)] for name, ids in joined.items()}
+
+    datasets.disable_progress_bars()
+    rows = Dataset.from_dict({"text": texts}).map(tokenise, batched=True, remove_columns=["text"])
+    if full_rows:
+        rows = rows.map(group_texts, batched=True)
+    rows.add_column("length", [len(ids) for ids in rows["input_ids"]]).save_to_disk(folder)
 
 
-def run(
-    model_folder: Path,
-    texts: list[str],
-    *,
-    objective: str,
-    grouped: bool,
-    length: int,
-    tokens_per_step: int,
-    steps: int,
-    rank: int,
-    learning_rate: float,
-    dropout: bool,
-    seed: int,
-    output: Path,
-) -> tuple[list[float], Path]:
-    """Train for `steps`; the tokens per second of each step after the first, and the folder of the adapter."""
-    tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    auto = AutoModelForMaskedLM if objective == "mlm" else AutoModelForCausalLM
-    rates = {} if dropout else {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    model = auto.from_pretrained(model_folder, **(rates if objective == "mlm" else {}))
+def build(recipe: Recipe, output: Path) -> tuple[Trainer, CountingCollator, StepTimes]:
+    """The Trainer before its first step."""
+    tokenizer = AutoTokenizer.from_pretrained(recipe.model)
+    mlm = recipe.objective == "mlm"
+    auto = AutoModelForMaskedLM if mlm else AutoModelForCausalLM
+    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0} if mlm and not recipe.dropout else {}
     lora = LoraConfig(
-        r=rank,
-        lora_alpha=2 * rank,
-        lora_dropout=0.1 if dropout else 0.0,
+        r=recipe.rank,
+        lora_alpha=2 * recipe.rank,
+        lora_dropout=0.1 if recipe.dropout else 0.0,
         target_modules="all-linear",
     )
-    model = get_peft_model(model, lora)
-    encoded = tokenizer(texts, truncation=not grouped, max_length=None if grouped else length, verbose=False)
-    token_lists: list[list[int]] = encoded["input_ids"]
-    rows = list(group_texts(token_lists, length)) if grouped else [{"input_ids": tokens} for tokens in token_lists]
-    mean_length = sum(len(row["input_ids"]) for row in rows) / len(rows)
+    torch.manual_seed(recipe.seed)  # of the adapters' first values
+    model = get_peft_model(auto.from_pretrained(recipe.model, **off), lora)
+    rows = load_from_disk(recipe.rows)
+    lengths = rows["length"][:]
+    batch = max(1, round(recipe.tokens_per_step * len(lengths) / sum(lengths)))
+    if recipe.by_length:
+        rows = rows.select(batches_by_length(lengths, batch, recipe.steps, recipe.seed, recipe.longest_first))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    collator = CountingCollator(
-        DataCollatorForLanguageModeling(tokenizer, mlm=objective == "mlm", mlm_probability=0.15)
-    )
+    collator = CountingCollator(DataCollatorForLanguageModeling(tokenizer, mlm=mlm, mlm_probability=0.15))
     times = StepTimes()
     arguments = TrainingArguments(
         output_dir=str(output),
-        max_steps=steps,
-        per_device_train_batch_size=max(1, round(tokens_per_step / mean_length)),
-        learning_rate=learning_rate,
+        max_steps=recipe.steps,
+        per_device_train_batch_size=batch,
+        train_sampling_strategy="sequential" if recipe.by_length else "random",
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
         lr_scheduler_type="cosine",
-        warmup_steps=0.1,
+        warmup_steps=recipe.warmup,
         report_to="none",
         save_strategy="no",
         logging_strategy="no",
         disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),
-        remove_unused_columns=False,
-        seed=seed,
+        remove_unused_columns=False,  # the collator is spared to look for the special tokens
+        seed=recipe.seed,
     )
-    trainer = Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=Dataset.from_list(rows),
-        data_collator=collator,
-        callbacks=[times],
+    return (
+        Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collator, callbacks=[times]),
+        collator,
+        times,
     )
+
+
+def batches_by_length(lengths: list[int], batch: int, steps: int, seed: int, longest_first: bool) -> list[int]:
+    """The rows of `steps` batches that stand for an epoch of Trainer's own length-grouped batches.
+
+    LengthGroupedSampler sorts 50 batches at a time by falling length, so that the first few steps of a run would see
+    the longest documents alone. Taken are, with `longest_first`, the very first batch (it has the longest of all, so it
+    is where the peak of memory is; it is not timed), and then the rest of the `steps` from the longest to the shortest,
+    evenly spaced, each from another 50 while there are more.
+    """
+    sampler = LengthGroupedSampler(batch, lengths=lengths, generator=torch.Generator().manual_seed(seed))
+    order = list(sampler)
+    together = max(1, min(len(lengths) // (batch * 4), 50))  # as the sampler has it
+    groups = max(1, len(lengths) // (batch * together))
+    even = steps - longest_first
+    places = [0] * longest_first
+    places += [number % groups * together + int((number + 0.5) * together / even) for number in range(even)]
+    return [row for place in places for row in order[place * batch : (place + 1) * batch]]
+
+
+def run(recipe: Recipe, output: Path) -> tuple[Steps, Path]:
+    """Train; what the timed steps took, and the folder of the adapter."""
+    trainer, collator, times = build(recipe, output)
     trainer.train()
-    model.save_pretrained(output / "adapter")
-    seconds = [end - start for start, end in itertools.pairwise(times.ends)]
-    return [tokens / taken for tokens, taken in zip(collator.tokens[1:], seconds, strict=False)], output / "adapter"
+    trainer.model.save_pretrained(output / "adapter")
+    timed = slice(1, recipe.steps)
+    steps = Steps(
+        tokens=sum(collator.tokens[timed]),
+        padded_tokens=sum(collator.padded[timed]),
+        seconds=times.ends[-1] - times.ends[0],
+        all_tokens=sum(collator.tokens[: recipe.steps]),
+    )
+    return steps, output / "adapter"

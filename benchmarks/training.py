@@ -1,40 +1,66 @@
-"""Tokens per second and peak memory of `adapt`'s training against transformers' Trainer + PEFT, side by side.
+"""Tokens per second, peak memory and loss of `adapt`'s training against transformers' Trainer + PEFT, side by side.
 
-    domain-ft bench training [--jobs minilm-legal,...] [--rounds 3] [--steps 6] [--json]
+    domain-ft bench training [-- --jobs minilm-legal,... --sides ours,peer,... --rounds 3 --steps 5 --json]
+    domain-ft bench training -- --losses 24 [--rounds 1]      the losses after equal tokens, in place of the speed
 
-Both sides train the same adapter (rank, targets) of the same base on the same documents, in rows of at most 256
-tokens, about as many tokens in a step, in processes of their own that take turns: ours, peer, peer without dropout,
-ours, and so on. Loading and tokenising are outside the timed steps on both sides, and the first step of each
-process is not counted. A token is a token of a document: padding is not counted. `final_loss` is the held-out loss
-after the last step, by our scorer for both sides. `gemm_fraction` is the share of the machine's measured float32
-GEMM rate that the job's own arithmetic (see `flops_per_token`) reaches on our side.
+Both train the same adapter (rank, targets, alpha) of the same base on the same corpus, in rows of at most 256 tokens,
+with about as many tokens in a step, by the same learning rate and schedule, on as many threads, in processes of their
+own that take turns: ours, peer, peer without dropout, and so on; a ratio is between two processes of one round. Loading
+and tokenising are outside the timed steps on both sides, and the first step of each process is not counted. A token is
+a token of a document: padding is not counted. Each round has a seed of its own.
+
+Sides. `ours` is what `adapt` does by default; where `--dtype auto` is not float32, `ours_float32` is run too. The peer
+is run with its default dropout and with none. SmolLM2 has no dropout of its own: there it is the adapter's (PEFT's
+lora_dropout) alone. Where the peer pads (short documents, one a row), it is run with batches grouped by length too;
+full rows have one length, so grouping would change nothing there.
+
+`gemm_fraction` is the share of the machine's measured GEMM rate, in the type that is computed in, which the job's own
+arithmetic (flops.py has the formula) reaches on our side. `data_fraction` is the share of our steps in which the loop
+waits for its data. `final_loss` is the held-out loss after so few steps: it only says that both train. Whether they
+learn equally from equal tokens is what --losses shows: our scorer for both sides, the base beside them, and the paired
+bootstrap's interval over held-out documents.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
-import os
-import platform
 import statistics
-import subprocess
-import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results" if (HERE.parent / "pyproject.toml").is_file() else Path("benchmark-results")
-SIDES = ("ours", "peer", "peer_no_dropout")
+from shared import (
+    INK,
+    OURS,
+    OURS_TOO,
+    PEER,
+    PEER_TOO,
+    RESULTS,
+    figure,
+    gemm_rate,
+    in_a_process,
+    machine,
+    say,
+    show,
+    table,
+    write_json,
+)
+
 RANK = 16
 LENGTH = 256
-TOKENS_PER_STEP = 4096
 LEARNING_RATE = 1e-3
-SEED = 0
-CHARACTERS_PER_TOKEN = 5
+WEIGHT_DECAY = 0.01
+WARMUP = 0.1
+SHORT_EVALUATION, LONG_EVALUATION = 4_000, 20_000
+"""Held-out tokens that are scored after the rounds of speed, and for --losses."""
 
 
 @dataclass(frozen=True)
@@ -44,30 +70,81 @@ class Job:
     Attributes:
         model, corpus: embedded names.
         objective: `mlm` or `clm`.
-        grouped: whether the peer lays documents end to end (run_mlm.py, run_clm.py) or pads them (--line_by_line).
+        full_rows: whether the peer lays documents end to end (run_mlm.py, run_clm.py) or pads them (--line_by_line).
+        tokens_per_step: document tokens in an optimiser step; fewer where the peer takes minutes.
+        steps: optimiser steps of a process, the first of which is not counted.
     """
 
     model: str
     corpus: str
     objective: str
-    grouped: bool
+    full_rows: bool
+    tokens_per_step: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Side:
+    """Who trains, and how: our precision, or the peer's dropout and grouping by length.
+
+    `name` is for a table's narrow column, `label` for the plot.
+    """
+
+    name: str
+    label: str
+    colour: str
+    ours: bool = False
+    dtype: str = "auto"
+    dropout: bool = False
+    by_length: bool = False
 
 
 JOBS = {
-    "minilm-legal": Job("minilm", "legal", "mlm", grouped=True),
-    "minilm-medical": Job("minilm", "medical", "mlm", grouped=False),
-    "smollm2-medical": Job("smollm2", "medical", "clm", grouped=True),
+    "minilm-legal": Job("minilm", "legal", "mlm", full_rows=True, tokens_per_step=4096, steps=4),
+    "minilm-medical": Job("minilm", "medical", "mlm", full_rows=False, tokens_per_step=2048, steps=5),
+    "smollm2-medical": Job("smollm2", "medical", "clm", full_rows=True, tokens_per_step=2048, steps=3),
 }
+SIDES = {
+    "ours": Side("ours", "domain-ft", OURS, ours=True),
+    "ours_float32": Side("ours", "domain-ft, float32", OURS_TOO, ours=True, dtype="float32"),
+    "peer": Side("peer", "Trainer + PEFT, defaults", PEER, dropout=True),
+    "peer_no_dropout": Side("  no dropout", "no dropout", PEER_TOO),
+    "peer_by_length": Side("  by length", "defaults, grouped by length", PEER, dropout=True, by_length=True),
+    "peer_by_length_no_dropout": Side(
+        "  by length, no dropout", "no dropout, grouped by length", PEER_TOO, by_length=True
+    ),
+}
+
+
+def sides_of(job: Job) -> list[str]:
+    """The sides that differ for `job`; `ours_float32` is added where `ours` turns out to compute in another type."""
+    return [name for name, side in SIDES.items() if name != "ours_float32" and not (side.by_length and job.full_rows)]
 
 
 # --- One measurement, in a process of its own -----------------------------------------------------------------------
 
 
-def measure(job: Job, side: str, steps: int) -> dict[str, Any]:
-    """Train `steps` on one `side`; speed of each step but the first, peak memory, held-out loss afterwards.
+def make_peer_rows(job: Job, folder: Path) -> None:
+    """Tokenise the training split for the peer, once for all rounds."""
+    import peer_trainer
 
-    The peer's process loads nothing of ours but the texts before its peak memory is read.
+    from domain_ft.corpus.corpus import open_corpus
+    from domain_ft.corpus.prepared import prepare
+    from domain_ft.models.sources import find
+
+    texts = [document.text for document in prepare(open_corpus(job.corpus)).split("train").documents()]
+    model = find(job.model).folder
+    peer_trainer.make_rows(model, texts, length=LENGTH, full_rows=job.full_rows, folder=folder)
+
+
+def measure(job: Job, side: Side, steps: int, seed: int, rows: Path, scores: Path | None) -> dict[str, Any]:
+    """Train `steps` on one `side`: speed of all steps but the first, peak memory, held-out loss afterwards.
+
+    The peer's process reads nothing of ours before its peak memory is read. The scores of the base and of what was
+    trained are written to the folder `scores`, where there is one.
     """
+    import torch
+
     from domain_ft.models.peft_format import load_adapter
     from domain_ft.settings import AdaptSettings
     from domain_ft.training.loop import peak_memory_bytes
@@ -82,250 +159,430 @@ def measure(job: Job, side: str, steps: int) -> dict[str, Any]:
         max_steps=steps,
         rank=RANK,
         max_length=LENGTH,
-        tokens_per_step=TOKENS_PER_STEP,
-        tokens_per_pass=TOKENS_PER_STEP,
+        whole_word=False,  # the peer's collator masks tokens
+        tokens_per_step=job.tokens_per_step,
+        tokens_per_pass=job.tokens_per_step,
         learning_rate=LEARNING_RATE,
-        evaluation_tokens=20_000,
+        weight_decay=WEIGHT_DECAY,
+        warmup=WARMUP,
+        evaluation_tokens=LONG_EVALUATION if scores else SHORT_EVALUATION,
+        dtype=side.dtype if side.ours else "float32",
         quiet=True,
-        seed=SEED,
+        seed=seed,
     )
     with tempfile.TemporaryDirectory() as folder:
-        if side != "ours":
-            rates, adapter = _train_peer(job, side == "peer", steps, Path(folder))
-            peak = peak_memory_bytes()
-        machine = choose_machine(settings)
-        prepared = set_up(settings, machine, ProgressDisplay(quiet=True))
-        if side == "ours":
+        if not side.ours:
+            found, adapter = _train_peer(job, side, steps, seed, rows, Path(folder), longest_first=scores is None)
+            found["peak_memory_bytes"] = peak_memory_bytes()
+        chosen = choose_machine(settings)
+        prepared = set_up(settings, chosen, ProgressDisplay(quiet=True))
+
+        def score(name: str) -> float:
+            prepared.base.model.eval()
+            scored = score_held_out(
+                prepared.base,
+                prepared.objective,
+                prepared.held_out["domain"],
+                chosen,
+                tokens_per_pass=job.tokens_per_step,
+            )
+            if scores:
+                scored.save(scores / f"{name}.json")
+            return scored.summary()["loss"]
+
+        if side.ours:
+            if scores:
+                score("base")
             add_trainable(prepared)
-            rates = _train_ours(prepared, steps, Path(folder))
-            peak = peak_memory_bytes()
+            found = _train_ours(prepared, steps, Path(folder))
+            found["peak_memory_bytes"] = peak_memory_bytes()
+            found["flops_per_token"] = _flops_per_token(prepared)
         else:
             load_adapter(prepared.base.model, adapter)
-    prepared.base.model.eval()
-    scores = score_held_out(
-        prepared.base,
-        prepared.objective,
-        prepared.held_out["domain"],
-        machine,
-        tokens_per_pass=TOKENS_PER_STEP,
-    )
-    return {
-        "tokens_per_second": statistics.median(rates),
-        "peak_memory_bytes": peak,
-        "final_loss": scores.summary()["loss"],
-        "flops_per_token": flops_per_token(prepared),
-    }
+        found["final_loss"] = score("trained")
+    return found | {"dtype": chosen.dtype, "threads": torch.get_num_threads()}
 
 
-def _train_ours(prepared: Any, steps: int, folder: Path) -> list[float]:
+def _train_ours(prepared: Any, steps: int, folder: Path) -> dict[str, Any]:
     from domain_ft.training.loop import train
     from domain_ft.training.progress import ProgressDisplay
 
     lines: list[Any] = []
-    train(
-        prepared.base,
-        prepared.objective,
-        prepared.train_rows,
-        dataclasses.replace(prepared.loop, evaluate_every=0, checkpoint_every=steps + 1),
-        accelerator=prepared.machine.accelerator,
-        checkpoints=folder,
-        display=ProgressDisplay(quiet=True),
-        log=lines.append,
-    )
-    return [line["tokens_per_second"] for line in lines[1:]]
+    with _waiting() as waits:
+        state = train(
+            prepared.base,
+            prepared.objective,
+            prepared.train_rows,
+            dataclasses.replace(prepared.loop, evaluate_every=0, checkpoint_every=steps + 1),
+            accelerator=prepared.machine.accelerator,
+            checkpoints=folder,
+            display=ProgressDisplay(quiet=True),
+            log=lines.append,
+        )
+    tokens = lines[-1]["tokens"] - lines[0]["tokens"]
+    seconds = state.seconds - lines[0]["tokens"] / lines[0]["tokens_per_second"]
+    return {
+        "tokens_per_second": tokens / seconds,
+        "tokens": state.tokens,
+        "padding_fraction": statistics.mean(line["padding_fraction"] for line in lines[1:]),
+        "data_fraction": sum(waits[1:]) / seconds,
+    }
 
 
-def _train_peer(job: Job, dropout: bool, steps: int, folder: Path) -> tuple[list[float], Path]:
+@contextlib.contextmanager
+def _waiting() -> Iterator[list[float]]:
+    """Seconds of each step in which the loop's own thread makes its data ready instead of computing."""
+    from domain_ft.training import loop
+
+    original, seconds = loop._Trainer.prepare, list[float]()
+
+    def timed(*given: Any) -> Any:
+        began = time.perf_counter()
+        prepared = original(*given)
+        if threading.current_thread() is threading.main_thread():
+            seconds.append(time.perf_counter() - began)
+        return prepared
+
+    with mock.patch.object(loop._Trainer, "prepare", timed):
+        yield seconds
+
+
+def _train_peer(
+    job: Job, side: Side, steps: int, seed: int, rows: Path, folder: Path, *, longest_first: bool
+) -> tuple[dict[str, Any], Path]:
     import peer_trainer
 
-    from domain_ft.corpus.corpus import open_corpus
-    from domain_ft.corpus.prepared import prepare
     from domain_ft.models.sources import find
 
-    texts: list[str] = []
-    characters = 0
-    for document in prepare(open_corpus(job.corpus)).split("train").documents():
-        texts.append(document.text)
-        characters += len(document.text)
-        if characters > 3 * CHARACTERS_PER_TOKEN * steps * TOKENS_PER_STEP:  # more than enough for one epoch
-            break
-    return peer_trainer.run(
-        find(job.model).folder,
-        texts,
+    recipe = peer_trainer.Recipe(
+        model=find(job.model).folder,
+        rows=rows,
         objective=job.objective,
-        grouped=job.grouped,
-        length=LENGTH,
-        tokens_per_step=TOKENS_PER_STEP,
+        dropout=side.dropout,
+        by_length=side.by_length,
+        longest_first=longest_first,
+        tokens_per_step=job.tokens_per_step,
         steps=steps,
         rank=RANK,
         learning_rate=LEARNING_RATE,
-        dropout=dropout,
-        seed=SEED,
-        output=folder,
+        weight_decay=WEIGHT_DECAY,
+        warmup=WARMUP,
+        seed=seed,
     )
+    timed, adapter = peer_trainer.run(recipe, folder)
+    return {
+        "tokens_per_second": timed.tokens / timed.seconds,
+        "tokens": timed.all_tokens,
+        "padding_fraction": 1 - timed.tokens / timed.padded_tokens,
+    }, adapter
 
 
-def flops_per_token(prepared: Any) -> float:
-    """Floating-point operations a trained token needs, forward and backward, for this job as LoRA defines it.
+def _flops_per_token(prepared: Any) -> float:
+    import flops
 
-    A frozen linear layer (K inputs, N outputs) takes 2 K N forward and 2 K N for the gradient of its input; its adapter
-    takes 2 R (K + N) forward and twice that backward. Attention takes 4 L D forward (scores and mix over L tokens of a
-    row; half of it where it is causal) and twice that backward. The head, on the labelled positions alone, takes 2 D V
-    forward and 2 D V backward.
-    """
-    from torch import nn
-
-    from domain_ft.models.lora import LoraLinear
-
-    model, rows = prepared.base.model, prepared.train_rows
-    config = model.config
-    linears = [m for m in model.modules() if isinstance(m, LoraLinear)]
-    projection = model.get_output_embeddings()
-    frozen = sum(2 * m.in_features * m.out_features for m in linears)
-    lora = sum(2 * RANK * (m.in_features + m.out_features) for m in linears)
-    heads = [m for n, m in model.named_modules() if isinstance(m, nn.Linear) and "base_layer" not in n]
-    transform = sum(2 * m.in_features * m.out_features for m in heads if m is not projection)
-    mean_row = float((rows.lengths.astype(float) ** 2).sum() / rows.lengths.sum())
-    causal = prepared.base.objective == "clm"
-    attention = 4 * mean_row * config.hidden_size * config.num_hidden_layers * (0.5 if causal else 1.0)
-    share = 1.0 if causal else prepared.settings.mask_rate
-    weight = projection.weight
-    head = share * (2 * weight.shape[0] * weight.shape[1] + transform)
-    return float(2 * frozen + 3 * lora + 3 * attention + 2 * head)
-
-
-def gemm_rate() -> float:
-    """Measured float32 GEMM rate in FLOP/s: the best of the shapes that minilm has and a square one."""
-    import torch
-
-    best = 0.0
-    for rows, inner, columns in ((4096, 384, 1536), (4096, 1536, 384), (2048, 2048, 2048)):
-        a, b = torch.randn(rows, inner), torch.randn(inner, columns)
-        out = torch.empty(rows, columns)
-        torch.mm(a, b, out=out)
-        for _ in range(5):
-            began = time.perf_counter()
-            for _ in range(4):
-                torch.mm(a, b, out=out)
-            best = max(best, 4 * 2 * rows * inner * columns / (time.perf_counter() - began))
-    return best
+    return flops.count(prepared).total
 
 
 # --- The comparison -------------------------------------------------------------------------------------------------
 
 
-def compare(names: list[str], rounds: int, steps: int) -> dict[str, Any]:
-    """All jobs on all sides, in turns; medians over the rounds, and our share of the GEMM rate."""
-    rate = gemm_rate()
-    runs: dict[str, dict[str, list[dict[str, Any]]]] = {name: {side: [] for side in SIDES} for name in names}
-    for turn in range(rounds):
-        for name in names:
-            for side in SIDES:
-                print(f"round {turn + 1} of {rounds}: {name}, {side}", file=sys.stderr, flush=True)
-                runs[name][side].append(_in_a_process(name, side, steps))
-    rows = []
-    for name in names:
-        medians = {side: _medians(runs[name][side]) for side in SIDES}
-        flops = runs[name]["ours"][0]["flops_per_token"]
-        rows.append(
-            {
-                "job": name,
-                **medians,
-                "ratio": medians["ours"]["tokens_per_second"] / medians["peer"]["tokens_per_second"],
-                "ratio_no_dropout": medians["ours"]["tokens_per_second"]
-                / medians["peer_no_dropout"]["tokens_per_second"],
-                "memory_ratio": medians["ours"]["peak_memory_bytes"] / medians["peer"]["peak_memory_bytes"],
-                "flops_per_token": flops,
-                "gemm_fraction": medians["ours"]["tokens_per_second"] * flops / rate,
-                "runs": runs[name],
-            }
-        )
-    return {
-        "machine": f"{_processor()}, {os.cpu_count()} cores",
-        "gemm_gflops": rate / 1e9,
-        "rounds": rounds,
-        "steps": steps,
-        "rows": rows,
-    }
+@dataclass(frozen=True)
+class Comparison:
+    """Jobs and sides that are run in turns."""
+
+    names: list[str]
+    sides: list[str]
+    steps: int | None
+    folder: Path
+
+    def make_rows(self) -> None:
+        """Tokenise for the peer what it will read."""
+        for name in self.names:
+            if any(not SIDES[side].ours for side in self.sides):
+                say(f"{name}: tokenising for the peer")
+                in_a_process(__file__, "--measure", name, "rows", "--folder", str(self.folder))
+
+    def turn(self, name: str, seed: int, scores: Path | None = None) -> dict[str, dict[str, Any]]:
+        """One process a side; what each has measured, by the side's name."""
+        found: dict[str, dict[str, Any]] = {}
+        waiting = [side for side in sides_of(JOBS[name]) if side in self.sides]
+        while waiting:
+            side = waiting.pop(0)
+            began = time.perf_counter()
+            arguments = ["--measure", name, side, "--steps", str(self.steps_of(name)), "--seed", str(seed)]
+            arguments += ["--folder", str(self.folder)]
+            if scores:
+                (scores / side).mkdir(parents=True)
+                arguments += ["--scores", str(scores / side)]
+            found[side] = one = in_a_process(__file__, *arguments)
+            if side == "ours" and one["dtype"] != "float32" and "ours_float32" in self.sides:
+                waiting.insert(0, "ours_float32")
+            say(
+                f"  {name}, {side}: {one['tokens_per_second']:,.0f} tokens/s, "
+                f"{one['peak_memory_bytes'] / 2**30:.2f} GiB, {one['dtype']}, loss {one['final_loss']:.3f} "
+                f"(took {time.perf_counter() - began:.0f} s)"
+            )
+        return found
+
+    def steps_of(self, name: str) -> int:
+        """--steps, or what the job has by itself."""
+        return self.steps or JOBS[name].steps
 
 
-def _in_a_process(name: str, side: str, steps: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--measure", name, side, "--steps", str(steps)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{name}, {side} failed:\n{done.stderr[-2000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+def compare_speed(comparison: Comparison, rounds: int, output: Path) -> dict[str, Any]:
+    """All jobs on all sides, in turns; written after each round, so that a run that is cut short is not lost."""
+    comparison.make_rows()
+    turns: dict[str, list[dict[str, dict[str, Any]]]] = {name: [] for name in comparison.names}
+    ceilings: dict[str, list[dict[str, float]]] = {name: [] for name in comparison.names}
+    found: dict[str, Any] = {}
+    for number in range(rounds):
+        say(f"round {number + 1} of {rounds}")
+        for name in comparison.names:
+            ceilings[name].append(in_a_process(__file__, "--measure", name, "ceilings"))
+            turns[name].append(comparison.turn(name, seed=number))
+        every = [one for listed in ceilings.values() for one in listed]
+        found = machine() | {
+            "gemm_gflops": statistics.median(one["float32"] for one in every) / 1e9,
+            "gemm_gflops_bfloat16": statistics.median(one["bfloat16"] for one in every) / 1e9,
+            "rounds": number + 1,
+            "rows": [_row(name, comparison.steps_of(name), turns[name], ceilings[name]) for name in comparison.names],
+        }
+        write_json(found, output)
     return found
 
 
-def _medians(runs: list[dict[str, Any]]) -> dict[str, float]:
-    return {
-        key: statistics.median(run[key] for run in runs)
-        for key in ("tokens_per_second", "peak_memory_bytes", "final_loss")
-    }
+def _row(name: str, steps: int, turns: list[dict[str, dict[str, Any]]], ceilings: list[dict[str, float]]) -> Any:
+    """A job's medians over the rounds, and the ratios within each round."""
+    medians = {side: _medians([turn[side] for turn in turns]) for side in turns[0]}
+    row = {"job": name, "tokens_per_step": JOBS[name].tokens_per_step, "steps": steps, **medians}
+    if "ours" in medians:
+        peers = [side for side in medians if not SIDES[side].ours]
+        row |= {
+            "ratios": {side: _ratios(turns, side, "tokens_per_second") for side in peers},
+            "memory_ratios": {side: _ratios(turns, side, "peak_memory_bytes") for side in peers},
+            "flops_per_token": turns[0]["ours"]["flops_per_token"],
+            "gemm_fraction": _fraction(turns, ceilings, "ours"),
+            "data_fraction": statistics.median(turn["ours"]["data_fraction"] for turn in turns),
+        }
+    if "ours_float32" in medians:
+        row["gemm_fraction_float32"] = _fraction(turns, ceilings, "ours_float32")
+    return row | {"runs": turns, "ceilings": ceilings}
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+def _medians(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    keys = ("tokens_per_second", "peak_memory_bytes", "final_loss", "padding_fraction")
+    return {key: statistics.median(run[key] for run in runs) for key in keys} | {"dtype": runs[0]["dtype"]}
 
 
-def show(found: dict[str, Any]) -> None:
+def _ratios(turns: list[dict[str, dict[str, Any]]], side: str, key: str) -> dict[str, Any]:
+    rounds = [turn["ours"][key] / turn[side][key] for turn in turns]
+    return {"median": statistics.median(rounds), "rounds": rounds}
+
+
+def _fraction(turns: list[dict[str, dict[str, Any]]], ceilings: list[dict[str, float]], side: str) -> float:
+    reached = [
+        turn[side]["tokens_per_second"] * turn[side]["flops_per_token"] / ceiling[turn[side]["dtype"]]
+        for turn, ceiling in zip(turns, ceilings, strict=True)
+    ]
+    return statistics.median(reached)
+
+
+def compare_losses(comparison: Comparison, rounds: int, output: Path) -> dict[str, Any]:
+    """The held-out loss of each side after as many tokens, a round with each seed."""
+    comparison.make_rows()
+    found = machine() | {"evaluation_tokens": LONG_EVALUATION, "rows": []}
+    for name in comparison.names:
+        for seed in range(rounds):
+            say(f"{name}, seed {seed}")
+            scores = comparison.folder / f"scores-{name}-{seed}"
+            turn = comparison.turn(name, seed, scores)
+            found["rows"] += _losses(name, seed, comparison.steps_of(name), turn, scores)
+            write_json(found, output)
+    return found
+
+
+def _losses(name: str, seed: int, steps: int, turn: dict[str, dict[str, Any]], scores: Path) -> list[dict[str, Any]]:
+    from domain_ft.evaluation.bootstrap import difference
+    from domain_ft.evaluation.scores import Scores
+
+    base, ours = (Scores.load(scores / "ours" / f"{what}.json") for what in ("base", "trained"))
+    rows: list[dict[str, Any]] = [
+        {"job": name, "seed": seed, "side": "base", "tokens": 0, "loss": base.summary()["loss"]}
+    ]
+    for side, one in turn.items():
+        trained = Scores.load(scores / side / "trained.json")
+        row = {"job": name, "seed": seed, "side": side, "steps": steps, "tokens": one["tokens"]}
+        row |= {"loss": trained.summary()["loss"], "against_base": difference(base, trained)}
+        rows.append(row if side == "ours" else row | {"ours_against_it": difference(trained, ours)})
+    return rows
+
+
+# --- What is shown --------------------------------------------------------------------------------------------------
+
+
+def show_speed(found: dict[str, Any]) -> None:
     """The table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(
-        title=f"training on {found['machine']} ({found['gemm_gflops']:.0f} GFLOP/s float32 GEMM); "
-        f"medians of {found['rounds']} interleaved rounds"
+    made = table(
+        f"{found['machine']}, {found['threads']} threads; GEMM: {found['gemm_gflops']:.0f} GFLOP/s in float32, "
+        f"{found['gemm_gflops_bfloat16']:.0f} in bfloat16\n"
+        f"medians of {found['rounds']} interleaved rounds; ratios are of ours to the peer, within a round",
+        ("job", "side"),
+        ("tokens/s", "ratio", "of GEMM", "GiB", "ratio", "padding", "loss"),
     )
-    for heading in ("job", "side", "tokens/s", "ours is", "memory", "held-out loss"):
-        table.add_column(heading, justify="left" if heading in ("job", "side") else "right")
     for row in found["rows"]:
-        for side in SIDES:
-            own = row[side]
-            ratio = {"ours": "", "peer": row["ratio"], "peer_no_dropout": row["ratio_no_dropout"]}[side]
-            table.add_row(
-                row["job"] if side == "ours" else "",
-                side.replace("_", " "),
+        for number, name in enumerate(side for side in SIDES if side in row):
+            own, speed, memory, fraction = row[name], "", "", ""
+            if SIDES[name].ours:
+                fraction = f"{row['gemm_fraction' if name == 'ours' else 'gemm_fraction_float32']:.0%}"
+            elif "ratios" in row:
+                speed, memory = _spread(row["ratios"][name]), f"{row['memory_ratios'][name]['median']:.2f} x"
+            made.add_row(
+                "" if number else row["job"],
+                f"{SIDES[name].name}, {own['dtype']}" if SIDES[name].ours else SIDES[name].name,
                 f"{own['tokens_per_second']:,.0f}",
-                f"{ratio:.2f} x" if ratio else f"{row['gemm_fraction']:.0%} of GEMM",
-                f"{own['peak_memory_bytes'] / 2**30:.2f} GiB",
-                f"{own['final_loss']:.3f}",
-                end_section=side == SIDES[-1],
+                speed,
+                fraction,
+                f"{own['peak_memory_bytes'] / 2**30:.2f}",
+                memory,
+                f"{own['padding_fraction']:.0%}",
+                f"{own['final_loss']:.2f}",
             )
-    Console().print(table)
+        made.add_section()
+    show(made)
+    for row in found["rows"]:
+        if "data_fraction" in row:
+            print(f"{row['job']}: {row['data_fraction']:.2%} of our steps waits for data.")
+
+
+def _spread(ratios: dict[str, Any]) -> str:
+    """`5.1 x (4.9-5.3)`: the median and the ends over the rounds."""
+    rounds = ratios["rounds"]
+    return f"{ratios['median']:.2f} x" + (f" ({min(rounds):.1f}-{max(rounds):.1f})" if len(rounds) > 1 else "")
+
+
+def show_losses(found: dict[str, Any]) -> None:
+    """The table."""
+    made = table(
+        f"held-out loss after equal tokens ({found['evaluation_tokens']:,} held-out tokens, 95 % intervals)",
+        ("job", "seed", "side"),
+        ("tokens", "loss", "against the base", "ours against it"),
+    )
+    for row in found["rows"]:
+        if row["side"] == "base" and made.row_count:
+            made.add_section()
+        made.add_row(
+            *((row["job"], str(row["seed"]), "base") if row["side"] == "base" else ("", "", SIDES[row["side"]].name)),
+            f"{row['tokens']:,}",
+            f"{row['loss']:.3f}",
+            *(_interval(row.get(key)) for key in ("against_base", "ours_against_it")),
+        )
+    show(made)
+
+
+def _interval(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    low, high = found["interval"]
+    return f"{found['loss']:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def plot(found: dict[str, Any], path: Path) -> None:
+    """Speed and memory, a row of panels a job, with what ours is of each."""
+    rows = [row for row in found["rows"] if "ours" in row]
+    if not rows:
+        return
+    counts = [sum(side in row for side in SIDES) for row in rows]
+    with figure(path, (9.5, 0.6 + 0.3 * sum(counts) + 0.6 * len(rows))) as drawn:
+        grid = drawn.subplots(len(rows), 2, squeeze=False, gridspec_kw={"height_ratios": counts})
+        for (speed, memory), row in zip(grid, rows, strict=True):
+            names = [side for side in SIDES if side in row]
+            labels = [SIDES[name].label for name in names]
+            colours = [SIDES[name].colour for name in names]
+            rates = [row[name]["tokens_per_second"] for name in names]
+            gibs = [row[name]["peak_memory_bytes"] / 2**30 for name in names]
+            notes: list[tuple[str, str]] = []
+            for name in names:
+                if SIDES[name].ours:
+                    key = "gemm_fraction" if name == "ours" else "gemm_fraction_float32"
+                    notes.append((f"{row[key]:.0%} of {row[name]['dtype']} GEMM", ""))
+                else:
+                    speed_ratio, memory_ratio = row["ratios"][name]["median"], row["memory_ratios"][name]["median"]
+                    notes.append((f"ours: {speed_ratio:.1f} x", f"ours: {memory_ratio:.2f} x"))
+            for axes, values, which, digits in ((speed, rates, 0, 0), (memory, gibs, 1, 1)):
+                axes.barh(labels, values, color=colours, height=0.72)
+                axes.invert_yaxis()
+                axes.tick_params(axis="y", length=0, labelleft=axes is speed)
+                axes.grid(axis="x", color="#e3e7ec")
+                axes.set_xlim(0, max(values) * 1.5)
+                for place, (value, note) in enumerate(zip(values, notes, strict=True)):
+                    axes.annotate(
+                        f"{value:,.{digits}f}" + (f"  {note[which]}" if note[which] else ""),
+                        (value, place),
+                        xytext=(4, 0),
+                        textcoords="offset points",
+                        va="center",
+                        fontsize=8.5,
+                        color=INK,
+                    )
+            speed.set_title(f"{row['job']}: document tokens a second")
+            memory.set_title("peak memory, GiB")
+        drawn.supxlabel(
+            f"{found['machine']}; medians of {found['rounds']} interleaved rounds; domain-ft bench training",
+            fontsize=8,
+            color="#5b6675",
+        )
+
+
+# --- The command line -----------------------------------------------------------------------------------------------
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", default=",".join(JOBS), help=f"of {', '.join(JOBS)}")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--output", type=Path, help="where to write the JSON; default: results/training.json")
+    parser.add_argument("--sides", default=",".join(SIDES), help=f"of {', '.join(SIDES)}")
+    parser.add_argument("--rounds", type=int, default=3, help="times that all sides take their turn, a seed each")
+    parser.add_argument("--steps", type=int, help="optimiser steps of a process; default: 3 to 5, by the job")
+    parser.add_argument("--losses", type=int, metavar="STEPS", help="compare the losses after STEPS, not the speed")
+    parser.add_argument("--output", type=Path, help="the JSON; default: results/training.json or training-losses.json")
     parser.add_argument("--json", action="store_true", help="print the JSON, not the table")
-    parser.add_argument("--measure", nargs=2, metavar=("JOB", "SIDE"), help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs=2, metavar=("JOB", "WHAT"), help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--scores", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
-        name, side = given.measure
-        print(json.dumps(measure(JOBS[name], side, given.steps)))
+        print(json.dumps(_measured(given)))
         return
-    names = given.jobs.split(",")
-    unknown = [name for name in names if name not in JOBS]
-    if unknown:
-        parser.error(f"no job {', '.join(unknown)}; known: {', '.join(JOBS)}")
-    found = compare(names, given.rounds, given.steps)
-    output = given.output or RESULTS / "training.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    names, sides = given.jobs.split(","), given.sides.split(",")
+    for chosen, known in ((names, JOBS), (sides, SIDES)):
+        if unknown := [name for name in chosen if name not in known]:
+            parser.error(f"there is no {', '.join(unknown)}; known: {', '.join(known)}")
+    if given.losses and "ours" not in sides:
+        parser.error("--losses compares with ours: it must be among --sides")
+    output = given.output or RESULTS / ("training-losses.json" if given.losses else "training.json")
+    with tempfile.TemporaryDirectory(prefix="training-benchmark-") as folder:
+        comparison = Comparison(names, sides, given.losses or given.steps, Path(folder))
+        compare = compare_losses if given.losses else compare_speed
+        found = compare(comparison, given.rounds, output)
+    if not given.losses:
+        plot(found, output.with_suffix(".png"))
     if given.json:
         print(json.dumps(found, indent=2))
     else:
-        show(found)
-        print(f"written to {output}")
+        (show_losses if given.losses else show_speed)(found)
+    say(f"written to {output}")
+
+
+def _measured(given: argparse.Namespace) -> dict[str, Any]:
+    """What a process of its own was asked for."""
+    name, what = given.measure
+    if what == "ceilings":
+        return {dtype: gemm_rate(dtype) for dtype in ("float32", "bfloat16")}
+    rows = given.folder / f"rows-{name}"
+    if what == "rows":
+        make_peer_rows(JOBS[name], rows)
+        return {}
+    return measure(JOBS[name], SIDES[what], given.steps, given.seed, rows, given.scores)
 
 
 if __name__ == "__main__":

@@ -438,7 +438,7 @@ class BenchSettings(Settings, group="Benchmark"):
 
     positional: ClassVar[tuple[str, ...]] = ("what",)
 
-    what: Literal["kernels", "training", "memory", "corpus"] = REQUIRED
+    what: Literal["kernels", "training", "memory", "corpus", "scaling", "startup"] = REQUIRED
     """Which benchmark."""
 
     arguments: tuple[str, ...] = ()

@@ -21,7 +21,7 @@ import peers
 import timing
 from cases import model
 from machine_code import Instruction, narrow_in_inner_loops
-from problems import problems
+from problems import Implementation, Tensors, problems
 from roofline import CHIPS, predict
 from traffic import Total, total
 
@@ -177,12 +177,38 @@ def test_implementations_are_checked_before_they_are_timed(monkeypatch: pytest.M
     (problem,) = problems(("cross_entropy",), torch.device("cpu"), full=False)
     own = problem.implementations["torch"]
     wrong = {"torch": lambda given: [1.01 * own(given)[0]], "reference": problem.implementations["reference"]}
-    monkeypatch.setitem(timing.REPEATS, "cpu", 2)
+    monkeypatch.setitem(timing.ROUNDS, "cpu", 2)
     for implementations, correct in ((wrong, False), ({**wrong, "torch": own}, True)):
         problem.implementations.clear()
         problem.implementations.update(implementations)
         rows = list(timing._times(problem, timing.Ceilings(1e9, {"float32": 1e9}), torch.device("cpu")))
         assert {row.implementation: row.correct for row in rows} == {"torch": correct, "reference": True}
+
+
+def test_implementations_take_turns_after_all_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    (problem,) = problems(("cross_entropy",), torch.device("cpu"), full=False)
+    own = {name: problem.implementations[name] for name in ("torch", "reference")}
+    order: list[str] = []
+
+    def noting(name: str) -> Implementation:
+        def run(given: Tensors) -> list[torch.Tensor]:
+            order.append(name)
+            return own[name](given)
+
+        return run
+
+    def fails(given: Tensors) -> list[torch.Tensor]:
+        raise NotImplementedError("not this case")
+
+    problem.implementations.clear()
+    problem.implementations.update({name: noting(name) for name in own} | {"a peer": fails})
+    monkeypatch.setitem(timing.ROUNDS, "cpu", 2)
+    rows = list(timing._times(problem, timing.Ceilings(1e9, {"float32": 1e9}), torch.device("cpu")))
+    assert [row.implementation for row in rows] == ["torch", "reference"]
+    assert {row.implementation: row.ratio for row in rows}["torch"] == 1
+    turns = order[-3 * 4 :]  # a warm-up and two rounds; forward alone, then both
+    assert turns == ["torch", "torch", "reference", "reference"] * 3
+    assert {"torch", "reference"} <= set(order[: -3 * 4])
 
 
 # The verb

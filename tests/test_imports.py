@@ -54,6 +54,17 @@ def test_the_package_imports_nothing_heavy(code: str) -> None:
     assert imported_by(code) == set()
 
 
+def test_data_list_imports_no_model_library() -> None:
+    assert imported_by("from domain_ft.cli import main; main(['data', 'list'])") == set()
+
+
+def test_what_adapt_needs_before_its_first_step_is_all_that_it_imports() -> None:
+    """What only the report, a hub's data set or another corpus's reader needs is imported there."""
+    found = imported_by("import domain_ft.verbs.adapt, domain_ft.training.loop")
+    assert {"torch", "transformers"} <= found
+    assert found.isdisjoint({"matplotlib", "datasets", "pandas"})
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="adpt"):
         _ = domain_ft.adpt

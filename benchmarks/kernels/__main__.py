@@ -256,11 +256,10 @@ def _time(given: argparse.Namespace, found: dict[str, Any]) -> list[str]:
     timing.plot(rows, stem.with_suffix(".png"))
     if not given.json:
         _show_times(rows, ceilings, name)
-    own = ("triton", "torch")
     return [
         f"{row.op}, {row.case}, {row.dtype}, {row.implementation}: error {row.error:.1e}"
         for row in rows
-        if row.implementation in own and not row.correct
+        if row.implementation in timing.OWN and not row.correct
     ]
 
 
@@ -269,7 +268,9 @@ def _show_times(rows: Sequence[Any], ceilings: Any, name: str) -> None:
     _say(f"{name}: copies at {ceilings.copy / 1e12:.3g} TB/s, multiplies at (TFLOP/s) {products}")
     for op, case, tokens, dtype in dict.fromkeys((row.op, row.case, row.tokens, row.dtype) for row in rows):
         table = _table(f"{op}: {case}, {tokens:,} tokens, {dtype}")
-        _columns(table, ("",), ("error", "forward ms", "both ms", "spread", "of matmul", "of copy", "peak MiB"))
+        _columns(
+            table, ("",), ("error", "forward ms", "both ms", "spread", "to ours", "of matmul", "of copy", "peak MiB")
+        )
         for row in rows:
             if (row.op, row.case, row.tokens, row.dtype) != (op, case, tokens, dtype):
                 continue
@@ -280,6 +281,7 @@ def _show_times(rows: Sequence[Any], ceilings: Any, name: str) -> None:
                 f"{row.forward_ms:.3g}",
                 f"{row.both_ms:.3g}",
                 f"{row.both_spread:.0%}",
+                f"{row.ratio:.2f} x",
                 f"{row.of_matmul:.0%}",
                 f"{row.of_copy:.0%}",
                 "" if row.peak_bytes is None else f"{row.peak_bytes / 2**20:,.0f}",

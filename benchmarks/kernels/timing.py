@@ -1,7 +1,10 @@
-"""How long the implementations of an op take on this machine, each checked before it is timed.
+"""How long the implementations of an op take on this machine, all checked before any is timed.
 
-On a GPU: CUDA events around each call, a cold L2 cache, and rates beside the measured ceilings of a copy and a matrix
-product. Without one: the CPU backends at small sizes, by the clock.
+They take turns: each round calls every implementation once, so that a machine that slows down or is shared slows all of
+them alike; medians over the rounds, and the median of the ratios to the fastest of ours within a round. On a GPU: CUDA
+events around each call, a cold L2 cache, and rates beside the measured ceilings of a copy and a matrix product. Float32
+means IEEE's there, in what is timed and in its ceiling: no TF32. Without a GPU: the CPU backends at small sizes, by the
+clock.
 """
 
 from __future__ import annotations
@@ -19,7 +22,12 @@ import torch
 from problems import Problem, Tensors, problems
 from torch import Tensor
 
-REPEATS = {"cuda": 30, "cpu": 5}
+ROUNDS = {"cuda": 30, "cpu": 5}
+"""Rounds that count; the first of all warms up and does not."""
+
+OWN = ("triton", "torch")
+"""Our backends, the fastest first."""
+
 L2_FLUSH_BYTES = 256 * 2**20
 """More than any chip's L2 cache: written before each call, so that none finds its operands there."""
 
@@ -36,6 +44,7 @@ class Time:
             the implementation draws its own dropout.
         correct: whether that is within ERROR_FACTOR of the reference's own error.
         forward_ms, both_ms: medians; `both` is forward and backward.
+        ratio: how many times as long as our fastest backend in the same round, forward and backward; the median.
         forward_spread, both_spread: from the 20th to the 80th percentile, as a share of the median.
         tflops: what the maths needs over `both_ms`; `of_matmul` is that as a share of the measured ceiling.
         gbytes: operands, outputs and gradients, once, over `both_ms`, in GB/s; `of_copy` likewise.
@@ -53,6 +62,7 @@ class Time:
     forward_spread: float
     both_ms: float
     both_spread: float
+    ratio: float
     tflops: float
     of_matmul: float
     gbytes: float
@@ -70,7 +80,7 @@ class Ceilings:
 
 def measure(ops: tuple[str, ...], device: torch.device) -> tuple[Ceilings, Iterator[Time]]:
     """The ceilings, and the times one by one as they are had."""
-    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")  # no TF32: cuBLAS, torch.compile and the ceiling alike
     ceilings = _ceilings(device)
     full = device.type == "cuda"
     return ceilings, (row for p in problems(ops, device, full=full) for row in _times(p, ceilings, device))
@@ -79,62 +89,80 @@ def measure(ops: tuple[str, ...], device: torch.device) -> tuple[Ceilings, Itera
 def _ceilings(device: torch.device) -> Ceilings:
     on_gpu = device.type == "cuda"
     source = torch.randint(256, (2**30 if on_gpu else 2**26,), dtype=torch.uint8, device=device)
-    out, clock = torch.empty_like(source), _clock(device)
-    copy = 2 * source.numel() / statistics.median(clock(lambda: out.copy_(source), lambda: None))
-    size, products = (8192 if on_gpu else 1024), {}
+    out = torch.empty_like(source)
+    calls: dict[str, Call] = {"copy": Call(lambda: out.copy_(source))}
+    size = 8192 if on_gpu else 1024
     for dtype in (torch.bfloat16, torch.float16, torch.float32) if on_gpu else (torch.float32,):
         a = torch.randn(size, size, device=device).to(dtype)  # products of constants run faster
-        products[_name(dtype)] = 2 * size**3 / statistics.median(clock(lambda a=a: a @ a, lambda: None))
-    return Ceilings(copy, products)
+        calls[_name(dtype)] = Call(lambda a=a: a @ a)
+    seconds = {name: statistics.median(taken) for name, taken in _rounds(calls, device).items()}
+    copy = 2 * source.numel() / seconds.pop("copy")
+    return Ceilings(copy, {name: 2 * size**3 / taken for name, taken in seconds.items()})
 
 
 def _times(problem: Problem, ceilings: Ceilings, device: torch.device) -> Iterator[Time]:
+    """Check every implementation of `problem`, then time those that can do it, in turns."""
+    print(f"{problem.op}: {problem.case}, {problem.tokens} tokens, {_name(problem.dtype)}", file=sys.stderr, flush=True)
     exact = _run(problem, "reference", problem.widened())
+    errors = _errors(problem, exact)
     own = _worst(_run(problem, "reference", problem.tensors), exact)
-    smallest = torch.finfo(problem.dtype).eps
-    clock = _clock(device)
-    for name in problem.implementations:
-        print(f"{problem.op}: {problem.case}, {problem.tokens} tokens, {name}", file=sys.stderr, flush=True)
-        try:
-            error = None if name in problem.unchecked else _worst(_run(problem, name, _fresh(problem)), exact)
-        except Exception as failure:  # a peer that cannot do this case is named, and the rest goes on
-            print(f"  skipped: {type(failure).__name__}: {failure}", file=sys.stderr)
-            if name in ("triton", "torch"):
-                raise
-            continue
-        yield _time(problem, name, error, error is None or error <= ERROR_FACTOR * own + smallest, ceilings, clock)
-
-
-def _time(problem: Problem, name: str, error: float | None, correct: bool, ceilings: Ceilings, clock: Clock) -> Time:
+    allowed = ERROR_FACTOR * own + torch.finfo(problem.dtype).eps
     given: Tensors = {}
 
     def prepare() -> None:
         given.clear()
         given.update(_leaves(problem, _fresh(problem)))
 
-    implementation = problem.implementations[name]
-    forward = clock(lambda: implementation(given), prepare)
-    both = clock(lambda: _gradients(problem, implementation(given), given), prepare)
-    seconds, moved = statistics.median(both), _bytes(problem)
-    dtype = _name(problem.dtype)
-    return Time(
-        op=problem.op,
-        case=problem.case,
-        tokens=problem.tokens,
-        dtype=dtype,
-        implementation=name,
-        error=error,
-        correct=correct,
-        forward_ms=statistics.median(forward) * 1e3,
-        forward_spread=_spread(forward),
-        both_ms=seconds * 1e3,
-        both_spread=_spread(both),
-        tflops=problem.flops / seconds / 1e12,
-        of_matmul=problem.flops / seconds / ceilings.matmul[dtype],
-        gbytes=moved / seconds / 1e9,
-        of_copy=moved / seconds / ceilings.copy,
-        peak_bytes=_peak(lambda: _gradients(problem, implementation(given), given), prepare),
-    )
+    calls: dict[str, Call] = {}
+    for name in errors:
+        forward = problem.implementations[name]
+        calls[f"{name} forward"] = Call(lambda forward=forward: forward(given), prepare)
+        calls[f"{name} both"] = Call(lambda forward=forward: _gradients(problem, forward(given), given), prepare)
+    seconds = _rounds(calls, device)
+    fastest = next((name for name in OWN if name in errors), "reference")
+    dtype, moved = _name(problem.dtype), _bytes(problem)
+    for name, error in errors.items():
+        forward_seconds, both = seconds[f"{name} forward"], seconds[f"{name} both"]
+        ratios = [one / ours for one, ours in zip(both, seconds[f"{fastest} both"], strict=True)]
+        median = statistics.median(both)
+        yield Time(
+            op=problem.op,
+            case=problem.case,
+            tokens=problem.tokens,
+            dtype=dtype,
+            implementation=name,
+            error=error,
+            correct=error is None or error <= allowed,
+            forward_ms=statistics.median(forward_seconds) * 1e3,
+            forward_spread=_spread(forward_seconds),
+            both_ms=median * 1e3,
+            both_spread=_spread(both),
+            ratio=statistics.median(ratios),
+            tflops=problem.flops / median / 1e12,
+            of_matmul=problem.flops / median / ceilings.matmul[dtype],
+            gbytes=moved / median / 1e9,
+            of_copy=moved / median / ceilings.copy,
+            peak_bytes=_peak(calls[f"{name} both"]),
+        )
+
+
+def _errors(problem: Problem, exact: list[Tensor]) -> dict[str, float | None]:
+    """The error of each implementation that can do `problem`; None of one that draws its own dropout.
+
+    Raises:
+        Exception: one of ours fails. A peer that does is named, and left out.
+    """
+    errors: dict[str, float | None] = {}
+    for name in problem.implementations:
+        try:
+            found = _worst(_run(problem, name, _fresh(problem)), exact)
+        except Exception as failure:
+            if name in OWN:
+                raise
+            print(f"  {name} left out: {type(failure).__name__}: {failure}", file=sys.stderr)
+            continue
+        errors[name] = None if name in problem.unchecked else found
+    return errors
 
 
 def _leaves(problem: Problem, tensors: Tensors) -> Tensors:
@@ -173,47 +201,56 @@ def _bytes(problem: Problem) -> float:
     return given + gradients
 
 
-Clock = Callable[[Callable[[], object], Callable[[], object]], list[float]]
-"""From a call, and what is to be done before each outside the time, to its seconds."""
+@dataclass(frozen=True)
+class Call:
+    """What is timed, and what is to be done before each time, outside it."""
+
+    run: Callable[[], object]
+    prepare: Callable[[], object] = lambda: None
 
 
-def _clock(device: torch.device) -> Clock:
-    return _by_events if device.type == "cuda" else _by_clock
+def _rounds(calls: dict[str, Call], device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each call, by round: all calls in turn, and again."""
+    clock = _by_events if device.type == "cuda" else _by_clock
+    taken: dict[str, list[Callable[[], float]]] = {name: [] for name in calls}
+    for _ in range(ROUNDS[device.type] + 1):
+        for name, call in calls.items():
+            taken[name].append(clock(call))
+    return {name: [seconds() for seconds in listed[1:]] for name, listed in taken.items()}
 
 
-def _by_events(call: Callable[[], object], prepare: Callable[[], object]) -> list[float]:
-    flush = torch.empty(L2_FLUSH_BYTES, dtype=torch.uint8, device="cuda")
-    pairs = []
-    for _ in range(REPEATS["cuda"] + 3):
-        prepare()
-        flush.zero_()
-        began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        began.record()
-        call()
-        ended.record()
-        pairs.append((began, ended))
-    torch.cuda.synchronize()
-    return [began.elapsed_time(ended) / 1e3 for began, ended in pairs[3:]]
+def _by_events(call: Call) -> Callable[[], float]:
+    """The seconds of a call, to be asked for when all calls are queued: the GPU does not wait for Python."""
+    call.prepare()
+    torch.empty(L2_FLUSH_BYTES, dtype=torch.uint8, device="cuda").zero_()
+    began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    began.record()
+    call.run()
+    ended.record()
+
+    def seconds() -> float:
+        ended.synchronize()
+        return began.elapsed_time(ended) / 1e3
+
+    return seconds
 
 
-def _by_clock(call: Callable[[], object], prepare: Callable[[], object]) -> list[float]:
-    seconds = []
-    for _ in range(REPEATS["cpu"] + 1):
-        prepare()
-        began = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - began)
-    return seconds[1:]
+def _by_clock(call: Call) -> Callable[[], float]:
+    call.prepare()
+    began = time.perf_counter()
+    call.run()
+    taken = time.perf_counter() - began
+    return lambda: taken
 
 
-def _peak(call: Callable[[], object], prepare: Callable[[], object]) -> int | None:
+def _peak(call: Call) -> int | None:
     if not torch.cuda.is_available():
         return None
-    prepare()
+    call.prepare()
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    call()
+    call.run()
     torch.cuda.synchronize()
     return torch.cuda.max_memory_allocated() - before
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from accelerate.utils import gather_object
 from rich.console import Console
 
@@ -36,11 +39,11 @@ from domain_ft.models.export import export_merged
 from domain_ft.models.lora import LoraConfig, apply_lora, has_lora, lora_of, set_backend
 from domain_ft.models.peft_format import save_adapter
 from domain_ft.objectives.base import Objective
-from domain_ft.report import card, html
 from domain_ft.report.data import AdaptReport, BaseFacts, CorpusFacts
 from domain_ft.report.run_folder import RunFolder
 from domain_ft.report.terminal import print_adapt
 from domain_ft.settings import PROVENANCE, AdaptSettings, tomllib
+from domain_ft.storage import cache_folder
 from domain_ft.training.checkpoints import TrainingState
 from domain_ft.training.loop import LoopSettings, count_steps, disable_base_dropout, peak_memory_bytes, train
 from domain_ft.training.memory import (
@@ -454,19 +457,42 @@ def _measure(job: Job, folder: RunFolder, when: str, display: ProgressDisplay) -
         if when == "before" and job.settings.resume and path.is_file():
             scores[role] = Scores.load(path)
             continue
-        scores[role] = score_held_out(
-            job.base,
-            job.objective,
-            held_out,
-            job.machine,
-            tokens_per_pass=job.loop.tokens_per_pass,
-            progress=display.job,
-            label=f"{when}: {held_out.name}",
-        )
+        known = _base_scores(job, held_out) if when == "before" else None
+        if known and known.is_file():
+            scores[role] = Scores.load(known)
+        else:
+            scores[role] = score_held_out(
+                job.base,
+                job.objective,
+                held_out,
+                job.machine,
+                tokens_per_pass=job.loop.tokens_per_pass,
+                progress=display.job,
+                label=f"{when}: {held_out.name}",
+            )
         if job.machine.accelerator.is_main_process:
             with folder.writing():
                 scores[role].save(path)
+            if known and not known.is_file():
+                scores[role].save(known)
     return scores
+
+
+def _base_scores(job: Job, held_out: HeldOut) -> Path | None:
+    """Where the cache keeps an embedded base's scores on `held_out`, named by all that they are computed from.
+
+    Each run of `adapt` begins with them, and they are the same each time: some ten seconds that the first step need not
+    wait for. None for any other base, which may be adapted already.
+    """
+    if job.base.source not in embedded.EMBEDDED:
+        return None
+    settings, machine = job.settings, job.machine
+    masks = [settings.mask_rate, settings.whole_word, settings.seed] if job.base.objective == "mlm" else []
+    computed = [machine.device.type, machine.dtype, machine.kernels, settings.tokens_per_pass, torch.get_num_threads()]
+    text = [held_out.rows.key, hashlib.sha256(held_out.selected.tobytes()).hexdigest()]
+    content = [job.base.revision, *text, *masks, *computed, provenance(machine)["versions"]]
+    name = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+    return cache_folder("scores") / f"{name}.json"
 
 
 def _train(job: Job, folder: RunFolder, display: ProgressDisplay) -> TrainingState:
@@ -591,6 +617,8 @@ def _provenance(job: Job) -> dict[str, Any]:
 
 def _write(job: Job, folder: RunFolder, report: AdaptReport) -> None:
     """The adapter, the page and the card, and last of all result.json."""
+    from domain_ft.report import card, html  # they bring matplotlib, for which the first step need not wait
+
     with folder.writing():
         if job.settings.method == "full":
             export_merged(job.base, folder.path / "model")

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ from domain_ft.verbs import language_model
 from domain_ft.verbs.adapt import adapt, output_folder, run
 from domain_ft.verbs.evaluate import evaluate
 from domain_ft.verbs.export import export
-from domain_ft.verbs.language_model import choose_machine
+from domain_ft.verbs.language_model import choose_machine, score_held_out
 
 RESULT_KEYS = {
     "command",
@@ -163,6 +164,27 @@ def test_the_same_settings_give_the_same_run_and_config_repeats_it(tmp_path: Pat
         assert first.result[when] == second.result[when]
     one, other = (load_file(f / "adapter" / "adapter_model.safetensors") for f in (first.folder, second.folder))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_scores_of_an_embedded_base_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = settings(tmp_path).model
+    monkeypatch.setattr(verb, "embedded", SimpleNamespace(EMBEDDED={model}, provenance=lambda _: {"licence": "none"}))
+    measured: list[str] = []
+
+    def noted(*given: Any, **named: Any) -> Any:
+        measured.append(named.get("label", ""))
+        return score_held_out(*given, **named)
+
+    monkeypatch.setattr(adapt_verb, "score_held_out", noted)
+    first = adapt(settings(tmp_path, output=tmp_path / "first"))
+    assert sum(label.startswith("before") for label in measured) == 2
+    measured.clear()
+    second = adapt(settings(tmp_path, output=tmp_path / "second"))
+    assert not any(label.startswith("before") for label in measured)
+    assert second.result["before"] == first.result["before"]
+    assert second.result["differences"] == first.result["differences"]
+    adapt(settings(tmp_path, output=tmp_path / "third", seed=1))  # other masks
+    assert sum(label.startswith("before") for label in measured) == 2
 
 
 def test_a_run_that_broke_off_is_resumed_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,73 @@
+"""The arithmetic that a training job needs, counted from its model and its rows. No padding, nothing done twice."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations a trained token needs, forward and backward.
+
+    Attributes:
+        linears: of the frozen layers: 2 K N forward (K inputs, N outputs), and 2 K N for the gradient of their input.
+            The layers that read the embeddings need no such gradient: nothing below them trains. Those in the head of
+            a masked LM see the labelled positions alone.
+        adapters: 2 R (K + N) forward and twice that backward, less 2 R K where the input needs no gradient.
+        attention: 4 L D in each layer forward (scores and mix over the L tokens of a row; half of it where it is
+            causal) and twice that backward. L is the mean over tokens.
+        head: the output projection, on the labelled positions: 2 D V forward and 2 D V backward.
+    """
+
+    linears: float
+    adapters: float
+    attention: float
+    head: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return sum(dataclasses.astuple(self))
+
+
+def count(prepared: Any) -> Flops:
+    """The FLOPs of a `domain_ft.verbs.adapt.Job` with adapters in all its linears, whose attention sees whole rows."""
+    config, rows, rank = prepared.base.model.config, prepared.train_rows, prepared.settings.rank
+    causal = prepared.base.objective == "clm"
+    labelled = 1.0 if causal else prepared.settings.mask_rate
+    linears = adapters = 0.0
+    for layer, needs_gradient, in_head in _adapted(prepared):
+        share = labelled if in_head else 1.0
+        frozen, inner = layer.in_features * layer.out_features, rank * (layer.in_features + layer.out_features)
+        linears += share * (4 * frozen if needs_gradient else 2 * frozen)
+        adapters += share * (6 * inner if needs_gradient else 6 * inner - 2 * rank * layer.in_features)
+    mean_row = float((rows.lengths.astype(float) ** 2).sum() / rows.lengths.sum())
+    attention = 12 * mean_row * config.hidden_size * config.num_hidden_layers * (0.5 if causal else 1.0)
+    head = labelled * 4 * prepared.base.model.get_output_embeddings().weight.numel()
+    return Flops(linears, adapters, attention, head)
+
+
+def _adapted(prepared: Any) -> list[tuple[Any, bool, bool]]:
+    """Each adapted layer, whether its input needs a gradient, and whether it sees the labelled positions alone.
+
+    One short pass shows it.
+    """
+    from domain_ft.models.lora import LoraLinear
+
+    model, rows = prepared.base.model, prepared.train_rows
+    inputs = prepared.objective.prepare(rows.pack([int(rows.lengths.argmax())]), epoch=0)
+    tokens = inputs.input_ids.numel()
+    layers = [module for module in model.modules() if isinstance(module, LoraLinear)]
+    seen = dict.fromkeys(layers, (True, False))
+
+    def note(layer: Any, given: tuple[Any, ...]) -> None:
+        x = given[0]
+        seen[layer] = x.requires_grad, x.numel() // x.shape[-1] < tokens
+
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    prepared.objective.loss(prepared.base, inputs.to(model.device))
+    for hook in hooks:
+        hook.remove()
+    return [(layer, *seen[layer]) for layer in layers]
