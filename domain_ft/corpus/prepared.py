@@ -63,7 +63,7 @@ from domain_ft.corpus.splits import (
 )
 from domain_ft.corpus.workers import in_order
 from domain_ft.errors import CorpusError
-from domain_ft.storage import cache_folder, new_folder, write_json
+from domain_ft.storage import alone, cache_folder, new_folder, write_json
 
 # Raise this with every change to reading, cleaning, duplicates or splits: what older code prepared is then left alone.
 VERSION = 1
@@ -254,9 +254,16 @@ def prepare(corpus: Corpus, *, evaluation_fraction: float = 0.05, progress: Prog
     )
     folder = cache_folder("corpora") / key
     if not _is_whole(folder):
-        shutil.rmtree(folder, ignore_errors=True)
-        with disk_errors("the prepared corpus", folder.parent), new_folder(folder) as fresh:
-            _Preparation(corpus, fresh, evaluation_fraction, progress).run()
+
+        def waiting() -> None:
+            if progress:
+                progress(f"waiting for another run that prepares {corpus.name}", 0, None)
+
+        with disk_errors("the prepared corpus", folder.parent), alone(folder, waiting):
+            if not _is_whole(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                with new_folder(folder) as fresh:
+                    _Preparation(corpus, fresh, evaluation_fraction, progress).run()
     values = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
     values["histogram"] = [tuple(row) for row in values["histogram"]]
     return PreparedCorpus(corpus.name, corpus.recipe, key, folder, CorpusStatistics(**values))

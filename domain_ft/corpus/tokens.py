@@ -32,7 +32,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 
-import filelock
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
@@ -43,7 +42,7 @@ from domain_ft.corpus.documents import Document
 from domain_ft.corpus.workers import in_order
 from domain_ft.errors import CorpusError, SettingsError
 from domain_ft.randomness import derive
-from domain_ft.storage import cache_folder, sync_folder, write_json
+from domain_ft.storage import alone, cache_folder, sync_folder, write_json
 
 if TYPE_CHECKING:  # a worker does not wait for it
     from transformers import PreTrainedTokenizerFast
@@ -249,26 +248,15 @@ def tokenize(
     key = _key(split, backend, special, max_length)
     folder = cache_folder("tokens") / key
     if not folder.is_dir():
-        with disk_errors("the tokens", folder.parent), _alone(folder, progress):
+
+        def waiting() -> None:
+            if progress:
+                progress("waiting for another run that tokenises the same text", 0, None)
+
+        with disk_errors("the tokens", folder.parent), alone(folder, waiting):
             if not folder.is_dir():
                 _write(folder, key, split, backend, special, max_length, progress)
     return TokenRows(folder)
-
-
-@contextlib.contextmanager
-def _alone(folder: Path, progress: Progress | None) -> Iterator[None]:
-    """Let no two processes make the same folder at once: the second waits, and finds it made."""
-    lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        if progress:
-            progress("waiting for another run that tokenises the same text", 0, None)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 # ---------------------------------------------------------------------------------------------- tokens of a document
