@@ -46,7 +46,7 @@ from domain_ft.training.checkpoints import TrainingState, load_latest, save_chec
 from domain_ft.training.optimizer import build_optimizer, set_learning_rate
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.training.schedule import learning_rate_factor
-from domain_ft.training.sharding import Shards, gathered
+from domain_ft.training.sharding import Shards, gathered, whole
 
 METRIC_LINES = 2000
 """At most about so many lines in metrics.jsonl, however long the run."""
@@ -265,7 +265,7 @@ class _Trainer:
         )
         limit = self.settings.max_grad_norm or math.inf
         norm = self.accelerator.clip_grad_norm_(list(self.parameters.values()), limit)
-        norm = math.nan if norm is None else float(norm)
+        norm = math.nan if norm is None else float(whole(norm))
         if not math.isfinite(norm):
             raise self.not_finite("the gradient norm", norm, state.step, step.rows)
         self.optimizer.step()

@@ -47,9 +47,10 @@ class Shards:
         """Shard `root`, which holds `model`, in place. The parameters are other objects afterwards."""
         empty = _without_storage(model)
         mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-        for layer in repeated_layers(model):
-            fully_shard(layer, mesh=mesh)
-        return cls(fully_shard(root, mesh=mesh), model, empty)
+        for unit in (*repeated_layers(model), root):
+            fully_shard(unit, mesh=mesh).set_force_sum_reduction_for_comms(True)  # gloo knows no mean
+        assert isinstance(root, FSDPModule)
+        return cls(root, model, empty)
 
     def whole_model(self) -> PreTrainedModel:
         """A model as before `of`, with the weights as they are now, whole on each process, to be used only once."""

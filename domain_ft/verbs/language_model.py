@@ -120,7 +120,7 @@ class Machine:
         if self.processes == 1:
             return
         everyone: list[Mapping[str, Any]] = gather_object([dict(facts)])
-        if differing := [name for name in facts if any(other[name] != everyone[0][name] for other in everyone)]:
+        if differing := [name for name in facts if any(other.get(name) != facts[name] for other in everyone)]:
             raise SettingsError(
                 f"the processes of this run do not have the same {', '.join(differing)}",
                 fix="start all of them with the same options, the same files and the same version of domain-ft",
