@@ -14,6 +14,9 @@ import torch
 from safetensors.torch import load_file
 from verb_jobs import settings
 
+from domain_ft.errors import SettingsError
+from domain_ft.settings import AdaptSettings
+from domain_ft.verbs.language_model import choose_machine
 
 LAUNCHED_FOR_FSDP = {
     "ACCELERATE_USE_FSDP": "true",
@@ -104,3 +107,15 @@ def test_what_is_wrong_ends_all_processes(tmp_path: Path) -> None:
     done = domain_ft(arguments, *torchrun(2), code=1)  # torchrun's own status
     assert "is not empty and holds no run of ours" in done.stderr
     assert not (tmp_path / "run" / "config.toml").exists()
+
+
+def test_the_first_version_of_fsdp_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "1")
+    with pytest.raises(SettingsError, match="first version of FSDP"):
+        choose_machine(AdaptSettings(corpus="legal"))
+
+
+def test_one_process_has_nothing_to_shard() -> None:
+    machine = choose_machine(AdaptSettings(corpus="legal"), sharding="full")
+    assert (machine.processes, machine.sharded) == (1, False)
