@@ -158,10 +158,16 @@ def train(
             call it, and have to call the model as often.
 
     Raises:
-        TrainingError: a loss or gradient that is not finite; no memory for a single piece.
+        TrainingError: a loss or gradient that is not finite; no memory for a single piece; a model with padded batches
+            is to be sharded.
         CheckpointError: a checkpoint cannot be written, or holds other parameters.
         Interrupted: after ctrl-C or SIGTERM; the last whole step is checkpointed.
     """
+    if sharded and not base.packed:
+        raise TrainingError(
+            f"'{base.name}' cannot be sharded: its batches are padded, and take each process another number of passes",
+            fix="use --sharding none, which keeps the whole model in each process",
+        )
     if not settings.base_dropout:
         disable_base_dropout(base.model)
     base.model.train()

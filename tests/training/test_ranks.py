@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from rank_jobs import JOBS, relay
+from loop_jobs import run
+from rank_jobs import JOBS, SHARDED, relay
 from safetensors.torch import load_file
 from torch import nn
 
+from domain_ft.errors import TrainingError
 from domain_ft.training.sharding import repeated_layers
 
 PROGRAM = Path(__file__).parent / "rank_jobs.py"
@@ -69,8 +71,11 @@ def _compare(folder: Path, alone: Path, steps: slice = slice(None)) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["2 whole", "4 whole", "2 sharded", "4 sharded"])
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize(
+    ("kind", "job"),
+    [(f"{ranks} whole", job) for ranks in (2, 4) for job in JOBS]
+    + [(f"{ranks} sharded", job) for ranks in (2, 4) for job in SHARDED],
+)
 def test_processes_together_train_what_one_trains(kind: str, job: str, done: Path) -> None:
     _compare(done / kind / job, done / "1 whole" / job)
 
@@ -81,6 +86,11 @@ def test_a_run_goes_on_with_another_number_of_processes(kind: str, done: Path, t
     """Two processes stop after step 2, as one of them is told to; four go on to step 4, and one to the end."""
     relay(tmp_path, sharded=False, stop_after=None)
     _compare(done / f"relay {kind}", tmp_path, slice(4, None))
+
+
+def test_a_model_with_padded_batches_is_not_sharded(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="cannot be sharded"):
+        run(tmp_path, "mpnet", sharded=True)
 
 
 def test_layers_that_are_sharded_are_the_stack_of_blocks() -> None:
