@@ -21,7 +21,7 @@ from domain_ft.training.sharding import repeated_layers
 
 PROGRAM = Path(__file__).parent / "rank_jobs.py"
 
-# Float64 sums in another order differ by 1e-16 of them. Adam divides by the root of the squared gradient, so that in the
+# Float64 sums in another order differ by 1e-16 of them. Adam divides by the root of the squared gradient, so in the
 # weights it shows more: 1.2e-13 at most was measured, after four steps at a learning rate of 5e-3.
 WEIGHTS, LOSS = 1e-11, 1e-12
 
