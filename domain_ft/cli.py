@@ -72,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _terminable():
             return _dispatch([word for word in own if word != "--debug"] + words[len(own) :])
     except KeyboardInterrupt as interrupt:
-        _say("interrupted", str(interrupt) or "stopped")
+        if _speaks():
+            _say("interrupted", str(interrupt) or "stopped")
         return 130
     except BrokenPipeError:
         return 0 if _reader_has_left() else _bug(debug)
@@ -120,9 +121,14 @@ def _dispatch(words: list[str]) -> int:
     # Whatever a library prints on the way goes to standard error: the result stands alone on standard output.
     with contextlib.redirect_stdout(sys.stderr):
         result = run(chosen)
-    if os.environ.get("RANK", "0") == "0":  # of several processes (torchrun), one speaks
+    if _speaks():
         print(json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False), flush=True)
     return 0
+
+
+def _speaks() -> bool:
+    """Whether this is the only process, or the main one of several that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 # --- From settings to a command line ----------------------------------------------------------------------------------

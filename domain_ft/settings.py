@@ -263,6 +263,10 @@ class TrainingOptions(Settings, group="Training"):
     max_grad_norm: Annotated[float, Range(at_least=0)] = 1.0
     """Gradients are clipped to this norm; 0 for no clipping."""
 
+    sharding: Literal["none", "full"] = "none"
+    """With several processes: keep all weights in each (none), or in each a share of weights, gradients and optimiser
+    (full, FSDP2)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureOptions(Settings, group="Measuring"):

@@ -8,10 +8,11 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 import platformdirs
 
 
@@ -85,6 +86,27 @@ def new_folder(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def alone(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Let no two processes, on any machine that sees the file system, make what is to stand at `path` at once.
+
+    Args:
+        path: inside the block it is to be looked for again: whoever came first may have made it.
+        waiting: told when another process is at it; it is waited for, however long it takes.
+    """
+    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        if waiting:
+            waiting()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sha256(path: Path) -> str:

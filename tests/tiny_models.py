@@ -201,6 +201,8 @@ def tokenizer_kind(architecture: str) -> str:
 
 def save_tiny(architecture: str, folder: Path, seed: int = 0) -> Path:
     """Write a tiny model and its tokenizer as a folder that transformers loads; returns `folder`."""
-    tiny_model(architecture, seed).save_pretrained(folder)
+    model = tiny_model(architecture, seed)
+    model.should_save_on_this_rank = lambda _main: True  # on every one of several processes
+    model.save_pretrained(folder)
     tiny_tokenizer(tokenizer_kind(architecture)).save_pretrained(folder)
     return folder

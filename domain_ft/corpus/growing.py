@@ -1,4 +1,4 @@
-"""Work on a corpus that goes on where it was stopped: files that grow together, and one process at a time on them.
+"""Work on a corpus that goes on where it was stopped: files that grow together.
 
 Reading and tokenising both append what they have done to such files, in the order of the documents.
 """
@@ -8,11 +8,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import filelock
 import numpy as np
 import numpy.typing as npt
 
@@ -22,21 +21,6 @@ from domain_ft.storage import sync_folder, write_json
 def unfinished_folder(folder: Path) -> Path:
     """Where the work on `folder` lies until that is made."""
     return folder.with_name(f".{folder.name}.unfinished")
-
-
-@contextlib.contextmanager
-def alone(folder: Path, waiting: Callable[[], object]) -> Iterator[None]:
-    """Let no two processes make the same folder at once: the second calls `waiting`, and finds it made."""
-    lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        waiting()
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class GrowingFiles:

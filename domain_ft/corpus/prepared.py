@@ -49,7 +49,7 @@ from domain_ft.corpus.duplicates import (
     shingles,
     similar_pairs,
 )
-from domain_ft.corpus.growing import GrowingFiles, alone, unfinished_folder
+from domain_ft.corpus.growing import GrowingFiles, unfinished_folder
 from domain_ft.corpus.readers.base import Reject, SourceDocument
 from domain_ft.corpus.recipes import Recipe
 from domain_ft.corpus.splits import (
@@ -65,7 +65,7 @@ from domain_ft.corpus.splits import (
 )
 from domain_ft.corpus.workers import in_order
 from domain_ft.errors import CorpusError, RecordError
-from domain_ft.storage import cache_folder, new_folder, sync_folder, write_json
+from domain_ft.storage import alone, cache_folder, new_folder, sync_folder, write_json
 
 # Raise this with every change to reading, cleaning, duplicates or splits: what older code prepared is then left alone.
 VERSION = 2

@@ -39,11 +39,11 @@ from tokenizers import Encoding, Tokenizer
 from domain_ft.corpus.batches import PackedBatch
 from domain_ft.corpus.disk import disk_errors
 from domain_ft.corpus.documents import Document
-from domain_ft.corpus.growing import GrowingFiles, alone, unfinished_folder
+from domain_ft.corpus.growing import GrowingFiles, unfinished_folder
 from domain_ft.corpus.workers import in_order
 from domain_ft.errors import CorpusError, SettingsError
 from domain_ft.randomness import derive
-from domain_ft.storage import cache_folder, write_json
+from domain_ft.storage import alone, cache_folder, write_json
 
 if TYPE_CHECKING:  # a worker does not wait for it
     from transformers import PreTrainedTokenizerFast

@@ -20,6 +20,8 @@ from domain_ft.evaluation.scores import Scores
 from domain_ft.objectives.base import EVALUATION_EPOCH, IGNORED, Inputs, Objective
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from domain_ft.corpus.batches import PackedBatch
     from domain_ft.corpus.tokens import TokenRows
     from domain_ft.models.base import BaseModel
@@ -34,33 +36,48 @@ def score(
     selected: npt.NDArray[np.int64],
     *,
     tokens_per_pass: int,
+    accelerator: Accelerator | None = None,
     progress: Progress | None = None,
     label: str = "evaluate",
 ) -> Scores:
     """The loss of `base` on the pieces `selected` of `rows`, summed over each document.
 
+    Several processes take turns at the passes and get the same scores, which are those of one process to the last bit
+    (where their machines are alike): the passes are cut before they are shared out, and a piece is in one of them.
+
     Args:
         selected: (pieces,) indices into `rows`, such as `rows.select_documents` gives.
         tokens_per_pass: how many tokens one forward pass may hold.
+        accelerator: of the processes, which all call this; None for one alone.
         progress: called with (`label`, tokens done, tokens in all).
 
     Raises:
         CorpusError: there is nothing to score.
         ModelError: a loss is not finite; the documents are named.
     """
-    documents = np.unique(rows.documents[selected])
-    sums = np.zeros((3, len(documents)))
+    rank, ranks = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    selected = np.sort(selected)
+    sums = np.zeros((3, len(selected)))
     total, done = int(rows.lengths[selected].sum()), 0
+    cut = passes(selected, rows.lengths, tokens_per_pass)
     with _evaluating(base.model):
-        for pass_rows in passes(selected, rows.lengths, tokens_per_pass):
-            batch = rows.pack(pass_rows)
+        for first in range(0, len(cut), ranks):
+            # A rank without a pass in the last turn does another's, for nothing: a sharded model needs all of them.
+            place = first + rank
+            batch = rows.pack(cut[place if place < len(cut) else first])
             inputs = objective.prepare(batch, epoch=EVALUATION_EPOCH)
             losses = objective.losses(base, inputs.to(base.model.device))
-            _add(sums, documents, batch, inputs, losses)
-            done += batch.tokens
+            if place < len(cut):
+                sums[:, np.searchsorted(selected, batch.rows)] = _of_pieces(batch, inputs, losses)
+            done += sum(int(rows.lengths[members].sum()) for members in cut[first : first + ranks])
             if progress:
                 progress(label, done, total)
-    nats, tokens, size = sums
+    if accelerator and ranks > 1:  # each number is one rank's, and zero on the others: so the sum rounds nothing
+        sums = accelerator.reduce(torch.from_numpy(sums).to(accelerator.device), "sum").cpu().numpy()
+    documents, owner = np.unique(rows.documents[selected], return_inverse=True)
+    of_documents = np.zeros((len(documents), 3))
+    np.add.at(of_documents, owner, sums.T)
+    nats, tokens, size = of_documents.T
     scored = tokens > 0
     ids = tuple(rows.document_id(int(document)) for document in documents[scored])
     if not ids:
@@ -69,18 +86,14 @@ def score(
     return Scores(ids, nats[scored], tokens[scored].astype(np.int64), size[scored].astype(np.int64))
 
 
-def _add(
-    sums: npt.NDArray[np.float64],
-    documents: npt.NDArray[np.int64],
-    batch: PackedBatch,
-    inputs: Inputs,
-    losses: torch.Tensor,
-) -> None:
-    """Add one pass to `sums` (3, documents): nats, tokens and bytes of each of the sorted `documents`."""
-    owner = np.repeat(np.searchsorted(documents, batch.documents), batch.lengths)
+def _of_pieces(batch: PackedBatch, inputs: Inputs, losses: torch.Tensor) -> npt.NDArray[np.float64]:
+    """(3, pieces): nats, tokens and bytes of each piece of a pass, in its order."""
+    owner = np.repeat(np.arange(len(batch.rows)), batch.lengths)
     labelled = (inputs.labels != IGNORED).cpu().numpy()
-    for row, values in enumerate((losses.double().cpu().numpy(), labelled, inputs.scored_bytes)):
-        sums[row] += np.bincount(owner, weights=np.where(labelled, values, 0), minlength=len(documents))
+    values = (losses.double().cpu().numpy(), labelled, inputs.scored_bytes)
+    return np.stack(
+        [np.bincount(owner, weights=np.where(labelled, row, 0), minlength=len(batch.rows)) for row in values]
+    )
 
 
 def _check_finite(nats: npt.NDArray[np.float64], documents: tuple[str, ...]) -> None:

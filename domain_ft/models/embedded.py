@@ -157,6 +157,8 @@ def _fit_head(base: BaseModel, rows: list[TokenRows], folder: Path, progress: Pr
     """Fit the head of `base`, which is on the CPU, to its frozen body, and write the model to `folder`."""
     frequencies = _frequencies(rows, base.model.get_output_embeddings().weight.shape[0])
     report = warm_head(base, _masked_passes(rows, base.tokenizer), frequencies, progress=progress)
+    # transformers writes in the first of several processes alone; here the first of any node may be at work.
+    base.model.should_save_on_this_rank = lambda _main: True
     with quiet():
         base.model.save_pretrained(folder)
         base.tokenizer.save_pretrained(folder)

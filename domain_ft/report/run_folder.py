@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from domain_ft.errors import CheckpointError, SettingsError
+from domain_ft.evaluation.scores import Scores
 from domain_ft.storage import write_atomic, write_json
 
 _NAMED = 3  # foreign files that a message names
@@ -113,11 +114,8 @@ class RunFolder:
         return self.path / "result.json"
 
     def scores(self, when: str, role: str) -> Path:
-        """The scores `before` or `after` on the `domain` or the `control`; their folder is made."""
-        folder = self.path / "scores"
-        with self.writing():
-            folder.mkdir(exist_ok=True)
-        return folder / f"{when}-{role}.json"
+        """The scores `before` or `after` on the `domain` or the `control`."""
+        return self.path / "scores" / f"{when}-{role}.json"
 
     @property
     def finished(self) -> bool:
@@ -128,6 +126,12 @@ class RunFolder:
         """Write config.toml, the TOML `text` of the settings."""
         with self.writing():
             write_atomic(self.config, text)
+
+    def write_scores(self, path: Path, scores: Scores) -> None:
+        """Write scores to a `path` that `self.scores` gave."""
+        with self.writing():
+            path.parent.mkdir(exist_ok=True)
+            scores.save(path)
 
     def write_card(self, text: str) -> None:
         """Write README.md, the model card."""

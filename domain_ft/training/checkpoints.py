@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from domain_ft.errors import CheckpointError
 from domain_ft.storage import new_folder, sha256, write_json
+from domain_ft.training.sharding import shard_like, whole
 
 _NAME = re.compile(r"step-(\d+)")
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
@@ -56,23 +57,26 @@ def save_checkpoint(
     state: TrainingState,
     *,
     keep: int,
+    write: bool = True,
 ) -> Path:
     """Write `folder`/step-N and remove all but the newest `keep`.
+
+    With several processes one writes; where each has a shard, the others call it with `write` off to give theirs.
 
     Raises:
         CheckpointError: the disk is full or cannot be written; the checkpoints before it are untouched.
     """
     target = folder / f"step-{state.step}"
+    weights = _gathered(parameters, keep=write)
+    moments = _gathered(_optimizer_tensors(parameters, optimizer), keep=write)
+    if not write:
+        return target
     try:
         if target.exists():  # a damaged one of the same step, from before the resume
             shutil.rmtree(target)
         with new_folder(target) as temporary:
-            save_file(
-                {name: parameter.detach().cpu().contiguous() for name, parameter in parameters.items()},
-                temporary / "model.safetensors",
-                metadata={"format": "pt"},
-            )
-            save_file(_optimizer_tensors(parameters, optimizer), temporary / "optimizer.safetensors")
+            save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
+            save_file(moments, temporary / "optimizer.safetensors")
             write_json(temporary / "state.json", asdict(state))
             manifest = {
                 name: {"bytes": (temporary / name).stat().st_size, "sha256": sha256(temporary / name)}
@@ -140,10 +144,20 @@ def _damage(path: Path) -> str | None:
 
 def _optimizer_tensors(parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {
-        f"{name}.{key}": value.detach().cpu().contiguous()
+        f"{name}.{key}": value
         for name, parameter in parameters.items()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
+
+
+def _gathered(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
+    """`tensors` whole and on the CPU, gathered one at a time; nothing where they are not kept."""
+    gathered = {}
+    for name, tensor in tensors.items():
+        full = whole(tensor.detach())
+        if keep:
+            gathered[name] = full.cpu().contiguous()
+    return gathered
 
 
 def _restore(path: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
@@ -157,13 +171,14 @@ def _restore(path: Path, parameters: Mapping[str, nn.Parameter], optimizer: torc
         )
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
+            parameter.copy_(shard_like(weights[name], parameter))
     moments = load_file(path / "optimizer.safetensors")
     for key, value in moments.items():
         name, _, moment = key.rpartition(".")
         parameter = parameters[name]
-        device = "cpu" if moment == "step" and not parameter.is_cuda else parameter.device
-        optimizer.state[parameter][moment] = value.to(device)
+        # The count of steps is one number, whole on each process.
+        state = value.to(parameter.device) if moment == "step" else shard_like(value, parameter)
+        optimizer.state[parameter][moment] = state
 
 
 def _is_storage_error(error: Exception) -> bool:

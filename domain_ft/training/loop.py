@@ -7,7 +7,8 @@ labelled items over all passes and ranks. So the gradient does not depend on how
     step -> rows -> share of this rank -> passes -> (sum of losses / items of the step).backward() -> clip -> AdamW
 
 Nothing random is kept: order, masks and dropout are functions of (seed, epoch or step, index). A run that was killed
-and resumed takes the same steps as one that was not, to the last bit on a CPU.
+and resumed takes the same steps as one that was not, to the last bit on a CPU. On another number of processes it takes
+the same steps but for the order in which sums are rounded, and for the masks of dropout, which are drawn pass by pass.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import numpy.typing as npt
 import psutil
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from domain_ft.corpus.packing import Step, StepPlan, passes, share
@@ -45,6 +47,7 @@ from domain_ft.training.checkpoints import TrainingState, load_latest, save_chec
 from domain_ft.training.optimizer import build_optimizer, set_learning_rate
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.training.schedule import learning_rate_factor
+from domain_ft.training.sharding import Shards, gathered, whole
 
 METRIC_LINES = 2000
 """At most about so many lines in metrics.jsonl, however long the run."""
@@ -134,6 +137,7 @@ def train(
     checkpoints: Path,
     display: ProgressDisplay,
     log: Callable[[Mapping[str, Any]], None],
+    sharded: bool = False,
     resume: bool = False,
     on_resume: Callable[[int], None] | None = None,
     evaluate: Callable[[], Mapping[str, Any]] | None = None,
@@ -149,18 +153,31 @@ def train(
         checkpoints: the folder that they are written to.
         display: what a person sees.
         log: takes each line of metrics.jsonl.
+        sharded: shard the weights over the processes (FSDP2); without it each has them whole (DDP). `base.model` is
+            another object afterwards, whole again.
         resume: go on from the newest whole checkpoint, or from the start where there is none yet.
         on_resume: told the step that the run goes on from, before the first new line is logged.
-        evaluate: gives a point of the held-out curve, logged with the step after which it was called.
+        evaluate: gives a point of the held-out curve, logged with the step after which it was called. All processes
+            call it, and have to call the model as often.
 
     Raises:
-        TrainingError: a loss or gradient that is not finite; no memory for a single piece.
+        TrainingError: a loss or gradient that is not finite; no memory for a single piece; a model with padded batches
+            is to be sharded.
         CheckpointError: a checkpoint cannot be written, or holds other parameters.
         Interrupted: after ctrl-C or SIGTERM; the last whole step is checkpointed.
     """
+    if sharded and not base.packed:
+        raise TrainingError(
+            f"'{base.name}' cannot be sharded: its batches are padded, and take each process another number of passes",
+            fix="use --sharding none, which keeps the whole model in each process",
+        )
     if not settings.base_dropout:
         disable_base_dropout(base.model)
     base.model.train()
+    module: nn.Module = LossModule(base, objective)
+    shards = Shards.of(module, base.model, accelerator) if sharded else None
+    if shards is None:
+        module = accelerator.prepare(module)
     parameters = {name: p for name, p in base.model.named_parameters() if p.requires_grad}
     optimizer = build_optimizer(
         parameters.items(),
@@ -176,16 +193,16 @@ def train(
         display.say(f"resuming after step {state.step} of {settings.total_steps}")
     checkpointing = ActivationCheckpointing(base.model)
     checkpointing.switch(settings.activation_checkpointing or state.activation_checkpointing)
-    module = accelerator.prepare(LossModule(base, objective))
     plan = StepPlan(rows.lengths, settings.tokens_per_step, settings.seed)
     trainer = _Trainer(
-        base, objective, rows, settings, accelerator, module, parameters, optimizer, display, checkpointing
+        base, objective, rows, settings, accelerator, module, shards, parameters, optimizer, display, checkpointing
     )
     log_every = max(1, settings.total_steps // METRIC_LINES)
 
     def save() -> None:
-        if accelerator.is_main_process:
-            save_checkpoint(checkpoints, parameters, optimizer, state, keep=settings.keep_checkpoints)
+        writes = accelerator.is_main_process
+        if writes or shards:
+            save_checkpoint(checkpoints, parameters, optimizer, state, keep=settings.keep_checkpoints, write=writes)
         accelerator.wait_for_everyone()
 
     saved_step = state.step
@@ -208,20 +225,24 @@ def train(
                 "tokens_per_second": tokens / seconds,
                 "padding_fraction": padding,
                 "grad_norm": norm,
-                "memory_bytes": memory_bytes(),
+                "memory_bytes": max(over_ranks(accelerator, memory_bytes()))[0],
             }
             display.step(metrics, settings.total_steps)
             if evaluate and settings.evaluate_every and state.step % settings.evaluate_every == 0 and not last:
-                metrics["evaluation"] = dict(evaluate())
+                with gathered(shards):
+                    metrics["evaluation"] = dict(evaluate())
                 release_free_memory()
             if state.step % log_every == 0 or last or "evaluation" in metrics:
                 log(metrics)
-            stopping = _sum_over_ranks(accelerator, int(stop.is_set())) > 0  # all ranks stop after the same step
+            stopping = max(over_ranks(accelerator, int(stop.is_set())))[0] > 0  # all ranks stop after the same step
             if last or stopping or state.step % settings.checkpoint_every == 0:
                 save()
                 saved_step = state.step
             if stopping:
                 raise Interrupted(f"stopped after step {saved_step}; its checkpoint is written")
+    if shards:
+        optimizer.zero_grad(set_to_none=True)
+        base.model = shards.whole_model()
     return state
 
 
@@ -235,6 +256,7 @@ class _Trainer:
     settings: LoopSettings
     accelerator: Accelerator
     module: nn.Module
+    shards: Shards | None
     parameters: Mapping[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
     display: ProgressDisplay
@@ -259,7 +281,7 @@ class _Trainer:
         )
         limit = self.settings.max_grad_norm or math.inf
         norm = self.accelerator.clip_grad_norm_(list(self.parameters.values()), limit)
-        norm = math.nan if norm is None else float(norm)
+        norm = math.nan if norm is None else float(whole(norm))
         if not math.isfinite(norm):
             raise self.not_finite("the gradient norm", norm, state.step, step.rows)
         self.optimizer.step()
@@ -267,23 +289,28 @@ class _Trainer:
         return loss, rate, norm, tokens_per_pass, padding
 
     def prepare(self, step: Step, tokens_per_pass: int) -> list[tuple[npt.NDArray[np.int64], Inputs]]:
-        """This rank's passes of the step; at least one, so that every rank takes part in the reduction."""
+        """This rank's passes of the step; at least one, so that every rank takes part in the reduction.
+
+        Where each has a shard of the weights, all ranks have as many passes as the one that has most.
+        """
         lengths = self.rows.lengths
         mine = share(step.rows, lengths, self.accelerator.process_index, self.accelerator.num_processes)
         prepared = [
             (chosen, self.objective.prepare(self.rows.pack(chosen), step.epoch))
             for chosen in passes(mine, lengths, tokens_per_pass)
         ]
-        if not prepared:
+        wanted = max(over_ranks(self.accelerator, len(prepared)))[0] if self.shards else 1
+        if len(prepared) < wanted:
             spare = step.rows[:1]
-            prepared = [(spare, self.objective.prepare(self.rows.pack(spare), step.epoch).without_labels())]
+            idle = self.objective.prepare(self.rows.pack(spare), step.epoch).without_labels()
+            prepared += [(spare, idle)] * (wanted - len(prepared))
         return prepared
 
     def accumulate(self, prepared: list[tuple[npt.NDArray[np.int64], Inputs]], index: int) -> float:
         """Add the gradient of the step's mean loss to the parameters; that loss is returned."""
         accelerator = self.accelerator
-        items = max(1, _sum_over_ranks(accelerator, sum(inputs.items for _, inputs in prepared)))
-        sums: list[Tensor] = []
+        items = max(1, sum(own for (own,) in over_ranks(accelerator, sum(inputs.items for _, inputs in prepared))))
+        total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
         for number, (_, inputs) in enumerate(prepared):
             seed = derive(self.settings.seed, "dropout", index, accelerator.process_index, number)
             if has_lora(self.base.model):
@@ -292,15 +319,15 @@ class _Trainer:
                 torch.manual_seed(seed)
             final = number == len(prepared) - 1
             with contextlib.nullcontext() if final else accelerator.no_sync(self.module):
-                loss = self.module(inputs.to(accelerator.device))
-                # DDP takes the mean over ranks, where the step wants the sum.
+                with accelerator.autocast():
+                    loss = self.module(inputs.to(accelerator.device))
+                # DDP and FSDP take the mean over ranks, where the step wants the sum.
                 accelerator.backward(loss * (accelerator.num_processes / items))
-            sums.append(loss.detach())
-        totals = torch.stack(sums)
-        for (chosen, inputs), total in zip(prepared, totals.tolist(), strict=True):
-            if not math.isfinite(total):
-                raise self.not_finite("the loss", total, index, self.blamed(chosen, inputs))
-        return float(accelerator.reduce(totals.sum(), "sum").item()) / items
+            total += loss.detach()
+        mean = float(accelerator.reduce(total, "sum").item()) / items
+        if not math.isfinite(mean):  # on all ranks alike
+            raise self.not_finite("the loss", mean, index, self.blamed(prepared))
+        return mean
 
     def smaller_pass(
         self,
@@ -336,13 +363,16 @@ class _Trainer:
             torch.cuda.empty_cache()
         return smaller
 
-    def blamed(self, chosen: npt.NDArray[np.int64], inputs: Inputs) -> npt.NDArray[np.int64]:
-        """The pieces of a pass whose own losses are not finite; all of them where that shows nothing."""
-        with torch.no_grad(), self.accelerator.autocast():
-            losses = self.objective.losses(self.base, inputs.to(self.accelerator.device))
-        bad = ~torch.isfinite(losses).cpu().numpy()
-        found = np.add.reduceat(bad, inputs.cu_seqlens[:-1].numpy()) > 0
-        return chosen[found] if found.any() else chosen
+    def blamed(self, prepared: list[tuple[npt.NDArray[np.int64], Inputs]]) -> npt.NDArray[np.int64]:
+        """The pieces, of any rank, whose own losses are not finite; all of the passes where that shows nothing."""
+        found: list[int] = []
+        with torch.no_grad(), self.accelerator.autocast(), gathered(self.shards):
+            for chosen, inputs in prepared:
+                losses = self.objective.losses(self.base, inputs.to(self.accelerator.device))
+                bad = ~torch.isfinite(losses).cpu().numpy()
+                found += chosen[np.add.reduceat(bad, inputs.cu_seqlens[:-1].numpy()) > 0].tolist()
+        found = gather_object(found)
+        return np.array(found or gather_object(np.concatenate([chosen for chosen, _ in prepared]).tolist()))
 
     def not_finite(self, what: str, value: float, index: int, chosen: npt.NDArray[np.int64]) -> TrainingError:
         """The error for a loss or gradient that is NaN or infinite, naming the documents that it came from."""
@@ -418,12 +448,12 @@ def stop_requests(display: ProgressDisplay) -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _sum_over_ranks(accelerator: Accelerator, count: int) -> int:
-    """The sum of all ranks' counts; of a single one's the count, with no way over the GPU."""
+def over_ranks(accelerator: Accelerator, *numbers: int) -> list[tuple[int, ...]]:
+    """The `numbers` of each rank; a single one's own, with no way over the GPU."""
     if accelerator.num_processes == 1:
-        return count
-    counted = torch.tensor([count], dtype=torch.int64, device=accelerator.device)
-    return int(accelerator.reduce(counted, "sum").item())
+        return [numbers]
+    own = torch.tensor([numbers], dtype=torch.int64, device=accelerator.device)
+    return [tuple(row) for row in accelerator.gather(own).tolist()]
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -45,7 +45,14 @@ from domain_ft.report.terminal import print_adapt
 from domain_ft.settings import PROVENANCE, AdaptSettings, tomllib
 from domain_ft.storage import cache_folder
 from domain_ft.training.checkpoints import TrainingState
-from domain_ft.training.loop import LoopSettings, count_steps, disable_base_dropout, peak_memory_bytes, train
+from domain_ft.training.loop import (
+    LoopSettings,
+    count_steps,
+    disable_base_dropout,
+    over_ranks,
+    peak_memory_bytes,
+    train,
+)
 from domain_ft.training.memory import (
     PassLimits,
     PassMemory,
@@ -65,6 +72,7 @@ from domain_ft.verbs.language_model import (
     choose_machine,
     control_of,
     hold_out,
+    is_main_process,
     piece_length,
     prepare_corpora,
     provenance,
@@ -85,13 +93,14 @@ MAY_CHANGE = {
     "track",
     "checkpoint_every",
     "keep_checkpoints",
+    "sharding",
     "examples",
     "quiet",
     "json",
     "resume",
     "dry_run",
 }
-"""Settings that a resumed run may be given anew: nothing that is computed depends on them."""
+"""Settings that a resumed run may be given anew: nothing that is computed depends on them, but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -152,9 +161,12 @@ class Job:
 def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) -> Job:
     """Prepare text, model and rows, and settle every setting that depends on them.
 
-    With several processes the main one goes first and fills the caches that the others then read.
+    With several processes the main one of each node goes first and fills the caches that the others then read.
+
+    Raises:
+        SettingsError: the processes do not have the same settings, text and model.
     """
-    with machine.accelerator.main_process_first():
+    with machine.main_first():
         corpora = prepare_corpora(settings, display)
         base = load(
             settings.model,
@@ -171,6 +183,10 @@ def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) 
         if base.head_is_random:  # fitted on both, to be fair to both
             base = embedded.with_fitted_head(base, list(train_rows.values()), display.job)
         held_out = {role: hold_out(prepared, role, base, settings, display) for role, prepared in corpora.items()}
+    read = {f"text of the {role}": prepared.key for role, prepared in corpora.items()}
+    machine.agree(
+        settings.to_dict() | read | {"tokens": train_rows["domain"].key, "base model": base.revision}, base.model
+    )
     objective = build_objective(base, settings, machine.kernels)
     passes = _plan_passes(base, objective, train_rows["domain"], settings, machine)
     if not passes.fits:
@@ -193,6 +209,7 @@ def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) 
         "device": machine.device.type,
         "dtype": machine.dtype,
         "kernels": machine.kernels,
+        "sharding": "full" if machine.sharded else "none",
     }
     return Job(
         settings=dataclasses.replace(settings, **settled),
@@ -324,11 +341,12 @@ def adapt(settings: AdaptSettings) -> AdaptRun:
         Interrupted: ctrl-C or SIGTERM; a checkpoint is written, and `resume=True` goes on from it.
     """
     began = time.perf_counter()
-    machine = choose_machine(settings, track=settings.track, project=output_folder(settings))
     folder = RunFolder(output_folder(settings))
-    if machine.accelerator.is_main_process:
-        folder = RunFolder.create(folder.path, resume=settings.resume)
-    with ProgressDisplay(quiet=settings.quiet or not machine.accelerator.is_main_process) as display:
+    machine = choose_machine(settings, sharding=settings.sharding, track=settings.track, project=folder.path)
+    with machine.main_first():
+        if machine.is_main:
+            folder = RunFolder.create(folder.path, resume=settings.resume)
+    with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
         job = set_up(_as_started(settings, folder), machine, display)
         _settle_config(job, folder)
         _say_what_is_odd(job, display)
@@ -341,8 +359,9 @@ def adapt(settings: AdaptSettings) -> AdaptRun:
         said_after = answer(job.base, probes)
         samples = side_by_side(probes, said_before, said_after)
         report = _report(job, folder, before, after, samples, state, time.perf_counter() - began)
-        if machine.accelerator.is_main_process:
+        if machine.is_main:
             _write(job, folder, report)
+        machine.accelerator.wait_for_everyone()
     return AdaptRun(folder.path, report, job.base.model, job.base.tokenizer)
 
 
@@ -351,7 +370,7 @@ def run(settings: AdaptSettings) -> dict[str, Any]:
     if settings.dry_run:
         return _dry_run(settings)
     finished = adapt(settings)
-    console = Console(quiet=settings.json)
+    console = Console(quiet=settings.json or not is_main_process())
     print_adapt(finished.report, console)
     console.print(f"\nrun folder: {finished.folder}", highlight=False, soft_wrap=True)
     console.print(f"report:     {finished.folder / 'report.html'}", highlight=False, soft_wrap=True)
@@ -434,7 +453,7 @@ def _settle_config(job: Job, folder: RunFolder) -> None:
                 where=str(folder.config),
                 fix="put the files back as they were, or start another run with another --output",
             )
-    elif job.machine.accelerator.is_main_process:
+    elif job.machine.is_main:
         folder.write_config(text)
         rejected = job.corpora["domain"].rejects_path
         if rejected:
@@ -457,7 +476,9 @@ def _measure(job: Job, folder: RunFolder, when: str, display: ProgressDisplay) -
         if when == "before" and job.settings.resume and path.is_file():
             scores[role] = Scores.load(path)
             continue
-        known = _base_scores(job, held_out) if when == "before" else None
+        known = (
+            _base_scores(job, held_out) if when == "before" and job.machine.processes == 1 else None
+        )  # all score, or none
         if known and known.is_file():
             scores[role] = Scores.load(known)
         else:
@@ -470,9 +491,8 @@ def _measure(job: Job, folder: RunFolder, when: str, display: ProgressDisplay) -
                 progress=display.job,
                 label=f"{when}: {held_out.name}",
             )
-        if job.machine.accelerator.is_main_process:
-            with folder.writing():
-                scores[role].save(path)
+        if job.machine.is_main:
+            folder.write_scores(path, scores[role])
             if known and not known.is_file():
                 scores[role].save(known)
     return scores
@@ -502,7 +522,7 @@ def _train(job: Job, folder: RunFolder, display: ProgressDisplay) -> TrainingSta
         accelerator.init_trackers("domain-ft", config={k: str(v) for k, v in job.settings.to_dict().items()})
 
     def log(line: Mapping[str, Any]) -> None:
-        if accelerator.is_main_process:
+        if job.machine.is_main:
             folder.append_metrics(line)
         accelerator.log({k: v for k, v in line.items() if isinstance(v, (int, float))}, step=line["step"])
 
@@ -515,7 +535,7 @@ def _train(job: Job, folder: RunFolder, display: ProgressDisplay) -> TrainingSta
         }
 
     def forget_later_lines(step: int) -> None:
-        if accelerator.is_main_process:
+        if job.machine.is_main:
             folder.truncate_metrics(step)
 
     state = train(
@@ -527,6 +547,7 @@ def _train(job: Job, folder: RunFolder, display: ProgressDisplay) -> TrainingSta
         checkpoints=folder.checkpoints,
         display=display,
         log=log,
+        sharded=job.machine.sharded,
         resume=job.settings.resume,
         on_resume=forget_later_lines,
         evaluate=point,
@@ -567,9 +588,10 @@ def _report(
         "wall_seconds": wall_seconds,
         "training_seconds": state.seconds,
         "tokens_per_second": state.tokens / state.seconds,
-        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_memory_bytes": max(over_ranks(job.machine.accelerator, peak_memory_bytes()))[0],
         "tokens_per_pass": state.tokens_per_pass,
         "activation_checkpointing": state.activation_checkpointing,
+        "processes": job.machine.processes,
         "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
         "total_parameters": sum(p.numel() for p in parameters),
         "before": {role: scores.summary() for role, scores in before.items()} | _unmeasured(before),
@@ -637,8 +659,8 @@ def _write(job: Job, folder: RunFolder, report: AdaptReport) -> None:
 
 def _dry_run(settings: AdaptSettings) -> dict[str, Any]:
     """Check and prepare everything that `adapt` would, and say what it would do."""
-    machine = choose_machine(settings)
-    with ProgressDisplay(quiet=settings.quiet) as display:
+    machine = choose_machine(settings, sharding=settings.sharding)
+    with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
         job = set_up(settings, machine, display)
         add_trainable(job)
     planned = {
@@ -655,6 +677,6 @@ def _dry_run(settings: AdaptSettings) -> dict[str, Any]:
         "settings": job.settings.to_dict(),
         "output": str(output_folder(settings)),
     }
-    if not settings.json:
+    if not settings.json and machine.is_main:
         Console().print_json(data=planned)
     return planned

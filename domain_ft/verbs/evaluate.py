@@ -26,6 +26,7 @@ from domain_ft.verbs.language_model import (
     build_objective,
     choose_machine,
     hold_out,
+    is_main_process,
     prepare_corpora,
     provenance,
     score_held_out,
@@ -45,13 +46,18 @@ def evaluate(settings: EvaluateSettings) -> EvaluationReport:
         CorpusError: a corpus cannot be read.
     """
     machine = choose_machine(settings)
-    with ProgressDisplay(quiet=settings.quiet) as display:
-        corpora = prepare_corpora(settings, display)
+    with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
+        with machine.main_first():
+            corpora = prepare_corpora(settings, display)
         objectives: dict[str, str] = {}
         scores: list[dict[str, Scores]] = []
         bases: list[Mapping[str, Any]] = []
         for name in settings.model:
-            base = load(name, device=machine.device, dtype=machine.weights_dtype("lora"), progress=display.job)
+            with machine.main_first():
+                base = load(name, device=machine.device, dtype=machine.weights_dtype("lora"), progress=display.job)
+                held_out = {
+                    role: hold_out(prepared, role, base, settings, display) for role, prepared in corpora.items()
+                }
             objectives[name] = base.objective
             _refuse_mixture(objectives)
             objective = build_objective(base, settings, machine.kernels)
@@ -60,7 +66,7 @@ def evaluate(settings: EvaluateSettings) -> EvaluationReport:
                     role: score_held_out(
                         base,
                         objective,
-                        hold_out(prepared, role, base, settings, display),
+                        held_out[role],
                         machine,
                         tokens_per_pass=TOKENS_PER_PASS,
                         progress=display.job,
@@ -87,7 +93,8 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     """The verb: evaluate, print the table, write the folder where one is asked for."""
 
     began = time.perf_counter()
-    folder = RunFolder.create(settings.output) if settings.output else None
+    main = is_main_process()
+    folder = RunFolder.create(settings.output) if settings.output and main else None
     report = evaluate(settings)
     result = {
         "command": "evaluate",
@@ -98,7 +105,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
             for model in report.models
         ],
     }
-    print_evaluation(report, Console(quiet=settings.json))
+    print_evaluation(report, Console(quiet=settings.json or not main))
     if folder:
         folder.write_report(render_evaluation(report))
         folder.write_result(result)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from domain_ft.errors import CheckpointError, SettingsError
+from domain_ft.evaluation.scores import Scores
 from domain_ft.report.run_folder import RunFolder
 
 
@@ -142,8 +145,12 @@ def test_the_result_is_json_as_it_was_given(run: RunFolder) -> None:
 
 
 def test_scores_have_a_place_of_their_own(run: RunFolder) -> None:
-    assert run.scores("before", "domain") == run.path / "scores" / "before-domain.json"
-    (run.path / "scores").rmdir()
-    (run.path / "scores").touch()
+    scores = Scores(("a",), np.array([1.5]), np.array([2]), np.array([7]))
+    path = run.scores("before", "domain")
+    assert path == run.path / "scores" / "before-domain.json"
+    run.write_scores(path, scores)
+    assert Scores.load(path).summary() == scores.summary()
+    shutil.rmtree(path.parent)
+    path.parent.touch()
     with pytest.raises(CheckpointError, match="scores"):
-        run.scores("after", "control")
+        run.write_scores(run.scores("after", "control"), scores)

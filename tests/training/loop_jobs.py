@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
@@ -23,8 +24,9 @@ from tiny_models import save_tiny
 from domain_ft.corpus.documents import Document
 from domain_ft.corpus.masking import MaskVocabulary
 from domain_ft.corpus.tokens import TokenRows, tokenize
+from domain_ft.evaluation.language_model import score
 from domain_ft.models.base import BaseModel, load
-from domain_ft.models.lora import LoraConfig, apply_lora
+from domain_ft.models.lora import LoraConfig, apply_lora, set_backend
 from domain_ft.objectives.base import Objective
 from domain_ft.objectives.causal_lm import CausalLM
 from domain_ft.objectives.masked_lm import MaskedLM
@@ -73,17 +75,23 @@ def settings(**changes: Any) -> LoopSettings:
     return LoopSettings(**{**values, **changes})
 
 
-def job(architecture: str, *, dropout: float = 0.0, lora: bool = True) -> tuple[BaseModel, Objective, TokenRows]:
-    """A tiny model ready to train, its objective and its rows."""
+def job(
+    architecture: str, *, dropout: float = 0.0, lora: bool = True, exact: bool = False
+) -> tuple[BaseModel, Objective, TokenRows]:
+    """A tiny model ready to train, its objective and its rows; `exact` computes in float64."""
     with tempfile.TemporaryDirectory() as folder:
-        base = load(str(save_tiny(architecture, Path(folder))))
+        base = load(str(save_tiny(architecture, Path(folder))), dtype=torch.float64 if exact else torch.float32)
+    kernels = "reference" if exact else "auto"
     if lora:
         apply_lora(base.model, LoraConfig(rank=4, alpha=8.0, dropout=dropout), seed=1)
+        set_backend(base.model, kernels)
     else:
         base.model.requires_grad_(True)
     rows = tokenize(Texts(), base.tokenizer, max_length=32)
     objective: Objective = (
-        MaskedLM(vocabulary=MaskVocabulary.of(base.tokenizer), seed=5) if base.objective == "mlm" else CausalLM()
+        MaskedLM(vocabulary=MaskVocabulary.of(base.tokenizer), seed=5, kernels=kernels)
+        if base.objective == "mlm"
+        else CausalLM(kernels=kernels)
     )
     return base, objective, rows
 
@@ -96,27 +104,37 @@ def run(
     dropout: float = 0.0,
     lora: bool = True,
     resume: bool = False,
+    sharded: bool = False,
+    exact: bool = False,
     slow: float = 0.0,
     log: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> tuple[TrainingState, dict[str, torch.Tensor]]:
     """Train; the last state and what was trained, by name."""
-    base, objective, rows = job(architecture, dropout=dropout, lora=lora)
+    base, objective, rows = job(architecture, dropout=dropout, lora=lora, exact=exact)
     lines: Callable[[Mapping[str, Any]], None] = log or (lambda line: None)
 
     def log_slowly(line: Mapping[str, Any]) -> None:
         time.sleep(slow)
         lines(line)
 
+    accelerator = Accelerator(cpu=True)
+
+    def evaluate() -> dict[str, Any]:
+        pieces = np.arange(0, len(rows), 4)
+        return score(base, objective, rows, pieces, tokens_per_pass=100, accelerator=accelerator).summary()
+
     state = train(
         base,
         objective,
         rows,
         loop or settings(),
-        accelerator=Accelerator(cpu=True),
+        accelerator=accelerator,
         checkpoints=folder / "checkpoints",
         display=ProgressDisplay(quiet=True),
         log=log_slowly,
+        sharded=sharded,
         resume=resume,
+        evaluate=evaluate,
     )
     return state, {n: p.detach().clone() for n, p in base.model.named_parameters() if p.requires_grad}
 
@@ -133,7 +151,11 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    loop = settings(total_steps=given.steps, tokens_per_step=given.tokens_per_step, base_dropout=given.base_dropout)
+    loop = settings(
+        total_steps=given.steps,
+        tokens_per_step=given.tokens_per_step,
+        base_dropout=given.base_dropout,
+    )
     losses: list[float] = []
 
     def log(line: Mapping[str, Any]) -> None:

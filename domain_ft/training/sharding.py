@@ -1,0 +1,98 @@
+"""FSDP2 (Zhao et al. 2023; torch's `fully_shard`): each process keeps a shard of the weights, gradients and moments.
+
+A layer's weights are gathered while it runs, forward and backward, and let go of; the weights outside the layers
+(embeddings, final norm, head) are gathered for as long as a pass takes, since the fused head reads the projection's
+weight from outside of its module. The arithmetic is that of one process: nothing is rounded on its way.
+
+The model is sharded while it trains, and no longer. What comes before (scoring the base) and after (scoring, samples,
+saving, merging) has it whole, so that none of it has to know:
+
+    shards = Shards.of(module, base.model, accelerator)    # module(inputs) is now one of all processes together
+    ...                                                    # build the optimiser, train
+    base.model = shards.whole_model()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import PreTrainedModel
+
+from domain_ft.models.activation_checkpointing import repeated_layers
+
+
+@dataclass(frozen=True)
+class Shards:
+    """A model that is sharded over all processes.
+
+    Attributes:
+        root: the module whose forward the processes run together, as often on each.
+        model: the model in it, its parameters shards.
+        empty: the model's modules once more, whole, their parameters without storage.
+    """
+
+    root: FSDPModule
+    model: PreTrainedModel
+    empty: PreTrainedModel
+
+    @classmethod
+    def of(cls, root: nn.Module, model: PreTrainedModel, accelerator: Accelerator) -> Shards:
+        """Shard `root`, which holds `model`, in place. The parameters are other objects afterwards."""
+        empty = _without_storage(model)
+        mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+        layers = repeated_layers(model)
+        for unit in (*(layers if len(layers) > 1 else ()), root):  # ALBERT's one layer is called many times
+            fully_shard(unit, mesh=mesh).set_force_sum_reduction_for_comms(True)  # gloo knows no mean
+        assert isinstance(root, FSDPModule)
+        return cls(root, model, empty)
+
+    def whole_model(self) -> PreTrainedModel:
+        """A model as before `of`, with the weights as they are now, whole on each process, to be used only once."""
+        sharded = dict(self.model.named_parameters())
+        for name, empty in self.empty.named_parameters():
+            full = nn.Parameter(whole(sharded[name].detach()), requires_grad=empty.requires_grad)
+            torch.utils.swap_tensors(empty, full)  # in place, so that what was tied stays tied
+        return self.empty
+
+
+@contextlib.contextmanager
+def gathered(shards: Shards | None) -> Iterator[None]:
+    """Inside the block a model that may be sharded can be called outside of its root: as often on each process."""
+    if shards is None:
+        yield
+        return
+    shards.root.unshard()
+    try:
+        yield
+    finally:
+        shards.root.reshard()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor, of which each process has a shard or all. All processes have to ask for it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """Of `tensor`, which each process has, the shard that it keeps of `like`; all of it where that is no shard."""
+    if not isinstance(like, DTensor):
+        return tensor.to(like.device)
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def _without_storage(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of `model` whose parameters are on the meta device; buffers, hooks and all else are as they are."""
+    memo: dict[int, object] = {
+        id(parameter): nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
+        for parameter in model.parameters()
+    }
+    return copy.deepcopy(model, memo)

@@ -1,0 +1,104 @@
+"""Training jobs that several processes do together, one after the other, and what came of them in files.
+
+    torchrun --nproc-per-node 2 rank_jobs.py FOLDER --stop-after 2
+
+The arithmetic is float64, so that what differs from one process can be nothing but a fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from loop_jobs import run, settings
+from safetensors.torch import save_file
+
+from domain_ft.training.loop import Interrupted
+
+JOBS: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "lora on a decoder, in many passes": {"architecture": "llama", "loop": {"tokens_per_pass": 40}},
+    "padded batches": {"architecture": "mpnet"},
+    "fewer pieces than processes": {"loop": {"tokens_per_step": 1}},
+    "every weight": {"architecture": "gpt2", "lora": False},
+}
+"""What is trained, by name, in four steps with a point of the curve after the second."""
+
+SHARDED = [name for name, asked in JOBS.items() if asked.get("architecture") != "mpnet"]
+"""Those that may be sharded."""
+
+RELAY_STEPS = 6
+
+
+def train_job(folder: Path, name: str, *, sharded: bool = False) -> None:
+    """Do the job `name` and write down its losses, its curve and what it trained."""
+    asked = JOBS[name]
+    lines: list[Mapping[str, Any]] = []
+    loop = settings(total_steps=4, evaluate_every=2, **asked.get("loop", {}))
+    _, weights = run(
+        folder,
+        asked.get("architecture", "bert"),
+        lora=asked.get("lora", True),
+        loop=loop,
+        sharded=sharded,
+        exact=True,
+        log=lines.append,
+    )
+    write(folder, lines, weights)
+
+
+def relay(folder: Path, *, sharded: bool, stop_after: int | None) -> None:
+    """Go on with the job of the folder, until the last process is told to stop."""
+    accelerator = Accelerator(cpu=True)
+    lines: list[Mapping[str, Any]] = []
+
+    def log(line: Mapping[str, Any]) -> None:
+        lines.append(line)
+        if line["step"] == stop_after and accelerator.is_last_process:
+            signal.raise_signal(signal.SIGTERM)
+
+    try:
+        loop = settings(total_steps=RELAY_STEPS, checkpoint_every=100)
+        _, weights = run(folder, loop=loop, sharded=sharded, resume=True, exact=True, log=log)
+    except Interrupted:
+        assert lines[-1]["step"] == stop_after
+        return
+    write(folder, lines, weights)
+
+
+def write(folder: Path, lines: list[Mapping[str, Any]], weights: Mapping[str, torch.Tensor]) -> None:
+    """Files for the test that started this, by the main process."""
+    if Accelerator(cpu=True).is_main_process:
+        kept = ("step", "tokens", "loss", "grad_norm", "evaluation")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "lines.json").write_text(json.dumps([{k: line[k] for k in kept if k in line} for line in lines]))
+        save_file(dict(weights), folder / "weights.safetensors")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--stop-after", type=int)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    ranks = Accelerator(cpu=True).num_processes
+    for sharded in (False, True) if ranks > 1 else (False,):
+        kind = "sharded" if sharded else "whole"
+        for name in [name for name in JOBS if name in SHARDED or not sharded]:
+            train_job(given.folder / f"{ranks} {kind}" / name, name, sharded=sharded)
+    for sharded in (False, True):
+        relay(
+            given.folder / ("relay sharded" if sharded else "relay whole"),
+            sharded=sharded and ranks > 1,
+            stop_after=given.stop_after,
+        )
+
+
+if __name__ == "__main__":
+    main()

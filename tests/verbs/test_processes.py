@@ -1,0 +1,121 @@
+"""`adapt` and `evaluate` by several processes: one run folder, one voice, and the numbers of one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from verb_jobs import settings
+
+from domain_ft.errors import SettingsError
+from domain_ft.settings import AdaptSettings
+from domain_ft.verbs.language_model import choose_machine
+
+LAUNCHED_FOR_FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
+}
+"""What `accelerate launch --use_fsdp --fsdp_version 2` sets; its launcher refuses to do so on a CPU."""
+
+
+def domain_ft(
+    arguments: list[str], *launcher: str, code: int = 0, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """The program as a person starts it, on one thread a process."""
+    environment = dict(os.environ, OMP_NUM_THREADS="1", **variables)
+    done = subprocess.run(
+        [sys.executable, *launcher, "-m", "domain_ft", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr[-4000:]
+    return done
+
+
+def torchrun(ranks: int) -> tuple[str, ...]:
+    return ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}")
+
+
+def job(folder: Path, name: str, **changes: Any) -> list[str]:
+    """The arguments of an `adapt` into `folder`/`name`; all of a folder's jobs read the same text and model."""
+    config = folder / f"{name}.toml"
+    config.write_text(settings(folder, output=folder / name, **changes).to_toml(), encoding="utf-8")
+    return ["adapt", "--config", str(config), "--json"]
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def compare(run: Path, alone: Path, *, processes: int) -> None:
+    """The run of several processes is that of one, but for the rounding of float32 sums."""
+    assert {path.relative_to(run) for path in run.rglob("*")} == {path.relative_to(alone) for path in alone.rglob("*")}
+    result, expected = (json.loads((folder / "result.json").read_text()) for folder in (run, alone))
+    assert (result["processes"], expected["processes"]) == (processes, 1)
+    assert result["before"] == expected["before"]
+    for role in ("domain", "control"):
+        assert result["after"][role]["tokens"] == expected["after"][role]["tokens"]
+        assert result["after"][role]["loss"] == pytest.approx(expected["after"][role]["loss"], rel=1e-4)
+    assert [line["tokens"] for line in lines(run)] == [line["tokens"] for line in lines(alone)]
+    assert [line["loss"] for line in lines(run)] == pytest.approx([line["loss"] for line in lines(alone)], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_processes_make_one_run_folder_with_the_numbers_of_one(tmp_path: Path) -> None:
+    alone = domain_ft(job(tmp_path, "alone"))
+    assert json.loads(alone.stdout)["processes"] == 1
+    together = domain_ft(job(tmp_path, "together"), *torchrun(2))
+    assert json.loads(together.stdout)["processes"] == 2  # one result, though two processes have it
+    compare(tmp_path / "together", tmp_path / "alone", processes=2)
+    weights, expected = (
+        load_file(tmp_path / n / "adapter" / "adapter_model.safetensors") for n in ("together", "alone")
+    )
+    for name in weights:
+        torch.testing.assert_close(weights[name], expected[name], rtol=0, atol=2e-4)
+
+
+@pytest.mark.slow
+def test_a_sharded_run_saves_a_whole_model(tmp_path: Path) -> None:
+    domain_ft(job(tmp_path, "alone", method="full", learning_rate=1e-3))
+    domain_ft(job(tmp_path, "sharded", method="full", learning_rate=1e-3), *torchrun(2), **LAUNCHED_FOR_FSDP)
+    compare(tmp_path / "sharded", tmp_path / "alone", processes=2)
+    assert 'sharding = "full"' in (tmp_path / "sharded" / "config.toml").read_text()
+    models = [str(tmp_path / name) for name in ("alone", "sharded")]
+    asked = settings(tmp_path)
+    arguments = ["evaluate", "--corpus", asked.corpus, "--control", "none", "--max-length", "64", "--json"]
+    scored = domain_ft([*arguments, "--model", models[0], "--model", models[1]], *torchrun(2))
+    one, other = (model["scores"]["domain"]["loss"] for model in json.loads(scored.stdout)["models"])
+    assert one == pytest.approx(other, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_what_is_wrong_ends_all_processes(tmp_path: Path) -> None:
+    arguments = job(tmp_path, "run")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "letter.txt").touch()
+    done = domain_ft(arguments, *torchrun(2), code=1)  # torchrun's own status
+    assert "is not empty and holds no run of ours" in done.stderr
+    assert not (tmp_path / "run" / "config.toml").exists()
+
+
+def test_the_first_version_of_fsdp_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "1")
+    with pytest.raises(SettingsError, match="first version of FSDP"):
+        choose_machine(AdaptSettings(corpus="legal"))
+
+
+def test_one_process_has_nothing_to_shard() -> None:
+    machine = choose_machine(AdaptSettings(corpus="legal"), sharding="full")
+    assert (machine.processes, machine.sharded) == (1, False)
