@@ -9,12 +9,14 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" if (HERE.parent / "pyproject.toml").is_file() else Path("benchmark-results")
@@ -67,20 +69,32 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def gemm_rate(dtype: str) -> float:
-    """Measured rate of torch.mm in `dtype`, FLOP/s: the best of GEMM_SHAPES."""
+def gemm_rates() -> dict[str, float]:
+    """Measured rates of matrix products, FLOP/s, each the best of GEMM_SHAPES.
+
+    `float32` is torch.mm's, which any program gets; `best_float32` and `best_bfloat16` are those of the fastest library
+    that torch brings, in each type.
+    """
     import torch
 
-    kind = getattr(torch, dtype)
+    from domain_ft_kernels.products import mm
+
+    plain = _gemm_rate(torch.mm, torch.float32)
+    found = {"float32": plain, "best_float32": max(plain, _gemm_rate(mm, torch.float32))}
+    return found | {"best_bfloat16": max(_gemm_rate(product, torch.bfloat16) for product in (torch.mm, mm))}
+
+
+def _gemm_rate(product: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype) -> float:
+    import torch
+
     best = 0.0
     for rows, inner, columns in GEMM_SHAPES:
-        a, b = torch.randn(rows, inner).to(kind), torch.randn(inner, columns).to(kind)
-        out = torch.empty(rows, columns, dtype=kind)
-        torch.mm(a, b, out=out)
+        a, b = torch.randn(rows, inner).to(dtype), torch.randn(inner, columns).to(dtype)
+        product(a, b)
         for _ in range(5):
             began = time.perf_counter()
             for _ in range(4):
-                torch.mm(a, b, out=out)
+                product(a, b)
             best = max(best, 4 * 2 * rows * inner * columns / (time.perf_counter() - began))
     return best
 

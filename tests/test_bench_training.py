@@ -96,13 +96,14 @@ def test_a_row_has_what_the_contract_says_and_ratios_of_each_round() -> None:
         {"ours": one(500, 1), "peer": one(50, 4), "peer_no_dropout": one(100, 2)},
         {"ours": one(1000, 1), "peer": one(125, 4), "peer_no_dropout": one(250, 2)},
     ]
-    ceilings = [{"float32": 2e9}, {"float32": 1e9}, {"float32": 2e9}]
+    ceilings = [{"float32": rate, "best_float32": 2 * rate} for rate in (2e9, 1e9, 2e9)]
     row = training._row("minilm-legal", 4, turns, ceilings)
     assert row["job"] == "minilm-legal"
     assert row["ours"]["tokens_per_second"] == 1000
     assert row["ratios"]["peer"] == {"median": 10, "rounds": [10, 10, 8]}
     assert row["memory_ratios"]["peer_no_dropout"]["median"] == 0.5
     assert row["gemm_fraction"] == 0.5
+    assert row["best_gemm_fraction"] == 0.25
 
 
 @pytest.mark.parametrize(("architecture", "full_rows"), [("bert", False), ("llama", True)])

@@ -29,6 +29,7 @@ from torch.utils._pytree import tree_leaves
 
 from domain_ft.corpus.batches import PackedBatch
 from domain_ft.models.base import BaseModel
+from domain_ft.models.blockwise_attention import BLOCK
 from domain_ft.objectives.base import Objective
 from domain_ft_kernels.linear_cross_entropy import STASH_BYTES, WORKSPACE_BYTES
 
@@ -48,6 +49,9 @@ ENOUGH = {"cpu": (1024, 2 * 2**30), "cuda": (math.inf, math.inf)}
 
 _HEAD_WORKSPACE = {"reference": 0, "torch": WORKSPACE_BYTES, "triton": STASH_BYTES}
 """The most that the head allocates inside its op, where it cannot be counted."""
+
+ATTENTION_WORKSPACE = 3 * BLOCK * torch.float32.itemsize
+"""The most that a block of attention takes on a CPU (P, dP and dS), however short the pieces that are counted with."""
 
 _COUNTED_LENGTH = 16
 _COUNTED_LENGTH_WITH_SCORES = 512
@@ -247,8 +251,9 @@ def count_pass(
     if len(histories[0]) != len(histories[1]):  # a model whose ops depend on the text: the line through the peaks
         histories = [[max(history)] for history in histories]
     first, second = (np.array(history, dtype=np.float64) for history in histories)
+    workspace = _HEAD_WORKSPACE[kernels] + (ATTENTION_WORKSPACE if base.device.type == "cpu" else 0)
     per_token = (second - first) / (tokens[1] - tokens[0])
-    return PassMemory(np.stack([first - per_token * tokens[0], per_token], axis=1), _HEAD_WORKSPACE[kernels])
+    return PassMemory(np.stack([first - per_token * tokens[0], per_token], axis=1), workspace)
 
 
 def _cut(piece: PackedBatch, lengths: list[int]) -> PackedBatch:
