@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -25,7 +28,7 @@ def formula(query: Tensor, key: Tensor, value: Tensor, length: int, scale: float
     return torch.cat(pieces)
 
 
-def values(function, tensors: list[Tensor], grad: Tensor, *options) -> list[Tensor]:
+def values(function: Callable[..., Tensor], tensors: list[Tensor], grad: Tensor, *options: Any) -> list[Tensor]:
     leaves = [tensor.detach().requires_grad_() for tensor in tensors]
     output = function(*leaves, *options)
     return [output.detach(), *torch.autograd.grad(output, leaves, grad.to(output.dtype))]
@@ -88,7 +91,12 @@ def test_keeps_nothing_quadratic() -> None:
     length = 64
     tensors = [torch.randn(2 * length, 2, 8, requires_grad=True) for _ in range(3)]
     saved: list[int] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         blockwise_attention(*tensors, length, 0.3, None)
     assert saved
     assert max(saved) <= tensors[0].numel()
