@@ -56,6 +56,7 @@ class Layout:
     def __init__(self, cu_seqlens: Tensor) -> None:
         self._cu_seqlens = cu_seqlens
         self._windows: dict[tuple[int, int, bool, torch.device], Tensor] = {}
+        self._masks: dict[tuple[int, int, bool, torch.dtype, torch.device], Tensor] = {}
 
     @functools.cached_property
     def runs(self) -> tuple[Run, ...]:
@@ -74,8 +75,12 @@ class Layout:
         """(length, length), to be added to the scores: -inf where `window` is false; None where all see all."""
         if not causal and (reach is None or length <= reach + 1):
             return None
-        window = self.window(length, length if reach is None else reach, causal, like.device)
-        return like.new_zeros(window.shape).masked_fill_(~window, float("-inf"))
+        reach = length if reach is None else reach
+        key = (length, reach, causal, like.dtype, like.device)
+        if key not in self._masks:
+            window = self.window(length, reach, causal, like.device)
+            self._masks[key] = like.new_zeros(window.shape).masked_fill_(~window, float("-inf"))
+        return self._masks[key]
 
     def window(self, length: int, reach: int, causal: bool, device: torch.device) -> Tensor:
         """(length, length) bool: may the token of a row see the token of a column, at most `reach` tokens away?"""

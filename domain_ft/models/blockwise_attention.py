@@ -22,7 +22,7 @@ BLOCK = 2**20
 """Scores that exist at a time: 2 MB in bfloat16."""
 
 LONGEST = {torch.bfloat16: 1024, torch.float32: 64}
-"""Longer pieces are torch's, by type: in float32 its own products are as fast as those of batches are."""
+"""Longer pieces are torch's, by type: up to these this way was faster, causal or not (benchmarks/LOG.md)."""
 
 
 def is_faster(query: Tensor, length: int) -> bool:
