@@ -169,6 +169,73 @@ class CorpusOptions(Settings, group="Text"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExampleOptions(Settings, group="Task"):
+    """Which labelled examples, and how they are read."""
+
+    train: str | None = None
+    """The examples to learn from: a JSONL, JSON, CSV, TSV or Parquet file, a folder with a folder of texts a class, or
+    hf:ID of a data set on the hub."""
+
+    validation: str | None = None
+    """The examples that the model is chosen by. A part of the training examples where none are given."""
+
+    test: str | None = None
+    """The examples that are reported on. A part of the training examples where none are given."""
+
+    validation_fraction: Annotated[float, Range(above=0, below=1)] = 0.1
+    """The share of the training examples that is taken for validation where none are given."""
+
+    test_fraction: Annotated[float, Range(above=0, below=1)] = 0.2
+    """The share of the training examples that is taken for the test where none are given."""
+
+    test_ids: Path | None = None
+    """A file with the ids of the training examples that are the test: a line each, a JSON list, or an object's keys."""
+
+    id_field: str | None = None
+    """The field that names a record. By default its place in the file."""
+
+    group_field: str | None = None
+    """The field that says which records share a source: they go to one split, and are drawn together."""
+
+    remove_leaks: bool = False
+    """Leave out training examples that stand in the validation or test examples too. Without it they are counted and
+    listed."""
+
+    on_bad_record: Literal["stop", "skip"] = "stop"
+    """What to do with a record that cannot be read: stop with its line, or skip it and list it in rejects.jsonl."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskOptions(ExampleOptions, group="Task"):
+    """Which classification task."""
+
+    task: str | None = None
+    """A task of a corpus, such as legal/license-category; `domain-ft data list` shows them."""
+
+    text_field: str | None = None
+    """The field that holds the text. Found by itself where the file has a usual one."""
+
+    pair_field: str | None = None
+    """The field that holds the second text of a pair."""
+
+    label_field: str | None = None
+    """The field that holds the label, or a list of labels where several may hold; or the names of several columns of 0
+    and 1, separated by commas. Found by itself where the file has a usual one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions(Settings, group="Task"):
+    """How an example becomes what the model reads."""
+
+    max_length: Annotated[int, Range(at_least=8)] = 256
+    """The most tokens that the model reads at once, special tokens included."""
+
+    long_text: Literal["truncate", "head-tail", "windows"] = "truncate"
+    """What is read of a longer text: its beginning, its beginning and end, or all of it in windows whose answers are
+    averaged."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TokenOptions(Settings, group="Text"):
     """How text becomes what the model reads."""
 
@@ -191,11 +258,8 @@ class ModelOptions(Settings, group="Model"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MethodOptions(Settings, group="Model"):
-    """What of the model is trained."""
-
-    method: Literal["lora", "dora", "full"] = "lora"
-    """Train low-rank adapters (lora, dora) or every weight (full)."""
+class AdapterOptions(Settings, group="Model"):
+    """What an adapter is like."""
 
     rank: PositiveInt = 16
     """The rank of an adapter: how much it can learn, and how large it is."""
@@ -220,13 +284,34 @@ class MethodOptions(Settings, group="Model"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MethodOptions(AdapterOptions, group="Model"):
+    """What of the model is trained."""
+
+    method: Literal["lora", "dora", "full"] = "lora"
+    """Train low-rank adapters (lora, dora) or every weight (full)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskMethodOptions(AdapterOptions, group="Model"):
+    """What of a task's model is trained."""
+
+    method: Literal["lora", "dora", "full", "head"] = "lora"
+    """Train low-rank adapters (lora, dora) or every weight (full), each with a new head; or the head alone, on features
+    that are computed once (head, a linear probe)."""
+
+    adapter: Literal["merge", "continue"] = "merge"
+    """For a run of `adapt`: merge its adapter into the frozen base, where the task cannot undo what was learned, and
+    begin a new one; or train that adapter on (continue), which leaves one adapter on the original base."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingOptions(Settings, group="Training"):
     """How long, and with what optimiser."""
 
     exclusive: ClassVar[tuple[tuple[str, ...], ...]] = (("max_tokens", "max_steps", "epochs"),)
 
     max_tokens: PositiveInt | None = None
-    """Train on this many tokens. 250,000 where no length is given."""
+    """Train on this many tokens. Where no length is given, `adapt` takes 250,000 and a task five epochs."""
 
     max_steps: PositiveInt | None = None
     """Train for this many optimiser steps, in place of --max-tokens."""
@@ -266,6 +351,28 @@ class TrainingOptions(Settings, group="Training"):
     sharding: Literal["none", "full"] = "none"
     """With several processes: keep all weights in each (none), or in each a share of weights, gradients and optimiser
     (full, FSDP2)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskTrainingOptions(TrainingOptions, group="Training"):
+    """How a task is learned."""
+
+    batch_size: PositiveInt | None = None
+    """Examples in an optimiser step. 16 where --tokens-per-step is not given either."""
+
+    patience: Annotated[int, Range(at_least=0)] = 3
+    """Stop after so many evaluations on the validation examples without a better one; 0 for never. The best model by
+    macro F1 on them is kept in any case."""
+
+    seeds: PositiveInt = 1
+    """Train so many times from different seeds. The mean and the standard deviation are reported, and the model that is
+    best on the validation examples is kept."""
+
+    balance: Literal["none", "weights", "sampling"] = "none"
+    """For unequal classes: weigh the losses of rare ones more, or draw their examples as often as the others'."""
+
+    train_sizes: str | None = None
+    """Train on parts of the training examples too, such as 50,200,1000,all, for a learning curve."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -447,6 +554,85 @@ class BenchSettings(Settings, group="Benchmark"):
 
     arguments: tuple[str, ...] = ()
     """The benchmark's own arguments."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifySettings(
+    TaskOptions,
+    ReadingOptions,
+    ModelOptions,
+    TaskMethodOptions,
+    TaskTrainingOptions,
+    MachineOptions,
+    RunOptions,
+    ScreenOptions,
+):
+    """Fine-tune a model to tell classes of texts apart, and measure how well it does.
+
+    Examples have one label each, or several; a text each, or a pair of texts. The model is chosen by macro F1 on
+    validation examples alone, and reported on test examples, beside a majority class and TF-IDF with a linear SVM.
+    """
+
+    calibrate: bool = True
+    """Fit a temperature on the validation examples, so that a probability says how often the answer is right."""
+
+    baselines: bool = True
+    """Score a majority class and TF-IDF with a linear SVM on the same test examples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings(MachineOptions, ScreenOptions, group="Texts"):
+    """Give the labels and probabilities of texts, or their entities, as JSON lines in the order of the input."""
+
+    model: str = REQUIRED
+    """The run folder of `classify` or `tag`."""
+
+    input: str = REQUIRED
+    """The texts: a JSONL, JSON, CSV, TSV, Parquet or text file (a text a line), or - for standard input."""
+
+    output: Path | None = None
+    """The file to write to. Standard output where none is given."""
+
+    rejects: Path | None = None
+    """Where records that cannot be read are listed with the reason. By default OUTPUT.rejects.jsonl; on standard output
+    they stop the reading."""
+
+    text_field: str | None = None
+    """The field that holds the text. By default the one that the model was trained on."""
+
+    pair_field: str | None = None
+    """The field that holds the second text of a pair. By default the one that the model was trained on."""
+
+    id_field: str | None = None
+    """The field that names a record. By default its place in the input."""
+
+    calibrate: bool = True
+    """Give probabilities under the temperature that was fitted on the validation examples."""
+
+    tokens_per_pass: PositiveInt = 4096
+    """Tokens in one pass through the model."""
+
+    resume: Annotated[bool, PASSING] = False
+    """Go on after the last whole line of --output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareSettings(ScreenOptions, group="Runs"):
+    """Put finished runs side by side: is one better than the first, worse, or is no difference shown?"""
+
+    positional: ClassVar[tuple[str, ...]] = ("runs",)
+
+    runs: tuple[str, ...] = REQUIRED
+    """The run folders. The first is what the others are compared with."""
+
+    output: Path | None = None
+    """A folder to write result.json and report.html to."""
+
+    examples: bool = True
+    """Show texts on which the models differ in the report; --no-examples keeps private text out of it."""
+
+    seed: Annotated[int, Range(at_least=0)] = 0
+    """Of the draws behind the intervals."""
 
 
 # --- What a class of settings consists of -----------------------------------------------------------------------------

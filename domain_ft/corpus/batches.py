@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+Places = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,24 @@ class PackedBatch:
     word_ids: npt.NDArray[np.int32]
     token_bytes: npt.NDArray[np.int32]
 
+    def repeated(self, lengths: Sequence[int]) -> PackedBatch:
+        """A pass of `len(lengths)` pieces, each the first tokens of this one's only piece: to measure with."""
+        places = np.concatenate([np.arange(length) for length in lengths])
+        return dataclasses.replace(self, **self._taken(places, np.zeros(len(lengths), dtype=np.int64), lengths))
+
+    def _taken(self, tokens: Places, pieces: Places, lengths: Sequence[int]) -> dict[str, Any]:
+        """The fields of a pass of these tokens and pieces."""
+        return {
+            "input_ids": self.input_ids[tokens],
+            "position_ids": self.position_ids[tokens],
+            "cu_seqlens": np.concatenate(([0], np.cumsum(lengths))).astype(np.int32),
+            "rows": self.rows[pieces],
+            "documents": self.documents[pieces],
+            "pieces": self.pieces[pieces],
+            "word_ids": self.word_ids[tokens],
+            "token_bytes": self.token_bytes[tokens],
+        }
+
     @property
     def tokens(self) -> int:
         """Number of tokens in the pass, special tokens included."""
@@ -42,3 +65,34 @@ class PackedBatch:
     def lengths(self) -> npt.NDArray[np.int32]:
         """(pieces,) length of each piece in tokens."""
         return np.diff(self.cu_seqlens)
+
+
+@dataclass(frozen=True)
+class TaskBatch(PackedBatch):
+    """One pass of a downstream task. Its rows are examples; an example has one piece, or one for each of its windows.
+
+    The pieces of an example stand side by side, and `rows` has its index once for each of them.
+
+    Attributes:
+        type_ids: (tokens,) int64, the segment of each token: 1 for the second text of a pair, where the tokenizer
+            tells them apart.
+        targets: what is asked for. Of a classification (examples,) int64, a class each, or (examples, classes) float32
+            of 0 and 1 where several may hold; of tagging (tokens,) int64, IGNORED where nothing is asked.
+        by_token: whether `targets` are of tokens.
+    """
+
+    type_ids: npt.NDArray[np.int64]
+    targets: npt.NDArray[Any]
+    by_token: bool = False
+
+    @property
+    def owners(self) -> Places:
+        """(pieces,) which example of the pass each piece is of, counted from 0."""
+        return np.cumsum(np.append(False, self.rows[1:] != self.rows[:-1])).astype(np.int64)
+
+    def _taken(self, tokens: Places, pieces: Places, lengths: Sequence[int]) -> dict[str, Any]:
+        return super()._taken(tokens, pieces, lengths) | {
+            "rows": np.arange(len(pieces)),
+            "type_ids": self.type_ids[tokens],
+            "targets": self.targets[tokens if self.by_token else pieces],
+        }

@@ -169,6 +169,10 @@ class TokenRows:
         start, end = self._bounds(document, "name_end")
         return self._names.read([start], [end - start]).tobytes().decode("utf-8")
 
+    def row_id(self, row: int) -> str:
+        """The id of the document that the piece with index `row` is cut from."""
+        return self.document_id(int(self.documents[row]))
+
     def document_tokens(self, most: int = 20_000) -> npt.NDArray[np.int64]:
         """(documents,) tokens of each document; of `most` of them, evenly spaced, where there are more."""
         some = np.unique(np.linspace(0, self.document_count - 1, min(most, self.document_count), dtype=np.int64))

@@ -17,7 +17,7 @@ import torch
 from domain_ft.corpus.packing import passes
 from domain_ft.errors import CorpusError, ModelError
 from domain_ft.evaluation.scores import Scores
-from domain_ft.objectives.base import EVALUATION_EPOCH, IGNORED, Inputs, Objective
+from domain_ft.objectives.base import EVALUATION_EPOCH, IGNORED, Inputs, LanguageModelObjective
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -31,7 +31,7 @@ Progress = Callable[[str, int, "int | None"], None]
 
 def score(
     base: BaseModel,
-    objective: Objective,
+    objective: LanguageModelObjective,
     rows: TokenRows,
     selected: npt.NDArray[np.int64],
     *,

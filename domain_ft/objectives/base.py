@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from domain_ft.corpus.batches import PackedBatch
 from domain_ft.models.base import BaseModel
@@ -95,21 +96,82 @@ class Inputs:
         )
 
 
-class Objective(Protocol):
-    """What the loop and the evaluation ask of an objective."""
+class PassInputs(Protocol):
+    """One pass as tensors, whatever is asked of the model."""
+
+    @property
+    def input_ids(self) -> Tensor:
+        """(tokens,) int64."""
+
+    @property
+    def position_ids(self) -> Tensor:
+        """(tokens,) int64, counted from 0 within each piece."""
+
+    @property
+    def cu_seqlens(self) -> Tensor:
+        """(pieces + 1,) int32, where each piece begins, and the end of the last."""
+
+    @property
+    def max_seqlen(self) -> int:
+        """Length of the longest piece in tokens."""
+
+    @property
+    def items(self) -> int:
+        """How many things are asked for: what the sum of losses is divided by."""
+
+    def to(self, device: torch.device | str) -> PassInputs:
+        """The same pass with its tensors on `device`."""
+
+    def without_labels(self) -> PassInputs:
+        """The same tokens, asking for nothing: what a rank runs when a step has no rows for it."""
+
+
+class TrainedModel(Protocol):
+    """What the loop asks of a model: a language model's `BaseModel`, or a downstream task's `TaskModel`."""
+
+    model: PreTrainedModel
 
     @property
     def name(self) -> str:
-        """Its short name, as result.json has it: `mlm` or `clm`."""
+        """As it was asked for."""
+
+    @property
+    def packed(self) -> bool:
+        """Attention keeps pieces of one row apart; otherwise batches are padded."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+
+    def padding_fraction(self, batch: Any) -> float:
+        """The share of what is computed for a pass that is padding."""
+
+
+class Objective(Protocol):
+    """What the loop asks of an objective."""
+
+    @property
+    def name(self) -> str:
+        """Its short name, as result.json has it: `mlm`, `clm`, `classification` or `tagging`."""
+
+    def prepare(self, batch: Any, epoch: int) -> PassInputs:
+        """The tensors and labels of a pass that rows were packed into; the same for the same rows and epoch."""
+
+    def loss(self, base: Any, inputs: Any) -> Tensor:
+        """0-d float32, the sum of the losses of all items."""
+
+    def row_losses(self, base: Any, inputs: Any) -> Tensor:
+        """(rows,) float32, the sum of the losses of each row of the pass, in its order."""
+
+
+class LanguageModelObjective(Objective, Protocol):
+    """What the scoring of held-out text asks of an objective."""
 
     def prepare(self, batch: PackedBatch, epoch: int) -> Inputs:
         """The tensors and labels of `batch`; the same for the same pieces and epoch."""
 
     def losses(self, base: BaseModel, inputs: Inputs) -> Tensor:
         """(tokens,) float32, the loss at each position in nats; 0 where nothing is asked."""
-
-    def loss(self, base: BaseModel, inputs: Inputs) -> Tensor:
-        """0-d float32, the sum of `losses`, without making them."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +192,10 @@ class LanguageModelHead:
     def loss(self, base: BaseModel, inputs: Inputs) -> Tensor:
         """0-d float32, the sum of the losses of the labelled positions in nats."""
         return self._cross_entropy(base, inputs, "sum")
+
+    def row_losses(self, base: BaseModel, inputs: Inputs) -> Tensor:
+        """(pieces,) float32, the sum of the losses of each piece in nats."""
+        return torch.segment_reduce(self.losses(base, inputs), "sum", lengths=torch.diff(inputs.cu_seqlens).long())
 
     def _cross_entropy(self, base: BaseModel, inputs: Inputs, reduction: str) -> Tensor:
         hidden = base.hidden(inputs, inputs.labelled)

@@ -36,12 +36,11 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from domain_ft.corpus.packing import Step, StepPlan, passes, share
-from domain_ft.corpus.tokens import TokenRows
+from domain_ft.corpus.rows import Rows
 from domain_ft.errors import TrainingError
 from domain_ft.models.activation_checkpointing import ActivationCheckpointing
-from domain_ft.models.base import BaseModel
 from domain_ft.models.lora import LoraLinear, has_lora, set_dropout_seed
-from domain_ft.objectives.base import Inputs, Objective
+from domain_ft.objectives.base import Objective, PassInputs, TrainedModel
 from domain_ft.randomness import derive
 from domain_ft.training.checkpoints import TrainingState, load_latest, save_checkpoint
 from domain_ft.training.optimizer import build_optimizer, set_learning_rate
@@ -60,6 +59,7 @@ class LoopSettings:
     Attributes:
         total_steps: optimiser steps in the whole run.
         tokens_per_step: document tokens that an optimiser step reads.
+        rows_per_step: rows that it reads, whatever their lengths, in place of tokens_per_step; None for tokens.
         tokens_per_pass: tokens that go through the model at once; a longer piece has a pass of its own.
         activation_checkpointing: compute layers again in the backward pass; done anyhow once memory has run out.
         learning_rate: peak learning rate.
@@ -73,6 +73,7 @@ class LoopSettings:
         checkpoint_every: steps between checkpoints.
         keep_checkpoints: how many of the newest are kept.
         evaluate_every: steps between points of the held-out curve; 0 for none.
+        patience: stop after so many points without a better one; 0 for never.
     """
 
     total_steps: int
@@ -90,6 +91,14 @@ class LoopSettings:
     checkpoint_every: int
     keep_checkpoints: int
     evaluate_every: int
+    rows_per_step: int | None = None
+    patience: int = 0
+
+    def plan(self, lengths: npt.NDArray[Any]) -> StepPlan:
+        """Which rows of these lengths (rows,) each step reads."""
+        if self.rows_per_step is not None:
+            return StepPlan(np.ones(len(lengths), dtype=np.int64), self.rows_per_step, self.seed)
+        return StepPlan(lengths, self.tokens_per_step, self.seed)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -99,13 +108,13 @@ class Interrupted(KeyboardInterrupt):
 class LossModule(nn.Module):
     """The model and its loss as one module, so that DDP and FSDP see the whole computation of a pass."""
 
-    def __init__(self, base: BaseModel, objective: Objective) -> None:
+    def __init__(self, base: TrainedModel, objective: Objective) -> None:
         super().__init__()
         self.model = base.model
         self._base = base
         self._objective = objective
 
-    def forward(self, inputs: Inputs) -> Tensor:
+    def forward(self, inputs: PassInputs) -> Tensor:
         """0-d float32, the sum of the losses of a pass."""
         return self._objective.loss(self._base, inputs)
 
@@ -128,9 +137,9 @@ def count_steps(
 
 
 def train(
-    base: BaseModel,
+    base: TrainedModel,
     objective: Objective,
-    rows: TokenRows,
+    rows: Rows,
     settings: LoopSettings,
     *,
     accelerator: Accelerator,
@@ -193,7 +202,7 @@ def train(
         display.say(f"resuming after step {state.step} of {settings.total_steps}")
     checkpointing = ActivationCheckpointing(base.model)
     checkpointing.switch(settings.activation_checkpointing or state.activation_checkpointing)
-    plan = StepPlan(rows.lengths, settings.tokens_per_step, settings.seed)
+    plan = settings.plan(rows.lengths)
     trainer = _Trainer(
         base, objective, rows, settings, accelerator, module, shards, parameters, optimizer, display, checkpointing
     )
@@ -250,9 +259,9 @@ def train(
 class _Trainer:
     """Takes optimiser steps. `take` is the step; the rest are its parts, in the order in which they run."""
 
-    base: BaseModel
+    base: TrainedModel
     objective: Objective
-    rows: TokenRows
+    rows: Rows
     settings: LoopSettings
     accelerator: Accelerator
     module: nn.Module
@@ -288,7 +297,7 @@ class _Trainer:
         padding = float(np.mean([self.base.padding_fraction(inputs) for _, inputs in prepared]))
         return loss, rate, norm, tokens_per_pass, padding
 
-    def prepare(self, step: Step, tokens_per_pass: int) -> list[tuple[npt.NDArray[np.int64], Inputs]]:
+    def prepare(self, step: Step, tokens_per_pass: int) -> list[tuple[npt.NDArray[np.int64], PassInputs]]:
         """This rank's passes of the step; at least one, so that every rank takes part in the reduction.
 
         Where each has a shard of the weights, all ranks have as many passes as the one that has most.
@@ -306,7 +315,7 @@ class _Trainer:
             prepared += [(spare, idle)] * (wanted - len(prepared))
         return prepared
 
-    def accumulate(self, prepared: list[tuple[npt.NDArray[np.int64], Inputs]], index: int) -> float:
+    def accumulate(self, prepared: list[tuple[npt.NDArray[np.int64], PassInputs]], index: int) -> float:
         """Add the gradient of the step's mean loss to the parameters; that loss is returned."""
         accelerator = self.accelerator
         items = max(1, sum(own for (own,) in over_ranks(accelerator, sum(inputs.items for _, inputs in prepared))))
@@ -331,7 +340,7 @@ class _Trainer:
 
     def smaller_pass(
         self,
-        prepared: list[tuple[npt.NDArray[np.int64], Inputs]],
+        prepared: list[tuple[npt.NDArray[np.int64], PassInputs]],
         tokens_per_pass: int,
         index: int,
         error: BaseException,
@@ -363,20 +372,19 @@ class _Trainer:
             torch.cuda.empty_cache()
         return smaller
 
-    def blamed(self, prepared: list[tuple[npt.NDArray[np.int64], Inputs]]) -> npt.NDArray[np.int64]:
+    def blamed(self, prepared: list[tuple[npt.NDArray[np.int64], PassInputs]]) -> npt.NDArray[np.int64]:
         """The pieces, of any rank, whose own losses are not finite; all of the passes where that shows nothing."""
         found: list[int] = []
         with torch.no_grad(), self.accelerator.autocast(), gathered(self.shards):
             for chosen, inputs in prepared:
-                losses = self.objective.losses(self.base, inputs.to(self.accelerator.device))
-                bad = ~torch.isfinite(losses).cpu().numpy()
-                found += chosen[np.add.reduceat(bad, inputs.cu_seqlens[:-1].numpy()) > 0].tolist()
+                losses = self.objective.row_losses(self.base, inputs.to(self.accelerator.device))
+                found += chosen[~torch.isfinite(losses).cpu().numpy()].tolist()
         found = gather_object(found)
         return np.array(found or gather_object(np.concatenate([chosen for chosen, _ in prepared]).tolist()))
 
     def not_finite(self, what: str, value: float, index: int, chosen: npt.NDArray[np.int64]) -> TrainingError:
         """The error for a loss or gradient that is NaN or infinite, naming the documents that it came from."""
-        documents = list(dict.fromkeys(self.rows.document_id(int(d)) for d in self.rows.documents[chosen]))
+        documents = list(dict.fromkeys(self.rows.row_id(int(row)) for row in chosen))
         shown = ", ".join(documents[:5]) + (f" and {len(documents) - 5} more" if len(documents) > 5 else "")
         return TrainingError(
             f"{what} is {value} in step {index + 1}; nothing of this step was applied",

@@ -10,7 +10,6 @@ takes what the highest of these lines says.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -28,9 +27,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from domain_ft.corpus.batches import PackedBatch
-from domain_ft.models.base import BaseModel
 from domain_ft.models.blockwise_attention import BLOCK
-from domain_ft.objectives.base import Objective
+from domain_ft.objectives.base import Objective, TrainedModel
 from domain_ft_kernels.linear_cross_entropy import STASH_BYTES, WORKSPACE_BYTES
 
 SHARE = {"cpu": 0.5, "cuda": 0.85}
@@ -210,7 +208,7 @@ def training_state_bytes(parameters: Iterable[nn.Parameter]) -> int:
 
 
 def count_pass(
-    base: BaseModel,
+    base: TrainedModel,
     objective: Objective,
     piece: PackedBatch,
     *,
@@ -235,7 +233,7 @@ def count_pass(
     parameters = [parameter for parameter in base.model.parameters() if parameter.requires_grad]
     histories, tokens = [], []
     for copies in (1, 2) if keeps_scores else (2, 4):  # long pieces are dear; a single one is not laid out as two are
-        batch = _cut(piece, [each for each in lengths for _ in range(copies)])
+        batch = piece.repeated([each for each in lengths for _ in range(copies)])
         inputs = objective.prepare(batch, 0).to(base.device)
         for parameter in parameters:  # as in every pass of a step but the first
             parameter.grad = torch.zeros_like(parameter)
@@ -254,23 +252,6 @@ def count_pass(
     workspace = _HEAD_WORKSPACE[kernels] + (ATTENTION_WORKSPACE if base.device.type == "cpu" else 0)
     per_token = (second - first) / (tokens[1] - tokens[0])
     return PassMemory(np.stack([first - per_token * tokens[0], per_token], axis=1), workspace)
-
-
-def _cut(piece: PackedBatch, lengths: list[int]) -> PackedBatch:
-    """A batch of the first tokens of a single piece, over and over, so many of them each time."""
-    places = np.concatenate([np.arange(length) for length in lengths])
-    whose = np.zeros(len(lengths), dtype=np.int64)
-    return dataclasses.replace(
-        piece,
-        input_ids=piece.input_ids[places],
-        position_ids=piece.position_ids[places],
-        cu_seqlens=np.concatenate(([0], np.cumsum(lengths))).astype(np.int32),
-        rows=piece.rows[whose],
-        documents=piece.documents[whose],
-        pieces=piece.pieces[whose],
-        word_ids=piece.word_ids[places],
-        token_bytes=piece.token_bytes[places],
-    )
 
 
 class LiveBytes(TorchDispatchMode):

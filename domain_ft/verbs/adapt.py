@@ -38,7 +38,7 @@ from domain_ft.models.base import BaseModel, load
 from domain_ft.models.export import export_merged
 from domain_ft.models.lora import LoraConfig, apply_lora, has_lora, lora_of, set_backend
 from domain_ft.models.peft_format import save_adapter
-from domain_ft.objectives.base import Objective
+from domain_ft.objectives.base import LanguageModelObjective
 from domain_ft.report.data import AdaptReport, BaseFacts, CorpusFacts
 from domain_ft.report.run_folder import RunFolder
 from domain_ft.report.terminal import print_adapt
@@ -144,7 +144,7 @@ class Job:
     settings: AdaptSettings
     machine: Machine
     base: BaseModel
-    objective: Objective
+    objective: LanguageModelObjective
     corpora: Mapping[str, PreparedCorpus]
     train_rows: TokenRows
     held_out: Mapping[str, HeldOut]
@@ -225,7 +225,7 @@ def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) 
 
 
 def _plan_passes(
-    base: BaseModel, objective: Objective, rows: TokenRows, settings: AdaptSettings, machine: Machine
+    base: BaseModel, objective: LanguageModelObjective, rows: TokenRows, settings: AdaptSettings, machine: Machine
 ) -> PassPlan:
     """How large a pass is, by the memory that is free now; the same on every process."""
     can_checkpoint = ActivationCheckpointing(base.model).possible
@@ -262,7 +262,7 @@ def pass_limits(base: BaseModel, rows: TokenRows, settings: AdaptSettings, machi
 
 def pass_memory(
     base: BaseModel,
-    objective: Objective,
+    objective: LanguageModelObjective,
     rows: TokenRows,
     settings: AdaptSettings,
     machine: Machine,

@@ -29,7 +29,7 @@ from domain_ft.errors import SettingsError, nearest
 from domain_ft.evaluation.language_model import score
 from domain_ft.evaluation.scores import Scores
 from domain_ft.models.base import BaseModel
-from domain_ft.objectives.base import Objective
+from domain_ft.objectives.base import LanguageModelObjective
 from domain_ft.objectives.causal_lm import CausalLM
 from domain_ft.objectives.masked_lm import MaskedLM
 from domain_ft.settings import AdaptSettings, EvaluateSettings, MachineOptions, TokenOptions
@@ -261,7 +261,7 @@ def piece_length(base: BaseModel, settings: TokenOptions) -> int:
     return min(settings.max_length, base.max_length)
 
 
-def build_objective(base: BaseModel, settings: ReadsText, kernels: str) -> Objective:
+def build_objective(base: BaseModel, settings: ReadsText, kernels: str) -> LanguageModelObjective:
     """The objective that the model's architecture asks for."""
     if base.objective == "clm":
         return CausalLM(kernels=kernels)
@@ -276,7 +276,7 @@ def build_objective(base: BaseModel, settings: ReadsText, kernels: str) -> Objec
 
 def score_held_out(
     base: BaseModel,
-    objective: Objective,
+    objective: LanguageModelObjective,
     held_out: HeldOut,
     machine: Machine,
     *,

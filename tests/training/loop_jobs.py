@@ -27,7 +27,7 @@ from domain_ft.corpus.tokens import TokenRows, tokenize
 from domain_ft.evaluation.language_model import score
 from domain_ft.models.base import BaseModel, load
 from domain_ft.models.lora import LoraConfig, apply_lora, set_backend
-from domain_ft.objectives.base import Objective
+from domain_ft.objectives.base import LanguageModelObjective
 from domain_ft.objectives.causal_lm import CausalLM
 from domain_ft.objectives.masked_lm import MaskedLM
 from domain_ft.randomness import generator
@@ -77,7 +77,7 @@ def settings(**changes: Any) -> LoopSettings:
 
 def job(
     architecture: str, *, dropout: float = 0.0, lora: bool = True, exact: bool = False
-) -> tuple[BaseModel, Objective, TokenRows]:
+) -> tuple[BaseModel, LanguageModelObjective, TokenRows]:
     """A tiny model ready to train, its objective and its rows; `exact` computes in float64."""
     with tempfile.TemporaryDirectory() as folder:
         base = load(str(save_tiny(architecture, Path(folder))), dtype=torch.float64 if exact else torch.float32)
@@ -88,7 +88,7 @@ def job(
     else:
         base.model.requires_grad_(True)
     rows = tokenize(Texts(), base.tokenizer, max_length=32)
-    objective: Objective = (
+    objective: LanguageModelObjective = (
         MaskedLM(vocabulary=MaskVocabulary.of(base.tokenizer), seed=5, kernels=kernels)
         if base.objective == "mlm"
         else CausalLM(kernels=kernels)

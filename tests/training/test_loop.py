@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -265,14 +264,14 @@ def test_a_loss_that_is_not_finite_names_step_and_documents(tmp_path: Path) -> N
 
         def prepare(self, batch: Any, epoch: int) -> Inputs:
             inputs = objective.prepare(batch, epoch)
-            self.poison[id(inputs)] = torch.from_numpy(np.repeat(batch.rows == poisoned, batch.lengths))
+            self.poison[id(inputs)] = torch.from_numpy(batch.rows == poisoned)
             return inputs
 
-        def losses(self, base: Any, inputs: Inputs) -> torch.Tensor:
-            return torch.where(self.poison[id(inputs)], math.nan, objective.losses(base, inputs))
+        def row_losses(self, base: Any, inputs: Inputs) -> torch.Tensor:
+            return torch.where(self.poison[id(inputs)], math.nan, objective.row_losses(base, inputs))
 
         def loss(self, base: Any, inputs: Inputs) -> torch.Tensor:
-            return self.losses(base, inputs).sum()
+            return self.row_losses(base, inputs).sum()
 
     with pytest.raises(TrainingError) as caught:
         train(

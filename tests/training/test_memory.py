@@ -80,7 +80,7 @@ def test_a_large_pass_takes_what_small_ones_foretell(
         base, objective, piece, kernels="torch", autocast=contextlib.nullcontext, keeps_scores=keeps_scores
     )
     assert all(parameter.grad is None for parameter in base.model.parameters())
-    inputs = objective.prepare(memory._cut(piece, [piece.tokens] * 15 + [piece.tokens - 1] * 15), 0)
+    inputs = objective.prepare(piece.repeated([piece.tokens] * 15 + [piece.tokens - 1] * 15), 0)
     for parameter in base.model.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     with LiveBytes() as live:

@@ -1,0 +1,24 @@
+"""What the loop reads: rows of tokens, whatever they are rows of."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from domain_ft.corpus.batches import PackedBatch
+
+
+class Rows(Protocol):
+    """Pieces of a corpus (`TokenRows`), or the examples of a task (`ExampleRows`)."""
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int32]:
+        """(rows,) tokens of each row, special tokens included."""
+
+    def pack(self, rows: npt.ArrayLike) -> PackedBatch:
+        """Lay these rows end to end, in that order."""
+
+    def row_id(self, row: int) -> str:
+        """What a person knows the row by: the id of its document or example."""
