@@ -17,7 +17,7 @@ import errno
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -54,14 +54,14 @@ class TrainingState:
     seconds: float
     tokens_per_pass: int
     activation_checkpointing: bool = False
-    best_score: float | None = None
+    best_score: list[float] | None = None
     best_step: int | None = None
     points_since_best: int = 0
 
-    def after_point(self, score: float) -> TrainingState:
+    def after_point(self, score: Sequence[float]) -> TrainingState:
         """The state after a point of the held-out curve that is `score` good."""
-        if self.best_score is None or score > self.best_score:
-            return dataclasses.replace(self, best_score=score, best_step=self.step, points_since_best=0)
+        if self.best_score is None or list(score) > self.best_score:
+            return dataclasses.replace(self, best_score=list(score), best_step=self.step, points_since_best=0)
         return dataclasses.replace(self, points_since_best=self.points_since_best + 1)
 
 

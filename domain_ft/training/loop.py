@@ -22,7 +22,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -151,7 +151,7 @@ def train(
     resume: bool = False,
     on_resume: Callable[[int], None] | None = None,
     evaluate: Callable[[], Mapping[str, Any]] | None = None,
-    score: Callable[[Mapping[str, Any]], float] | None = None,
+    score: Callable[[Mapping[str, Any]], Sequence[float]] | None = None,
 ) -> TrainingState:
     """Train what `requires_grad` in `base.model` on `rows`, from the newest checkpoint where `resume`.
 
@@ -170,9 +170,10 @@ def train(
         on_resume: told the step that the run goes on from, before the first new line is logged.
         evaluate: gives a point of the held-out curve, logged with the step after which it was called. All processes
             call it, and have to call the model as often.
-        score: how good a point of the curve is, higher being better; the same on all processes. The last step is a
-            point too then, what trains is left as it was at the best of them (the first of equals), and the run ends
-            early after `patience` points without a better one. Without it, what trains is left as the last step did.
+        score: how good a point of the curve is, higher being better: numbers of which the later ones decide where the
+            earlier ones are equal; the same on all processes. The last step is a point too then, what trains is left
+            as it was at the best of them (the first of equals), and the run ends early after `patience` points without
+            a better one. Without it, what trains is left as the last step did.
 
     Raises:
         TrainingError: a loss or gradient that is not finite; no memory for a single piece; a model with padded batches

@@ -20,7 +20,12 @@ Weights = dict[str, torch.Tensor]
 
 
 def run(
-    folder: Path, loop: LoopSettings, scores: Sequence[float], *, resume: bool = False, fail_at: int | None = None
+    folder: Path,
+    loop: LoopSettings,
+    scores: Sequence[float | tuple[float, ...]],
+    *,
+    resume: bool = False,
+    fail_at: int | None = None,
 ) -> tuple[TrainingState, Weights, list[Weights]]:
     """Train on made text with a point after each step, scored as `scores` say: the state, what is left, the points."""
     base, objective, rows = job("bert")
@@ -52,7 +57,7 @@ def run(
         resume=resume,
         on_resume=on_resume,
         evaluate=evaluate,
-        score=lambda point: point["good"],
+        score=lambda point: point["good"] if isinstance(point["good"], tuple) else (point["good"],),
     )
     return state, {name: p.detach().clone() for name, p in trained.items()}, points
 
@@ -63,9 +68,16 @@ def equal(one: Weights, other: Weights) -> bool:
 
 def test_the_first_of_the_best_points_is_kept(tmp_path: Path) -> None:
     state, left, points = run(tmp_path, settings(evaluate_every=1), SCORES)
-    assert (state.step, state.best_step, state.best_score) == (6, 2, 0.5)
+    assert (state.step, state.best_step, state.best_score) == (6, 2, [0.5])
     assert equal(left, points[1])
     assert not equal(left, points[5])
+
+
+def test_later_numbers_of_a_score_decide_between_equals(tmp_path: Path) -> None:
+    state, _, _ = run(
+        tmp_path, settings(evaluate_every=1), [(0.5, -3), (0.5, -2), (0.5, -2), (0.4, 9), (0.5, -4), (0, 0)]
+    )
+    assert (state.best_step, state.best_score) == (2, [0.5, -2])
 
 
 def test_the_last_step_is_a_point_too(tmp_path: Path) -> None:
