@@ -47,7 +47,7 @@ class Baseline:
     """A baseline's predictions of the test examples, and what a person should know of them.
 
     Attributes:
-        predictions: with decision values for logits, which rank but are no log-probabilities; None where it was not run.
+        predictions: with decision values for logits, which rank but are no log-probabilities; None if it was not run.
         notes: sentences.
     """
 

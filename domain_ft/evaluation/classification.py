@@ -45,8 +45,8 @@ def classification_metrics(
         `macro_f1`, `accuracy` (where several classes may hold: all of an example's right), `micro_f1`, `mcc` (where
         several may hold, over all decisions taken together), `auroc` (one class against the rest, the mean over classes
         of which there are both kinds; None where there is no such class; no interval), `examples`, `units` (sources,
-        which are drawn as wholes), `per_class`: by name `precision`, `recall`, `f1`, `support`, `predicted` (how often it was
-        said) and the `interval` of F1; `interval`: by name of `METRICS`; `level`, `resamples`, `few_units`.
+        which are drawn as wholes), `per_class`: by name `precision`, `recall`, `f1`, `support`, `predicted` (how often
+        it was said) and the `interval` of F1; `interval`: by name of `METRICS`; `level`, `resamples`, `few_units`.
     """
     columns = count_columns(predictions)
     found = counts.scores([columns], _score(predictions), seed=seed, resamples=resamples, level=level)
