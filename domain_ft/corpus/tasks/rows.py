@@ -42,7 +42,7 @@ from domain_ft.corpus.tasks.examples import Example, Examples, Labels
 from domain_ft.corpus.tokens import RecordFile, SpecialTokens, plain_backend
 from domain_ft.corpus.workers import in_order
 from domain_ft.errors import CorpusError, SettingsError, nearest
-from domain_ft.storage import alone, cache_folder, write_json
+from domain_ft.storage import alone, cache_folder
 
 if TYPE_CHECKING:  # a worker does not wait for it
     from transformers import PreTrainedTokenizerFast
@@ -138,7 +138,7 @@ class Templates:
         if probe is None:
             raise CorpusError("the tokenizer makes tokens of no text", fix="copy its files beside the model again")
         single, pair = _template(backend.encode(probe), 1), _template(backend.encode(probe, probe), 2)
-        if not len(pair):
+        if not len(pair.middle):
             newline = tuple(backend.encode("\n", add_special_tokens=False).ids)
             pair = dataclasses.replace(pair, middle=Segment(newline, (0,) * len(newline)), types=(0, 0))
         return cls(single, pair, SpecialTokens.of(tokenizer).start or (0,))
@@ -585,7 +585,6 @@ def _write(folder: Path, encoder: Encoder, examples: Examples, progress: Progres
                     files.commit()
                 if progress:
                     progress("tokenising", done["examples"], len(examples))
-        write_json(unfinished / "facts.json", {"key": folder.name, "max_length": encoder.max_length} | done)
         files.keep(folder)
 
 
