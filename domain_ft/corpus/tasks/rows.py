@@ -132,8 +132,9 @@ class Templates:
             CorpusError: the tokenizer makes tokens of no text.
         """
         backend = plain_backend(tokenizer)
-        probe = next(
-            (text for text in ("a", "。", *sorted(backend.get_vocab())) if _is_text(backend.encode(text))), None
+        usual = (text for text in ("a", "。") if _is_text(backend.encode(text)))
+        probe = next(usual, None) or next(
+            filter(lambda t: _is_text(backend.encode(t)), sorted(backend.get_vocab())), None
         )
         if probe is None:
             raise CorpusError("the tokenizer makes tokens of no text", fix="copy its files beside the model again")
@@ -169,7 +170,7 @@ def _template(encoding: Encoding, texts: int) -> Template:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Makes pieces of examples. It goes to the workers.
+    """Makes pieces of examples. It goes to the workers; and who predicts a stream of texts makes one, once.
 
     Attributes:
         backend: the tokenizer's, plain.
@@ -213,6 +214,10 @@ class Encoder:
             self.long_text,
         ]
         return hashlib.blake2b(json.dumps(made_of).encode(), digest_size=16).hexdigest()
+
+    def rows(self, examples: Sequence[Example]) -> ExampleRows:
+        """The rows of a few examples, in memory and with no key: of a stream of texts that are to be predicted."""
+        return ExampleRows(_Stored.in_memory(self.encode(examples)), self.labels)
 
     def encode(self, examples: Sequence[Example]) -> Encoded:
         """Tokenise a batch."""
@@ -556,19 +561,6 @@ def encode(
             if not folder.is_dir():
                 _write(folder, encoder, examples, progress)
     return ExampleRows(_Stored.in_folder(folder, key), labels)
-
-
-def encode_now(
-    examples: Sequence[Example],
-    labels: Labels,
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    max_length: int,
-    long_text: LongText,
-) -> ExampleRows:
-    """The rows of a few examples, in memory and with no key: of a stream of texts that are to be predicted."""
-    encoder = Encoder.of(tokenizer, labels, max_length=max_length, long_text=long_text)
-    return ExampleRows(_Stored.in_memory(encoder.encode(examples)), labels)
 
 
 def _write(folder: Path, encoder: Encoder, examples: Examples, progress: Progress | None) -> None:
