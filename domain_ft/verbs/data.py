@@ -124,7 +124,7 @@ def _source_entry(source: Source, folder: Path) -> SourceEntry:
 
 def _asset_entry(name: str) -> SourceEntry:
     asset = ASSETS[name]
-    return SourceEntry("asset", f"{asset.package} {asset.version}", asset.bytes, assets.is_cached(name))
+    return SourceEntry("asset", f"{asset.name} {asset.version}", asset.bytes, assets.is_cached(name))
 
 
 def print_inventory(inventory: Inventory, console: Console) -> None:
