@@ -54,6 +54,7 @@ class Verb:
 VERBS = (
     Verb(("adapt",), settings.AdaptSettings, "adapt"),
     Verb(("evaluate",), settings.EvaluateSettings, "evaluate"),
+    Verb(("compare",), settings.CompareSettings, "compare"),
     Verb(("export",), settings.ExportSettings, "export"),
     Verb(("data", "list"), settings.DataListSettings, "data"),
     Verb(("data", "show"), settings.DataShowSettings, "data"),

@@ -629,7 +629,7 @@ class CompareSettings(ScreenOptions, group="Runs"):
     """A folder to write result.json and report.html to."""
 
     examples: bool = True
-    """Show texts on which the models differ in the report; --no-examples keeps private text out of it."""
+    """List test examples of which only one model was right, by id with their labels; --no-examples leaves them out."""
 
     seed: Annotated[int, Range(at_least=0)] = 0
     """Of the draws behind the intervals."""
