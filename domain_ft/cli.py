@@ -53,6 +53,8 @@ class Verb:
 
 VERBS = (
     Verb(("adapt",), settings.AdaptSettings, "adapt"),
+    Verb(("classify",), settings.ClassifySettings, "classify"),
+    Verb(("predict",), settings.PredictSettings, "predict"),
     Verb(("evaluate",), settings.EvaluateSettings, "evaluate"),
     Verb(("compare",), settings.CompareSettings, "compare"),
     Verb(("export",), settings.ExportSettings, "export"),

@@ -549,7 +549,7 @@ class BenchSettings(Settings, group="Benchmark"):
 
     positional: ClassVar[tuple[str, ...]] = ("what",)
 
-    what: Literal["kernels", "training", "memory", "corpus", "scaling", "startup"] = REQUIRED
+    what: Literal["kernels", "training", "memory", "corpus", "scaling", "startup", "tasks"] = REQUIRED
     """Which benchmark."""
 
     arguments: tuple[str, ...] = ()

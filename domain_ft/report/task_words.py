@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from domain_ft.corpus.tasks.leaks import KIND_WORDS
 from domain_ft.report.task_data import ClassifyReport, ComparedRun, CompareReport, TaskFacts
 from domain_ft.report.words import bounds as interval_of
 from domain_ft.report.words import number, signed
@@ -214,8 +215,8 @@ def facts(task: TaskFacts) -> list[tuple[str, str]]:
 
 
 def leaks(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(what was found, how often) of `Leaks.counts`, whatever its kinds."""
-    return [(kind.replace("_", " ").replace("-", " – "), f"{amount:,}") for kind, amount in counts.items()]
+    """(what was found, how often) of `Leaks.counts`."""
+    return [(KIND_WORDS[kind], f"{amount:,}") for kind, amount in counts.items()]
 
 
 def loading_code(report: ClassifyReport) -> str:

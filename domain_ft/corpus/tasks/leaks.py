@@ -50,6 +50,19 @@ KINDS = (
     "exact_label_conflicts",
     "near_label_conflicts",
 )
+KIND_WORDS = {
+    "exact_train_test": "test examples that stand in the training examples, word for word",
+    "near_train_test": "test examples with a near copy in the training examples",
+    "exact_train_validation": "validation examples that stand in the training examples, word for word",
+    "near_train_validation": "validation examples with a near copy in the training examples",
+    "exact_validation_test": "test examples that stand in the validation examples, word for word",
+    "near_validation_test": "test examples with a near copy in the validation examples",
+    "corpus_test": "test examples that stand in the text that the model was adapted to (without their labels)",
+    "exact_label_conflicts": "texts that come with different labels",
+    "near_label_conflicts": "pairs of near copies with different labels",
+}
+"""What each kind is, for a person."""
+
 _FAMILY = 1_000  # similar texts that are all compared with each other
 _BATCH = 1_000_000  # characters of a corpus that are compared at a time
 
