@@ -14,6 +14,7 @@ the plain ones.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -36,13 +37,31 @@ Array = npt.NDArray[np.float64]
 
 def resampled_sums(columns: Array, resamples: int, rng: np.random.Generator) -> Array:
     """(resamples, k) sums of the rows of `columns` (n, k) over `resamples` draws of n rows with replacement."""
-    documents = len(columns)
-    at_once = max(1, _BLOCK // documents)
-    blocks = []
+    return np.concatenate(
+        [
+            np.stack([column[draws].sum(axis=1) for column in columns.T], axis=1)
+            for draws in _draws(len(columns), resamples, rng)
+        ]
+    )
+
+
+def drawn_weights(
+    units: int, resamples: int, rng: np.random.Generator, width: int = 1
+) -> Iterator[npt.NDArray[np.int64]]:
+    """(draws, units): how often each unit stands in each draw of as many units as there are, with replacement.
+
+    They come in blocks, so that neither a block nor `width` numbers for each of its draws fill the memory.
+    """
+    for draws in _draws(units, resamples, rng, width):
+        first = units * np.arange(len(draws))[:, None]
+        yield np.bincount((draws + first).ravel(), minlength=draws.size).reshape(draws.shape)
+
+
+def _draws(units: int, resamples: int, rng: np.random.Generator, width: int = 1) -> Iterator[npt.NDArray[np.int64]]:
+    """Blocks of (draws, units) numbers of the units drawn, `resamples` draws in all."""
+    at_once = max(1, _BLOCK // max(units, width))
     for start in range(0, resamples, at_once):
-        draws = rng.integers(0, documents, (min(at_once, resamples - start), documents))
-        blocks.append(np.stack([column[draws].sum(axis=1) for column in columns.T], axis=1))
-    return np.concatenate(blocks)
+        yield rng.integers(0, units, (min(at_once, resamples - start), units))
 
 
 def interval(replicates: Array, documents: int, level: float = LEVEL) -> list[float] | None:

@@ -1,0 +1,217 @@
+"""What a model has to beat: the majority class, and TF-IDF with a linear support vector machine.
+
+The second needs seconds and no GPU, and on many tasks it is hard to beat. It sees words and pairs of words; where a
+text has few spaces between words (Japanese, Chinese, Thai) it sees runs of one to three characters besides. The text
+itself decides that.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from domain_ft.corpus.tasks.examples import Example, Examples, Labels
+from domain_ft.evaluation.classification import point_scores
+from domain_ft.evaluation.predictions import Predictions
+from domain_ft.randomness import generator
+
+STRENGTHS = (0.1, 1.0, 10.0)
+"""Inverse regularisation strengths (C) that are tried on the validation examples."""
+
+MOST_EXAMPLES = 100_000
+MOST_CHARACTERS = 200_000_000
+"""Of larger training sets a sample is read: the features of each text are held in memory."""
+
+MOST_CLASSES = 1_000
+"""A machine is fitted for each class: with more than this it would take longer than fine-tuning."""
+
+_LOOKED_AT = 1_000  # texts that decide whether words are set apart
+_ABSENT = -30.0  # the logit of a class that no training example has
+
+_LETTERS = re.compile(r"\w")
+_UNSPACED = re.compile(  # Thai, Lao, Tibetan; Burmese; Khmer; kana; Chinese characters
+    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A baseline's predictions of the test examples, and what a person should know of them.
+
+    Attributes:
+        predictions: with decision values for logits, which rank but are no log-probabilities; None if it was not run.
+        notes: sentences.
+    """
+
+    predictions: Predictions | None
+    notes: tuple[str, ...] = ()
+
+
+def majority(train: Examples, test: Examples, labels: Labels) -> Baseline:
+    """Say the most frequent class of the training examples; where several may hold, all that more than half have.
+
+    Where several may hold and none is so frequent, the most frequent one is said, since saying nothing scores 0.
+    """
+    share = np.zeros(len(labels))
+    place = {name: index for index, name in enumerate(labels.names)}
+    for example in train:
+        for name in example.labels:
+            share[place[name]] += 1
+    share /= max(len(train), 1)
+    if labels.several:
+        said = share > 0.5
+        said[share.argmax()] = True
+        logits = np.where(said, 1.0, -1.0)
+    else:
+        logits = np.log(np.maximum(share, 1e-12))
+    return Baseline(Predictions.of(test, labels, np.tile(logits, (len(test), 1))))
+
+
+def tfidf_svm(
+    train: Examples, validation: Examples, test: Examples, labels: Labels, *, balanced: bool = False, seed: int = 0
+) -> Baseline:
+    """TF-IDF and a linear SVM for each class against the rest, with the C that is best by macro F1 on `validation`.
+
+    Args:
+        train: of more than `MOST_EXAMPLES` or `MOST_CHARACTERS` a sample is read, and a note says so.
+        validation: where it is empty, C is 1.
+        test: what is predicted.
+        labels: the task's.
+        balanced: weigh the classes' losses so that each counts the same.
+        seed: of the sample and of the solver.
+    """
+    if len(labels) > MOST_CLASSES:
+        note = f"TF-IDF with a linear SVM was not run: {len(labels):,} classes are more than {MOST_CLASSES:,}."
+        return Baseline(None, (note,))
+    seen, notes = _sample(train, seed)
+    features = _Features(seen)
+    inputs = features.fit(seen)
+    targets = _targets(seen, labels)
+    held_out = features.of(validation) if len(validation) else None
+    best: tuple[float, float, list[Any]] = (-1.0, 0.0, [])
+    unconverged = False
+    for strength in STRENGTHS if held_out is not None else (1.0,):
+        machines, complained = _fit(inputs, targets, labels, strength, balanced, seed)
+        unconverged |= complained
+        reached = 0.0
+        if held_out is not None:
+            reached = point_scores(Predictions.of(validation, labels, _decide(machines, held_out)))["macro_f1"]
+        if reached > best[0]:
+            best = (reached, strength, machines)
+    _, strength, machines = best
+    if unconverged:
+        notes.append("The linear SVM did not converge for every C within its iterations; its scores may be a bit low.")
+    kind = "words, pairs of words" + (", one to three characters" if features.characters else "")
+    notes.append(f"TF-IDF of {kind}; linear SVM with C = {strength:g}.")
+    return Baseline(Predictions.of(test, labels, _decide(machines, features.of(test))), tuple(notes))
+
+
+class _Features:
+    """TF-IDF of a text, and of its pair apart, in one sparse row."""
+
+    def __init__(self, examples: Examples) -> None:
+        first = [example for example, _ in zip(examples, range(_LOOKED_AT), strict=False)]
+        self._parts = ("text", "pair") if any(example.pair is not None for example in first) else ("text",)
+        self.characters = few_spaces([getattr(one, part) or "" for one in first for part in self._parts])
+        self._vectorizers: list[tuple[str, Any]] = []
+
+    def fit(self, examples: Examples) -> Any:
+        """Learn the vocabulary, and give the (examples, features) of what it was learnt from."""
+        from scipy import sparse
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        kinds: list[dict[str, Any]] = [{"ngram_range": (1, 2), "token_pattern": r"(?u)\b\w+\b"}]
+        if self.characters:
+            kinds.append({"analyzer": "char", "ngram_range": (1, 3)})
+        blocks = []
+        for part in self._parts:
+            for kind in kinds:
+                vectorizer = TfidfVectorizer(sublinear_tf=True, dtype=np.float32, **kind)
+                try:
+                    blocks.append(vectorizer.fit_transform(_texts(examples, part)))
+                except ValueError:  # there is no word in any text
+                    continue
+                self._vectorizers.append((part, vectorizer))
+        if not blocks:
+            return sparse.csr_matrix((len(examples), 1), dtype=np.float32)
+        return sparse.hstack(blocks, format="csr")
+
+    def of(self, examples: Examples) -> Any:
+        """(examples, features) of other examples."""
+        from scipy import sparse
+
+        blocks = [vectorizer.transform(_texts(examples, part)) for part, vectorizer in self._vectorizers]
+        if not blocks:
+            return sparse.csr_matrix((len(examples), 1), dtype=np.float32)
+        return sparse.hstack(blocks, format="csr")
+
+
+def few_spaces(texts: Sequence[str]) -> bool:
+    """Whether a tenth or more of the letters are of scripts that are written without spaces between words.
+
+    >>> few_spaces(["The patient was afebrile."]), few_spaces(["患者は平熱であった (BT 36.5)"])
+    (False, True)
+    """
+    letters = sum(len(_LETTERS.findall(text)) for text in texts)
+    return 10 * sum(len(_UNSPACED.findall(text)) for text in texts) >= max(letters, 1)
+
+
+def _texts(examples: Examples, part: str) -> Iterator[str]:
+    return (getattr(example, part) or "" for example in examples)
+
+
+def _targets(examples: Examples, labels: Labels) -> Array:
+    return labels.targets([example.labels for example in examples])
+
+
+def _sample(train: Examples, seed: int) -> tuple[Examples, list[str]]:
+    """The training examples, or where they are too many a sample of them in their order, and a note of it."""
+    characters = np.fromiter((_size(example) for example in train), dtype=np.int64, count=len(train))
+    if len(train) <= MOST_EXAMPLES and characters.sum() <= MOST_CHARACTERS:
+        return train, []
+    order = generator(seed, "baseline").permutation(len(train))[:MOST_EXAMPLES]
+    kept = max(1, int(np.searchsorted(np.cumsum(characters[order]), MOST_CHARACTERS, side="right")))
+    note = f"TF-IDF with a linear SVM learnt from a sample of {kept:,} of the {len(train):,} training examples."
+    return train.take(np.sort(order[:kept])), [note]
+
+
+def _size(example: Example) -> int:
+    return len(example.text) + len(example.pair or "")
+
+
+def _fit(
+    inputs: Any, targets: Array, labels: Labels, strength: float, balanced: bool, seed: int
+) -> tuple[list[Any], bool]:
+    """For each class a machine, or a constant where it has examples of one kind only; whether one did not converge."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.svm import LinearSVC
+
+    machines: list[Any] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        for place in range(len(labels)):
+            column = targets[:, place] > 0 if labels.several else targets == place
+            if column.all() or not column.any():
+                machines.append(-_ABSENT if column.all() else _ABSENT)
+                continue
+            weights = "balanced" if balanced else None
+            machines.append(LinearSVC(C=strength, class_weight=weights, random_state=seed, dual="auto"))
+            machines[-1].fit(inputs, column)
+    return machines, any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
+
+
+def _decide(machines: Sequence[Any], inputs: Any) -> Array:
+    """(examples, classes) float32 decision values."""
+    values = [
+        np.full(inputs.shape[0], machine) if isinstance(machine, float) else machine.decision_function(inputs)
+        for machine in machines
+    ]
+    return np.stack(values, axis=1).astype(np.float32)

@@ -1,0 +1,124 @@
+"""Whether a model's probabilities can be taken at their word, and what makes them so.
+
+A temperature divides the logits (Guo et al. 2017, "On Calibration of Modern Neural Networks"): it is found on
+validation examples, changes no ranking and no single-label answer, and mends most of what fine-tuning makes
+overconfident. Where several classes may hold, the threshold from which on one is said is found there too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from domain_ft.evaluation.counts import macro_f1
+from domain_ft.evaluation.predictions import Predictions
+
+BINS = 15
+TEMPERATURES = (0.05, 20.0)
+"""Where a temperature may lie. Where every validation example is right, the best would be 0, and certainty a lie."""
+
+
+def fit_temperature(logits: npt.ArrayLike, targets: npt.ArrayLike, several: bool) -> float:
+    """The temperature with the lowest negative log-likelihood on (n, L) `logits`; 1 where there is no example.
+
+    Args:
+        logits: of validation examples.
+        targets: (n,) classes, or where several may hold (n, L) of 0 and 1.
+        several: whether several may hold.
+    """
+    from scipy.optimize import minimize_scalar
+
+    given, truth = np.asarray(logits, dtype=np.float64), np.asarray(targets)
+    if not len(given):
+        return 1.0
+    low, high = np.log(TEMPERATURES)
+
+    def loss(log_temperature: float) -> float:
+        return negative_log_likelihood(given / np.exp(log_temperature), truth, several)
+
+    # The loss is convex in 1 / temperature, so it has one valley over log temperature too.
+    found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(found.x))
+
+
+def negative_log_likelihood(logits: npt.ArrayLike, targets: npt.ArrayLike, several: bool) -> float:
+    """The mean over examples (where several may hold: over examples and classes) of -log p(truth), in nats."""
+    given, truth = np.asarray(logits, dtype=np.float64), np.asarray(targets)
+    if several:
+        return float((np.logaddexp(0, given) - given * truth).mean())
+    return float((np.logaddexp.reduce(given, axis=1) - given[np.arange(len(given)), truth]).mean())
+
+
+def fit_threshold(predictions: Predictions) -> float:
+    """The threshold on the probabilities that gives the highest macro F1 on these (validation) predictions.
+
+    One for all classes: one for each would be fitted to the few examples of rare ones (Lipton et al. 2014). The middle
+    of the best stretch of a grid of hundredths is taken. 0.5 where nothing can be learned: a single-label task, or no
+    class in the truth.
+    """
+    if not predictions.labels.several or not predictions.targets.any():
+        return 0.5
+    chances, truth = predictions.probabilities(), predictions.targets.astype(bool)
+    grid = np.arange(1, 100) / 100
+    reached = np.empty(len(grid))
+    for place, threshold in enumerate(grid):
+        said = chances >= threshold
+        tp, fp, fn = ((said & truth).sum(axis=0), (said & ~truth).sum(axis=0), (~said & truth).sum(axis=0))
+        reached[place] = macro_f1(*(kind[None].astype(np.float64) for kind in (tp, fp, fn)))[0]
+    best = np.flatnonzero(reached == reached.max())
+    stretches = np.split(best, np.flatnonzero(np.diff(best) > 1) + 1)
+    longest = max(stretches, key=len)
+    return float(grid[longest].mean())
+
+
+def reliability(predictions: Predictions, temperature: float | None = None, bins: int = BINS) -> list[dict[str, Any]]:
+    """Confidence against truth in bins of equal width: `low`, `high`, `confidence` and `accuracy` (means), `count`.
+
+    Empty bins are left out.
+
+    Of a single label the confidence is the likeliest class's probability and accuracy the share of right answers.
+    Where several may hold, each (example, class) is a case: its probability, and how often the class holds.
+    """
+    chances = predictions.probabilities(temperature)
+    if predictions.labels.several:
+        confidence, right = chances.ravel(), predictions.targets.ravel().astype(np.float64)
+    else:
+        confidence, right = chances.max(axis=1), (chances.argmax(axis=1) == predictions.targets).astype(np.float64)
+    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)  # a bin is (low, high]
+    count = np.bincount(place, minlength=bins)
+    sums = [np.bincount(place, weights=values, minlength=bins) for values in (confidence, right)]
+    return [
+        {
+            "low": index / bins,
+            "high": (index + 1) / bins,
+            "confidence": float(sums[0][index] / count[index]),
+            "accuracy": float(sums[1][index] / count[index]),
+            "count": int(count[index]),
+        }
+        for index in np.flatnonzero(count)
+    ]
+
+
+def expected_calibration_error(predictions: Predictions, temperature: float | None = None, bins: int = BINS) -> float:
+    """The mean gap of confidence and accuracy over `reliability`'s bins, each by its count (Naeini et al. 2015)."""
+    found = reliability(predictions, temperature, bins)
+    total = sum(one["count"] for one in found)
+    return sum(one["count"] * abs(one["confidence"] - one["accuracy"]) for one in found) / max(total, 1)
+
+
+def calibrate(validation: Predictions) -> tuple[float, float]:
+    """(temperature, threshold) found on validation predictions: what the test's are then to be read with."""
+    temperature = fit_temperature(validation.logits, validation.targets, validation.labels.several)
+    return temperature, fit_threshold(replace(validation, temperature=temperature))
+
+
+def calibration_facts(predictions: Predictions) -> dict[str, Any]:
+    """`temperature`, `ece_before` and `ece_after` it: the expected calibration error on these (test) predictions."""
+    return {
+        "temperature": predictions.temperature,
+        "ece_before": expected_calibration_error(predictions, 1.0),
+        "ece_after": expected_calibration_error(predictions),
+    }

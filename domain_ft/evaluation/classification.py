@@ -1,0 +1,282 @@
+"""How good predictions of classes are: scores, per class too, with intervals, and the difference between two runs.
+
+The scores are scikit-learn's: `f1_score`, `accuracy_score`, `matthews_corrcoef`, `roc_auc_score`, with 0 where a ratio
+is 0/0. Macro F1 is the mean over the classes that occur in the truth or in what was predicted, which is what
+`f1_score` does of a single label: a class that is in neither says nothing of the model. Each draw of the bootstrap
+(`counts`) is treated as the test set is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from domain_ft.errors import SettingsError
+from domain_ft.evaluation import counts
+from domain_ft.evaluation.bootstrap import FEW_DOCUMENTS, LEVEL, RESAMPLES
+from domain_ft.evaluation.predictions import Predictions
+
+if TYPE_CHECKING:
+    from scipy import sparse
+
+METRICS = ("macro_f1", "accuracy", "micro_f1", "mcc")
+"""The scores that have intervals and differences, the one to look at first."""
+
+Array = npt.NDArray[Any]
+
+
+def classification_metrics(
+    predictions: Predictions, *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
+) -> dict[str, Any]:
+    """The scores of one model on a test set.
+
+    Args:
+        predictions: at least one example's.
+        seed: of the bootstrap's draws.
+        resamples: how many draws.
+        level: of the intervals.
+
+    Returns:
+        `macro_f1`, `accuracy` (where several classes may hold: all of an example's right), `micro_f1`, `mcc` (where
+        several may hold, over all decisions taken together), `auroc` (one class against the rest, the mean over classes
+        of which there are both kinds; None where there is no such class; no interval), `examples`, `units` (sources,
+        which are drawn as wholes), `per_class`: by name `precision`, `recall`, `f1`, `support`, `predicted` (how often
+        it was said) and the `interval` of F1; `interval`: by name of `METRICS`; `level`, `resamples`, `few_units`.
+    """
+    columns = count_columns(predictions)
+    found = counts.scores([columns], _score(predictions), seed=seed, resamples=resamples, level=level)
+    units = columns.shape[0]
+    return {
+        **{name: found[name]["mean"] for name in METRICS},
+        "auroc": auroc(predictions),
+        "examples": len(predictions),
+        "units": units,
+        "per_class": _per_class(predictions, level),
+        "interval": {
+            name: _beyond_certainty(found[name]["mean"], found[name]["interval"], units, level) for name in METRICS
+        },
+        "level": level,
+        "resamples": resamples,
+        "few_units": units < FEW_DOCUMENTS,
+    }
+
+
+def point_scores(predictions: Predictions) -> dict[str, float]:
+    """`METRICS` without intervals, at once: what a model is chosen by on validation examples."""
+    sums = np.asarray(count_columns(predictions).sum(axis=0)).reshape(1, -1)
+    return {name: float(value[0]) for name, value in _score(predictions)(sums).items()}
+
+
+def seed_metrics(
+    runs: Sequence[Predictions], *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
+) -> dict[str, Any]:
+    """The scores of a run trained from several seeds.
+
+    Args:
+        runs: each seed's predictions, on one test set.
+
+    Returns:
+        `n`, then by name of `METRICS` its `mean`, `sd`, `values`, and the mean's `interval` over examples and seeds.
+
+    Raises:
+        SettingsError: they are not of one test set.
+    """
+    _check_same_test(runs)
+    score = _score(runs[0])
+    found = counts.scores(_all_columns(runs)[0], score, seed=seed, resamples=resamples, level=level)
+    return {"n": len(runs), **{name: found[name] for name in METRICS}}
+
+
+def paired_difference(
+    base: Sequence[Predictions],
+    other: Sequence[Predictions],
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> dict[str, dict[str, Any]]:
+    """How much higher each of `METRICS` of `other` is than that of `base`: see `counts.counts_difference`.
+
+    Args:
+        base: the predictions of each seed of the run that is compared with.
+        other: the predictions of each seed of the other run, on the same test set; as many seeds as it has.
+
+    Raises:
+        SettingsError: the two were tested on different examples, or on different truths about them.
+    """
+    _check_same_test([*base, *other])
+    of_base, of_other = _all_columns(base, other)
+    score = _score(base[0])
+    found = counts.counts_difference(of_base, of_other, score, seed=seed, resamples=resamples, level=level)
+    return {name: found[name] for name in METRICS}
+
+
+def confusions(predictions: Predictions, limit: int | None = None) -> list[tuple[str, str, int]]:
+    """(truth, predicted, how often) of a single-label task's mistakes, the most frequent first, at most `limit`."""
+    predicted = predictions.predicted()
+    wrong = predicted != predictions.targets
+    pairs, often = np.unique(
+        np.stack([predictions.targets[wrong], predicted[wrong]], axis=1), axis=0, return_counts=True
+    )
+    names = predictions.labels.names
+    order = np.argsort(-often, kind="stable")[:limit]
+    return [(names[pairs[place, 0]], names[pairs[place, 1]], int(often[place])) for place in order]
+
+
+def confusion_matrix(predictions: Predictions) -> npt.NDArray[np.int64]:
+    """(L, L) counts of a single-label task: a row for each true class, a column for each predicted one."""
+    classes = len(predictions.labels)
+    cells = predictions.targets * classes + predictions.predicted()
+    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+
+
+def auroc(predictions: Predictions) -> float | None:
+    """The mean area under the ROC curve over classes with examples of both kinds; None where there is no such class."""
+    chances = predictions.probabilities()
+    areas = []
+    for place in range(len(predictions.labels)):
+        truth = predictions.targets[:, place] if predictions.labels.several else predictions.targets == place
+        positives = int(truth.sum())
+        if 0 < positives < len(predictions):
+            areas.append(_area(chances[:, place], truth.astype(bool), positives))
+    return float(np.mean(areas)) if areas else None
+
+
+def count_columns(predictions: Predictions) -> sparse.csr_array:
+    """(units, 3 L + 2) sparse: right, falsely said and missed by class, then wholly right examples, then examples."""
+    from scipy import sparse
+
+    classes, examples = len(predictions.labels), len(predictions)
+    predicted, targets = predictions.predicted(), predictions.targets
+    if predictions.labels.several:
+        cells = [np.nonzero(kind) for kind in (targets & predicted, predicted & ~targets, targets & ~predicted)]
+        right = (predicted == targets).all(axis=1)
+    else:
+        right = predicted == targets
+        hit, missed = np.flatnonzero(right), np.flatnonzero(~right)
+        cells = [(hit, targets[hit]), (missed, predicted[missed]), (missed, targets[missed])]
+    cells += [(np.flatnonzero(right), np.zeros(int(right.sum()), dtype=np.int64))]
+    cells += [(np.arange(examples), np.zeros(examples, dtype=np.int64))]
+    firsts = (0, classes, 2 * classes, 3 * classes, 3 * classes + 1)
+    rows = np.concatenate([rows for rows, _ in cells])
+    columns = np.concatenate([first + columns for first, (_, columns) in zip(firsts, cells, strict=True)])
+    _, units = np.unique(predictions.groups, return_inverse=True)
+    shape = (int(units.max(initial=-1)) + 1, 3 * classes + 2)
+    return sparse.coo_array((np.ones(len(rows)), (units.reshape(-1)[rows], columns)), shape=shape).tocsr()
+
+
+def _all_columns(*runs: Sequence[Predictions]) -> list[list[sparse.csr_array]]:
+    """`count_columns` of every seed of every run, over the groups of the first: those are the test set's."""
+    groups = runs[0][0].groups
+    return [[count_columns(_in_groups(one, groups)) for one in seeds] for seeds in runs]
+
+
+def _in_groups(predictions: Predictions, groups: Array) -> Predictions:
+    if np.array_equal(predictions.groups, groups):
+        return predictions
+    return replace(predictions, groups=groups)
+
+
+def _score(predictions: Predictions) -> counts.Score:
+    """`METRICS` of (draws, 3 L + 2) sums of `count_columns`."""
+    several = predictions.labels.several
+
+    def score(sums: counts.Array) -> dict[str, counts.Array]:
+        classes = (sums.shape[1] - 2) // 3
+        tp, fp, fn = (sums[:, part * classes : (part + 1) * classes] for part in range(3))
+        right, examples = sums[:, -2], sums[:, -1]
+        return {
+            "macro_f1": counts.macro_f1(tp, fp, fn),
+            "accuracy": right / examples,
+            "micro_f1": counts.f1(tp.sum(axis=1), fp.sum(axis=1), fn.sum(axis=1)),
+            "mcc": _binary_mcc(tp, fp, fn, examples * classes) if several else _mcc(tp, fp, fn, examples),
+        }
+
+    return score
+
+
+def _mcc(tp: counts.Array, fp: counts.Array, fn: counts.Array, examples: counts.Array) -> counts.Array:
+    """Matthews correlation of several classes of which one holds (Gorodkin 2004, R_K); 0 where it is 0/0."""
+    said, true = tp + fp, tp + fn
+    covariance = tp.sum(axis=1) * examples - (said * true).sum(axis=1)
+    spread = (examples**2 - (said**2).sum(axis=1)) * (examples**2 - (true**2).sum(axis=1))
+    return np.divide(covariance, np.sqrt(spread), out=np.zeros_like(covariance), where=spread > 0)
+
+
+def _binary_mcc(tp: counts.Array, fp: counts.Array, fn: counts.Array, decisions: counts.Array) -> counts.Array:
+    """Matthews correlation of yes and no over all (example, class) decisions; 0 where it is 0/0."""
+    hits, alarms, misses = tp.sum(axis=1), fp.sum(axis=1), fn.sum(axis=1)
+    rest = decisions - hits - alarms - misses
+    yes_no = ((hits, rest), (alarms, misses), (misses, alarms))
+    tp, fp, fn = (np.stack(pair, axis=1) for pair in yes_no)
+    return _mcc(tp, fp, fn, decisions)
+
+
+def _per_class(predictions: Predictions, level: float) -> dict[str, dict[str, Any]]:
+    """Precision, recall, F1 with an interval, and support of every class, in the labels' order."""
+    columns = count_columns(predictions)
+    classes = len(predictions.labels)
+    tp, fp, fn = np.asarray(columns.sum(axis=0)).reshape(-1)[: 3 * classes].reshape(3, classes)
+    touched = columns[:, :classes] + columns[:, classes : 2 * classes] + columns[:, 2 * classes : 3 * classes]
+    units = np.bincount(touched.nonzero()[1], minlength=classes)
+    score = counts.f1(tp, fp, fn)
+    return {
+        name: {
+            "precision": float(tp[place] / max(tp[place] + fp[place], 1)),
+            "recall": float(tp[place] / max(tp[place] + fn[place], 1)),
+            "f1": float(score[place]),
+            "support": int(tp[place] + fn[place]),
+            "predicted": int(tp[place] + fp[place]),
+            "interval": _f1_interval(float(score[place]), int(units[place]), level),
+        }
+        for place, name in enumerate(predictions.labels.names)
+    }
+
+
+def _f1_interval(score: float, units: int, level: float) -> list[float] | None:
+    """[low, high] of a class's F1; None where the class is neither true nor said of any unit.
+
+    F1 = 2 J / (1 + J), where J = TP / (TP + FP + FN) is a share of the examples that the class has to do with, and a
+    share has Wilson's interval (1927). Unlike the bootstrap it says something of a class of five examples, all right.
+    Where examples share a source, the sources are counted and not the examples.
+    """
+    if not units:
+        return None
+    low, high = _wilson(score / (2 - score), units, level)
+    return [2 * low / (1 + low), 2 * high / (1 + high)]
+
+
+def _wilson(share: float, trials: int, level: float) -> tuple[float, float]:
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    reach = z / (1 + z * z / trials) * np.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    return max(0.0, float(middle - reach)), min(1.0, float(middle + reach))
+
+
+def _beyond_certainty(value: float, bounds: list[float] | None, units: int, level: float) -> list[float] | None:
+    """An interval, and where all was right, and so in every draw, that of a share: n of n right is no certainty."""
+    if bounds is None or bounds[0] < 1:
+        return bounds
+    return [_wilson(value, units, level)[0], 1.0]
+
+
+def _area(chances: Array, truth: Array, positives: int) -> float:
+    """The area under the ROC curve: the share of (positive, negative) pairs in the right order, ties half."""
+    _, place, often = np.unique(chances, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(often) - (often - 1) / 2)[place]
+    return float((ranks[truth].sum() - positives * (positives + 1) / 2) / (positives * (len(truth) - positives)))
+
+
+def _check_same_test(runs: Sequence[Predictions]) -> None:
+    for one in runs[1:]:
+        if one.key != runs[0].key:
+            raise SettingsError(
+                f"the runs were tested on different examples ({len(runs[0]):,} and {len(one):,}), or on other labels "
+                "of the same ones: their scores do not compare",
+                fix="train both with the same --test, or with the same --task and its own splits",
+            )

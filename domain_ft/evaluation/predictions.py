@@ -1,0 +1,172 @@
+"""What a model said of a task's examples: logits beside the truth, without any text.
+
+A run keeps them for each of its seeds as a small .npz file; metrics, calibration, reports and comparisons read them, in
+this process or another, without torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from domain_ft.corpus.tasks.examples import Example, Labels
+from domain_ft.errors import CheckpointError
+from domain_ft.storage import write_atomic
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """The logits of n examples over L classes, and what is true of them.
+
+    Attributes:
+        ids: (n,) the examples' ids.
+        groups: (n,) int64; examples of one source share a number, so that an interval draws them together.
+        targets: (n,) int64, the class of each; where several may hold (n, L) uint8 of 0 and 1.
+        logits: (n, L) float32.
+        labels: the classes, in the order of the logits.
+        temperature: what the logits are divided by before they become probabilities; found on validation examples.
+        threshold: where several may hold, the probability from which on a class is said; found on validation examples.
+    """
+
+    ids: tuple[str, ...]
+    groups: Array
+    targets: Array
+    logits: Array
+    labels: Labels
+    temperature: float = 1.0
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        expected = {
+            "groups": (len(self.ids),),
+            "targets": (len(self.ids), len(self.labels)) if self.labels.several else (len(self.ids),),
+            "logits": (len(self.ids), len(self.labels)),
+        }
+        for name, shape in expected.items():
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"predictions with {name} of shape {getattr(self, name).shape}, not {shape}")
+
+    @classmethod
+    def of(cls, examples: Iterable[Example], labels: Labels, logits: npt.ArrayLike) -> Predictions:
+        """The predictions for `examples`, which are read once, in order."""
+        ids, sources, own = [], [], []
+        for example in examples:
+            ids.append(example.id)
+            sources.append(example.group or example.id)
+            own.append(example.labels)
+        targets = labels.targets(own)
+        return cls(
+            ids=tuple(ids),
+            groups=np.unique(sources, return_inverse=True)[1].astype(np.int64).reshape(-1),
+            targets=targets.astype(np.uint8) if labels.several else targets,
+            logits=np.asarray(logits, dtype=np.float32).reshape(len(ids), len(labels)),
+            labels=labels,
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Names the test set: equal keys, the same ids with the same truth in the same order.
+
+        It is made of the classes' names, not their numbers: two runs that have put the same classes in another order
+        have been tested on the same.
+        """
+        names = self.labels.names
+        digest = hashlib.blake2b(digest_size=16)
+        for example, target in zip(self.ids, self.targets, strict=True):
+            own = sorted(names[place] for place in np.flatnonzero(target)) if self.labels.several else [names[target]]
+            digest.update("\x1f".join([example, *own]).encode("utf-8", "surrogatepass") + b"\x1e")
+        return digest.hexdigest()
+
+    def probabilities(self, temperature: float | None = None) -> npt.NDArray[np.float64]:
+        """(n, L): the softmax of the logits, or where several may hold their sigmoid.
+
+        Args:
+            temperature: divides the logits; these predictions' own where none is given.
+        """
+        return probabilities(self.logits, self.labels.several, self.temperature if temperature is None else temperature)
+
+    def predicted(self, threshold: float | None = None) -> Array:
+        """(n,) int64, the likeliest class; where several may hold (n, L) uint8, 1 from the threshold on.
+
+        Args:
+            threshold: of the probabilities; these predictions' own where none is given.
+        """
+        if not self.labels.several:
+            return self.logits.argmax(axis=1)
+        return (self.probabilities() >= (self.threshold if threshold is None else threshold)).astype(np.uint8)
+
+    def save(self, path: Path) -> None:
+        """Write them as an .npz file, whole or not at all; the folder is made where it is not there."""
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            ids=_packed(self.ids),
+            groups=self.groups,
+            targets=self.targets,
+            logits=self.logits,
+            labels=_packed(self.labels.names),
+            several=np.array(self.labels.several),
+            temperature=np.array(self.temperature),
+            threshold=np.array(self.threshold),
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> Predictions:
+        """The predictions that `save` wrote.
+
+        Raises:
+            CheckpointError: the file is missing, damaged, or another kind of file.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return cls(
+                    ids=_unpacked(stored["ids"]),
+                    groups=stored["groups"],
+                    targets=stored["targets"],
+                    logits=stored["logits"],
+                    labels=Labels(_unpacked(stored["labels"]), several=bool(stored["several"])),
+                    temperature=float(stored["temperature"]),
+                    threshold=float(stored["threshold"]),
+                )
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+            reason = "is missing" if isinstance(error, FileNotFoundError) else "is damaged, or not such a file"
+            raise CheckpointError(
+                f"the predictions of a run cannot be read: the file {reason}",
+                where=str(path),
+                fix="run the task again with another --output",
+            ) from error
+
+
+def probabilities(logits: Array, several: bool, temperature: float = 1.0) -> npt.NDArray[np.float64]:
+    """(n, L) probabilities of (n, L) `logits`: softmax, or sigmoid where `several` may hold."""
+    scaled = np.asarray(logits, dtype=np.float64) / temperature
+    if several:
+        return np.exp(-np.logaddexp(0, -scaled))
+    scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return scaled / scaled.sum(axis=1, keepdims=True)
+
+
+def _packed(names: Sequence[str]) -> Array:
+    """Strings of any length as bytes; numpy's own would make each as long as the longest."""
+    return np.frombuffer(json.dumps(list(names)).encode(), dtype=np.uint8)
+
+
+def _unpacked(stored: Array) -> tuple[str, ...]:
+    return tuple(json.loads(stored.tobytes()))
