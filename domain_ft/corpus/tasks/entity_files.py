@@ -170,7 +170,7 @@ def _column_problem(parts: Sequence[str], columns: int) -> str | None:
     if len(parts) != columns:
         return f"the line has {_counted(len(parts))}, where the lines before have {columns}"
     if not parts[0].strip():
-        return "the word is empty"
+        return "the word is empty or white space"
     return None if parts[-1] else "the tag is empty"
 
 

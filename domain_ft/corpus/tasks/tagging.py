@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from domain_ft.corpus.duplicates import connected
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject
 from domain_ft.corpus.tasks.entities import SPELLED, Scheme, TaggedText, TaggingData
 from domain_ft.corpus.tasks.entity_files import TagFields, read_tagged
@@ -36,9 +35,9 @@ class TaggingSource:
 def open_tagging(source: TaggingSource, *, rejects: Callable[[Reject], None] | None = None) -> TaggingData:
     """Read a tagging task and split it.
 
-    Where no test or validation texts are given, they are a share of the training texts: those whose group has a hash
-    within the share, where a group is what shares a document or repeats a text. So the same texts are held out whatever
-    else the file holds.
+    Where no test or validation texts are given, they are a share of the training texts, drawn by a hash: whole
+    documents where the file knows of them, else all repetitions of a text. So the same texts are held out whatever else
+    the file holds.
 
     Args:
         rejects: takes each record that is left out.
@@ -135,7 +134,9 @@ def _complete(texts: dict[str, Sequence[TaggedText]], source: TaggingSource) -> 
     for split, fraction in (("test", source.test_fraction), ("validation", source.validation_fraction)):
         if split not in texts:
             _part(texts, split, _held_out(texts["train"], fraction, split))
-            facts[split] = f"{fraction:.0%} of the training texts, by a hash of their documents and repetitions"
+            facts[split] = (
+                f"{fraction:.0%} of the training texts, whole documents or repetitions, by a hash of what they hold"
+            )
     if not texts["train"]:
         raise CorpusError("no training texts are left after splitting", fix="give more texts, or splits of your own")
     return facts
@@ -153,19 +154,13 @@ def _part(texts: dict[str, Sequence[TaggedText]], split: str, held_out: Sequence
 
 
 def _held_out(texts: Sequence[TaggedText], fraction: float, split: str) -> list[bool]:
-    """(texts,) whether the group of each is drawn: whether a hash of what it holds falls within the share."""
-    first: dict[tuple[str, str], int] = {}
-    pairs = [
-        (first.setdefault(key, index), index)
-        for index, text in enumerate(texts)
-        for key in (("group", text.group), ("content", content_key(text)))
-    ]
-    groups = connected(len(texts), pairs).tolist()
-    names: dict[int, str] = {}  # of a group's contents the first by the alphabet
-    for group, text in zip(groups, texts, strict=True):
-        names[group] = min(names.get(group, content_key(text)), content_key(text))
-    drawn = {group for group, name in names.items() if _unit_hash(split, name) < fraction}
-    return [group in drawn for group in groups]
+    """(texts,) whether the document of each, or where none is known its content, has a hash within the share."""
+    names = [text.group if text.group != text.id else content_key(text) for text in texts]
+    contents: dict[str, list[str]] = {}
+    for name, text in zip(names, texts, strict=True):
+        contents.setdefault(name, []).append(content_key(text))
+    drawn = {name for name, own in contents.items() if _unit_hash(split, "\n".join(sorted(set(own)))) < fraction}
+    return [name in drawn for name in names]
 
 
 def _unit_hash(split: str, name: str) -> float:
