@@ -156,10 +156,10 @@ class TokenRows:
         self.lengths = np.memmap(folder / "lengths.bin", np.dtype("<i4"), mode="r")
         pieces = np.memmap(folder / "pieces.bin", np.dtype(PIECE), mode="r")
         self.documents, self.pieces, self.bytes = pieces["document"], pieces["number"], pieces["bytes"]
-        self._documents = _RecordFile(folder / "documents.bin", np.dtype(DOCUMENT))
-        self._names = _RecordFile(folder / "names.txt", np.dtype(np.uint8))
-        self._pieces = _RecordFile(folder / "pieces.bin", pieces.dtype)
-        self._tokens = _RecordFile(folder / "tokens.bin", np.dtype([tuple(field) for field in facts["token"]]))
+        self._documents = RecordFile(folder / "documents.bin", np.dtype(DOCUMENT))
+        self._names = RecordFile(folder / "names.txt", np.dtype(np.uint8))
+        self._pieces = RecordFile(folder / "pieces.bin", pieces.dtype)
+        self._tokens = RecordFile(folder / "tokens.bin", np.dtype([tuple(field) for field in facts["token"]]))
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -273,7 +273,7 @@ def tokenize(
             f"max-length {max_length} leaves no room for text: {len(special)} tokens of each piece are special tokens",
             fix=f"give at least {len(special) + 1}; 128 to 512 are usual",
         )
-    backend = _plain_backend(tokenizer)
+    backend = plain_backend(tokenizer)
     key = _key(split, backend, special, max_length)
     folder = cache_folder("tokens") / key
     if not folder.is_dir():
@@ -497,7 +497,7 @@ def _pieces(
 # --------------------------------------------------------------------------------------------------------- the files
 
 
-class _RecordFile:
+class RecordFile:
     """A file of records of one size, read where it is asked for.
 
     It is read and not mapped: the pages of a mapped file count as the process's memory, and an epoch in random order
@@ -598,7 +598,7 @@ def _key(split: TextDocuments, backend: Tokenizer, special: SpecialTokens, max_l
 # ----------------------------------------------------------------------------------------------------- the tokenizer
 
 
-def _plain_backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
+def plain_backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
     """A copy of the fast tokenizer that neither truncates nor pads, and reads special tokens in the text as text."""
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_truncation()
@@ -609,7 +609,7 @@ def _plain_backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
 
 def _post_processed(tokenizer: PreTrainedTokenizerFast) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The ids that the tokenizer's post-processor lays before and after a text."""
-    backend = _plain_backend(tokenizer)
+    backend = plain_backend(tokenizer)
     for probe in ("a", "。", *sorted(backend.get_vocab())):
         encoding = backend.encode(probe, add_special_tokens=True)
         text = [place for place, is_special in enumerate(encoding.special_tokens_mask) if not is_special]

@@ -60,7 +60,7 @@ def score(
     sums = np.zeros((3, len(selected)))
     total, done = int(rows.lengths[selected].sum()), 0
     cut = passes(selected, rows.lengths, tokens_per_pass)
-    with _evaluating(base.model):
+    with evaluating(base.model):
         for first in range(0, len(cut), ranks):
             # A rank without a pass in the last turn does another's, for nothing: a sharded model needs all of them.
             place = first + rank
@@ -108,7 +108,7 @@ def _check_finite(nats: npt.NDArray[np.float64], documents: tuple[str, ...]) -> 
 
 
 @contextlib.contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
     """The model in eval mode, without gradients; afterwards every module is as it was.
 
     no_grad and not inference_mode: what a module caches on its first call (rotary tables, packed weights) must stay of

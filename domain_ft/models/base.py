@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,9 @@ from domain_ft.errors import ModelError
 from domain_ft.models import attention, head
 from domain_ft.models.architectures import ARCHITECTURES, Architecture, LogitTail, ObjectiveName, describe, logit_tail
 from domain_ft.models.sources import Progress, Source, find, quiet
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _PADDING_STEP = 16
 """On the padded path pieces share a batch where their lengths round up to the same multiple of this."""
@@ -72,7 +75,7 @@ class Tokens:
     max_seqlen: int
 
     @classmethod
-    def of(cls, pieces: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Tokens:
+    def of(cls, pieces: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Self:
         """Lay `pieces`, lists of token ids, end to end."""
         lengths = [len(piece) for piece in pieces]
         ends = torch.tensor([0, *lengths]).cumsum(0)
@@ -144,7 +147,7 @@ class BaseModel:
         """The share of what `hidden` computes for `batch` that is padding: none where pieces are packed."""
         if self.packed:
             return 0.0
-        computed = sum(mask.numel() for _, mask in _padded_groups(batch.cu_seqlens))
+        computed = sum(mask.numel() for _, mask in padded_groups(batch.cu_seqlens))
         return 1.0 - len(batch.input_ids) / computed
 
     def _packed_hidden(self, batch: Batch, rows: Tensor | None) -> Tensor:
@@ -162,7 +165,7 @@ class BaseModel:
         """Pieces of about equal length, padded to the longest of them, go through the model together."""
         parts, places = [], []
         with head.captured_input(self.model) as captured:
-            for index, mask in _padded_groups(batch.cu_seqlens):
+            for index, mask in padded_groups(batch.cu_seqlens):
                 input_ids = batch.input_ids[index].masked_fill(~mask, self.tokenizer.pad_token_id or 0)
                 self.model(input_ids=input_ids, attention_mask=mask.long(), **self._no_cache())
                 parts.append(captured.pop()[mask])
@@ -174,7 +177,7 @@ class BaseModel:
         return {"use_cache": False} if self.objective == "clm" else {}
 
 
-def _padded_groups(cu_seqlens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def padded_groups(cu_seqlens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """For each batch of pieces: positions in the row, and a bool mask of the real ones, both (pieces, longest)."""
     starts, lengths = cu_seqlens[:-1].long(), torch.diff(cu_seqlens).long()
     buckets = (lengths + _PADDING_STEP - 1) // _PADDING_STEP
@@ -209,15 +212,16 @@ def load(
         AssetError: an embedded model could not be fetched.
     """
     source = find(name, progress)
-    with quiet(), _loading(name):
+    with quiet(), loading(name):
         config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
         architecture = describe(config, name)
-        _check_request(architecture, config, objective, name)
-        tokenizer = _load_tokenizer(source, name)
-        model, missing = _load_weights(source.folder, config, architecture, dtype)
-        _check_missing(model, missing, name)
-    _check_tokenizer(tokenizer, model, architecture, name)
-    _merge_adapters(model, source)
+        check_request(architecture, config, objective, name)
+        tokenizer = load_tokenizer(source, name)
+        model, missing = load_weights(language_model_class(architecture), source.folder, config, dtype)
+        check_missing(model, missing, name)
+    check_vocabulary(tokenizer, model, name)
+    _check_mask_token(tokenizer, architecture, name)
+    merge_adapters(model, source)
     offset = architecture.position_offset(config)
     base = BaseModel(
         model=model.to(device).eval(),
@@ -226,7 +230,7 @@ def load(
         name=name,
         source=source.recorded,
         revision=source.revision,
-        max_length=_longest_piece(config, offset, tokenizer, tested=architecture.tested),
+        max_length=longest_piece(config, offset, tokenizer, tested=architecture.tested),
         packed=architecture.tested,
         head_is_random=bool(missing),
         notes=source.notes + _head_notes(missing),
@@ -249,7 +253,7 @@ def prove(base: BaseModel) -> None:
         ModelError: neither gives the model's own logits.
     """
     model, before = base.model, base.model.config._attn_implementation
-    pieces = _trial_pieces(base)
+    pieces = trial_pieces(model, base.max_length)
     with quiet(), torch.no_grad():
         truth = torch.cat([model(input_ids=piece[None], **base._no_cache()).logits[0].float() for piece in pieces])
         batch = Tokens.of([piece.tolist() for piece in pieces], base.device)
@@ -259,7 +263,7 @@ def prove(base: BaseModel) -> None:
             for offset in (0, (model.config.pad_token_id or 0) + 1):  # as BERT counts positions, and as RoBERTa does
                 base.position_offset = offset
                 if _agrees(base, batch, truth):
-                    base.max_length = _longest_piece(model.config, offset, base.tokenizer, tested=False)
+                    base.max_length = longest_piece(model.config, offset, base.tokenizer, tested=False)
                     return
             model.set_attn_implementation(before)
         base.packed = False
@@ -272,14 +276,14 @@ def prove(base: BaseModel) -> None:
     )
 
 
-def _trial_pieces(base: BaseModel) -> list[Tensor]:
+def trial_pieces(model: PreTrainedModel, longest: int) -> list[Tensor]:
     """A few pieces of random tokens, of unequal lengths, without padding tokens (from which some count positions)."""
     generator = torch.Generator().manual_seed(0)
-    vocabulary = base.model.get_input_embeddings().weight.shape[0]
-    usable = [token for token in range(vocabulary) if token != base.model.config.pad_token_id]
-    lengths = [min(length, base.max_length) for length in (7, 23, 23, 1, 12)]
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    usable = [token for token in range(vocabulary) if token != model.config.pad_token_id]
+    lengths = [min(length, longest) for length in (7, 23, 23, 1, 12)]
     draws = [torch.randint(len(usable), (length,), generator=generator) for length in lengths]
-    return [torch.tensor(usable, device=base.device)[draw.to(base.device)] for draw in draws]
+    return [torch.tensor(usable, device=model.device)[draw.to(model.device)] for draw in draws]
 
 
 def _agrees(base: BaseModel, batch: Batch, truth: Tensor) -> bool:
@@ -288,12 +292,17 @@ def _agrees(base: BaseModel, batch: Batch, truth: Tensor) -> bool:
         logits = base.forward_logits(batch)
     except Exception:  # whatever a model that nobody has tried here may raise
         return False
-    tolerance = 1e-4 if base.model.dtype in (torch.float32, torch.float64) else 3e-2
+    return same_logits(logits, truth, base.model.dtype)
+
+
+def same_logits(logits: Tensor, truth: Tensor, dtype: torch.dtype) -> bool:
+    """Are the two equal, up to the rounding of a model of this dtype?"""
+    tolerance = 1e-4 if dtype in (torch.float32, torch.float64) else 3e-2
     return logits.shape == truth.shape and bool((logits - truth).abs().max() <= tolerance * truth.abs().max())
 
 
 @contextlib.contextmanager
-def _loading(name: str) -> Iterator[None]:
+def loading(name: str) -> Iterator[None]:
     """Turn what transformers raises for a broken or foreign model into one message."""
     try:
         yield
@@ -309,9 +318,10 @@ def _loading(name: str) -> Iterator[None]:
         ) from error
 
 
-def _check_request(
+def check_request(
     architecture: Architecture, config: PretrainedConfig, objective: ObjectiveName | None, name: str
 ) -> None:
+    """Refuse an objective that a model is not made for, and quantised models."""
     if objective and objective != architecture.objective:
         kind = "an encoder" if architecture.objective == "mlm" else "a decoder"
         raise ModelError(
@@ -325,7 +335,7 @@ def _check_request(
         )
 
 
-def _load_tokenizer(source: Source, name: str) -> PreTrainedTokenizerFast:
+def load_tokenizer(source: Source, name: str) -> PreTrainedTokenizerFast:
     """The fast tokenizer beside the weights, or beside the last adapter that brings its own."""
     folders = [folder for folder in (*reversed(source.adapters), source.folder) if _has_tokenizer(folder)]
     if not folders:
@@ -350,17 +360,20 @@ def _has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in names)
 
 
-def _load_weights(
-    folder: Path, config: PretrainedConfig, architecture: Architecture, dtype: torch.dtype
+def load_weights(
+    auto: Any, folder: Path, config: PretrainedConfig, dtype: torch.dtype, *, any_head: bool = False
 ) -> tuple[PreTrainedModel, set[str]]:
-    """The model with its LM head, and the names of the weights that the checkpoint does not hold."""
+    """The model of an auto class, and the names of the weights that the checkpoint does not hold.
+
+    Args:
+        any_head: the checkpoint may have a head of another shape, which then counts as missing.
+    """
     if not any(folder.glob("*.safetensors")):
         raise ModelError(
             "the model has no weights in safetensors format, and no other format is loaded.",
             where=str(folder),
             fix="save it again with transformers' save_pretrained, which writes model.safetensors",
         )
-    auto = AutoModelForMaskedLM if architecture.objective == "mlm" else AutoModelForCausalLM
     model, report = auto.from_pretrained(
         folder,
         config=config,
@@ -371,17 +384,24 @@ def _load_weights(
         output_loading_info=True,
         ignore_mismatched_sizes=True,
     )
-    if report["mismatched_keys"]:
-        key, stored, expected = sorted(report["mismatched_keys"])[0]
+    mismatched = sorted(report["mismatched_keys"])
+    misfits = [found for found in mismatched if not any_head or found[0].startswith(f"{model.base_model_prefix}.")]
+    if misfits:
+        key, stored, expected = misfits[0]
         raise ModelError(
             f"the weights do not fit config.json: {key} is {tuple(stored)}, where the model has {tuple(expected)}.",
             where=str(folder),
             fix="take the config.json and model.safetensors of the same model",
         )
-    return model, set(report["missing_keys"])
+    return model, set(report["missing_keys"]) | {key for key, *_ in mismatched}
 
 
-def _check_missing(model: PreTrainedModel, missing: set[str], name: str) -> None:
+def language_model_class(architecture: Architecture) -> Any:
+    """The auto class of an architecture with its LM head."""
+    return AutoModelForMaskedLM if architecture.objective == "mlm" else AutoModelForCausalLM
+
+
+def check_missing(model: PreTrainedModel, missing: Iterable[str], name: str) -> None:
     """Weights of the head may be missing; those of the body may not."""
     body = sorted(key for key in missing if key.startswith(f"{model.base_model_prefix}."))
     if body:
@@ -397,9 +417,8 @@ def _head_notes(missing: set[str]) -> tuple[str, ...]:
     return (f"the head starts at random: {', '.join(sorted(missing))} are not in the checkpoint",)
 
 
-def _check_tokenizer(
-    tokenizer: PreTrainedTokenizerFast, model: PreTrainedModel, architecture: Architecture, name: str
-) -> None:
+def check_vocabulary(tokenizer: PreTrainedTokenizerFast, model: PreTrainedModel, name: str) -> None:
+    """The tokenizer and the model must be made for each other."""
     rows = model.get_input_embeddings().weight.shape[0]
     largest = max(tokenizer.get_vocab().values(), default=-1)
     if largest >= rows:
@@ -409,6 +428,9 @@ def _check_tokenizer(
         )
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise ModelError(f"the tokenizer of '{name}' has no vocabulary.", fix="copy its files beside the model again")
+
+
+def _check_mask_token(tokenizer: PreTrainedTokenizerFast, architecture: Architecture, name: str) -> None:
     if architecture.objective == "mlm" and tokenizer.mask_token_id is None:
         raise ModelError(
             f"the tokenizer of '{name}' has no mask token, without which a masked language model cannot be trained.",
@@ -416,7 +438,7 @@ def _check_tokenizer(
         )
 
 
-def _longest_piece(config: PretrainedConfig, offset: int, tokenizer: PreTrainedTokenizerFast, *, tested: bool) -> int:
+def longest_piece(config: PretrainedConfig, offset: int, tokenizer: PreTrainedTokenizerFast, *, tested: bool) -> int:
     """The model's number of positions. The tokenizer's word counts where there is none, or where nothing is tested."""
     positions = getattr(config, "max_position_embeddings", None) or -1
     limits = [positions - offset] if positions > 0 else []
@@ -425,7 +447,7 @@ def _longest_piece(config: PretrainedConfig, offset: int, tokenizer: PreTrainedT
     return int(min(limits)) if min(limits) < 1e9 else _NO_POSITION_LIMIT
 
 
-def _merge_adapters(model: PreTrainedModel, source: Source) -> None:
+def merge_adapters(model: PreTrainedModel, source: Source) -> None:
     """Put the adapters of runs into the weights, in their order."""
     if not source.adapters:
         return

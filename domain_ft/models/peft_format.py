@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,16 @@ def save_adapter(
     write_json(folder / CONFIG_NAME, _settings(lora, base_name, revision, task_type))
 
 
-def load_adapter(model: nn.Module, folder: Path) -> LoraModel:
+def load_adapter(
+    model: nn.Module, folder: Path, *, body_only: bool = False, train_modules: Sequence[str] = ()
+) -> LoraModel:
     """Put the adapter in `folder`, ours or PEFT's, into `model`, ready to run or to train on.
+
+    Args:
+        model: the one that the adapter was trained on, or, with `body_only`, one of the same body.
+        folder: of the adapter.
+        body_only: leave out what the adapter has for a head, since the model has another one.
+        train_modules: modules that are trained whole beside those of the adapter, which has no weights of them.
 
     Raises:
         ModelError: files that are missing or broken, a PEFT method or variant without a like here, or tensors that are
@@ -110,11 +119,18 @@ def load_adapter(model: nn.Module, folder: Path) -> LoraModel:
     tensors = _read_tensors(folder)
     _refuse_foreign(settings, folder)
     config = _lora_config(model, settings, folder)
-    trained = targeting.resolve_modules(model, config.train_modules)
+    trained = targeting.resolve_modules(model, [*config.train_modules, *train_modules])
     paths = _adapted_modules(model, settings, trained)
     targeting.refuse_unfit(model, paths)
     lora = insert_lora(model, config, paths, trained)
     slots = _tensors(lora) | {name: slot for name, slot in _base_tensors(lora).items() if name in tensors}
+    if train_modules:
+        beside = tuple(f"{_PREFIX}{path}." for path in targeting.resolve_modules(model, train_modules))
+        slots = {name: slot for name, slot in slots.items() if not name.startswith(beside)}
+    if body_only:
+        assert isinstance(model, PreTrainedModel)
+        body = f"{_PREFIX}{model.base_model_prefix}."
+        tensors = {name: tensor for name, tensor in tensors.items() if name in slots or name.startswith(body)}
     try:
         _compare(slots, tensors, folder)
     except ModelError:

@@ -1,0 +1,91 @@
+"""The logits of a task's model for many examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from domain_ft.corpus.packing import passes
+from domain_ft.evaluation.language_model import evaluating
+from domain_ft.objectives.classification import ClassificationObjective, TaskInputs
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from domain_ft.corpus.tasks.rows import ExampleRows
+    from domain_ft.models.task_model import TaskModel
+
+Progress = Callable[[str, int, "int | None"], None]
+
+
+def predict_logits(
+    model: TaskModel,
+    rows: ExampleRows,
+    *,
+    tokens_per_pass: int,
+    accelerator: Accelerator | None = None,
+    progress: Progress | None = None,
+    label: str = "predict",
+) -> npt.NDArray[np.float32]:
+    """(examples, L) float32, the logits of every example in the order of `rows`.
+
+    Several processes take turns at the passes and get the same logits, which are those of one process to the last bit
+    (where their machines are alike). Autocast is the caller's.
+
+    Args:
+        tokens_per_pass: how many tokens one forward pass may hold.
+        accelerator: of the processes, which all call this; None for one alone.
+        progress: called with (`label`, examples done, examples in all).
+    """
+    return _over_passes(model, rows, model.logits, len(model.labels), tokens_per_pass, accelerator, progress, label)
+
+
+def compute_features(
+    model: TaskModel,
+    rows: ExampleRows,
+    *,
+    tokens_per_pass: int,
+    accelerator: Accelerator | None = None,
+    progress: Progress | None = None,
+    label: str = "features",
+) -> npt.NDArray[np.float32]:
+    """(examples, D) float32, what a linear probe reads of every example. See `predict_logits`."""
+    width = model.model.config.get_text_config().hidden_size
+    return _over_passes(model, rows, model.features, width, tokens_per_pass, accelerator, progress, label)
+
+
+def _over_passes(
+    model: TaskModel,
+    rows: ExampleRows,
+    function: Callable[[TaskInputs], Tensor],
+    width: int,
+    tokens_per_pass: int,
+    accelerator: Accelerator | None,
+    progress: Progress | None,
+    label: str,
+) -> npt.NDArray[np.float32]:
+    """`function` of all examples (examples, width), pass by pass, shared by the processes."""
+    rank, ranks = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    objective = ClassificationObjective(rows.labels)
+    results = np.zeros((len(rows), width), dtype=np.float32)
+    done = 0
+    cut = passes(np.arange(len(rows)), rows.lengths, tokens_per_pass)
+    with evaluating(model.model):
+        for first in range(0, len(cut), ranks):
+            # A rank without a pass in the last turn does another's, for nothing: a sharded model needs all of them.
+            place = first + rank
+            members = cut[place if place < len(cut) else first]
+            values = function(objective.prepare(rows.pack(members), epoch=0).to(model.device))
+            if place < len(cut):
+                results[members] = values.float().cpu().numpy()
+            done += sum(len(each) for each in cut[first : first + ranks])
+            if progress:
+                progress(label, done, len(rows))
+    if accelerator and ranks > 1:  # each row is one rank's, and zero on the others: so the sum rounds nothing
+        results = accelerator.reduce(torch.from_numpy(results).to(accelerator.device), "sum").cpu().numpy()
+    return results

@@ -1,0 +1,534 @@
+"""A model with a head for a downstream task: packed examples go in, logits come out.
+
+    task = load_task_model("minilm", labels, kind="sequence")     # or a folder, a hub id, a finished run of adapt
+    reset_head(task, seed=0)
+    logits = task.logits(inputs)                                  # (examples, L), float32
+
+The classes are transformers' own, AutoModelForSequenceClassification and AutoModelForTokenClassification, so that what
+is saved loads there and in PEFT. A pass is a packed row without padding, which these classes know nothing of: so their
+body runs on the row, and hands their head one token for each piece, which is all that a head reads: the first of an
+encoder, the last of a decoder, or the mean where the class pools by it. The head's own code does the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+)
+
+from domain_ft.corpus.tasks.examples import Labels
+from domain_ft.errors import ModelError
+from domain_ft.models import attention
+from domain_ft.models.architectures import ARCHITECTURES, Architecture, describe
+from domain_ft.models.base import (
+    Batch,
+    Tokens,
+    check_missing,
+    check_request,
+    check_vocabulary,
+    language_model_class,
+    load_tokenizer,
+    load_weights,
+    loading,
+    longest_piece,
+    merge_adapters,
+    padded_groups,
+    same_logits,
+    trial_pieces,
+)
+from domain_ft.models.lora import merge_and_unload
+from domain_ft.models.peft_format import CONFIG_NAME, load_adapter
+from domain_ft.models.probe import HEAD_FOLDER, Probe
+from domain_ft.models.sources import Progress, Source, find, quiet
+from domain_ft.randomness import derive
+
+Kind = Literal["sequence", "token"]
+
+TASK_NAME = "task.json"
+"""The file of a run folder that says what its model is for."""
+
+PEFT_TASK_TYPES: dict[Kind, str] = {"sequence": "SEQ_CLS", "token": "TOKEN_CLS"}
+"""What PEFT calls the kinds."""
+
+_CLASSES: dict[Kind, tuple[Any, Any]] = {
+    "sequence": (AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
+    "token": (AutoModelForTokenClassification, MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES),
+}
+_WORDS = {"sequence": "texts", "token": "tokens"}
+_OUTPUT_LAYERS = ("classifier", "score")  # what gives the logits, as PEFT too knows it
+
+
+class TaskPass(Batch, Protocol):
+    """What `TaskModel.logits` reads: a `Batch` of which one or several pieces are an example."""
+
+    @property
+    def type_ids(self) -> Tensor:
+        """(tokens,) int64, the segment of each token."""
+
+    @property
+    def owners(self) -> Tensor:
+        """(pieces,) int64, which example of the pass each piece is of, counted from 0; never falls."""
+
+    @property
+    def examples(self) -> int:
+        """Number of examples in the pass."""
+
+
+@dataclass(frozen=True)
+class TaskTokens(Tokens):
+    """A `TaskPass` made by hand, for proofs and tests: a piece an example, all of one segment."""
+
+    @property
+    def type_ids(self) -> Tensor:
+        """(tokens,) zeros."""
+        return torch.zeros_like(self.input_ids)
+
+    @property
+    def owners(self) -> Tensor:
+        """(pieces,) each piece its own."""
+        return torch.arange(self.examples, device=self.input_ids.device)
+
+    @property
+    def examples(self) -> int:
+        """Number of pieces."""
+        return len(self.cu_seqlens) - 1
+
+
+@dataclass
+class TaskModel:
+    """A model with a task's head, its tokenizer, and what is known of both.
+
+    Attributes:
+        model: transformers' own class, in eval mode when loaded. LoRA is put into it in place.
+        tokenizer: a fast one.
+        kind: whether whole texts are classified (`sequence`) or each token.
+        labels: the classes; `model.config.id2label` has them too.
+        name: as it was asked for.
+        source: what an adapter records as its base: the embedded name, the hub id, or an absolute path.
+        revision: the hub's commit, or `sha256:` and the hash of the weights.
+        max_length: the longest piece in tokens that the model's positions allow.
+        packed: attention keeps pieces of one row apart; otherwise batches are padded.
+        decoder: the head reads the last token, not the first.
+        position_offset: the position id of a piece's first token.
+        new_modules: the modules by path whose weights no checkpoint held: trained whole, and saved beside an adapter.
+        notes: what a person should know before using it.
+        probe: a linear probe that gives the logits from `features`, in place of the model's own head.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    kind: Kind
+    labels: Labels
+    name: str
+    source: str
+    revision: str
+    max_length: int
+    packed: bool
+    decoder: bool
+    position_offset: int = 0
+    new_modules: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    probe: Probe | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    @property
+    def task_type(self) -> str:
+        """PEFT's name of the kind."""
+        return PEFT_TASK_TYPES[self.kind]
+
+    def logits(self, inputs: TaskPass) -> Tensor:
+        """Float32 logits (examples, L), the mean over the windows of each; of a model of tokens (tokens, L)."""
+        if self.probe is not None:
+            return self.probe.logits(self.features(inputs))
+        logits = self._packed_logits(inputs) if self.packed else self._padded_logits(inputs)
+        logits = logits.float() if logits.dtype != torch.float64 else logits
+        if self.kind == "token" or len(inputs.cu_seqlens) - 1 == inputs.examples:
+            return logits
+        windows = torch.zeros(inputs.examples, dtype=torch.long, device=logits.device)
+        windows = windows.index_add(0, inputs.owners, torch.ones_like(inputs.owners))
+        sums = logits.new_zeros(inputs.examples, logits.shape[1]).index_add(0, inputs.owners, logits)
+        return sums / windows.unsqueeze(1)
+
+    def features(self, inputs: TaskPass) -> Tensor:
+        """(examples, D) float32, the mean of the last hidden states of all tokens of an example, special ones too."""
+        lengths = torch.diff(inputs.cu_seqlens).long()
+        tokens = torch.zeros(inputs.examples, dtype=torch.long, device=lengths.device)
+        tokens = tokens.index_add(0, inputs.owners, lengths)
+        return torch.segment_reduce(self._hidden(inputs).float(), "mean", lengths=tokens)
+
+    def padding_fraction(self, inputs: Batch) -> float:
+        """The share of what is computed for a pass that is padding: none where pieces are packed."""
+        if self.packed:
+            return 0.0
+        computed = sum(mask.numel() for _, mask in padded_groups(inputs.cu_seqlens))
+        return 1.0 - len(inputs.input_ids) / computed
+
+    def _packed_logits(self, inputs: TaskPass) -> Tensor:
+        """(pieces, L), or (tokens, L)."""
+        if self.kind == "token":
+            return self.model(**self._packed_arguments(inputs)).logits.flatten(0, -2)
+        if self.decoder:
+            hidden = self._hidden(inputs)
+            return self.model.score(hidden.index_select(0, self._last_tokens(inputs)))
+        with _one_token_a_piece(self.model, inputs.cu_seqlens):
+            return self.model(**self._packed_arguments(inputs)).logits.flatten(0, -2)
+
+    def _hidden(self, inputs: TaskPass) -> Tensor:
+        """(tokens, D), what the body gives."""
+        body = self.model.base_model
+        if self.packed:
+            return body(**self._packed_arguments(inputs)).last_hidden_state.squeeze(0)
+        parts, places = [], []
+        for index, mask, arguments in self._padded(inputs):
+            parts.append(body(**arguments).last_hidden_state[mask])
+            places.append(index[mask])
+        return torch.cat(parts).index_select(0, torch.argsort(torch.cat(places)))
+
+    def _padded_logits(self, inputs: TaskPass) -> Tensor:
+        """(pieces, L), or (tokens, L), from batches of pieces of about equal length."""
+        if self.kind == "sequence" and self.decoder:
+            return self.model.score(self._hidden(inputs).index_select(0, self._last_tokens(inputs)))
+        parts, places = [], []
+        for index, mask, arguments in self._padded(inputs):
+            logits = self.model(**arguments).logits
+            parts.append(logits[mask] if self.kind == "token" else logits)
+            places.append(index[mask] if self.kind == "token" else index[:, 0])
+        return torch.cat(parts).index_select(0, torch.argsort(torch.cat(places)))
+
+    def _padded(self, inputs: TaskPass) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
+        """For each batch: places in the row and a mask of the real ones (pieces, longest), and what the model takes."""
+        for index, mask in padded_groups(inputs.cu_seqlens):
+            input_ids = inputs.input_ids[index].masked_fill(~mask, self.tokenizer.pad_token_id or 0)
+            arguments = {"input_ids": input_ids, "attention_mask": mask.long(), **self._no_cache()}
+            if self._reads_types:
+                arguments["token_type_ids"] = inputs.type_ids[index].masked_fill(~mask, 0)
+            yield index, mask, arguments
+
+    def _packed_arguments(self, inputs: TaskPass) -> dict[str, Any]:
+        types = {"token_type_ids": inputs.type_ids.unsqueeze(0)} if self._reads_types else {}
+        return {
+            "input_ids": inputs.input_ids.unsqueeze(0),
+            "position_ids": (inputs.position_ids + self.position_offset).unsqueeze(0),
+            **types,
+            **self._no_cache(),
+            **attention.packed_arguments(inputs.cu_seqlens, inputs.max_seqlen),
+        }
+
+    def _last_tokens(self, inputs: TaskPass) -> Tensor:
+        """(pieces,) where each piece's last token is that is no padding: what transformers' decoders read."""
+        starts, lengths = inputs.cu_seqlens[:-1].long(), torch.diff(inputs.cu_seqlens).long()
+        padding = self.model.config.pad_token_id
+        if padding is None:
+            return starts + lengths - 1
+        places = torch.arange(len(inputs.input_ids), device=starts.device)
+        piece = torch.searchsorted(inputs.cu_seqlens[1:].long(), places, right=True)
+        places = places.where(inputs.input_ids != padding, starts[piece])
+        return starts.scatter_reduce(0, piece, places, "amax")
+
+    @property
+    def _reads_types(self) -> bool:
+        """Whether the model has embeddings of segments. (Decoders that take token_type_ids take them for tokens.)"""
+        return not self.decoder and (getattr(self.model.config, "type_vocab_size", None) or 0) > 1
+
+    def _no_cache(self) -> dict[str, Any]:
+        return {"use_cache": False} if self.decoder else {}
+
+
+@contextlib.contextmanager
+def _one_token_a_piece(model: PreTrainedModel, cu_seqlens: Tensor) -> Iterator[None]:
+    """Inside the block the body of an encoder hands its head a batch of the packed row's pieces, of one token each.
+
+    That is the first token of each, which heads and poolers read; or the mean of a piece where the class pools by it,
+    which the head's own mean then leaves as it is.
+    """
+    by_mean = getattr(model.config, "classifier_pooling", "cls") == "mean"
+
+    def hand_on(body: nn.Module, _args: Any, output: Any) -> None:
+        hidden = output.last_hidden_state.squeeze(0)
+        if by_mean:
+            pooled = torch.segment_reduce(hidden, "mean", lengths=torch.diff(cu_seqlens).long())
+        else:
+            pooled = hidden.index_select(0, cu_seqlens[:-1].long())
+        output.last_hidden_state = pooled.unsqueeze(1)
+        if getattr(output, "pooler_output", None) is not None:
+            output.pooler_output = _pooler_output(body, output.last_hidden_state)
+
+    handle = model.base_model.register_forward_hook(hand_on)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _pooler_output(body: Any, hidden: Tensor) -> Tensor:
+    """(pieces, D), what the pooler of a body makes of (pieces, 1, D); ALBERT keeps its pooler's parts apart."""
+    if hasattr(body, "pooler_activation"):
+        return body.pooler_activation(body.pooler(hidden[:, 0]))
+    return body.pooler(hidden)
+
+
+# -------------------------------------------------------------------------------------------------------------- loading
+
+
+def load_task_model(
+    name: str,
+    labels: Labels,
+    *,
+    kind: Kind = "sequence",
+    adapter: Literal["merge", "continue"] = "merge",
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    progress: Progress | None = None,
+) -> TaskModel:
+    """Load a model by an embedded name, a folder, a hub id or a run of adapt, with a new head for `labels`.
+
+    Args:
+        name: such as `minilm`, `./my-model`, `answerdotai/ModernBERT-base`, `runs/legal`.
+        labels: the classes.
+        kind: whether texts are classified or their tokens.
+        adapter: what becomes of a run's adapters. `merge` puts them into the weights; with `continue` the last one's
+            LoRA layers are in the model, to be trained on, and what it trained of the LM head is left out.
+        device: where to put it.
+        dtype: of its weights.
+        progress: told what is being fetched.
+
+    The head's weights are those of `reset_head(model, 0)`.
+
+    Raises:
+        ModelError: no such model, or one that has no head of this kind; the message says what to do.
+        AssetError: an embedded model could not be fetched.
+    """
+    if (Path(name) / TASK_NAME).is_file():
+        raise ModelError(
+            f"'{name}' is a run of classify or tag, whose head is for another task.",
+            fix="give the model that it was trained from (base in its task.json), or evaluate or predict with the run",
+        )
+    source = find(name, progress)
+    kept = source.adapters
+    if adapter == "continue" and kept:
+        source = dataclasses.replace(source, adapters=kept[:-1])
+    task, missing = _load(source, labels, kind, name, dtype)
+    new = _new_modules(task.model, missing)
+    task.new_modules = tuple(new)
+    if adapter == "continue" and kept:
+        load_adapter(task.model, kept[-1], body_only=True, train_modules=new)
+        settings = json.loads((kept[-1] / CONFIG_NAME).read_text(encoding="utf-8"))
+        task.source, task.revision = settings["base_model_name_or_path"], settings.get("revision") or task.revision
+    replaced = [path for path in new if not any(key.startswith(f"{path}.") for key in missing)]
+    if replaced:
+        task.notes += (f"the checkpoint's own head, {' and '.join(replaced)}, is replaced by a new one",)
+    reset_head(task, 0)
+    return _ready(task, device)
+
+
+def load_task_run(
+    folder: Path | str,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    progress: Progress | None = None,
+) -> TaskModel:
+    """Load what a finished run of classify or tag has trained; its adapter is merged.
+
+    Raises:
+        ModelError: no such run, or one whose files do not fit each other.
+    """
+    folder = Path(folder)
+    facts = read_task(folder)
+    labels, kind = Labels(tuple(facts["labels"]), facts["several"]), facts["kind"]
+    if (folder / HEAD_FOLDER).is_dir():
+        probe, head = Probe.load(folder / HEAD_FOLDER)
+        task, _ = _load(find(head["base"], progress), labels, kind, str(folder), dtype)
+        task.probe = probe.to(device)
+        return _ready(task, device)
+    source = find(str(folder), progress)
+    body = dataclasses.replace(source, adapters=source.adapters[:-1])
+    task, missing = _load(body, labels, kind, str(folder), dtype, from_tokenizer=source)
+    if source.adapters:
+        load_adapter(task.model, source.adapters[-1])
+        merge_and_unload(task.model)
+    else:
+        check_missing(task.model, missing, str(folder))
+    return _ready(task, device)
+
+
+def read_task(folder: Path) -> dict[str, Any]:
+    """What task.json says of a run of classify or tag.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+    where = folder / TASK_NAME
+    try:
+        facts: dict[str, Any] = json.loads(where.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"'{folder}' is no finished run of classify or tag: it has no {TASK_NAME}.", fix="give the folder of one"
+        ) from None
+    except ValueError as error:
+        raise ModelError(f"{TASK_NAME} is not JSON: {error}", where=str(where)) from None
+    return facts
+
+
+def reset_head(task: TaskModel, seed: int) -> None:
+    """Draw the weights of the new modules, as the model's class does, as a function of `seed`."""
+    model = task.model
+    fresh = {id(module) for path in task.new_modules for module in model.get_submodule(path).modules()}
+    above = {id(module) for module in model.modules() if any(id(child) in fresh for child in module.children())}
+    for module in model.modules():  # transformers' marks of what is not to be drawn again
+        module._is_hf_initialized = id(module) not in fresh | above
+        for parameter in module.parameters(recurse=False):
+            parameter._is_hf_initialized = id(module) not in fresh
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(derive(seed, "head"))
+        model.initialize_weights()
+
+
+def _load(
+    source: Source, labels: Labels, kind: Kind, name: str, dtype: torch.dtype, from_tokenizer: Source | None = None
+) -> tuple[TaskModel, set[str]]:
+    """The model with its adapters merged, on the CPU, and the names of the weights that no file holds."""
+    auto, known = _CLASSES[kind]
+    with quiet(), loading(name):
+        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
+        architecture = describe(config, name)
+        check_request(architecture, config, None, name)
+        if config.model_type not in known:
+            raise ModelError(
+                f"'{name}' is a model of type '{config.model_type}', for which transformers has no class that "
+                f"classifies {_WORDS[kind]}.",
+                fix=f"take a model of one of these types: {', '.join(sorted(ARCHITECTURES.keys() & known.keys()))}",
+            )
+        tokenizer = load_tokenizer(from_tokenizer or source, name)
+        _set_labels(config, labels, kind)
+        model, missing = load_weights(auto, source.folder, config, dtype, any_head=True)
+    check_missing(model, [key for key in missing if ".pooler." not in key], name)
+    check_vocabulary(tokenizer, model, name)
+    _merge(model, source, architecture, name, dtype)
+    offset = architecture.position_offset(config)
+    task = TaskModel(
+        model=model.eval(),
+        tokenizer=tokenizer,
+        kind=kind,
+        labels=labels,
+        name=name,
+        source=source.recorded,
+        revision=source.revision,
+        max_length=longest_piece(config, offset, tokenizer, tested=architecture.tested),
+        packed=architecture.tested,
+        decoder=architecture.objective == "clm",
+        position_offset=offset,
+        notes=source.notes,
+    )
+    return task, missing
+
+
+def _set_labels(config: PretrainedConfig, labels: Labels, kind: Kind) -> None:
+    config.id2label = dict(enumerate(labels.names))
+    config.label2id = {name: index for index, name in enumerate(labels.names)}
+    if kind == "sequence":
+        config.problem_type = "multi_label_classification" if labels.several else "single_label_classification"
+
+
+def _merge(model: PreTrainedModel, source: Source, architecture: Architecture, name: str, dtype: torch.dtype) -> None:
+    """Put a run's adapters into the weights of a task's model: they are merged where they were trained, in the language
+    model, and all that the two have in common is copied.
+    """
+    if not source.adapters:
+        return
+    with quiet(), loading(name):
+        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
+        adapted, _ = load_weights(language_model_class(architecture), source.folder, config, dtype)
+    merge_adapters(adapted, source)
+    own = model.state_dict()
+    model.load_state_dict({key: value for key, value in adapted.state_dict().items() if key in own}, strict=False)
+
+
+def _new_modules(model: PreTrainedModel, missing: set[str]) -> list[str]:
+    """The paths of what is new: outside of the body whole children of the model, inside of it the modules themselves.
+
+    The layer that gives the logits is new in any case: one that a checkpoint brings is for other classes.
+    """
+    children = {name: child for name, child in model.named_children() if child is not model.base_model}
+    head = [name for name in children if name in _OUTPUT_LAYERS or any(key.startswith(f"{name}.") for key in missing)]
+    inside = {key.rpartition(".")[0] for key in missing if key.partition(".")[0] not in children}
+    whole = {path: module for path, module in model.base_model.named_modules(prefix=model.base_model_prefix) if path}
+    found: list[str] = []
+    for path, module in whole.items():  # outer modules come first
+        names = {f"{path}.{name}" for name, _ in module.named_parameters()}
+        if names and names <= missing and not any(path.startswith(f"{outer}.") for outer in found):
+            found.append(path)
+    assert all(any(f"{path}.".startswith(f"{outer}.") for outer in found) for path in inside)
+    return found + head
+
+
+def _ready(task: TaskModel, device: torch.device | str) -> TaskModel:
+    """On its device, with our attention, or proved."""
+    task.model.to(device).eval()
+    if task.packed:
+        attention.install(task.model)
+    else:
+        _prove(task)
+    return task
+
+
+def _prove(task: TaskModel) -> None:
+    """Find out on a tiny input how a model that no test of ours covers is to be run, as `base.prove` does.
+
+    Raises:
+        ModelError: neither packed nor padded does it give its own logits.
+    """
+    model, before = task.model, task.model.config._attn_implementation
+    pieces = trial_pieces(model, task.max_length)
+    inputs = TaskTokens.of([piece.tolist() for piece in pieces], task.device)
+    with quiet(), torch.no_grad():
+        alone: Sequence[Tensor] = [model(input_ids=piece[None], **task._no_cache()).logits for piece in pieces]
+        truth = torch.cat([logits.float().flatten(0, -2) for logits in alone])
+        attention.install(model)
+        if model.config._attn_implementation == attention.NAME:
+            task.packed = True
+            for offset in (0, (model.config.pad_token_id or 0) + 1):  # as BERT counts positions, and as RoBERTa does
+                task.position_offset = offset
+                if _agrees(task, inputs, truth):
+                    task.max_length = longest_piece(model.config, offset, task.tokenizer, tested=False)
+                    return
+            model.set_attn_implementation(before)
+        task.packed = False
+        if _agrees(task, inputs, truth):
+            return
+    raise ModelError(
+        f"'{task.name}' is of type '{model.config.model_type}', whose own logits cannot be had from a batch of texts.",
+        fix=f"take a model of one of these types: {', '.join(ARCHITECTURES)}",
+    )
+
+
+def _agrees(task: TaskModel, inputs: TaskPass, truth: Tensor) -> bool:
+    """Are our logits the model's own, up to the rounding of its dtype?"""
+    try:
+        return same_logits(task.logits(inputs), truth, task.model.dtype)
+    except Exception:  # whatever a model that nobody has tried here may raise
+        return False

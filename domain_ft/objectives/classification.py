@@ -1,0 +1,141 @@
+"""Classification of whole texts: one class each, or any number of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from domain_ft.corpus.batches import TaskBatch
+from domain_ft.corpus.tasks.examples import Labels
+from domain_ft.models.task_model import TaskModel
+from domain_ft.objectives.base import IGNORED
+from domain_ft_kernels import cross_entropy
+
+
+@dataclass(frozen=True)
+class TaskInputs:
+    """One pass of a task as tensors. See `TaskBatch`.
+
+    Attributes:
+        input_ids, position_ids, type_ids: (tokens,) int64.
+        cu_seqlens: (pieces + 1,) int32, where each piece begins, and the end of the last.
+        max_seqlen: length of the longest piece in tokens.
+        owners: (pieces,) int64, which example of the pass each piece is of, counted from 0.
+        targets: (examples,) int64, IGNORED where nothing is asked, or (examples, L) float32 where several may hold.
+        weights: what the losses are multiplied by, of the shape of `targets`, float32.
+        items: how many examples are asked for.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    type_ids: Tensor
+    cu_seqlens: Tensor
+    max_seqlen: int
+    owners: Tensor
+    targets: Tensor
+    weights: Tensor
+    items: int
+
+    @property
+    def examples(self) -> int:
+        """Number of examples in the pass."""
+        return len(self.targets)
+
+    def to(self, device: torch.device | str) -> TaskInputs:
+        """The same pass with its tensors on `device`."""
+        if torch.device(device) == self.input_ids.device:
+            return self
+        moved: dict[str, Any] = {
+            field.name: value.to(device, non_blocking=True)
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return dataclasses.replace(self, **moved)
+
+    def without_labels(self) -> TaskInputs:
+        """The same texts, asking for nothing: what a rank runs when a step has no examples for it."""
+        return dataclasses.replace(self, weights=torch.zeros_like(self.weights), items=0)
+
+
+@dataclass(frozen=True)
+class ClassificationObjective:
+    """Say which class a text is of, or which classes.
+
+    The loss of an example is its cross-entropy; where several classes may hold, the mean over the classes of their
+    binary cross-entropies, as transformers' models have it.
+
+    Attributes:
+        labels: the classes.
+        class_weights: what `class_weights` gives, for classes of unequal size; None for no weights.
+        kernels: the backend of the ops, as `--kernels` names it.
+    """
+
+    labels: Labels
+    class_weights: npt.NDArray[np.float32] | None = None
+    kernels: str = "auto"
+    name: str = "classification"
+
+    def prepare(self, batch: TaskBatch, epoch: int) -> TaskInputs:  # noqa: ARG002 (nothing is drawn at random)
+        """The tensors of a pass; the same for every epoch."""
+        weights = self._weights(batch.targets)
+        return TaskInputs(
+            input_ids=torch.from_numpy(batch.input_ids),
+            position_ids=torch.from_numpy(batch.position_ids),
+            type_ids=torch.from_numpy(batch.type_ids),
+            cu_seqlens=torch.from_numpy(batch.cu_seqlens),
+            max_seqlen=int(batch.lengths.max(initial=0)),
+            owners=torch.from_numpy(batch.owners),
+            targets=torch.from_numpy(batch.targets),
+            weights=torch.from_numpy(weights),
+            items=len(batch.targets) if self.labels.several else int((batch.targets != IGNORED).sum()),
+        )
+
+    def loss(self, base: TaskModel, inputs: TaskInputs) -> Tensor:
+        """0-d float32, the sum of the losses of the examples."""
+        return self.row_losses(base, inputs).sum()
+
+    def row_losses(self, base: TaskModel, inputs: TaskInputs) -> Tensor:
+        """(examples,) float32, the loss of each example."""
+        logits = base.logits(inputs)
+        if self.labels.several:
+            losses = F.binary_cross_entropy_with_logits(logits, inputs.targets.to(logits.dtype), reduction="none")
+            return (losses * inputs.weights).mean(1)
+        losses = cross_entropy(logits, inputs.targets, ignore_index=IGNORED, reduction="none", backend=self.kernels)
+        return losses * inputs.weights
+
+    def _weights(self, targets: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        if self.class_weights is None:
+            return np.ones(targets.shape, dtype=np.float32)
+        if self.labels.several:
+            absent, present = self.class_weights
+            return np.where(targets > 0, present, absent).astype(np.float32)
+        return self.class_weights[np.maximum(targets, 0)]
+
+
+def class_weights(targets: npt.NDArray[Any], labels: Labels) -> npt.NDArray[np.float32]:
+    """Balanced weights, as scikit-learn has them: all classes weigh as much in the sum, and the mean weight is 1.
+
+    Args:
+        targets: of the training examples, as `Labels.targets` gives them.
+        labels: the classes.
+
+    Returns:
+        (L,) n / (L · n_c) for a class with n_c of n examples, L counting the classes that occur. Where several may
+        hold, (2, L): the weights of a class where it is absent and where it is present, n / (2 · n_c) each.
+    """
+    if labels.several:
+        present = targets.sum(0, dtype=np.float64)
+        counts = np.stack([len(targets) - present, present])
+        shares = (counts > 0).sum(0)
+    else:
+        counts = np.bincount(targets[targets != IGNORED], minlength=len(labels)).astype(np.float64)
+        shares = np.array((counts > 0).sum())
+    total = counts.sum(0)
+    return np.where(counts > 0, total / (np.maximum(shares, 1) * np.maximum(counts, 1)), 1.0).astype(np.float32)
