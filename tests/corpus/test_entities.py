@@ -39,6 +39,8 @@ from domain_ft.errors import CorpusError, RecordError
 
 SCHEMES: dict[Scheme, Any] = {"iob1": IOB1, "iob2": IOB2, "bioes": IOBES, "bilou": BILOU}
 KINDS = ("wordpiece", "roberta", "gpt2")
+WORDS = ("licensee", "U.S.", "growth", "x-9", "é")
+SIGNS = "ab. 🤒👩\u200d⚕️é\u0301が点\u3000\n"
 
 
 # ------------------------------------------------------------------------------------------------------------ schemes
@@ -441,7 +443,7 @@ def targets(rows: TaggingRows) -> np.ndarray:
     sentence=chunked(),
     kind=st.sampled_from(KINDS),
     max_length=st.sampled_from([5, 16, 128]),
-    word=st.sampled_from(["licensee", "U.S.", "growth", "x-9", "é"]),
+    word=st.sampled_from(WORDS),
 )
 def test_labels_of_words_come_back_as_the_spans(
     sentence: tuple[list[Span], int], kind: str, max_length: int, word: str
@@ -459,7 +461,7 @@ def test_labels_of_words_come_back_as_the_spans(
 
 @given(
     st.sampled_from(KINDS),
-    st.text(st.sampled_from("ab. 🤒👩\u200d⚕️é\u0301が点\u3000\n"), min_size=1, max_size=20),
+    st.text(st.sampled_from(SIGNS), min_size=1, max_size=20),
     st.data(),
 )
 def test_what_a_model_says_is_always_spans_of_the_text(kind: str, text: str, data: st.DataObject) -> None:

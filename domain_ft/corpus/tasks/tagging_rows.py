@@ -21,12 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
 
 from domain_ft.corpus.batches import TaskBatch
 from domain_ft.corpus.masking import IGNORED
 from domain_ft.corpus.tasks.entities import OUTSIDE, Bounds, Span, TaggedText, find_words, lenient_chunks
-from domain_ft.corpus.tokens import SpecialTokens
+from domain_ft.corpus.tokens import SpecialTokens, plain_backend
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -94,10 +93,7 @@ class TextEncoder:
         self.room = max_length - len(self.start) - len(self.end)
         if self.room < 1:
             raise ValueError(f"windows of {max_length} tokens hold nothing beside the special ones")
-        self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        self._backend.no_truncation()
-        self._backend.no_padding()
-        self._backend.encode_special_tokens = True
+        self._backend = plain_backend(tokenizer)
 
     def encode(self, texts: Iterable[tuple[str, Sequence[Bounds] | None]]) -> Iterator[EncodedText]:
         """Each (text, words) as tokens, in order, a thousand at a time."""
