@@ -106,7 +106,7 @@ def measure(wanted: Measurement) -> dict[str, Any]:
     from domain_ft.training.loop import train
     from domain_ft.training.progress import ProgressDisplay
     from domain_ft.verbs.adapt import add_trainable, set_up
-    from domain_ft.verbs.language_model import choose_machine
+    from domain_ft.verbs.machine import choose_machine
 
     settings = AdaptSettings(
         corpus=wanted.corpus,

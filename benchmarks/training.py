@@ -151,7 +151,8 @@ def measure(job: Job, side: Side, steps: int, seed: int, rows: Path, scores: Pat
     from domain_ft.training.loop import peak_memory_bytes
     from domain_ft.training.progress import ProgressDisplay
     from domain_ft.verbs.adapt import add_trainable, set_up
-    from domain_ft.verbs.language_model import choose_machine, score_held_out
+    from domain_ft.verbs.language_model import score_held_out
+    from domain_ft.verbs.machine import choose_machine
 
     settings = AdaptSettings(
         corpus=job.corpus,

@@ -88,7 +88,7 @@ class Corpus:
             return [ASSETS[str(source.asset)].sha256, source.path]
         if source.kind == "hub" and not Path(str(source.id)).is_dir():
             return [source.id, source.config, source.split, source.documents, hub_revision(source)]
-        files = [[name, digest] for (_, name), digest in _hash_files(self._listing(source, None))]
+        files = [[name, digest] for (_, name), digest in hash_files(self._listing(source, None))]
         return [source.config, source.split, source.documents, files]
 
     def _listing(self, source: Source, progress: Progress | None) -> Listing:
@@ -194,7 +194,7 @@ def _hub_recipe(spec: str) -> Recipe:
     return Recipe(Path(identifier).name, f"The data set {identifier} of the hub.", "unknown", "", "und", (source,))
 
 
-def _hash_files(listing: Listing) -> Iterator[tuple[tuple[Path, str], str]]:
+def hash_files(listing: Listing) -> Iterator[tuple[tuple[Path, str], str]]:
     """Each file with its SHA-256; one hashed before is not read again while its size and time of change are as then."""
     memory = cache_folder("corpora") / "file-hashes.json"
     known: dict[str, list[Any]] = _read_json(memory)

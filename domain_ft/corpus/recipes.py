@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from domain_ft.corpus.assets import ASSETS
-from domain_ft.corpus.readers import READERS
+from domain_ft.corpus.readers import READERS, RECORDS
 from domain_ft.errors import CorpusError, nearest
 
 if sys.version_info >= (3, 11):
@@ -46,10 +46,25 @@ _RECIPE_KEYS: dict[str, tuple[type, bool]] = {
     "sources": (list, True),
     "tasks": (list, False),
 }
+# What every task says, then what it says by the kind of its source.
 _TASK_KEYS: dict[str, tuple[type, bool]] = {
     "name": (str, True),
-    "source": (str, True),
     "description": (str, True),
+    "licence": (str, False),
+    "citation": (str, False),
+    "classes": (int, False),
+    "split": (str, False),
+    "weaknesses": (str, False),
+    "text_field": (str, False),
+    "pair_field": (str, False),
+    "label_field": (str, False),
+    "id_field": (str, False),
+    "group_field": (str, False),
+}
+_TASK_SOURCE_KEYS: dict[str, dict[str, tuple[type, bool]]] = {
+    "asset": {"asset": (str, True), "path": (str, True), "reader": (str, True)},
+    "files": {"train": (str, True), "validation": (str, False), "test": (str, False), "test_ids": (str, False)},
+    "hub": {"id": (str, True), "config": (str, False), "revision": (str, False)},
 }
 _TYPE_NAMES = {str: "a text", int: "a whole number", list: "a list of tables"}
 
@@ -82,11 +97,45 @@ class Source:
 
 @dataclass(frozen=True)
 class Task:
-    """A downstream task that the corpus brings: its name, the source that it is made from, and what is asked."""
+    """A downstream task that the corpus brings: its card, and where its examples are.
+
+    Attributes:
+        name: within the recipe; `legal/NAME` on the command line.
+        description: what is asked, in a sentence.
+        kind: `asset`, `files` or `hub`, as of a source.
+        asset, path, reader: the files within an asset, and the reader of their records, a name in `readers.RECORDS`.
+        train, validation, test, test_ids: files, relative to the recipe (`files`).
+        id, config, revision: of the data set on the hub, whose splits are found by their usual names.
+        text_field, pair_field, label_field, id_field, group_field: as the options of these names.
+        classes: how many there are.
+        split: how the examples are split, where that is not the files' own way.
+        weaknesses: what is known to be wrong with the task.
+        licence, citation: the corpus' own where they are empty.
+    """
 
     name: str
-    source: str
     description: str
+    kind: str
+    asset: str | None = None
+    path: str | None = None
+    reader: str = "auto"
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    test_ids: str | None = None
+    id: str | None = None
+    config: str | None = None
+    revision: str | None = None
+    text_field: str | None = None
+    pair_field: str | None = None
+    label_field: str | None = None
+    id_field: str | None = None
+    group_field: str | None = None
+    classes: int | None = None
+    split: str = ""
+    weaknesses: str = ""
+    licence: str = ""
+    citation: str = ""
 
 
 @dataclass(frozen=True)
@@ -149,9 +198,9 @@ def parse_recipe(values: Mapping[str, Any], *, name: str, folder: Path, where: s
     if not sources and "sources" in values and not problems:
         problems.append("the recipe has no [[sources]]: there is nothing to read")
     for index, table in enumerate(sources, 1):
-        problems += _check_source(table, f"source {index}")
+        problems += _check_place(table, f"source {index}", _SOURCE_KEYS, {}, READERS)
     for index, table in enumerate(tasks, 1):
-        problems += _check_table(table, _TASK_KEYS, f"task {index}")
+        problems += _check_place(table, f"task {index}", _TASK_SOURCE_KEYS, _TASK_KEYS, RECORDS)
     names = [task.get("name") for task in tasks]
     problems += [f"two tasks are named '{name}'" for name in sorted({str(n) for n in names if names.count(n) > 1})]
     if problems:
@@ -180,15 +229,24 @@ def _tables(value: Any, key: str, problems: list[str]) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)]
 
 
-def _check_source(table: Mapping[str, Any], label: str) -> list[str]:
+def _check_place(
+    table: Mapping[str, Any],
+    label: str,
+    kinds: Mapping[str, dict[str, tuple[type, bool]]],
+    shared: Mapping[str, tuple[type, bool]],
+    readers: Collection[str],
+) -> list[str]:
+    """What is wrong with a source or task. It may have the `shared` keys, and those that `kinds` has for its kind."""
     kind = table.get("kind")
-    if not isinstance(kind, str) or kind not in _SOURCE_KEYS:
+    if not isinstance(kind, str) or kind not in kinds:
         given = "has no 'kind'" if kind is None else f"is of kind {kind!r}"
-        return [f"{label} {given}: {nearest(str(kind), _SOURCE_KEYS)}"]
-    problems = _check_table(table, {"kind": (str, True), **_SOURCE_KEYS[kind]}, label)
+        every = {key: (wanted, False) for keys in kinds.values() for key, (wanted, _) in keys.items()}
+        problems = _check_table(table, {"kind": (str, False), **shared, **every}, label) if shared else []
+        return [f"{label} {given}: {nearest(str(kind), kinds)}", *problems]
+    problems = _check_table(table, {"kind": (str, True), **shared, **kinds[kind]}, label)
     reader, asset, path = table.get("reader"), table.get("asset"), table.get("path")
-    if isinstance(reader, str) and reader not in READERS:
-        problems.append(f"{label} has no such reader '{reader}': {nearest(reader, READERS)}")
+    if isinstance(reader, str) and reader not in readers:
+        problems.append(f"{label} has no such reader '{reader}': {nearest(reader, readers)}")
     if kind == "asset" and isinstance(asset, str) and asset not in ASSETS:
         problems.append(f"{label} has no such asset '{asset}': {nearest(asset, ASSETS)}")
     if kind == "asset" and isinstance(path, str):

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from domain_ft.corpus.tasks.examples import Example, Examples, Labels
-from domain_ft.evaluation.classification import point_scores
+from domain_ft.evaluation.classification import classification_metrics, paired_difference, point_scores
 from domain_ft.evaluation.predictions import Predictions
 from domain_ft.randomness import generator
 
@@ -112,6 +112,21 @@ def tfidf_svm(
     kind = "words, pairs of words" + (", one to three characters" if features.characters else "")
     notes.append(f"TF-IDF of {kind}; linear SVM with C = {strength:g}.")
     return Baseline(Predictions.of(test, labels, _decide(machines, features.of(test))), tuple(notes))
+
+
+def baseline_facts(baseline: Baseline, model: Predictions, *, seed: int = 0) -> dict[str, Any]:
+    """What reports say of a baseline: its scores on the test set, and how much higher the `model`'s are.
+
+    Returns:
+        `classification_metrics` without `per_class`, `difference` (of `paired_difference`, by metric) and `notes`; the
+        notes alone where the baseline was not run.
+    """
+    notes = list(baseline.notes)
+    if baseline.predictions is None:
+        return {"notes": notes}
+    found = classification_metrics(baseline.predictions, seed=seed)
+    del found["per_class"]
+    return {**found, "difference": paired_difference([baseline.predictions], [model], seed=seed), "notes": notes}
 
 
 class _Features:

@@ -135,6 +135,24 @@ def confusion_matrix(predictions: Predictions) -> npt.NDArray[np.int64]:
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
 
 
+def worst_errors(predictions: Predictions, limit: int) -> list[tuple[int, float]]:
+    """(index of the example, confidence) of the mistakes that the model was surest of, at most `limit`.
+
+    The confidence is the wrong class's probability. Where several may hold it is that of the example's surest wrong
+    decision: the probability of a class that was falsely said, or one minus that of a class that was missed.
+    """
+    chances, predicted = predictions.probabilities(), predictions.predicted()
+    if predictions.labels.several:
+        wrong = predicted != predictions.targets
+        confidence = np.where(wrong, np.where(predicted == 1, chances, 1 - chances), 0.0).max(axis=1)
+        mistakes = np.flatnonzero(wrong.any(axis=1))
+    else:
+        confidence = chances.max(axis=1)
+        mistakes = np.flatnonzero(predicted != predictions.targets)
+    order = mistakes[np.argsort(-confidence[mistakes], kind="stable")[:limit]]
+    return [(int(index), float(confidence[index])) for index in order]
+
+
 def auroc(predictions: Predictions) -> float | None:
     """The mean area under the ROC curve over classes with examples of both kinds; None where there is no such class."""
     chances = predictions.probabilities()

@@ -1,5 +1,6 @@
 """Checkpoints that are complete or absent, and the newest whole one to go on from.
 
+    checkpoints/best.safetensors                  what trains, as it was at the best point of the held-out curve
     checkpoints/step-120/  model.safetensors      what trains, by name
                            optimizer.safetensors  `<parameter>.<exp_avg|exp_avg_sq|step>`
                            state.json             step, tokens, seconds, pass size
@@ -11,22 +12,24 @@ the schedule is a function of the step, so this is all that a run is.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 
 from domain_ft.errors import CheckpointError
-from domain_ft.storage import new_folder, sha256, write_json
+from domain_ft.storage import new_folder, sha256, write_atomic, write_json
 from domain_ft.training.sharding import shard_like, whole
 
+BEST_NAME = "best.safetensors"
 _NAME = re.compile(r"step-(\d+)")
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 
@@ -41,6 +44,9 @@ class TrainingState:
         seconds: time spent training, over all the processes that the run has had.
         tokens_per_pass: the size of a pass; smaller than the setting once memory has run out.
         activation_checkpointing: whether layers are computed again in the backward pass; on, too, once it has.
+        best_score: of the points of the held-out curve, the best; None before the first, and where none is kept.
+        best_step: after which it was measured, and the weights were kept.
+        points_since_best: how many points have come after it.
     """
 
     step: int
@@ -48,6 +54,43 @@ class TrainingState:
     seconds: float
     tokens_per_pass: int
     activation_checkpointing: bool = False
+    best_score: list[float] | None = None
+    best_step: int | None = None
+    points_since_best: int = 0
+
+    def after_point(self, score: Sequence[float]) -> TrainingState:
+        """The state after a point of the held-out curve that is `score` good."""
+        if self.best_score is None or list(score) > self.best_score:
+            return dataclasses.replace(self, best_score=list(score), best_step=self.step, points_since_best=0)
+        return dataclasses.replace(self, points_since_best=self.points_since_best + 1)
+
+
+def save_best(folder: Path, parameters: Mapping[str, nn.Parameter], *, write: bool = True) -> None:
+    """Keep what trains, as it is now, as `folder`/best.safetensors; that of an earlier point is replaced.
+
+    Raises:
+        CheckpointError: the disk is full or cannot be written.
+    """
+    weights = _gathered(parameters, keep=write)
+    if not write:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / BEST_NAME, save(weights, metadata={"format": "pt"}))
+    except OSError as error:
+        raise CheckpointError(
+            f"the best model so far could not be written: {error.strerror or error}",
+            where=str(folder),
+            fix="free some space, then go on with --resume",
+        ) from error
+
+
+def load_best(folder: Path, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Put what `save_best` kept into `parameters`."""
+    weights = load_file(folder / BEST_NAME)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(shard_like(weights[name], parameter))
 
 
 def save_checkpoint(

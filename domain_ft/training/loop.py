@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import math
 import resource
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -42,7 +43,7 @@ from domain_ft.models.activation_checkpointing import ActivationCheckpointing
 from domain_ft.models.lora import LoraLinear, has_lora, set_dropout_seed
 from domain_ft.objectives.base import Objective, PassInputs, TrainedModel
 from domain_ft.randomness import derive
-from domain_ft.training.checkpoints import TrainingState, load_latest, save_checkpoint
+from domain_ft.training.checkpoints import TrainingState, load_best, load_latest, save_best, save_checkpoint
 from domain_ft.training.optimizer import build_optimizer, set_learning_rate
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.training.schedule import learning_rate_factor
@@ -150,6 +151,7 @@ def train(
     resume: bool = False,
     on_resume: Callable[[int], None] | None = None,
     evaluate: Callable[[], Mapping[str, Any]] | None = None,
+    score: Callable[[Mapping[str, Any]], Sequence[float]] | None = None,
 ) -> TrainingState:
     """Train what `requires_grad` in `base.model` on `rows`, from the newest checkpoint where `resume`.
 
@@ -168,6 +170,10 @@ def train(
         on_resume: told the step that the run goes on from, before the first new line is logged.
         evaluate: gives a point of the held-out curve, logged with the step after which it was called. All processes
             call it, and have to call the model as often.
+        score: how good a point of the curve is, higher being better: numbers of which the later ones decide where the
+            earlier ones are equal; the same on all processes. The last step is a point too then, what trains is left
+            as it was at the best of them (the first of equals), and the run ends early after `patience` points without
+            a better one. Without it, what trains is left as the last step did.
 
     Raises:
         TrainingError: a loss or gradient that is not finite; no memory for a single piece; a model with padded batches
@@ -216,14 +222,19 @@ def train(
 
     saved_step = state.step
     with stop_requests(display) as stop:
-        while state.step < settings.total_steps:
+        while state.step < settings.total_steps and not _out_of_patience(state, settings):
             began = time.perf_counter()
             step = plan.step(state.step)
             loss, rate, norm, tokens_per_pass, padding = trainer.take(step, state)
             seconds = time.perf_counter() - began
             tokens = int(rows.lengths[step.rows].sum())
-            state = TrainingState(
-                state.step + 1, state.tokens + tokens, state.seconds + seconds, tokens_per_pass, checkpointing.on
+            state = dataclasses.replace(
+                state,
+                step=state.step + 1,
+                tokens=state.tokens + tokens,
+                seconds=state.seconds + seconds,
+                tokens_per_pass=tokens_per_pass,
+                activation_checkpointing=checkpointing.on,
             )
             last = state.step == settings.total_steps
             metrics: dict[str, Any] = {
@@ -237,10 +248,16 @@ def train(
                 "memory_bytes": max(over_ranks(accelerator, memory_bytes()))[0],
             }
             display.step(metrics, settings.total_steps)
-            if evaluate and settings.evaluate_every and state.step % settings.evaluate_every == 0 and not last:
+            due = bool(settings.evaluate_every) and state.step % settings.evaluate_every == 0
+            if evaluate and (due or last if score else due and not last):
                 with gathered(shards):
                     metrics["evaluation"] = dict(evaluate())
                 release_free_memory()
+                if score:
+                    state = state.after_point(score(metrics["evaluation"]))
+                    if state.best_step == state.step:
+                        save_best(checkpoints, parameters, write=accelerator.is_main_process)
+                    last = last or _out_of_patience(state, settings)
             if state.step % log_every == 0 or last or "evaluation" in metrics:
                 log(metrics)
             stopping = max(over_ranks(accelerator, int(stop.is_set())))[0] > 0  # all ranks stop after the same step
@@ -249,10 +266,17 @@ def train(
                 saved_step = state.step
             if stopping:
                 raise Interrupted(f"stopped after step {saved_step}; its checkpoint is written")
+    if state.best_step is not None:
+        accelerator.wait_for_everyone()
+        load_best(checkpoints, parameters)
     if shards:
         optimizer.zero_grad(set_to_none=True)
         base.model = shards.whole_model()
     return state
+
+
+def _out_of_patience(state: TrainingState, settings: LoopSettings) -> bool:
+    return 0 < settings.patience <= state.points_since_best
 
 
 @dataclass(frozen=True)

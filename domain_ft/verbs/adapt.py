@@ -8,75 +8,66 @@ run.result["after"]["domain"]["loss"], run.model
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import gather_object
 from rich.console import Console
 
 from domain_ft.corpus.masking import mostly_without_words
 from domain_ft.corpus.packing import StepPlan
 from domain_ft.corpus.tokens import TokenRows, tokenize
-from domain_ft.errors import SettingsError
 from domain_ft.evaluation.bootstrap import beyond_control, difference
 from domain_ft.evaluation.samples import Probe, answer, choose_probes, side_by_side
 from domain_ft.evaluation.scores import Scores
 from domain_ft.models import embedded
-from domain_ft.models.activation_checkpointing import ActivationCheckpointing
 from domain_ft.models.base import BaseModel, load
 from domain_ft.models.export import export_merged
-from domain_ft.models.lora import LoraConfig, apply_lora, has_lora, lora_of, set_backend
 from domain_ft.models.peft_format import save_adapter
 from domain_ft.objectives.base import LanguageModelObjective
 from domain_ft.report.data import AdaptReport, BaseFacts, CorpusFacts
 from domain_ft.report.run_folder import RunFolder
 from domain_ft.report.terminal import print_adapt
-from domain_ft.settings import PROVENANCE, AdaptSettings, tomllib
+from domain_ft.settings import AdaptSettings
 from domain_ft.storage import cache_folder
 from domain_ft.training.checkpoints import TrainingState
 from domain_ft.training.loop import (
     LoopSettings,
     count_steps,
-    disable_base_dropout,
     over_ranks,
     peak_memory_bytes,
     train,
 )
-from domain_ft.training.memory import (
-    PassLimits,
-    PassMemory,
-    PassPlan,
-    count_pass,
-    free_memory,
-    plan_passes,
-    training_state_bytes,
-)
+from domain_ft.training.memory import PassPlan
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.language_model import (
     EVALUATION_TOKENS,
     NO_CONTROL,
     HeldOut,
-    Machine,
     build_objective,
-    choose_machine,
     control_of,
     hold_out,
-    is_main_process,
     piece_length,
     prepare_corpora,
-    provenance,
     score_held_out,
+)
+from domain_ft.verbs.machine import Machine, choose_machine, is_main_process, provenance
+from domain_ft.verbs.training import (
+    alpha_of,
+    as_started,
+    choose_passes,
+    loop_settings,
+    make_trainable,
+    settle_config,
+    trainable_for_now,
 )
 
 if TYPE_CHECKING:
@@ -85,22 +76,7 @@ if TYPE_CHECKING:
     from domain_ft.corpus.prepared import PreparedCorpus
 
 DEFAULT_TOKENS = 250_000
-LEARNING_RATES = {"lora": 2e-3, "dora": 2e-3, "full": 5e-5}
 CURVE_POINTS = 8
-MAY_CHANGE = {
-    "output",
-    "activation_checkpointing",
-    "track",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "sharding",
-    "examples",
-    "quiet",
-    "json",
-    "resume",
-    "dry_run",
-}
-"""Settings that a resumed run may be given anew: nothing that is computed depends on them, but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -188,16 +164,24 @@ def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) 
         settings.to_dict() | read | {"tokens": train_rows["domain"].key, "base model": base.revision}, base.model
     )
     objective = build_objective(base, settings, machine.kernels)
-    passes = _plan_passes(base, objective, train_rows["domain"], settings, machine)
-    if not passes.fits:
-        display.warn(f"memory may run out: {passes.reason}")
-    elif passes.activation_checkpointing and settings.activation_checkpointing == "auto":
-        display.say(f"note: memory is short, so layers are computed again in the backward pass: {passes.reason}")
-    loop = _loop_settings(settings, train_rows["domain"], passes)
+    rows = train_rows["domain"]
+    with trainable_for_now(base.model, settings, machine.kernels):
+        step_tokens = settings.tokens_per_step
+        passes = choose_passes(base, objective, rows, settings, machine, display, step_tokens=step_tokens)
+    budgeted = settings.max_steps is not None or settings.epochs is not None
+    total_steps = count_steps(
+        StepPlan(rows.lengths, settings.tokens_per_step, settings.seed),
+        rows.tokens,
+        max_tokens=None if budgeted else settings.max_tokens or DEFAULT_TOKENS,
+        max_steps=settings.max_steps,
+        epochs=settings.epochs,
+    )
+    evaluate_every = settings.evaluate_every or max(1, total_steps // CURVE_POINTS)
+    loop = loop_settings(settings, passes, total_steps=total_steps, evaluate_every=evaluate_every)
     settled: dict[str, Any] = {
         "control": control_of(settings) or NO_CONTROL,
         "max_length": length,
-        "alpha": _alpha(settings),
+        "alpha": alpha_of(settings),
         "learning_rate": loop.learning_rate,
         "evaluation_tokens": settings.evaluation_tokens or EVALUATION_TOKENS[base.objective],
         "max_tokens": None,
@@ -217,119 +201,10 @@ def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) 
         base=base,
         objective=objective,
         corpora=corpora,
-        train_rows=train_rows["domain"],
+        train_rows=rows,
         held_out=held_out,
         loop=loop,
         passes=passes,
-    )
-
-
-def _plan_passes(
-    base: BaseModel, objective: LanguageModelObjective, rows: TokenRows, settings: AdaptSettings, machine: Machine
-) -> PassPlan:
-    """How large a pass is, by the memory that is free now; the same on every process."""
-    can_checkpoint = ActivationCheckpointing(base.model).possible
-    if settings.activation_checkpointing == "on" and not can_checkpoint:
-        raise SettingsError(
-            f"--activation-checkpointing on: '{base.name}' does not keep its layers in a list, so there is nothing to "
-            "compute again",
-            fix="leave the option out; a smaller --tokens-per-pass or --max-length takes less memory",
-        )
-    with _trainable_for_now(base.model, settings, machine.kernels):
-        plan = plan_passes(
-            pass_limits(base, rows, settings, machine),
-            lambda on: pass_memory(base, objective, rows, settings, machine, activation_checkpointing=on),
-            tokens_per_pass=settings.tokens_per_pass,
-            activation_checkpointing=settings.activation_checkpointing,
-            can_checkpoint=can_checkpoint,
-        )
-    plans: list[PassPlan] = gather_object([plan])
-    return max(plans, key=lambda plan: (plan.activation_checkpointing, -plan.tokens_per_pass))
-
-
-def pass_limits(base: BaseModel, rows: TokenRows, settings: AdaptSettings, machine: Machine) -> PassLimits:
-    """What passes have to keep to here and now; what trains must be in the model already."""
-    # The processes of a machine share its memory, where each has a GPU of its own.
-    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if machine.device.type == "cpu" else 1
-    return PassLimits(
-        step_tokens=-(-settings.tokens_per_step // machine.accelerator.num_processes),
-        longest=int(rows.lengths.max()),
-        device=machine.device.type,
-        free_bytes=free_memory(machine.device) // sharing,
-        state_bytes=training_state_bytes(base.model.parameters()),
-    )
-
-
-def pass_memory(
-    base: BaseModel,
-    objective: LanguageModelObjective,
-    rows: TokenRows,
-    settings: AdaptSettings,
-    machine: Machine,
-    *,
-    activation_checkpointing: bool,
-) -> PassMemory:
-    """Count what a pass of `base` takes in training; what trains must be in it already."""
-    checkpointing = ActivationCheckpointing(base.model)
-    if not settings.base_dropout:
-        disable_base_dropout(base.model)
-    base.model.train()
-    checkpointing.switch(activation_checkpointing)
-    try:
-        longest = rows.pack([int(rows.lengths.argmax())])
-        return count_pass(
-            base,
-            objective,
-            longest,
-            kernels=machine.kernels,
-            autocast=machine.accelerator.autocast,
-            keeps_scores=settings.base_dropout or not base.packed,
-        )
-    finally:
-        checkpointing.switch(on=False)
-        base.model.eval()
-
-
-@contextlib.contextmanager
-def _trainable_for_now(model: PreTrainedModel, settings: AdaptSettings, kernels: str) -> Iterator[None]:
-    """Inside the block the model is as it will be trained; afterwards it is as it was."""
-    parameters = list(model.parameters())
-    wanted = [parameter.requires_grad for parameter in parameters]
-    _make_trainable(model, settings, kernels)
-    try:
-        yield
-    finally:
-        if has_lora(model):
-            lora_of(model).discard()
-        for parameter, requires_grad in zip(parameters, wanted, strict=True):
-            parameter.requires_grad_(requires_grad)
-
-
-def _loop_settings(settings: AdaptSettings, rows: TokenRows, passes: PassPlan) -> LoopSettings:
-    budgeted = settings.max_steps is not None or settings.epochs is not None
-    total_steps = count_steps(
-        StepPlan(rows.lengths, settings.tokens_per_step, settings.seed),
-        rows.tokens,
-        max_tokens=None if budgeted else settings.max_tokens or DEFAULT_TOKENS,
-        max_steps=settings.max_steps,
-        epochs=settings.epochs,
-    )
-    return LoopSettings(
-        total_steps=total_steps,
-        tokens_per_step=settings.tokens_per_step,
-        tokens_per_pass=passes.tokens_per_pass,
-        activation_checkpointing=passes.activation_checkpointing,
-        learning_rate=settings.learning_rate or LEARNING_RATES[settings.method],
-        schedule=settings.schedule,
-        warmup=settings.warmup,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        lora_plus_ratio=settings.lora_plus_ratio,
-        base_dropout=settings.base_dropout,
-        seed=settings.seed,
-        checkpoint_every=settings.checkpoint_every,
-        keep_checkpoints=settings.keep_checkpoints,
-        evaluate_every=settings.evaluate_every or max(1, total_steps // CURVE_POINTS),
     )
 
 
@@ -347,8 +222,9 @@ def adapt(settings: AdaptSettings) -> AdaptRun:
         if machine.is_main:
             folder = RunFolder.create(folder.path, resume=settings.resume)
     with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
-        job = set_up(_as_started(settings, folder), machine, display)
-        _settle_config(job, folder)
+        job = set_up(as_started(settings, folder), machine, display)
+        settle_config(job.settings, _provenance(job), folder, machine, sources=("model", "corpora"))
+        _keep_rejects(job, folder)
         _say_what_is_odd(job, display)
         probes = _choose_probes(job)
         before = _measure(job, folder, "before", display)
@@ -393,71 +269,14 @@ def curve_tokens(settings: AdaptSettings) -> int:
 
 def add_trainable(job: Job) -> None:
     """Make of the base model one that trains: LoRA goes into it, or every weight is opened."""
-    _make_trainable(job.base.model, job.settings, job.machine.kernels)
+    make_trainable(job.base.model, job.settings, job.machine.kernels, seed=job.settings.seed)
 
 
-def _make_trainable(model: PreTrainedModel, settings: AdaptSettings, kernels: str) -> None:
-    if settings.method == "full":
-        model.requires_grad_(True)
-        return
-    config = LoraConfig(
-        rank=settings.rank,
-        alpha=_alpha(settings),
-        dropout=settings.dropout,
-        targets=settings.targets,
-        use_rslora=settings.rslora,
-        use_dora=settings.method == "dora",
-        train_modules=settings.train_modules,
-    )
-    apply_lora(model, config, seed=settings.seed)
-    set_backend(model, kernels)
-
-
-def _alpha(settings: AdaptSettings) -> float:
-    return settings.alpha or 2.0 * settings.rank
-
-
-def _as_started(settings: AdaptSettings, folder: RunFolder) -> AdaptSettings:
-    """For a resumed run the passes that it was started with, where none are asked for: memory may be other by now."""
-    if not (settings.resume and folder.config.is_file()):
-        return settings
-    stored = AdaptSettings.from_toml(folder.config)
-    checkpointing = settings.activation_checkpointing
-    return dataclasses.replace(
-        settings,
-        tokens_per_pass=settings.tokens_per_pass or stored.tokens_per_pass,
-        activation_checkpointing=stored.activation_checkpointing if checkpointing == "auto" else checkpointing,
-    )
-
-
-def _settle_config(job: Job, folder: RunFolder) -> None:
-    """Write config.toml; for a resumed run, refuse settings that are not those it was started with."""
-    text = job.settings.to_toml(_provenance(job))
-    if job.settings.resume:
-        stored = AdaptSettings.from_toml(folder.config)
-        changed = [
-            f"{name} was {before!r}, now {job.settings.to_dict()[name]!r}"
-            for name, before in stored.to_dict().items()
-            if name not in MAY_CHANGE and before != job.settings.to_dict()[name]
-        ]
-        if changed:
-            raise SettingsError(
-                f"--resume with other settings than the run was started with: {'; '.join(changed)}",
-                where=str(folder.config),
-                fix="resume with the same options (config.toml has them), or start another run with another --output",
-            )
-        then, now = (tomllib.loads(one)[PROVENANCE] for one in (folder.config.read_text(encoding="utf-8"), text))
-        if (then["model"], then["corpora"]) != (now["model"], now["corpora"]):
-            raise SettingsError(
-                "--resume: the text or the model is not what the run was started with, though the settings are",
-                where=str(folder.config),
-                fix="put the files back as they were, or start another run with another --output",
-            )
-    elif job.machine.is_main:
-        folder.write_config(text)
-        rejected = job.corpora["domain"].rejects_path
-        if rejected:
-            shutil.copyfile(rejected, folder.rejects)
+def _keep_rejects(job: Job, folder: RunFolder) -> None:
+    """Put the list of records that were left out beside the run."""
+    rejected = job.corpora["domain"].rejects_path
+    if rejected and job.machine.is_main and not job.settings.resume:
+        shutil.copyfile(rejected, folder.rejects)
 
 
 def _say_what_is_odd(job: Job, display: ProgressDisplay) -> None:

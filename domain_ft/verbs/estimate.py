@@ -23,8 +23,10 @@ from domain_ft.settings import AdaptSettings, EstimateSettings
 from domain_ft.training.loop import memory_bytes, release_free_memory, train
 from domain_ft.training.memory import PassLimits, gib
 from domain_ft.training.progress import ProgressDisplay
-from domain_ft.verbs.adapt import Job, add_trainable, curve_tokens, pass_limits, pass_memory, set_up
-from domain_ft.verbs.language_model import choose_machine, score_held_out
+from domain_ft.verbs.adapt import Job, add_trainable, curve_tokens, set_up
+from domain_ft.verbs.language_model import score_held_out
+from domain_ft.verbs.machine import choose_machine
+from domain_ft.verbs.training import pass_limits, pass_memory
 
 PROBE_STEPS = 4
 """Optimiser steps that are run the way that `adapt` takes: the first, which warms caches up, is not counted."""
@@ -108,7 +110,7 @@ def estimate(settings: EstimateSettings) -> Estimate:
         scoring_rate = _scoring_rate(job)
         tokens = round(job.train_rows.tokens / job.steps_per_epoch * job.loop.total_steps)
         kinds = (False, True) if ActivationCheckpointing(job.base.model).possible else (False,)
-        limits = pass_limits(job.base, job.train_rows, job.settings, machine)
+        limits = pass_limits(job.base, job.train_rows, machine, step_tokens=job.settings.tokens_per_step)
         release_free_memory()
         resident = memory_bytes()
         ways = tuple(_way(job, on, limits, resident, tokens, display) for on in kinds)

@@ -22,15 +22,8 @@ from domain_ft.report.run_folder import RunFolder
 from domain_ft.report.terminal import print_evaluation
 from domain_ft.settings import EvaluateSettings
 from domain_ft.training.progress import ProgressDisplay
-from domain_ft.verbs.language_model import (
-    build_objective,
-    choose_machine,
-    hold_out,
-    is_main_process,
-    prepare_corpora,
-    provenance,
-    score_held_out,
-)
+from domain_ft.verbs.language_model import build_objective, hold_out, prepare_corpora, score_held_out
+from domain_ft.verbs.machine import choose_machine, is_main_process, provenance
 
 if TYPE_CHECKING:
     from domain_ft.corpus.prepared import PreparedCorpus

@@ -200,7 +200,7 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
         ["broken JSON: Expecting value at column 10", "a.jsonl, line 3"],
     ),
     "json that is no object": ("a.jsonl", b"[1]\n", ["a list, where an object is wanted", "line 1"]),
-    "json that is no list": ("a.json", b'{"a": {}}', ["an object, where a list of objects is wanted"]),
+    "json that is no list": ("a.json", b'{"a": 5}', ["an object, where a list of objects is wanted"]),
     "field missing": ("a.jsonl", b'{"text": "a"}\n{"txt": "b"}\n', ["missing", 'line 2, field "text"', "--text-field"]),
     "field no text": ("a.jsonl", b'{"text": "a"}\n{"text": 5}\n', ["holds a number, not text", 'line 2, field "text"']),
     "field null": ("a.jsonl", b'{"text": "a"}\n{"text": null}\n', ["holds null, not text"]),

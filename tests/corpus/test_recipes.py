@@ -82,7 +82,7 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
         "no such reader 'licence': did you mean 'licences'?",
         "kind 'file': did you mean 'files'?",
         "documents = 0",
-        "task 1 has no 'source'",
+        "task 1 has no 'kind'",
         "task 1 has no 'description'",
         str(path),
     ):

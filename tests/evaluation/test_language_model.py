@@ -21,7 +21,7 @@ from domain_ft.errors import CorpusError, ModelError
 from domain_ft.evaluation.language_model import score
 from domain_ft.evaluation.samples import answer, choose_probes
 from domain_ft.models.base import BaseModel, load
-from domain_ft.objectives.base import Objective
+from domain_ft.objectives.base import LanguageModelObjective
 from domain_ft.objectives.causal_lm import CausalLM
 from domain_ft.objectives.masked_lm import MaskedLM
 
@@ -47,7 +47,7 @@ class Texts:
 
 
 @pytest.fixture(params=["bert", "llama"])
-def job(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[BaseModel, Objective, TokenRows]:
+def job(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[BaseModel, LanguageModelObjective, TokenRows]:
     base = load(str(save_tiny(request.param, tmp_path / "model")))
     rows = tokenize(Texts(), base.tokenizer, max_length=min(64, MAX_LENGTH))
     if base.objective == "clm":
@@ -59,7 +59,7 @@ def all_rows(rows: TokenRows) -> np.ndarray:
     return np.arange(len(rows), dtype=np.int64)
 
 
-def test_losses_do_not_depend_on_the_packing(job: tuple[BaseModel, Objective, TokenRows]) -> None:
+def test_losses_do_not_depend_on_the_packing(job: tuple[BaseModel, LanguageModelObjective, TokenRows]) -> None:
     base, objective, rows = job
     whole = score(base, objective, rows, all_rows(rows), tokens_per_pass=10_000)
     single = score(base, objective, rows, all_rows(rows)[::-1], tokens_per_pass=1)
@@ -69,7 +69,7 @@ def test_losses_do_not_depend_on_the_packing(job: tuple[BaseModel, Objective, To
     np.testing.assert_allclose(whole.nats, single.nats, rtol=1e-5)
 
 
-def test_sums_equal_a_plain_computation(job: tuple[BaseModel, Objective, TokenRows]) -> None:
+def test_sums_equal_a_plain_computation(job: tuple[BaseModel, LanguageModelObjective, TokenRows]) -> None:
     base, objective, rows = job
     scores = score(base, objective, rows, all_rows(rows), tokens_per_pass=200)
     nats, tokens = np.zeros(len(TEXTS)), np.zeros(len(TEXTS), dtype=int)
@@ -84,7 +84,7 @@ def test_sums_equal_a_plain_computation(job: tuple[BaseModel, Objective, TokenRo
     np.testing.assert_array_equal(scores.tokens, tokens)
 
 
-def test_a_decoders_bytes_are_those_of_the_text(job: tuple[BaseModel, Objective, TokenRows]) -> None:
+def test_a_decoders_bytes_are_those_of_the_text(job: tuple[BaseModel, LanguageModelObjective, TokenRows]) -> None:
     base, objective, rows = job
     scores = score(base, objective, rows, all_rows(rows), tokens_per_pass=200)
     sizes = np.array([len(text.encode()) for text in TEXTS])
@@ -93,7 +93,7 @@ def test_a_decoders_bytes_are_those_of_the_text(job: tuple[BaseModel, Objective,
         assert (scores.bytes >= 0.8 * sizes).all()
 
 
-def test_progress_counts_tokens_and_the_mode_is_kept(job: tuple[BaseModel, Objective, TokenRows]) -> None:
+def test_progress_counts_tokens_and_the_mode_is_kept(job: tuple[BaseModel, LanguageModelObjective, TokenRows]) -> None:
     base, objective, rows = job
     seen: list[tuple[str, int, int | None]] = []
     base.model.train()
@@ -115,7 +115,7 @@ def test_progress_counts_tokens_and_the_mode_is_kept(job: tuple[BaseModel, Objec
     assert all(parameter.grad is None for parameter in base.model.parameters())
 
 
-def test_nothing_to_score_is_said(job: tuple[BaseModel, Objective, TokenRows]) -> None:
+def test_nothing_to_score_is_said(job: tuple[BaseModel, LanguageModelObjective, TokenRows]) -> None:
     base, objective, rows = job
     with pytest.raises(CorpusError, match="no token to score"):
         score(base, objective, rows, np.empty(0, dtype=np.int64), tokens_per_pass=64)
@@ -139,13 +139,13 @@ class Broken:
         return self.losses(base, inputs).sum()
 
 
-def test_a_loss_that_is_no_number_names_the_documents(job: tuple[BaseModel, Objective, TokenRows]) -> None:
+def test_a_loss_that_is_no_number_names_the_documents(job: tuple[BaseModel, LanguageModelObjective, TokenRows]) -> None:
     base, objective, rows = job
     with pytest.raises(ModelError, match=r"of 4 documents(.|\n)*doc-0"):
         score(base, Broken(objective), rows, all_rows(rows), tokens_per_pass=1)
 
 
-def test_samples_come_from_the_same_base(job: tuple[BaseModel, Objective, TokenRows]) -> None:
+def test_samples_come_from_the_same_base(job: tuple[BaseModel, LanguageModelObjective, TokenRows]) -> None:
     base, _, _ = job
     probes = choose_probes(Texts(), base.tokenizer, base.objective)
     assert probes

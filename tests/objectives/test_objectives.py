@@ -12,7 +12,7 @@ from tiny_models import save_tiny, tiny_tokenizer
 from domain_ft.corpus.batches import PackedBatch
 from domain_ft.corpus.masking import MaskVocabulary
 from domain_ft.models.base import load
-from domain_ft.objectives.base import EVALUATION_EPOCH, IGNORED, Objective
+from domain_ft.objectives.base import EVALUATION_EPOCH, IGNORED, LanguageModelObjective
 from domain_ft.objectives.causal_lm import CausalLM
 from domain_ft.objectives.masked_lm import MaskedLM
 
@@ -83,7 +83,7 @@ def test_without_labels_asks_for_nothing() -> None:
 @pytest.mark.parametrize("kernels", ["reference", "torch"])
 def test_the_fused_head_gives_the_losses_of_full_logits(architecture: str, kernels: str, tmp_path: Path) -> None:
     base = load(str(save_tiny(architecture, tmp_path)))
-    objective: Objective = (
+    objective: LanguageModelObjective = (
         CausalLM(kernels=kernels)
         if base.objective == "clm"
         else MaskedLM(kernels=kernels, vocabulary=MaskVocabulary.of(base.tokenizer), rate=0.4)

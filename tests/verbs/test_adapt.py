@@ -26,11 +26,13 @@ from domain_ft.training import loop
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs import adapt as adapt_verb
 from domain_ft.verbs import estimate as estimate_verb
-from domain_ft.verbs import language_model
+from domain_ft.verbs import machine as machines
+from domain_ft.verbs import training
 from domain_ft.verbs.adapt import adapt, output_folder, run
 from domain_ft.verbs.evaluate import evaluate
 from domain_ft.verbs.export import export
-from domain_ft.verbs.language_model import choose_machine, score_held_out
+from domain_ft.verbs.language_model import score_held_out
+from domain_ft.verbs.machine import choose_machine
 
 RESULT_KEYS = {
     "command",
@@ -264,7 +266,7 @@ def test_bfloat16_learns_as_float32_does(tmp_path: Path, architecture: str) -> N
 def test_a_cpu_computes_in_bfloat16_where_it_has_instructions_for_it(
     monkeypatch: pytest.MonkeyPatch, fast: bool, dtype: str
 ) -> None:
-    monkeypatch.setattr(language_model, "has_fast_bfloat16", lambda: fast)
+    monkeypatch.setattr(machines, "has_fast_bfloat16", lambda: fast)
     assert choose_machine(MachineOptions(device="cpu")).dtype == dtype
 
 
@@ -294,7 +296,7 @@ def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(
 
 
 def small_memory(monkeypatch: pytest.MonkeyPatch, megabytes: float) -> None:
-    monkeypatch.setattr(adapt_verb, "free_memory", lambda device: int(megabytes * 2**20))
+    monkeypatch.setattr(training, "free_memory", lambda device: int(megabytes * 2**20))
 
 
 def test_a_pass_is_chosen_by_the_free_memory_and_settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

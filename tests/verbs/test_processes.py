@@ -17,8 +17,8 @@ from verb_jobs import settings
 
 from domain_ft.errors import SettingsError
 from domain_ft.settings import AdaptSettings
-from domain_ft.verbs import language_model
-from domain_ft.verbs.language_model import Machine, choose_machine
+from domain_ft.verbs import machine as machines
+from domain_ft.verbs.machine import Machine, choose_machine
 
 LAUNCHED_FOR_FSDP = {
     "ACCELERATE_USE_FSDP": "true",
@@ -126,6 +126,6 @@ def test_one_process_has_nothing_to_shard() -> None:
 def test_processes_that_disagree_are_told_on_what(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(SimpleNamespace(num_processes=2), "float32", "torch")
     other = {"seed": 1, "tokens": "a", "base model": "x"}
-    monkeypatch.setattr(language_model, "gather_object", lambda own: [*own, other])
+    monkeypatch.setattr(machines, "gather_object", lambda own: [*own, other])
     with pytest.raises(SettingsError, match=r"do not have the same seed, base model\n"):
         machine.agree({"seed": 0, "tokens": "a", "base model": "y"}, torch.nn.Linear(1, 1))

@@ -10,8 +10,9 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
-from domain_ft.corpus.readers.base import BadRecords, SourceDocument
+from domain_ft.corpus.readers.base import BadRecords, Columns, RawRecord, SourceDocument
 
 ReaderFunction = Callable[[Path, str, "str | None", BadRecords], Iterator[SourceDocument]]
 
@@ -40,9 +41,41 @@ ENDINGS: dict[str, str] = {
     ".parquet": "parquet",
 }
 
+# The name of a reader of records -> module:function, which give what the files hold, field by field.
+RECORDS: dict[str, str] = {
+    "jsonl": "records:jsonl_records",
+    "json": "records:json_records",
+    "csv": "records:csv_records",
+    "tsv": "records:tsv_records",
+    "parquet": "parquet:parquet_records",
+    "license-categories": "licences:license_categories",
+    "license-rules": "licences:license_rules",
+    "phenotype-systems": "obo:phenotype_systems",
+    "icd-chapters": "icd:icd_chapters",
+}
+
 
 def reader(name: str) -> ReaderFunction:
     """The reader named `name` in `READERS`."""
-    module, function = READERS[name].split(":")
-    found: ReaderFunction = getattr(importlib.import_module(f"{__name__}.{module}"), function)
+    found: ReaderFunction = _function(READERS[name])
     return found
+
+
+def records(
+    path: Path | BinaryIO, name: str, kind: str, bad: BadRecords, columns: Columns | None = None
+) -> Iterator[RawRecord]:
+    """The records of a file or stream, with their lines.
+
+    Args:
+        path: the file; of a stream only JSON lines, CSV and TSV can be read.
+        name: what it is called in messages.
+        kind: a key of `RECORDS`.
+        bad: told of what is no sound record.
+        columns: told the fields of a file that has a header, and chooses among them.
+    """
+    return cast(Iterator[RawRecord], _function(RECORDS[kind])(path, name, bad, columns))
+
+
+def _function(place: str) -> Any:
+    module, function = place.split(":")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), function)

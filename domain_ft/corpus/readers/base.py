@@ -6,10 +6,10 @@ import codecs
 import contextlib
 import gzip
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
 from domain_ft.corpus.documents import Document
 from domain_ft.errors import CorpusError, RecordError, nearest
@@ -38,6 +38,24 @@ class Reject:
     reason: str
 
 
+class RawRecord(NamedTuple):
+    """A record as its file has it: what documents, examples and whatever else has fields are made of.
+
+    Attributes:
+        line: where it begins, counted from 1; in a JSON list or a Parquet file its number; None where it is the file.
+        fields: by name.
+        key: its name, where it has one without being asked for a field: a JSON object of objects gives one to each.
+    """
+
+    line: int | None
+    fields: Mapping[str, Any]
+    key: str | None = None
+
+
+Columns = Callable[[Mapping[str, bool]], "list[str] | None"]
+"""Told every field of a file with a header, and whether it holds text; gives those that are wanted, or None for all."""
+
+
 class BadRecords:
     """What becomes of a record that cannot be read: `stop` raises a RecordError, `skip` hands a Reject to `sink`."""
 
@@ -56,8 +74,10 @@ class BadRecords:
         raise RecordError(reason, where=where, fix=mend)
 
 
-def open_bytes(path: Path) -> BinaryIO:
-    """Open a file for reading, unpacked where it ends in .gz."""
+def open_bytes(path: Path | BinaryIO) -> contextlib.AbstractContextManager[BinaryIO]:
+    """Open a file for reading, unpacked where it ends in .gz. A stream is handed back, and stays open."""
+    if not isinstance(path, Path):
+        return contextlib.nullcontext(path)
     return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
@@ -72,7 +92,7 @@ def reported(name: str, bad: BadRecords) -> Iterator[None]:
         bad.add(f"the file cannot be read: {error.strerror or error}", file=name)
 
 
-def read_lines(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int, int, bytes]]:
+def read_lines(path: Path | BinaryIO, name: str, bad: BadRecords) -> Iterator[tuple[int, int, bytes]]:
     """The lines of a file as (number from 1, byte offset, bytes), its byte order mark left out."""
     with reported(name, bad), open_bytes(path) as file:
         offset, number = 0, 0
@@ -147,51 +167,81 @@ def decode(
 
 
 class TextField:
-    """Which field of a record is the text: the one named, or found by the first record and then kept."""
+    """Which field of a record is the text: the one named, or found by the first record and then kept.
 
-    def __init__(self, text_field: str | None, name: str) -> None:
-        self.names = tuple(part.strip() for part in text_field.split(",") if part.strip()) if text_field else ()
-        self.name = name
+    Args:
+        text_field: the name; several, separated by commas, are joined by a blank line.
+        name: of the file, for messages.
+        usual: the names that are taken where none is given, the likeliest first.
+        option: the option that names the field.
+    """
 
-    def settle(self, fields: Mapping[str, bool]) -> None:
-        """Choose the field where none was named. `fields`: every field, and whether it holds text.
+    def __init__(
+        self,
+        text_field: str | None,
+        name: str,
+        *,
+        usual: Sequence[str] = ("text",),
+        option: str = "--text-field",
+    ) -> None:
+        self.names = field_names(text_field)
+        self.name, self.usual, self.option = name, usual, option
+
+    def settle(self, fields: Mapping[str, bool]) -> list[str]:
+        """The fields of the text, chosen where none was named. `fields`: every field, and whether it holds text.
 
         Raises:
-            CorpusError: none is called `text` and not exactly one holds text.
+            CorpusError: none has a usual name and not exactly one holds text.
         """
         if self.names:
-            return
+            return list(self.names)
         texts = [field for field, is_text in fields.items() if is_text]
-        if fields.get("text"):
-            self.names = ("text",)
+        usual = [field for field in self.usual if fields.get(field)]
+        if usual:
+            self.names = (usual[0],)
         elif len(texts) == 1:
             self.names = (texts[0],)
         else:
             listed = ", ".join(fields) or "none"
             example = texts[0] if texts else "F"
-            joined = f", or several, joined by a blank line: --text-field {','.join(texts[:2])}" if texts[1:] else ""
+            joined = f", or several, joined by a blank line: {self.option} {','.join(texts[:2])}" if texts[1:] else ""
             raise CorpusError(
                 f"it is not clear which field holds the text; the fields are: {listed}",
                 where=self.name,
-                fix=f"name it: --text-field {example}{joined} (text_field in a TOML)",
+                fix=f"name it: {self.option} {example}{joined} ({self.option[2:].replace('-', '_')} in a TOML)",
             )
+        return list(self.names)
 
-    def of(self, record: Mapping[str, Any], bad: BadRecords, line: int) -> str | None:
-        """The record's text; None where a field is missing or no text, which is reported."""
+    def of(self, record: Mapping[str, Any], bad: BadRecords, line: int | None) -> str | None:
+        """The record's text; None where a field is missing or no text, which is reported.
+
+        A list of texts is one text, its parts on lines of their own.
+        """
         self.settle({field: isinstance(value, str) for field, value in record.items()})
         parts: list[str] = []
         for field in self.names:
             if field not in record:
                 known = nearest(field, map(str, record)) if record else "the record has no fields"
-                hint = f"name the right one with --text-field ({known})"
+                hint = f"name the right one with {self.option} ({known})"
                 bad.add("the field is missing", file=self.name, line=line, field=field, fix=hint)
                 return None
             value = record[field]
+            if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
+                value = "\n".join(value)
             if not isinstance(value, str):
                 bad.add(f"the field holds {kind_of(value)}, not text", file=self.name, line=line, field=field)
                 return None
             parts.append(value)
         return "\n\n".join(part for part in parts if part)
+
+
+def field_names(given: str | None) -> tuple[str, ...]:
+    """The names in an option that may give several, separated by commas.
+
+    >>> field_names("title, body")
+    ('title', 'body')
+    """
+    return tuple(part.strip() for part in given.split(",") if part.strip()) if given else ()
 
 
 def kind_of(value: Any) -> str:

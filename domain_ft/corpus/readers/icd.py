@@ -6,12 +6,14 @@ each, so that it reads as the printed list does.
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 
-from domain_ft.corpus.readers.base import BadRecords, SourceDocument, open_bytes, reported
+from domain_ft.corpus.readers.base import BadRecords, Columns, RawRecord, SourceDocument, open_bytes, reported
 
+_RANGE = re.compile(r"\s*\([A-Z]\w+-[A-Z]\w+\)$")  # of codes, at the end of a title
 # The tags of notes -> the words that open them in the text.
 _NOTES = {
     "includes": "Includes",
@@ -29,12 +31,7 @@ _NOTES = {
 def read_icd(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
     """The chapters and categories, named `chapter 1` and by code, such as `A00`."""
     del text_field  # the text is made of the whole entry
-    root: ET.Element | None = None
-    with reported(name, bad), open_bytes(path) as file:
-        try:
-            root = ET.parse(file).getroot()
-        except ET.ParseError as error:
-            bad.add(f"broken XML: {error}", file=name, line=error.position[0])
+    root = _root(path, name, bad)
     if root is None:
         return
     for chapter in root.iter("chapter"):
@@ -42,6 +39,37 @@ def read_icd(path: Path, name: str, text_field: str | None, bad: BadRecords) -> 
         for section in chapter.iter("section"):
             for diagnosis in section.findall("diag"):
                 yield SourceDocument(_text(diagnosis, "name"), "\n".join(_diagnosis(diagnosis)), name)
+
+
+def icd_chapters(path: Path, name: str, bad: BadRecords, columns: Columns | None = None) -> Iterator[RawRecord]:
+    """The title of every code as a labelled text: its label is the chapter, its group the three-character category.
+
+    The titles of the codes of one category repeat each other, so that they belong in one split.
+    """
+    del columns
+    root = _root(path, name, bad)
+    if root is None:
+        return
+    number = 0
+    for chapter in root.iter("chapter"):
+        title = _RANGE.sub("", _text(chapter, "desc"))
+        for section in chapter.iter("section"):
+            for category in section.findall("diag"):
+                group = _text(category, "name")
+                for diagnosis in category.iter("diag"):
+                    number += 1
+                    text = {"text": _text(diagnosis, "desc"), "label": title, "group": group}
+                    yield RawRecord(number, text, _text(diagnosis, "name"))
+
+
+def _root(path: Path, name: str, bad: BadRecords) -> ET.Element | None:
+    """The whole list; None where it cannot be read, which is reported."""
+    with reported(name, bad), open_bytes(path) as file:
+        try:
+            return ET.parse(file).getroot()
+        except ET.ParseError as error:
+            bad.add(f"broken XML: {error}", file=name, line=error.position[0])
+    return None
 
 
 def _chapter(chapter: ET.Element) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Licence texts as ScanCode keeps them: a file a licence, with YAML front matter between lines of `---`."""
+"""Licences and rules as ScanCode keeps them: a text a file, with YAML front matter between lines of `---`."""
 
 from __future__ import annotations
 
@@ -6,23 +6,32 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from domain_ft.corpus.readers.base import BadRecords, SourceDocument, read_whole
+from domain_ft.corpus.readers.base import BadRecords, Columns, RawRecord, SourceDocument, read_whole
 
 _FENCE = re.compile(r"^---[ \t]*$", re.MULTILINE)
 _LANGUAGE = re.compile(r"^language:[ \t]*(\S+)", re.MULTILINE)
+_CATEGORY = re.compile(r"^category:[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
+_FLAG = re.compile(r"^is_(\w+):[ \t]*yes", re.MULTILINE)
+
+# What the front matter of a rule calls its text -> the class of the task.
+RULE_KINDS = {
+    "license_text": "license text",
+    "license_notice": "notice",
+    "license_reference": "reference",
+    "license_tag": "tag",
+}
+# Characters of a rule that is an example: references and tags are shorter as a rule and whole licences longer, so that
+# outside of these bounds the length alone tells the class.
+RULE_LENGTHS = (80, 1_000)
 
 
 def read_licences(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
     """One licence: its text, front matter left out, with the language that the front matter says."""
     del text_field  # the text is what follows the front matter
-    content = read_whole(path, name, bad)
-    if content is None:
+    parts = _parts(path, name, bad)
+    if parts is None:
         return
-    fences = list(_FENCE.finditer(content))[:2]
-    if len(fences) < 2 or fences[0].start() != 0:
-        bad.add("the file does not begin with front matter between two lines of '---'", file=name, line=1)
-        return
-    header, text = content[fences[0].end() : fences[1].start()], content[fences[1].end() :]
+    header, text = parts
     language = _LANGUAGE.search(header)
     yield SourceDocument(
         id=Path(name).name.removesuffix(".LICENSE"),
@@ -30,3 +39,42 @@ def read_licences(path: Path, name: str, text_field: str | None, bad: BadRecords
         source=name,
         language=language.group(1) if language else None,
     )
+
+
+def license_categories(path: Path, name: str, bad: BadRecords, columns: Columns | None = None) -> Iterator[RawRecord]:
+    """One licence as a labelled text, its category the label. What has no text or no category is passed over."""
+    del columns
+    parts = _parts(path, name, bad)
+    category = parts and _CATEGORY.search(parts[0])
+    if parts and category and parts[1].strip():
+        identifier = Path(name).name.removesuffix(".LICENSE")
+        yield RawRecord(None, {"text": parts[1], "label": category.group(1)}, identifier)
+
+
+def license_rules(path: Path, name: str, bad: BadRecords, columns: Columns | None = None) -> Iterator[RawRecord]:
+    """One rule as a labelled text: what kind of mention of a licence it is.
+
+    Passed over are rules of other kinds, of which there are few, deprecated ones, and lengths out of `RULE_LENGTHS`.
+    """
+    del columns
+    parts = _parts(path, name, bad)
+    if parts is None:
+        return
+    header, text = parts
+    flags = set(_FLAG.findall(header))
+    kinds = [kind for flag, kind in RULE_KINDS.items() if flag in flags]
+    low, high = RULE_LENGTHS
+    if len(kinds) == 1 and flags.isdisjoint({"deprecated", "false_positive"}) and low <= len(text.strip()) <= high:
+        yield RawRecord(None, {"text": text, "label": kinds[0]}, Path(name).name.removesuffix(".RULE"))
+
+
+def _parts(path: Path, name: str, bad: BadRecords) -> tuple[str, str] | None:
+    """The front matter of a file and the text after it; None where there is no such thing, which is reported."""
+    content = read_whole(path, name, bad)
+    if content is None:
+        return None
+    fences = list(_FENCE.finditer(content))[:2]
+    if len(fences) < 2 or fences[0].start() != 0:
+        bad.add("the file does not begin with front matter between two lines of '---'", file=name, line=1)
+        return None
+    return content[fences[0].end() : fences[1].start()], content[fences[1].end() :]

@@ -6,16 +6,20 @@ sentence. Terms that are obsolete, or that nothing but a name is known of, are l
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from domain_ft.corpus.readers.base import BadRecords, SourceDocument, decode, read_lines
+from domain_ft.corpus.readers.base import BadRecords, Columns, RawRecord, SourceDocument, decode, read_lines
 
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _ESCAPE = re.compile(r"\\(.)")
 _ESCAPED = {"n": "\n", "t": "\t", "W": " "}
+
+PHENOTYPES = "HP:0000118"
+"""Phenotypic abnormality: the term whose children are the organ systems."""
 
 Stanza = Mapping[str, list[str]]
 
@@ -29,6 +33,30 @@ def read_obo(path: Path, name: str, text_field: str | None, bad: BadRecords) -> 
         text = describe(stanza)
         if text:
             yield SourceDocument(id=stanza["id"][0], text=text, source=name)
+
+
+def phenotype_systems(path: Path, name: str, bad: BadRecords, columns: Columns | None = None) -> Iterator[RawRecord]:
+    """The definitions of phenotypes as labelled texts: the labels are the organ systems above the term.
+
+    These are the children of "Phenotypic abnormality" that are reached through `is_a`, by any way. A system itself, and
+    a term that is no phenotype (a mode of inheritance, a frequency) or is not defined, is passed over.
+    """
+    del columns
+    stanzas = [stanza for stanza in _stanzas(path, name, bad) if "true" not in stanza.get("is_obsolete", ())]
+    parents = {stanza["id"][0]: [value.split()[0] for value in stanza.get("is_a", ())] for stanza in stanzas}
+    names = {stanza["id"][0]: " ".join(stanza.get("name", ())) for stanza in stanzas}
+    systems = {term for term, above in parents.items() if PHENOTYPES in above}
+
+    @functools.cache
+    def over(term: str) -> frozenset[str]:
+        own = {term} & systems
+        return frozenset(own.union(*(over(parent) for parent in parents.get(term, ()))))
+
+    for number, stanza in enumerate(stanzas, 1):
+        term = stanza["id"][0]
+        text = " ".join(_quoted(value) for value in stanza.get("def", ())).strip()
+        if text and over(term) and term not in systems:
+            yield RawRecord(number, {"text": text, "label": sorted(names[system] for system in over(term))}, term)
 
 
 def describe(stanza: Stanza) -> str:

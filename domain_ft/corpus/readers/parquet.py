@@ -1,4 +1,4 @@
-"""Parquet files: one row is one document. Only the columns of the text are read, batch by batch."""
+"""Parquet files: one row is one record. Only the columns that are wanted are read, batch by batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from domain_ft.corpus.readers.base import BadRecords, SourceDocument, TextField, open_bytes, read_bytes, reported
+from domain_ft.corpus.readers.base import (
+    BadRecords,
+    Columns,
+    RawRecord,
+    SourceDocument,
+    TextField,
+    open_bytes,
+    read_bytes,
+    reported,
+)
+from domain_ft.corpus.readers.records import documents
 from domain_ft.errors import CorpusError, nearest
 
 _ROWS = 256  # rows read at a time: few enough that a batch of long documents is small
@@ -19,6 +29,12 @@ _ROWS = 256  # rows read at a time: few enough that a batch of long documents is
 
 def read_parquet(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
     """Read the text column or columns of a Parquet file."""
+    field = TextField(text_field, name)
+    yield from documents(parquet_records(path, name, bad, field.settle), field, bad)
+
+
+def parquet_records(path: Path, name: str, bad: BadRecords, columns: Columns | None = None) -> Iterator[RawRecord]:
+    """The rows of a Parquet file, of which the columns that are not wanted are not read."""
     with reported(name, bad), contextlib.ExitStack() as stack:
         if path.suffix.lower() == ".gz":  # Parquet is read from its end, and gzip from its beginning
             data = read_bytes(path, name, bad, "unpack it: Parquet packs its columns by itself")
@@ -33,23 +49,22 @@ def read_parquet(path: Path, name: str, text_field: str | None, bad: BadRecords)
             bad.add(f"this is no sound Parquet file: {str(error).splitlines()[0]}", file=name)
             return
         schema = table.schema_arrow
-        field = TextField(text_field, name)
-        field.settle({column.name: _is_text(column.type) for column in schema})
-        for column in field.names:
+        wanted = columns({column.name: _is_text(column.type) for column in schema}) if columns else None
+        for column in wanted or ():
             if column not in schema.names:
                 raise CorpusError(f"there is no field '{column}'", where=name, fix=nearest(column, schema.names))
-        yield from _rows(table, name, field, bad)
+        yield from _rows(table, name, wanted, bad)
 
 
-def _batches(table: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
+def _batches(table: pq.ParquetFile, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
     """The rows, a group of them after the other: a reader of all groups keeps what it read of each until its end."""
     for group in range(table.num_row_groups):
         yield from table.iter_batches(batch_size=_ROWS, row_groups=[group], columns=columns)
 
 
-def _rows(table: pq.ParquetFile, name: str, field: TextField, bad: BadRecords) -> Iterator[SourceDocument]:
+def _rows(table: pq.ParquetFile, name: str, columns: list[str] | None, bad: BadRecords) -> Iterator[RawRecord]:
     number = 0
-    batches = _batches(table, list(field.names))
+    batches = _batches(table, columns)
     while True:
         try:
             batch = next(batches)
@@ -60,9 +75,7 @@ def _rows(table: pq.ParquetFile, name: str, field: TextField, bad: BadRecords) -
             return
         for record in batch.to_pylist():
             number += 1
-            text = field.of(record, bad, number)
-            if text is not None:
-                yield SourceDocument(id=f"{name}:{number}", text=text, source=name)
+            yield RawRecord(number, record)
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -1,0 +1,415 @@
+"""A classification task by name or by files: read, split, and what a person should know of it said.
+
+data = open_task(TaskSource(train="train.csv", test="test.csv"))
+data.splits["train"][0].text, data.labels.names, data.notes
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from domain_ft.corpus import assets
+from domain_ft.corpus.assets import ASSETS, Progress
+from domain_ft.corpus.corpus import content_key
+from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject, decode, read_bytes
+from domain_ft.corpus.recipes import Recipe, Task, load_recipe, recipe_names, recipes_folder
+from domain_ft.corpus.tasks.examples import SPLITS, Labels, TaskData
+from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
+from domain_ft.corpus.tasks.reading import Place, file_place, hub_places, places
+from domain_ft.corpus.tasks.splits import MOST_COMPARED, Bools, draw, duplicate_groups, fingerprints
+from domain_ft.corpus.tasks.table import ExampleTable, tabulate
+from domain_ft.errors import CorpusError, nearest
+
+_MANY_CLASSES = 1_000
+_MAJORITY = 0.8  # a class of this share of the training examples is said to be a majority
+_LISTED = 8  # names that a message or note lists at most
+
+
+@dataclass(frozen=True)
+class TaskSource:
+    """What is asked for: a task of a recipe, or files; the attributes are the options of these names."""
+
+    task: str | None = None
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    test_ids: Path | None = None
+    text_field: str | None = None
+    pair_field: str | None = None
+    label_field: str | None = None
+    id_field: str | None = None
+    group_field: str | None = None
+    on_bad_record: OnBadRecord = "stop"
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.2
+
+    @classmethod
+    def of(cls, settings: Any) -> TaskSource:
+        """The source that a verb's settings ask for."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: getattr(settings, name) for name in names if hasattr(settings, name)})
+
+
+def open_task(
+    source: TaskSource,
+    *,
+    rejects: Callable[[Reject], None] | None = None,
+    progress: Progress | None = None,
+) -> TaskData:
+    """Read a task's examples into the cache, or find them there, and split them.
+
+    Args:
+        source: what is asked for.
+        rejects: told of each record that is left out.
+        progress: told (label, examples done, all or None).
+
+    Raises:
+        CorpusError: a file, field or label that is missing or wrong; too little to train on and test with.
+        AssetError: an asset cannot be fetched.
+    """
+    opening = _Opening(source, rejects or (lambda _: None), progress)
+    return opening.run()
+
+
+def find_task(name: str) -> tuple[Recipe, Task]:
+    """The task `RECIPE/TASK`, of a recipe of this package or of a TOML.
+
+    Raises:
+        CorpusError: there is no such recipe or task; the nearest names are given.
+    """
+    corpus, _, wanted = name.rpartition("/")
+    path = Path(corpus).expanduser()
+    if corpus in recipe_names():
+        recipe = load_recipe(recipes_folder() / f"{corpus}.toml")
+    elif path.suffix.lower() == ".toml" and path.is_file():
+        recipe = load_recipe(path)
+    else:
+        known = [
+            f"{own}/{task.name}"
+            for own in recipe_names()
+            for task in load_recipe(recipes_folder() / f"{own}.toml").tasks
+        ]
+        raise CorpusError(f"there is no task '{name}'", fix=f"{nearest(name, known)}; or FILE.toml/TASK of your own")
+    for task in recipe.tasks:
+        if task.name == wanted:
+            return recipe, task
+    raise CorpusError(
+        f"corpus '{recipe.name}' has no task '{wanted}'",
+        where=str(path) if path.suffix else None,
+        fix=nearest(wanted, [task.name for task in recipe.tasks]) if recipe.tasks else "it has none",
+    )
+
+
+class _Opening:
+    """One call of `open_task`, step by step."""
+
+    def __init__(self, source: TaskSource, rejects: Callable[[Reject], None], progress: Progress | None) -> None:
+        self.source, self.rejects, self.progress = source, rejects, progress
+        self.notes: list[str] = []
+        self.facts: dict[str, Any] = {}
+        self.classes: list[str] = []  # in the order in which a hub or columns have them
+
+    def run(self) -> TaskData:
+        given = self._places()
+        names = FieldNames(
+            self.source.text_field,
+            self.source.pair_field,
+            self.source.label_field,
+            self.source.id_field,
+            self.source.group_field,
+        )
+        tables: dict[str, ExampleTable] = {}
+        several: bool | None = None
+        for split in SPLITS:
+            if split in given:
+                tables[split] = self._table(given[split], names, several)
+                names, several = tables[split].facts.fields, tables[split].facts.several
+        self._note_kinds({given[split].name: table for split, table in tables.items()})
+        splits = self._split(tables)
+        labels = self._labels(splits["train"], bool(several))
+        splits = self._known_only(splits, labels)
+        self._note_counts(splits, labels)
+        facts = {"fields": dataclasses.asdict(names), **self.facts}
+        facts["examples"] = {split: len(table) for split, table in splits.items()}
+        key = content_key(labels.names, labels.several, {split: table.key for split, table in splits.items()})
+        return TaskData(self._name(given), labels, splits, key, facts, self.notes)
+
+    # --- where the examples are ---
+
+    def _places(self) -> dict[str, Place]:
+        source = self.source
+        if source.task and (source.train or source.validation or source.test):
+            raise CorpusError(
+                f"--task {source.task} and files of examples are given", fix="give a task, or files, not both"
+            )
+        if source.task:
+            return self._places_of_task(source.task)
+        if not source.train:
+            raise CorpusError(
+                "no examples are named", fix="name a task (--task legal/license-category) or a file (--train FILE)"
+            )
+        given = places(source.train)
+        for split, spec in (("validation", source.validation), ("test", source.test)):
+            if spec:
+                other = places(spec)
+                given[split] = other.get(split, other["train"])
+        return given
+
+    def _places_of_task(self, name: str) -> dict[str, Place]:
+        recipe, task = find_task(name)
+        own = {
+            field: getattr(task, field)
+            for field in ("text_field", "pair_field", "label_field", "id_field", "group_field")
+        }
+        wrong = [field for field in own if getattr(self.source, field)]
+        if wrong:
+            option = f"--{wrong[0].replace('_', '-')}"
+            raise CorpusError(f"{option} is of no use: the task '{name}' says which fields it has", fix="leave it out")
+        self.source = dataclasses.replace(self.source, **own)
+        self.facts = {
+            "description": task.description,
+            "licence": task.licence or recipe.licence,
+            "citation": task.citation or recipe.citation,
+            "language": recipe.language,
+            "weaknesses": task.weaknesses,
+            "recipe": recipe.hash,
+        }
+        if task.split:
+            self.facts["split"] = task.split
+        if task.kind == "hub":
+            return hub_places(str(task.id), task.config, task.revision)
+        if task.kind == "asset":
+            folder = assets.ensure(str(task.asset), self.progress)
+            files = [(path, path.name) for path in sorted(folder.glob(str(task.path)))]
+            if not files:
+                raise CorpusError(f"asset {task.asset} holds no '{task.path}'", where=recipe.name)
+            content = [ASSETS[str(task.asset)].sha256, task.path, task.reader]
+            return {"train": file_place(files, task.reader, content)}
+        if task.test_ids:
+            self.source = dataclasses.replace(self.source, test_ids=recipe.folder / Path(task.test_ids).expanduser())
+        given = {}
+        for split in SPLITS:
+            path = getattr(task, split)
+            if path:
+                found = places(str(recipe.folder / Path(path).expanduser()))
+                given.update(found if split == "train" else {split: found.get(split, found["train"])})
+        return given
+
+    def _table(self, place: Place, names: FieldNames, several: bool | None) -> ExampleTable:
+        table = tabulate(
+            place.content,
+            place.read,
+            ExampleFields(names, several=several),
+            on_bad_record=self.source.on_bad_record,
+            rejects=self.rejects,
+            progress=self.progress,
+            label=f"reading {place.name}",
+        )
+        if not len(table):
+            left_out = table.facts.rejects
+            counted = f"; {left_out:,} records could not be read" if left_out else ""
+            raise CorpusError(
+                f"there is no example that can be used{counted}",
+                where=place.name,
+                fix="look into rejects.jsonl and check which fields are named" if left_out else "give a file with some",
+            )
+        return table
+
+    def _name(self, given: Mapping[str, Place]) -> str:
+        return self.source.task or Path(given["train"].name.split(" ")[0]).name.split(".")[0]
+
+    # --- splits ---
+
+    def _split(self, tables: dict[str, ExampleTable]) -> dict[str, ExampleTable]:
+        """All three splits: those given, and what has to be taken from the training examples."""
+        source, train = self.source, tables["train"]
+        if source.test_ids and "test" in tables:
+            raise CorpusError("--test and --test-ids are both given", fix="give one of them")
+        made = [split for split in ("test", "validation") if split not in tables]
+        if not made:
+            self.facts.setdefault("split", "as given")
+            return {split: tables[split] for split in SPLITS}
+        prints = fingerprints(train, self.progress)
+        if prints.signatures is None:
+            self.notes.append(
+                f"There are {len(train):,} training examples: among more than {MOST_COMPARED:,}, near copies are not "
+                "looked for, so that only exact copies are sure to be in one split."
+            )
+        groups = duplicate_groups(prints, list(train.groups()) if source.group_field else ())
+        first = np.unique(groups, return_index=True)[1]
+        train = train.grouped(first[groups])
+        labels = list(train.labels())
+        hashes = prints.digests["hash"].astype(np.uint64)
+        rows = np.arange(len(train))
+        taken: dict[str, ExampleTable] = {}
+        said = []
+        if "test" in made and source.test_ids:
+            wanted = self._test_ids(source.test_ids)
+            held = np.array([name in wanted for name in train.ids()])
+            self._check_test_ids(wanted, held, train, source.test_ids)
+            taken["test"], rows = train.take(rows[held]), rows[~held]
+            said.append(f"the test examples are those of {source.test_ids.name}")
+            made.remove("test")
+        for split in made:
+            fraction = source.test_fraction if split == "test" else source.validation_fraction
+            held = draw(groups[rows], hashes[rows], [labels[row] for row in rows], fraction)
+            if not held.any():
+                raise CorpusError(
+                    f"no {split} examples can be taken from {len(rows):,} training examples: every class "
+                    "would lose its last group of different texts",
+                    where=self.source.task or self.source.train,
+                    fix=f"give more examples, or a file of them: --{split} FILE",
+                )
+            taken[split], rows = train.take(rows[held]), rows[~held]
+            said.append(f"{fraction:.0%} of the training examples are taken for {split}")
+        if made:
+            said.append("whole groups of copies and near copies at a time, the same share of each class")
+        self.facts.setdefault("split", "; ".join(said))
+        return {"train": train.take(rows), **{split: taken.get(split) or tables[split] for split in SPLITS[1:]}}
+
+    def _test_ids(self, path: Path) -> set[str]:
+        """The ids in a file: the keys of a JSON object, a JSON list, or a line each."""
+        if not path.is_file():
+            raise CorpusError("there is no such file", where=str(path), fix="check the path of --test-ids")
+        bad = BadRecords("stop", lambda _: None)
+        data = read_bytes(path, path.name, bad, "cut it in several files") or b""
+        text = decode(data, path.name, bad) or ""
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = [line.strip() for line in text.splitlines()]
+        values = value if isinstance(value, list | dict) else [value]
+        return {str(item) for item in values if item != ""}
+
+    def _check_test_ids(self, wanted: set[str], held: Bools, train: ExampleTable, path: Path) -> None:
+        found = int(held.sum())
+        if not found:
+            raise CorpusError(
+                f"none of the {len(wanted):,} ids is that of a training example, the first of which is '{train[0].id}'",
+                where=str(path),
+                fix="name the field that holds the ids: --id-field F",
+            )
+        if found == len(held):
+            raise CorpusError("the ids are those of all training examples", where=str(path), fix="name fewer of them")
+        if found < len(wanted):
+            self.notes.append(f"{len(wanted) - found:,} of the {len(wanted):,} ids in {path.name} are no examples.")
+
+    # --- classes ---
+
+    def _labels(self, train: ExampleTable, several: bool) -> Labels:
+        """The classes that training examples have, in an order that does not hang on theirs."""
+        names = sorted(set(itertools.chain.from_iterable(train.labels())), key=_natural)
+        if len(names) < 2 and not (several and names):
+            given = f"all training examples have the label '{names[0]}'" if names else "no training example has a label"
+            raise CorpusError(
+                f"{given}: there is nothing to tell apart",
+                where=self.source.task or self.source.train,
+                fix="check which field holds the label: --label-field F",
+            )
+        return Labels(tuple(names), several)
+
+    def _known_only(self, splits: dict[str, ExampleTable], labels: Labels) -> dict[str, ExampleTable]:
+        """The splits without examples whose label no training example has: an error, or left out where told."""
+        known = set(labels.names)
+        for split in SPLITS[1:]:
+            table = splits[split]
+            if set(table.facts.counts) <= known:
+                continue
+            unknown = [index for index, own in enumerate(table.labels()) if not known.issuperset(own)]
+            if not unknown:
+                continue
+            if self.source.on_bad_record == "stop":
+                raise self._unseen(split, table, unknown, known)
+            for index in unknown:
+                example = table[index]
+                label = next(name for name in example.labels if name not in known)
+                reason = f"no training example has the label '{label}'"
+                self.rejects(Reject(example.file, example.line, self._label_field(table), reason))
+            kept = np.setdiff1d(np.arange(len(table)), unknown)
+            if not len(kept):
+                raise self._unseen(split, table, unknown, known)
+            splits[split] = table.take(kept)
+            self.notes.append(
+                f"{len(unknown):,} {split} examples with labels that no training example has are left out."
+            )
+        return splits
+
+    def _unseen(self, split: str, table: ExampleTable, unknown: Sequence[int], known: set[str]) -> CorpusError:
+        first = table[unknown[0]]
+        names = sorted({name for index in unknown for name in table[index].labels} - known, key=_natural)
+        where = first.file + ("" if first.line is None else f", line {first.line}")
+        plural = "a label" if len(names) == 1 else f"{len(names):,} labels"
+        return CorpusError(
+            f"the {split} examples have {plural} that no training example has: {_listed(names)}",
+            where=f'{where}, field "{self._label_field(table)}"',
+            fix=f"{nearest(names[0], known)}; mend the label, give training examples of it, or leave such records out: "
+            "--on-bad-record skip",
+        )
+
+    def _label_field(self, table: ExampleTable) -> str:
+        return table.facts.fields.label or "label"
+
+    # --- what a person should know ---
+
+    def _note_kinds(self, tables: Mapping[str, ExampleTable]) -> None:
+        kinds = {name: {kind for kind, count in table.facts.kinds.items() if count} for name, table in tables.items()}
+        every = set().union(*kinds.values())
+        field = self._label_field(next(iter(tables.values())))
+        names = set().union(*(table.facts.counts for table in tables.values()))
+        if len(every) > 1:
+            said = "; ".join(f"{' and '.join(sorted(own))} in {name}" for name, own in kinds.items())
+            self.notes.append(
+                f"Labels are of different types ({said}): they are compared by name, so 1 and '1' are one."
+            )
+        if "number" in every or (every == {"text"} and all(map(_is_number, names))):
+            self.notes.append(f"The labels in '{field}' are numbers: each is a class. Regression is not done.")
+
+    def _note_counts(self, splits: Mapping[str, ExampleTable], labels: Labels) -> None:
+        counts = Counter(itertools.chain.from_iterable(splits["train"].labels()))
+        total = len(splits["train"])
+        self.facts["counts"] = {
+            split: dict(Counter(itertools.chain.from_iterable(table.labels()))) for split, table in splits.items()
+        }
+        once = [name for name in labels.names if counts[name] == 1]
+        if once:
+            plural = "A class appears" if len(once) == 1 else f"{len(once):,} classes appear"
+            self.notes.append(
+                f"{plural} once in the training examples: {_listed(once)}. Little can be learned of such."
+            )
+        if len(labels) >= _MANY_CLASSES:
+            self.notes.append(
+                f"There are {len(labels):,} classes, {total / len(labels):.1f} training examples for each on average."
+            )
+        name, most = counts.most_common(1)[0]
+        if not labels.several and most >= _MAJORITY * total:
+            self.notes.append(
+                f"{most / total:.0%} of the training examples are '{name}': always to answer that looks good by "
+                "accuracy and not by macro F1. --balance weighs or draws the rare classes more."
+            )
+
+
+def _natural(name: str) -> tuple[int, float, str]:
+    """Numbers by their size, then names by the alphabet."""
+    return (0, float(name), name) if _is_number(name) else (1, 0.0, name)
+
+
+def _is_number(name: str) -> bool:
+    try:
+        return math.isfinite(float(name))
+    except ValueError:
+        return False
+
+
+def _listed(names: Sequence[str]) -> str:
+    listed = ", ".join(f"'{name}'" for name in names[:_LISTED])
+    return listed + (f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else "")

@@ -1,0 +1,253 @@
+"""Where labelled examples are: files, folders of class folders, hubs, assets; and the stream that `predict` reads.
+
+`places` says what splits a source holds and how each is read; nothing is read before `Place.read` is called.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from domain_ft.corpus.corpus import hash_files, hub_revision
+from domain_ft.corpus.readers import ENDINGS, records
+from domain_ft.corpus.readers.base import (
+    BOM,
+    BadRecords,
+    RawRecord,
+    Reject,
+    decode,
+    read_lines,
+    read_whole,
+)
+from domain_ft.corpus.readers.files import Listing, ending
+from domain_ft.corpus.recipes import Source
+from domain_ft.corpus.tasks.examples import Example
+from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
+from domain_ft.errors import CorpusError
+
+RECORD_ENDINGS = tuple(ending for ending, kind in ENDINGS.items() if kind != "text")
+# What the splits are called, in folders and on hubs.
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev", "development"),
+    "test": ("test", "testing"),
+}
+STREAM = "standard input"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the examples of one split are.
+
+    Attributes:
+        name: what it is called in messages.
+        content: plain values: equal content, equal examples.
+        read: gives the examples, in an order that stays.
+    """
+
+    name: str
+    content: Any
+    read: Callable[[ExampleFields, BadRecords], Iterator[Example]]
+
+
+def places(spec: str) -> dict[str, Place]:
+    """The splits of a file, a folder or `hf:ID[:config]`, by the names of `SPLITS`. What has no splits is `train`.
+
+    Raises:
+        CorpusError: there is no such file, folder or data set, or nothing in it that holds examples.
+    """
+    if spec.startswith("hf:"):
+        identifier, _, config = spec.removeprefix("hf:").partition(":")
+        return hub_places(identifier, config or None, None)
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return _folder_places(path)
+    if not path.exists():
+        raise CorpusError("there is no such file or folder", where=spec, fix="check the path")
+    if ending(path) not in RECORD_ENDINGS:
+        given = f"a file ending in '{ending(path)}'" if ending(path) else "a file with no ending"
+        raise CorpusError(
+            f"{given} holds no labelled examples that can be read",
+            where=spec,
+            fix=f"the endings that are read: {', '.join(RECORD_ENDINGS)}, each also with .gz; "
+            "or a folder with a folder of texts for each class",
+        )
+    return {"train": file_place([(path, path.name)], ENDINGS[ending(path)])}
+
+
+def file_place(files: Sequence[tuple[Path, str]], kind: str, content: Any = None) -> Place:
+    """Files of records, each with the name that it has in messages.
+
+    Args:
+        files: read one after the other.
+        kind: the reader of their records, as in `readers.records`.
+        content: names what they hold; by default their hashes do.
+    """
+
+    def read(fields: ExampleFields, bad: BadRecords) -> Iterator[Example]:
+        for path, name in files:
+            for record in records(path, name, kind, bad, fields.columns(name)):
+                example = fields.example(record, name, bad)
+                if example is not None:
+                    yield example
+
+    return Place(files[0][1] if len(files) == 1 else str(files[0][0].parent), content or _hashes(files), read)
+
+
+def hub_places(identifier: str, config: str | None, revision: str | None) -> dict[str, Place]:
+    """The splits of a data set of a hub, or of a folder on this machine that stands where an id does."""
+    from domain_ft.corpus.readers.hub import hub_name, open_splits  # imports datasets
+
+    if not identifier:
+        raise CorpusError("'hf:' names no data set", where="hf:", fix="write hf:ID or hf:ID:config")
+    commit = hub_revision(Source(kind="hub", id=identifier, config=config, revision=revision))
+    content: list[Any] = [identifier, config, commit]
+    if commit is None:
+        content.append(_hashes([(file, file.name) for file in sorted(Path(identifier).rglob("*")) if file.is_file()]))
+    splits = open_splits(identifier, config, commit)
+    found = {split: next((name for name in names if name in splits), None) for split, names in SPLIT_NAMES.items()}
+    if found["train"] is None:
+        listed = ", ".join(splits)
+        raise CorpusError(
+            f"the data set has no split 'train', only {listed}",
+            where=hub_name(identifier, config),
+            fix="name a data set that has one",
+        )
+    return {
+        split: _hub_place(hub_name(identifier, config), name, splits[name], [*content, name])
+        for split, name in found.items()
+        if name is not None
+    }
+
+
+def _hub_place(where: str, split: str, rows: Any, content: Any) -> Place:
+    from domain_ft.corpus.readers.hub import class_names
+
+    def read(fields: ExampleFields, bad: BadRecords) -> Iterator[Example]:
+        fields.classes = class_names(rows.features)
+        for number, row in enumerate(rows, 1):
+            example = fields.example(RawRecord(number, row), f"{where} {split}", bad)
+            if example is not None:
+                yield example
+
+    return Place(f"{where} {split}", content, read)
+
+
+def _folder_places(path: Path) -> dict[str, Place]:
+    """The splits of a folder whose folders are classes, or splits with the folders of the classes in them."""
+    inside = {folder.name.lower(): folder for folder in path.iterdir() if folder.is_dir()}
+    found = {
+        split: next((inside[name] for name in names if name in inside), None) for split, names in SPLIT_NAMES.items()
+    }
+    if found["train"] is not None and any(folder.is_dir() for folder in found["train"].iterdir()):
+        return {split: _class_folders(folder, path) for split, folder in found.items() if folder is not None}
+    return {"train": _class_folders(path, path)}
+
+
+def _class_folders(folder: Path, root: Path) -> Place:
+    """Texts in a folder for each class: a file is an example, and its folder's name is its label."""
+    files = [
+        (file, file.relative_to(root).as_posix(), part.name)
+        for part in sorted(folder.iterdir(), key=lambda part: part.name)
+        if part.is_dir() and not part.name.startswith(".")
+        for file in sorted(part.rglob("*"), key=lambda file: file.as_posix())
+        if file.is_file() and not file.name.startswith(".") and ENDINGS.get(ending(file)) == "text"
+    ]
+    if not files:
+        raise CorpusError(
+            "the folder holds no folders with texts in them, one for each class",
+            where=str(folder),
+            fix=f"lay it out as CLASS/NAME.txt; or name one file with the labels in it ({', '.join(RECORD_ENDINGS)})",
+        )
+
+    def read(fields: ExampleFields, bad: BadRecords) -> Iterator[Example]:
+        for file, name, label in files:
+            text = read_whole(file, name, bad)
+            record = RawRecord(None, {"text": text, "label": label}, name)
+            example = None if text is None else fields.example(record, name, bad)
+            if example is not None:
+                yield example
+
+    return Place(str(folder), _hashes([(file, name) for file, name, _ in files]), read)
+
+
+def _hashes(files: Sequence[tuple[Path, str]]) -> list[list[str]]:
+    return [[name, digest] for (_, name), digest in hash_files(Listing(tuple(files), {}))]
+
+
+class _Passed(BadRecords):
+    """Counts what is told of a stream, and swallows it while the stream is at what was done before."""
+
+    def __init__(self, bad: BadRecords, skip: int) -> None:
+        super().__init__("skip", self._count)
+        self.bad, self.left = bad, skip
+
+    def passes(self) -> bool:
+        """Whether the next record was done before."""
+        self.left -= 1
+        return self.left >= 0
+
+    def _count(self, reject: Reject) -> None:
+        del reject
+
+    def add(
+        self, reason: str, *, file: str, line: int | None = None, field: str | None = None, fix: str | None = None
+    ) -> None:
+        if not self.passes():
+            self.bad.add(reason, file=file, line=line, field=field, fix=fix)
+
+
+def iterate_inputs(
+    spec: Path | BinaryIO, fields: FieldNames, id_field: str | None, bad: BadRecords, *, skip: int = 0
+) -> Iterator[Example]:
+    """The texts to predict, one at a time, in the order of the file: memory stays flat. Labels are not looked at.
+
+    Args:
+        spec: a file of records or, with any other ending, of a text a line; or a binary stream of JSON lines or of a
+            text a line, which its first character tells.
+        fields: what text and pair were called when the model learned. Where the file has no such text field, it is
+            found as in training.
+        id_field: what names a record; else the field of the training if it is there, else `file:line`.
+        bad: told of each record that cannot be read.
+        skip: pass over so many records from the beginning, read or rejected: what an earlier call has done.
+
+    Raises:
+        CorpusError: no such file, or it is not clear which field is the text; RecordError where `bad` stops.
+    """
+    names = FieldNames(text=fields.text, pair=fields.pair, id=id_field or fields.id)
+    maker = ExampleFields(names, labelled=False)
+    passed = _Passed(bad, skip)
+    for record, name in _input_records(spec, maker, passed):
+        example = maker.example(record, name, passed)
+        if example is not None and not passed.passes():
+            yield example
+
+
+def _input_records(spec: Path | BinaryIO, maker: ExampleFields, bad: BadRecords) -> Iterator[tuple[RawRecord, str]]:
+    """The records of a file or stream, with what it is called in messages."""
+    if not isinstance(spec, Path):
+        stream = io.BufferedReader(spec) if isinstance(spec, io.RawIOBase) else spec
+        begin = stream.peek(1) if isinstance(stream, io.BufferedReader) else b""
+        first = begin.removeprefix(BOM).lstrip()[:1]
+        lines = records(stream, STREAM, "jsonl", bad) if first == b"{" else _text_lines(stream, STREAM, bad)
+        yield from ((record, STREAM) for record in lines)
+        return
+    if not spec.is_file():
+        raise CorpusError("there is no such file", where=str(spec), fix="check the path; - is standard input")
+    name = spec.name
+    if ending(spec) in RECORD_ENDINGS:
+        rows = records(spec, name, ENDINGS[ending(spec)], bad, maker.columns(name))
+    else:
+        rows = _text_lines(spec, name, bad)
+    yield from ((record, name) for record in rows)
+
+
+def _text_lines(source: Path | BinaryIO, name: str, bad: BadRecords) -> Iterator[RawRecord]:
+    """A record for each line of plain text; blank lines are passed over."""
+    for number, offset, raw in read_lines(source, name, bad):
+        line = decode(raw, name, bad, offset=offset, line=number)
+        if line and line.strip():
+            yield RawRecord(number, {"text": line})
