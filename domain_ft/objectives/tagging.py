@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -22,14 +24,17 @@ class TaggingObjective:
 
     Attributes:
         kernels: the backend of the ops, as `--kernels` names it.
+        tag_weights: (L,) what the losses of each class are multiplied by; None for no weights.
     """
 
     kernels: str = "auto"
+    tag_weights: npt.NDArray[np.float32] | None = None
     name: str = "tagging"
 
     def prepare(self, batch: TaskBatch, epoch: int) -> TaskInputs:  # noqa: ARG002 (nothing is drawn at random)
         """The tensors of a pass, whose `targets` and `weights` are (tokens,); the same for every epoch."""
         asked = batch.targets != IGNORED
+        weights = asked if self.tag_weights is None else asked * self.tag_weights[np.maximum(batch.targets, 0)]
         return TaskInputs(
             input_ids=torch.from_numpy(batch.input_ids),
             position_ids=torch.from_numpy(batch.position_ids),
@@ -38,7 +43,7 @@ class TaggingObjective:
             max_seqlen=int(batch.lengths.max(initial=0)),
             owners=torch.from_numpy(batch.owners),
             targets=torch.from_numpy(batch.targets),
-            weights=torch.from_numpy(asked.astype("float32")),
+            weights=torch.from_numpy(weights.astype(np.float32)),
             items=int(asked.sum()),
         )
 

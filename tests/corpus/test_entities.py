@@ -538,7 +538,7 @@ def test_a_long_text_is_cut_before_words_and_nothing_is_dropped(kind: str) -> No
     assert sizes.max() <= encoder.room
     assert sizes.min() >= encoder.room // 3
     rows = encode_tags([tagged(text), tagged("the work")], ("O",), tiny_tokenizer(kind), max_length=32)
-    assert rows.cut == 1
+    assert rows.cut.tolist() == [True, False]
     assert rows.owners.tolist() == [0] * (len(rows) - 1) + [1]
     batch = rows.pack([1, len(rows) - 1])
     assert batch.pieces.tolist() == [1, 0]
@@ -546,9 +546,21 @@ def test_a_long_text_is_cut_before_words_and_nothing_is_dropped(kind: str) -> No
     assert batch.position_ids.tolist() == [*range(rows.lengths[1]), *range(rows.lengths[-1])]
 
 
+def test_a_part_of_the_rows_packs_as_the_rows_do() -> None:
+    texts = [tagged("the work " * 20, (0, 3, "A")), tagged("bones")]
+    rows = encode_tags(texts, ("O", "B-A", "I-A"), tiny_tokenizer("wordpiece"), max_length=16)
+    assert rows.targets.tolist() == [1] + [0] * (len(rows) - 1)
+    taken = rows.take([len(rows) - 1, 1, 1])
+    assert taken.lengths.tolist() == rows.lengths[[-1, 1, 1]].tolist()
+    batch, whole = taken.pack([0, 2]), rows.pack([len(rows) - 1, 1])
+    assert batch.input_ids.tolist() == whole.input_ids.tolist()
+    assert batch.targets.tolist() == whole.targets.tolist()
+    assert batch.pieces.tolist() == whole.pieces.tolist() == [0, 1]
+
+
 def test_a_word_longer_than_the_model_reads_is_cut() -> None:
     rows = encode_tags([tagged("q" * 100, (0, 100, "A"))], ("O", "B-A", "I-A"), tiny_tokenizer("gpt2"), max_length=16)
-    assert rows.items == 1
+    assert len(rows.asked) == 1
     assert rows.spans(targets(rows)) == [(Span(0, 100, "A"),)]
 
 

@@ -14,6 +14,7 @@ A row is a window; a short text has one.
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -124,7 +125,9 @@ class TaggingRows:
         tags: the classes, in the order of the model's outputs.
         lengths: (rows,) int32, tokens of each window, special tokens included.
         owners: (rows,) int64, the index in `texts` of the text that each is a window of; never falls.
-        cut: how many texts have more than one window.
+        targets: (rows,) int64, 1 where an entity begins in the window, else 0: what a part of the rows, or a balanced
+            draw of them, keeps in its share.
+        cut: (texts,) bool, which texts have more than one window.
         inexact: how many spans begin or end within a unit, so that no tags can say them exactly.
     """
 
@@ -139,11 +142,13 @@ class TaggingRows:
         words: list[tuple[Unit, ...]] = []
         owners: list[int] = []
         places: list[int] = []  # of each word's token among the tokens of all rows
-        self.cut = self.inexact = total = 0
+        cut: list[bool] = []
+        self.inexact = total = 0
         for index, encoded in enumerate(encoder.encode((text.text, text.words) for text in texts)):
             spans = texts[index].spans
             tags_of_units = encoded.tags(spans)
-            self.inexact += len(set(spans) - set(_spans(encoded.units, tags_of_units)))
+            said = {_characters(encoded.units, chunk) for chunk in lenient_chunks(tags_of_units)}
+            self.inexact += len(set(spans) - said)
             asked = np.full(len(encoded.ids), IGNORED, dtype=np.int64)
             for unit, tag in zip(encoded.units, tags_of_units, strict=True):
                 asked[unit.token] = numbers.get(tag, unknown)
@@ -157,16 +162,20 @@ class TaggingRows:
                 ids.append(window)
                 targets.append(target)
                 owners.append(index)
-            self.cut += len(encoded.cuts) > 2
+            cut.append(len(encoded.cuts) > 2)
             words.append(encoded.words)
             places += where[[word.token for word in encoded.words]].tolist() if encoded.words else []
             if progress and (index + 1) % _BATCH == 0:
                 progress("tokenising", index + 1, len(texts))
         self.lengths = np.array([len(window) for window in ids], dtype=np.int32)
         self.owners = np.array(owners, dtype=np.int64)
+        self.cut = np.array(cut, dtype=np.bool_)
+        begins = [number for number, tag in enumerate(self.tags) if tag.startswith("B-")]
+        self.targets = np.array([np.isin(target, begins).any() for target in targets], dtype=np.int64)
+        self._numbers = np.arange(len(owners)) - np.searchsorted(self.owners, self.owners)
         self._starts = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
         self._ids = np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int32, count=total)
-        self._targets = np.concatenate([np.zeros(0, dtype=np.int64), *targets])
+        self._asked = np.concatenate([np.zeros(0, dtype=np.int64), *targets])
         self._words = words
         self._places = np.array(places, dtype=np.int64)
 
@@ -174,9 +183,18 @@ class TaggingRows:
         return len(self.lengths)
 
     @property
-    def items(self) -> int:
-        """How many tokens are labelled."""
-        return int((self._targets != IGNORED).sum())
+    def asked(self) -> npt.NDArray[np.int64]:
+        """(labelled tokens,) the class that is asked for at each, of the rows that are here."""
+        targets = self._asked[self.places(np.arange(len(self)))]
+        return targets[targets != IGNORED]
+
+    def take(self, indices: npt.ArrayLike) -> TaggingRows:
+        """The windows with these indices, in that order; one may come twice. To train on: texts stay as they are."""
+        places = np.asarray(indices, dtype=np.int64)
+        taken = copy.copy(self)
+        for name in ("lengths", "owners", "targets", "_numbers", "_starts"):
+            setattr(taken, name, getattr(self, name)[places])
+        return taken
 
     def row_id(self, row: int) -> str:
         """The id of the text that a row is a window of."""
@@ -186,9 +204,8 @@ class TaggingRows:
         """Lay these windows end to end, in that order."""
         rows = np.asarray(rows, dtype=np.int64)
         places = self.places(rows)
-        numbers = np.arange(len(self)) - np.searchsorted(self.owners, self.owners)
         return pack_windows(
-            self._ids[places], self._targets[places], self.lengths[rows], rows, self.owners[rows], numbers[rows]
+            self._ids[places], self._asked[places], self.lengths[rows], rows, self.owners[rows], self._numbers[rows]
         )
 
     def places(self, rows: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -202,15 +219,33 @@ class TaggingRows:
         """Tokens of all rows together, special ones included."""
         return len(self._ids)
 
-    def spans(self, answers: npt.NDArray[Any]) -> list[tuple[Span, ...]]:
-        """The entities of each text that the tags (tokens,) of all rows say, as class numbers."""
-        at_words = answers[self._places]
+    def entities(
+        self, answers: npt.NDArray[np.int64], chances: npt.NDArray[np.float32]
+    ) -> list[list[tuple[Span, float]]]:
+        """The entities of each text, with how sure the model is of each: the mean chance of the tags of its words.
+
+        Args:
+            answers: (tokens,) the class that the model gives each token of all rows.
+            chances: (tokens,) with what probability.
+        """
+        tags, sure = answers[self._places], chances[self._places]
         found, place = [], 0
         for words in self._words:
-            tags = [self.tags[number] for number in at_words[place : place + len(words)].tolist()]
+            named = [self.tags[number] for number in tags[place : place + len(words)].tolist()]
+            own = sure[place : place + len(words)]
+            found.append(
+                [
+                    (_characters(words, chunk), float(own[chunk.start : chunk.end].mean()))
+                    for chunk in lenient_chunks(named)
+                ]
+            )
             place += len(words)
-            found.append(tuple(_spans(words, tags)))
         return found
+
+    def spans(self, answers: npt.NDArray[np.int64]) -> list[tuple[Span, ...]]:
+        """The entities of each text, of the classes (tokens,) that the model gives the tokens of all rows."""
+        unsure = np.zeros(len(answers), dtype=np.float32)
+        return [tuple(span for span, _ in own) for own in self.entities(answers, unsure)]
 
 
 def encode_tags(
@@ -250,10 +285,9 @@ def pack_windows(
     )
 
 
-def _spans(units: Sequence[Unit], tags: Sequence[str]) -> Iterator[Span]:
-    """The entities that tags of units say, in characters."""
-    for chunk in lenient_chunks(tags):
-        yield Span(units[chunk.start].start, units[chunk.end - 1].end, chunk.label)
+def _characters(units: Sequence[Unit], chunk: Span) -> Span:
+    """A span of units as one of characters."""
+    return Span(units[chunk.start].start, units[chunk.end - 1].end, chunk.label)
 
 
 def _trimmed(text: str, start: int, end: int) -> Bounds:
