@@ -448,12 +448,22 @@ def longest_piece(config: PretrainedConfig, offset: int, tokenizer: PreTrainedTo
 
 
 def merge_adapters(model: PreTrainedModel, source: Source) -> None:
-    """Put the adapters of runs into the weights, in their order."""
+    """Put the adapters of runs into the weights of a language model, in their order.
+
+    Raises:
+        ModelError: an adapter is of a task, with a head that a language model does not have, or does not fit.
+    """
     if not source.adapters:
         return
     from domain_ft.models.lora import merge_and_unload
-    from domain_ft.models.peft_format import load_adapter
+    from domain_ft.models.peft_format import load_adapter, task_type
 
     for adapter in source.adapters:
+        if task_type(adapter) in ("SEQ_CLS", "TOKEN_CLS"):
+            raise ModelError(
+                f"'{source.recorded}' was trained to classify, and is no language model any more.",
+                where=str(adapter),
+                fix="give the model that it was trained from, which its adapter_config.json names as its base",
+            )
         load_adapter(model, adapter)
         merge_and_unload(model)

@@ -28,7 +28,7 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, tor
 
 
 class Exportable(Protocol):
-    """What is exported: a `BaseModel`, or anything with a transformers model and its tokenizer."""
+    """What is exported: a `BaseModel`, a `TaskModel`, or anything with a transformers model and its tokenizer."""
 
     @property
     def model(self) -> PreTrainedModel: ...
@@ -86,11 +86,13 @@ def _merged(model: PreTrainedModel) -> Iterator[None]:
 
 @torch.no_grad()
 def _probe_logits(model: PreTrainedModel) -> Tensor:
-    """Logits (sequences, tokens, V) of ids drawn once for all."""
+    """Logits of ids drawn once for all: (sequences, tokens, V), or (sequences, L) of a classifier of texts.
+
+    Sequences go through one by one, since a decoder without a padding token classifies no batch.
+    """
     vocabulary = model.get_input_embeddings().weight.shape[0]
     ids = torch.from_numpy(generator(0, "export probe").integers(vocabulary, size=_PROBE)).to(model.device)
-    logits: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-    return logits
+    return torch.cat([model(input_ids=one, attention_mask=torch.ones_like(one)).logits for one in ids.split(1)])
 
 
 def _refuse_other_weights(model: PreTrainedModel, reloaded: PreTrainedModel) -> None:

@@ -142,6 +142,11 @@ def load_adapter(
     return lora
 
 
+def task_type(folder: Path) -> str | None:
+    """PEFT's name of the task that the adapter in `folder` is for; None for a masked LM."""
+    return _read_settings(folder).get("task_type")
+
+
 def _tensors(lora: LoraModel) -> dict[str, Tensor]:
     """Every trained tensor under PEFT's name for it; what is written into one is in the model."""
     tensors: dict[str, Tensor] = {}

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
@@ -90,3 +93,102 @@ class Probe:
             ) from None
         except (SafetensorError, ValueError, KeyError) as error:
             raise ModelError(f"the probe's files are damaged: {error}", where=str(folder)) from None
+
+
+class Fit(NamedTuple):
+    """Logits = features weightᵀ + bias: weight (L, D), bias (L,), both float64."""
+
+    weight: npt.NDArray[np.float64]
+    bias: npt.NDArray[np.float64]
+
+
+def fit_probe(
+    features: npt.NDArray[np.float32],
+    targets: npt.NDArray[Any],
+    labels: Labels,
+    *,
+    validation: tuple[npt.NDArray[np.float32], npt.NDArray[Any]],
+    balanced: bool = False,
+) -> Probe:
+    """Fit a probe to training examples; the strength of its penalty is the one that is best by macro F1 on others.
+
+    Args:
+        features: (examples, D).
+        targets: as `Labels.targets` gives them.
+        labels: the classes.
+        validation: features and targets that the strength is chosen on; of equal scores the stronger penalty wins.
+        balanced: weigh the classes so that all count as much (scikit-learn's `balanced`).
+
+    Raises:
+        ModelError: features that are not finite, or training examples of one class only.
+    """
+    if not np.isfinite(features).all():
+        raise ModelError(
+            "the model's features of some training texts are not finite numbers",
+            fix="check that its weights are finite; with a low-precision --dtype, try --dtype float32",
+        )
+    if not labels.several and len(np.unique(targets)) < 2:
+        raise ModelError("all training examples are of one class, so there is nothing to tell apart")
+    mean, spread = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
+    spread[spread == 0] = 1.0
+    standardised = (features - mean) / spread
+    fit = _fit_several if labels.several else _fit_single
+    best: tuple[float, float, Fit] | None = None
+    for strength in STRENGTHS:
+        found = fit(standardised, targets, len(labels), strength, balanced)
+        weight = found.weight / spread
+        found = Fit(weight, found.bias - weight @ mean)
+        score = _macro_f1(validation[0] @ found.weight.T + found.bias, validation[1], labels)
+        if best is None or score > best[0]:
+            best = score, strength, found
+    assert best is not None
+    _, strength, (weight, bias) = best
+    return Probe(torch.from_numpy(weight).float(), torch.from_numpy(bias).float(), labels, strength)
+
+
+def _fit_single(
+    features: npt.NDArray[np.float64], targets: npt.NDArray[Any], classes: int, strength: float, balanced: bool
+) -> Fit:
+    """A multinomial regression. A class that no example has gets the logit that half an example would give it."""
+    weight, bias, present = _regression(features, targets, strength, balanced)
+    if len(present) == 2:  # one logit z for two classes: here -z/2 and z/2
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    whole = Fit(np.zeros((classes, features.shape[1])), np.full(classes, bias.min() - np.log(2.0 * len(targets))))
+    whole.weight[present], whole.bias[present] = weight, bias
+    return whole
+
+
+def _fit_several(
+    features: npt.NDArray[np.float64], targets: npt.NDArray[Any], classes: int, strength: float, balanced: bool
+) -> Fit:
+    """A regression a class. One that all examples have, or none, gets the odds with half an example for each side."""
+    whole = Fit(np.zeros((classes, features.shape[1])), np.zeros(classes))
+    for index, own in enumerate(targets.T):
+        present = float(own.sum())
+        if 0 < present < len(own):
+            weight, bias, _ = _regression(features, own, strength, balanced)
+            whole.weight[index], whole.bias[index] = weight[0], bias[0]
+        else:
+            whole.bias[index] = np.log((present + 0.5) / (len(own) - present + 0.5))
+    return whole
+
+
+def _regression(
+    features: npt.NDArray[np.float64], targets: npt.NDArray[Any], strength: float, balanced: bool
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """scikit-learn's weights (classes, D) or (1, D), biases, and the classes that occur."""
+    from sklearn.exceptions import ConvergenceWarning  # not needed unless a probe is fitted, and slow to import
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=strength, class_weight="balanced" if balanced else None, max_iter=_MOST_ITERATIONS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # what matters is the score on the validation examples
+        model.fit(features, targets)
+    return model.coef_, model.intercept_, model.classes_.astype(np.int64)
+
+
+def _macro_f1(logits: npt.NDArray[Any], targets: npt.NDArray[Any], labels: Labels) -> float:
+    from sklearn.metrics import f1_score
+
+    predicted = logits > 0 if labels.several else logits.argmax(1)
+    return float(f1_score(targets, predicted, average="macro", zero_division=0.0))

@@ -269,7 +269,8 @@ def _one_token_a_piece(model: PreTrainedModel, cu_seqlens: Tensor) -> Iterator[N
     def hand_on(body: nn.Module, _args: Any, output: Any) -> None:
         hidden = output.last_hidden_state.squeeze(0)
         if by_mean:
-            pooled = torch.segment_reduce(hidden, "mean", lengths=torch.diff(cu_seqlens).long())
+            wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+            pooled = torch.segment_reduce(wide, "mean", lengths=torch.diff(cu_seqlens).long()).to(hidden.dtype)
         else:
             pooled = hidden.index_select(0, cu_seqlens[:-1].long())
         output.last_hidden_state = pooled.unsqueeze(1)

@@ -12,8 +12,9 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from domain_ft.report import words
+from domain_ft.report import task_words, words
 from domain_ft.report.data import AdaptReport
+from domain_ft.report.task_data import ClassifyReport
 
 TASKS = {"mlm": "fill-mask", "clm": "text-generation"}
 _MARKS = str.maketrans({mark: "\\" + mark for mark in "\\`*_[]|#"} | {"<": "&lt;", ">": "&gt;", "\n": " "})
@@ -21,7 +22,7 @@ _MARKS = str.maketrans({mark: "\\" + mark for mark in "\\`*_[]|#"} | {"<": "&lt;
 
 def render(report: AdaptReport) -> str:
     """The model card of an `adapt` run, as Markdown with YAML front matter."""
-    body = _template().render(report=report, words=words)
+    body = _template("card.md.j2").render(report=report, words=words)
     return f"---\n{card_data(report).to_yaml()}\n---\n\n{body}\n"
 
 
@@ -54,8 +55,39 @@ def _results(report: AdaptReport) -> list[EvalResult]:
     ]
 
 
+def render_classify(report: ClassifyReport) -> str:
+    """The model card of a `classify` run, as Markdown with YAML front matter."""
+    body = _template("classify_card.md.j2").render(report=report, words=task_words, facts=task_words.facts(report.task))
+    return f"---\n{classify_card_data(report).to_yaml()}\n---\n\n{body}\n"
+
+
+def classify_card_data(report: ClassifyReport) -> ModelCardData:
+    """What the hub and its tools read of a classifier's card."""
+    method = str(report.settings.get("method", "lora"))
+    return ModelCardData(
+        model_name=f"{report.base.short_name}-{report.task.name}",
+        base_model=report.base.source if report.base.on_hub else None,
+        library_name={"full": "transformers", "head": "domain-ft"}.get(method, "peft"),
+        pipeline_tag="text-classification",
+        language=report.task.facts.get("language") or None,
+        license=report.base.licence.lower() or None,
+        tags=["domain-ft", "text-classification", method],
+        eval_results=[
+            EvalResult(
+                task_type="text-classification",
+                dataset_type=report.task.name,
+                dataset_name=f"{report.task.name}, test examples",
+                metric_type=kind,
+                metric_name=task_words.METRICS[metric],
+                metric_value=round(float(report.test[metric]), 6),
+            )
+            for metric, kind in (("macro_f1", "f1"), ("accuracy", "accuracy"), ("mcc", "matthews_correlation"))
+        ],
+    )
+
+
 @functools.cache
-def _template() -> Any:
+def _template(name: str) -> Any:
     environment = Environment(
         loader=PackageLoader("domain_ft.report"),
         autoescape=False,  # it is Markdown: `plain` takes the marks out of foreign text
@@ -64,7 +96,7 @@ def _template() -> Any:
         lstrip_blocks=True,
     )
     environment.filters["plain"] = _plain
-    return environment.get_template("card.md.j2")
+    return environment.get_template(name)
 
 
 def _plain(text: Any) -> str:

@@ -14,8 +14,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from domain_ft import __version__
-from domain_ft.report import plots, words
+from domain_ft.report import plots, task_plots, task_words, words
 from domain_ft.report.data import AdaptReport, EvaluationReport
+from domain_ft.report.task_data import ClassifyReport, CompareReport
 
 
 def render_adapt(report: AdaptReport) -> str:
@@ -38,6 +39,70 @@ def render_evaluation(report: EvaluationReport) -> str:
         report=report,
         figure=_markup(plots.comparison(report)) if compared else None,
     )
+
+
+def render_classify(report: ClassifyReport) -> str:
+    """The page of a `classify` run."""
+    return _page(
+        "classify.html.j2",
+        title=f"{report.base.short_name} for {report.task.name}",
+        report=report,
+        facts=task_words.facts(report.task),
+        figures=[(caption, _markup(figure)) for caption, figure in _classify_figures(report)],
+        words=task_words,
+    )
+
+
+def render_compare(report: CompareReport) -> str:
+    """The page of a `compare` call: finished runs side by side."""
+    figures = []
+    if any(run.differences for run in report.runs):
+        figures.append(("A difference is shown where its line stays clear of zero.", task_plots.differences(report)))
+    if any(run.learning_curve for run in report.runs):
+        figures.append(
+            ("Scores on the same test examples, by what was trained on.", task_plots.learning_curves(report))
+        )
+    return _page(
+        "compare.html.j2",
+        title=f"Runs on {report.subject}, compared",
+        report=report,
+        figures=[(caption, _markup(figure)) for caption, figure in figures],
+        words=task_words,
+    )
+
+
+def _classify_figures(report: ClassifyReport) -> list[tuple[str, str]]:
+    scored = sum(bool(scores["interval"]) for scores in report.test["per_class"].values())
+    shown = (
+        f"The {task_plots.MOST_CLASSES} weakest of {scored:,} classes"
+        if scored > task_plots.MOST_CLASSES
+        else "Classes"
+    )
+    figures = [
+        (
+            f"{shown}, each with its {task_words.level(report.test)} and in brackets its test examples; grey where they "
+            f"are fewer than {task_words.FEW}.",
+            task_plots.class_bars(report),
+        )
+    ]
+    if report.result.get("learning_curve"):
+        caption = "What more examples bring, on the same test examples."
+        figures.append((caption, task_plots.learning_curve(report)))
+    if report.metrics:
+        caption = "Each step pale, their running mean dark. The ring is the model that was kept."
+        figures.append((caption, task_plots.training(report)))
+    if any(report.reliability.values()):
+        figures.append((_calibration_caption(report), task_plots.calibration(report)))
+    return figures
+
+
+def _calibration_caption(report: ClassifyReport) -> str:
+    found = report.test.get("calibration")
+    said = "On the dashed line a probability can be taken at its word; the larger a point, the more cases."
+    if not found:
+        return said
+    before, after = (task_words.points(found[name]) for name in ("ece_before", "ece_after"))
+    return f"{said} Expected calibration error: {before} points as trained, {after} with the temperature."
 
 
 def _adapt_figures(report: AdaptReport) -> list[tuple[str, str]]:
@@ -69,7 +134,12 @@ def _markup(svg: str) -> Markup:
 
 
 def _page(template: str, **values: Any) -> str:
-    return _environment().get_template(template).render(words=words, version=__version__, **values) + "\n"
+    return (
+        _environment()
+        .get_template(template)
+        .render({"words": words, "numbers": words, "version": __version__} | values)
+        + "\n"
+    )
 
 
 @functools.cache

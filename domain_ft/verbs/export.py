@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from domain_ft.errors import ModelError
 from domain_ft.models.base import load
-from domain_ft.models.export import export_merged
+from domain_ft.models.export import Exportable, export_merged
+from domain_ft.models.task_model import TASK_NAME, load_task_run
 from domain_ft.settings import ExportSettings
 from domain_ft.training.progress import ProgressDisplay
 
@@ -19,9 +21,21 @@ def export(settings: ExportSettings) -> Path:
         SettingsError: the folder holds something already.
     """
     with ProgressDisplay(quiet=settings.quiet) as display:
-        base = load(settings.model, progress=display.job)
-        export_merged(base, settings.output)
+        export_merged(_load(settings.model, display), settings.output)
     return settings.output
+
+
+def _load(name: str, display: ProgressDisplay) -> Exportable:
+    """A model, a run of adapt, or a run of classify or tag, whose task's head is exported with it."""
+    if not (Path(name) / TASK_NAME).is_file():
+        return load(name, progress=display.job)
+    task = load_task_run(name, progress=display.job)
+    if task.probe is not None:
+        raise ModelError(
+            f"'{name}' has a linear probe (--method head), for which transformers has no class.",
+            fix="use domain-ft predict with the run, or train with --method lora, dora or full",
+        )
+    return task
 
 
 def run(settings: ExportSettings) -> dict[str, Any]:

@@ -42,7 +42,7 @@ from domain_ft.corpus.tasks.examples import Example, Examples, Labels
 from domain_ft.corpus.tokens import RecordFile, SpecialTokens, plain_backend
 from domain_ft.corpus.workers import in_order
 from domain_ft.errors import CorpusError, SettingsError, nearest
-from domain_ft.storage import alone, cache_folder, write_json
+from domain_ft.storage import alone, cache_folder
 
 if TYPE_CHECKING:  # a worker does not wait for it
     from transformers import PreTrainedTokenizerFast
@@ -132,13 +132,14 @@ class Templates:
             CorpusError: the tokenizer makes tokens of no text.
         """
         backend = plain_backend(tokenizer)
-        probe = next(
-            (text for text in ("a", "。", *sorted(backend.get_vocab())) if _is_text(backend.encode(text))), None
+        usual = (text for text in ("a", "。") if _is_text(backend.encode(text)))
+        probe = next(usual, None) or next(
+            filter(lambda t: _is_text(backend.encode(t)), sorted(backend.get_vocab())), None
         )
         if probe is None:
             raise CorpusError("the tokenizer makes tokens of no text", fix="copy its files beside the model again")
         single, pair = _template(backend.encode(probe), 1), _template(backend.encode(probe, probe), 2)
-        if not len(pair):
+        if not len(pair.middle):
             newline = tuple(backend.encode("\n", add_special_tokens=False).ids)
             pair = dataclasses.replace(pair, middle=Segment(newline, (0,) * len(newline)), types=(0, 0))
         return cls(single, pair, SpecialTokens.of(tokenizer).start or (0,))
@@ -169,7 +170,7 @@ def _template(encoding: Encoding, texts: int) -> Template:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Makes pieces of examples. It goes to the workers.
+    """Makes pieces of examples. It goes to the workers; and who predicts a stream of texts makes one, once.
 
     Attributes:
         backend: the tokenizer's, plain.
@@ -213,6 +214,10 @@ class Encoder:
             self.long_text,
         ]
         return hashlib.blake2b(json.dumps(made_of).encode(), digest_size=16).hexdigest()
+
+    def rows(self, examples: Sequence[Example]) -> ExampleRows:
+        """The rows of a few examples, in memory and with no key: of a stream of texts that are to be predicted."""
+        return ExampleRows(_Stored.in_memory(self.encode(examples)), self.labels)
 
     def encode(self, examples: Sequence[Example]) -> Encoded:
         """Tokenise a batch."""
@@ -558,19 +563,6 @@ def encode(
     return ExampleRows(_Stored.in_folder(folder, key), labels)
 
 
-def encode_now(
-    examples: Sequence[Example],
-    labels: Labels,
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    max_length: int,
-    long_text: LongText,
-) -> ExampleRows:
-    """The rows of a few examples, in memory and with no key: of a stream of texts that are to be predicted."""
-    encoder = Encoder.of(tokenizer, labels, max_length=max_length, long_text=long_text)
-    return ExampleRows(_Stored.in_memory(encoder.encode(examples)), labels)
-
-
 def _write(folder: Path, encoder: Encoder, examples: Examples, progress: Progress | None) -> None:
     """Tokenise `examples` into `folder`, or go on where that was stopped."""
     unfinished = unfinished_folder(folder)
@@ -585,7 +577,6 @@ def _write(folder: Path, encoder: Encoder, examples: Examples, progress: Progres
                     files.commit()
                 if progress:
                     progress("tokenising", done["examples"], len(examples))
-        write_json(unfinished / "facts.json", {"key": folder.name, "max_length": encoder.max_length} | done)
         files.keep(folder)
 
 

@@ -1,0 +1,253 @@
+"""What the reports on tasks say in words. Scores are written in points, of 100: `81.2`, not `0.812`.
+
+A claim goes as far as its interval and no further: a difference is `better` or `worse` where the interval excludes
+zero, and else `not shown`, whatever its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from domain_ft.report.task_data import ClassifyReport, ComparedRun, CompareReport, TaskFacts
+from domain_ft.report.words import number, signed
+
+Difference = Mapping[str, Any]
+"""What `evaluation.counts.counts_difference` gives of a score."""
+
+METRICS = {
+    "macro_f1": "macro F1",
+    "accuracy": "accuracy",
+    "micro_f1": "micro F1",
+    "mcc": "Matthews correlation",
+    "auroc": "AUROC",
+    "precision": "precision",
+    "recall": "recall",
+}
+"""What scores are called, in the order in which they are shown."""
+
+BASELINES = {"majority": "majority class", "tfidf_svm": "TF-IDF + linear SVM"}
+
+FEW = 10
+"""A class with fewer test examples than this is flagged: one more or less right moves its score by points."""
+
+_NAMED = 6  # classes that a sentence names
+
+
+def points(value: float | None) -> str:
+    """A score in points.
+
+    >>> points(0.8125), points(None)
+    ('81.2', '–')
+    """
+    return "–" if value is None else number(100 * value, 1)
+
+
+def signed_points(value: float) -> str:
+    """A difference of scores in points.
+
+    >>> signed_points(0.021), signed_points(-0.005)
+    ('+2.1', '−0.5')
+    """
+    return signed(100 * value, 1)
+
+
+def span(interval: Sequence[float] | None) -> str:
+    """`72.3 to 83.0`; `no interval` where there is none."""
+    return "no interval" if interval is None else f"{points(interval[0])} to {points(interval[1])}"
+
+
+def difference_span(interval: Sequence[float] | None) -> str:
+    """`−0.5 to +2.9`; `no interval` where there is none."""
+    if interval is None:
+        return "no interval"
+    return f"{signed_points(interval[0])} to {signed_points(interval[1])}"
+
+
+def verdict(difference: Difference, metric: str) -> str:
+    """What a difference is, as far as its interval goes.
+
+    >>> verdict({"verdict": "better", "difference": 0.021, "interval": [0.004, 0.039]}, "macro_f1")
+    'better by 2.1 points of macro F1 (0.4 to 3.9)'
+    >>> verdict({"verdict": "not shown", "difference": 0.012, "interval": [-0.005, 0.029]}, "macro_f1")
+    'not shown: −0.5 to +2.9 points of macro F1'
+    """
+    bounds, said = difference["interval"], f"points of {METRICS[metric]}"
+    if difference["verdict"] == "not shown":
+        return (
+            f"not shown: {difference_span(bounds)} {said}" if bounds else "not shown: a single source has no interval"
+        )
+    low, high = sorted(abs(bound) for bound in bounds)
+    amount = f"{points(abs(difference['difference']))} {said} ({points(low)} to {points(high)})"
+    return f"{difference['verdict']} by {amount}"
+
+
+def p_value(value: float) -> str:
+    """`p = 0.031`; below a thousandth only that it is so."""
+    return f"p = {value:.3f}" if value >= 0.001 else "p < 0.001"
+
+
+def level(scores: Mapping[str, Any]) -> str:
+    """`95% interval`."""
+    return f"{100 * scores.get('level', 0.95):g}% interval"
+
+
+def count(amount: int, noun: str) -> str:
+    """`1 example`, `2,000 examples`, `3 classes`."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{amount:,} {noun if amount == 1 else plural}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a, b and 3 more`: the first few of many names."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def headline(report: ClassifyReport) -> str:
+    """What came out, in one sentence for everybody."""
+    classes = count(len(report.task.labels), "class")
+    return (
+        f"{report.base.short_name} reaches a macro F1 of {points(report.test['macro_f1'])} on the {classes} of "
+        f"{report.task.name}."
+    )
+
+
+def findings(report: ClassifyReport) -> list[str]:
+    """The headline's grounds and its doubts, a sentence or two each."""
+    test = report.test
+    sources = "" if test["units"] == test["examples"] else f" from {count(test['units'], 'source')}"
+    sentences = [
+        f"Macro F1 is the mean over classes, the rare ones as much as the frequent. Its {level(test)} is "
+        f"{span(test['interval']['macro_f1'])}, over {count(test['examples'], 'test example')}{sources}. "
+        f"The accuracy is {points(test['accuracy'])} ({span(test['interval']['accuracy'])})."
+    ]
+    sentences += [f"{BASELINES[name]}: {found}." for name, found in _against_baselines(report)]
+    seeds = report.result.get("seeds") or {}
+    if seeds.get("n", 1) > 1:
+        of_seeds = seeds["macro_f1"]
+        sentences.append(
+            f"Trained from {seeds['n']} seeds the macro F1 is {points(of_seeds['mean'])} on average, with a standard "
+            f"deviation of {points(of_seeds['sd'])}. The model that is kept was the best on validation examples."
+        )
+    else:
+        sentences.append("It was trained from one seed: what another would give is not measured (--seeds 5 does).")
+    return sentences + doubts(report)
+
+
+def doubts(report: ClassifyReport) -> list[str]:
+    """What makes the numbers rougher than they look, in sentences."""
+    test, classes = report.test, report.test["per_class"]
+    sentences = []
+    if test.get("few_units"):
+        sentences.append("There are fewer than ten independent test examples: the intervals are rough.")
+    absent = [name for name, scores in classes.items() if not scores["support"]]
+    if absent:
+        sentences.append(f"Not in the test examples, so not measured: {listed(absent)}.")
+    silent = [name for name, scores in classes.items() if scores["support"] and not scores["predicted"]]
+    if silent:
+        sentences.append(f"Never predicted: {listed(silent)}.")
+    few = [name for name, scores in classes.items() if 0 < scores["support"] < FEW]
+    if few:
+        sentences.append(
+            f"Too few test examples (fewer than {FEW}) to say much of {count(len(few), 'class')}: {listed(few)}."
+        )
+    cut = report.result.get("cut_fraction") or 0
+    if cut:
+        share = f"{100 * cut:.0f}%" if cut >= 0.005 else "less than 1%"
+        sentences.append(
+            f"Of {share} of the examples not all text was read: --max-length and --long-text decide on that."
+        )
+    return sentences
+
+
+def limits(report: ClassifyReport) -> list[str]:
+    """What the run does not say."""
+    task = report.task
+    return [
+        f"The scores hold for texts like those of {task.name}. On texts from another source, or of another time, they "
+        "will be lower.",
+        "It always answers, on any text: none of its answers is 'none of these'."
+        if not task.several
+        else "Its classes are all it knows: what a text holds besides, it does not say.",
+        "Probabilities are calibrated on validation examples: where classes are more or less frequent, they are off.",
+        "The test examples were used for measuring alone. If you choose among many runs by their test scores, the best "
+        "one's score is too high.",
+    ]
+
+
+def _against_baselines(report: ClassifyReport) -> list[tuple[str, str]]:
+    found = []
+    for name in BASELINES:
+        scores = (report.result.get("baselines") or {}).get(name) or {}
+        if "macro_f1" not in scores:
+            continue
+        said = f"macro F1 {points(scores['macro_f1'])}"
+        if "difference" in scores:
+            said += f"; against it the model is {verdict(scores['difference']['macro_f1'], 'macro_f1')}"
+            said = said.replace("the model is not shown:", "no difference is shown:")
+        found.append((name, said))
+    return found
+
+
+def facts(task: TaskFacts) -> list[tuple[str, str]]:
+    """(what it is, what it says) of a task's facts that are words, and of its sizes."""
+    skipped = ("description", "fields")
+    named = [
+        (name.replace("_", " "), value if isinstance(value, str) else ", ".join(map(str, value)))
+        for name, value in task.facts.items()
+        if name not in skipped and value and isinstance(value, (str, list, tuple))
+    ]
+    sizes = [(f"{split} examples", f"{amount:,}") for split, amount in task.examples.items()]
+    kind = "any number of them an example" if task.several else "one an example"
+    return [*sizes, ("classes", f"{len(task.labels):,}, {kind}"), *named]
+
+
+def leaks(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(what was found, how often) of `Leaks.counts`, whatever its kinds."""
+    return [(kind.replace("_", " ").replace("-", " – "), f"{amount:,}") for kind, amount in counts.items()]
+
+
+def loading_code(report: ClassifyReport) -> str:
+    """Python that loads the run from within the run folder and classifies a text; empty where only `predict` can."""
+    if report.settings.get("method") == "head":
+        return ""
+    if report.settings.get("method") == "full":
+        return "\n".join(
+            [
+                "from transformers import pipeline",
+                "",
+                'classify = pipeline("text-classification", model="model", top_k=None)  # the run folder\'s',
+                'print(classify("A text to classify."))',
+            ]
+        )
+    base = report.base
+    source = "source = " + (f"embedded.resolve({base.name!r})  # fetched once" if base.embedded else repr(base.source))
+    return "\n".join(
+        [
+            *(["from domain_ft.models import embedded"] if base.embedded else []),
+            "from peft import PeftModel",
+            "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
+            "",
+            source,
+            "base = AutoModelForSequenceClassification.from_pretrained(",
+            f"    source, num_labels={len(report.task.labels)}",
+            ")",
+            'model = PeftModel.from_pretrained(base, "adapter")  # the run folder\'s',
+            "tokenizer = AutoTokenizer.from_pretrained(source)",
+            'print(model(**tokenizer("A text to classify.", return_tensors="pt")).logits.softmax(-1))',
+        ]
+    )
+
+
+def compared(run: ComparedRun, report: CompareReport) -> str:
+    """What a comparison says of a run after the first, in a sentence."""
+    metric = report.metrics[0]
+    difference = run.differences[metric]
+    first = report.runs[0].name
+    said = verdict(difference, metric)
+    if difference["verdict"] == "not shown":
+        return f"{run.name} against {first}: {said} ({p_value(difference['p_value'])})."
+    return f"{run.name} is {said} than {first} ({p_value(difference['p_value'])}).".replace(
+        f"{said} than {first}", f"{said}, against {first}"
+    )
