@@ -1,0 +1,279 @@
+"""Entities in texts: spans of characters, and the tags of words that files write them as.
+
+Whatever a file holds, it becomes a `TaggedText`: the text, where its words are, and spans. Tags come in schemes
+(Ramshaw & Marcus 1995, "Text Chunking using Transformation-Based Learning"; Tjong Kim Sang & Veenstra 1999,
+"Representing Text Chunks"):
+
+    IOB1    I-X within an entity; B-X only where one begins right after another of its type
+    IOB2    every entity begins with B-X and goes on with I-X
+    BIOES   as IOB2, but the last word has E-X, and an entity of one word S-X (also IOBES)
+    BILOU   as BIOES, with L for E and U for S
+
+A file's scheme is found by reading all of its tags, and every tag is held against it: a tag that cannot stand where it
+stands is a mistake in the file, and is named with its line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Scheme = Literal["iob1", "iob2", "bioes", "bilou"]
+Bounds = tuple[int, int]
+
+OUTSIDE = "O"
+
+SPELLED: Mapping[str, str] = {"iob1": "IOB1", "iob2": "IOB2", "bioes": "BIOES", "bilou": "BILOU"}
+"""The schemes as people write them."""
+
+
+@dataclass(frozen=True, order=True)
+class Span:
+    """An entity: characters `start` up to `end` of a text, counted in Unicode code points from 0."""
+
+    start: int
+    end: int
+    label: str
+
+
+@dataclass(frozen=True)
+class TaggedText:
+    """A sentence or longer text with its entities.
+
+    Attributes:
+        id: the record's own id, or `file:line`.
+        text: what the model reads.
+        words: (start, end) of each word in characters, in order, where the file gives words; None where it gives text.
+        spans: the entities, sorted, none of which overlap.
+        group: texts of one document share it; the id where nothing is known of it.
+        file: the name of the file that it stands in.
+        line: the line where it begins, counted from 1.
+    """
+
+    id: str
+    text: str
+    words: tuple[Bounds, ...] | None
+    spans: tuple[Span, ...]
+    group: str = ""
+    file: str = ""
+    line: int | None = None
+
+
+@dataclass(frozen=True)
+class TaggingData:
+    """A tagging task, read and split.
+
+    Attributes:
+        name: what it is called in reports.
+        types: the types of entities in the training texts, sorted.
+        splits: by name of `SPLITS`, all three.
+        scheme: of the training file's tags, as `SPELLED`; None where the files give spans of characters.
+        key: names the content of all of it.
+        facts: what reports tell of it.
+        notes: what a person should know, in sentences.
+    """
+
+    name: str
+    types: tuple[str, ...]
+    splits: Mapping[str, Sequence[TaggedText]]
+    scheme: str | None
+    key: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The classes of the model's head: O, then B- and I- of each type."""
+        return (OUTSIDE, *(f"{prefix}-{name}" for name in self.types for prefix in "BI"))
+
+    def with_train(self, texts: Sequence[TaggedText]) -> TaggingData:
+        """The same task with other training texts."""
+        return dataclasses.replace(self, splits={**self.splits, "train": texts})
+
+
+class TagError(ValueError):
+    """A tag that is none, or that cannot stand where it stands. `index` is its word, counted from 0."""
+
+    def __init__(self, message: str, index: int) -> None:
+        super().__init__(message)
+        self.index = index
+
+
+def split_tag(tag: str) -> tuple[str, str]:
+    """`B-Disease` as ("B", "Disease"); of O the type is empty.
+
+    Raises:
+        ValueError: it is no tag of any scheme.
+    """
+    prefix, hyphen, name = tag.partition("-")
+    if tag == OUTSIDE or (hyphen and name and prefix in ("B", "I", "E", "S", "L", "U")):
+        return prefix, name
+    raise ValueError(f"'{tag}' is no tag: O, B-TYPE, I-TYPE, and in some schemes E-, S-, L-, U-TYPE are")
+
+
+def recognise(sentences: Iterable[Sequence[str]]) -> Scheme:
+    """The scheme of a file from all of its tags; IOB2 where they do not tell. What is no tag is passed over.
+
+    IOB1 and IOB2 are told apart by how most of the entities begin that do not follow one of their own type.
+    """
+    prefixes: set[str] = set()
+    begins = Counter[str]()
+    for tags in sentences:
+        before = ("", "")
+        for tag in tags:
+            try:
+                prefix, name = split_tag(tag)
+            except ValueError:
+                prefix, name = OUTSIDE, ""
+            prefixes.add(prefix)
+            if name and before[1] != name:
+                begins[prefix] += 1
+            before = prefix, name
+    if prefixes & {"L", "U"} and not prefixes & {"E", "S"}:
+        return "bilou"
+    if prefixes & {"E", "S", "L", "U"}:
+        return "bioes"
+    return "iob1" if begins["I"] > begins["B"] else "iob2"
+
+
+def chunks(tags: Sequence[str], scheme: Scheme = "iob2") -> list[Span]:
+    """The entities of a sentence as spans of *words*: `Span(first word, last word + 1, type)`.
+
+    Raises:
+        TagError: a tag that is none, or that cannot stand where it stands under `scheme`.
+    """
+    allowed = {"iob1": "BI", "iob2": "BI", "bioes": "BIES", "bilou": "BILU"}[scheme]
+    last, single = {"bioes": ("E", "S"), "bilou": ("L", "U")}.get(scheme, ("", ""))
+    found: list[Span] = []
+    start, open_type = -1, ""  # the entity that the words so far have begun and not ended
+    for index, tag in enumerate([*tags, OUTSIDE]):
+        try:
+            prefix, name = split_tag(tag)
+        except ValueError as error:
+            raise TagError(str(error), index) from None
+        if name and prefix not in allowed:
+            raise TagError(f"{tag} is no tag of {SPELLED[scheme]}, which the file otherwise follows", index)
+        goes_on = prefix == "I" or (name != "" and prefix == last)
+        if goes_on and name != open_type and not (scheme == "iob1"):
+            raise TagError(_without_beginning(tag, tags[index - 1] if index else None, scheme), index)
+        if open_type and not (goes_on and name == open_type):
+            if last:
+                raise TagError(
+                    f"{tags[index - 1]} is not ended: after it comes {_spelled(tags, index)}, where {SPELLED[scheme]} "
+                    f"has I-{open_type} or {last}-{open_type}",
+                    index - 1,
+                )
+            found.append(Span(start, index, open_type))
+            open_type = ""
+        if name and not open_type:
+            start, open_type = index, name
+        if name and prefix in (last, single):
+            found.append(Span(start, index + 1, name))
+            open_type = ""
+    return found
+
+
+def _without_beginning(tag: str, before: str | None, scheme: Scheme) -> str:
+    """What to say of a tag that goes on with an entity which has not begun."""
+    name = split_tag(tag)[1]
+    if before is None:
+        place = "stands at the beginning of a sentence"
+    elif before == OUTSIDE:
+        place = "stands after O"
+    else:
+        place = f"stands after {before}"
+    return f"{tag} {place}: in {SPELLED[scheme]} an entity begins with B-{name}"
+
+
+def _spelled(tags: Sequence[str], index: int) -> str:
+    return tags[index] if index < len(tags) else "the end of the sentence"
+
+
+def lenient_chunks(tags: Sequence[str]) -> Iterator[Span]:
+    """The entities in a model's IOB2 tags, as spans of words. What may not begin one begins one all the same.
+
+    That is how conlleval and seqeval (in its default mode) read tags: I-X after O, after another type or at the
+    beginning of a sentence begins an entity.
+    """
+    start, open_type = 0, ""
+    for index, tag in enumerate([*tags, OUTSIDE]):
+        prefix, _, name = tag.partition("-")
+        if open_type and not (prefix == "I" and name == open_type):
+            yield Span(start, index, open_type)
+            open_type = ""
+        if name and not open_type:
+            start, open_type = index, name
+
+
+# ------------------------------------------------------------------------------------------------------ words and text
+
+
+# Scripts that are written without spaces between words: (first, last) code points, in order.
+_UNSPACED = (
+    (0x0E00, 0x0EFF),  # Thai, Lao
+    (0x1000, 0x109F),  # Myanmar
+    (0x1780, 0x17FF),  # Khmer
+    (0x2E80, 0x312F),  # radicals, CJK punctuation, Hiragana, Katakana, Bopomofo
+    (0x3190, 0x31FF),  # Kanbun to Katakana's extension
+    (0x3400, 0x4DBF),  # Han
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0xFF00, 0xFFEF),  # full and half width forms
+    (0x20000, 0x3FFFF),  # Han, the rarer
+)
+
+
+def is_unspaced(character: str) -> bool:
+    """Whether a character is of a script that is written without spaces between words."""
+    code = ord(character)
+    return code >= 0x0E00 and any(first <= code <= last for first, last in _UNSPACED)
+
+
+def join_words(words: Sequence[str]) -> tuple[str, tuple[Bounds, ...]]:
+    """The text of words, and where each stands in it.
+
+    A space parts two words, but nothing does where either of the two characters that meet is of a script without
+    spaces: of Japanese words "EGFR", "遺伝子", "の" the text is "EGFR遺伝子の". The offsets are exact in any case.
+    """
+    parts: list[str] = []
+    bounds: list[Bounds] = []
+    length = 0
+    for word in words:
+        if parts and not (is_unspaced(parts[-1][-1]) or is_unspaced(word[0])):
+            parts.append(" ")
+            length += 1
+        bounds.append((length, length + len(word)))
+        parts.append(word)
+        length += len(word)
+    return "".join(parts), tuple(bounds)
+
+
+def find_words(text: str) -> tuple[Bounds, ...]:
+    """Where the words of a plain text stand: what an entity may begin and end with.
+
+    A run of letters and digits with their marks is a word; a sign is one by itself, and so is each character of a
+    script without spaces (a mark goes with the character before it). The same for every tokenizer.
+    """
+    bounds: list[Bounds] = []
+    running = False  # the last word is a run that may grow
+    for place, character in enumerate(text):
+        if character.isspace():
+            running = False
+            continue
+        joins = _is_mark(character) and bool(bounds) and bounds[-1][1] == place
+        letter = not is_unspaced(character) and (character.isalnum() or character == "_")
+        if joins or (letter and running):
+            bounds[-1] = (bounds[-1][0], place + 1)
+        else:
+            bounds.append((place, place + 1))
+            running = letter
+    return tuple(bounds)
+
+
+def _is_mark(character: str) -> bool:
+    """Marks over and under letters, and what joins or varies the sign before it (as in emoji)."""
+    return not character.isascii() and (unicodedata.category(character)[0] == "M" or character in "\u200c\u200d")

@@ -1,0 +1,219 @@
+"""Opening a tagging task: its files read, checked against each other, and split."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject
+from domain_ft.corpus.tasks.entities import SPELLED, Scheme, TaggedText, TaggingData
+from domain_ft.corpus.tasks.entity_files import TagFields, read_tagged
+from domain_ft.corpus.tasks.examples import SPLITS
+from domain_ft.errors import CorpusError
+
+
+@dataclass(frozen=True)
+class TaggingSource:
+    """Where a tagging task is, how it is read and split; the settings of `tag` have the same names and their help."""
+
+    train: str
+    validation: str | None = None
+    test: str | None = None
+    test_ids: Path | None = None
+    fields: TagFields = field(default_factory=TagFields)
+    scheme: Scheme | None = None
+    on_bad_record: OnBadRecord = "stop"
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.2
+    remove_leaks: bool = False
+
+
+def open_tagging(source: TaggingSource, *, rejects: Callable[[Reject], None] | None = None) -> TaggingData:
+    """Read a tagging task and split it.
+
+    Where no test or validation texts are given, they are a share of the training texts, drawn by a hash: whole
+    documents where the file knows of them, else all repetitions of a text. So the same texts are held out whatever else
+    the file holds.
+
+    Args:
+        rejects: takes each record that is left out.
+
+    Raises:
+        CorpusError: a file cannot be read; there is no entity to learn or to be measured on; a split is empty.
+        RecordError: a bad record, where the source does not say to skip it.
+    """
+    bad = BadRecords(source.on_bad_record, rejects or (lambda _reject: None))
+    given = {split: path for split in SPLITS if (path := getattr(source, split)) is not None}
+    texts: dict[str, Sequence[TaggedText]] = {}
+    schemes: dict[str, Scheme | None] = {}
+    names = _short_names(given)
+    for split, path in given.items():
+        texts[split], schemes[split] = read_tagged(_file(path), names[split], source.fields, source.scheme, bad)
+        if not texts[split]:
+            raise CorpusError(f"'{path}' holds no text that can be read", fix="give a file with texts and their tags")
+    split_facts = _complete(texts, source)
+    notes = []
+    if source.remove_leaks:
+        held_out = {content_key(text) for split in ("validation", "test") for text in texts[split]}
+        kept = [text for text in texts["train"] if content_key(text) not in held_out]
+        if len(kept) < len(texts["train"]):
+            notes.append(f"{len(texts['train']) - len(kept):,} training texts stand in other splits and were left out")
+        texts["train"] = kept
+    types = _checked_types(texts, names)
+    notes += _type_notes(texts, types)
+    if len(set(schemes.values())) > 1:
+        spelled = ", ".join(f"{names[s]}: {SPELLED[k] if k else 'spans of characters'}" for s, k in schemes.items())
+        notes.append(f"the files are tagged in different ways, and are read all the same ({spelled})")
+    digest = hashlib.blake2b(digest_size=16)
+    for split in SPLITS:
+        for text in texts[split]:
+            digest.update(repr((split, text.id, text.text, text.words, text.spans)).encode())
+    scheme = schemes["train"]
+    return TaggingData(
+        name=_task_name(Path(source.train)),
+        types=types,
+        splits=texts,
+        scheme=SPELLED[scheme] if scheme else None,
+        key=digest.hexdigest(),
+        facts={"split": split_facts, "leaks": count_leaks(texts)},
+        notes=tuple(notes),
+    )
+
+
+def content_key(text: TaggedText) -> str:
+    """Equal for texts that say the same, whatever their case and white space."""
+    return " ".join(text.text.casefold().split())
+
+
+def count_leaks(splits: Mapping[str, Sequence[TaggedText]]) -> dict[str, int]:
+    """How many texts of a split stand in another one too, such as {"exact train-test": 3}, as `content_key` has it."""
+    keys = {split: {content_key(text) for text in splits[split]} for split in SPLITS}
+    pairs = (("train", "test"), ("train", "validation"), ("validation", "test"))
+    return {
+        f"exact {one}-{other}": sum(content_key(text) in keys[one] for text in splits[other]) for one, other in pairs
+    }
+
+
+def _file(path: str) -> Path:
+    if path.startswith("hf:"):
+        raise CorpusError(
+            f"'{path}': data sets of the hub are not read by `tag`", fix="save it as JSON lines, and give that file"
+        )
+    file = Path(path)
+    if not file.is_file():
+        what = "is a folder" if file.is_dir() else "is not there"
+        raise CorpusError(
+            f"'{path}' {what}", fix="give a CoNLL file, or JSON lines of words and tags or text and spans"
+        )
+    return file
+
+
+def _task_name(train: Path) -> str:
+    """The file's name, or its folder's where that says nothing."""
+    name = train.name.split(".")[0]
+    return train.resolve().parent.name if name == "train" else name
+
+
+def _short_names(given: Mapping[str, str]) -> dict[str, str]:
+    """What each file is called in messages and ids: its name, or its whole path where two share the name."""
+    counts = Counter(Path(path).name for path in set(given.values()))
+    return {split: path if counts[Path(path).name] > 1 else Path(path).name for split, path in given.items()}
+
+
+def _complete(texts: dict[str, Sequence[TaggedText]], source: TaggingSource) -> dict[str, str]:
+    """Take the splits that are not given out of the training texts; says how each was made."""
+    facts = dict.fromkeys(texts, "as given")
+    if "test" not in texts and source.test_ids is not None:
+        wanted = _read_ids(source.test_ids)
+        _part(texts, "test", [text.id in wanted for text in texts["train"]])
+        facts["test"] = f"the ids in {source.test_ids.name}"
+    for split, fraction in (("test", source.test_fraction), ("validation", source.validation_fraction)):
+        if split not in texts:
+            _part(texts, split, _held_out(texts["train"], fraction, split))
+            facts[split] = (
+                f"{fraction:.0%} of the training texts, whole documents or repetitions, by a hash of what they hold"
+            )
+    if not texts["train"]:
+        raise CorpusError("no training texts are left after splitting", fix="give more texts, or splits of your own")
+    return facts
+
+
+def _part(texts: dict[str, Sequence[TaggedText]], split: str, held_out: Sequence[bool]) -> None:
+    chosen = [text for text, out in zip(texts["train"], held_out, strict=True) if out]
+    if not chosen:
+        raise CorpusError(
+            f"no text was chosen for the {split} split out of {len(texts['train'])}",
+            fix=f"give a file: --{split} FILE, or a larger share: --{split}-fraction",
+        )
+    texts["train"] = [text for text, out in zip(texts["train"], held_out, strict=True) if not out]
+    texts[split] = chosen
+
+
+def _held_out(texts: Sequence[TaggedText], fraction: float, split: str) -> list[bool]:
+    """(texts,) whether the document of each, or where none is known its content, has a hash within the share."""
+    names = [text.group if text.group != text.id else content_key(text) for text in texts]
+    contents: dict[str, list[str]] = {}
+    for name, text in zip(names, texts, strict=True):
+        contents.setdefault(name, []).append(content_key(text))
+    drawn = {name for name, own in contents.items() if _unit_hash(split, "\n".join(sorted(set(own)))) < fraction}
+    return [name in drawn for name in names]
+
+
+def _unit_hash(split: str, name: str) -> float:
+    """In [0, 1), the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(f"{split}\0{name}".encode(), digest_size=8).digest(), "big") / 2**64
+
+
+def _read_ids(path: Path) -> Collection[str]:
+    """Ids: a line each, a JSON list, or the keys of a JSON object."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorpusError(f"'{path}' cannot be read: {error}", fix="give a file of ids, one a line") from None
+    if text.lstrip()[:1] in ("[", "{"):
+        try:
+            return {str(value) for value in json.loads(text)}
+        except ValueError as error:
+            raise CorpusError(f"'{path}' is broken JSON: {error}", fix="give a JSON list, or an id a line") from None
+    return {line.strip() for line in text.splitlines() if line.strip()}
+
+
+def _checked_types(texts: Mapping[str, Sequence[TaggedText]], names: Mapping[str, str]) -> tuple[str, ...]:
+    """The types of the training texts, sorted."""
+    counts = {split: type_counts(texts[split]) for split in SPLITS}
+    for split in ("train", "validation", "test"):
+        if not counts[split]:
+            purpose = {"train": "learn", "validation": "choose the model by", "test": "measure"}[split]
+            raise CorpusError(
+                f"none of the {len(texts[split]):,} {split} texts has an entity: there is nothing to {purpose}",
+                where=names.get(split, names["train"]),
+                fix="check that the last column, or the field that was named, holds the tags",
+            )
+    return tuple(sorted(counts["train"]))
+
+
+def type_counts(texts: Iterable[TaggedText]) -> Counter[str]:
+    """How many entities of each type there are."""
+    return Counter(span.label for text in texts for span in text.spans)
+
+
+def _type_notes(texts: Mapping[str, Sequence[TaggedText]], types: Sequence[str]) -> list[str]:
+    notes = []
+    train = type_counts(texts["train"])
+    once = [name for name in types if train[name] == 1]
+    if once:
+        notes.append(f"too little to learn from, as it appears once in the training texts: {_listed(once)}")
+    for split in ("validation", "test"):
+        unseen = sorted(set(type_counts(texts[split])) - set(types))
+        if unseen:
+            notes.append(f"in the {split} texts but never in training, so that all are missed: {_listed(unseen)}")
+    return notes
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    shown = ", ".join(names[:most])
+    return shown + (f" and {len(names) - most} more types" if len(names) > most else "")
