@@ -76,12 +76,12 @@ class Ranks:
 def test_processes_share_the_passes(job: tuple[TaskModel, ExampleRows], ranks: int) -> None:
     model, rows = job
     calls: list[int] = []
-    counted: Any = SimpleNamespace(
-        model=model.model,
-        device=model.device,
-        labels=LABELS,
-        logits=lambda inputs: calls.append(0) or model.logits(inputs),
-    )
+
+    def logits(inputs: Any) -> Tensor:
+        calls.append(len(inputs.targets))
+        return model.logits(inputs)
+
+    counted: Any = SimpleNamespace(model=model.model, device=model.device, labels=LABELS, logits=logits)
     alone = predict_logits(counted, rows, tokens_per_pass=120)
     passes = len(calls)
     parts: list[Tensor] = []

@@ -22,6 +22,8 @@ from domain_ft.evaluation.logits import compute_features, predict_logits
 from domain_ft.models.probe import STRENGTHS, Probe, fit_probe
 from domain_ft.models.task_model import TASK_NAME, load_task_model, load_task_run
 from domain_ft.randomness import generator
+from domain_ft.settings import ExportSettings
+from domain_ft.verbs.export import export
 
 LABELS = Labels(("law", "medicine", "animals"))
 SEVERAL = Labels(("a", "b", "c"), several=True)
@@ -139,3 +141,7 @@ def test_a_run_with_a_probe_is_loaded_like_any_other(architecture: str, tmp_path
     (run / TASK_NAME).write_text(json.dumps({"kind": "sequence", "labels": list(labels.names), "several": False}))
     loaded = load_task_run(run)
     np.testing.assert_array_equal(predict_logits(loaded, test, tokens_per_pass=300), expected)
+
+    (run / "result.json").write_text("{}")
+    with pytest.raises(ModelError, match="linear probe"):
+        export(ExportSettings(model=str(run), output=tmp_path / "merged", quiet=True))
