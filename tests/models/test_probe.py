@@ -141,6 +141,9 @@ def test_a_run_with_a_probe_is_loaded_like_any_other(architecture: str, tmp_path
     (run / TASK_NAME).write_text(json.dumps({"kind": "sequence", "labels": list(labels.names), "several": False}))
     loaded = load_task_run(run)
     np.testing.assert_array_equal(predict_logits(loaded, test, tokens_per_pass=300), expected)
+    assert loaded.notes == ()
+    base.probe.save(run / "head", base=base.source, revision="sha256:another")
+    assert "fitted on sha256:another" in load_task_run(run).notes[0]
 
     (run / "result.json").write_text("{}")
     with pytest.raises(ModelError, match="linear probe"):
