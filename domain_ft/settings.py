@@ -566,6 +566,7 @@ class ClassifySettings(
     MachineOptions,
     RunOptions,
     ScreenOptions,
+    group="Measuring",
 ):
     """Fine-tune a model to tell classes of texts apart, and measure how well it does.
 
