@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -126,7 +127,11 @@ class TaskModel:
         """Float32 logits (examples, L), the mean over the windows of each; of a model of tokens (tokens, L)."""
         if self.probe is not None:
             return self.probe.logits(self.features(inputs))
-        logits = self._packed_logits(inputs) if self.packed else self._padded_logits(inputs)
+        if self.kind == "sequence" and self.decoder:
+            read = last_tokens(inputs, self.model.config.pad_token_id)
+            logits = self.model.score(self._hidden(inputs).index_select(0, read))
+        else:
+            logits = self._packed_logits(inputs) if self.packed else self._padded_logits(inputs)
         logits = logits.float() if logits.dtype != torch.float64 else logits
         if self.kind == "token" or len(inputs.cu_seqlens) - 1 == inputs.examples:
             return logits
@@ -151,12 +156,8 @@ class TaskModel:
 
     def _packed_logits(self, inputs: TaskPass) -> Tensor:
         """(pieces, L), or (tokens, L)."""
-        if self.kind == "token":
-            return self.model(**self._packed_arguments(inputs)).logits.flatten(0, -2)
-        if self.decoder:
-            hidden = self._hidden(inputs)
-            return self.model.score(hidden.index_select(0, last_tokens(inputs, self.model.config.pad_token_id)))
-        with one_token_a_piece(self.model, inputs.cu_seqlens):
+        pooling = one_token_a_piece(self.model, inputs.cu_seqlens) if self.kind == "sequence" else nullcontext()
+        with pooling:
             return self.model(**self._packed_arguments(inputs)).logits.flatten(0, -2)
 
     def _hidden(self, inputs: TaskPass) -> Tensor:
@@ -172,10 +173,6 @@ class TaskModel:
 
     def _padded_logits(self, inputs: TaskPass) -> Tensor:
         """(pieces, L), or (tokens, L), from batches of pieces of about equal length."""
-        if self.kind == "sequence" and self.decoder:
-            return self.model.score(
-                self._hidden(inputs).index_select(0, last_tokens(inputs, self.model.config.pad_token_id))
-            )
         parts, places = [], []
         for index, mask, arguments in self._padded(inputs):
             logits = self.model(**arguments).logits

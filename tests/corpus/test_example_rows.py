@@ -277,6 +277,12 @@ def test_several_labels_are_rows_of_zeros_and_ones() -> None:
     assert rows.class_counts.tolist() == [1, 1, 1]
 
 
+def test_there_may_be_no_examples_left_to_read() -> None:
+    assert len(rows_of([])) == 0
+    with pytest.raises(CorpusError, match="no examples"):
+        encode(ExampleList([]), LABELS, tiny_tokenizer("gpt2"), max_length=16, long_text="truncate")
+
+
 def test_an_example_without_a_label_can_be_read() -> None:
     rows = rows_of([Example("a", "fox", ()), Example("b", "dog", ("animals",))])
     assert rows.targets.tolist() == [UNLABELLED, 2]
