@@ -111,10 +111,11 @@ def _kind(runs: Sequence[_Run]) -> str:
 
 
 def _compare_classify(runs: Sequence[_Run], settings: CompareSettings) -> CompareReport:
-    kept = [_of_seeds(run, Predictions.load) for run in runs]
-    first = kept[0]
+    predictions = [_of_seeds(run, Predictions.load) for run in runs]
+    first = list(predictions[0].values())
     compared = []
-    for run, seeds in zip(runs, kept, strict=True):
+    for run, numbered in zip(runs, predictions, strict=True):
+        seeds = list(numbered.values())
         other = run is not runs[0]
         try:
             differences = classification.paired_difference(first, seeds, seed=settings.seed) if other else {}
@@ -124,7 +125,7 @@ def _compare_classify(runs: Sequence[_Run], settings: CompareSettings) -> Compar
         answers: dict[str, int] = {}
         disagreements: list[Disagreement] = []
         if other:
-            answers, disagreements = _answers(_kept(runs[0], first), _kept(run, seeds))
+            answers, disagreements = _answers(_kept(runs[0], predictions[0]), _kept(run, numbered))
         compared.append(
             ComparedRun(
                 name=run.name,
@@ -147,10 +148,9 @@ def _compare_classify(runs: Sequence[_Run], settings: CompareSettings) -> Compar
     )
 
 
-def _kept(run: _Run, seeds: Sequence[Predictions]) -> Predictions:
+def _kept(run: _Run, seeds: Mapping[int, Predictions]) -> Predictions:
     """The predictions of the model that the run has kept."""
-    place = (run.result.get("seeds") or {}).get("kept", 0)
-    return seeds[place] if 0 <= place < len(seeds) else seeds[0]
+    return seeds.get((run.result.get("seeds") or {}).get("kept"), next(iter(seeds.values())))
 
 
 def _answers(first: Predictions, other: Predictions) -> tuple[dict[str, int], list[Disagreement]]:
@@ -234,8 +234,8 @@ def _compare_adapt(runs: Sequence[_Run], settings: CompareSettings) -> CompareRe
 # --- What they share --------------------------------------------------------------------------------------------------
 
 
-def _of_seeds(run: _Run, load: Callable[[Path], Kept]) -> list[Kept]:
-    """What the run has kept of the test examples for each of its seeds, in their order."""
+def _of_seeds(run: _Run, load: Callable[[Path], Kept]) -> dict[int, Kept]:
+    """What the run has kept of the test examples for each of its seeds, by their numbers, in order."""
     folder = run.folder.path / "predictions"
     numbered = {}
     for path in folder.glob("test-seed-*.npz"):
@@ -246,7 +246,7 @@ def _of_seeds(run: _Run, load: Callable[[Path], Kept]) -> list[Kept]:
         raise CheckpointError(
             "the run has kept no predictions of its test examples", where=str(folder), fix="run it again"
         )
-    return [load(numbered[seed]) for seed in sorted(numbered)]
+    return {seed: load(numbered[seed]) for seed in sorted(numbered)}
 
 
 def _adjusted(runs: Sequence[ComparedRun]) -> list[ComparedRun]:

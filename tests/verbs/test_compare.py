@@ -65,9 +65,9 @@ def compared(*runs: str, **settings: Any) -> Any:
 
 
 def printed(report: Any) -> str:
-    console = Console(file=io.StringIO(), width=80)
-    print_compare(report, console)
-    return console.file.getvalue()
+    file = io.StringIO()
+    print_compare(report, Console(file=file, width=80))
+    return file.getvalue()
 
 
 def test_a_better_run_is_said_to_be_better_by_what_the_interval_allows(tmp_path: Path) -> None:
