@@ -150,7 +150,8 @@ def _compare_classify(runs: Sequence[_Run], settings: CompareSettings) -> Compar
 
 def _kept(run: _Run, seeds: Mapping[int, Predictions]) -> Predictions:
     """The predictions of the model that the run has kept."""
-    return seeds.get((run.result.get("seeds") or {}).get("kept"), next(iter(seeds.values())))
+    kept: Any = (run.result.get("seeds") or {}).get("kept")
+    return seeds[kept] if kept in seeds else next(iter(seeds.values()))
 
 
 def _answers(first: Predictions, other: Predictions) -> tuple[dict[str, int], list[Disagreement]]:
