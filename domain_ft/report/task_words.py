@@ -22,6 +22,7 @@ METRICS = {
     "micro_f1": "micro F1",
     "mcc": "MCC",
     "auroc": "AUROC",
+    "f1": "F1",
     "precision": "precision",
     "recall": "recall",
 }

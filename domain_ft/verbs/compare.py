@@ -186,6 +186,47 @@ def _names(predictions: Predictions, answers: Any) -> list[tuple[str, ...]]:
     return [tuple(sorted(names[place] for place in answer.nonzero()[0])) for answer in answers]
 
 
+# --- Runs of tag ------------------------------------------------------------------------------------------------------
+
+_ENTITY_METRICS = ("f1", "macro_f1", "precision", "recall")  # over all entities first, as the field reports it
+
+
+def _compare_tag(runs: Sequence[_Run], settings: CompareSettings) -> CompareReport:
+    from domain_ft.evaluation.entities import EntityCounts, entity_difference, entity_metrics
+
+    counts = [list(_of_seeds(run, EntityCounts.load).values()) for run in runs]
+    compared = []
+    for run, seeds in zip(runs, counts, strict=True):
+        try:
+            differences = entity_difference(counts[0], seeds, seed=settings.seed) if run is not runs[0] else {}
+        except ValueError as error:
+            raise SettingsError(
+                "the runs were tested on different texts, or on other entities of the same ones",
+                where=f"{runs[0].name}, {run.name}",
+                fix="train both with the same --test, or with the same --task and its own splits",
+            ) from error
+        found = entity_metrics(seeds, seed=settings.seed)
+        compared.append(
+            ComparedRun(
+                name=run.name,
+                model=str(run.result.get("model", "")),
+                seeds=len(seeds),
+                scores={
+                    name: {**found["seeds"][name], "interval": found["interval"][name]} for name in _ENTITY_METRICS
+                },
+                differences=differences,
+                learning_curve=run.result.get("learning_curve") or (),
+            )
+        )
+    return CompareReport(
+        kind="tag",
+        subject=str(runs[0].result.get("task", "")),
+        runs=_adjusted(compared),
+        metrics=_ENTITY_METRICS,
+        notes=_notes(compared),
+    )
+
+
 # --- Runs of adapt ----------------------------------------------------------------------------------------------------
 
 
@@ -285,5 +326,6 @@ def _notes(runs: Sequence[ComparedRun]) -> list[str]:
 
 _KINDS: Mapping[str, Callable[[Sequence[_Run], CompareSettings], CompareReport]] = {
     "classify": _compare_classify,
+    "tag": _compare_tag,
     "adapt": _compare_adapt,
 }
