@@ -167,11 +167,11 @@ def test_another_tokenizer_is_compared_by_bits(tmp_path: Path) -> None:
 
 
 def test_entities_are_compared_by_all_of_them_first(tmp_path: Path) -> None:
-    base, other = tag_run(tmp_path / "base", 0.5, 0.52), tag_run(tmp_path / "other", 0.8, 0.81)
+    base, other = tag_run(tmp_path / "base", 0.5, 0.5, 0.5), tag_run(tmp_path / "other", 0.8, 0.8)
     report = compared(base, other)
     assert report.metrics[0] == "f1"
     assert report.runs[1].differences["f1"]["verdict"] == "better"
-    assert [run.seeds for run in report.runs] == [2, 2]
+    assert [run.seeds for run in report.runs] == [3, 2]
     assert "points of F1" in " ".join(printed(report).split())
     with pytest.raises(SettingsError, match="different texts"):
         compared(base, tag_run(tmp_path / "longer", 0.5, texts=201))
