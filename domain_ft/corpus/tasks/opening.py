@@ -140,6 +140,7 @@ class _Opening:
         labels = self._labels(splits["train"], bool(several))
         splits = self._known_only(splits, labels)
         self._note_counts(splits, labels)
+        self._note_ids(splits)
         facts = {"fields": dataclasses.asdict(names), **self.facts}
         facts["sources"] = {split: place.name for split, place in given.items()}
         facts["examples"] = {split: len(table) for split, table in splits.items()}
@@ -402,6 +403,18 @@ class _Opening:
                 f"{most / total:.0%} of the training examples are '{name}': always to answer that looks good by "
                 "accuracy and not by macro F1. --balance weighs or draws the rare classes more."
             )
+
+    def _note_ids(self, splits: Mapping[str, ExampleTable]) -> None:
+        """Ids that a field gives need not tell the examples apart; those that are made of file and line do."""
+        if not self.source.id_field:
+            return
+        for split, table in splits.items():
+            repeated = len(table) - len(set(table.ids()))
+            if repeated:
+                self.notes.append(
+                    f"{repeated:,} of the {len(table):,} {split} examples have the id of another in "
+                    f"'{self.source.id_field}': by it they cannot be told apart."
+                )
 
 
 def _natural(name: str) -> tuple[int, float, str]:
