@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from domain_ft.corpus.corpus import content_key, hash_files, hub_revision
-from domain_ft.corpus.readers import ENDINGS, records
+from domain_ft.corpus.readers import ENDINGS, raw_records
 from domain_ft.corpus.readers.base import (
     BOM,
     BadRecords,
@@ -85,13 +85,13 @@ def file_place(files: Sequence[tuple[Path, str]], kind: str, content: Any = None
 
     Args:
         files: read one after the other.
-        kind: the reader of their records, as in `readers.records`.
+        kind: the reader of their records, as in `readers.RECORDS`.
         content: names what they hold; by default their hashes do.
     """
 
     def read(fields: ExampleFields, bad: BadRecords) -> Iterator[Example]:
         for path, name in files:
-            for record in records(path, name, kind, bad, fields.columns(name)):
+            for record in raw_records(path, name, kind, bad, fields.columns(name)):
                 example = fields.example(record, name, bad)
                 if example is not None:
                     yield example
@@ -247,14 +247,14 @@ def _input_records(spec: Path | BinaryIO, maker: ExampleFields, bad: BadRecords)
         stream = io.BufferedReader(spec) if isinstance(spec, io.RawIOBase) else spec
         begin = stream.peek(1) if isinstance(stream, io.BufferedReader) else b""
         first = begin.removeprefix(BOM).lstrip()[:1]
-        lines = records(stream, STREAM, "jsonl", bad) if first == b"{" else _text_lines(stream, STREAM, bad)
+        lines = raw_records(stream, STREAM, "jsonl", bad) if first == b"{" else _text_lines(stream, STREAM, bad)
         yield from ((record, STREAM) for record in lines)
         return
     if not spec.is_file():
         raise CorpusError("there is no such file", where=str(spec), fix="check the path; - is standard input")
     name = spec.name
     if ending(spec) in RECORD_ENDINGS:
-        rows = records(spec, name, ENDINGS[ending(spec)], bad, maker.columns(name))
+        rows = raw_records(spec, name, ENDINGS[ending(spec)], bad, maker.columns(name))
     else:
         rows = _text_lines(spec, name, bad)
     yield from ((record, name) for record in rows)
