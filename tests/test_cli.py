@@ -189,7 +189,6 @@ def test_one_mistake_is_one_message(capsys: pytest.CaptureFixture[str], words: s
 def test_what_is_missing_is_named_with_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line[5:] for line in refusal(capsys, "evaluate", "--seed", "-1")[1:]] == [
         "--model is required",
-        "--corpus is required",
         "--seed -1: must be at least 0",
     ]
 

@@ -251,6 +251,7 @@ def load_task_model(
     task, missing = _load(source, labels, kind, name, dtype)
     new = _new_modules(task.model, missing)
     task.new_modules = tuple(new)
+    _keep_precise(task.model, new)
     if adapter == "continue" and kept:
         load_adapter(task.model, kept[-1], body_only=True, train_modules=new)
         settings = json.loads((kept[-1] / CONFIG_NAME).read_text(encoding="utf-8"))
@@ -290,6 +291,7 @@ def load_task_run(
     source = find(str(folder), progress)
     body = dataclasses.replace(source, adapters=source.adapters[:-1])
     task, missing = _load(body, labels, kind, str(folder), dtype, from_tokenizer=source)
+    _keep_precise(task.model, _new_modules(task.model, missing))
     if source.adapters:
         load_adapter(task.model, source.adapters[-1])
         merge_and_unload(task.model)
@@ -329,6 +331,16 @@ def reset_head(task: TaskModel, seed: int) -> None:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derive(seed, "head"))
         model.initialize_weights()
+
+
+def _keep_precise(model: PreTrainedModel, modules: Sequence[str]) -> None:
+    """Keep what is trained whole in float32 on a base in bfloat16, as LoRA's tensors are: a step of training is smaller
+    than what bfloat16 can tell apart. Autocast lets the two meet.
+    """
+    for path in modules:
+        module = model.get_submodule(path)
+        if any(parameter.dtype in (torch.bfloat16, torch.float16) for parameter in module.parameters()):
+            module.float()
 
 
 def _load(

@@ -28,7 +28,7 @@ from domain_ft.corpus.tasks.leaks import KIND_WORDS, Leaks, find_leaks, remove_l
 from domain_ft.corpus.tasks.opening import TaskSource, open_task
 from domain_ft.corpus.tasks.rows import ExampleRows, encode
 from domain_ft.errors import SettingsError
-from domain_ft.evaluation.baselines import Baseline, majority, tfidf_svm
+from domain_ft.evaluation.baselines import Baseline, baseline_facts, majority, tfidf_svm
 from domain_ft.evaluation.calibration import calibrate, calibration_facts, fit_threshold, negative_log_likelihood
 from domain_ft.evaluation.classification import classification_metrics, point_scores, seed_metrics
 from domain_ft.evaluation.logits import compute_features, predict_logits
@@ -462,8 +462,7 @@ def _report(
         "validation": _scores(kept.validation, settings),
         "seeds": {"kept": kept.trial.seed, **seed_metrics([one.test for one in largest(outcomes)], seed=settings.seed)},
         "baselines": {
-            name: _scores(baseline.predictions, settings, calibrated=False) if baseline.predictions else None
-            for name, baseline in baselines.items()
+            name: baseline_facts(baseline, kept.test, seed=settings.seed) for name, baseline in baselines.items()
         },
         "learning_curve": _learning_curve(outcomes, len(job.data.splits["train"]), settings),
         "leaks": dict(job.leaks.counts),
@@ -483,9 +482,8 @@ def _report(
     )
 
 
-def _scores(predictions: Predictions, settings: ClassifySettings, *, calibrated: bool = True) -> dict[str, Any]:
-    scores = classification_metrics(predictions, seed=settings.seed)
-    return scores | ({"calibration": calibration_facts(predictions)} if calibrated else {})
+def _scores(predictions: Predictions, settings: ClassifySettings) -> dict[str, Any]:
+    return classification_metrics(predictions, seed=settings.seed) | {"calibration": calibration_facts(predictions)}
 
 
 def _learning_curve(outcomes: Sequence[Outcome], examples: int, settings: ClassifySettings) -> list[dict[str, Any]]:

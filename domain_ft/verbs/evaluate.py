@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from domain_ft.errors import CorpusError, ModelError
+from domain_ft.errors import CorpusError, ModelError, SettingsError
 from domain_ft.evaluation.bootstrap import difference
 from domain_ft.evaluation.scores import Scores, shared
 from domain_ft.models.base import BaseModel, load
@@ -83,8 +83,21 @@ def evaluate(settings: EvaluateSettings) -> EvaluationReport:
 
 
 def run(settings: EvaluateSettings) -> dict[str, Any]:
-    """The verb: evaluate, print the table, write the folder where one is asked for."""
+    """The verb: evaluate, print the table, write the folder where one is asked for.
 
+    Raises:
+        SettingsError: not exactly one of --corpus, --task and --test was given.
+    """
+    given = [f"--{name}" for name in ("corpus", "task", "test") if getattr(settings, name)]
+    if len(given) != 1:
+        raise SettingsError(
+            f"{' and '.join(given)} were given" if given else "none of --corpus, --task and --test was given",
+            fix="give the text for language models, or the task or labelled file for runs of `classify`",
+        )
+    if settings.corpus is None:
+        from domain_ft.verbs import evaluate_task
+
+        return evaluate_task.run(settings)
     began = time.perf_counter()
     main = is_main_process()
     folder = RunFolder.create(settings.output) if settings.output and main else None

@@ -65,6 +65,7 @@ def prepare_corpora(settings: ReadsText, display: ProgressDisplay) -> dict[str, 
 
     --text-field and --on-bad-record are about the corpus itself; the control's fields are found by themselves.
     """
+    assert settings.corpus is not None  # `evaluate` goes another way without one
     corpora = {
         "domain": open_corpus(settings.corpus, text_field=settings.text_field, on_bad_record=settings.on_bad_record)
     }

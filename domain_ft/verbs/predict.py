@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from domain_ft.corpus.readers.base import BadRecords, Reject
+from domain_ft.corpus.tasks.encoding import Encoder
 from domain_ft.corpus.tasks.examples import Example
 from domain_ft.corpus.tasks.fields import FieldNames
 from domain_ft.corpus.tasks.reading import iterate_inputs
-from domain_ft.corpus.tasks.rows import Encoder
+from domain_ft.corpus.tasks.rows import ExampleRows
 from domain_ft.errors import SettingsError
 from domain_ft.evaluation.logits import predict_logits
 from domain_ft.evaluation.predictions import probabilities
@@ -53,7 +54,8 @@ def predict(settings: PredictSettings, stdin: BinaryIO | None = None, stdout: Te
     with ProgressDisplay(quiet=settings.quiet) as display, contextlib.ExitStack() as stack:
         facts = TaskFacts.load(Path(settings.model))
         model = load_task_run(Path(settings.model), device=machine.device, dtype=machine.weights_dtype(facts.method))
-        answer = _classes(model, facts, settings, machine) if facts.kind == "sequence" else _entities(model, settings)
+        make = {"sequence": _classes, "token": _entities}[facts.kind]
+        answer = make(model, facts, settings, machine)
         output = stack.enter_context(_output(settings, stdout or sys.stdout))
         rejects = stack.enter_context(_rejects(settings))
         bad = BadRecords("skip" if rejects else "stop", rejects.add if rejects else _never)
@@ -118,7 +120,7 @@ def _classes(model: TaskModel, facts: TaskFacts, settings: PredictSettings, mach
     encoder = Encoder.of(model.tokenizer, model.labels, max_length=facts.max_length, long_text=facts.long_text)
 
     def answer(batch: Sequence[Example]) -> Iterator[dict[str, Any]]:
-        rows = encoder.rows(batch)
+        rows = ExampleRows.of(encoder, batch)
         with machine.accelerator.autocast():
             logits = predict_logits(model, rows, tokens_per_pass=settings.tokens_per_pass)
         chances = probabilities(logits, model.labels.several, temperature)
@@ -135,12 +137,13 @@ def _classes(model: TaskModel, facts: TaskFacts, settings: PredictSettings, mach
     return answer
 
 
-def _entities(model: TaskModel, settings: PredictSettings) -> Answer:
+def _entities(model: TaskModel, facts: TaskFacts, settings: PredictSettings, machine: Machine) -> Answer:
     """Entities with their character offsets."""
     from domain_ft.evaluation.tagging import tag_texts
 
-    def answer(batch: Sequence[Example]) -> Iterable[dict[str, Any]]:
-        return tag_texts(model, batch, tokens_per_pass=settings.tokens_per_pass)
+    def answer(batch: Sequence[Example]) -> Iterator[dict[str, Any]]:
+        with machine.accelerator.autocast():
+            yield from tag_texts(model, batch, tokens_per_pass=settings.tokens_per_pass, max_length=facts.max_length)
 
     return answer
 

@@ -1,0 +1,160 @@
+"""`domain-ft evaluate --task` or `--test`: runs of `classify` on the same labelled examples, side by side.
+
+`compare` reads what runs have said of their own test examples; here they are asked, on any others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from domain_ft.corpus.tasks.examples import Examples
+from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
+from domain_ft.corpus.tasks.opening import open_task
+from domain_ft.corpus.tasks.reading import places
+from domain_ft.corpus.tasks.rows import encode
+from domain_ft.corpus.tasks.sources import TaskSource
+from domain_ft.corpus.tasks.table import tabulate
+from domain_ft.errors import CorpusError, SettingsError
+from domain_ft.evaluation.classification import METRICS, classification_metrics, paired_difference, seed_metrics
+from domain_ft.evaluation.logits import predict_logits
+from domain_ft.evaluation.predictions import Predictions
+from domain_ft.models.task_facts import TaskFacts
+from domain_ft.models.task_model import load_task_run
+from domain_ft.report.run_folder import RunFolder
+from domain_ft.report.task_data import ComparedRun, CompareReport
+from domain_ft.report.terminal import print_compare
+from domain_ft.settings import ClassifySettings, EvaluateSettings
+from domain_ft.training.progress import ProgressDisplay
+from domain_ft.verbs.machine import Machine, choose_machine, is_main_process
+
+TOKENS_PER_PASS = 4096
+
+
+def evaluate_task(settings: EvaluateSettings) -> tuple[CompareReport, list[Predictions]]:
+    """What the model that each run has kept says of the same examples, and how it compares with the first.
+
+    Raises:
+        ModelError: a model is no finished run of `classify`.
+        SettingsError: a run has other classes.
+        CorpusError: the examples cannot be read.
+    """
+    machine = choose_machine(settings)
+    runs = [Path(name) for name in settings.model]
+    facts = [TaskFacts.load(run) for run in runs]
+    for run, own in zip(runs, facts, strict=True):
+        if own.kind != "sequence":
+            raise SettingsError(
+                f"'{run}' is a run of `tag`, whose entities are scored on other files by running it there",
+                fix="give runs of `classify`, or compare finished runs of `tag`: domain-ft compare RUN RUN",
+            )
+        if set(own.labels) != set(facts[0].labels) or own.several != facts[0].several:
+            raise SettingsError(
+                f"'{run}' has other classes than '{runs[0]}'", fix="evaluate runs of one task with each other"
+            )
+    with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
+        subject, examples = _examples(settings, runs[0], facts[0], display)
+        said = [_said(run, own, examples, machine, display) for run, own in zip(runs, facts, strict=True)]
+    compared: list[ComparedRun] = []
+    for name, own, predictions in zip(settings.model, facts, said, strict=True):
+        scores = seed_metrics([predictions], seed=settings.seed)
+        others = paired_difference(said[:1], [predictions], seed=settings.seed) if compared else {}
+        compared.append(ComparedRun(name, own.base, seeds=int(scores.pop("n")), scores=scores, differences=others))
+    shown = [metric for metric in METRICS if metric != "micro_f1" or facts[0].several]
+    note = "The model that each run has kept, of one seed: what another seed would give is not in the intervals."
+    return CompareReport("classify", subject, compared, shown, (note,)), said
+
+
+def run(settings: EvaluateSettings) -> dict[str, Any]:
+    """The verb: score, print the table, write the folder where one is asked for."""
+    began = time.perf_counter()
+    main = is_main_process()
+    folder = RunFolder.create(settings.output) if settings.output and main else None
+    report, said = evaluate_task(settings)
+    result = {
+        "command": "evaluate",
+        "task": report.subject,
+        "wall_seconds": time.perf_counter() - began,
+        "models": [
+            {
+                "model": one.name,
+                "test": classification_metrics(own, seed=settings.seed),
+                "differences": dict(one.differences),
+            }
+            for one, own in zip(report.runs, said, strict=True)
+        ],
+    }
+    print_compare(report, Console(quiet=settings.json or not main))
+    if folder:
+        from domain_ft.report.html import render_compare  # draws figures: only here
+
+        folder.write_report(render_compare(report))
+        folder.write_result(result)
+    return result
+
+
+def _examples(
+    settings: EvaluateSettings, first: Path, facts: TaskFacts, display: ProgressDisplay
+) -> tuple[str, Examples]:
+    """The name of the examples, and the examples: a task's test, split as the first run has it, or those of a file."""
+    if settings.task:
+        trained = ClassifySettings.from_toml(first / "config.toml")
+        source = TaskSource(
+            task=settings.task,
+            validation_fraction=trained.validation_fraction,
+            test_fraction=trained.test_fraction,
+            on_bad_record=settings.on_bad_record,
+        )
+        data = open_task(source, progress=display.job)
+        examples: Examples = data.splits["test"]
+        unknown = sorted(set(data.labels.names) - set(facts.labels))
+    else:
+        found = places(str(settings.test))
+        place = found.get("test", found["train"])
+        table = tabulate(
+            place.content,
+            place.read,
+            ExampleFields(FieldNames(**facts.fields), several=facts.several),
+            on_bad_record=settings.on_bad_record,
+            rejects=lambda _: None,
+            progress=display.job,
+            label=f"reading {place.name}",
+        )
+        examples, unknown = table, sorted(set(table.facts.counts) - set(facts.labels))
+    if not len(examples):
+        raise CorpusError("there is no example that can be used", where=settings.task or settings.test)
+    if unknown:
+        raise CorpusError(
+            f"{len(unknown)} labels are none of the classes that '{first}' knows: {', '.join(unknown[:5])}",
+            where=settings.task or settings.test,
+            fix=f"its classes are {', '.join(facts.labels[:10])}",
+        )
+    return str(settings.task or settings.test), examples
+
+
+def _said(run: Path, facts: TaskFacts, examples: Examples, machine: Machine, display: ProgressDisplay) -> Predictions:
+    """What the model of a run says of the examples."""
+    model = load_task_run(run, device=machine.device, dtype=machine.weights_dtype(facts.method))
+    rows = encode(
+        examples,
+        model.labels,
+        model.tokenizer,
+        max_length=facts.max_length,
+        long_text=facts.long_text,
+        progress=display.job,
+    )
+    with machine.accelerator.autocast():
+        logits = predict_logits(
+            model,
+            rows,
+            tokens_per_pass=TOKENS_PER_PASS,
+            accelerator=machine.accelerator,
+            progress=display.job,
+            label=str(run),
+        )
+    said = Predictions.of(examples, model.labels, logits)
+    return dataclasses.replace(said, temperature=facts.temperature, threshold=facts.threshold)

@@ -1,0 +1,119 @@
+"""`predict`: a line for each text, in order, whatever happens in between."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from task_jobs import records, settings, write_csv, write_jsonl
+
+from domain_ft.errors import ModelError, RecordError, SettingsError
+from domain_ft.evaluation.predictions import Predictions
+from domain_ft.settings import PredictSettings
+from domain_ft.verbs import predict as predict_verb
+from domain_ft.verbs.classify import classify
+from domain_ft.verbs.predict import predict
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of `classify`."""
+    return classify(settings(tmp_path_factory.mktemp("predict"))).folder
+
+
+def asked(model: Path, **changes: Any) -> PredictSettings:
+    return PredictSettings(**{"model": str(model), "input": "-", "dtype": "float32", "quiet": True, **changes})
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_they_are_those_of_the_run_itself(finished: Path, tmp_path: Path) -> None:
+    kept = Predictions.load(finished / "predictions" / "test-seed-0.npz")
+    rows = {row["id"]: row for row in records(150)}
+    texts = write_csv(tmp_path / "texts.csv", [rows[name] for name in kept.ids])
+    result = predict(asked(finished, input=str(texts), id_field="id", output=tmp_path / "out.jsonl"))
+    assert result["texts"] == len(kept)
+    found = lines(tmp_path / "out.jsonl")
+    assert [line["id"] for line in found] == list(kept.ids)
+    assert [line["label"] for line in found] == [kept.labels.names[place] for place in kept.predicted()]
+    for line, chances in zip(found, kept.probabilities(), strict=True):
+        assert list(line["probabilities"].values()) == pytest.approx(chances.tolist(), abs=1e-4)
+        assert sum(line["probabilities"].values()) == pytest.approx(1)
+
+
+def test_without_the_temperature_probabilities_are_the_models_own(finished: Path, tmp_path: Path) -> None:
+    texts = write_jsonl(tmp_path / "texts.jsonl", records(6))
+    kept = json.loads((finished / "task.json").read_text())
+    sure = {}
+    for calibrate in (True, False):
+        output = tmp_path / f"{calibrate}.jsonl"
+        predict(asked(finished, input=str(texts), output=output, calibrate=calibrate))
+        sure[calibrate] = sum(max(line["probabilities"].values()) for line in lines(output))
+    assert (sure[True] < sure[False]) == (kept["temperature"] > 1)
+
+
+def test_standard_input_and_output(finished: Path) -> None:
+    text = b"the court shall decide\n\xe3\x83\xa9\xe3\x82\xa4\xe3\x82\xbb\xe3\x83\xb3\xe3\x82\xb9\n"
+    out = io.StringIO()
+    predict(asked(finished), stdin=io.BytesIO(text), stdout=out)
+    assert len([json.loads(line) for line in out.getvalue().splitlines()]) == 2
+
+
+def test_batches_make_no_difference(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = write_jsonl(tmp_path / "texts.jsonl", records(20))
+    predict(asked(finished, input=str(texts), output=tmp_path / "whole.jsonl"))
+    monkeypatch.setattr(predict_verb, "BATCH", 3)
+    predict(asked(finished, input=str(texts), output=tmp_path / "cut.jsonl"))
+    for one, other in zip(lines(tmp_path / "whole.jsonl"), lines(tmp_path / "cut.jsonl"), strict=True):
+        assert one["id"] == other["id"]
+        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
+
+
+def test_bad_records_are_rejected_with_reasons(finished: Path, tmp_path: Path) -> None:
+    good = [json.dumps(row) for row in records(4)]
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("\n".join([good[0], '{"text": ', good[1], '{"text": ""}', *good[2:]]) + "\n", encoding="utf-8")
+    result = predict(asked(finished, input=str(texts), output=tmp_path / "out.jsonl"))
+    assert (result["texts"], result["rejected"]) == (4, 2)
+    assert [reject["line"] for reject in lines(tmp_path / "out.jsonl.rejects.jsonl")] == [2, 4]
+    with pytest.raises(RecordError, match="line 2"):
+        predict(asked(finished, input=str(texts)), stdout=io.StringIO())
+
+
+def test_a_stopped_call_goes_on(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [json.dumps(row) for row in records(12)]
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("\n".join([*rows[:3], "broken", *rows[3:]]) + "\n", encoding="utf-8")
+    monkeypatch.setattr(predict_verb, "BATCH", 5)
+    predict(asked(finished, input=str(texts), output=tmp_path / "whole.jsonl"))
+    whole = (tmp_path / "whole.jsonl").read_bytes()
+    for cut in (0, 1, len(whole) // 2, len(whole) - 3, len(whole)):
+        output = tmp_path / f"cut-{cut}.jsonl"
+        output.write_bytes(whole[:cut])
+        result = predict(asked(finished, input=str(texts), output=output, resume=True))
+        assert [line["id"] for line in lines(output)] == [line["id"] for line in lines(tmp_path / "whole.jsonl")]
+        assert (result["texts"], result["rejected"]) == (12, 1)
+        assert result["done_before"] == whole[:cut].count(b"\n")
+        assert len(lines(tmp_path / f"{output.name}.rejects.jsonl")) == 1
+
+
+def test_what_does_not_fit_is_refused(finished: Path, tmp_path: Path) -> None:
+    texts = write_jsonl(tmp_path / "texts.jsonl", records(6))
+    output = tmp_path / "out.jsonl"
+    predict(asked(finished, input=str(texts), output=output))
+    with pytest.raises(SettingsError, match="exists already"):
+        predict(asked(finished, input=str(texts), output=output))
+    other = write_jsonl(tmp_path / "others.jsonl", records(9, seed=5))
+    with pytest.raises(SettingsError, match="is not what --input has there"):
+        predict(asked(finished, input=str(other), output=output, resume=True))
+    with pytest.raises(SettingsError, match="cannot both go to standard output"):
+        predict(asked(finished, json=True))
+    with pytest.raises(SettingsError, match="no such file"):
+        predict(asked(finished, input="nowhere.jsonl"))
+    with pytest.raises(ModelError, match="not the folder of a finished run"):
+        predict(asked(tmp_path, input=str(texts)))
