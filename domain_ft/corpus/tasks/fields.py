@@ -16,7 +16,9 @@ from domain_ft.corpus.readers.base import BadRecords, RawRecord, TextField, fiel
 from domain_ft.corpus.tasks.examples import Example
 from domain_ft.errors import CorpusError, nearest
 
-TEXT_NAMES = ("text", "sentence", "sentence1", "document", "content", "body", "question", "premise")
+TEXT_NAMES = ("text", "sentence", "sentence1", "document", "content", "body", "question", "premise", "text1")
+# What the second text of a pair is called where the first has one of these names.
+_SECOND_NAMES = {"sentence1": "sentence2", "premise": "hypothesis", "question": "context", "text1": "text2"}
 LABEL_NAMES = ("label", "labels", "category", "categories", "class", "classes", "target")
 _TRUTH = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 
@@ -53,6 +55,7 @@ class ExampleFields:
         names: the fields, all found once a record was read.
         several: whether several labels may hold; None before the first record.
         kinds: how many labels were text, numbers, true or false.
+        unread: a field that looks like the second text of pairs, and was not asked for.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class ExampleFields:
         self.names, self.labelled, self.several = names, labelled, several
         self.classes = classes or {}
         self.kinds: Counter[str] = Counter()
+        self.unread: str | None = None
         self._settled = False
         self._text = TextField(names.text, "", usual=TEXT_NAMES)
         self._pair = TextField(names.pair, "", option="--pair-field")
@@ -130,6 +134,8 @@ class ExampleFields:
             self._text.names = ()  # what is to be predicted may call its text by another name than the training did
         taken = {*field_names(label), *self._pair.names, self.names.id, self.names.group}
         text = self._text.settle({name: is_text and name not in taken for name, is_text in fields.items()})
+        second = _SECOND_NAMES.get(text[0]) if not self.names.text and not self.names.pair else None
+        self.unread = second if fields.get(second or "") else None
         self.names = replace(self.names, text=",".join(text), label=label)
         self._settled = True
 
