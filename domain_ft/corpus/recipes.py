@@ -153,7 +153,7 @@ class Recipe:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of all that the recipe says of its text; its tasks and the folder where it lies have no part in it."""
+        """SHA-256 of all that the recipe says of its text: not of its tasks, nor of the folder where it lies."""
         content = {key: value for key, value in asdict(self).items() if key not in ("tasks", "folder")}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -293,6 +293,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "null label": ({"text": "a", "label": None}, "holds null, where a label is wanted"),
     "empty label": ({"text": "a", "label": ""}, "an empty label"),
     "an object as label": ({"text": "a", "label": {}}, "an object, where a label is wanted"),
+    "nothing at all": ({}, "the field is missing"),
     "no number": ({"text": "a", "label": float("nan")}, "where a label is wanted"),
 }
 

@@ -97,24 +97,28 @@ class ExampleFields:
         return choose
 
     def example(self, record: RawRecord, file: str, bad: BadRecords) -> Example | None:
-        """The example that a record is; None where it is none, which is reported."""
+        """The example that a record is; None where it is none, which is reported once."""
         fields = record.fields
         self._settle({field: _is_text(value) for field, value in fields.items()}, file)
-        text = self._text.of(fields, bad, record.line)
-        pair = self._pair.of(fields, bad, record.line) if self.names.pair else None
-        if text is None or (self.names.pair and pair is None):
+        text, pair = self._text.of(fields, bad, record.line), None
+        if text is None:
             return None
-        text, pair = clean(text), None if pair is None else clean(pair)
+        text = clean(text)
         if not text:
             fix = "leave the record out or give it a text"
             bad.add("the text is empty", file=file, line=record.line, field=self.names.text, fix=fix)
             return None
-        labels = self._labels(record, file, bad) if self.labelled else ()
+        if self.names.pair:
+            pair = self._pair.of(fields, bad, record.line)
+            if pair is None:
+                return None
+            pair = clean(pair)
         name = self._name(record, file, bad)
-        group = self._plain(record, self.names.group, file, bad) if self.labelled and self.names.group else ""
-        if labels is None or name is None or group is None:
-            return None
-        return Example(name, text, labels, pair, group, file, record.line)
+        if name is None or not self.labelled:
+            return None if name is None else Example(name, text, (), pair, "", file, record.line)
+        labels = self._labels(record, file, bad)
+        group = "" if labels is None or not self.names.group else self._plain(record, self.names.group, file, bad)
+        return None if labels is None or group is None else Example(name, text, labels, pair, group, file, record.line)
 
     def _settle(self, fields: Mapping[str, bool], file: str) -> None:
         """Find the fields that were not named. `fields`: those of the first record, and whether each holds text."""
