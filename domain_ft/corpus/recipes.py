@@ -153,8 +153,8 @@ class Recipe:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of all that the recipe says; the folder where it lies has no part in it."""
-        content = {key: value for key, value in asdict(self).items() if key != "folder"}
+        """SHA-256 of all that the recipe says of its text: not of its tasks, nor of the folder where it lies."""
+        content = {key: value for key, value in asdict(self).items() if key not in ("tasks", "folder")}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

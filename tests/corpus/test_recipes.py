@@ -110,6 +110,8 @@ def test_the_hash_follows_what_the_recipe_says_and_not_where_it_lies(tmp_path: P
     first, second = load_recipe(write(tmp_path, text)), load_recipe(write(tmp_path / "other", text))
     third = load_recipe(write(tmp_path / "other", text + 'text_field = "body"\n'))
     assert first.hash == second.hash != third.hash
+    task = '[[tasks]]\nname = "t"\nkind = "files"\ndescription = "x"\ntrain = "x.csv"\n'
+    assert load_recipe(write(tmp_path, text + task)).hash == first.hash
 
 
 def test_an_unknown_corpus_gets_the_nearest_name() -> None:

@@ -250,6 +250,17 @@ def test_usual_names_are_found_and_others_have_to_be_named(tmp_path: Path) -> No
         task(write(tmp_path / "e.csv", [{"text": "x", "label": "z"}]), label_field="labl")
 
 
+def test_a_second_text_that_nobody_asked_for_is_said(tmp_path: Path) -> None:
+    rows = [{"premise": sentence(i), "hypothesis": "It is so.", "label": "ab"[i % 2]} for i in range(20)]
+    path = write(tmp_path / "a.jsonl", rows)
+    data = task(path)
+    assert data.splits["train"][0].pair is None
+    assert data.notes == ["Only 'premise' is read: for pairs name the second text, --pair-field hypothesis."]
+    for options in ({"pair_field": "hypothesis"}, {"text_field": "premise"}):
+        assert task(path, **options).notes == []
+    assert every(task(path, pair_field="hypothesis"))[0].pair == "It is so."
+
+
 def test_several_text_fields_are_joined(tmp_path: Path) -> None:
     rows = [{"title": f"T{i}", "body": sentence(i), "label": "ab"[i % 2]} for i in range(20)]
     data = task(write(tmp_path / "a.jsonl", rows), text_field="title,body")
@@ -282,6 +293,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "null label": ({"text": "a", "label": None}, "holds null, where a label is wanted"),
     "empty label": ({"text": "a", "label": ""}, "an empty label"),
     "an object as label": ({"text": "a", "label": {}}, "an object, where a label is wanted"),
+    "nothing at all": ({}, "the field is missing"),
     "no number": ({"text": "a", "label": float("nan")}, "where a label is wanted"),
 }
 

@@ -30,6 +30,11 @@ def rows(count: int, classes: int = 2, start: int = 0) -> list[dict[str, Any]]:
     return [{"text": sentence(start + i), "label": f"c{i % classes}"} for i in range(count)]
 
 
+def more() -> list[dict[str, Any]]:
+    """Other texts, with the labels of `ROWS`."""
+    return [{"text": sentence(500 + i), "label": ["no", "yes"][i % 2]} for i in range(4)]
+
+
 def contents(data: TaskData) -> dict[str, set[str]]:
     return {name: {example.text for example in split} for name, split in data.splits.items()}
 
@@ -272,8 +277,22 @@ def test_every_kind_of_leak_is_counted_listed_and_removed(tmp_path: Path) -> Non
     clean = remove_leaks(data, leaks)
     assert [len(clean.splits[name]) for name in ("train", "validation", "test")] == [10, 5, 10]
     assert clean.key != data.key and "4 train, 1 validation" in clean.notes[-1]
+    assert clean.facts["examples"] == {"train": 10, "validation": 5, "test": 10}
+    assert clean.facts["counts"]["train"] == {"c0": 5, "c1": 5}
     assert not any(len(indices) for indices in find_leaks(clean).removals.values())
     assert remove_leaks(clean, find_leaks(clean)) is clean
+
+
+def test_what_removal_leaves_nothing_of_is_an_error_and_a_lost_class_is_said(tmp_path: Path) -> None:
+    path = str(write(tmp_path / "a.jsonl", ROWS))
+    data = task(path, test=path, validation=str(write(tmp_path / "v.jsonl", more())))
+    with pytest.raises(CorpusError, match="all 20 train examples stand in another split too"):
+        remove_leaks(data, find_leaks(data))
+    records = [*ROWS, {"text": "the only one of its class", "label": "lone"}]
+    other = str(write(tmp_path / "b.jsonl", [records[-1]]))
+    data = task(write(tmp_path / "c.jsonl", records), test=other, validation=str(write(tmp_path / "d.jsonl", more())))
+    clean = remove_leaks(data, find_leaks(data))
+    assert "the last training examples of 1 classes, such as 'lone'" in clean.notes[-1]
 
 
 def test_a_family_of_near_copies_is_compared_whole(tmp_path: Path) -> None:

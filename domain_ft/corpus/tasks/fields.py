@@ -16,7 +16,9 @@ from domain_ft.corpus.readers.base import BadRecords, RawRecord, TextField, fiel
 from domain_ft.corpus.tasks.examples import Example
 from domain_ft.errors import CorpusError, nearest
 
-TEXT_NAMES = ("text", "sentence", "sentence1", "document", "content", "body", "question", "premise")
+TEXT_NAMES = ("text", "sentence", "sentence1", "document", "content", "body", "question", "premise", "text1")
+# What the second text of a pair is called where the first has one of these names.
+_SECOND_NAMES = {"sentence1": "sentence2", "premise": "hypothesis", "question": "context", "text1": "text2"}
 LABEL_NAMES = ("label", "labels", "category", "categories", "class", "classes", "target")
 _TRUTH = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 
@@ -53,6 +55,7 @@ class ExampleFields:
         names: the fields, all found once a record was read.
         several: whether several labels may hold; None before the first record.
         kinds: how many labels were text, numbers, true or false.
+        unread: a field that looks like the second text of pairs, and was not asked for.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class ExampleFields:
         self.names, self.labelled, self.several = names, labelled, several
         self.classes = classes or {}
         self.kinds: Counter[str] = Counter()
+        self.unread: str | None = None
         self._settled = False
         self._text = TextField(names.text, "", usual=TEXT_NAMES)
         self._pair = TextField(names.pair, "", option="--pair-field")
@@ -93,24 +97,28 @@ class ExampleFields:
         return choose
 
     def example(self, record: RawRecord, file: str, bad: BadRecords) -> Example | None:
-        """The example that a record is; None where it is none, which is reported."""
+        """The example that a record is; None where it is none, which is reported once."""
         fields = record.fields
         self._settle({field: _is_text(value) for field, value in fields.items()}, file)
-        text = self._text.of(fields, bad, record.line)
-        pair = self._pair.of(fields, bad, record.line) if self.names.pair else None
-        if text is None or (self.names.pair and pair is None):
+        text, pair = self._text.of(fields, bad, record.line), None
+        if text is None:
             return None
-        text, pair = clean(text), None if pair is None else clean(pair)
+        text = clean(text)
         if not text:
             fix = "leave the record out or give it a text"
             bad.add("the text is empty", file=file, line=record.line, field=self.names.text, fix=fix)
             return None
-        labels = self._labels(record, file, bad) if self.labelled else ()
+        if self.names.pair:
+            pair = self._pair.of(fields, bad, record.line)
+            if pair is None:
+                return None
+            pair = clean(pair)
         name = self._name(record, file, bad)
-        group = self._plain(record, self.names.group, file, bad) if self.labelled and self.names.group else ""
-        if labels is None or name is None or group is None:
-            return None
-        return Example(name, text, labels, pair, group, file, record.line)
+        if name is None or not self.labelled:
+            return None if name is None else Example(name, text, (), pair, "", file, record.line)
+        labels = self._labels(record, file, bad)
+        group = "" if labels is None or not self.names.group else self._plain(record, self.names.group, file, bad)
+        return None if labels is None or group is None else Example(name, text, labels, pair, group, file, record.line)
 
     def _settle(self, fields: Mapping[str, bool], file: str) -> None:
         """Find the fields that were not named. `fields`: those of the first record, and whether each holds text."""
@@ -130,6 +138,8 @@ class ExampleFields:
             self._text.names = ()  # what is to be predicted may call its text by another name than the training did
         taken = {*field_names(label), *self._pair.names, self.names.id, self.names.group}
         text = self._text.settle({name: is_text and name not in taken for name, is_text in fields.items()})
+        second = _SECOND_NAMES.get(text[0]) if not self.names.text and not self.names.pair else None
+        self.unread = second if fields.get(second or "") else None
         self.names = replace(self.names, text=",".join(text), label=label)
         self._settled = True
 

@@ -40,6 +40,7 @@ from domain_ft.corpus.tasks.examples import SPLITS, Example, TaskData
 from domain_ft.corpus.tasks.splits import content, fingerprints, labels_of
 from domain_ft.corpus.tasks.table import Integers
 from domain_ft.corpus.workers import in_order
+from domain_ft.errors import CorpusError
 from domain_ft.storage import cache_folder, write_atomic
 
 # Where a copy may not stand, and the split that it would flatter.
@@ -128,16 +129,30 @@ def remove_leaks(task: TaskData, leaks: Leaks) -> TaskData:
     """The task without the training examples that stand in validation or test, and the validation's that stand in test.
 
     What stands in a corpus that the model was adapted to cannot be taken out here, nor are labels that disagree.
+
+    Raises:
+        CorpusError: nothing would be left of a split.
     """
     splits = dict(task.splits)
     for split, indices in leaks.removals.items():
+        if len(indices) == len(splits[split]):
+            raise CorpusError(
+                f"all {len(indices):,} {split} examples stand in another split too: without them none is left",
+                where=task.name,
+                fix="give other files, or let the splits be made: leave out --validation and --test",
+            )
         if len(indices):
             splits[split] = splits[split].take(np.setdiff1d(np.arange(len(splits[split])), indices))
     removed = ", ".join(f"{len(indices):,} {split}" for split, indices in leaks.removals.items() if len(indices))
     if not removed:
         return task
     notes = [*task.notes, f"Examples that stand in another split too were left out: {removed} examples."]
-    facts = {**task.facts, "examples": {split: len(examples) for split, examples in splits.items()}}
+    counts = {split: dict(Counter(itertools.chain.from_iterable(labels_of(own)))) for split, own in splits.items()}
+    lost = [name for name in task.labels.names if name not in counts["train"]]
+    if lost:
+        notes.append(f"With them went the last training examples of {len(lost):,} classes, such as '{lost[0]}'.")
+    sizes = {split: len(examples) for split, examples in splits.items()}
+    facts = {**task.facts, "examples": sizes, "counts": counts}
     key = content_key(task.key, {split: examples.key for split, examples in splits.items()})
     return dataclasses.replace(task, splits=splits, key=key, facts=facts, notes=notes)
 

@@ -78,6 +78,9 @@ class _Opening:
             if split in given:
                 tables[split] = self._table(given[split], names, several)
                 names, several = tables[split].facts.fields, tables[split].facts.several
+        unread = tables["train"].facts.unread
+        if unread:
+            self.notes.append(f"Only '{names.text}' is read: for pairs name the second text, --pair-field {unread}.")
         self._note_kinds({given[split].name: table for split, table in tables.items()})
         splits = self._split(tables)
         labels = self._labels(splits["train"], bool(several))

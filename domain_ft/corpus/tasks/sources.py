@@ -9,6 +9,7 @@ from typing import Any
 
 from domain_ft.corpus import assets
 from domain_ft.corpus.assets import ASSETS, Progress
+from domain_ft.corpus.corpus import content_key
 from domain_ft.corpus.readers.base import OnBadRecord
 from domain_ft.corpus.recipes import Recipe, Task, load_recipe, recipe_names, recipes_folder
 from domain_ft.corpus.tasks.examples import SPLITS
@@ -125,7 +126,7 @@ def _places_of_task(
         "citation": task.citation or recipe.citation,
         "language": recipe.language,
         "weaknesses": task.weaknesses,
-        "recipe": recipe.hash,
+        "recipe": content_key(dataclasses.asdict(task)),
     }
     if task.split:
         facts["split"] = task.split

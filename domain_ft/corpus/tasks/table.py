@@ -55,6 +55,7 @@ class TableFacts:
         counts: examples by label, the labels in the order in which they came.
         examples: how many there are.
         rejects: records that were left out.
+        unread: a field that looks like the second text of pairs, and was not asked for.
     """
 
     fields: FieldNames
@@ -63,6 +64,7 @@ class TableFacts:
     counts: dict[str, int]
     examples: int
     rejects: int
+    unread: str | None
 
 
 @dataclass(frozen=True)
@@ -246,7 +248,9 @@ def _write(
                 examples += len(batch)
                 if progress:
                     progress(label, examples, None)
-    facts = TableFacts(fields.names, bool(fields.several), dict(fields.kinds), dict(counts), examples, rejected)
+    facts = TableFacts(
+        fields.names, bool(fields.several), dict(fields.kinds), dict(counts), examples, rejected, fields.unread
+    )
     write_json(folder / "table.json", dataclasses.asdict(facts))
 
 
