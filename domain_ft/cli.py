@@ -53,6 +53,7 @@ class Verb:
 
 VERBS = (
     Verb(("adapt",), settings.AdaptSettings, "adapt"),
+    Verb(("tag",), settings.TagSettings, "tag"),
     Verb(("evaluate",), settings.EvaluateSettings, "evaluate"),
     Verb(("export",), settings.ExportSettings, "export"),
     Verb(("data", "list"), settings.DataListSettings, "data"),

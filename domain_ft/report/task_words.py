@@ -21,6 +21,7 @@ METRICS = {
     "micro_f1": "micro F1",
     "mcc": "Matthews correlation",
     "auroc": "AUROC",
+    "f1": "F1",
     "precision": "precision",
     "recall": "recall",
 }

@@ -358,7 +358,13 @@ def test_splits_as_given_with_what_a_person_should_know(tmp_path: Path) -> None:
     assert data.tags == ("O", "B-D", "I-D", "B-P", "I-P")
     assert data.scheme == "IOB2"
     assert data.name == tmp_path.name
-    assert data.facts["leaks"] == {"exact train-test": 1, "exact train-validation": 1, "exact validation-test": 0}
+    assert data.leak_counts == {"exact train-test": 1, "exact train-validation": 1}
+    assert data.leaks[1] == {
+        "kind": "exact train-validation",
+        "ids": ["train.txt:7", "dev.txt:3"],
+        "files": ["train.txt", "dev.txt"],
+        "lines": [7, 3],
+    }
     assert data.notes == (
         "too little to learn from, as it appears once in the training texts: P",
         "in the test texts but never in training, so that all are missed: L",
@@ -373,8 +379,7 @@ def test_leaks_are_left_out_of_training(tmp_path: Path) -> None:
     }
     data = open_tagging(TaggingSource(**files, remove_leaks=True))
     assert [text.text for text in data.splits["train"]] == ["flu"]
-    assert set(data.facts["leaks"].values()) == {0}
-    assert data.notes[0] == "2 training texts stand in other splits and were left out"
+    assert data.leak_counts == {"exact train-test": 1, "exact train-validation": 1}  # they are told all the same
 
 
 def test_splits_are_made_of_whole_documents(tmp_path: Path) -> None:

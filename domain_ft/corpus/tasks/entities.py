@@ -15,7 +15,6 @@ stands is a mistake in the file, and is named with its line.
 
 from __future__ import annotations
 
-import dataclasses
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -75,6 +74,7 @@ class TaggingData:
         key: names the content of all of it.
         facts: what reports tell of it.
         notes: what a person should know, in sentences.
+        leaks: the texts that stand in two splits, as `find_repetitions` lists them.
     """
 
     name: str
@@ -84,15 +84,17 @@ class TaggingData:
     key: str
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    leaks: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def leak_counts(self) -> dict[str, int]:
+        """How many texts stand in two splits, by kind."""
+        return dict(Counter(leak["kind"] for leak in self.leaks))
 
     @property
     def tags(self) -> tuple[str, ...]:
         """The classes of the model's head: O, then B- and I- of each type."""
         return (OUTSIDE, *(f"{prefix}-{name}" for name in self.types for prefix in "BI"))
-
-    def with_train(self, texts: Sequence[TaggedText]) -> TaggingData:
-        """The same task with other training texts."""
-        return dataclasses.replace(self, splits={**self.splits, "train": texts})
 
 
 class TagError(ValueError):

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject
 from domain_ft.corpus.tasks.entities import SPELLED, Scheme, TaggedText, TaggingData
 from domain_ft.corpus.tasks.entity_files import TagFields, read_tagged
 from domain_ft.corpus.tasks.examples import SPLITS
 from domain_ft.errors import CorpusError
+
+LEAKS = (("train", "test"), ("train", "validation"), ("validation", "test"))
+"""The splits that should have no text in common."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,17 @@ class TaggingSource:
     validation_fraction: float = 0.1
     test_fraction: float = 0.2
     remove_leaks: bool = False
+
+    @classmethod
+    def of(cls, settings: Any) -> TaggingSource:
+        """The source that a verb's settings ask for."""
+        own = [field.name for field in dataclasses.fields(cls) if field.name not in ("fields", "scheme")]
+        kinds = ("text", "tokens", "tags", "spans", "id", "group")
+        return cls(
+            **{name: getattr(settings, name) for name in own},
+            fields=TagFields(**{kind: getattr(settings, f"{kind}_field") for kind in kinds}),
+            scheme=None if settings.scheme == "auto" else settings.scheme,
+        )
 
 
 def open_tagging(source: TaggingSource, *, rejects: Callable[[Reject], None] | None = None) -> TaggingData:
@@ -57,12 +73,10 @@ def open_tagging(source: TaggingSource, *, rejects: Callable[[Reject], None] | N
             raise CorpusError(f"'{path}' holds no text that can be read", fix="give a file with texts and their tags")
     split_facts = _complete(texts, source)
     notes = []
+    leaks = find_repetitions(texts)
     if source.remove_leaks:
         held_out = {content_key(text) for split in ("validation", "test") for text in texts[split]}
-        kept = [text for text in texts["train"] if content_key(text) not in held_out]
-        if len(kept) < len(texts["train"]):
-            notes.append(f"{len(texts['train']) - len(kept):,} training texts stand in other splits and were left out")
-        texts["train"] = kept
+        texts["train"] = [text for text in texts["train"] if content_key(text) not in held_out]
     types = _checked_types(texts, names)
     notes += _type_notes(texts, types)
     if len(set(schemes.values())) > 1:
@@ -79,7 +93,8 @@ def open_tagging(source: TaggingSource, *, rejects: Callable[[Reject], None] | N
         splits=texts,
         scheme=SPELLED[scheme] if scheme else None,
         key=digest.hexdigest(),
-        facts={"split": split_facts, "leaks": count_leaks(texts)},
+        facts={"split": split_facts},
+        leaks=leaks,
         notes=tuple(notes),
     )
 
@@ -89,13 +104,26 @@ def content_key(text: TaggedText) -> str:
     return " ".join(text.text.casefold().split())
 
 
-def count_leaks(splits: Mapping[str, Sequence[TaggedText]]) -> dict[str, int]:
-    """How many texts of a split stand in another one too, such as {"exact train-test": 3}, as `content_key` has it."""
-    keys = {split: {content_key(text) for text in splits[split]} for split in SPLITS}
-    pairs = (("train", "test"), ("train", "validation"), ("validation", "test"))
-    return {
-        f"exact {one}-{other}": sum(content_key(text) in keys[one] for text in splits[other]) for one, other in pairs
-    }
+def find_repetitions(splits: Mapping[str, Sequence[TaggedText]]) -> list[dict[str, Any]]:
+    """The texts that stand in two splits, as `content_key` has it: {"kind", "ids", "files", "lines"} each, no texts.
+
+    `kind` is such as `exact train-test`; of several equal texts of a split the first is named.
+    """
+    found: list[dict[str, Any]] = []
+    for one, other in LEAKS:
+        first = {content_key(text): text for text in reversed(splits[one])}
+        for text in splits[other]:
+            if (twin := first.get(content_key(text))) is not None:
+                both = (twin, text)
+                found.append(
+                    {
+                        "kind": f"exact {one}-{other}",
+                        "ids": [each.id for each in both],
+                        "files": [each.file for each in both],
+                        "lines": [each.line for each in both],
+                    }
+                )
+    return found
 
 
 def _file(path: str) -> Path:
