@@ -17,20 +17,23 @@ if TYPE_CHECKING:
     from domain_ft.corpus.corpus import open_corpus
     from domain_ft.errors import SettingsError, UserError
     from domain_ft.models.base import load
-    from domain_ft.settings import AdaptSettings, EstimateSettings, EvaluateSettings, ExportSettings
+    from domain_ft.settings import AdaptSettings, CompareSettings, EstimateSettings, EvaluateSettings, ExportSettings
     from domain_ft.verbs.adapt import adapt
+    from domain_ft.verbs.compare import compare
     from domain_ft.verbs.evaluate import evaluate
     from domain_ft.verbs.export import export
 
 __version__ = "0.1.0"
 __all__ = [
     "AdaptSettings",
+    "CompareSettings",
     "EstimateSettings",
     "EvaluateSettings",
     "ExportSettings",
     "SettingsError",
     "UserError",
     "adapt",
+    "compare",
     "evaluate",
     "export",
     "load",
@@ -39,12 +42,14 @@ __all__ = [
 
 _MODULES = {
     "AdaptSettings": "settings",
+    "CompareSettings": "settings",
     "EstimateSettings": "settings",
     "EvaluateSettings": "settings",
     "ExportSettings": "settings",
     "SettingsError": "errors",
     "UserError": "errors",
     "adapt": "verbs.adapt",
+    "compare": "verbs.compare",
     "evaluate": "verbs.evaluate",
     "export": "verbs.export",
     "load": "models.base",

@@ -53,8 +53,11 @@ class Verb:
 
 VERBS = (
     Verb(("adapt",), settings.AdaptSettings, "adapt"),
+    Verb(("classify",), settings.ClassifySettings, "classify"),
     Verb(("tag",), settings.TagSettings, "tag"),
+    Verb(("predict",), settings.PredictSettings, "predict"),
     Verb(("evaluate",), settings.EvaluateSettings, "evaluate"),
+    Verb(("compare",), settings.CompareSettings, "compare"),
     Verb(("export",), settings.ExportSettings, "export"),
     Verb(("data", "list"), settings.DataListSettings, "data"),
     Verb(("data", "show"), settings.DataShowSettings, "data"),

@@ -578,7 +578,7 @@ class BenchSettings(Settings, group="Benchmark"):
 
     positional: ClassVar[tuple[str, ...]] = ("what",)
 
-    what: Literal["kernels", "training", "memory", "corpus", "scaling", "startup"] = REQUIRED
+    what: Literal["kernels", "training", "memory", "corpus", "scaling", "startup", "tasks"] = REQUIRED
     """Which benchmark."""
 
     arguments: tuple[str, ...] = ()
@@ -595,6 +595,7 @@ class ClassifySettings(
     MachineOptions,
     RunOptions,
     ScreenOptions,
+    group="Measuring",
 ):
     """Fine-tune a model to tell classes of texts apart, and measure how well it does.
 
@@ -684,7 +685,7 @@ class CompareSettings(ScreenOptions, group="Runs"):
     """A folder to write result.json and report.html to."""
 
     examples: bool = True
-    """Show texts on which the models differ in the report; --no-examples keeps private text out of it."""
+    """List test examples of which only one model was right, by id with their labels; --no-examples leaves them out."""
 
     seed: Annotated[int, Range(at_least=0)] = 0
     """Of the draws behind the intervals."""

@@ -179,7 +179,7 @@ def test_all_mistakes_at_once_each_with_its_place(capsys: pytest.CaptureFixture[
         ("adapt --corpus legal -r 8", "error: -r 8: there is no such option; see domain-ft adapt --help"),
         ("adapt --corpus legal --config no.toml", "error: no.toml: cannot be read: No such file or directory"),
         ("adapt --corpus=", "error: --corpus '': must not be empty"),
-        ("bench speed", "error: speed: must be one of kernels, training, memory, corpus, scaling, startup"),
+        ("bench speed", "error: speed: must be one of kernels, training, memory, corpus, scaling, startup, tasks"),
     ],
 )
 def test_one_mistake_is_one_message(capsys: pytest.CaptureFixture[str], words: str, message: str) -> None:

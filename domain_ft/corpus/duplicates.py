@@ -125,7 +125,7 @@ def similar_pairs(signatures: Signatures, threshold: float) -> tuple[npt.NDArray
             found.append(np.minimum(one, other) * count + np.maximum(one, other))
         codes = np.unique(np.concatenate(found))
     pairs = np.stack([codes // max(count, 1), codes % max(count, 1)], axis=1)
-    similarity = _agreement(signatures, pairs)
+    similarity = agreement(signatures, pairs)
     enough = similarity >= threshold
     return pairs[enough], similarity[enough]
 
@@ -138,7 +138,7 @@ def _meeting(band: Signatures) -> npt.NDArray[np.int64]:
     return np.sort(order[np.append(same, False) | np.append(False, same)]) if len(order) else order
 
 
-def _agreement(signatures: Signatures, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+def agreement(signatures: Signatures, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     """(pairs,) the share of places in which the two signatures agree: the estimate of Jaccard similarity."""
     similarity = np.empty(len(pairs), np.float32)
     for start in range(0, len(pairs), 65536):

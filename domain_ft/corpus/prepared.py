@@ -449,7 +449,7 @@ class _Preparation:
 
             def overlaps(index: Containment, documents: Integers) -> Iterator[Overlap]:
                 index.save(Path(place))
-                found = in_order(functools.partial(_overlaps_of_texts, Path(place)), texts(documents))
+                found = in_order(functools.partial(overlaps_of_texts, Path(place)), texts(documents))
                 return itertools.chain.from_iterable(found)
 
             return move_contained(drawn, groups, shingles_of, overlaps)
@@ -590,7 +590,7 @@ def _shingles_of_texts(texts: list[str]) -> list[Shingles]:
 _held_out = functools.lru_cache(maxsize=1)(Containment.load)  # a worker opens it once
 
 
-def _overlaps_of_texts(index: Path, texts: list[str]) -> list[Overlap]:
+def overlaps_of_texts(index: Path, texts: list[str]) -> list[Overlap]:
     """How much of the held-out documents, whose index lies in a folder, stands in each of the texts."""
     return [_held_out(index).of(hashes) for hashes in _shingles_of_texts(texts)]
 

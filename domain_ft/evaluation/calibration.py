@@ -18,11 +18,15 @@ from domain_ft.evaluation.predictions import Predictions
 
 BINS = 15
 TEMPERATURES = (0.05, 20.0)
-"""Where a temperature may lie. Where every validation example is right, the best would be 0, and certainty a lie."""
+"""Where a temperature may lie."""
 
 
 def fit_temperature(logits: npt.ArrayLike, targets: npt.ArrayLike, several: bool) -> float:
     """The temperature with the lowest negative log-likelihood on (n, L) `logits`; 1 where there is no example.
+
+    The truth is smoothed by 1 / (n + 2), as if one more example had been seen that could be anything (Platt 1999,
+    "Probabilistic Outputs for Support Vector Machines", 2.2): thirty validation examples that are all right are no
+    ground for certainty.
 
     Args:
         logits: of validation examples.
@@ -37,19 +41,30 @@ def fit_temperature(logits: npt.ArrayLike, targets: npt.ArrayLike, several: bool
     low, high = np.log(TEMPERATURES)
 
     def loss(log_temperature: float) -> float:
-        return negative_log_likelihood(given / np.exp(log_temperature), truth, several)
+        return negative_log_likelihood(given / np.exp(log_temperature), truth, several, smoothing=1 / (len(given) + 2))
 
     # The loss is convex in 1 / temperature, so it has one valley over log temperature too.
     found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(found.x))
 
 
-def negative_log_likelihood(logits: npt.ArrayLike, targets: npt.ArrayLike, several: bool) -> float:
-    """The mean over examples (where several may hold: over examples and classes) of -log p(truth), in nats."""
+def negative_log_likelihood(
+    logits: npt.ArrayLike, targets: npt.ArrayLike, several: bool, smoothing: float = 0.0
+) -> float:
+    """The mean over examples (where several may hold: over examples and classes) of -log p(truth), in nats.
+
+    Args:
+        logits: (n, L).
+        targets: (n,) classes, or where several may hold (n, L) of 0 and 1.
+        several: whether several may hold.
+        smoothing: the share of the truth that is spread evenly over what could have been.
+    """
     given, truth = np.asarray(logits, dtype=np.float64), np.asarray(targets)
     if several:
-        return float((np.logaddexp(0, given) - given * truth).mean())
-    return float((np.logaddexp.reduce(given, axis=1) - given[np.arange(len(given)), truth]).mean())
+        smoothed = truth * (1 - smoothing) + smoothing / 2
+        return float((np.logaddexp(0, given) - given * smoothed).mean())
+    said = (1 - smoothing) * given[np.arange(len(given)), truth] + smoothing * given.mean(axis=1)
+    return float((np.logaddexp.reduce(given, axis=1) - said).mean())
 
 
 def fit_threshold(predictions: Predictions) -> float:

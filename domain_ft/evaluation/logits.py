@@ -42,7 +42,7 @@ def predict_logits(
         accelerator: of the processes, which all call this; None for one alone.
         progress: called with (`label`, examples done, examples in all).
     """
-    return _over_passes(model, rows, model.logits, len(model.labels), tokens_per_pass, accelerator, progress, label)
+    return _over_passes(model, rows, model.logits, tokens_per_pass, accelerator, progress, label)
 
 
 def compute_features(
@@ -55,24 +55,22 @@ def compute_features(
     label: str = "features",
 ) -> npt.NDArray[np.float32]:
     """(examples, D) float32, what a linear probe reads of every example. See `predict_logits`."""
-    width = model.model.config.get_text_config().hidden_size
-    return _over_passes(model, rows, model.features, width, tokens_per_pass, accelerator, progress, label)
+    return _over_passes(model, rows, model.features, tokens_per_pass, accelerator, progress, label)
 
 
 def _over_passes(
     model: TaskModel,
     rows: ExampleRows,
     function: Callable[[TaskInputs], Tensor],
-    width: int,
     tokens_per_pass: int,
     accelerator: Accelerator | None,
     progress: Progress | None,
     label: str,
 ) -> npt.NDArray[np.float32]:
-    """`function` of all examples (examples, width), pass by pass, shared by the processes."""
+    """`function` of all examples, a row each, pass by pass, shared by the processes."""
     rank, ranks = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     objective = ClassificationObjective(rows.labels)
-    results = np.zeros((len(rows), width), dtype=np.float32)
+    results = np.zeros((len(rows), 0), dtype=np.float32)
     done = 0
     cut = passes(np.arange(len(rows)), rows.lengths, tokens_per_pass)
     with evaluating(model.model):
@@ -81,6 +79,8 @@ def _over_passes(
             place = first + rank
             members = cut[place if place < len(cut) else first]
             values = function(objective.prepare(rows.pack(members), epoch=0).to(model.device))
+            if not results.shape[1]:
+                results = np.zeros((len(rows), values.shape[1]), dtype=np.float32)
             if place < len(cut):
                 results[members] = values.float().cpu().numpy()
             done += sum(len(each) for each in cut[first : first + ranks])

@@ -135,7 +135,7 @@ class Predictions:
             CheckpointError: the file is missing, damaged, or another kind of file.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
                 return cls(
                     ids=_unpacked(stored["ids"]),
                     groups=stored["groups"],

@@ -54,7 +54,8 @@ class Probe:
 
     def logits(self, features: Tensor) -> Tensor:
         """(examples, L) float32 for features (examples, D)."""
-        return F.linear(features.float(), self.weight, self.bias)
+        with torch.autocast(features.device.type, enabled=False):
+            return F.linear(features.float(), self.weight, self.bias)
 
     def to(self, device: torch.device | str) -> Probe:
         """The same probe on `device`."""

@@ -362,7 +362,12 @@ def load_task_run(
     labels, kind = Labels(tuple(facts["labels"]), facts["several"]), facts["kind"]
     if (folder / HEAD_FOLDER).is_dir():
         probe, head = Probe.load(folder / HEAD_FOLDER)
-        task, _ = _load(find(head["base"], progress), labels, kind, str(folder), dtype)
+        base = find(head["base"], progress)
+        task, _ = _load(base, labels, kind, str(folder), dtype)
+        if base.revision != head["revision"]:
+            task.notes += (
+                f"the model '{head['base']}' is {base.revision}, but the probe was fitted on {head['revision']}",
+            )
         task.probe = probe.to(device)
         return _ready(task, device)
     source = find(str(folder), progress)

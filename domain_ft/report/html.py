@@ -80,8 +80,8 @@ def _classify_figures(report: ClassifyReport) -> list[tuple[str, str]]:
     )
     figures = [
         (
-            f"{shown}, each with its {task_words.level(report.test)} and in brackets its test examples; "
-            f"grey where they are fewer than {task_words.FEW}.",
+            f"{shown}, each with its {task_words.level(report.test)} and in brackets its test examples; grey where "
+            f"they are fewer than {task_words.FEW}.",
             task_plots.class_bars(report),
         )
     ]

@@ -171,6 +171,23 @@ def _clipped(text: str) -> str:
 
 
 @dataclass(frozen=True)
+class Disagreement:
+    """A test example of which one of two models was right, and the other was not.
+
+    Attributes:
+        id: the example's.
+        truth: the names of its classes.
+        first: what the first run's model said.
+        other: what the other's said.
+    """
+
+    id: str
+    truth: Sequence[str]
+    first: Sequence[str]
+    other: Sequence[str]
+
+
+@dataclass(frozen=True)
 class ComparedRun:
     """One run in a comparison.
 
@@ -181,6 +198,9 @@ class ComparedRun:
         scores: by metric `mean`, `sd`, `values` and `interval`; of an `adapt` run the L of result.json by role.
         differences: by metric (or role) the difference from the first run; empty for the first itself.
         learning_curve: of its result.json; may be empty.
+        answers: how many test examples `both_right`, `first_only`, `other_only`, `both_wrong`: the kept models'; empty
+            for the first run, and where single answers are not kept.
+        disagreements: some of the examples that only one of the two had right.
     """
 
     name: str
@@ -189,6 +209,8 @@ class ComparedRun:
     scores: Mapping[str, Mapping[str, Any]]
     differences: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     learning_curve: Sequence[Mapping[str, Any]] = ()
+    answers: Mapping[str, int] = field(default_factory=dict)
+    disagreements: Sequence[Disagreement] = ()
 
 
 @dataclass(frozen=True)

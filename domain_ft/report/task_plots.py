@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -191,7 +192,8 @@ def _draw_curve(axes: Axes, curve: Sequence[Mapping[str, Any]], colour: str, mar
 def _finish_curve(axes: Axes, curves: Sequence[Sequence[Mapping[str, Any]]]) -> None:
     sizes = sorted({point["examples"] for curve in curves for point in curve})
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(sizes))
+    apart = [size for size, larger in zip(sizes, [*sizes[1:], math.inf], strict=True) if larger >= 1.6 * size]
+    axes.xaxis.set_major_locator(FixedLocator(apart))  # the larger of two whose labels would run into each other
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.grid(axis="x", color=GRID)

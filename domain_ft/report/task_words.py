@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from domain_ft.corpus.tasks.leaks import KIND_WORDS
 from domain_ft.report.task_data import ClassifyReport, ComparedRun, CompareReport, TaskFacts
+from domain_ft.report.words import bounds as interval_of
 from domain_ft.report.words import number, signed
 
 Difference = Mapping[str, Any]
@@ -19,7 +21,7 @@ METRICS = {
     "macro_f1": "macro F1",
     "accuracy": "accuracy",
     "micro_f1": "micro F1",
-    "mcc": "Matthews correlation",
+    "mcc": "MCC",
     "auroc": "AUROC",
     "f1": "F1",
     "precision": "precision",
@@ -83,9 +85,15 @@ def verdict(difference: Difference, metric: str) -> str:
     return f"{difference['verdict']} by {amount}"
 
 
-def p_value(value: float) -> str:
-    """`p = 0.031`; below a thousandth only that it is so."""
-    return f"p = {value:.3f}" if value >= 0.001 else "p < 0.001"
+def p_value(difference: Difference) -> str:
+    """`p = 0.031`, below a thousandth only that it is so; adjusted where it is one of several.
+
+    >>> p_value({"p_value": 0.031}), p_value({"p_value": 0.0005, "p_holm": 0.0005})
+    ('p = 0.031', 'adjusted p < 0.001')
+    """
+    value = difference.get("p_holm", difference["p_value"])
+    said = f"p = {value:.3f}" if value >= 0.001 else "p < 0.001"
+    return f"adjusted {said}" if "p_holm" in difference else said
 
 
 def level(scores: Mapping[str, Any]) -> str:
@@ -123,7 +131,7 @@ def findings(report: ClassifyReport) -> list[str]:
         f"{span(test['interval']['macro_f1'])}, over {count(test['examples'], 'test example')}{sources}. "
         f"The accuracy is {points(test['accuracy'])} ({span(test['interval']['accuracy'])})."
     ]
-    sentences += [f"{BASELINES[name]}: {found}." for name, found in _against_baselines(report)]
+    sentences += _against_baselines(report)
     seeds = report.result.get("seeds") or {}
     if seeds.get("n", 1) > 1:
         of_seeds = seeds["macro_f1"]
@@ -177,18 +185,21 @@ def limits(report: ClassifyReport) -> list[str]:
     ]
 
 
-def _against_baselines(report: ClassifyReport) -> list[tuple[str, str]]:
-    found = []
-    for name in BASELINES:
+def _against_baselines(report: ClassifyReport) -> list[str]:
+    """A sentence for each baseline that was run."""
+    sentences = []
+    for name, called in (("majority", "Always saying the majority class"), ("tfidf_svm", "TF-IDF with a linear SVM")):
         scores = (report.result.get("baselines") or {}).get(name) or {}
         if "macro_f1" not in scores:
             continue
-        said = f"macro F1 {points(scores['macro_f1'])}"
-        if "difference" in scores:
-            said += f"; against it the model is {verdict(scores['difference']['macro_f1'], 'macro_f1')}"
-            said = said.replace("the model is not shown:", "no difference is shown:")
-        found.append((name, said))
-    return found
+        reached = f"{called} reaches a macro F1 of {points(scores['macro_f1'])}"
+        if "difference" not in scores:
+            sentences.append(f"{reached}.")
+            continue
+        difference = scores["difference"]["macro_f1"]
+        subject = "that the model is better or worse is" if difference["verdict"] == "not shown" else "the model is"
+        sentences.append(f"{reached}; {subject} {verdict(difference, 'macro_f1')}.")
+    return sentences
 
 
 def facts(task: TaskFacts) -> list[tuple[str, str]]:
@@ -205,8 +216,8 @@ def facts(task: TaskFacts) -> list[tuple[str, str]]:
 
 
 def leaks(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(what was found, how often) of `Leaks.counts`, whatever its kinds."""
-    return [(kind.replace("_", " ").replace("-", " – "), f"{amount:,}") for kind, amount in counts.items()]
+    """(what was found, how often) of `Leaks.counts`."""
+    return [(KIND_WORDS[kind], f"{amount:,}") for kind, amount in counts.items()]
 
 
 def loading_code(report: ClassifyReport) -> str:
@@ -242,13 +253,25 @@ def loading_code(report: ClassifyReport) -> str:
 
 
 def compared(run: ComparedRun, report: CompareReport) -> str:
-    """What a comparison says of a run after the first, in a sentence."""
-    metric = report.metrics[0]
+    """What a comparison says of a run after the first, in a sentence: of the first of its metrics."""
+    metric, against = report.metrics[0], f"{run.name} against {report.runs[0].name}"
     difference = run.differences[metric]
-    first = report.runs[0].name
-    said = verdict(difference, metric)
-    if difference["verdict"] == "not shown":
-        return f"{run.name} against {first}: {said} ({p_value(difference['p_value'])})."
-    return f"{run.name} is {said} than {first} ({p_value(difference['p_value'])}).".replace(
-        f"{said} than {first}", f"{said}, against {first}"
+    if report.kind == "adapt":
+        return f"{against}: {loss_verdict(difference)}."
+    return f"{against}: {verdict(difference, metric)}; {p_value(difference)}."
+
+
+def loss_verdict(difference: Difference) -> str:
+    """What a difference of losses is, of `bootstrap.difference`: by loss, or bits per byte where tokenizers differ."""
+    in_bits = difference["loss"] is None
+    value, bounds = (
+        (difference["bits_per_byte"], difference["bits_per_byte_interval"])
+        if in_bits
+        else (difference["loss"], difference["interval"])
     )
+    unit = "bits per byte" if in_bits else "nats per token"
+    if bounds is None or bounds[0] <= 0 <= bounds[1]:
+        return f"not shown: {interval_of(bounds, 3)} {unit}"
+    low, high = sorted(abs(bound) for bound in bounds)
+    direction = "better" if bounds[1] < 0 else "worse"
+    return f"{direction} by {number(abs(value), 3)} {unit} ({number(low, 3)} to {number(high, 3)})"

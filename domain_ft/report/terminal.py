@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from domain_ft.report import words
+from domain_ft.report import task_words, words
 from domain_ft.report.data import AdaptReport, EvaluationReport
+from domain_ft.report.task_data import ClassifyReport, CompareReport
 
-STYLES = {"better": "green", "worse": "red", "unclear": "dim"}
+STYLES = {"better": "green", "worse": "red", "unclear": "dim", "not shown": "dim"}
 
 
 def print_adapt(report: AdaptReport, console: Console | None = None) -> None:
@@ -67,6 +68,66 @@ def print_evaluation(report: EvaluationReport, console: Console | None = None) -
         console.print(table)
     if any(difference["loss"] is None for model in report.models for difference in model.differences.values()):
         console.print(Text("* bits per byte: another tokenizer, so the losses do not compare", style="dim"))
+
+
+def print_classify(report: ClassifyReport, console: Console | None = None) -> None:
+    """The scores on the test examples beside the baselines', and what they say in words."""
+    console = console or Console()
+    table = _table(report.task.name, "macro F1", task_words.level(report.test), "accuracy", "MCC", "AUROC")
+    baselines = report.result.get("baselines") or {}
+    rows = [(report.base.short_name, report.test)]
+    rows += [(label, baselines.get(name) or {}) for name, label in task_words.BASELINES.items()]
+    for place, (name, scores) in enumerate(rows):
+        if "macro_f1" in scores:
+            table.add_row(
+                Text(name, style="" if place else "bold"),
+                Text(task_words.points(scores["macro_f1"]), style="" if place else "bold"),
+                Text(task_words.span((scores.get("interval") or {}).get("macro_f1")), style="dim"),
+                *(task_words.points(scores.get(metric)) for metric in ("accuracy", "mcc", "auroc")),
+            )
+    console.print(table)
+    console.print(Text(task_words.headline(report), style="bold"))
+    for sentence in task_words.findings(report):
+        console.print(Text(sentence))
+
+
+def print_compare(report: CompareReport, console: Console | None = None) -> None:
+    """A table for each score, a row for each run; differences are from the first. Then the first score's in words."""
+    console = console or Console()
+    for metric in report.metrics:
+        if report.kind == "adapt":
+            table = _table("run", "loss", "perplexity", "bits/byte", "change", "interval")
+        else:
+            table = _table("run", task_words.METRICS[metric], "interval", "change", "interval", "p")
+        for run in report.runs:
+            scores, found = run.scores[metric], run.differences.get(metric)
+            if report.kind == "adapt":
+                cells = [Text(words.measure(name, scores[name])) for name in words.MEASURES]
+                cells += _against_first(found)
+            else:
+                cells = [
+                    Text(task_words.points(scores["mean"])),
+                    Text(task_words.span(scores["interval"]), style="dim"),
+                ]
+                cells += _score_against_first(found)
+            table.add_row(Text(run.name, style="bold"), *cells)
+        if report.kind == "adapt":
+            console.print(Text(metric, style="bold"))
+        console.print(table)
+    for run in report.runs[1:]:
+        console.print(Text(task_words.compared(run, report), style="bold"))
+    for note in report.notes:
+        console.print(Text(note))
+
+
+def _score_against_first(difference: task_words.Difference | None) -> tuple[Text, ...]:
+    if difference is None:
+        return Text(), Text(), Text()
+    return (
+        Text(task_words.signed_points(difference["difference"]), style=STYLES[difference["verdict"]]),
+        Text(task_words.difference_span(difference["interval"]), style="dim"),
+        Text(task_words.p_value(difference).removeprefix("adjusted ").removeprefix("p ").removeprefix("= ")),
+    )
 
 
 def _against_first(difference: words.Difference | None) -> tuple[Text, Text]:

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from domain_ft.corpus import assets
 from domain_ft.corpus.assets import ASSETS, Progress
-from domain_ft.corpus.recipes import Recipe, Source, list_recipes
+from domain_ft.corpus.recipes import Recipe, Source, Task, list_recipes
 from domain_ft.errors import AssetError, nearest
 from domain_ft.settings import DataListSettings, DataPullSettings, DataShowSettings, Settings, TokenOptions
 from domain_ft.training.progress import ProgressDisplay
@@ -63,6 +63,27 @@ class SourceEntry:
 
 
 @dataclass(frozen=True)
+class TaskEntry:
+    """A task that a corpus brings.
+
+    Attributes:
+        name: as `--task` takes it.
+        description, licence, citation, split, weaknesses: as its card in the recipe says.
+        classes: how many; None where the recipe does not say.
+        source: where the examples come from.
+    """
+
+    name: str
+    description: str
+    classes: int | None
+    licence: str
+    citation: str
+    split: str
+    weaknesses: str
+    source: SourceEntry
+
+
+@dataclass(frozen=True)
 class CorpusEntry:
     """A corpus that has a recipe."""
 
@@ -71,7 +92,7 @@ class CorpusEntry:
     licence: str
     language: str
     sources: tuple[SourceEntry, ...]
-    tasks: tuple[str, ...]
+    tasks: tuple[TaskEntry, ...]
 
 
 @dataclass(frozen=True)
@@ -110,7 +131,21 @@ def _corpus_entry(recipe: Recipe) -> CorpusEntry:
         recipe.licence,
         recipe.language,
         tuple(_source_entry(source, recipe.folder) for source in recipe.sources),
-        tuple(task.name for task in recipe.tasks),
+        tuple(_task_entry(recipe, task) for task in recipe.tasks),
+    )
+
+
+def _task_entry(recipe: Recipe, task: Task) -> TaskEntry:
+    place = Source(kind=task.kind, asset=task.asset, path=task.train or task.path, id=task.id, config=task.config)
+    return TaskEntry(
+        f"{recipe.name}/{task.name}",
+        task.description,
+        task.classes,
+        task.licence or recipe.licence,
+        task.citation or recipe.citation,
+        task.split or "as given",
+        task.weaknesses,
+        _source_entry(place, recipe.folder),
     )
 
 
@@ -124,7 +159,7 @@ def _source_entry(source: Source, folder: Path) -> SourceEntry:
 
 def _asset_entry(name: str) -> SourceEntry:
     asset = ASSETS[name]
-    return SourceEntry("asset", f"{asset.package} {asset.version}", asset.bytes, assets.is_cached(name))
+    return SourceEntry("asset", f"{asset.name} {asset.version}", asset.bytes, assets.is_cached(name))
 
 
 def print_inventory(inventory: Inventory, console: Console) -> None:
@@ -135,6 +170,7 @@ def print_inventory(inventory: Inventory, console: Console) -> None:
     console.print(Text("Models", style="bold"))
     for model in inventory.models:
         _print_entry(console, model.name, model.description, model.licence, [model.source])
+    console.print("--task takes a task of a corpus, such as legal/license-category.")
     console.print("--corpus also takes a file, a folder, a recipe (.toml) or hf:ID.")
     console.print("--model also takes a folder, a run or a hub id.")
     console.print("domain-ft data show CORPUS shows what is in one.")
@@ -146,14 +182,24 @@ def _print_entry(
     description: str,
     licence: str,
     sources: Sequence[SourceEntry],
-    tasks: Sequence[str] = (),
+    tasks: Sequence[TaskEntry] = (),
 ) -> None:
-    facts = {"licence": licence, "from": "\n".join(map(_source_line, sources)), "tasks": ", ".join(tasks)}
+    facts = {
+        "licence": licence,
+        "from": "\n".join(map(_source_line, sources)),
+        "tasks": "\n".join(map(_task_line, tasks)),
+    }
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold cyan", min_width=7, no_wrap=True)
     table.add_column()
     table.add_row(name, Group(Text(description), _facts(facts)))
     console.print(Padding(table, (0, 0, 1, 2)))
+
+
+def _task_line(task: TaskEntry) -> str:
+    remarks = [f"{task.classes} classes"] if task.classes else []
+    remarks += ["from the hub"] if task.source.kind == "hub" else []
+    return f"{task.name} ({', '.join(remarks)})" if remarks else task.name
 
 
 def _source_line(source: SourceEntry) -> str:
@@ -203,7 +249,7 @@ class CorpusView:
     citation: str
     language: str
     sources: tuple[SourceEntry, ...]
-    tasks: tuple[str, ...]
+    tasks: tuple[TaskEntry, ...]
     statistics: Mapping[str, Any]
     tokens: TokenCounts | None
     notes: tuple[str, ...]
@@ -277,6 +323,10 @@ def print_view(view: CorpusView, console: Console) -> None:
     console.print(Text(view.name, style="bold cyan"))
     console.print(Text(view.description))
     console.print(Padding(_origin(view), (1, 0, 1, 2)))
+    if view.tasks:
+        console.print(Text("Tasks", style="bold"))
+        for task in view.tasks:
+            console.print(Padding(Group(Text(_task_line(task)), _task_card(task)), (0, 0, 1, 2)))
     console.print(Text("Documents", style="bold"))
     console.print(Padding(_reading(view), (0, 0, 0, 2)))
     console.print(Padding(_splits(view), (0, 0, 0, 2)))  # its box begins and ends with an empty line
@@ -298,7 +348,19 @@ def _origin(view: CorpusView) -> RenderableType:
             "cite": view.citation,
             "language": "" if view.language == "und" else view.language,
             "from": "\n".join(map(_source_line, view.sources)),
-            "tasks": ", ".join(view.tasks),
+        }
+    )
+
+
+def _task_card(task: TaskEntry) -> RenderableType:
+    return _facts(
+        {
+            "asks": task.description,
+            "licence": task.licence,
+            "cite": task.citation,
+            "from": _source_line(task.source),
+            "split": task.split,
+            "weak": task.weaknesses,
         }
     )
 
@@ -381,7 +443,9 @@ def _assets_of(names: Sequence[str]) -> list[str]:
         return list(ASSETS)
     stands_for = {asset: [asset] for asset in ASSETS}
     stands_for |= {model: [asset] for model, asset in EMBEDDED_MODELS.items()}
-    stands_for |= {recipe.name: [str(s.asset) for s in recipe.sources if s.asset] for recipe in list_recipes()}
+    for recipe in list_recipes():
+        wanted = [source.asset for source in recipe.sources] + [task.asset for task in recipe.tasks]
+        stands_for[recipe.name] = [asset for asset in wanted if asset]
     for name in names:
         if name not in stands_for:
             raise AssetError(

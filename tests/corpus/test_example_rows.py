@@ -13,6 +13,7 @@ from tiny_examples import ExampleList, toy_examples
 from tiny_models import tiny_tokenizer
 from tokenizers import processors
 
+from domain_ft.corpus.batches import TaskBatch
 from domain_ft.corpus.tasks import rows as rows_module
 from domain_ft.corpus.tasks.examples import Example, Labels
 from domain_ft.corpus.tasks.rows import (
@@ -298,6 +299,7 @@ def test_a_label_that_cannot_be_is_named_with_its_example(labels: tuple[str, ...
 def test_a_pass_can_be_repeated_to_measure_with() -> None:
     rows = encode(LONG, LABELS, tiny_tokenizer("wordpiece"), max_length=16, long_text="windows")
     batch = rows.pack([0]).repeated([14, 13, 13])
+    assert isinstance(batch, TaskBatch)
     assert batch.lengths.tolist() == [14, 13, 13]
     assert batch.targets.tolist() == [2, 2, 2]
     assert batch.owners.tolist() == [0, 1, 2]

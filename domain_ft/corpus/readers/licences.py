@@ -8,9 +8,9 @@ from pathlib import Path
 
 from domain_ft.corpus.readers.base import BadRecords, Columns, RawRecord, SourceDocument, read_whole
 
-_FENCE = re.compile(r"^---[ \t]*$", re.MULTILINE)
+_FENCE = re.compile(r"^---[ \t]*\r?$", re.MULTILINE)
 _LANGUAGE = re.compile(r"^language:[ \t]*(\S+)", re.MULTILINE)
-_CATEGORY = re.compile(r"^category:[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
+_CATEGORY = re.compile(r"^category:[ \t]*(\S.*?)\s*$", re.MULTILINE)
 _FLAG = re.compile(r"^is_(\w+):[ \t]*yes", re.MULTILINE)
 
 # What the front matter of a rule calls its text -> the class of the task.

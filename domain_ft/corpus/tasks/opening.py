@@ -22,6 +22,7 @@ from domain_ft.corpus import assets
 from domain_ft.corpus.assets import ASSETS, Progress
 from domain_ft.corpus.corpus import content_key
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject, decode, read_bytes
+from domain_ft.corpus.readers.files import ending
 from domain_ft.corpus.recipes import Recipe, Task, load_recipe, recipe_names, recipes_folder
 from domain_ft.corpus.tasks.examples import SPLITS, Labels, TaskData
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
@@ -140,9 +141,10 @@ class _Opening:
         splits = self._known_only(splits, labels)
         self._note_counts(splits, labels)
         facts = {"fields": dataclasses.asdict(names), **self.facts}
+        facts["sources"] = {split: place.name for split, place in given.items()}
         facts["examples"] = {split: len(table) for split, table in splits.items()}
         key = content_key(labels.names, labels.several, {split: table.key for split, table in splits.items()})
-        return TaskData(self._name(given), labels, splits, key, facts, self.notes)
+        return TaskData(self._name(), labels, splits, key, facts, self.notes)
 
     # --- where the examples are ---
 
@@ -225,8 +227,12 @@ class _Opening:
             )
         return table
 
-    def _name(self, given: Mapping[str, Place]) -> str:
-        return self.source.task or Path(given["train"].name.split(" ")[0]).name.split(".")[0]
+    def _name(self) -> str:
+        """What reports call the task: its own name, else that of the training file without its endings."""
+        if self.source.task:
+            return self.source.task
+        path = Path(str(self.source.train).removeprefix("hf:"))
+        return path.name.removesuffix(".gz").removesuffix(ending(path)) or str(path)
 
     # --- splits ---
 

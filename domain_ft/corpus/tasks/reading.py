@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -129,11 +129,21 @@ def _hub_place(where: str, split: str, rows: Any, content: Any) -> Place:
     def read(fields: ExampleFields, bad: BadRecords) -> Iterator[Example]:
         fields.classes = class_names(rows.features)
         for number, row in enumerate(rows, 1):
-            example = fields.example(RawRecord(number, row), f"{where} {split}", bad)
+            example = fields.example(RawRecord(number, _flat(row)), f"{where} {split}", bad)
             if example is not None:
                 yield example
 
     return Place(f"{where} {split}", content, read)
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row whose fields that hold fields are fields of their own: `context.contexts`."""
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        flat.update(
+            {f"{name}.{inner}": part for inner, part in value.items()} if isinstance(value, dict) else {name: value}
+        )
+    return flat
 
 
 def _folder_places(path: Path) -> dict[str, Place]:

@@ -21,7 +21,7 @@ from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.cleaning import normalise
 from domain_ft.corpus.corpus import content_key
 from domain_ft.corpus.duplicates import FAMILY, PERMUTATIONS, Signatures, Signer, connected, shingles, similar_pairs
-from domain_ft.corpus.tasks.examples import Example
+from domain_ft.corpus.tasks.examples import Example, Examples
 from domain_ft.corpus.tasks.table import ExampleTable, Integers
 from domain_ft.corpus.workers import in_order
 from domain_ft.storage import alone, cache_folder, new_folder
@@ -53,9 +53,15 @@ class Fingerprints:
         return Fingerprints(self.digests[rows], None if self.signatures is None else self.signatures[rows])
 
 
-def fingerprints(table: ExampleTable, progress: Progress | None = None) -> Fingerprints:
-    """The fingerprints of a table's examples, made on all cores or found in the cache."""
-    whole = ExampleTable(table.folder)
+def fingerprints(examples: Examples, progress: Progress | None = None) -> Fingerprints:
+    """The fingerprints of examples, made on all cores; those of a table are kept in the cache."""
+    if not isinstance(examples, ExampleTable):
+        parts = list(in_order(_signed, _text_batches(examples)))
+        return Fingerprints(
+            np.frombuffer(b"".join(digest for digest, _ in parts), _DIGEST),
+            np.frombuffer(b"".join(signature for _, signature in parts), np.uint32).reshape(-1, PERMUTATIONS),
+        )
+    whole = ExampleTable(examples.folder)
     signed = len(whole) <= MOST_COMPARED
     folder = cache_folder("tasks") / content_key("fingerprints", whole.key, signed)
     if not folder.is_dir():
@@ -63,14 +69,16 @@ def fingerprints(table: ExampleTable, progress: Progress | None = None) -> Finge
             if not folder.is_dir():
                 with new_folder(folder) as fresh:
                     _fingerprint(whole, fresh, signed, progress)
-    digests = np.fromfile(folder / "digests.bin", _DIGEST)
-    signatures = None
-    if signed and len(digests):
-        signatures = np.memmap(folder / "signatures.bin", np.uint32, mode="r").reshape(-1, PERMUTATIONS)
-    elif signed:
-        signatures = np.zeros((0, PERMUTATIONS), np.uint32)
-    found = Fingerprints(digests, signatures)
-    return found if table.rows is None else found.take(table.rows)
+    found = Fingerprints(
+        np.fromfile(folder / "digests.bin", _DIGEST),
+        np.memmap(folder / "signatures.bin", np.uint32, mode="r").reshape(-1, PERMUTATIONS) if signed else None,
+    )
+    return found if examples.rows is None else found.take(examples.rows)
+
+
+def labels_of(examples: Examples) -> Iterator[tuple[str, ...]]:
+    """The labels of each example; of a table no text is read for it."""
+    return examples.labels() if isinstance(examples, ExampleTable) else (example.labels for example in examples)
 
 
 def _fingerprint(table: ExampleTable, folder: Path, signed: bool, progress: Progress | None) -> None:
@@ -85,10 +93,10 @@ def _fingerprint(table: ExampleTable, folder: Path, signed: bool, progress: Prog
                 progress("looking for copies", done, len(table))
 
 
-def _text_batches(table: ExampleTable) -> Iterator[list[str]]:
+def _text_batches(examples: Examples) -> Iterator[list[str]]:
     batch: list[str] = []
     waiting = 0
-    for example in table:
+    for example in examples:
         batch.append(content(example))
         waiting += len(batch[-1])
         if waiting >= _BATCH:

@@ -1,0 +1,429 @@
+"""Labelled examples from every format and layout, every kind of label, and every kind of bad record."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_tasks import ROWS, sentence, task, write
+
+from domain_ft.corpus.readers.base import BadRecords, Reject
+from domain_ft.corpus.tasks.examples import Example, TaskData
+from domain_ft.corpus.tasks.fields import FieldNames
+from domain_ft.corpus.tasks.opening import TaskSource, open_task
+from domain_ft.corpus.tasks.reading import iterate_inputs
+from domain_ft.errors import CorpusError, RecordError
+
+
+def every(data: TaskData) -> list[Example]:
+    """The examples of all splits, in the order of their texts."""
+    return sorted((e for split in data.splits.values() for e in split), key=lambda e: e.text)
+
+
+def pairs(data: TaskData) -> list[tuple[str, tuple[str, ...]]]:
+    return [(example.text, example.labels) for example in every(data)]
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv", "parquet"])
+def test_every_format(tmp_path: Path, kind: str, packed: str) -> None:
+    data = task(write(tmp_path / f"mine.{kind}{packed}", ROWS))
+    assert data.name == "mine"
+    assert data.labels.names == ("no", "yes") and not data.labels.several
+    assert pairs(data) == sorted((row["text"], (row["label"],)) for row in ROWS)
+    example = data.splits["train"][0]
+    assert example.id == f"{example.file}:{example.line}"
+    assert example.file == f"mine.{kind}{packed}"
+    assert data.facts["fields"] == {"text": "text", "pair": None, "label": "label", "id": None, "group": None}
+
+
+def test_a_json_object_of_objects_and_a_file_of_test_ids(tmp_path: Path) -> None:
+    """As PubMedQA is published: ids are keys, the context is a list, and the test is named by a file."""
+    records = {
+        str(9000 + i): {
+            "QUESTION": f"Does {sentence(i)}?",
+            "CONTEXTS": [f"Aims of {sentence(i + 100)}.", "Results."],
+            "final_decision": ["yes", "no", "maybe"][i % 3],
+        }
+        for i in range(30)
+    }
+    path = tmp_path / "ori.json"
+    path.write_text(json.dumps(records))
+    ids = tmp_path / "truth.json"
+    ids.write_text(json.dumps({str(9000 + i): "yes" for i in range(10)}))
+    options = {"text_field": "QUESTION", "pair_field": "CONTEXTS", "label_field": "final_decision", "test_ids": ids}
+    data = task(path, **options)
+    assert sorted(example.id for example in data.splits["test"]) == [str(9000 + i) for i in range(10)]
+    assert data.splits["test"][0] == Example(
+        id="9000",
+        text=f"Does {sentence(0)}?",
+        pair=f"Aims of {sentence(100)}.\nResults.",
+        labels=("yes",),
+        group="9000",
+        file="ori.json",
+        line=1,
+    )
+    for form in ("\n".join(map(str, range(9000, 9010))), json.dumps([9000 + i for i in range(10)])):
+        ids.write_text(form)
+        assert task(path, **options).key == data.key
+    ids.write_text("9000\n17\n")
+    assert any("1 of the 2 ids" in note for note in task(path, **options).notes)
+    ids.write_text("17\n")
+    with pytest.raises(CorpusError, match="none of the 1 ids"):
+        task(path, **options)
+
+
+def test_given_splits_in_csv_with_newlines_in_quotes(tmp_path: Path) -> None:
+    """As MTS-Dialog is published."""
+
+    def rows(start: int) -> list[dict[str, Any]]:
+        return [
+            {"ID": i, "section_header": "GENHX" if i % 2 else "CC", "dialogue": f"Doctor: Hi.\nPatient: {sentence(i)}"}
+            for i in range(start, start + 4)
+        ]
+
+    files = {
+        name: str(write(tmp_path / f"{name}.csv", rows(i * 10)))
+        for i, name in enumerate(("train", "validation", "test"))
+    }
+    data = open_task(TaskSource(**files, text_field="dialogue", label_field="section_header"))
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 4, "validation": 4, "test": 4}
+    assert data.splits["test"][1].text == f"Doctor: Hi.\nPatient: {sentence(21)}"
+    assert [example.line for example in data.splits["test"]] == [2, 4, 6, 8]
+
+
+def test_folders_of_class_folders(tmp_path: Path) -> None:
+    for i in range(12):
+        path = tmp_path / "flat" / ["cat", "dog"][i % 2] / f"{i}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(sentence(i))
+    data = task(tmp_path / "flat")
+    assert data.labels.names == ("cat", "dog")
+    assert pairs(data) == sorted((sentence(i), (["cat", "dog"][i % 2],)) for i in range(12))
+    assert data.splits["train"][0].file.startswith(("cat/", "dog/")) and data.splits["train"][0].line is None
+    for split, texts in (("train", range(8)), ("test", range(8, 12))):
+        for i in texts:
+            path = tmp_path / "split" / split / ["cat", "dog"][i % 2] / f"{i}.md"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(sentence(i))
+    data = task(tmp_path / "split", validation_fraction=0.3)
+    assert sorted(example.text for example in data.splits["test"]) == sorted(map(sentence, range(8, 12)))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CorpusError, match=r"no folders with texts[^$]*CLASS/NAME\.txt"):
+        task(tmp_path / "empty")
+
+
+def hub(folder: Path, several: bool) -> None:
+    """A data set with classes as numbers, in a folder that stands where an id does."""
+    classes = datasets.ClassLabel(names=["arbitration", "choice of law", "none"])
+    features = datasets.Features(
+        {
+            "text": datasets.Value("string"),
+            "labels" if several else "label": datasets.Sequence(classes) if several else classes,
+            "context": {"contexts": datasets.Sequence(datasets.Value("string"))},
+        }
+    )
+    folder.mkdir()
+    for place, split in enumerate(("train", "validation", "test")):
+        rows = [
+            {
+                "text": sentence(100 * place + i),
+                "context": {"contexts": ["one", "two"]},
+                **({"labels": [0, 1][: i % 3]} if several else {"label": i % 3}),
+            }
+            for i in range(9)
+        ]
+        datasets.Dataset.from_list(rows, features=features).to_parquet(folder / f"{split}.parquet")
+
+
+def test_a_data_set_of_a_hub_has_its_splits_and_the_names_of_its_classes(tmp_path: Path) -> None:
+    hub(tmp_path / "single", several=False)
+    data = task(f"hf:{tmp_path}/single")
+    assert set(data.labels.names) == {"arbitration", "choice of law", "none"}
+    assert [len(split) for split in data.splits.values()] == [9, 9, 9]
+    assert data.splits["test"][1].labels == ("choice of law",)
+    assert data.splits["test"][1].text == sentence(201)
+    assert data.notes == []
+    data = task(f"hf:{tmp_path}/single", pair_field="context.contexts")
+    assert data.splits["train"][0].pair == "one\ntwo"
+    hub(tmp_path / "several", several=True)
+    data = task(f"hf:{tmp_path}/several")
+    assert data.labels.several and data.labels.names == ("arbitration", "choice of law")
+    assert [example.labels for example in data.splits["train"]][:3] == [
+        (),
+        ("arbitration",),
+        ("arbitration", "choice of law"),
+    ]
+
+
+def test_hidden_labels_of_a_hub_are_said_to_be_so(tmp_path: Path) -> None:
+    (tmp_path / "glue").mkdir()
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["a", "b"])})
+    for split in ("train", "test"):
+        rows = [{"text": sentence(i), "label": -1 if split == "test" else i % 2} for i in range(6)]
+        datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "glue" / f"{split}.parquet")
+    with pytest.raises(RecordError, match=r"the number -1.*seem to be hidden"):
+        task(f"hf:{tmp_path}/glue")
+
+
+# --- labels ---
+
+
+def labelled(tmp_path: Path, labels: list[Any], name: str = "x.jsonl", **options: Any) -> TaskData:
+    return task(
+        write(tmp_path / name, [{"text": sentence(i), "label": label} for i, label in enumerate(labels)]), **options
+    )
+
+
+def test_a_number_is_a_class_and_said_to_be_one(tmp_path: Path) -> None:
+    data = labelled(tmp_path, [0, 1, 10, 2.0, 2] * 6)
+    assert data.labels.names == ("0", "1", "2", "10")
+    assert any("Regression is not done" in note for note in data.notes)
+    assert labelled(tmp_path, [True, False] * 6, "y.jsonl").labels.names == ("false", "true")
+
+
+def test_one_and_the_text_one_are_the_same_class(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.jsonl", [{"text": sentence(i), "label": i % 2} for i in range(20)])
+    test = write(tmp_path / "test.jsonl", [{"text": sentence(50 + i), "label": str(i % 2)} for i in range(4)])
+    data = task(train, test=str(test))
+    assert [example.labels for example in data.splits["test"]] == [("0",), ("1",), ("0",), ("1",)]
+    assert any("number in train.jsonl; text in test.jsonl" in note for note in data.notes)
+
+
+def test_a_list_is_several_labels_and_none_may_hold(tmp_path: Path) -> None:
+    data = labelled(tmp_path, [["a"], ["b", "a"], [], ["c", 3]] * 8)
+    assert data.labels.several and data.labels.names == ("3", "a", "b", "c")
+    assert {example.labels for example in every(data)} == {("a",), ("b", "a"), (), ("c", "3")}
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_columns_of_0_and_1_are_several_labels(tmp_path: Path, kind: str) -> None:
+    rows = [{"text": sentence(i), "toxic": i % 2, "rude": int(i % 3 == 0)} for i in range(24)]
+    path = write(tmp_path / f"x.{kind}", rows)
+    data = task(path, label_field="toxic, rude")
+    assert data.labels.several and data.labels.names == ("rude", "toxic")
+    for row in rows:
+        (found,) = [example for example in every(data) if example.text == row["text"]]
+        assert set(found.labels) == {name for name in ("toxic", "rude") if row[name]}
+    write(path, [*rows, {"text": "odd", "toxic": 2, "rude": 0}])
+    with pytest.raises(RecordError, match=r"'2', where 0 or 1 is wanted[^$]*field \"toxic\""):
+        task(path, label_field="toxic,rude")
+
+
+def test_a_list_among_single_labels(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"holds a list, where the records before it hold one label[^$]*line 3"):
+        labelled(tmp_path, ["a", "b", ["a"]])
+    train = write(tmp_path / "train.jsonl", [{"text": sentence(i), "label": ["a", "b"][i % 2]} for i in range(20)])
+    test = write(tmp_path / "test.jsonl", [{"text": sentence(50 + i), "label": ["a"]} for i in range(4)])
+    with pytest.raises(RecordError, match=r"holds a list[^$]*test.jsonl, line 1"):
+        task(train, test=str(test))
+
+
+# --- fields ---
+
+
+def test_usual_names_are_found_and_others_have_to_be_named(tmp_path: Path) -> None:
+    rows = [{"label": i % 2, "sentence1": sentence(i), "note": "x"} for i in range(20)]
+    assert task(write(tmp_path / "a.csv", rows)).facts["fields"]["text"] == "sentence1"
+    rows = [{"category": "ab"[i % 2], "body_of_it": sentence(i)} for i in range(20)]
+    fields = task(write(tmp_path / "b.jsonl", rows)).facts["fields"]
+    assert (fields["text"], fields["label"]) == ("body_of_it", "category")
+    with pytest.raises(CorpusError, match=r"which field holds the label; the fields are: one, two"):
+        task(write(tmp_path / "c.csv", [{"one": "x", "two": "y"}]))
+    with pytest.raises(CorpusError, match=r"which field holds the text[^$]*--text-field one,two"):
+        task(write(tmp_path / "d.csv", [{"one": "x", "two": "y", "label": "z"}]))
+    with pytest.raises(CorpusError, match=r"no field 'labl'[^$]*did you mean 'label'"):
+        task(write(tmp_path / "e.csv", [{"text": "x", "label": "z"}]), label_field="labl")
+
+
+def test_several_text_fields_are_joined(tmp_path: Path) -> None:
+    rows = [{"title": f"T{i}", "body": sentence(i), "label": "ab"[i % 2]} for i in range(20)]
+    data = task(write(tmp_path / "a.jsonl", rows), text_field="title,body")
+    assert every(data)[0].text == f"T0\n\n{sentence(0)}"
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_column_missing_in_one_split(tmp_path: Path, kind: str) -> None:
+    train = write(tmp_path / f"train.{kind}", ROWS)
+    test = write(tmp_path / f"test.{kind}", [{"text": "x y z", "lable": "yes"}])
+    with pytest.raises(CorpusError) as caught:
+        task(train, test=str(test))
+    for part in (f"test.{kind}", "label", "did you mean 'lable'"):
+        assert part in str(caught.value)
+
+
+# what is wrong, the record, what is said of it
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "empty text": ({"text": " \n", "label": "yes"}, "the text is empty"),
+    "text is a number": ({"text": 5, "label": "yes"}, "holds a number, not text"),
+    "no text": ({"label": "yes"}, "the field is missing"),
+    "no label": ({"text": "a"}, "the field is missing"),
+    "null label": ({"text": "a", "label": None}, "holds null, where a label is wanted"),
+    "empty label": ({"text": "a", "label": ""}, "an empty label"),
+    "an object as label": ({"text": "a", "label": {}}, "an object, where a label is wanted"),
+    "no number": ({"text": "a", "label": float("nan")}, "where a label is wanted"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_record_is_said_with_its_line_or_left_out_and_listed(tmp_path: Path, case: str) -> None:
+    record, reason = BAD[case]
+    path = write(tmp_path / "x.jsonl", [*ROWS[:7], record, *ROWS[7:]])
+    with pytest.raises(RecordError) as caught:
+        task(path)
+    assert reason in str(caught.value) and "x.jsonl, line 8" in str(caught.value)
+    for _ in range(2):  # the second time from the cache
+        left_out: list[Reject] = []
+        data = task(path, left_out, on_bad_record="skip")
+        assert [(reject.file, reject.line) for reject in left_out] == [("x.jsonl", 8)]
+        assert reason in left_out[0].reason
+        assert len(every(data)) == len(ROWS)
+
+
+def test_half_a_surrogate_and_control_characters_are_cleaned_from_texts_and_names(tmp_path: Path) -> None:
+    rows = [
+        {"text": f"{sentence(i)} \ud800\x07", "label": "ab"[i % 2] + "\udfff", "key": f"k{i}\ud800"} for i in range(20)
+    ]
+    path = tmp_path / "x.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    data = task(path, id_field="key")
+    assert every(data)[0].text.endswith(" \ufffd")
+    assert data.labels.names == ("a\ufffd", "b\ufffd")
+
+
+def test_nothing_to_read(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="no such file or folder"):
+        task(tmp_path / "absent.csv")
+    with pytest.raises(CorpusError, match=r"ending in '\.txt'"):
+        (tmp_path / "a.txt").write_text("text")
+        task(tmp_path / "a.txt")
+    with pytest.raises(CorpusError, match="no examples are named"):
+        open_task(TaskSource())
+    left_out: list[Reject] = []
+    with pytest.raises(CorpusError, match="no example that can be used; 2 records could not be read"):
+        task(write(tmp_path / "b.jsonl", [{"text": "", "label": 2}] * 2), left_out, on_bad_record="skip")
+
+
+def test_a_large_csv_takes_little_memory(tmp_path: Path) -> None:
+    """Ten megabytes are read into the cache in half of that, and read from there in half of it."""
+    path = tmp_path / "large.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        for i in range(1_000):
+            writer.writerow([sentence(i) + " " + "lorem ipsum dolor " * 550, "ab"[i % 2]])
+    assert path.stat().st_size > 10_000_000
+    other = str(write(tmp_path / "other.csv", [{"text": "t", "label": "a"}]))
+    before = pa.total_allocated_bytes()
+    tracemalloc.start()
+    try:
+        data = task(path, test=other, validation=other)
+        read = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        assert sum(len(example.text) for example in data.splits["train"]) > 9_900_000
+        streamed = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert read < 5_000_000
+    assert streamed < 5_000_000
+    assert pa.total_allocated_bytes() - before < 5_000_000
+
+
+# --- what `predict` reads ---
+
+
+def inputs(spec: Any, fields: FieldNames | None = None, **options: Any) -> tuple[list[Example], list[Reject]]:
+    left_out: list[Reject] = []
+    found = iterate_inputs(
+        spec, fields or FieldNames("text", label="label"), None, BadRecords("skip", left_out.append), **options
+    )
+    return list(found), left_out
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv", "parquet"])
+def test_inputs_of_every_format_without_labels(tmp_path: Path, kind: str) -> None:
+    path = write(tmp_path / f"x.{kind}", [{"n": str(i), "text": sentence(i)} for i in range(5)])
+    found, left_out = inputs(path, FieldNames("text", label="label", id="n", group="source"))
+    assert [(example.id, example.text, example.labels) for example in found] == [
+        (str(i), sentence(i), ()) for i in range(5)
+    ]
+    assert left_out == []
+    assert inputs(path)[0][0].id == f"x.{kind}:{2 if kind in ('csv', 'tsv') else 1}"
+    assert [e.id for e in iterate_inputs(path, FieldNames("text"), "n", BadRecords("stop", print))] == list("01234")
+
+
+def test_inputs_may_call_their_text_by_another_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", [{"text": sentence(1)}])
+    assert inputs(path, FieldNames("sentence1"))[0][0].text == sentence(1)
+    path = write(tmp_path / "y.jsonl", [{"question": "Why?", "context": ["a", "b"]}])
+    (example,) = inputs(path, FieldNames("question", "context"))[0]
+    assert (example.text, example.pair) == ("Why?", "a\nb")
+
+
+@pytest.mark.parametrize(
+    "stream", [b'\xef\xbb\xbf{"text": "one"}\n\n{"text": 2}\n{"text": "three"}\n', b"one\n\n\xff\nthree\r\n"]
+)
+def test_inputs_from_a_stream(stream: bytes) -> None:
+    found, left_out = inputs(io.BufferedReader(io.BytesIO(stream)))
+    assert [(example.id, example.text) for example in found] == [
+        ("standard input:1", "one"),
+        ("standard input:4", "three"),
+    ]
+    assert [reject.line for reject in left_out] == [3]
+
+
+def test_inputs_are_read_no_further_than_they_are_asked_for() -> None:
+    """A stream may never end: the first texts come before the last were written."""
+
+    class Endless(io.RawIOBase):
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any) -> int:
+            line = b'{"text": "again"}\n'
+            buffer[: len(line)] = line
+            return len(line)
+
+    found = iterate_inputs(Endless(), FieldNames("text"), None, BadRecords("stop", print))  # type: ignore[arg-type]
+    assert [next(found).line for _ in range(3)] == [1, 2, 3]
+
+
+@given(st.lists(st.booleans(), max_size=12), st.integers(0, 14))
+def test_skipping_what_was_done_gives_the_rest(sound: list[bool], skip: int) -> None:
+    """What was done counts alike whether it was read or rejected."""
+    lines = [b'{"text": "t%d"}' % i if ok else b"nonsense" for i, ok in enumerate(sound)]
+    stream = b'{"text": "first"}\n' + b"\n".join(lines)
+
+    def events(skip: int) -> list[Any]:
+        seen: list[Any] = []
+        bad = BadRecords("skip", lambda reject: seen.append(reject.line))
+        seen.extend(iterate_inputs(io.BufferedReader(io.BytesIO(stream)), FieldNames("text"), None, bad, skip=skip))
+        return seen
+
+    assert events(skip) == events(0)[skip:]
+
+
+def test_inputs_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="no such file"):
+        inputs(tmp_path / "absent.jsonl")
+
+
+def test_inputs_take_little_memory(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", [{"text": sentence(i)} for i in range(8_000)])
+    assert path.stat().st_size > 800_000
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in iterate_inputs(path, FieldNames("text"), None, BadRecords("stop", print))) == 8_000
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 300_000

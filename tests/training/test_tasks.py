@@ -1,0 +1,136 @@
+"""The loop on a downstream task: it learns, however a step is cut, and a resumed run is the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from loop_jobs import settings
+from tiny_examples import WORDS, toy_examples
+from tiny_models import save_tiny
+from torch import Tensor
+
+from domain_ft.corpus.tasks.examples import Labels
+from domain_ft.corpus.tasks.rows import ExampleRows, encode
+from domain_ft.evaluation.logits import predict_logits
+from domain_ft.models.activation_checkpointing import ActivationCheckpointing
+from domain_ft.models.lora import LoraConfig, apply_lora
+from domain_ft.models.task_model import TaskModel, load_task_model
+from domain_ft.objectives.classification import ClassificationObjective, class_weights
+from domain_ft.training.loop import train
+from domain_ft.training.memory import count_pass
+from domain_ft.training.progress import ProgressDisplay
+
+LABELS = Labels(tuple(WORDS))
+
+
+def job(
+    folder: Path, architecture: str = "bert", *, lora: bool = True, dropout: float = 0.0
+) -> tuple[TaskModel, ExampleRows]:
+    """A tiny model with LoRA and a new head, and examples of which some are read in windows."""
+    folder = folder / architecture
+    model = load_task_model(str(folder if folder.is_dir() else save_tiny(architecture, folder)), LABELS)
+    if lora:
+        apply_lora(model.model, LoraConfig(rank=4, alpha=8.0, dropout=dropout, train_modules=model.new_modules), seed=1)
+    else:
+        model.model.requires_grad_(True)
+    rows = encode(toy_examples(60), LABELS, model.tokenizer, max_length=32, long_text="windows")
+    assert (np.bincount(rows.pack(range(60)).owners) > 1).any()
+    return model, rows
+
+
+def run(
+    model: TaskModel,
+    rows: ExampleRows,
+    folder: Path,
+    *,
+    resume: bool = False,
+    log: Any = lambda line: None,
+    **loop: Any,
+) -> dict[str, Tensor]:
+    """Train; what was trained, by name."""
+    weights = class_weights(rows.targets, LABELS)
+    train(
+        model,
+        ClassificationObjective(LABELS, class_weights=weights),
+        rows,
+        settings(**{"rows_per_step": 8, "tokens_per_pass": 400, **loop}),
+        accelerator=Accelerator(cpu=True),
+        checkpoints=folder / "checkpoints",
+        display=ProgressDisplay(quiet=True),
+        log=log,
+        resume=resume,
+    )
+    return {name: p.detach().clone() for name, p in model.model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("architecture", ["bert", "llama"])
+def test_a_task_that_can_be_learned_is(architecture: str, tmp_path: Path) -> None:
+    model, rows = job(tmp_path, architecture, lora=False)
+    test = encode(toy_examples(60, seed=9), LABELS, model.tokenizer, max_length=32, long_text="windows")
+    run(model, rows, tmp_path, total_steps=100, learning_rate=5e-3)
+    predicted = predict_logits(model, test, tokens_per_pass=400).argmax(1)
+    assert (predicted == test.targets).mean() > 0.9
+
+
+def test_passes_of_any_size_train_the_same_model(tmp_path: Path) -> None:
+    losses: list[list[float]] = []
+    weights = []
+    for tokens_per_pass in (10_000, 100, 1):
+        lines: list[Mapping[str, Any]] = []
+        model, rows = job(tmp_path)
+        weights.append(
+            run(model, rows, tmp_path / str(tokens_per_pass), tokens_per_pass=tokens_per_pass, log=lines.append)
+        )
+        losses.append([line["loss"] for line in lines])
+    for other, found in zip(losses[1:], weights[1:], strict=True):
+        assert other == pytest.approx(losses[0], rel=1e-5)
+        assert max(float((found[name] - weights[0][name]).abs().max()) for name in found) < 2e-4
+
+
+@pytest.mark.parametrize("dropout", [{"dropout": 0.3}, {"base_dropout": True}])
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(dropout: dict[str, Any], tmp_path: Path) -> None:
+    loop = {"total_steps": 7, "base_dropout": "base_dropout" in dropout}
+
+    def at(folder: str, resume: bool = False, stop: int | None = None) -> dict[str, Tensor]:
+        def log(line: Mapping[str, Any]) -> None:
+            if line["step"] == stop:
+                raise InterruptedError
+
+        model, rows = job(tmp_path, dropout=dropout.get("dropout", 0.0))
+        return run(model, rows, tmp_path / folder, resume=resume, log=log, **loop)
+
+    whole = at("whole")
+    with pytest.raises(InterruptedError):
+        at("parted", stop=5)
+    parted = at("parted", resume=True)
+    assert all(torch.equal(whole[name], parted[name]) for name in whole)
+
+
+def test_layers_that_are_computed_again_give_the_same_run(tmp_path: Path) -> None:
+    runs = []
+    for again in (False, True):
+        model, rows = job(tmp_path)
+        assert ActivationCheckpointing(model.model).possible
+        runs.append(run(model, rows, tmp_path / str(again), activation_checkpointing=again))
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+
+
+@pytest.mark.parametrize("architecture", ["bert", "mpnet"])
+def test_the_memory_of_a_pass_is_counted(architecture: str, tmp_path: Path) -> None:
+    model, rows = job(tmp_path, architecture)
+    model.model.train()
+    memory = count_pass(
+        model,
+        ClassificationObjective(LABELS),
+        rows.pack([int(rows.lengths.argmax())]),
+        kernels="torch",
+        autocast=Accelerator(cpu=True).autocast,
+        keeps_scores=not model.packed,
+    )
+    assert memory.of(2000) - memory.of(1000) > 1000 * 32 * 4  # at least a hidden state of each token

@@ -1,0 +1,201 @@
+"""compare: what it says of finished runs goes as far as the intervals, and it refuses what does not compare."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from domain_ft import cli
+from domain_ft.corpus.tasks.examples import Labels
+from domain_ft.errors import CheckpointError, SettingsError
+from domain_ft.evaluation.predictions import Predictions
+from domain_ft.evaluation.scores import Scores
+from domain_ft.report.terminal import print_compare
+from domain_ft.settings import CompareSettings
+from domain_ft.storage import write_json
+from domain_ft.verbs.compare import compare
+
+LABELS = Labels(("fair", "unfair", "不公正"))
+
+
+def predictions(skill: float, seed: int = 0, *, examples: int = 120, labels: Labels = LABELS) -> Predictions:
+    """The truth depends on nothing but the number of examples; what is said of it on skill and seed."""
+    shape = (examples, len(labels))
+    truth = np.random.default_rng(examples).random(shape)
+    targets = (truth < 0.4).astype(np.uint8) if labels.several else truth.argmax(axis=1)
+    holds = targets if labels.several else np.eye(len(labels))[targets]
+    logits = np.random.default_rng([seed, 1]).normal(size=shape) + skill * (holds - 0.5 * labels.several)
+    ids = tuple(f"test.csv:{index + 2}" for index in range(examples))
+    return Predictions(ids, np.arange(examples), targets, logits.astype(np.float32), labels)
+
+
+def classify_run(folder: Path, *seeds: Predictions, **result: Any) -> str:
+    folder.mkdir()
+    for number, one in enumerate(seeds):
+        one.save(folder / "predictions" / f"test-seed-{number}.npz")
+    curve = [{"examples": 50, "macro_f1": {"mean": 0.5, "sd": None, "values": [0.5], "interval": [0.4, 0.6]}}]
+    write_json(
+        folder / "result.json",
+        {"command": "classify", "model": "minilm", "task": "clauses", "learning_curve": curve, **result},
+    )
+    return str(folder)
+
+
+def adapt_run(folder: Path, loss: float, *, objective: str = "mlm", first: int = 0, vocabulary: int = 1) -> str:
+    rng = np.random.default_rng(3)
+    tokens = rng.integers(50, 200, 30) * vocabulary
+    names = tuple(f"licence-{first + index}" for index in range(30))
+    (folder / "scores").mkdir(parents=True)
+    for role in ("domain", "control"):
+        scores = Scores(names, tokens * (loss + rng.normal(0, 0.1, 30)), tokens, tokens * 4)
+        scores.save(folder / "scores" / f"after-{role}.json")
+    write_json(folder / "result.json", {"command": "adapt", "model": "minilm", "objective": objective})
+    return str(folder)
+
+
+def compared(*runs: str, **settings: Any) -> Any:
+    return compare(CompareSettings(runs=runs, **settings))
+
+
+def printed(report: Any) -> str:
+    console = Console(file=io.StringIO(), width=80)
+    print_compare(report, console)
+    return console.file.getvalue()
+
+
+def test_a_better_run_is_said_to_be_better_by_what_the_interval_allows(tmp_path: Path) -> None:
+    base = classify_run(tmp_path / "base", *(predictions(0.5, seed) for seed in range(3)))
+    other = classify_run(tmp_path / "other", *(predictions(3.0, 10 + seed) for seed in range(3)))
+    report = compared(base, other)
+    found = report.runs[1].differences["macro_f1"]
+    assert found["verdict"] == "better"
+    assert 0 < found["interval"][0] < found["difference"] < found["interval"][1]
+    assert [run.seeds for run in report.runs] == [3, 3]
+    said = printed(report)
+    assert "better by" in said
+    assert all(len(line) <= 80 for line in said.splitlines())
+    backwards = compared(other, base)
+    assert backwards.runs[1].differences["macro_f1"]["verdict"] == "worse"
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_equal_skill_is_not_shown_to_differ(tmp_path: Path, several: bool) -> None:
+    labels = dataclasses.replace(LABELS, several=several)
+    runs = [classify_run(tmp_path / str(seed), predictions(1.5, seed, labels=labels)) for seed in range(2)]
+    report = compared(*runs)
+    assert report.runs[1].differences["macro_f1"]["verdict"] == "not shown"
+    assert ": not shown: " in " ".join(printed(report).split())
+    assert any("One seed" in note for note in report.notes)
+
+
+def test_single_answers_are_counted_and_named(tmp_path: Path) -> None:
+    first, other = predictions(0.8, 0), predictions(1.2, 1)
+    report = compared(classify_run(tmp_path / "a", first), classify_run(tmp_path / "b", other))
+    right = [one.predicted() == one.targets for one in (first, other)]
+    answers = report.runs[1].answers
+    assert answers["other_only"] == (~right[0] & right[1]).sum()
+    assert sum(answers.values()) == len(first)
+    for one in report.runs[1].disagreements:
+        assert (one.first == one.truth) != (one.other == one.truth)
+    silent = compared(str(tmp_path / "a"), str(tmp_path / "b"), examples=False)
+    assert not silent.runs[1].disagreements
+
+
+def test_the_model_that_was_kept_answers(tmp_path: Path) -> None:
+    first, kept = predictions(0.8, 0), predictions(6.0, 2)
+    a = classify_run(tmp_path / "a", first)
+    b = classify_run(tmp_path / "b", predictions(0.0, 1), kept, seeds={"n": 2, "kept": 1})
+    answers = compared(a, b).runs[1].answers
+    assert answers["both_right"] + answers["other_only"] == (kept.predicted() == kept.targets).sum()
+
+
+def test_seeds_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    skills = np.linspace(0, 2, 11)
+    run = classify_run(tmp_path / "a", *(predictions(skill) for skill in skills))
+    values = compared(run, run).runs[0].scores["accuracy"]["values"]
+    truth = [float((one.predicted() == one.targets).mean()) for one in map(predictions, skills)]
+    assert values == pytest.approx(truth)
+
+
+def test_several_runs_have_adjusted_p_values(tmp_path: Path) -> None:
+    runs = [classify_run(tmp_path / str(place), predictions(0.5 + place / 3, place)) for place in range(4)]
+    report = compared(*runs)
+    for run in report.runs[1:]:
+        for found in run.differences.values():
+            assert found["p_value"] <= found["p_holm"] <= min(1, 3 * found["p_value"])
+    assert any("Holm" in note for note in report.notes)
+    assert "p_holm" not in compared(*runs[:2]).runs[1].differences["macro_f1"]
+
+
+def test_losses_of_adapted_models_are_compared_on_what_both_have_read(tmp_path: Path) -> None:
+    runs = [adapt_run(tmp_path / "a", 5.0), adapt_run(tmp_path / "b", 4.0, first=10)]
+    report = compared(*runs)
+    assert report.metrics == ["domain", "control"]
+    assert report.runs[1].differences["domain"]["documents"] == 20
+    assert any("20 held-out documents" in note for note in report.notes)
+    assert "against" in printed(report)
+    other = compared(runs[0], adapt_run(tmp_path / "c", 4.0)).runs[1].differences["domain"]
+    assert other["loss"] == pytest.approx(-1, abs=0.1)
+    assert other["interval"][1] < 0
+
+
+def test_another_tokenizer_is_compared_by_bits(tmp_path: Path) -> None:
+    report = compared(adapt_run(tmp_path / "a", 5.0), adapt_run(tmp_path / "b", 2.0, vocabulary=2))
+    assert report.runs[1].differences["domain"]["loss"] is None
+    assert "bits per byte" in printed(report)
+
+
+def test_what_does_not_compare_is_refused(tmp_path: Path) -> None:
+    classify = classify_run(tmp_path / "classify", predictions(1.0))
+    adapt = adapt_run(tmp_path / "adapt", 4.0)
+    with pytest.raises(SettingsError, match="two runs"):
+        compared(classify)
+    with pytest.raises(SettingsError, match=r"different verbs: .*by `classify`.*by `adapt`"):
+        compared(classify, adapt)
+    with pytest.raises(SettingsError, match="no finished run"):
+        compared(classify, str(tmp_path / "nowhere"))
+    with pytest.raises(SettingsError, match="different examples") as caught:
+        compared(classify, classify_run(tmp_path / "longer", predictions(1.0, examples=121)))
+    assert "longer" in str(caught.value)
+    with pytest.raises(SettingsError, match="encoders and decoders"):
+        compared(adapt, adapt_run(tmp_path / "decoder", 4.0, objective="clm"))
+    with pytest.raises(SettingsError, match="share no held-out document"):
+        compared(adapt, adapt_run(tmp_path / "elsewhere", 4.0, first=100))
+    (tmp_path / "bench").mkdir()
+    write_json(tmp_path / "bench" / "result.json", {"command": "bench"})
+    with pytest.raises(SettingsError, match="`bench`"):
+        compared(classify, str(tmp_path / "bench"))
+
+
+def test_damaged_and_missing_predictions_are_named(tmp_path: Path) -> None:
+    run = classify_run(tmp_path / "a", predictions(1.0))
+    with pytest.raises(CheckpointError, match="no predictions"):
+        compared(run, classify_run(tmp_path / "empty"))
+    path = tmp_path / "a" / "predictions" / "test-seed-0.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=r"test-seed-0\.npz"):
+        compared(run, run)
+
+
+@pytest.mark.parametrize("kind", ["classify", "adapt"])
+def test_the_verb_writes_its_folder_and_prints_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    if kind == "classify":
+        runs = [classify_run(tmp_path / name, predictions(1.0, place)) for place, name in enumerate("ab")]
+    else:
+        runs = [adapt_run(tmp_path / name, 4.0 + place) for place, name in enumerate("ab")]
+    assert cli.main(["compare", *runs, "--output", str(tmp_path / "out"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result == json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
+    assert (result["kind"], [run["run"] for run in result["runs"]]) == (kind, runs)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "<svg" in page
+    assert runs[1] in page
