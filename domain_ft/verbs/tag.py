@@ -24,7 +24,8 @@ from rich.console import Console
 from domain_ft.corpus.readers.base import Reject
 from domain_ft.corpus.tasks.entities import Span, TaggingData
 from domain_ft.corpus.tasks.examples import Labels
-from domain_ft.corpus.tasks.tagging import TaggingSource, open_tagging
+from domain_ft.corpus.tasks.leaks import KIND_WORDS, Leaks, find_leaks
+from domain_ft.corpus.tasks.tagging import TaggingSource, as_task, open_tagging, without
 from domain_ft.corpus.tasks.tagging_rows import TaggingRows, encode_tags
 from domain_ft.errors import CorpusError, SettingsError
 from domain_ft.evaluation.entities import METRICS, EntityCounts, Gazetteer, entity_difference, entity_metrics
@@ -43,6 +44,7 @@ from domain_ft.settings import TagSettings
 from domain_ft.training.checkpoints import TrainingState
 from domain_ft.training.loop import over_ranks, peak_memory_bytes
 from domain_ft.training.progress import ProgressDisplay
+from domain_ft.verbs.lineage import training_corpora
 from domain_ft.verbs.machine import Machine, choose_machine, is_main_process, provenance
 from domain_ft.verbs.tasks import TaskJob, Trial, restore, run_trial, set_up_trials
 from domain_ft.verbs.training import alpha_of, as_started, settle_config
@@ -77,6 +79,7 @@ class Job:
         machine: where it is computed.
         data: the task.
         rows: by split.
+        leaks: what stands in two splits, or in the text that the model was adapted to.
         model: the task's model.
         tasks: what the trials share.
     """
@@ -85,6 +88,7 @@ class Job:
     machine: Machine
     data: TaggingData
     rows: Mapping[str, TaggingRows]
+    leaks: Leaks
     model: TaskModel
     tasks: TaskJob
 
@@ -189,6 +193,14 @@ def set_up(
     rejected = [] if rejected is None else rejected
     with machine.main_first():
         data = open_tagging(TaggingSource.of(settings), rejects=rejected.append)
+        corpora, unknown = training_corpora(settings.model, display)
+        for name in unknown:
+            display.say(
+                f"note: '{name}', which the model was adapted to, cannot be read now: no check against its text"
+            )
+        leaks = find_leaks(as_task(data), corpora, display.job)
+        if settings.remove_leaks:
+            data = without(data, leaks.removals)
         model = load_task_model(
             settings.model,
             Labels(data.tags),
@@ -207,7 +219,7 @@ def set_up(
         if not len(own):
             raise CorpusError(f"the tokenizer found no token in any of the {split} texts", fix="check their language")
     machine.agree(settings.to_dict() | {"task": data.key, "base model": model.revision}, model.model)
-    _say_what_is_odd(data, rows, model, settings, display, len(rejected))
+    _say_what_is_odd(data, leaks, rows, model, settings, display, len(rejected))
     weights = class_weights(rows["train"].asked, model.labels) if settings.balance == "weights" else None
     objective = TaggingObjective(kernels=machine.kernels, tag_weights=weights)
     tasks = set_up_trials(settings, machine, model, objective, rows["train"], display)
@@ -224,11 +236,12 @@ def set_up(
         "activation_checkpointing": "on" if loop.activation_checkpointing else "off",
     }
     resolved = dataclasses.replace(settings, **settled)
-    return Job(resolved, machine, data, rows, model, dataclasses.replace(tasks, settings=resolved))
+    return Job(resolved, machine, data, rows, leaks, model, dataclasses.replace(tasks, settings=resolved))
 
 
 def _say_what_is_odd(
     data: TaggingData,
+    leaks: Leaks,
     rows: Mapping[str, TaggingRows],
     model: TaskModel,
     settings: TagSettings,
@@ -248,9 +261,10 @@ def _say_what_is_odd(
         display.say(
             f"note: {inexact:,} entities begin or end within a token of this model, and cannot be found exactly"
         )
-    for kind, count in data.leak_counts.items():
-        done = "removed from training" if settings.remove_leaks else "kept; --remove-leaks takes them out"
-        display.warn(f"{kind}: {count:,} texts stand in both ({done}; leaks.jsonl lists them)")
+    for kind, count in leaks.counts.items():
+        if count:
+            done = "removed from training" if settings.remove_leaks else "kept; --remove-leaks takes them out"
+            display.warn(f"{KIND_WORDS[kind]}: {count:,} ({done}; leaks.jsonl lists them)")
 
 
 def cut_fraction(rows: Mapping[str, TaggingRows]) -> float:
@@ -262,15 +276,12 @@ def _write_findings(job: Job, folder: RunFolder, rejected: Sequence[Reject]) -> 
     """leaks.jsonl and rejects.jsonl, where there is anything to list."""
     if not job.machine.is_main:
         return
-    lists = {
-        folder.path / "leaks.jsonl": job.data.leaks,
-        folder.rejects: [dataclasses.asdict(reject) for reject in rejected],
-    }
     with folder.writing():
-        for path, records in lists.items():
-            if records:
-                lines = (json.dumps(record, ensure_ascii=False) for record in records)
-                path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        if any(job.leaks.counts.values()):
+            job.leaks.write(folder.path / "leaks.jsonl")
+        if rejected:
+            lines = (json.dumps(dataclasses.asdict(reject), ensure_ascii=False) for reject in rejected)
+            folder.rejects.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 # --- Trials -----------------------------------------------------------------------------------------------------------
@@ -359,7 +370,7 @@ def _report(
         "seeds": {"kept": kept.trial.seed, **_seeds(tests, settings)},
         "baselines": _baselines(job, tests) if settings.baselines else {},
         "learning_curve": _learning_curve(outcomes, len(job.rows["train"]), settings),
-        "leaks": job.data.leak_counts,
+        "leaks": dict(job.leaks.counts),
         "cut_fraction": cut_fraction(job.rows),
         "inexact_entities": sum(own.inexact for own in job.rows.values()),
         "examples": {split: len(texts) for split, texts in job.data.splits.items()},
@@ -482,7 +493,7 @@ def _dry_run(settings: TagSettings) -> dict[str, Any]:
         "examples": {split: len(texts) for split, texts in job.data.splits.items()},
         "trials": len(job.tasks.trials),
         "steps": sum(job.tasks.loop(trial).total_steps for trial in job.tasks.trials),
-        "leaks": job.data.leak_counts,
+        "leaks": dict(job.leaks.counts),
         "cut_fraction": cut_fraction(job.rows),
         "settings": job.settings.to_dict(),
         "output": str(output_folder(settings)),

@@ -74,7 +74,6 @@ class TaggingData:
         key: names the content of all of it.
         facts: what reports tell of it.
         notes: what a person should know, in sentences.
-        leaks: the texts that stand in two splits, as `find_repetitions` lists them.
     """
 
     name: str
@@ -84,12 +83,6 @@ class TaggingData:
     key: str
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
-    leaks: Sequence[Mapping[str, Any]] = ()
-
-    @property
-    def leak_counts(self) -> dict[str, int]:
-        """How many texts stand in two splits, by kind."""
-        return dict(Counter(leak["kind"] for leak in self.leaks))
 
     @property
     def tags(self) -> tuple[str, ...]:
