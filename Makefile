@@ -13,7 +13,7 @@ PIP_ARGS ?=
 PYTEST ?= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 # Tests hand lists of arguments on (f(*tensors, **options)), which mypy cannot follow: calls are not checked there.
-TEST_PATH := kernels:benchmarks:benchmarks/kernels:tests:tests/verbs:tests/training:tests/report:tests/corpus:tests/kernels
+TEST_PATH := kernels:benchmarks:benchmarks/kernels:tests:tests/evaluation:tests/verbs:tests/training:tests/report:tests/corpus:tests/kernels
 LOOSE := --disable-error-code arg-type --disable-error-code call-arg --disable-error-code misc --no-warn-unused-ignores
 
 VENV := .venv

@@ -36,6 +36,7 @@ def imported_by(code: str) -> set[str]:
         ["adapt", "--rnak", "8"],
         ["adpt"],
         ["adapt", "--config", "no-such.toml"],
+        ["compare", "--help"],
     ],
 )
 def test_help_and_mistakes_import_nothing_heavy(arguments: list[str]) -> None:
@@ -56,6 +57,11 @@ def test_the_package_imports_nothing_heavy(code: str) -> None:
 
 def test_data_list_imports_no_model_library() -> None:
     assert imported_by("from domain_ft.cli import main; main(['data', 'list'])") == set()
+
+
+def test_compare_imports_no_model_library() -> None:
+    found = imported_by("from domain_ft.cli import main; main(['compare', 'no-such-run', 'nor-this-one'])")
+    assert found.isdisjoint({"torch", "transformers", "matplotlib"})
 
 
 def test_what_adapt_needs_before_its_first_step_is_all_that_it_imports() -> None:

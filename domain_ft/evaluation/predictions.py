@@ -156,11 +156,15 @@ class Predictions:
 
 def probabilities(logits: Array, several: bool, temperature: float = 1.0) -> npt.NDArray[np.float64]:
     """(n, L) probabilities of (n, L) `logits`: softmax, or sigmoid where `several` may hold."""
-    scaled = np.asarray(logits, dtype=np.float64) / temperature
+    found = np.asarray(logits, dtype=np.float64) / (-temperature if several else temperature)
     if several:
-        return np.exp(-np.logaddexp(0, -scaled))
-    scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return scaled / scaled.sum(axis=1, keepdims=True)
+        np.logaddexp(0, found, out=found)
+        np.negative(found, out=found)
+        return np.exp(found, out=found)
+    found -= found.max(axis=1, keepdims=True)
+    np.exp(found, out=found)
+    found /= found.sum(axis=1, keepdims=True)
+    return found
 
 
 def _packed(names: Sequence[str]) -> Array:

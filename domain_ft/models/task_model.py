@@ -12,16 +12,16 @@ encoder, the last of a decoder, or the mean where the class pools by it. The hea
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -41,7 +41,6 @@ from domain_ft.models import attention
 from domain_ft.models.architectures import ARCHITECTURES, Architecture, describe
 from domain_ft.models.base import (
     Batch,
-    Tokens,
     check_missing,
     check_request,
     check_vocabulary,
@@ -59,6 +58,7 @@ from domain_ft.models.lora import merge_and_unload
 from domain_ft.models.peft_format import CONFIG_NAME, load_adapter
 from domain_ft.models.probe import HEAD_FOLDER, Probe
 from domain_ft.models.sources import Progress, Source, find, quiet
+from domain_ft.models.task_passes import TaskPass, TaskTokens, last_tokens, one_token_a_piece
 from domain_ft.randomness import derive
 
 Kind = Literal["sequence", "token"]
@@ -75,42 +75,6 @@ _CLASSES: dict[Kind, tuple[Any, Any]] = {
 }
 _WORDS = {"sequence": "texts", "token": "tokens"}
 _OUTPUT_LAYERS = ("classifier", "score")  # what gives the logits, as PEFT too knows it
-
-
-class TaskPass(Batch, Protocol):
-    """What `TaskModel.logits` reads: a `Batch` of which one or several pieces are an example."""
-
-    @property
-    def type_ids(self) -> Tensor:
-        """(tokens,) int64, the segment of each token."""
-
-    @property
-    def owners(self) -> Tensor:
-        """(pieces,) int64, which example of the pass each piece is of, counted from 0; never falls."""
-
-    @property
-    def examples(self) -> int:
-        """Number of examples in the pass."""
-
-
-@dataclass(frozen=True)
-class TaskTokens(Tokens):
-    """A `TaskPass` made by hand, for proofs and tests: a piece an example, all of one segment."""
-
-    @property
-    def type_ids(self) -> Tensor:
-        """(tokens,) zeros."""
-        return torch.zeros_like(self.input_ids)
-
-    @property
-    def owners(self) -> Tensor:
-        """(pieces,) each piece its own."""
-        return torch.arange(self.examples, device=self.input_ids.device)
-
-    @property
-    def examples(self) -> int:
-        """Number of pieces."""
-        return len(self.cu_seqlens) - 1
 
 
 @dataclass
@@ -163,7 +127,11 @@ class TaskModel:
         """Float32 logits (examples, L), the mean over the windows of each; of a model of tokens (tokens, L)."""
         if self.probe is not None:
             return self.probe.logits(self.features(inputs))
-        logits = self._packed_logits(inputs) if self.packed else self._padded_logits(inputs)
+        if self.kind == "sequence" and self.decoder:
+            read = last_tokens(inputs, self.model.config.pad_token_id)
+            logits = self.model.score(self._hidden(inputs).index_select(0, read))
+        else:
+            logits = self._packed_logits(inputs) if self.packed else self._padded_logits(inputs)
         logits = logits.float() if logits.dtype != torch.float64 else logits
         if self.kind == "token" or len(inputs.cu_seqlens) - 1 == inputs.examples:
             return logits
@@ -188,12 +156,8 @@ class TaskModel:
 
     def _packed_logits(self, inputs: TaskPass) -> Tensor:
         """(pieces, L), or (tokens, L)."""
-        if self.kind == "token":
-            return self.model(**self._packed_arguments(inputs)).logits.flatten(0, -2)
-        if self.decoder:
-            hidden = self._hidden(inputs)
-            return self.model.score(hidden.index_select(0, self._last_tokens(inputs)))
-        with _one_token_a_piece(self.model, inputs.cu_seqlens):
+        pooling = one_token_a_piece(self.model, inputs.cu_seqlens) if self.kind == "sequence" else nullcontext()
+        with pooling:
             return self.model(**self._packed_arguments(inputs)).logits.flatten(0, -2)
 
     def _hidden(self, inputs: TaskPass) -> Tensor:
@@ -209,8 +173,6 @@ class TaskModel:
 
     def _padded_logits(self, inputs: TaskPass) -> Tensor:
         """(pieces, L), or (tokens, L), from batches of pieces of about equal length."""
-        if self.kind == "sequence" and self.decoder:
-            return self.model.score(self._hidden(inputs).index_select(0, self._last_tokens(inputs)))
         parts, places = [], []
         for index, mask, arguments in self._padded(inputs):
             logits = self.model(**arguments).logits
@@ -237,17 +199,6 @@ class TaskModel:
             **attention.packed_arguments(inputs.cu_seqlens, inputs.max_seqlen),
         }
 
-    def _last_tokens(self, inputs: TaskPass) -> Tensor:
-        """(pieces,) where each piece's last token is that is no padding: what transformers' decoders read."""
-        starts, lengths = inputs.cu_seqlens[:-1].long(), torch.diff(inputs.cu_seqlens).long()
-        padding = self.model.config.pad_token_id
-        if padding is None:
-            return starts + lengths - 1
-        places = torch.arange(len(inputs.input_ids), device=starts.device)
-        piece = torch.searchsorted(inputs.cu_seqlens[1:].long(), places, right=True)
-        places = places.where(inputs.input_ids != padding, starts[piece])
-        return starts.scatter_reduce(0, piece, places, "amax")
-
     @property
     def _reads_types(self) -> bool:
         """Whether the model has embeddings of segments. (Decoders that take token_type_ids take them for tokens.)"""
@@ -255,40 +206,6 @@ class TaskModel:
 
     def _no_cache(self) -> dict[str, Any]:
         return {"use_cache": False} if self.decoder else {}
-
-
-@contextlib.contextmanager
-def _one_token_a_piece(model: PreTrainedModel, cu_seqlens: Tensor) -> Iterator[None]:
-    """Inside the block the body of an encoder hands its head a batch of the packed row's pieces, of one token each.
-
-    That is the first token of each, which heads and poolers read; or the mean of a piece where the class pools by it,
-    which the head's own mean then leaves as it is.
-    """
-    by_mean = getattr(model.config, "classifier_pooling", "cls") == "mean"
-
-    def hand_on(body: nn.Module, _args: Any, output: Any) -> None:
-        hidden = output.last_hidden_state.squeeze(0)
-        if by_mean:
-            wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-            pooled = torch.segment_reduce(wide, "mean", lengths=torch.diff(cu_seqlens).long()).to(hidden.dtype)
-        else:
-            pooled = hidden.index_select(0, cu_seqlens[:-1].long())
-        output.last_hidden_state = pooled.unsqueeze(1)
-        if getattr(output, "pooler_output", None) is not None:
-            output.pooler_output = _pooler_output(body, output.last_hidden_state)
-
-    handle = model.base_model.register_forward_hook(hand_on)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _pooler_output(body: Any, hidden: Tensor) -> Tensor:
-    """(pieces, D), what the pooler of a body makes of (pieces, 1, D); ALBERT keeps its pooler's parts apart."""
-    if hasattr(body, "pooler_activation"):
-        return body.pooler_activation(body.pooler(hidden[:, 0]))
-    return body.pooler(hidden)
 
 
 # -------------------------------------------------------------------------------------------------------------- loading

@@ -247,7 +247,8 @@ def loading_code(report: ClassifyReport) -> str:
             ")",
             'model = PeftModel.from_pretrained(base, "adapter")  # the run folder\'s',
             "tokenizer = AutoTokenizer.from_pretrained(source)",
-            'print(model(**tokenizer("A text to classify.", return_tensors="pt")).logits.softmax(-1))',
+            'logits = model(**tokenizer("A text to classify.", return_tensors="pt")).logits',
+            f"print(logits.{'sigmoid()' if report.task.several else 'softmax(-1)'})",
         ]
     )
 

@@ -111,10 +111,11 @@ def _kind(runs: Sequence[_Run]) -> str:
 
 
 def _compare_classify(runs: Sequence[_Run], settings: CompareSettings) -> CompareReport:
-    kept = [_of_seeds(run, Predictions.load) for run in runs]
-    first = kept[0]
+    predictions = [_of_seeds(run, Predictions.load) for run in runs]
+    first = list(predictions[0].values())
     compared = []
-    for run, seeds in zip(runs, kept, strict=True):
+    for run, numbered in zip(runs, predictions, strict=True):
+        seeds = list(numbered.values())
         other = run is not runs[0]
         try:
             differences = classification.paired_difference(first, seeds, seed=settings.seed) if other else {}
@@ -124,7 +125,7 @@ def _compare_classify(runs: Sequence[_Run], settings: CompareSettings) -> Compar
         answers: dict[str, int] = {}
         disagreements: list[Disagreement] = []
         if other:
-            answers, disagreements = _answers(_kept(runs[0], first), _kept(run, seeds))
+            answers, disagreements = _answers(_kept(runs[0], predictions[0]), _kept(run, numbered))
         compared.append(
             ComparedRun(
                 name=run.name,
@@ -147,10 +148,10 @@ def _compare_classify(runs: Sequence[_Run], settings: CompareSettings) -> Compar
     )
 
 
-def _kept(run: _Run, seeds: Sequence[Predictions]) -> Predictions:
+def _kept(run: _Run, seeds: Mapping[int, Predictions]) -> Predictions:
     """The predictions of the model that the run has kept."""
-    place = (run.result.get("seeds") or {}).get("kept", 0)
-    return seeds[place] if 0 <= place < len(seeds) else seeds[0]
+    kept: Any = (run.result.get("seeds") or {}).get("kept")
+    return seeds[kept] if kept in seeds else next(iter(seeds.values()))
 
 
 def _answers(first: Predictions, other: Predictions) -> tuple[dict[str, int], list[Disagreement]]:
@@ -183,6 +184,47 @@ def _names(predictions: Predictions, answers: Any) -> list[tuple[str, ...]]:
     if not predictions.labels.several:
         return [(names[answer],) for answer in answers]
     return [tuple(sorted(names[place] for place in answer.nonzero()[0])) for answer in answers]
+
+
+# --- Runs of tag ------------------------------------------------------------------------------------------------------
+
+_ENTITY_METRICS = ("f1", "macro_f1", "precision", "recall")  # over all entities first, as the field reports it
+
+
+def _compare_tag(runs: Sequence[_Run], settings: CompareSettings) -> CompareReport:
+    from domain_ft.evaluation.entities import EntityCounts, entity_difference, entity_metrics
+
+    counts = [list(_of_seeds(run, EntityCounts.load).values()) for run in runs]
+    compared = []
+    for run, seeds in zip(runs, counts, strict=True):
+        try:
+            differences = entity_difference(counts[0], seeds, seed=settings.seed) if run is not runs[0] else {}
+        except ValueError as error:
+            raise SettingsError(
+                "the runs were tested on different texts, or on other entities of the same ones",
+                where=f"{runs[0].name}, {run.name}",
+                fix="train both with the same --test, or with the same --task and its own splits",
+            ) from error
+        found = entity_metrics(seeds, seed=settings.seed)
+        compared.append(
+            ComparedRun(
+                name=run.name,
+                model=str(run.result.get("model", "")),
+                seeds=len(seeds),
+                scores={
+                    name: {**found["seeds"][name], "interval": found["interval"][name]} for name in _ENTITY_METRICS
+                },
+                differences=differences,
+                learning_curve=run.result.get("learning_curve") or (),
+            )
+        )
+    return CompareReport(
+        kind="tag",
+        subject=str(runs[0].result.get("task", "")),
+        runs=_adjusted(compared),
+        metrics=_ENTITY_METRICS,
+        notes=_notes(compared),
+    )
 
 
 # --- Runs of adapt ----------------------------------------------------------------------------------------------------
@@ -234,8 +276,8 @@ def _compare_adapt(runs: Sequence[_Run], settings: CompareSettings) -> CompareRe
 # --- What they share --------------------------------------------------------------------------------------------------
 
 
-def _of_seeds(run: _Run, load: Callable[[Path], Kept]) -> list[Kept]:
-    """What the run has kept of the test examples for each of its seeds, in their order."""
+def _of_seeds(run: _Run, load: Callable[[Path], Kept]) -> dict[int, Kept]:
+    """What the run has kept of the test examples for each of its seeds, by their numbers, in order."""
     folder = run.folder.path / "predictions"
     numbered = {}
     for path in folder.glob("test-seed-*.npz"):
@@ -246,7 +288,7 @@ def _of_seeds(run: _Run, load: Callable[[Path], Kept]) -> list[Kept]:
         raise CheckpointError(
             "the run has kept no predictions of its test examples", where=str(folder), fix="run it again"
         )
-    return [load(numbered[seed]) for seed in sorted(numbered)]
+    return {seed: load(numbered[seed]) for seed in sorted(numbered)}
 
 
 def _adjusted(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
@@ -284,5 +326,6 @@ def _notes(runs: Sequence[ComparedRun]) -> list[str]:
 
 _KINDS: Mapping[str, Callable[[Sequence[_Run], CompareSettings], CompareReport]] = {
     "classify": _compare_classify,
+    "tag": _compare_tag,
     "adapt": _compare_adapt,
 }

@@ -15,16 +15,9 @@ from tokenizers import processors
 
 from domain_ft.corpus.batches import TaskBatch
 from domain_ft.corpus.tasks import rows as rows_module
+from domain_ft.corpus.tasks.encoding import MOST_WINDOWS, Encoder, LongText, Templates
 from domain_ft.corpus.tasks.examples import Example, Labels
-from domain_ft.corpus.tasks.rows import (
-    MOST_WINDOWS,
-    UNLABELLED,
-    Encoder,
-    ExampleRows,
-    LongText,
-    Templates,
-    encode,
-)
+from domain_ft.corpus.tasks.rows import UNLABELLED, ExampleRows, encode
 from domain_ft.errors import CorpusError, SettingsError
 
 KINDS = ("wordpiece", "roberta", "gpt2")
@@ -33,7 +26,7 @@ TEXTS = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=
 
 
 def rows_of(examples: Sequence[Example], kind: str = "wordpiece", long_text: LongText = "truncate") -> ExampleRows:
-    return encoder(kind, long_text).rows(examples)
+    return ExampleRows.of(encoder(kind, long_text), examples)
 
 
 def encoder(kind: str, long_text: LongText, max_length: int = 16) -> Encoder:
@@ -56,7 +49,7 @@ def test_rows_are_what_the_tokenizer_itself_makes(
     tokenizer.backend_tokenizer.encode_special_tokens = True
     expected = tokenizer(text, second, truncation=True, max_length=max_length, return_token_type_ids=True)
     made = Encoder.of(tokenizer, LABELS, max_length=max_length, long_text="truncate")
-    rows = made.rows([Example("a", text, ("law",), pair=second)])
+    rows = ExampleRows.of(made, [Example("a", text, ("law",), pair=second)])
     batch = rows.pack([0])
     assert batch.input_ids.tolist() == expected["input_ids"]
     assert batch.type_ids.tolist() == expected["token_type_ids"]
@@ -206,7 +199,7 @@ def test_an_example_is_a_row_with_all_its_windows(kind: str) -> None:
 def test_files_and_memory_hold_the_same(long_text: LongText) -> None:
     tokenizer = tiny_tokenizer("wordpiece")
     kept = encode(LONG, LABELS, tokenizer, max_length=16, long_text=long_text)
-    passing = Encoder.of(tokenizer, LABELS, max_length=16, long_text=long_text).rows(list(LONG))
+    passing = ExampleRows.of(Encoder.of(tokenizer, LABELS, max_length=16, long_text=long_text), list(LONG))
     one, other = kept.pack([0, 2, 1]), passing.pack([0, 2, 1])
     for field in dataclasses.fields(one):
         np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name))
@@ -217,7 +210,7 @@ def test_files_and_memory_hold_the_same(long_text: LongText) -> None:
 def test_batches_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does a stop on the way: what was kept is gone on from."""
     examples, tokenizer = toy_examples(23, pairs=True, seed=5), tiny_tokenizer("wordpiece")
-    whole = Encoder.of(tokenizer, LABELS, max_length=20, long_text="windows").rows(list(examples))
+    whole = ExampleRows.of(Encoder.of(tokenizer, LABELS, max_length=20, long_text="windows"), list(examples))
     monkeypatch.setattr(rows_module, "BATCH_EXAMPLES", 2)
     monkeypatch.setattr("domain_ft.corpus.workers.cores", lambda: 1)
     monkeypatch.setattr(rows_module, "COMMIT_BATCHES", 1)
@@ -276,10 +269,18 @@ def test_a_view_takes_examples_in_any_order_and_twice() -> None:
 def test_several_labels_are_rows_of_zeros_and_ones() -> None:
     labels = Labels(("a", "b", "c"), several=True)
     examples = [Example("1", "fox", ("c", "a")), Example("2", "dog", ()), Example("3", "dog", ("b",))]
-    rows = Encoder.of(tiny_tokenizer("wordpiece"), labels, max_length=16, long_text="truncate").rows(examples)
+    rows = ExampleRows.of(
+        Encoder.of(tiny_tokenizer("wordpiece"), labels, max_length=16, long_text="truncate"), examples
+    )
     np.testing.assert_array_equal(rows.targets, labels.targets([example.labels for example in examples]))
     np.testing.assert_array_equal(rows.pack([2, 0]).targets, rows.targets[[2, 0]])
     assert rows.class_counts.tolist() == [1, 1, 1]
+
+
+def test_there_may_be_no_examples_left_to_read() -> None:
+    assert len(rows_of([])) == 0
+    with pytest.raises(CorpusError, match="no examples"):
+        encode(ExampleList([]), LABELS, tiny_tokenizer("gpt2"), max_length=16, long_text="truncate")
 
 
 def test_an_example_without_a_label_can_be_read() -> None:

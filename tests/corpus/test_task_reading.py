@@ -145,7 +145,9 @@ def hub(folder: Path, several: bool) -> None:
         datasets.Dataset.from_list(rows, features=features).to_parquet(folder / f"{split}.parquet")
 
 
-def test_a_data_set_of_a_hub_has_its_splits_and_the_names_of_its_classes(tmp_path: Path) -> None:
+def test_a_data_set_of_a_hub_has_its_splits_and_the_names_of_its_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub(tmp_path / "single", several=False)
     data = task(f"hf:{tmp_path}/single")
     assert set(data.labels.names) == {"arbitration", "choice of law", "none"}
@@ -153,6 +155,9 @@ def test_a_data_set_of_a_hub_has_its_splits_and_the_names_of_its_classes(tmp_pat
     assert data.splits["test"][1].labels == ("choice of law",)
     assert data.splits["test"][1].text == sentence(201)
     assert data.notes == []
+    with monkeypatch.context() as offline:
+        offline.setattr("domain_ft.corpus.readers.hub.open_splits", None)
+        assert task(f"hf:{tmp_path}/single").key == data.key  # found in the cache, with no hub in reach
     data = task(f"hf:{tmp_path}/single", pair_field="context.contexts")
     assert data.splits["train"][0].pair == "one\ntwo"
     hub(tmp_path / "several", several=True)
@@ -249,6 +254,13 @@ def test_several_text_fields_are_joined(tmp_path: Path) -> None:
     rows = [{"title": f"T{i}", "body": sentence(i), "label": "ab"[i % 2]} for i in range(20)]
     data = task(write(tmp_path / "a.jsonl", rows), text_field="title,body")
     assert every(data)[0].text == f"T0\n\n{sentence(0)}"
+
+
+def test_ids_that_repeat_are_said(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{**row, "no": i // 2} for i, row in enumerate(ROWS)])
+    data = task(path, test=str(path), validation=str(path), id_field="no")
+    assert [example.id for example in data.splits["train"]][:3] == ["0", "0", "1"]
+    assert "10 of the 20 test examples have the id of another in 'no': by it they cannot be told apart." in data.notes
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])

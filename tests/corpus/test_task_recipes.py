@@ -13,12 +13,13 @@ import pytest
 from tiny_tasks import sentence, write
 
 from domain_ft.corpus import assets
-from domain_ft.corpus.readers import records
+from domain_ft.corpus.readers import raw_records
 from domain_ft.corpus.readers.base import BadRecords, RawRecord
 from domain_ft.corpus.recipes import list_recipes, load_recipe
 from domain_ft.corpus.tasks.examples import TaskData
 from domain_ft.corpus.tasks.leaks import BETWEEN, find_leaks
-from domain_ft.corpus.tasks.opening import TaskSource, find_task, open_task
+from domain_ft.corpus.tasks.opening import TaskSource, open_task
+from domain_ft.corpus.tasks.sources import find_task
 from domain_ft.errors import CorpusError, RecordError
 from domain_ft.storage import sha256
 
@@ -26,7 +27,7 @@ STOP = BadRecords("stop", print)
 
 
 def read(path: Path, kind: str) -> list[RawRecord]:
-    return list(records(path, path.name, kind, STOP))
+    return list(raw_records(path, path.name, kind, STOP))
 
 
 def put(folder: Path, name: str, text: str) -> Path:
@@ -309,7 +310,7 @@ def test_tasks_of_a_hub_have_their_fields_mapped(name: str, tmp_path: Path, monk
         datasets.Dataset.from_list(rows, features=datasets.Features(features)).to_parquet(tmp_path / f"{split}.parquet")
     own, task = find_task(name)
     local = dataclasses.replace(task, id=str(tmp_path), config=None)
-    monkeypatch.setattr("domain_ft.corpus.tasks.opening.find_task", lambda _: (own, local))
+    monkeypatch.setattr("domain_ft.corpus.tasks.sources.find_task", lambda _: (own, local))
     data = open_task(TaskSource(task=name))
     assert [len(split) for split in data.splits.values()] == [8, 8, 8]
     assert data.labels.names == ("6", "7", "8") and data.labels.several == ("labels" in features)
@@ -330,7 +331,7 @@ def test_pubmedqa_of_the_hub_is_a_pair_and_is_split(tmp_path: Path, monkeypatch:
     datasets.Dataset.from_list(rows).to_parquet(tmp_path / "train.parquet")
     own, task = find_task("medical/pubmedqa")
     local = dataclasses.replace(task, id=str(tmp_path), config=None)
-    monkeypatch.setattr("domain_ft.corpus.tasks.opening.find_task", lambda _: (own, local))
+    monkeypatch.setattr("domain_ft.corpus.tasks.sources.find_task", lambda _: (own, local))
     data = open_task(TaskSource(task="medical/pubmedqa"))
     assert data.labels.names == ("maybe", "no", "yes")
     assert sum(len(split) for split in data.splits.values()) == 40

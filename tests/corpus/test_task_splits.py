@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,17 @@ def test_targets_follow_the_classes() -> None:
 # --- the table ---
 
 
+def test_examples_of_many_batches_come_in_the_order_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("domain_ft.corpus.tasks.table._BATCH", 1_000)
+    records = [{"text": sentence(i), "label": f"c{i % 2}"} for i in range(1_000, 1_100)]
+    path = str(write(tmp_path / "many.jsonl", records))
+    train = task(path, test=path, validation=path).splits["train"]
+    assert [example.text for example in train] == [record["text"] for record in records]
+    order = np.random.default_rng(0).integers(0, 100, 700)
+    assert [example.text for example in train.take(order)] == [records[i]["text"] for i in order]
+    assert [train[i].line for i in (0, 50, -1)] == [1, 51, 100]
+
+
 def test_a_view_gives_what_its_indices_say(tmp_path: Path) -> None:
     train = task(
         write(tmp_path / "x.jsonl", ROWS), test=str(tmp_path / "x.jsonl"), validation=str(tmp_path / "x.jsonl")
@@ -194,6 +206,7 @@ def test_a_view_gives_what_its_indices_say(tmp_path: Path) -> None:
     assert list(view.labels()) == [("yes",), ("yes",), ("yes",), ("yes",)]
     assert view.take([1]).take([0])[0] == train[1]
     assert view.key != train.key and view.key == train.take([3, 1, 3, 19]).key
+    assert [example.text for example in pickle.loads(pickle.dumps(view))] == [example.text for example in view]
     with pytest.raises(IndexError):
         train.take([20])
     with pytest.raises(IndexError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from hypothesis import strategies as st
 
@@ -24,6 +26,7 @@ def drawn(
     sources = -(-examples // group)
     hard = np.repeat(world.normal(size=(sources, classes)), group, axis=0)[:examples]
     share = 1 / np.arange(1, classes + 1)
+    targets: Any
     if several:
         targets = np.repeat(world.random((sources, classes)) < 0.3, group, axis=0)[:examples].astype(np.uint8)
         holds = targets - 0.5

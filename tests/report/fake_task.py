@@ -123,7 +123,7 @@ def classify_report(data: TaskData | None = None, *, seeds: int = 3, examples: b
             "tfidf_svm": baseline_facts(Baseline(predictions(data, 1.7, 9), ("TF-IDF of words.",)), kept),
         },
         "learning_curve": curve,
-        "leaks": {"exact_train-test": 3, "near_train-test": 7, "conflicts": 1},
+        "leaks": {"exact_train_test": 3, "near_train_test": 7, "exact_label_conflicts": 1},
         "cut_fraction": 0.083,
     }
     report = ClassifyReport.of(

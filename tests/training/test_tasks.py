@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 from loop_jobs import settings
+from safetensors.torch import load_file
+from task_jobs import ARCHITECTURES
 from tiny_examples import WORDS, toy_examples
 from tiny_models import save_tiny
 from torch import Tensor
@@ -27,6 +32,7 @@ from domain_ft.training.memory import count_pass
 from domain_ft.training.progress import ProgressDisplay
 
 LABELS = Labels(tuple(WORDS))
+PROGRAM = Path(__file__).parent / "task_jobs.py"
 
 
 def job(
@@ -134,3 +140,28 @@ def test_the_memory_of_a_pass_is_counted(architecture: str, tmp_path: Path) -> N
         keeps_scores=not model.packed,
     )
     assert memory.of(2000) - memory.of(1000) > 1000 * 32 * 4  # at least a hidden state of each token
+
+
+@pytest.mark.slow
+def test_processes_together_learn_what_one_learns(tmp_path: Path) -> None:
+    for ranks in (1, 2):
+        launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone"] if ranks > 1 else []
+        path = os.pathsep.join([str(PROGRAM.parents[1]), os.environ.get("PYTHONPATH", "")])
+        environment = dict(os.environ, PYTHONPATH=path, OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="1")
+        finished = subprocess.run(
+            [sys.executable, *launcher, str(PROGRAM), str(tmp_path)],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=300,
+            check=False,
+        )
+        assert finished.returncode == 0, finished.stderr[-4000:]
+    for architecture in ARCHITECTURES:
+        alone = load_file(tmp_path / f"1 whole {architecture}" / "done.safetensors")
+        for kind in ("whole", "sharded"):
+            found = load_file(tmp_path / f"2 {kind} {architecture}" / "done.safetensors")
+            assert found.keys() == alone.keys()
+            torch.testing.assert_close(found.pop("logits"), alone["logits"], rtol=1e-5, atol=1e-6)
+            for name in found:
+                torch.testing.assert_close(found[name], alone[name], rtol=0, atol=1e-11)

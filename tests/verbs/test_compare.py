@@ -15,6 +15,7 @@ from rich.console import Console
 from domain_ft import cli
 from domain_ft.corpus.tasks.examples import Labels
 from domain_ft.errors import CheckpointError, SettingsError
+from domain_ft.evaluation.entities import EntityCounts
 from domain_ft.evaluation.predictions import Predictions
 from domain_ft.evaluation.scores import Scores
 from domain_ft.report.terminal import print_compare
@@ -60,14 +61,27 @@ def adapt_run(folder: Path, loss: float, *, objective: str = "mlm", first: int =
     return str(folder)
 
 
+def tag_run(folder: Path, *chances: float, texts: int = 200) -> str:
+    """Each seed finds this share of the entities, two in each text, and one that is none in every fifth."""
+    folder.mkdir()
+    for number, chance in enumerate(chances):
+        found = np.random.default_rng(number).binomial(1, chance, (texts, 2))
+        false = np.tile((np.arange(texts) % 5 == 0)[:, None], (1, 2)).astype(np.int64)
+        ids = tuple(f"note-{index}" for index in range(texts))
+        counts = EntityCounts(("drug", "薬"), np.stack([found, false, 1 - found], axis=2), ids, ids)
+        counts.save(folder / "predictions" / f"test-seed-{number}.npz")
+    write_json(folder / "result.json", {"command": "tag", "model": "minilm", "task": "notes"})
+    return str(folder)
+
+
 def compared(*runs: str, **settings: Any) -> Any:
     return compare(CompareSettings(runs=runs, **settings))
 
 
 def printed(report: Any) -> str:
-    console = Console(file=io.StringIO(), width=80)
-    print_compare(report, console)
-    return console.file.getvalue()
+    file = io.StringIO()
+    print_compare(report, Console(file=file, width=80))
+    return file.getvalue()
 
 
 def test_a_better_run_is_said_to_be_better_by_what_the_interval_allows(tmp_path: Path) -> None:
@@ -152,6 +166,17 @@ def test_another_tokenizer_is_compared_by_bits(tmp_path: Path) -> None:
     assert "bits per byte" in printed(report)
 
 
+def test_entities_are_compared_by_all_of_them_first(tmp_path: Path) -> None:
+    base, other = tag_run(tmp_path / "base", 0.5, 0.5, 0.5), tag_run(tmp_path / "other", 0.8, 0.8)
+    report = compared(base, other)
+    assert report.metrics[0] == "f1"
+    assert report.runs[1].differences["f1"]["verdict"] == "better"
+    assert [run.seeds for run in report.runs] == [3, 2]
+    assert "points of F1" in " ".join(printed(report).split())
+    with pytest.raises(SettingsError, match="different texts"):
+        compared(base, tag_run(tmp_path / "longer", 0.5, texts=201))
+
+
 def test_what_does_not_compare_is_refused(tmp_path: Path) -> None:
     classify = classify_run(tmp_path / "classify", predictions(1.0))
     adapt = adapt_run(tmp_path / "adapt", 4.0)
@@ -184,12 +209,14 @@ def test_damaged_and_missing_predictions_are_named(tmp_path: Path) -> None:
         compared(run, run)
 
 
-@pytest.mark.parametrize("kind", ["classify", "adapt"])
+@pytest.mark.parametrize("kind", ["classify", "tag", "adapt"])
 def test_the_verb_writes_its_folder_and_prints_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     if kind == "classify":
         runs = [classify_run(tmp_path / name, predictions(1.0, place)) for place, name in enumerate("ab")]
+    elif kind == "tag":
+        runs = [tag_run(tmp_path / name, 0.5 + place / 9) for place, name in enumerate("ab")]
     else:
         runs = [adapt_run(tmp_path / name, 4.0 + place) for place, name in enumerate("ab")]
     assert cli.main(["compare", *runs, "--output", str(tmp_path / "out"), "--json"]) == 0

@@ -61,7 +61,7 @@ def reader(name: str) -> ReaderFunction:
     return found
 
 
-def records(
+def raw_records(
     path: Path | BinaryIO, name: str, kind: str, bad: BadRecords, columns: Columns | None = None
 ) -> Iterator[RawRecord]:
     """The records of a file or stream, with their lines.

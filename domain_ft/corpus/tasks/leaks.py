@@ -216,10 +216,11 @@ class _Search:
             for first, second in BETWEEN:
                 kind = f"near_{first}_{second}"
                 for here, there in ((one, other), (other, one)):
-                    for copy in self._within(self.of_text[here], first):
-                        for example in self._within(self.of_text[there], second):
-                            harmed[kind][example] = max(harmed[kind].get(example, (0.0, 0)), (share, copy))
-                            harming[kind][copy] = max(harming[kind].get(copy, (0.0, 0)), (share, example))
+                    copies = self._within(self.of_text[here], first)
+                    examples = self._within(self.of_text[there], second)
+                    if copies and examples:
+                        _keep_nearest(harmed[kind], examples, (share, copies[0]))
+                        _keep_nearest(harming[kind], copies, (share, examples[0]))
         for kind in harmed:
             self.counts[kind] = len(harmed[kind].keys() - self.exact[kind.replace("near", "exact")])
             self.leaking.update(harming[kind])
@@ -278,6 +279,11 @@ class _Search:
                 (first.labels, second.labels) if labels else None,
             )
         )
+
+
+def _keep_nearest(nearest: dict[int, tuple[float, int]], examples: Iterable[int], found: tuple[float, int]) -> None:
+    for example in examples:
+        nearest[example] = max(nearest.get(example, (0.0, 0)), found)
 
 
 def all_similar_pairs(signatures: Signatures, threshold: float) -> tuple[Integers, npt.NDArray[np.float32]]:

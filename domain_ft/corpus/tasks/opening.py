@@ -12,21 +12,19 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from domain_ft.corpus import assets
-from domain_ft.corpus.assets import ASSETS, Progress
+from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.corpus import content_key
-from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject, decode, read_bytes
+from domain_ft.corpus.readers.base import BadRecords, Reject, decode, read_bytes
 from domain_ft.corpus.readers.files import ending
-from domain_ft.corpus.recipes import Recipe, Task, load_recipe, recipe_names, recipes_folder
 from domain_ft.corpus.tasks.examples import SPLITS, Labels, TaskData
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
-from domain_ft.corpus.tasks.reading import Place, file_place, hub_places, places
+from domain_ft.corpus.tasks.reading import Place
+from domain_ft.corpus.tasks.sources import TaskSource, find_places
 from domain_ft.corpus.tasks.splits import MOST_COMPARED, Bools, draw, duplicate_groups, fingerprints
 from domain_ft.corpus.tasks.table import ExampleTable, tabulate
 from domain_ft.errors import CorpusError, nearest
@@ -34,31 +32,6 @@ from domain_ft.errors import CorpusError, nearest
 _MANY_CLASSES = 1_000
 _MAJORITY = 0.8  # a class of this share of the training examples is said to be a majority
 _LISTED = 8  # names that a message or note lists at most
-
-
-@dataclass(frozen=True)
-class TaskSource:
-    """What is asked for: a task of a recipe, or files; the attributes are the options of these names."""
-
-    task: str | None = None
-    train: str | None = None
-    validation: str | None = None
-    test: str | None = None
-    test_ids: Path | None = None
-    text_field: str | None = None
-    pair_field: str | None = None
-    label_field: str | None = None
-    id_field: str | None = None
-    group_field: str | None = None
-    on_bad_record: OnBadRecord = "stop"
-    validation_fraction: float = 0.1
-    test_fraction: float = 0.2
-
-    @classmethod
-    def of(cls, settings: Any) -> TaskSource:
-        """The source that a verb's settings ask for."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**{name: getattr(settings, name) for name in names if hasattr(settings, name)})
 
 
 def open_task(
@@ -82,35 +55,6 @@ def open_task(
     return opening.run()
 
 
-def find_task(name: str) -> tuple[Recipe, Task]:
-    """The task `RECIPE/TASK`, of a recipe of this package or of a TOML.
-
-    Raises:
-        CorpusError: there is no such recipe or task; the nearest names are given.
-    """
-    corpus, _, wanted = name.rpartition("/")
-    path = Path(corpus).expanduser()
-    if corpus in recipe_names():
-        recipe = load_recipe(recipes_folder() / f"{corpus}.toml")
-    elif path.suffix.lower() == ".toml" and path.is_file():
-        recipe = load_recipe(path)
-    else:
-        known = [
-            f"{own}/{task.name}"
-            for own in recipe_names()
-            for task in load_recipe(recipes_folder() / f"{own}.toml").tasks
-        ]
-        raise CorpusError(f"there is no task '{name}'", fix=f"{nearest(name, known)}; or FILE.toml/TASK of your own")
-    for task in recipe.tasks:
-        if task.name == wanted:
-            return recipe, task
-    raise CorpusError(
-        f"corpus '{recipe.name}' has no task '{wanted}'",
-        where=str(path) if path.suffix else None,
-        fix=nearest(wanted, [task.name for task in recipe.tasks]) if recipe.tasks else "it has none",
-    )
-
-
 class _Opening:
     """One call of `open_task`, step by step."""
 
@@ -118,10 +62,9 @@ class _Opening:
         self.source, self.rejects, self.progress = source, rejects, progress
         self.notes: list[str] = []
         self.facts: dict[str, Any] = {}
-        self.classes: list[str] = []  # in the order in which a hub or columns have them
 
     def run(self) -> TaskData:
-        given = self._places()
+        self.source, given, self.facts = find_places(self.source, self.progress)
         names = FieldNames(
             self.source.text_field,
             self.source.pair_field,
@@ -140,72 +83,14 @@ class _Opening:
         labels = self._labels(splits["train"], bool(several))
         splits = self._known_only(splits, labels)
         self._note_counts(splits, labels)
+        self._note_ids(splits)
         facts = {"fields": dataclasses.asdict(names), **self.facts}
         facts["sources"] = {split: place.name for split, place in given.items()}
         facts["examples"] = {split: len(table) for split, table in splits.items()}
         key = content_key(labels.names, labels.several, {split: table.key for split, table in splits.items()})
         return TaskData(self._name(), labels, splits, key, facts, self.notes)
 
-    # --- where the examples are ---
-
-    def _places(self) -> dict[str, Place]:
-        source = self.source
-        if source.task and (source.train or source.validation or source.test):
-            raise CorpusError(
-                f"--task {source.task} and files of examples are given", fix="give a task, or files, not both"
-            )
-        if source.task:
-            return self._places_of_task(source.task)
-        if not source.train:
-            raise CorpusError(
-                "no examples are named", fix="name a task (--task legal/license-category) or a file (--train FILE)"
-            )
-        given = places(source.train)
-        for split, spec in (("validation", source.validation), ("test", source.test)):
-            if spec:
-                other = places(spec)
-                given[split] = other.get(split, other["train"])
-        return given
-
-    def _places_of_task(self, name: str) -> dict[str, Place]:
-        recipe, task = find_task(name)
-        own = {
-            field: getattr(task, field)
-            for field in ("text_field", "pair_field", "label_field", "id_field", "group_field")
-        }
-        wrong = [field for field in own if getattr(self.source, field)]
-        if wrong:
-            option = f"--{wrong[0].replace('_', '-')}"
-            raise CorpusError(f"{option} is of no use: the task '{name}' says which fields it has", fix="leave it out")
-        self.source = dataclasses.replace(self.source, **own)
-        self.facts = {
-            "description": task.description,
-            "licence": task.licence or recipe.licence,
-            "citation": task.citation or recipe.citation,
-            "language": recipe.language,
-            "weaknesses": task.weaknesses,
-            "recipe": recipe.hash,
-        }
-        if task.split:
-            self.facts["split"] = task.split
-        if task.kind == "hub":
-            return hub_places(str(task.id), task.config, task.revision)
-        if task.kind == "asset":
-            folder = assets.ensure(str(task.asset), self.progress)
-            files = [(path, path.name) for path in sorted(folder.glob(str(task.path)))]
-            if not files:
-                raise CorpusError(f"asset {task.asset} holds no '{task.path}'", where=recipe.name)
-            content = [ASSETS[str(task.asset)].sha256, task.path, task.reader]
-            return {"train": file_place(files, task.reader, content)}
-        if task.test_ids:
-            self.source = dataclasses.replace(self.source, test_ids=recipe.folder / Path(task.test_ids).expanduser())
-        given = {}
-        for split in SPLITS:
-            path = getattr(task, split)
-            if path:
-                found = places(str(recipe.folder / Path(path).expanduser()))
-                given.update(found if split == "train" else {split: found.get(split, found["train"])})
-        return given
+    # --- tables ---
 
     def _table(self, place: Place, names: FieldNames, several: bool | None) -> ExampleTable:
         table = tabulate(
@@ -402,6 +287,18 @@ class _Opening:
                 f"{most / total:.0%} of the training examples are '{name}': always to answer that looks good by "
                 "accuracy and not by macro F1. --balance weighs or draws the rare classes more."
             )
+
+    def _note_ids(self, splits: Mapping[str, ExampleTable]) -> None:
+        """Ids that a field gives need not tell the examples apart; those that are made of file and line do."""
+        if not self.source.id_field:
+            return
+        for split, table in splits.items():
+            repeated = len(table) - len(set(table.ids()))
+            if repeated:
+                self.notes.append(
+                    f"{repeated:,} of the {len(table):,} {split} examples have the id of another in "
+                    f"'{self.source.id_field}': by it they cannot be told apart."
+                )
 
 
 def _natural(name: str) -> tuple[int, float, str]:

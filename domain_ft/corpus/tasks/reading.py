@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from domain_ft.corpus.corpus import hash_files, hub_revision
-from domain_ft.corpus.readers import ENDINGS, records
+from domain_ft.corpus.corpus import content_key, hash_files, hub_revision
+from domain_ft.corpus.readers import ENDINGS, raw_records
 from domain_ft.corpus.readers.base import (
     BOM,
     BadRecords,
@@ -27,6 +28,7 @@ from domain_ft.corpus.recipes import Source
 from domain_ft.corpus.tasks.examples import Example
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
 from domain_ft.errors import CorpusError
+from domain_ft.storage import cache_folder, write_json
 
 RECORD_ENDINGS = tuple(ending for ending, kind in ENDINGS.items() if kind != "text")
 # What the splits are called, in folders and on hubs.
@@ -83,57 +85,60 @@ def file_place(files: Sequence[tuple[Path, str]], kind: str, content: Any = None
 
     Args:
         files: read one after the other.
-        kind: the reader of their records, as in `readers.records`.
+        kind: the reader of their records, as in `readers.RECORDS`.
         content: names what they hold; by default their hashes do.
     """
 
     def read(fields: ExampleFields, bad: BadRecords) -> Iterator[Example]:
         for path, name in files:
-            for record in records(path, name, kind, bad, fields.columns(name)):
+            for record in raw_records(path, name, kind, bad, fields.columns(name)):
                 example = fields.example(record, name, bad)
                 if example is not None:
                     yield example
 
-    return Place(files[0][1] if len(files) == 1 else str(files[0][0].parent), content or _hashes(files), read)
+    return Place(files[0][1] if len(files) == 1 else files[0][0].parent.name, content or _hashes(files), read)
 
 
 def hub_places(identifier: str, config: str | None, revision: str | None) -> dict[str, Place]:
     """The splits of a data set of a hub, or of a folder on this machine that stands where an id does."""
-    from domain_ft.corpus.readers.hub import hub_name, open_splits  # imports datasets
-
     if not identifier:
         raise CorpusError("'hf:' names no data set", where="hf:", fix="write hf:ID or hf:ID:config")
     commit = hub_revision(Source(kind="hub", id=identifier, config=config, revision=revision))
     content: list[Any] = [identifier, config, commit]
     if commit is None:
         content.append(_hashes([(file, file.name) for file in sorted(Path(identifier).rglob("*")) if file.is_file()]))
-    splits = open_splits(identifier, config, commit)
-    found = {split: next((name for name in names if name in splits), None) for split, names in SPLIT_NAMES.items()}
+    where = f"hf:{identifier}" + (f":{config}" if config else "")
+    there = _hub_splits(identifier, config, commit, content)
+    found = {split: next((name for name in names if name in there), None) for split, names in SPLIT_NAMES.items()}
     if found["train"] is None:
-        listed = ", ".join(splits)
-        raise CorpusError(
-            f"the data set has no split 'train', only {listed}",
-            where=hub_name(identifier, config),
-            fix="name a data set that has one",
-        )
-    return {
-        split: _hub_place(hub_name(identifier, config), name, splits[name], [*content, name])
-        for split, name in found.items()
-        if name is not None
-    }
+        reason = f"the data set has no split 'train', only {', '.join(there)}"
+        raise CorpusError(reason, where=where, fix="name a data set that has one")
+
+    def place(split: str) -> Place:
+        def read(fields: ExampleFields, bad: BadRecords) -> Iterator[Example]:
+            from domain_ft.corpus.readers.hub import class_names, open_splits  # imports datasets
+
+            rows = open_splits(identifier, config, commit)[split]
+            fields.classes = class_names(rows.features)
+            for number, row in enumerate(rows, 1):
+                example = fields.example(RawRecord(number, _flat(row)), f"{where} {split}", bad)
+                if example is not None:
+                    yield example
+
+        return Place(f"{where} {split}", [*content, split], read)
+
+    return {split: place(name) for split, name in found.items() if name is not None}
 
 
-def _hub_place(where: str, split: str, rows: Any, content: Any) -> Place:
-    from domain_ft.corpus.readers.hub import class_names
+def _hub_splits(identifier: str, config: str | None, commit: str | None, content: Any) -> list[str]:
+    """What the splits of a data set are called; once asked, the hub need not be in reach again."""
+    memory = cache_folder("tasks") / f"{content_key('splits', content)}.json"
+    if not memory.is_file():
+        from domain_ft.corpus.readers.hub import open_splits  # imports datasets
 
-    def read(fields: ExampleFields, bad: BadRecords) -> Iterator[Example]:
-        fields.classes = class_names(rows.features)
-        for number, row in enumerate(rows, 1):
-            example = fields.example(RawRecord(number, _flat(row)), f"{where} {split}", bad)
-            if example is not None:
-                yield example
-
-    return Place(f"{where} {split}", content, read)
+        write_json(memory, list(open_splits(identifier, config, commit)))
+    names: list[str] = json.loads(memory.read_text(encoding="utf-8"))
+    return names
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -242,14 +247,14 @@ def _input_records(spec: Path | BinaryIO, maker: ExampleFields, bad: BadRecords)
         stream = io.BufferedReader(spec) if isinstance(spec, io.RawIOBase) else spec
         begin = stream.peek(1) if isinstance(stream, io.BufferedReader) else b""
         first = begin.removeprefix(BOM).lstrip()[:1]
-        lines = records(stream, STREAM, "jsonl", bad) if first == b"{" else _text_lines(stream, STREAM, bad)
+        lines = raw_records(stream, STREAM, "jsonl", bad) if first == b"{" else _text_lines(stream, STREAM, bad)
         yield from ((record, STREAM) for record in lines)
         return
     if not spec.is_file():
         raise CorpusError("there is no such file", where=str(spec), fix="check the path; - is standard input")
     name = spec.name
     if ending(spec) in RECORD_ENDINGS:
-        rows = records(spec, name, ENDINGS[ending(spec)], bad, maker.columns(name))
+        rows = raw_records(spec, name, ENDINGS[ending(spec)], bad, maker.columns(name))
     else:
         rows = _text_lines(spec, name, bad)
     yield from ((record, name) for record in rows)

@@ -41,6 +41,7 @@ _SCHEMA = pa.schema(
     ]
 )
 _BATCH = 1_000_000  # characters of a batch in the file
+_BLOCK = 256  # examples that are read at a time where they are not all
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,15 @@ class ExampleTable:
         return TableFacts(**{**values, "fields": FieldNames(**values["fields"])})
 
     @cached_property
-    def _table(self) -> pa.Table:
+    def _batches(self) -> list[pa.RecordBatch]:
         with pa.memory_map(str(self.folder / "examples.arrow")) as source:
-            return pa.ipc.open_file(source).read_all()
+            reader = pa.ipc.open_file(source)
+            return [reader.get_batch(number) for number in range(reader.num_record_batches)]
+
+    @cached_property
+    def _starts(self) -> Integers:
+        """(batches,) the row with which each batch begins."""
+        return np.cumsum([0, *(batch.num_rows for batch in self._batches[:-1])])
 
     def __getstate__(self) -> dict[str, Any]:
         """What another process needs: it maps the file by itself."""
@@ -107,17 +114,17 @@ class ExampleTable:
     def __getitem__(self, index: int) -> Example:
         if not -len(self) <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
-        return self._example(int(index % len(self) if self.rows is None else self.rows[index]))
+        (example,) = self.take([index])
+        return example
 
     def __iter__(self) -> Iterator[Example]:
-        if self.rows is not None:
-            yield from map(self._example, self.rows.tolist())
-            return
-        row = 0
-        for batch in self._table.to_batches():
-            for values in batch.to_pylist():
-                yield self._made(row, values)
-                row += 1
+        for rows, values in self._values(_SCHEMA.names):
+            groups: list[str | None] = [None] * len(rows)
+            if self.origins is not None:
+                groups = [row["id"] for row in self._picked(self.origins[rows], ["id"])]
+            for group, row in zip(groups, values, strict=True):
+                row["group"] = group or row["group"] or row["id"]
+                yield Example(**{**row, "labels": tuple(row["labels"])})
 
     def take(self, indices: npt.ArrayLike) -> ExampleTable:
         """The examples with these indices, in that order; one may come twice."""
@@ -130,38 +137,38 @@ class ExampleTable:
         """The same examples, each in the group that is called by the id of the row that `origins` has for its row."""
         return dataclasses.replace(self, origins=origins)
 
-    @property
-    def file_rows(self) -> Integers:
-        """(examples,) the row of each in the file."""
-        return np.arange(len(self)) if self.rows is None else self.rows
-
     def labels(self) -> Iterator[tuple[str, ...]]:
         """The labels of each example; no text is read."""
-        column = self._table.column("labels")
-        if self.rows is not None:
-            yield from (tuple(column[row].as_py()) for row in self.rows.tolist())
-            return
-        for chunk in column.chunks:
-            yield from map(tuple, chunk.to_pylist())
+        yield from (tuple(row["labels"]) for _, values in self._values(["labels"]) for row in values)
 
     def ids(self) -> Iterator[str]:
         """The id of each example."""
-        column = self._table.column("id")
-        yield from (column[row].as_py() for row in self.file_rows.tolist())
+        yield from (row["id"] for _, values in self._values(["id"]) for row in values)
 
     def groups(self) -> Iterator[str]:
         """The group of each example, as it was read; empty where nothing is known of it."""
-        column = self._table.column("group")
-        yield from (column[row].as_py() for row in self.file_rows.tolist())
+        yield from (row["group"] for _, values in self._values(["group"]) for row in values)
 
-    def _example(self, row: int) -> Example:
-        return self._made(row, {name: self._table.column(name)[row].as_py() for name in _SCHEMA.names})
+    def _values(self, columns: list[str]) -> Iterator[tuple[Integers, list[dict[str, Any]]]]:
+        """Some columns of all examples, a block of rows at a time."""
+        if self.rows is None:
+            for start, batch in zip(self._starts.tolist(), self._batches, strict=True):
+                yield np.arange(start, start + batch.num_rows), batch.select(columns).to_pylist()
+            return
+        for start in range(0, len(self.rows), _BLOCK):
+            block = self.rows[start : start + _BLOCK]
+            yield block, self._picked(block, columns)
 
-    def _made(self, row: int, values: dict[str, Any]) -> Example:
-        if self.origins is not None:
-            values["group"] = self._table.column("id")[int(self.origins[row])].as_py()
-        values["group"] = values["group"] or values["id"]
-        return Example(**{**values, "labels": tuple(values["labels"])})
+    def _picked(self, rows: Integers, columns: list[str]) -> list[dict[str, Any]]:
+        """Some columns of the rows, in their order; each batch of the file is gone to once."""
+        found: list[dict[str, Any]] = [{}] * len(rows)
+        batch_of = np.searchsorted(self._starts, rows, side="right") - 1
+        for number in np.unique(batch_of):
+            places = np.flatnonzero(batch_of == number)
+            inside = self._batches[number].select(columns).take(pa.array(rows[places] - self._starts[number]))
+            for place, values in zip(places.tolist(), inside.to_pylist(), strict=True):
+                found[place] = values
+        return found
 
 
 def tabulate(

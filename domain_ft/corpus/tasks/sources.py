@@ -1,0 +1,143 @@
+"""What a task is asked for by: options, or the name of a recipe's task; and where its examples are then."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from domain_ft.corpus import assets
+from domain_ft.corpus.assets import ASSETS, Progress
+from domain_ft.corpus.readers.base import OnBadRecord
+from domain_ft.corpus.recipes import Recipe, Task, load_recipe, recipe_names, recipes_folder
+from domain_ft.corpus.tasks.examples import SPLITS
+from domain_ft.corpus.tasks.reading import Place, file_place, hub_places, places
+from domain_ft.errors import CorpusError, nearest
+
+_FIELDS = ("text_field", "pair_field", "label_field", "id_field", "group_field")
+
+
+@dataclass(frozen=True)
+class TaskSource:
+    """What is asked for: a task of a recipe, or files; the attributes are the options of these names."""
+
+    task: str | None = None
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    test_ids: Path | None = None
+    text_field: str | None = None
+    pair_field: str | None = None
+    label_field: str | None = None
+    id_field: str | None = None
+    group_field: str | None = None
+    on_bad_record: OnBadRecord = "stop"
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.2
+
+    @classmethod
+    def of(cls, settings: Any) -> TaskSource:
+        """The source that a verb's settings ask for."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: getattr(settings, name) for name in names if hasattr(settings, name)})
+
+
+def find_task(name: str) -> tuple[Recipe, Task]:
+    """The task `RECIPE/TASK`, of a recipe of this package or of a TOML.
+
+    Raises:
+        CorpusError: there is no such recipe or task; the nearest names are given.
+    """
+    corpus, _, wanted = name.rpartition("/")
+    path = Path(corpus).expanduser()
+    if corpus in recipe_names():
+        recipe = load_recipe(recipes_folder() / f"{corpus}.toml")
+    elif path.suffix.lower() == ".toml" and path.is_file():
+        recipe = load_recipe(path)
+    else:
+        known = [
+            f"{own}/{task.name}"
+            for own in recipe_names()
+            for task in load_recipe(recipes_folder() / f"{own}.toml").tasks
+        ]
+        raise CorpusError(f"there is no task '{name}'", fix=f"{nearest(name, known)}; or FILE.toml/TASK of your own")
+    for task in recipe.tasks:
+        if task.name == wanted:
+            return recipe, task
+    raise CorpusError(
+        f"corpus '{recipe.name}' has no task '{wanted}'",
+        where=str(path) if path.suffix else None,
+        fix=nearest(wanted, [task.name for task in recipe.tasks]) if recipe.tasks else "it has none",
+    )
+
+
+def find_places(source: TaskSource, progress: Progress | None) -> tuple[TaskSource, dict[str, Place], dict[str, Any]]:
+    """Where the examples of each split are.
+
+    Args:
+        source: what is asked for.
+        progress: told of assets that are fetched.
+
+    Returns:
+        source: with the fields that the task's recipe names.
+        places: by split: `train` always, the others where they are given.
+        facts: what the recipe says of the task.
+
+    Raises:
+        CorpusError: no examples are named, in two ways, or they are not there.
+        AssetError: an asset cannot be fetched.
+    """
+    if source.task and (source.train or source.validation or source.test):
+        reason = f"--task {source.task} and files of examples are given"
+        raise CorpusError(reason, fix="give a task, or files, not both")
+    if source.task:
+        return _places_of_task(source, source.task, progress)
+    if not source.train:
+        fix = "name a task (--task legal/license-category) or a file (--train FILE)"
+        raise CorpusError("no examples are named", fix=fix)
+    return source, _given(source, Path()), {}
+
+
+def _given(files: TaskSource | Task, folder: Path) -> dict[str, Place]:
+    """The splits of the training file or folder, and those that have one of their own."""
+    found: dict[str, Place] = {}
+    for split in SPLITS:
+        spec = getattr(files, split)
+        if spec:
+            there = places(spec if spec.startswith("hf:") else str(folder / Path(spec).expanduser()))
+            found.update(there if split == "train" else {split: there.get(split, there["train"])})
+    return found
+
+
+def _places_of_task(
+    source: TaskSource, name: str, progress: Progress | None
+) -> tuple[TaskSource, dict[str, Place], dict[str, Any]]:
+    recipe, task = find_task(name)
+    wrong = [field for field in _FIELDS if getattr(source, field)]
+    if wrong:
+        option = f"--{wrong[0].replace('_', '-')}"
+        raise CorpusError(f"{option} is of no use: the task '{name}' says which fields it has", fix="leave it out")
+    source = dataclasses.replace(source, **{field: getattr(task, field) for field in _FIELDS})
+    facts = {
+        "description": task.description,
+        "licence": task.licence or recipe.licence,
+        "citation": task.citation or recipe.citation,
+        "language": recipe.language,
+        "weaknesses": task.weaknesses,
+        "recipe": recipe.hash,
+    }
+    if task.split:
+        facts["split"] = task.split
+    if task.kind == "hub":
+        return source, hub_places(str(task.id), task.config, task.revision), facts
+    if task.kind == "files":
+        if task.test_ids:
+            source = dataclasses.replace(source, test_ids=recipe.folder / Path(task.test_ids).expanduser())
+        return source, _given(task, recipe.folder), facts
+    folder = assets.ensure(str(task.asset), progress)
+    files = [(path, path.name) for path in sorted(folder.glob(str(task.path)))]
+    if not files:
+        raise CorpusError(f"asset {task.asset} holds no '{task.path}'", where=recipe.name)
+    content = [ASSETS[str(task.asset)].sha256, task.path, task.reader]
+    return source, {"train": file_place(files, task.reader, content)}, facts

@@ -1,0 +1,69 @@
+"""A small task that several processes learn together, and what came of it in files.
+
+    torchrun --nproc-per-node 2 task_jobs.py FOLDER
+
+The arithmetic is float64, so that what differs from one process can be nothing but a fault.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from loop_jobs import settings
+from safetensors.torch import save_file
+from tiny_examples import WORDS, toy_examples
+from tiny_models import save_tiny
+
+from domain_ft.corpus.tasks.examples import Labels
+from domain_ft.corpus.tasks.rows import encode
+from domain_ft.evaluation.logits import predict_logits
+from domain_ft.models.lora import LoraConfig, apply_lora
+from domain_ft.models.task_model import load_task_model
+from domain_ft.objectives.classification import ClassificationObjective
+from domain_ft.training.loop import train
+from domain_ft.training.progress import ProgressDisplay
+
+ARCHITECTURES = ("bert", "llama")
+
+
+def learn(folder: Path, architecture: str, *, sharded: bool) -> None:
+    """Train with LoRA and a new head, on examples of which some are read in windows, and predict."""
+    labels = Labels(tuple(WORDS))
+    with tempfile.TemporaryDirectory() as temporary:
+        model = load_task_model(str(save_tiny(architecture, Path(temporary))), labels, dtype=torch.float64)
+    apply_lora(model.model, LoraConfig(rank=4, alpha=8.0, train_modules=model.new_modules), seed=1)
+    rows = encode(toy_examples(30), labels, model.tokenizer, max_length=32, long_text="windows")
+    accelerator = Accelerator(cpu=True)
+    train(
+        model,
+        ClassificationObjective(labels, kernels="reference"),
+        rows,
+        settings(total_steps=4, rows_per_step=7, tokens_per_pass=150),
+        accelerator=accelerator,
+        checkpoints=folder / "checkpoints",
+        display=ProgressDisplay(quiet=True),
+        log=lambda line: None,
+        sharded=sharded,
+    )
+    logits = predict_logits(model, rows, tokens_per_pass=100, accelerator=accelerator)
+    if accelerator.is_main_process:
+        weights = {name: p.detach().contiguous() for name, p in model.model.named_parameters() if p.requires_grad}
+        save_file(weights | {"logits": torch.from_numpy(logits)}, folder / "done.safetensors")
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    ranks = Accelerator(cpu=True).num_processes
+    for architecture in ARCHITECTURES:
+        for kind in ("whole", "sharded") if ranks > 1 else ("whole",):
+            folder = Path(sys.argv[1]) / f"{ranks} {kind} {architecture}"
+            folder.mkdir(parents=True, exist_ok=True)
+            learn(folder, architecture, sharded=kind == "sharded")
+
+
+if __name__ == "__main__":
+    main()
