@@ -50,7 +50,7 @@ SIGNS = "ab. 🤒👩\u200d⚕️é\u0301が点\u3000\n"
 def written(spans: Sequence[Span], words: int, scheme: Scheme) -> list[str]:
     """The tags of spans of words under a scheme."""
     tags = ["O"] * words
-    last, single = {"bioes": "ES", "bilou": "LU"}.get(scheme, "IB")
+    last, single = {"bioes": ("E", "S"), "bilou": ("L", "U")}.get(scheme, ("I", "B"))
     for number, span in enumerate(spans):
         follows = number > 0 and spans[number - 1].end == span.start and spans[number - 1].label == span.label
         first = "I" if scheme == "iob1" and not follows else "B"

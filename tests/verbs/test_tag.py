@@ -19,8 +19,9 @@ from domain_ft.evaluation.tagging import tag_texts
 from domain_ft.models.task_facts import TaskFacts
 from domain_ft.models.task_model import load_task_run
 from domain_ft.randomness import generator
-from domain_ft.settings import TagSettings
+from domain_ft.settings import PredictSettings, TagSettings
 from domain_ft.verbs import tag as verb
+from domain_ft.verbs.predict import predict
 from domain_ft.verbs.tag import TagRun, run, tag
 
 PLAIN = (
@@ -146,6 +147,29 @@ def test_a_run_is_loaded_and_gives_what_it_gave(finished: TagRun) -> None:
     assert {"start": 18 + 1, "end": 32, "label": "FINDING", "text": "short stature"}.items() <= there[0]["entities"][
         -1
     ].items()
+
+
+def test_predict_gives_entities_in_the_order_of_the_input(finished: TagRun, tmp_path: Path) -> None:
+    texts = ["the licensee of bones", "bones", "short stature with the licensor"]
+    lines = [json.dumps({"id": f"t{number}", "text": text}) for number, text in enumerate(texts)]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    asked = PredictSettings(
+        model=str(finished.folder),
+        input=str(tmp_path / "in.jsonl"),
+        output=tmp_path / "out.jsonl",
+        id_field="id",
+        device="cpu",
+        dtype="float32",
+        quiet=True,
+    )
+    predict(asked)
+    found = json_lines(tmp_path / "out.jsonl")
+    assert [line["id"] for line in found] == ["t0", "t1", "t2"]
+    expected = tag_texts(finished.model, [Example(f"t{n}", text, ()) for n, text in enumerate(texts)])
+    for line, other in zip(found, expected, strict=True):
+        assert [(e["start"], e["end"], e["label"]) for e in line["entities"]] == [
+            (e["start"], e["end"], e["label"]) for e in other["entities"]
+        ]
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
