@@ -104,6 +104,15 @@ def test_foreign_text_is_shown_as_it_is() -> None:
         assert any(EVIL in text for text in Elements(page).text)
 
 
+def test_the_columns_of_a_small_matrix_have_names() -> None:
+    """Numbers stand for the classes only where names would not fit: class 1 of a binary task is not row 2."""
+    small, large = (
+        re.findall(r'<th scope="col" title="[^"]*">([^<]*)<', PAGES[name]) for name in ("full", "twenty classes")
+    )
+    assert small == ["no", "yes"]
+    assert large == [str(place) for place in range(1, 21)]
+
+
 def test_labels_and_texts_of_any_script_are_text() -> None:
     page = PAGES["twenty classes"]
     assert page.count("家族歴・社会歴") >= 3
