@@ -54,6 +54,7 @@ class Verb:
 VERBS = (
     Verb(("adapt",), settings.AdaptSettings, "adapt"),
     Verb(("classify",), settings.ClassifySettings, "classify"),
+    Verb(("tag",), settings.TagSettings, "tag"),
     Verb(("predict",), settings.PredictSettings, "predict"),
     Verb(("evaluate",), settings.EvaluateSettings, "evaluate"),
     Verb(("compare",), settings.CompareSettings, "compare"),

@@ -224,11 +224,40 @@ class TaskOptions(ExampleOptions, group="Task"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadingOptions(Settings, group="Task"):
-    """How an example becomes what the model reads."""
+class TagOptions(ExampleOptions, group="Task"):
+    """Which texts with entities, and how they are read."""
+
+    train: str = REQUIRED
+    """The texts to learn from: CoNLL columns (2 to 4; the word first, the tag last), or JSON lines (.jsonl) of words
+    and tags, or of texts and spans."""
+
+    text_field: str | None = None
+    """The field of a JSON record that holds the text. By default text."""
+
+    tokens_field: str | None = None
+    """The field of a JSON record that holds the words. By default tokens or words."""
+
+    tags_field: str | None = None
+    """The field that holds the tags of the words. By default tags, ner_tags or labels."""
+
+    spans_field: str | None = None
+    """The field that holds the entities of a text, by character. By default entities, spans or label."""
+
+    scheme: Literal["auto", "iob1", "iob2", "bioes", "bilou"] = "auto"
+    """How tags say where an entity begins and ends. auto finds it by reading the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthOptions(Settings, group="Task"):
+    """How much the model reads."""
 
     max_length: Annotated[int, Range(at_least=8)] = 256
     """The most tokens that the model reads at once, special tokens included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions(LengthOptions, group="Task"):
+    """How an example becomes what the model reads."""
 
     long_text: Literal["truncate", "head-tail", "windows"] = "truncate"
     """What is read of a longer text: its beginning, its beginning and end, or all of it in windows whose answers are
@@ -590,6 +619,32 @@ class ClassifySettings(
 
     baselines: bool = True
     """Score a majority class and TF-IDF with a linear SVM on the same test examples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TagSettings(
+    TagOptions,
+    LengthOptions,
+    ModelOptions,
+    TaskMethodOptions,
+    TaskTrainingOptions,
+    MachineOptions,
+    RunOptions,
+    ScreenOptions,
+    group="Model",
+):
+    """Fine-tune a model to find entities in texts, and measure how well it does.
+
+    The files are CoNLL columns (the word first, the tag last), or JSON lines of words and tags, or of texts and spans
+    of characters. The model is chosen on validation texts alone, by the mean over types of the F1 of whole entities,
+    and reported on test texts, beside a list of the entities that training had.
+    """
+
+    method: Literal["lora", "dora", "full"] = "lora"
+    """Train low-rank adapters (lora, dora) or every weight (full), each with a new head."""
+
+    baselines: bool = True
+    """Score a list of the training texts' entities, looked up, on the same test texts."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from domain_ft.corpus.tasks.entities import Bounds, Span, TaggedText, find_words
 from domain_ft.errors import CheckpointError
+from domain_ft.evaluation.bootstrap import FEW_DOCUMENTS, LEVEL, RESAMPLES
 from domain_ft.evaluation.counts import Array, counts_difference, f1, macro_f1, scores
 from domain_ft.storage import write_atomic
 
@@ -64,6 +65,11 @@ class EntityCounts:
         return len(self.ids)
 
     @property
+    def units(self) -> int:
+        """How many documents the texts are of, or how many texts there are."""
+        return len(set(self.groups))
+
+    @property
     def entities(self) -> int:
         """How many entities the texts have."""
         return int(self.counts[..., RIGHT].sum() + self.counts[..., MISSED].sum())
@@ -77,6 +83,12 @@ class EntityCounts:
             own = {kind: count for kind, count in zip(self.types, row.tolist(), strict=True) if count}
             digest.update(json.dumps([name, own]).encode() + b"\n")
         return digest.hexdigest()
+
+    def point_scores(self) -> dict[str, float]:
+        """The scores of `METRICS` on all texts, without intervals."""
+        sums = self.counts.sum(axis=0, dtype=np.float64).T.reshape(1, -1)
+        found = _scores(self.types, sums)
+        return {name: float(found[name][0]) for name in METRICS}
 
     def over_units(self, types: Sequence[str]) -> Array:
         """(units, 3 T) sums over each group, which are drawn together: right, then false, then missed, of `types`."""
@@ -123,7 +135,8 @@ def entity_metrics(seeds: Sequence[EntityCounts], *, seed: int = 0) -> dict[str,
     and those that were given (seqeval's definitions). Where several seeds are given, each is the mean over them.
 
     Returns:
-        {"precision", "recall", "f1", "macro_f1", "examples", "entities", "per_type": {name: {"precision", "recall",
+        {"precision", "recall", "f1", "macro_f1", "examples", "units" (what is drawn: documents, or texts), "few_units",
+        "level", "resamples", "entities", "per_type": {name: {"precision", "recall",
         "f1", "support", "interval"}}, "interval": {metric: [low, high] or None}, "seeds": {metric: {"mean", "sd",
         "values"}}}; intervals of types are of their F1.
     """
@@ -135,6 +148,10 @@ def entity_metrics(seeds: Sequence[EntityCounts], *, seed: int = 0) -> dict[str,
     return {
         **{name: mean[name] for name in METRICS},
         "examples": len(seeds[0]),
+        "units": seeds[0].units,
+        "few_units": seeds[0].units < FEW_DOCUMENTS,
+        "level": LEVEL,
+        "resamples": RESAMPLES,
         "entities": seeds[0].entities,
         "per_type": {
             name: {

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from domain_ft.corpus.packing import passes
-from domain_ft.corpus.tasks.entities import Span, TaggedText
+from domain_ft.corpus.tasks.entities import TaggedText
 from domain_ft.corpus.tasks.tagging_rows import TaggingRows, TextEncoder
 from domain_ft.evaluation.language_model import evaluating
 from domain_ft.objectives.tagging import TaggingObjective
@@ -88,13 +88,6 @@ def predict_tags(
         whole = accelerator.reduce(sums, "sum").cpu().numpy()
         found, (loss, items) = whole[:-2].reshape(found.shape), whole[-2:]
     return found[0].astype(np.int64), found[1].astype(np.float32), loss / max(items, 1)
-
-
-def predict_spans(
-    model: TaskModel, rows: TaggingRows, *, tokens_per_pass: int, accelerator: Accelerator | None = None
-) -> list[tuple[Span, ...]]:
-    """The entities of each text that the model finds. See `predict_tags`."""
-    return rows.spans(predict_tags(model, rows, tokens_per_pass=tokens_per_pass, accelerator=accelerator)[0])
 
 
 def tag_texts(

@@ -22,7 +22,7 @@ _MARKS = str.maketrans({mark: "\\" + mark for mark in "\\`*_[]|#"} | {"<": "&lt;
 
 def render(report: AdaptReport) -> str:
     """The model card of an `adapt` run, as Markdown with YAML front matter."""
-    body = _template("card.md.j2").render(report=report, words=words)
+    body = template("card.md.j2").render(report=report, words=words)
     return f"---\n{card_data(report).to_yaml()}\n---\n\n{body}\n"
 
 
@@ -57,7 +57,7 @@ def _results(report: AdaptReport) -> list[EvalResult]:
 
 def render_classify(report: ClassifyReport) -> str:
     """The model card of a `classify` run, as Markdown with YAML front matter."""
-    body = _template("classify_card.md.j2").render(report=report, words=task_words, facts=task_words.facts(report.task))
+    body = template("classify_card.md.j2").render(report=report, words=task_words, facts=task_words.facts(report.task))
     return f"---\n{classify_card_data(report).to_yaml()}\n---\n\n{body}\n"
 
 
@@ -87,7 +87,8 @@ def classify_card_data(report: ClassifyReport) -> ModelCardData:
 
 
 @functools.cache
-def _template(name: str) -> Any:
+def template(name: str) -> Any:
+    """A template of a card."""
     environment = Environment(
         loader=PackageLoader("domain_ft.report"),
         autoescape=False,  # it is Markdown: `plain` takes the marks out of foreign text

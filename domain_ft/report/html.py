@@ -21,7 +21,7 @@ from domain_ft.report.task_data import ClassifyReport, CompareReport
 
 def render_adapt(report: AdaptReport) -> str:
     """The page of an `adapt` run."""
-    return _page(
+    return page(
         "adapt.html.j2",
         title=f"{report.base.short_name} adapted to {report.corpus.name}",
         report=report,
@@ -33,7 +33,7 @@ def render_adapt(report: AdaptReport) -> str:
 def render_evaluation(report: EvaluationReport) -> str:
     """The page of an `evaluate` call: several models side by side."""
     compared = any(d["loss"] is not None for model in report.models for d in model.differences.values())
-    return _page(
+    return page(
         "evaluate.html.j2",
         title="Models on the same held-out text",
         report=report,
@@ -43,7 +43,7 @@ def render_evaluation(report: EvaluationReport) -> str:
 
 def render_classify(report: ClassifyReport) -> str:
     """The page of a `classify` run."""
-    return _page(
+    return page(
         "classify.html.j2",
         title=f"{report.base.short_name} for {report.task.name}",
         report=report,
@@ -62,7 +62,7 @@ def render_compare(report: CompareReport) -> str:
         figures.append(
             ("Scores on the same test examples, by what was trained on.", task_plots.learning_curves(report))
         )
-    return _page(
+    return page(
         "compare.html.j2",
         title=f"Runs on {report.subject}, compared",
         report=report,
@@ -133,7 +133,8 @@ def _markup(svg: str) -> Markup:
     return Markup(svg)
 
 
-def _page(template: str, **values: Any) -> str:
+def page(template: str, **values: Any) -> str:
+    """A template of the reports, filled."""
     return (
         _environment()
         .get_template(template)

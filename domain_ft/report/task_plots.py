@@ -12,6 +12,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from domain_ft.report import task_words, words
 from domain_ft.report.drawing import CONTROL, DOMAIN, GRID, INK, QUIET, Change, draw_changes, drawing, short, smoothed
+from domain_ft.report.tag_data import TagReport
 from domain_ft.report.task_data import ClassifyReport, CompareReport
 
 MOST_CLASSES = 40
@@ -21,7 +22,7 @@ _COLOURS = (INK, DOMAIN, CONTROL, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  #
 _MARKERS = "oDs^vP*"
 
 
-def class_bars(report: ClassifyReport) -> str:
+def class_bars(report: ClassifyReport | TagReport) -> str:
     """F1 of each class with its interval, the best first."""
     classes = [(name, scores) for name, scores in report.test["per_class"].items() if scores["interval"]]
     classes = sorted(classes, key=lambda item: item[1]["f1"])[:MOST_CLASSES][::-1]
@@ -42,7 +43,7 @@ def class_bars(report: ClassifyReport) -> str:
     return rendered[0]
 
 
-def training(report: ClassifyReport) -> str:
+def training(report: ClassifyReport | TagReport) -> str:
     """The training loss, and under it macro F1 on validation examples with the point that was kept."""
     held_out = [(line["tokens"], line["evaluation"]["macro_f1"]) for line in report.metrics if _held_out(line)]
     best = max(held_out, key=lambda point: point[1]) if held_out else None
@@ -100,7 +101,7 @@ def calibration(report: ClassifyReport) -> str:
     return rendered[0]
 
 
-def learning_curve(report: ClassifyReport) -> str:
+def learning_curve(report: ClassifyReport | TagReport) -> str:
     """Macro F1 on the test set against the number of training examples, beside TF-IDF + SVM with all of them."""
     curve = report.result["learning_curve"]
     with drawing("learning-curve", 3.2, "Learning curve. " + _spoken_curve(curve)) as (figure, rendered):

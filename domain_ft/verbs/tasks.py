@@ -25,7 +25,7 @@ from domain_ft.models.lora import has_lora, lora_of
 from domain_ft.models.task_model import TaskModel, reset_head
 from domain_ft.objectives.base import Objective
 from domain_ft.report.run_folder import RunFolder
-from domain_ft.settings import ClassifySettings
+from domain_ft.settings import ClassifySettings, TagSettings
 from domain_ft.training.checkpoints import TrainingState, load_best
 from domain_ft.training.loop import LoopSettings, train
 from domain_ft.training.memory import PassPlan
@@ -33,7 +33,7 @@ from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.machine import Machine
 from domain_ft.verbs.training import choose_passes, loop_settings, make_trainable, trainable_for_now
 
-TaskSettings: TypeAlias = ClassifySettings
+TaskSettings: TypeAlias = ClassifySettings | TagSettings
 """The settings of a verb that trains on a task."""
 
 BATCH_SIZE = 16

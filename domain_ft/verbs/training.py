@@ -17,7 +17,7 @@ from domain_ft.models.activation_checkpointing import ActivationCheckpointing
 from domain_ft.models.lora import LoraConfig, apply_lora, has_lora, lora_of, set_backend
 from domain_ft.objectives.base import Objective, TrainedModel
 from domain_ft.report.run_folder import RunFolder
-from domain_ft.settings import PROVENANCE, AdaptSettings, ClassifySettings, tomllib
+from domain_ft.settings import PROVENANCE, AdaptSettings, ClassifySettings, TagSettings, tomllib
 from domain_ft.training.loop import LoopSettings, disable_base_dropout
 from domain_ft.training.memory import (
     PassLimits,
@@ -31,10 +31,10 @@ from domain_ft.training.memory import (
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.machine import Machine
 
-TrainSettings: TypeAlias = AdaptSettings | ClassifySettings
+TrainSettings: TypeAlias = AdaptSettings | ClassifySettings | TagSettings
 """The settings of a verb that trains."""
 
-S = TypeVar("S", AdaptSettings, ClassifySettings)
+S = TypeVar("S", AdaptSettings, ClassifySettings, TagSettings)
 
 LEARNING_RATES = {"lora": 2e-3, "dora": 2e-3, "full": 5e-5}
 

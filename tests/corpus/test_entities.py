@@ -33,7 +33,8 @@ from domain_ft.corpus.tasks.entities import (
     recognise,
 )
 from domain_ft.corpus.tasks.entity_files import TagFields, read_tagged
-from domain_ft.corpus.tasks.tagging import TaggingSource, open_tagging
+from domain_ft.corpus.tasks.leaks import find_leaks
+from domain_ft.corpus.tasks.tagging import TaggingSource, as_task, open_tagging, without
 from domain_ft.corpus.tasks.tagging_rows import TaggingRows, TextEncoder, encode_tags
 from domain_ft.errors import CorpusError, RecordError
 
@@ -49,7 +50,7 @@ SIGNS = "ab. 🤒👩\u200d⚕️é\u0301が点\u3000\n"
 def written(spans: Sequence[Span], words: int, scheme: Scheme) -> list[str]:
     """The tags of spans of words under a scheme."""
     tags = ["O"] * words
-    last, single = {"bioes": "ES", "bilou": "LU"}.get(scheme, "IB")
+    last, single = {"bioes": ("E", "S"), "bilou": ("L", "U")}.get(scheme, ("I", "B"))
     for number, span in enumerate(spans):
         follows = number > 0 and spans[number - 1].end == span.start and spans[number - 1].label == span.label
         first = "I" if scheme == "iob1" and not follows else "B"
@@ -358,23 +359,29 @@ def test_splits_as_given_with_what_a_person_should_know(tmp_path: Path) -> None:
     assert data.tags == ("O", "B-D", "I-D", "B-P", "I-P")
     assert data.scheme == "IOB2"
     assert data.name == tmp_path.name
-    assert data.facts["leaks"] == {"exact train-test": 1, "exact train-validation": 1, "exact validation-test": 0}
     assert data.notes == (
         "too little to learn from, as it appears once in the training texts: P",
         "in the test texts but never in training, so that all are missed: L",
     )
 
 
-def test_leaks_are_left_out_of_training(tmp_path: Path) -> None:
+def test_leaks_are_found_and_left_out(tmp_path: Path) -> None:
     files = {
         "train": conll(tmp_path / "train.txt", "flu/B-D", "Gout/B-D", "same text"),
         "validation": conll(tmp_path / "dev.txt", "gout/B-D"),
-        "test": conll(tmp_path / "test.txt", "cold/B-D", "same Text"),
+        "test": conll(tmp_path / "test.txt", "cold/B-D", "same/B-D Text"),
     }
-    data = open_tagging(TaggingSource(**files, remove_leaks=True))
-    assert [text.text for text in data.splits["train"]] == ["flu"]
-    assert set(data.facts["leaks"].values()) == {0}
-    assert data.notes[0] == "2 training texts stand in other splits and were left out"
+    data = open_tagging(TaggingSource(**files))
+    leaks = find_leaks(as_task(data))
+    found = {kind: count for kind, count in leaks.counts.items() if count}
+    assert found == {"exact_train_test": 1, "exact_train_validation": 1, "exact_label_conflicts": 1}
+    assert leaks.found[0].lines == (5, 3)
+    left = without(data, leaks.removals)
+    assert [text.text for text in left.splits["train"]] == ["flu"]
+    assert left.key != data.key
+    assert left.notes == ("Texts that stand in another split too were left out: 2 train texts.",)
+    with pytest.raises(CorpusError, match="none of the 0 train texts"):
+        without(data, {"train": np.arange(3)})
 
 
 def test_splits_are_made_of_whole_documents(tmp_path: Path) -> None:

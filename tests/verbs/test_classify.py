@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 import verb_jobs
+from classify_jobs import TELLING, records, settings, write_csv, write_jsonl
 from peft import PeftModel
-from task_jobs import TELLING, records, settings, write_csv, write_jsonl
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from domain_ft.errors import CorpusError, SettingsError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from task_jobs import records, settings, write_csv
+from classify_jobs import records, settings, write_csv
 
 from domain_ft.errors import CorpusError, SettingsError
 from domain_ft.evaluation.predictions import Predictions

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from task_jobs import records, settings, write_csv, write_jsonl
+from classify_jobs import records, settings, write_csv, write_jsonl
 
 from domain_ft.errors import ModelError, RecordError, SettingsError
 from domain_ft.evaluation.predictions import Predictions

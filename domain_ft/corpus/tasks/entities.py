@@ -15,7 +15,6 @@ stands is a mistake in the file, and is named with its line.
 
 from __future__ import annotations
 
-import dataclasses
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -89,10 +88,6 @@ class TaggingData:
     def tags(self) -> tuple[str, ...]:
         """The classes of the model's head: O, then B- and I- of each type."""
         return (OUTSIDE, *(f"{prefix}-{name}" for name in self.types for prefix in "BI"))
-
-    def with_train(self, texts: Sequence[TaggedText]) -> TaggingData:
-        """The same task with other training texts."""
-        return dataclasses.replace(self, splits={**self.splits, "train": texts})
 
 
 class TagError(ValueError):

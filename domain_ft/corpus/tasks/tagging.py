@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject
 from domain_ft.corpus.tasks.entities import SPELLED, Scheme, TaggedText, TaggingData
 from domain_ft.corpus.tasks.entity_files import TagFields, read_tagged
-from domain_ft.corpus.tasks.examples import SPLITS
+from domain_ft.corpus.tasks.examples import SPLITS, Example, Labels, TaskData
 from domain_ft.errors import CorpusError
 
 
@@ -29,7 +34,17 @@ class TaggingSource:
     on_bad_record: OnBadRecord = "stop"
     validation_fraction: float = 0.1
     test_fraction: float = 0.2
-    remove_leaks: bool = False
+
+    @classmethod
+    def of(cls, settings: Any) -> TaggingSource:
+        """The source that a verb's settings ask for."""
+        own = [field.name for field in dataclasses.fields(cls) if field.name not in ("fields", "scheme")]
+        kinds = ("text", "tokens", "tags", "spans", "id", "group")
+        return cls(
+            **{name: getattr(settings, name) for name in own},
+            fields=TagFields(**{kind: getattr(settings, f"{kind}_field") for kind in kinds}),
+            scheme=None if settings.scheme == "auto" else settings.scheme,
+        )
 
 
 def open_tagging(source: TaggingSource, *, rejects: Callable[[Reject], None] | None = None) -> TaggingData:
@@ -57,31 +72,30 @@ def open_tagging(source: TaggingSource, *, rejects: Callable[[Reject], None] | N
             raise CorpusError(f"'{path}' holds no text that can be read", fix="give a file with texts and their tags")
     split_facts = _complete(texts, source)
     notes = []
-    if source.remove_leaks:
-        held_out = {content_key(text) for split in ("validation", "test") for text in texts[split]}
-        kept = [text for text in texts["train"] if content_key(text) not in held_out]
-        if len(kept) < len(texts["train"]):
-            notes.append(f"{len(texts['train']) - len(kept):,} training texts stand in other splits and were left out")
-        texts["train"] = kept
     types = _checked_types(texts, names)
     notes += _type_notes(texts, types)
     if len(set(schemes.values())) > 1:
         spelled = ", ".join(f"{names[s]}: {SPELLED[k] if k else 'spans of characters'}" for s, k in schemes.items())
         notes.append(f"the files are tagged in different ways, and are read all the same ({spelled})")
-    digest = hashlib.blake2b(digest_size=16)
-    for split in SPLITS:
-        for text in texts[split]:
-            digest.update(repr((split, text.id, text.text, text.words, text.spans)).encode())
     scheme = schemes["train"]
     return TaggingData(
         name=_task_name(Path(source.train)),
         types=types,
         splits=texts,
         scheme=SPELLED[scheme] if scheme else None,
-        key=digest.hexdigest(),
-        facts={"split": split_facts, "leaks": count_leaks(texts)},
+        key=_content_key(texts),
+        facts={"split": split_facts},
         notes=tuple(notes),
     )
+
+
+def _content_key(splits: Mapping[str, Sequence[TaggedText]]) -> str:
+    """Names the content of all splits."""
+    digest = hashlib.blake2b(digest_size=16)
+    for split in SPLITS:
+        for text in splits[split]:
+            digest.update(repr((split, text.id, text.text, text.words, text.spans)).encode())
+    return digest.hexdigest()
 
 
 def content_key(text: TaggedText) -> str:
@@ -89,13 +103,62 @@ def content_key(text: TaggedText) -> str:
     return " ".join(text.text.casefold().split())
 
 
-def count_leaks(splits: Mapping[str, Sequence[TaggedText]]) -> dict[str, int]:
-    """How many texts of a split stand in another one too, such as {"exact train-test": 3}, as `content_key` has it."""
-    keys = {split: {content_key(text) for text in splits[split]} for split in SPLITS}
-    pairs = (("train", "test"), ("train", "validation"), ("validation", "test"))
-    return {
-        f"exact {one}-{other}": sum(content_key(text) in keys[one] for text in splits[other]) for one, other in pairs
-    }
+class TextExamples(Sequence[Example]):
+    """Texts with entities as examples of classification, for what asks of them no more than their text and place.
+
+    Their labels say how many entities of each type there are, such as `2 Disease`.
+    """
+
+    def __init__(self, texts: Sequence[TaggedText], key: str) -> None:
+        self.key = key
+        self._texts = texts
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __iter__(self) -> Iterator[Example]:
+        return map(_as_example, self._texts)
+
+    def __getitem__(self, index: Any) -> Any:
+        return _as_example(self._texts[index])
+
+    def take(self, indices: npt.ArrayLike) -> TextExamples:
+        """The examples with these indices, in that order."""
+        places = np.asarray(indices, dtype=np.int64)
+        name = hashlib.blake2b(places.tobytes(), digest_size=16).hexdigest()
+        return TextExamples([self._texts[place] for place in places.tolist()], f"{self.key}-{name}")
+
+
+def _as_example(text: TaggedText) -> Example:
+    labels = tuple(f"{count} {name}" for name, count in sorted(type_counts([text]).items()))
+    return Example(text.id, text.text, labels, group=text.group, file=text.file, line=text.line)
+
+
+def as_task(data: TaggingData) -> TaskData:
+    """The task as one of classification, for `find_leaks`."""
+    splits = {split: TextExamples(texts, f"{data.key}-{split}") for split, texts in data.splits.items()}
+    names = sorted({label for examples in splits.values() for example in examples for label in example.labels})
+    return TaskData(data.name, Labels(tuple(names), several=True), splits, data.key)
+
+
+def without(data: TaggingData, removals: Mapping[str, npt.NDArray[np.int64]]) -> TaggingData:
+    """The task without the texts of some splits with these indices, as `Leaks.removals` has them.
+
+    Raises:
+        CorpusError: there is nothing left to learn from, or to choose the model by.
+    """
+    splits = dict(data.splits)
+    for split, indices in removals.items():
+        gone = set(indices.tolist())
+        splits[split] = [text for place, text in enumerate(splits[split]) if place not in gone]
+    types = _checked_types(splits, {})
+    removed = ", ".join(f"{len(indices):,} {split}" for split, indices in removals.items() if len(indices))
+    notes = (
+        (*data.notes, f"Texts that stand in another split too were left out: {removed} texts.")
+        if removed
+        else data.notes
+    )
+    return dataclasses.replace(data, types=types, splits=splits, key=_content_key(splits), notes=notes)
 
 
 def _file(path: str) -> Path:
@@ -190,7 +253,7 @@ def _checked_types(texts: Mapping[str, Sequence[TaggedText]], names: Mapping[str
             purpose = {"train": "learn", "validation": "choose the model by", "test": "measure"}[split]
             raise CorpusError(
                 f"none of the {len(texts[split]):,} {split} texts has an entity: there is nothing to {purpose}",
-                where=names.get(split, names["train"]),
+                where=names.get(split, names.get("train")),
                 fix="check that the last column, or the field that was named, holds the tags",
             )
     return tuple(sorted(counts["train"]))

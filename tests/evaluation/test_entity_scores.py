@@ -21,7 +21,7 @@ from domain_ft.corpus.tasks.examples import Example, Labels
 from domain_ft.corpus.tasks.tagging_rows import encode_tags
 from domain_ft.errors import CheckpointError
 from domain_ft.evaluation.entities import EntityCounts, Gazetteer, entity_difference, entity_metrics
-from domain_ft.evaluation.tagging import predict_spans, predict_tags, tag_texts
+from domain_ft.evaluation.tagging import predict_tags, tag_texts
 from domain_ft.models.task_model import TaskModel, load_task_model
 
 TAGS = ("O", "B-A", "I-A", "B-B", "I-B")
@@ -213,6 +213,6 @@ def test_the_classes_are_those_of_transformers_own_forward(model: TaskModel) -> 
     assert classes[: batch.tokens].tolist() == theirs.indices.tolist()
     assert chances[: batch.tokens] == pytest.approx(theirs.values.numpy(), abs=1e-5)
     assert loss == pytest.approx(float(output.loss), rel=1e-5)
-    assert predict_spans(model, rows, tokens_per_pass=16) == rows.spans(classes)
+    assert rows.spans(predict_tags(model, rows, tokens_per_pass=16)[0]) == rows.spans(classes)
     units = [text.text[slice(*bounds)] for bounds in find_words(text.text)]
     assert len(rows.asked) == 2 * len(units)

@@ -1,0 +1,503 @@
+"""`domain-ft tag`: fine-tune a model to find entities in texts, and measure how well it does.
+
+files -> texts with spans -> labelled rows of tokens -> trials (chosen on validation texts) -> test, once -> run folder
+
+    run = domain_ft.tag(TagSettings(train="train.txt", test="test.txt", model="runs/medical"))
+    run.result["test"]["f1"]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from domain_ft.corpus.readers.base import Reject
+from domain_ft.corpus.tasks.entities import Span, TaggingData
+from domain_ft.corpus.tasks.examples import Labels
+from domain_ft.corpus.tasks.leaks import KIND_WORDS, Leaks, find_leaks
+from domain_ft.corpus.tasks.tagging import TaggingSource, as_task, open_tagging, without
+from domain_ft.corpus.tasks.tagging_rows import TaggingRows, encode_tags
+from domain_ft.errors import CorpusError, SettingsError
+from domain_ft.evaluation.entities import METRICS, EntityCounts, Gazetteer, entity_difference, entity_metrics
+from domain_ft.evaluation.tagging import predict_tags
+from domain_ft.models import embedded
+from domain_ft.models.export import export_merged
+from domain_ft.models.peft_format import save_adapter
+from domain_ft.models.task_facts import TaskFacts
+from domain_ft.models.task_model import TaskModel, load_task_model
+from domain_ft.objectives.classification import class_weights
+from domain_ft.objectives.tagging import TaggingObjective
+from domain_ft.report.data import BaseFacts
+from domain_ft.report.run_folder import RunFolder
+from domain_ft.report.tag_data import TagReport
+from domain_ft.settings import TagSettings
+from domain_ft.training.checkpoints import TrainingState
+from domain_ft.training.loop import over_ranks, peak_memory_bytes
+from domain_ft.training.progress import ProgressDisplay
+from domain_ft.verbs.lineage import training_corpora
+from domain_ft.verbs.machine import Machine, choose_machine, is_main_process, provenance
+from domain_ft.verbs.tasks import TaskJob, Trial, restore, run_trial, set_up_trials
+from domain_ft.verbs.training import alpha_of, as_started, settle_config
+
+
+@dataclass(frozen=True)
+class TagRun:
+    """A finished run.
+
+    Attributes:
+        folder: the run folder.
+        report: all that was found out; `result` is what result.json holds of it.
+        model: the fine-tuned model, ready to use.
+    """
+
+    folder: Path
+    report: TagReport
+    model: TaskModel
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        """The run's result.json."""
+        return self.report.result
+
+
+@dataclass(frozen=True)
+class Job:
+    """A tagging task, read and encoded, and the model that learns it.
+
+    Attributes:
+        settings: with nothing left to a default that depends on the machine, the model or the task.
+        machine: where it is computed.
+        data: the task.
+        rows: by split.
+        leaks: what stands in two splits, or in the text that the model was adapted to.
+        model: the task's model.
+        tasks: what the trials share.
+    """
+
+    settings: TagSettings
+    machine: Machine
+    data: TaggingData
+    rows: Mapping[str, TaggingRows]
+    leaks: Leaks
+    model: TaskModel
+    tasks: TaskJob
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial has come to.
+
+    Attributes:
+        trial: which.
+        state: of its training.
+        validation: the entities that it found in the validation texts.
+        test: the entities that it found in the test texts.
+        score: what trials are chosen by: macro F1 on the validation texts, and their likelihood where it is equal.
+        said: the spans that it gave each test text.
+    """
+
+    trial: Trial
+    state: TrainingState
+    validation: EntityCounts
+    test: EntityCounts
+    score: tuple[float, float]
+    said: Sequence[tuple[Span, ...]] = field(repr=False)
+
+
+def tag(settings: TagSettings) -> TagRun:
+    """Fine-tune on a tagging task and measure it; everything is in the run folder when this returns.
+
+    Raises:
+        UserError: something that the user can mend; nothing is lost.
+        Interrupted: ctrl-C or SIGTERM; a checkpoint is written, and `resume=True` goes on from it.
+    """
+    began = time.perf_counter()
+    _check(settings)
+    folder = RunFolder(output_folder(settings))
+    machine = choose_machine(settings, track=settings.track, project=folder.path)
+    with machine.main_first():
+        if machine.is_main:
+            folder = RunFolder.create(folder.path, resume=settings.resume)
+    with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
+        rejected: list[Reject] = []
+        job = set_up(as_started(settings, folder), machine, display, rejected)
+        facts = _provenance(job)
+        settle_config(job.settings, facts, folder, machine, sources=("model", "task"))
+        _write_findings(job, folder, rejected)
+        outcomes = _trials(job, folder, display)
+        kept = max(_largest(outcomes), key=lambda outcome: outcome.score)
+        restore(job.tasks, kept.trial, job.tasks.folder(kept.trial, folder))
+        report = _report(job, folder, outcomes, kept, facts, time.perf_counter() - began)
+        if machine.is_main:
+            _write(job, folder, report, outcomes, kept)
+        machine.accelerator.wait_for_everyone()
+    return TagRun(folder.path, report, job.model)
+
+
+def run(settings: TagSettings) -> dict[str, Any]:
+    """The verb: fine-tune, or say what would be done; print the table."""
+    if settings.dry_run:
+        return _dry_run(settings)
+    from domain_ft.report.tag_terminal import print_tag
+
+    finished = tag(settings)
+    console = Console(quiet=settings.json or not is_main_process())
+    print_tag(finished.report, console)
+    console.print(f"\nrun folder: {finished.folder}", highlight=False, soft_wrap=True)
+    console.print(f"report:     {finished.folder / 'report.html'}", highlight=False, soft_wrap=True)
+    return dict(finished.result)
+
+
+def output_folder(settings: TagSettings) -> Path:
+    """--output, or runs/TASK-MODEL by the last parts of their names."""
+    if settings.output:
+        return settings.output
+    train = Path(settings.train)
+    name = train.resolve().parent.name if train.stem == "train" else train.stem
+    task, model = (re.sub(r"[^\w.-]+", "-", word) for word in (name, Path(settings.model).name))
+    return Path("runs") / f"{task}-{model}"
+
+
+def _check(settings: TagSettings) -> None:
+    if settings.sharding != "none":
+        raise SettingsError(
+            "--sharding full: a task's model is not sharded yet",
+            fix="leave the option out; with several processes each keeps the whole model",
+        )
+
+
+# --- Before the first step --------------------------------------------------------------------------------------------
+
+
+def set_up(
+    settings: TagSettings, machine: Machine, display: ProgressDisplay, rejected: list[Reject] | None = None
+) -> Job:
+    """Read the task, load the model, and settle every setting that depends on them.
+
+    Args:
+        rejected: takes the records that were left out, with --on-bad-record skip.
+
+    Raises:
+        SettingsError: the processes do not have the same settings, texts and model.
+    """
+    rejected = [] if rejected is None else rejected
+    with machine.main_first():
+        data = open_tagging(TaggingSource.of(settings), rejects=rejected.append)
+        corpora, unknown = training_corpora(settings.model, display)
+        for name in unknown:
+            display.say(
+                f"note: '{name}', which the model was adapted to, cannot be read now: no check against its text"
+            )
+        leaks = find_leaks(as_task(data), corpora, display.job)
+        if settings.remove_leaks:
+            data = without(data, leaks.removals)
+        model = load_task_model(
+            settings.model,
+            Labels(data.tags),
+            kind="token",
+            adapter=settings.adapter,
+            device=machine.device,
+            dtype=machine.weights_dtype(settings.method, settings.train_modules),
+            progress=display.job,
+        )
+        length = min(settings.max_length, model.max_length)
+        rows = {
+            split: encode_tags(texts, data.tags, model.tokenizer, max_length=length, progress=display.job)
+            for split, texts in data.splits.items()
+        }
+    for split, own in rows.items():
+        if not len(own):
+            raise CorpusError(f"the tokenizer found no token in any of the {split} texts", fix="check their language")
+    machine.agree(settings.to_dict() | {"task": data.key, "base model": model.revision}, model.model)
+    _say_what_is_odd(data, leaks, rows, model, settings, display, len(rejected))
+    weights = class_weights(rows["train"].asked, model.labels) if settings.balance == "weights" else None
+    objective = TaggingObjective(kernels=machine.kernels, tag_weights=weights)
+    tasks = set_up_trials(settings, machine, model, objective, rows["train"], display)
+    loop = tasks.loop(tasks.trials[-1])
+    settled: dict[str, Any] = {
+        "max_length": length,
+        "alpha": alpha_of(settings),
+        "device": machine.device.type,
+        "dtype": machine.dtype,
+        "kernels": machine.kernels,
+        "learning_rate": loop.learning_rate,
+        "batch_size": loop.rows_per_step,
+        "tokens_per_pass": loop.tokens_per_pass,
+        "activation_checkpointing": "on" if loop.activation_checkpointing else "off",
+    }
+    resolved = dataclasses.replace(settings, **settled)
+    return Job(resolved, machine, data, rows, leaks, model, dataclasses.replace(tasks, settings=resolved))
+
+
+def _say_what_is_odd(
+    data: TaggingData,
+    leaks: Leaks,
+    rows: Mapping[str, TaggingRows],
+    model: TaskModel,
+    settings: TagSettings,
+    display: ProgressDisplay,
+    rejected: int,
+) -> None:
+    """What a person should know before the numbers come."""
+    for note in (*data.notes, *model.notes):
+        display.say(f"note: {note}")
+    if rejected:
+        display.warn(f"{rejected:,} records could not be read and are left out; rejects.jsonl lists them")
+    cut = cut_fraction(rows)
+    if cut:
+        display.say(f"note: {cut:.1%} of the texts are longer than {settings.max_length} tokens, and read in windows")
+    inexact = sum(own.inexact for own in rows.values())
+    if inexact:
+        display.say(
+            f"note: {inexact:,} entities begin or end within a token of this model, and cannot be found exactly"
+        )
+    for kind, count in leaks.counts.items():
+        if count:
+            done = "removed from training" if settings.remove_leaks else "kept; --remove-leaks takes them out"
+            display.warn(f"{KIND_WORDS[kind]}: {count:,} ({done}; leaks.jsonl lists them)")
+
+
+def cut_fraction(rows: Mapping[str, TaggingRows]) -> float:
+    """The share of all texts that are read in more than one window."""
+    return float(np.concatenate([own.cut for own in rows.values()]).mean())
+
+
+def _write_findings(job: Job, folder: RunFolder, rejected: Sequence[Reject]) -> None:
+    """leaks.jsonl and rejects.jsonl, where there is anything to list."""
+    if not job.machine.is_main:
+        return
+    with folder.writing():
+        if any(job.leaks.counts.values()):
+            job.leaks.write(folder.path / "leaks.jsonl")
+        if rejected:
+            lines = (json.dumps(dataclasses.asdict(reject), ensure_ascii=False) for reject in rejected)
+            folder.rejects.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+# --- Trials -----------------------------------------------------------------------------------------------------------
+
+
+def _trials(job: Job, folder: RunFolder, display: ProgressDisplay) -> list[Outcome]:
+    """Train and test every trial. The test texts are read once, after all choices of a trial are made."""
+    outcomes = []
+    tasks = job.tasks
+    for number, trial in enumerate(tasks.trials, 1):
+        if len(tasks.trials) > 1:
+            display.say(f"trial {number} of {len(tasks.trials)}: {trial.describe()}")
+
+        def point() -> dict[str, Any]:
+            counts, _, loss = _found(job, "validation")
+            scores = counts.point_scores()
+            return {**scores, "loss": loss, "score": [scores["macro_f1"], -loss]}
+
+        state = run_trial(tasks, trial, tasks.folder(trial, folder), display, point)
+        validation, _, loss = _found(job, "validation")
+        test, said, _ = _found(job, "test", display)
+        score = (validation.point_scores()["macro_f1"], -loss)
+        outcomes.append(Outcome(trial, state, validation, test, score, said))
+    return outcomes
+
+
+def _found(
+    job: Job, split: str, display: ProgressDisplay | None = None
+) -> tuple[EntityCounts, list[tuple[Span, ...]], float]:
+    """The entities that the model finds in a split, counted and as spans, and the mean loss of a word."""
+    rows = job.rows[split]
+    with job.machine.accelerator.autocast():
+        classes, _, loss = predict_tags(
+            job.model,
+            rows,
+            tokens_per_pass=job.settings.tokens_per_pass or 4096,
+            accelerator=job.machine.accelerator,
+            progress=display.job if display else None,
+        )
+    said = rows.spans(classes)
+    return EntityCounts.of(rows.texts, said), said, loss
+
+
+def _largest(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Those of the largest number of training texts, one for each seed."""
+    return [outcome for outcome in outcomes if outcome.trial.size == outcomes[-1].trial.size]
+
+
+# --- What was found out -----------------------------------------------------------------------------------------------
+
+
+def _report(
+    job: Job,
+    folder: RunFolder,
+    outcomes: Sequence[Outcome],
+    kept: Outcome,
+    facts: Mapping[str, Any],
+    wall_seconds: float,
+) -> TagReport:
+    """All that the run has found out, as plain values."""
+    settings, model = job.settings, job.model
+    seconds, tokens = (sum(getattr(one.state, name) for one in outcomes) for name in ("seconds", "tokens"))
+    parameters = list(model.model.parameters())
+    tests = [outcome.test for outcome in _largest(outcomes)]
+    result = {
+        "command": "tag",
+        "model": model.name,
+        "objective": "tagging",
+        "device": job.machine.device.type,
+        "kernels": job.machine.kernels,
+        "task": job.data.name,
+        "labels": list(job.data.types),
+        "scheme": job.data.scheme,
+        "method": settings.method,
+        "tokens_seen": tokens,
+        "steps": sum(one.state.step for one in outcomes),
+        "wall_seconds": wall_seconds,
+        "training_seconds": seconds,
+        "tokens_per_second": tokens / seconds if seconds else None,
+        "peak_memory_bytes": max(over_ranks(job.machine.accelerator, peak_memory_bytes()))[0],
+        "processes": job.machine.processes,
+        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        "total_parameters": sum(p.numel() for p in parameters),
+        "test": _scores([kept.test], settings),
+        "validation": _scores([kept.validation], settings),
+        "seeds": {"kept": kept.trial.seed, **_seeds(tests, settings)},
+        "baselines": _baselines(job, tests) if settings.baselines else {},
+        "learning_curve": _learning_curve(outcomes, len(job.rows["train"]), settings),
+        "leaks": dict(job.leaks.counts),
+        "cut_fraction": cut_fraction(job.rows),
+        "inexact_entities": sum(own.inexact for own in job.rows.values()),
+        "examples": {split: len(texts) for split, texts in job.data.splits.items()},
+    }
+    return TagReport.of(
+        result,
+        _base_facts(model),
+        job.data,
+        kept.said,
+        settings=settings.to_dict(),
+        provenance=facts,
+        metrics=job.tasks.folder(kept.trial, folder).read_metrics(),
+        examples=settings.examples,
+    )
+
+
+def _scores(seeds: Sequence[EntityCounts], settings: TagSettings) -> dict[str, Any]:
+    """The scores of one model, without those that only several seeds have."""
+    scores = entity_metrics(seeds, seed=settings.seed)
+    del scores["seeds"]
+    return scores
+
+
+def _seeds(tests: Sequence[EntityCounts], settings: TagSettings) -> dict[str, Any]:
+    """How many seeds there are, and each score over them."""
+    found = entity_metrics(tests, seed=settings.seed)
+    return {"n": len(tests)} | {name: found["seeds"][name] | {"interval": found["interval"][name]} for name in METRICS}
+
+
+def _baselines(job: Job, tests: Sequence[EntityCounts]) -> dict[str, Any]:
+    """The entities of the training texts looked up, and how much better the model is than that."""
+    texts = job.data.splits["test"]
+    gazetteer = Gazetteer(job.data.splits["train"])
+    counts = EntityCounts.of(texts, [list(gazetteer.spans(text)) for text in texts])
+    difference = entity_difference([counts], tests, seed=job.settings.seed)
+    return {"gazetteer": _scores([counts], job.settings) | {"entries": len(gazetteer), "difference": difference}}
+
+
+def _learning_curve(outcomes: Sequence[Outcome], rows: int, settings: TagSettings) -> list[dict[str, Any]]:
+    """For each number of training rows the scores on the test, over seeds; empty where there is one number."""
+    sizes = list(dict.fromkeys(outcome.trial.size for outcome in outcomes))
+    if len(sizes) == 1:
+        return []
+    return [
+        {
+            "examples": size or rows,
+            **_seeds([outcome.test for outcome in outcomes if outcome.trial.size == size], settings),
+        }
+        for size in sizes
+    ]
+
+
+def _base_facts(model: TaskModel) -> BaseFacts:
+    is_embedded = model.name in embedded.EMBEDDED
+    return BaseFacts(
+        name=model.name,
+        source=model.source,
+        revision=model.revision,
+        embedded=is_embedded,
+        licence=embedded.provenance(model.name)["licence"] if is_embedded else "",
+    )
+
+
+def _provenance(job: Job) -> dict[str, Any]:
+    """Where the numbers come from: versions, machine, and what exactly was read and trained."""
+    return provenance(job.machine) | {
+        "model": {"source": job.model.source, "revision": job.model.revision},
+        "task": {"name": job.data.name, "content": job.data.key},
+    }
+
+
+def _write(job: Job, folder: RunFolder, report: TagReport, outcomes: Sequence[Outcome], kept: Outcome) -> None:
+    """The model, the counts, the page and the card, and last of all result.json."""
+    from domain_ft.report import tag_pages  # it brings matplotlib, for which the first step need not wait
+
+    settings, model = job.settings, job.model
+    with folder.writing():
+        if settings.method == "full":
+            export_merged(model, folder.path / "model")
+        else:
+            save_adapter(
+                model.model, folder.adapter, base_name=model.source, revision=model.revision, task_type=model.task_type
+            )
+        for outcome in _largest(outcomes):
+            for split, counts in (("validation", outcome.validation), ("test", outcome.test)):
+                counts.save(folder.path / "predictions" / f"{split}-seed-{outcome.trial.seed}.npz")
+        if (own := job.tasks.folder(kept.trial, folder)) != folder:
+            shutil.copyfile(own.metrics, folder.metrics)
+        TaskFacts(
+            kind="token",
+            labels=job.data.tags,
+            several=False,
+            method=settings.method,
+            base=model.source,
+            max_length=settings.max_length,
+            long_text="windows",
+            fields={"text": settings.text_field or "text", "id": settings.id_field},
+        ).save(folder.path)
+    folder.write_card(tag_pages.render_card(report))
+    folder.write_report(tag_pages.render_page(report))
+    folder.write_result(report.result)
+
+
+def _dry_run(settings: TagSettings) -> dict[str, Any]:
+    """Check and prepare everything that `tag` would, and say what it would do."""
+    _check(settings)
+    machine = choose_machine(settings)
+    with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
+        job = set_up(settings, machine, display)
+    planned = {
+        "command": "tag",
+        "dry_run": True,
+        "model": job.model.name,
+        "objective": "tagging",
+        "device": machine.device.type,
+        "kernels": machine.kernels,
+        "task": job.data.name,
+        "labels": list(job.data.types),
+        "scheme": job.data.scheme,
+        "examples": {split: len(texts) for split, texts in job.data.splits.items()},
+        "trials": len(job.tasks.trials),
+        "steps": sum(job.tasks.loop(trial).total_steps for trial in job.tasks.trials),
+        "leaks": dict(job.leaks.counts),
+        "cut_fraction": cut_fraction(job.rows),
+        "settings": job.settings.to_dict(),
+        "output": str(output_folder(settings)),
+    }
+    if not settings.json and machine.is_main:
+        Console().print_json(data=planned)
+    return planned

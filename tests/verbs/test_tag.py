@@ -1,0 +1,283 @@
+"""`tag` from files to the run folder, with tiny models: what it learns, what it leaves, what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_models import save_tiny
+from transformers import AutoModelForTokenClassification, pipeline
+
+from domain_ft.corpus.tasks.examples import Example
+from domain_ft.errors import CorpusError, RecordError, SettingsError
+from domain_ft.evaluation import tagging
+from domain_ft.evaluation.entities import EntityCounts
+from domain_ft.evaluation.tagging import tag_texts
+from domain_ft.models.task_facts import TaskFacts
+from domain_ft.models.task_model import load_task_run
+from domain_ft.randomness import generator
+from domain_ft.settings import PredictSettings, TagSettings
+from domain_ft.verbs import tag as verb
+from domain_ft.verbs.predict import predict
+from domain_ft.verbs.tag import TagRun, run, tag
+
+PLAIN = (
+    "the",
+    "work",
+    "nor",
+    "remove",
+    "any",
+    "notice",
+    "of",
+    "copyright",
+    "it",
+    "an",
+    "abnormality",
+    "system",
+    "bones",
+)
+ENTITIES = {"PARTY": ["licensee", "licensor"], "FINDING": ["short stature", "delayed growth"]}
+
+
+def sentences(count: int, name: str) -> list[list[tuple[str, str]]]:
+    """Sentences of words with IOB2 tags; a word says by itself what it is, so that a tiny model can learn it."""
+    made = []
+    for index in range(count):
+        draw = generator(0, name, index)
+        words = [(str(word), "O") for word in draw.choice(PLAIN, 5)]
+        for label in draw.choice(list(ENTITIES), int(draw.integers(1, 3))):
+            first, *rest = str(draw.choice(ENTITIES[str(label)])).split()
+            place = int(draw.integers(len(words) + 1))
+            if place < len(words) and words[place][1].startswith("I"):
+                continue
+            words[place:place] = [(first, f"B-{label}"), *((word, f"I-{label}") for word in rest)]
+        made.append(words)
+    return made
+
+
+def write_conll(path: Path, count: int) -> str:
+    blocks = ["".join(f"{word}\tNN\t{tag}\n" for word, tag in sentence) for sentence in sentences(count, path.stem)]
+    path.write_text("\n".join(blocks), encoding="utf-8")
+    return str(path)
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def settings(tmp_path: Path, architecture: str = "bert", **changes: Any) -> TagSettings:
+    """A run of seconds."""
+    model = tmp_path / architecture
+    if not model.is_dir():
+        save_tiny(architecture, model)
+    values: dict[str, Any] = {
+        "train": write_conll(tmp_path / "train.txt", 96),
+        "validation": write_conll(tmp_path / "dev.txt", 24),
+        "test": write_conll(tmp_path / "test.txt", 30),
+        "model": str(model),
+        "output": tmp_path / "run",
+        "max_steps": 40,
+        "max_length": 64,
+        "learning_rate": 2e-2,
+        "rank": 4,
+        "dtype": "float32",
+        "device": "cpu",
+        "quiet": True,
+    }
+    return TagSettings(**{**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> TagRun:
+    return tag(settings(tmp_path_factory.mktemp("tag")))
+
+
+def test_a_run_learns_and_says_so(finished: TagRun) -> None:
+    result = finished.result
+    assert result["command"] == "tag"
+    assert result["labels"] == ["FINDING", "PARTY"]
+    assert result["scheme"] == "IOB2"
+    assert result["steps"] <= 40
+    test = result["test"]
+    assert test["f1"] > 0.8
+    assert set(test["per_type"]) == {"FINDING", "PARTY"}
+    assert test["examples"] == 30
+    low, high = test["interval"]["f1"]
+    assert low <= test["f1"] <= high
+    assert result["examples"] == {"train": 96, "validation": 24, "test": 30}
+    gazetteer = result["baselines"]["gazetteer"]
+    assert gazetteer["entries"] == 4
+    assert gazetteer["f1"] == 1  # the words say it all
+    assert gazetteer["difference"]["f1"]["difference"] == pytest.approx(test["f1"] - 1)
+    assert json.loads((finished.folder / "result.json").read_text()) == result
+
+
+def test_the_folder_has_all_that_is_needed(finished: TagRun) -> None:
+    facts = TaskFacts.load(finished.folder)
+    assert facts.kind == "token"
+    assert facts.labels == ("O", "B-FINDING", "I-FINDING", "B-PARTY", "I-PARTY")
+    counts = EntityCounts.load(finished.folder / "predictions" / "test-seed-0.npz")
+    assert counts.point_scores()["f1"] == finished.result["test"]["f1"]
+    card = (finished.folder / "README.md").read_text(encoding="utf-8")
+    assert "pipeline_tag: token-classification" in card
+    assert "domain-ft predict --model RUN" in card
+    page = (finished.folder / "report.html").read_text(encoding="utf-8")
+    assert "FINDING" in page
+    assert "The texts with most mistakes" in page or finished.result["test"]["f1"] == 1
+    assert "<script" not in page
+    lines = json_lines(finished.folder / "metrics.jsonl")
+    points = [line["evaluation"] for line in lines if "evaluation" in line]
+    assert points
+    assert {"f1", "macro_f1", "loss", "score"} <= set(points[0])
+
+
+def test_a_run_is_loaded_and_gives_what_it_gave(finished: TagRun) -> None:
+    texts = [Example("1", "the licensee, with short stature of bones", ()), Example("2", "the licensor", ())]
+    there = list(tag_texts(finished.model, texts))
+    again = list(tag_texts(load_task_run(finished.folder), texts))
+    assert [[(e["start"], e["end"], e["label"]) for e in line["entities"]] for line in again] == [
+        [(e["start"], e["end"], e["label"]) for e in line["entities"]] for line in there
+    ]
+    for one, other in zip(again, there, strict=True):
+        for mine, theirs in zip(one["entities"], other["entities"], strict=True):
+            assert mine["score"] == pytest.approx(theirs["score"], abs=1e-4)  # the adapter is merged here
+    assert {"start": 18 + 1, "end": 32, "label": "FINDING", "text": "short stature"}.items() <= there[0]["entities"][
+        -1
+    ].items()
+
+
+def test_predict_gives_entities_in_the_order_of_the_input(finished: TagRun, tmp_path: Path) -> None:
+    texts = ["the licensee of bones", "bones", "short stature with the licensor"]
+    lines = [json.dumps({"id": f"t{number}", "text": text}) for number, text in enumerate(texts)]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    asked = PredictSettings(
+        model=str(finished.folder),
+        input=str(tmp_path / "in.jsonl"),
+        output=tmp_path / "out.jsonl",
+        id_field="id",
+        device="cpu",
+        dtype="float32",
+        quiet=True,
+    )
+    predict(asked)
+    found = json_lines(tmp_path / "out.jsonl")
+    assert [line["id"] for line in found] == ["t0", "t1", "t2"]
+    expected = tag_texts(finished.model, [Example(f"t{n}", text, ()) for n, text in enumerate(texts)])
+    for line, other in zip(found, expected, strict=True):
+        assert [(e["start"], e["end"], e["label"]) for e in line["entities"]] == [
+            (e["start"], e["end"], e["label"]) for e in other["entities"]
+        ]
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = settings(tmp_path, max_steps=8, evaluate_every=2, checkpoint_every=2)
+    whole = tag(dataclasses.replace(short, output=tmp_path / "whole"))
+    calls = 0
+
+    def stopped(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return tagging.predict_tags(*arguments, **options)
+
+    monkeypatch.setattr(verb, "predict_tags", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        tag(short)
+    monkeypatch.undo()
+    resumed = tag(dataclasses.replace(short, resume=True))
+    for part in ("test", "validation", "steps", "tokens_seen"):
+        assert resumed.result[part] == whole.result[part]
+
+
+def test_texts_with_spans_and_no_spaces(tmp_path: Path) -> None:
+    def write(name: str, count: int) -> str:
+        lines = []
+        for index in range(count):
+            draw = generator(0, "japanese", name, index)
+            before, entity = (str(draw.choice(own)) for own in (["この", "その患者の", ""], ["乳がん", "肺炎"]))
+            text = f"{before}{entity}が見られた。{index}"
+            lines.append({"text": text, "entities": [[len(before), len(before) + len(entity), "病名"]]})
+        (tmp_path / name).write_text(
+            "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
+        )
+        return str(tmp_path / name)
+
+    files = {"train": write("notes.jsonl", 96), "validation": None, "test": None}
+    done = tag(settings(tmp_path, "gpt2", **files, examples=False, method="full", learning_rate=5e-3, max_steps=60))
+    assert done.result["scheme"] is None
+    assert done.result["labels"] == ["病名"]
+    assert done.result["task"] == "notes"
+    assert done.result["test"]["f1"] > 0.5
+    page = (done.folder / "report.html").read_text(encoding="utf-8")
+    assert "見られた" not in page
+    (line,) = tag_texts(done.model, [Example("x", "この乳がんが見られた。", ())])
+    assert all(
+        entity["text"] == "この乳がんが見られた。"[entity["start"] : entity["end"]] for entity in line["entities"]
+    )
+
+
+def test_what_full_training_wrote_is_transformers_own(tmp_path: Path) -> None:
+    done = tag(settings(tmp_path, method="full", learning_rate=5e-3, max_steps=30))
+    model = AutoModelForTokenClassification.from_pretrained(done.folder / "model")
+    assert model.config.id2label[1] == "B-FINDING"
+    tagger = pipeline("token-classification", model=str(done.folder / "model"), aggregation_strategy="first")
+    text = "the licensee with short stature"
+    (line,) = tag_texts(done.model, [Example("1", text, ())])
+    assert [(e["start"], e["end"], e["entity_group"]) for e in tagger(text)] == [
+        (e["start"], e["end"], e["label"]) for e in line["entities"]
+    ]
+
+
+def test_seeds_and_sizes(tmp_path: Path) -> None:
+    done = tag(settings(tmp_path, seeds=2, train_sizes="20,all", max_steps=6, balance="weights", baselines=False))
+    assert done.result["seeds"]["n"] == 2
+    assert len(done.result["seeds"]["f1"]["values"]) == 2
+    assert [point["examples"] for point in done.result["learning_curve"]] == [20, 96]
+    assert done.result["baselines"] == {}
+    assert (done.folder / "predictions" / "validation-seed-1.npz").is_file()
+
+
+def test_a_dry_run_says_what_would_be_done(tmp_path: Path) -> None:
+    planned = run(settings(tmp_path, dry_run=True, json=True))
+    assert planned["steps"] == 40
+    assert planned["labels"] == ["FINDING", "PARTY"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_bad_tag_stops_or_is_listed(tmp_path: Path) -> None:
+    wanted = settings(tmp_path, max_steps=2)
+    with Path(wanted.train).open("a", encoding="utf-8") as file:
+        file.write("\nof\tNN\tO\nbones\tNN\tI-FINDING\n")
+    with pytest.raises(RecordError, match="I-FINDING stands after O") as caught:
+        tag(wanted)
+    lines = Path(wanted.train).read_text().count("\n")
+    assert f"train.txt, line {lines}" in str(caught.value)
+    assert "--on-bad-record skip" in str(caught.value)
+    done = tag(dataclasses.replace(wanted, on_bad_record="skip", output=tmp_path / "other"))
+    (reject,) = json_lines(done.folder / "rejects.jsonl")
+    assert reject["line"] == lines
+    assert done.result["examples"]["train"] == 96
+
+
+def test_leaks_are_listed(tmp_path: Path) -> None:
+    wanted = settings(tmp_path, max_steps=2)
+    with Path(wanted.test or "").open("a", encoding="utf-8") as file:
+        file.write("\n" + Path(wanted.train).read_text().split("\n\n")[0] + "\n")
+    found = tag(wanted)
+    kinds = {leak["kind"] for leak in json_lines(found.folder / "leaks.jsonl")}
+    assert kinds == {kind for kind, count in found.result["leaks"].items() if count}
+    assert found.result["leaks"]["exact_train_test"] >= 1
+    assert "stand in the training examples, word for word" in (found.folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_what_cannot_be_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="--sharding full"):
+        tag(settings(tmp_path, sharding="full"))
+    empty = tmp_path / "empty.txt"
+    empty.write_text("of O\n\nbones O\n", encoding="utf-8")
+    with pytest.raises(CorpusError, match="nothing to learn"):
+        tag(settings(tmp_path, train=str(empty)))
