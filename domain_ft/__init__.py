@@ -17,43 +17,67 @@ if TYPE_CHECKING:
     from domain_ft.corpus.corpus import open_corpus
     from domain_ft.errors import SettingsError, UserError
     from domain_ft.models.base import load
-    from domain_ft.settings import AdaptSettings, CompareSettings, EstimateSettings, EvaluateSettings, ExportSettings
+    from domain_ft.settings import (
+        AdaptSettings,
+        ClassifySettings,
+        CompareSettings,
+        EstimateSettings,
+        EvaluateSettings,
+        ExportSettings,
+        PredictSettings,
+        TagSettings,
+    )
     from domain_ft.verbs.adapt import adapt
+    from domain_ft.verbs.classify import classify
     from domain_ft.verbs.compare import compare
     from domain_ft.verbs.evaluate import evaluate
     from domain_ft.verbs.export import export
+    from domain_ft.verbs.predict import predict
+    from domain_ft.verbs.tag import tag
 
 __version__ = "0.1.0"
 __all__ = [
     "AdaptSettings",
+    "ClassifySettings",
     "CompareSettings",
     "EstimateSettings",
     "EvaluateSettings",
     "ExportSettings",
+    "PredictSettings",
     "SettingsError",
+    "TagSettings",
     "UserError",
     "adapt",
+    "classify",
     "compare",
     "evaluate",
     "export",
     "load",
     "open_corpus",
+    "predict",
+    "tag",
 ]
 
 _MODULES = {
     "AdaptSettings": "settings",
+    "ClassifySettings": "settings",
     "CompareSettings": "settings",
     "EstimateSettings": "settings",
     "EvaluateSettings": "settings",
     "ExportSettings": "settings",
+    "PredictSettings": "settings",
     "SettingsError": "errors",
+    "TagSettings": "settings",
     "UserError": "errors",
     "adapt": "verbs.adapt",
+    "classify": "verbs.classify",
     "compare": "verbs.compare",
     "evaluate": "verbs.evaluate",
     "export": "verbs.export",
     "load": "models.base",
     "open_corpus": "corpus.corpus",
+    "predict": "verbs.predict",
+    "tag": "verbs.tag",
 }
 
 

@@ -9,22 +9,19 @@ run.result["test"]["macro_f1"]
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from rich.console import Console
 
 from domain_ft.corpus.readers.base import Reject
 from domain_ft.corpus.tasks.examples import TaskData
-from domain_ft.corpus.tasks.leaks import KIND_WORDS, Leaks, find_leaks, remove_leaks
+from domain_ft.corpus.tasks.leaks import Leaks, find_leaks, remove_leaks
 from domain_ft.corpus.tasks.opening import TaskSource, open_task
 from domain_ft.corpus.tasks.rows import ExampleRows, encode
 from domain_ft.errors import SettingsError
@@ -33,27 +30,35 @@ from domain_ft.evaluation.calibration import calibrate, calibration_facts, fit_t
 from domain_ft.evaluation.classification import classification_metrics, point_scores, seed_metrics
 from domain_ft.evaluation.logits import compute_features, predict_logits
 from domain_ft.evaluation.predictions import Predictions
-from domain_ft.models import embedded
-from domain_ft.models.export import export_merged
-from domain_ft.models.peft_format import save_adapter
 from domain_ft.models.probe import HEAD_FOLDER, Probe, fit_probe
 from domain_ft.models.task_facts import TaskFacts
 from domain_ft.models.task_model import TaskModel, load_task_model
 from domain_ft.objectives.classification import ClassificationObjective, class_weights
-from domain_ft.report.data import BaseFacts
 from domain_ft.report.run_folder import RunFolder
 from domain_ft.report.task_data import ClassifyReport
 from domain_ft.settings import ClassifySettings
 from domain_ft.training.checkpoints import TrainingState
-from domain_ft.training.loop import over_ranks, peak_memory_bytes
 from domain_ft.training.progress import ProgressDisplay
-from domain_ft.verbs.lineage import training_corpora
-from domain_ft.verbs.machine import Machine, choose_machine, is_main_process, provenance
+from domain_ft.verbs.machine import Machine, choose_machine, is_main_process
+from domain_ft.verbs.task_runs import (
+    adapted_to,
+    base_facts,
+    costs,
+    cut_fraction,
+    keep_metrics,
+    largest,
+    origin,
+    refuse_sharding,
+    settle,
+    warn_of_leaks,
+    write_findings,
+    write_model,
+)
 from domain_ft.verbs.tasks import TaskJob, Trial, restore, run_trial, set_up_trials, trials_of
-from domain_ft.verbs.training import alpha_of, as_started, settle_config
+from domain_ft.verbs.training import as_started, settle_config
 
 if TYPE_CHECKING:
-    from domain_ft.corpus.prepared import PreparedCorpus
+    pass
 
 
 @dataclass(frozen=True)
@@ -123,11 +128,6 @@ class Outcome:
         return judged(self.validation)
 
 
-def largest(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Those of the largest number of training examples, one for each seed."""
-    return [outcome for outcome in outcomes if outcome.trial.size == outcomes[-1].trial.size]
-
-
 def judged(validation: Predictions) -> tuple[float, float]:
     """How good predictions of validation examples are: their macro F1, then how likely the truth is to them."""
     likelihood = -negative_log_likelihood(validation.logits, validation.targets, validation.labels.several)
@@ -151,9 +151,10 @@ def classify(settings: ClassifySettings) -> ClassifyRun:
     with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
         rejected: list[Reject] = []
         job = set_up(as_started(settings, folder), machine, display, rejected)
-        facts = _provenance(job)
+        facts = origin(machine, job.model, job.data.name, job.data.key)
         settle_config(job.settings, facts, folder, machine, sources=("model", "task"))
-        _write_findings(job, folder, rejected)
+        if machine.is_main:
+            write_findings(folder, job.leaks, rejected)
         outcomes = _probe_trials(job, display) if job.tasks is None else _trials(job, job.tasks, folder, display)
         kept = max(largest(outcomes), key=lambda outcome: outcome.score)
         if job.tasks is not None:
@@ -197,11 +198,7 @@ def _check(settings: ClassifySettings) -> None:
         raise SettingsError(
             given, fix="name a task of a corpus (--task legal/license-category), or a file of examples (--train F)"
         )
-    if settings.sharding != "none":
-        raise SettingsError(
-            "--sharding full: a task's model is not sharded yet",
-            fix="leave the option out; with several processes each keeps the whole model",
-        )
+    refuse_sharding(settings)
 
 
 # --- Before the first step --------------------------------------------------------------------------------------------
@@ -220,7 +217,7 @@ def set_up(
     """
     with machine.main_first():
         data = open_task(TaskSource.of(settings), rejects=(rejected or []).append, progress=display.job)
-        leaks = find_leaks(data, _adapted_to(settings.model, display), display.job)
+        leaks = find_leaks(data, adapted_to(settings.model, display), display.job)
         if settings.remove_leaks:
             data = remove_leaks(data, leaks)
         model = load_task_model(
@@ -246,37 +243,15 @@ def set_up(
         }
     machine.agree(settings.to_dict() | {"task": data.key, "base model": model.revision}, model.model)
     _say_what_is_odd(data, leaks, rows, model, settings, display)
-    settled: dict[str, Any] = {
-        "max_length": length,
-        "alpha": alpha_of(settings),
-        "device": machine.device.type,
-        "dtype": machine.dtype,
-        "kernels": machine.kernels,
-    }
     tasks = None
     if settings.method != "head":
         weights = class_weights(rows["train"].targets, data.labels) if settings.balance == "weights" else None
         objective = ClassificationObjective(kernels=machine.kernels, labels=data.labels, class_weights=weights)
         tasks = set_up_trials(settings, machine, model, objective, rows["train"], display)
-        loop = tasks.loop(tasks.trials[-1])
-        settled |= {
-            "learning_rate": loop.learning_rate,
-            "batch_size": loop.rows_per_step,
-            "tokens_per_pass": loop.tokens_per_pass,
-            "activation_checkpointing": "on" if loop.activation_checkpointing else "off",
-        }
-    resolved = dataclasses.replace(settings, **settled)
+    resolved = dataclasses.replace(settings, **settle(settings, machine, length, tasks))
     if tasks is not None:
         tasks = dataclasses.replace(tasks, settings=resolved)
     return Job(resolved, machine, data, rows, leaks, model, tasks)
-
-
-def _adapted_to(model: str, display: ProgressDisplay) -> list[PreparedCorpus]:
-    """The corpora that a run of `adapt`, or the runs that it stands on, were trained on, if they can be had."""
-    corpora, unknown = training_corpora(model, display)
-    for name in unknown:
-        display.say(f"note: '{name}', which the model was adapted to, cannot be read now: no check against its text")
-    return corpora
 
 
 def _say_what_is_odd(
@@ -297,33 +272,9 @@ def _say_what_is_odd(
             f"note: {cut:.0%} of the examples are longer than what is read of them "
             f"(--long-text {ways[settings.long_text]} reads more)"
         )
-    for kind, count in leaks.counts.items():
-        if count:
-            display.warn(f"{KIND_WORDS[kind]}: {count:,} (listed in leaks.jsonl)")
-    if any(len(indices) for indices in leaks.removals.values()) and not settings.remove_leaks:
-        display.say("note: --remove-leaks leaves out what stands in two splits")
-    for note in leaks.notes:
-        display.say(f"note: {note}")
+    warn_of_leaks(leaks, settings, display)
     if settings.method == "head" and settings.seeds > 1:
         display.say("note: a probe on all examples depends on no seed, so one seed is as good as several")
-
-
-def cut_fraction(rows: Mapping[str, ExampleRows]) -> float:
-    """The share of all examples of which some text is not read."""
-    cut = [split.cut for split in rows.values()]
-    return float(np.concatenate(cut).mean())
-
-
-def _write_findings(job: Job, folder: RunFolder, rejected: Sequence[Reject]) -> None:
-    """leaks.jsonl and rejects.jsonl, where there is anything to list."""
-    if not job.machine.is_main:
-        return
-    with folder.writing():
-        if any(job.leaks.counts.values()):
-            job.leaks.write(folder.path / "leaks.jsonl")
-        if rejected:
-            lines = (json.dumps(dataclasses.asdict(reject), ensure_ascii=False) for reject in rejected)
-            folder.rejects.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 # --- Trials -----------------------------------------------------------------------------------------------------------
@@ -437,8 +388,7 @@ def _report(
     """All that the run has found out, as plain values."""
     settings, model = job.settings, job.model
     states = [outcome.state for outcome in outcomes if outcome.state]
-    seconds, tokens = sum(state.seconds for state in states), sum(state.tokens for state in states)
-    parameters = list(model.model.parameters())
+    parameters = model.model.parameters()
     trained = [p for p in parameters if p.requires_grad] if kept.probe is None else [kept.probe.weight, kept.probe.bias]
     result = {
         "command": "classify",
@@ -449,15 +399,7 @@ def _report(
         "task": job.data.name,
         "labels": list(job.data.labels.names),
         "method": settings.method,
-        "tokens_seen": tokens,
-        "steps": sum(state.step for state in states),
-        "wall_seconds": wall_seconds,
-        "training_seconds": seconds,
-        "tokens_per_second": tokens / seconds if seconds else None,
-        "peak_memory_bytes": max(over_ranks(job.machine.accelerator, peak_memory_bytes()))[0],
-        "processes": job.machine.processes,
-        "trainable_parameters": sum(p.numel() for p in trained),
-        "total_parameters": sum(p.numel() for p in parameters),
+        **costs(job.machine, model, states, trained, wall_seconds),
         "test": _scores(kept.test, settings),
         "validation": _scores(kept.validation, settings),
         "seeds": {"kept": kept.trial.seed, **seed_metrics([one.test for one in largest(outcomes)], seed=settings.seed)},
@@ -471,7 +413,7 @@ def _report(
     }
     return ClassifyReport.of(
         result,
-        _base_facts(model),
+        base_facts(model),
         job.data,
         kept.test,
         settings=settings.to_dict(),
@@ -500,25 +442,6 @@ def _learning_curve(outcomes: Sequence[Outcome], examples: int, settings: Classi
     ]
 
 
-def _base_facts(model: TaskModel) -> BaseFacts:
-    is_embedded = model.name in embedded.EMBEDDED
-    return BaseFacts(
-        name=model.name,
-        source=model.source,
-        revision=model.revision,
-        embedded=is_embedded,
-        licence=embedded.provenance(model.name)["licence"] if is_embedded else "",
-    )
-
-
-def _provenance(job: Job) -> dict[str, Any]:
-    """Where the numbers come from: versions, machine, and what exactly was read and trained."""
-    return provenance(job.machine) | {
-        "model": {"source": job.model.source, "revision": job.model.revision},
-        "task": {"name": job.data.name, "content": job.data.key},
-    }
-
-
 def _write(job: Job, folder: RunFolder, report: ClassifyReport, outcomes: Sequence[Outcome], kept: Outcome) -> None:
     """The model, the predictions, the page and the card, and last of all result.json."""
     from domain_ft.report import card, html  # they bring matplotlib, for which the first step need not wait
@@ -527,17 +450,13 @@ def _write(job: Job, folder: RunFolder, report: ClassifyReport, outcomes: Sequen
     with folder.writing():
         if kept.probe is not None:
             kept.probe.save(folder.path / HEAD_FOLDER, base=model.source, revision=model.revision)
-        elif settings.method == "full":
-            export_merged(model, folder.path / "model")
         else:
-            save_adapter(
-                model.model, folder.adapter, base_name=model.source, revision=model.revision, task_type=model.task_type
-            )
+            write_model(model, settings.method, folder)
         for outcome in largest(outcomes):
             for split, predictions in (("validation", outcome.validation), ("test", outcome.test)):
                 predictions.save(folder.path / "predictions" / f"{split}-seed-{outcome.trial.seed}.npz")
-        if job.tasks is not None and (own := job.tasks.folder(kept.trial, folder)) != folder:
-            shutil.copyfile(own.metrics, folder.metrics)
+        if job.tasks is not None:
+            keep_metrics(job.tasks, kept.trial, folder)
         _task_facts(job, kept).save(folder.path)
     folder.write_card(card.render_classify(report))
     folder.write_report(html.render_classify(report))

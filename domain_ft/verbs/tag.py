@@ -9,45 +9,50 @@ files -> texts with spans -> labelled rows of tokens -> trials (chosen on valida
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from domain_ft.corpus.readers.base import Reject
 from domain_ft.corpus.tasks.entities import Span, TaggingData
 from domain_ft.corpus.tasks.examples import Labels
-from domain_ft.corpus.tasks.leaks import KIND_WORDS, Leaks, find_leaks
+from domain_ft.corpus.tasks.leaks import Leaks, find_leaks
 from domain_ft.corpus.tasks.tagging import TaggingSource, as_task, open_tagging, without
 from domain_ft.corpus.tasks.tagging_rows import TaggingRows, encode_tags
-from domain_ft.errors import CorpusError, SettingsError
+from domain_ft.errors import CorpusError
 from domain_ft.evaluation.entities import METRICS, EntityCounts, Gazetteer, entity_difference, entity_metrics
 from domain_ft.evaluation.tagging import predict_tags
-from domain_ft.models import embedded
-from domain_ft.models.export import export_merged
-from domain_ft.models.peft_format import save_adapter
 from domain_ft.models.task_facts import TaskFacts
 from domain_ft.models.task_model import TaskModel, load_task_model
 from domain_ft.objectives.classification import class_weights
 from domain_ft.objectives.tagging import TaggingObjective
-from domain_ft.report.data import BaseFacts
 from domain_ft.report.run_folder import RunFolder
 from domain_ft.report.tag_data import TagReport
 from domain_ft.settings import TagSettings
 from domain_ft.training.checkpoints import TrainingState
-from domain_ft.training.loop import over_ranks, peak_memory_bytes
 from domain_ft.training.progress import ProgressDisplay
-from domain_ft.verbs.lineage import training_corpora
-from domain_ft.verbs.machine import Machine, choose_machine, is_main_process, provenance
+from domain_ft.verbs.machine import Machine, choose_machine, is_main_process
+from domain_ft.verbs.task_runs import (
+    adapted_to,
+    base_facts,
+    costs,
+    cut_fraction,
+    keep_metrics,
+    largest,
+    origin,
+    refuse_sharding,
+    settle,
+    warn_of_leaks,
+    write_findings,
+    write_model,
+)
 from domain_ft.verbs.tasks import TaskJob, Trial, restore, run_trial, set_up_trials
-from domain_ft.verbs.training import alpha_of, as_started, settle_config
+from domain_ft.verbs.training import as_started, settle_config
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ def tag(settings: TagSettings) -> TagRun:
         Interrupted: ctrl-C or SIGTERM; a checkpoint is written, and `resume=True` goes on from it.
     """
     began = time.perf_counter()
-    _check(settings)
+    refuse_sharding(settings)
     folder = RunFolder(output_folder(settings))
     machine = choose_machine(settings, track=settings.track, project=folder.path)
     with machine.main_first():
@@ -131,11 +136,12 @@ def tag(settings: TagSettings) -> TagRun:
     with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
         rejected: list[Reject] = []
         job = set_up(as_started(settings, folder), machine, display, rejected)
-        facts = _provenance(job)
+        facts = origin(machine, job.model, job.data.name, job.data.key)
         settle_config(job.settings, facts, folder, machine, sources=("model", "task"))
-        _write_findings(job, folder, rejected)
+        if machine.is_main:
+            write_findings(folder, job.leaks, rejected)
         outcomes = _trials(job, folder, display)
-        kept = max(_largest(outcomes), key=lambda outcome: outcome.score)
+        kept = max(largest(outcomes), key=lambda outcome: outcome.score)
         restore(job.tasks, kept.trial, job.tasks.folder(kept.trial, folder))
         report = _report(job, folder, outcomes, kept, facts, time.perf_counter() - began)
         if machine.is_main:
@@ -168,14 +174,6 @@ def output_folder(settings: TagSettings) -> Path:
     return Path("runs") / f"{task}-{model}"
 
 
-def _check(settings: TagSettings) -> None:
-    if settings.sharding != "none":
-        raise SettingsError(
-            "--sharding full: a task's model is not sharded yet",
-            fix="leave the option out; with several processes each keeps the whole model",
-        )
-
-
 # --- Before the first step --------------------------------------------------------------------------------------------
 
 
@@ -193,12 +191,7 @@ def set_up(
     rejected = [] if rejected is None else rejected
     with machine.main_first():
         data = open_tagging(TaggingSource.of(settings), rejects=rejected.append)
-        corpora, unknown = training_corpora(settings.model, display)
-        for name in unknown:
-            display.say(
-                f"note: '{name}', which the model was adapted to, cannot be read now: no check against its text"
-            )
-        leaks = find_leaks(as_task(data), corpora, display.job)
+        leaks = find_leaks(as_task(data), adapted_to(settings.model, display), display.job)
         if settings.remove_leaks:
             data = without(data, leaks.removals)
         model = load_task_model(
@@ -223,19 +216,7 @@ def set_up(
     weights = class_weights(rows["train"].asked, model.labels) if settings.balance == "weights" else None
     objective = TaggingObjective(kernels=machine.kernels, tag_weights=weights)
     tasks = set_up_trials(settings, machine, model, objective, rows["train"], display)
-    loop = tasks.loop(tasks.trials[-1])
-    settled: dict[str, Any] = {
-        "max_length": length,
-        "alpha": alpha_of(settings),
-        "device": machine.device.type,
-        "dtype": machine.dtype,
-        "kernels": machine.kernels,
-        "learning_rate": loop.learning_rate,
-        "batch_size": loop.rows_per_step,
-        "tokens_per_pass": loop.tokens_per_pass,
-        "activation_checkpointing": "on" if loop.activation_checkpointing else "off",
-    }
-    resolved = dataclasses.replace(settings, **settled)
+    resolved = dataclasses.replace(settings, **settle(settings, machine, length, tasks))
     return Job(resolved, machine, data, rows, leaks, model, dataclasses.replace(tasks, settings=resolved))
 
 
@@ -261,27 +242,7 @@ def _say_what_is_odd(
         display.say(
             f"note: {inexact:,} entities begin or end within a token of this model, and cannot be found exactly"
         )
-    for kind, count in leaks.counts.items():
-        if count:
-            done = "removed from training" if settings.remove_leaks else "kept; --remove-leaks takes them out"
-            display.warn(f"{KIND_WORDS[kind]}: {count:,} ({done}; leaks.jsonl lists them)")
-
-
-def cut_fraction(rows: Mapping[str, TaggingRows]) -> float:
-    """The share of all texts that are read in more than one window."""
-    return float(np.concatenate([own.cut for own in rows.values()]).mean())
-
-
-def _write_findings(job: Job, folder: RunFolder, rejected: Sequence[Reject]) -> None:
-    """leaks.jsonl and rejects.jsonl, where there is anything to list."""
-    if not job.machine.is_main:
-        return
-    with folder.writing():
-        if any(job.leaks.counts.values()):
-            job.leaks.write(folder.path / "leaks.jsonl")
-        if rejected:
-            lines = (json.dumps(dataclasses.asdict(reject), ensure_ascii=False) for reject in rejected)
-            folder.rejects.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    warn_of_leaks(leaks, settings, display)
 
 
 # --- Trials -----------------------------------------------------------------------------------------------------------
@@ -325,11 +286,6 @@ def _found(
     return EntityCounts.of(rows.texts, said), said, loss
 
 
-def _largest(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Those of the largest number of training texts, one for each seed."""
-    return [outcome for outcome in outcomes if outcome.trial.size == outcomes[-1].trial.size]
-
-
 # --- What was found out -----------------------------------------------------------------------------------------------
 
 
@@ -343,9 +299,8 @@ def _report(
 ) -> TagReport:
     """All that the run has found out, as plain values."""
     settings, model = job.settings, job.model
-    seconds, tokens = (sum(getattr(one.state, name) for one in outcomes) for name in ("seconds", "tokens"))
-    parameters = list(model.model.parameters())
-    tests = [outcome.test for outcome in _largest(outcomes)]
+    trained = [p for p in model.model.parameters() if p.requires_grad]
+    tests = [outcome.test for outcome in largest(outcomes)]
     result = {
         "command": "tag",
         "model": model.name,
@@ -356,15 +311,7 @@ def _report(
         "labels": list(job.data.types),
         "scheme": job.data.scheme,
         "method": settings.method,
-        "tokens_seen": tokens,
-        "steps": sum(one.state.step for one in outcomes),
-        "wall_seconds": wall_seconds,
-        "training_seconds": seconds,
-        "tokens_per_second": tokens / seconds if seconds else None,
-        "peak_memory_bytes": max(over_ranks(job.machine.accelerator, peak_memory_bytes()))[0],
-        "processes": job.machine.processes,
-        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
-        "total_parameters": sum(p.numel() for p in parameters),
+        **costs(job.machine, model, [one.state for one in outcomes], trained, wall_seconds),
         "test": _scores([kept.test], settings),
         "validation": _scores([kept.validation], settings),
         "seeds": {"kept": kept.trial.seed, **_seeds(tests, settings)},
@@ -377,7 +324,7 @@ def _report(
     }
     return TagReport.of(
         result,
-        _base_facts(model),
+        base_facts(model),
         job.data,
         kept.said,
         settings=settings.to_dict(),
@@ -423,42 +370,17 @@ def _learning_curve(outcomes: Sequence[Outcome], rows: int, settings: TagSetting
     ]
 
 
-def _base_facts(model: TaskModel) -> BaseFacts:
-    is_embedded = model.name in embedded.EMBEDDED
-    return BaseFacts(
-        name=model.name,
-        source=model.source,
-        revision=model.revision,
-        embedded=is_embedded,
-        licence=embedded.provenance(model.name)["licence"] if is_embedded else "",
-    )
-
-
-def _provenance(job: Job) -> dict[str, Any]:
-    """Where the numbers come from: versions, machine, and what exactly was read and trained."""
-    return provenance(job.machine) | {
-        "model": {"source": job.model.source, "revision": job.model.revision},
-        "task": {"name": job.data.name, "content": job.data.key},
-    }
-
-
 def _write(job: Job, folder: RunFolder, report: TagReport, outcomes: Sequence[Outcome], kept: Outcome) -> None:
     """The model, the counts, the page and the card, and last of all result.json."""
     from domain_ft.report import tag_pages  # it brings matplotlib, for which the first step need not wait
 
     settings, model = job.settings, job.model
     with folder.writing():
-        if settings.method == "full":
-            export_merged(model, folder.path / "model")
-        else:
-            save_adapter(
-                model.model, folder.adapter, base_name=model.source, revision=model.revision, task_type=model.task_type
-            )
-        for outcome in _largest(outcomes):
+        write_model(model, settings.method, folder)
+        for outcome in largest(outcomes):
             for split, counts in (("validation", outcome.validation), ("test", outcome.test)):
                 counts.save(folder.path / "predictions" / f"{split}-seed-{outcome.trial.seed}.npz")
-        if (own := job.tasks.folder(kept.trial, folder)) != folder:
-            shutil.copyfile(own.metrics, folder.metrics)
+        keep_metrics(job.tasks, kept.trial, folder)
         TaskFacts(
             kind="token",
             labels=job.data.tags,
@@ -476,7 +398,7 @@ def _write(job: Job, folder: RunFolder, report: TagReport, outcomes: Sequence[Ou
 
 def _dry_run(settings: TagSettings) -> dict[str, Any]:
     """Check and prepare everything that `tag` would, and say what it would do."""
-    _check(settings)
+    refuse_sharding(settings)
     machine = choose_machine(settings)
     with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
         job = set_up(settings, machine, display)
