@@ -116,7 +116,8 @@ class EntityCounts:
             CheckpointError: the file is missing, damaged, or another kind of file.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            # From memory: numpy leaves a damaged file open.
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
                 names = {name: tuple(json.loads(stored[name].tobytes())) for name in ("types", "ids", "groups")}
                 return cls(counts=stored["counts"], **names)
         except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:

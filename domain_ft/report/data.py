@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -75,6 +76,11 @@ class BaseFacts:
     def short_name(self) -> str:
         """The last part of a path or hub id."""
         return self.name.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def is_run(self) -> bool:
+        """Whether `source` is the folder of a run, which transformers cannot load."""
+        return (Path(self.source) / "result.json").is_file()
 
     @property
     def on_hub(self) -> bool:

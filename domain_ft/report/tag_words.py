@@ -92,17 +92,19 @@ def limits(report: TagReport) -> list[str]:
 
 def loading_code(report: TagReport) -> str:
     """Python that loads the run from within the run folder and tags a text."""
-    if report.settings["method"] == "full":
+    base = report.base
+    whole = "model" if report.settings["method"] == "full" else "merged" if base.is_run else None
+    if whole:
         return "\n".join(
             [
+                *(["# first: domain-ft export --model . --output merged"] if whole == "merged" else []),
                 "from transformers import pipeline",
                 "",
-                "# the run folder's",
-                'tag = pipeline("token-classification", model="model", aggregation_strategy="first")',
+                "# in the run folder",
+                f'tag = pipeline("token-classification", model="{whole}", aggregation_strategy="first")',
                 'print(tag("A text with entities."))',
             ]
         )
-    base = report.base
     source = f"embedded.resolve({base.name!r})  # fetched once" if base.embedded else repr(base.source)
     return "\n".join(
         [

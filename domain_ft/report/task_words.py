@@ -224,16 +224,18 @@ def loading_code(report: ClassifyReport) -> str:
     """Python that loads the run from within the run folder and classifies a text; empty where only `predict` can."""
     if report.settings.get("method") == "head":
         return ""
-    if report.settings.get("method") == "full":
+    base = report.base
+    whole = "model" if report.settings.get("method") == "full" else "merged" if base.is_run else None
+    if whole:
         return "\n".join(
             [
+                *(["# first: domain-ft export --model . --output merged"] if whole == "merged" else []),
                 "from transformers import pipeline",
                 "",
-                'classify = pipeline("text-classification", model="model", top_k=None)  # the run folder\'s',
+                f'classify = pipeline("text-classification", model="{whole}", top_k=None)  # in the run folder',
                 'print(classify("A text to classify."))',
             ]
         )
-    base = report.base
     source = "source = " + (f"embedded.resolve({base.name!r})  # fetched once" if base.embedded else repr(base.source))
     return "\n".join(
         [
