@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from rich.console import Console
 
@@ -313,12 +314,15 @@ def _predictions(job: Job, tasks: TaskJob, split: str, display: ProgressDisplay 
 
 
 def _probe_trials(job: Job, display: ProgressDisplay) -> list[Outcome]:
-    """A linear probe for every trial, on features that are computed once."""
+    """A linear probe for every trial, on features that are computed once, of the examples that a trial draws."""
+    targets = job.rows["train"].targets
+    drawn = [(trial, trial.indices(targets, job.settings.balance)) for trial in trials_of(job.settings, len(targets))]
+    used = np.unique(np.concatenate([chosen for _, chosen in drawn]))
     with job.machine.accelerator.autocast():
         features = {
             split: compute_features(
                 job.model,
-                rows,
+                rows.take(used) if split == "train" else rows,
                 tokens_per_pass=job.settings.tokens_per_pass or 4096,
                 accelerator=job.machine.accelerator,
                 progress=display.job,
@@ -326,11 +330,10 @@ def _probe_trials(job: Job, display: ProgressDisplay) -> list[Outcome]:
             for split, rows in job.rows.items()
         }
     outcomes = []
-    for trial in trials_of(job.settings, len(job.rows["train"].lengths)):
-        chosen = trial.indices(job.rows["train"].targets, balance=job.settings.balance)
+    for trial, chosen in drawn:
         probe = fit_probe(
-            features["train"][chosen],
-            job.rows["train"].targets[chosen],
+            features["train"][np.searchsorted(used, chosen)],
+            targets[chosen],
             job.data.labels,
             validation=(features["validation"], job.rows["validation"].targets),
             balanced=job.settings.balance == "weights",
