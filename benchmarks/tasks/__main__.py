@@ -136,9 +136,9 @@ SETS = (
     ),
 )
 BATCH_SIZE = 16
-PEER_LEARNING_RATE = 1e-4
-"""For full fine-tuning on either side: twice run_classification.py's default, which leaves so small a model where it
-was in so few steps."""
+FULL_LEARNING_RATE = 2e-4
+"""For full fine-tuning, on either side: four times run_classification.py's default, which leaves so small a model where
+it was in so few steps."""
 
 
 # --- What adaptation is worth -----------------------------------------------------------------------------------------
@@ -253,6 +253,7 @@ def classify_run(plan: Plan, method: str, base: str, model: str, args: argparse.
                 max_length=plan.max_length,
                 train_sizes=str(plan.examples),
                 max_steps=STEPS,
+                learning_rate=FULL_LEARNING_RATE if method == "full" else None,
                 evaluate_every=EVALUATE_EVERY,
                 seeds=args.seeds,
                 baselines=method == args.methods[0] and base == "base",
@@ -340,7 +341,7 @@ def peers(args: argparse.Namespace) -> dict[str, Any]:
             continue
         say(f"{public.name}: {public.steps} steps of {BATCH_SIZE} examples, {args.rounds} seeds")
         found.append(peer_row(public, args))
-    return {**machine(), "model": MODEL, "learning_rate": PEER_LEARNING_RATE, "batch_size": BATCH_SIZE, "rows": found}
+    return {**machine(), "model": MODEL, "learning_rate": FULL_LEARNING_RATE, "batch_size": BATCH_SIZE, "rows": found}
 
 
 Judge = Callable[[dict[str, Any]], float]
@@ -381,7 +382,7 @@ def ours(public: PublicSet, seed: int, folder: Path, args: argparse.Namespace) -
         **file_options(public, args.peers),
         "model": MODEL,
         "method": "full",
-        "learning_rate": PEER_LEARNING_RATE,
+        "learning_rate": FULL_LEARNING_RATE,
         "max_steps": public.steps,
         "batch_size": BATCH_SIZE,
         "max_length": public.max_length,
@@ -418,7 +419,7 @@ def prepared_peer(public: PublicSet, args: argparse.Namespace) -> tuple[dict[str
         "max_length": public.max_length,
         "batch_size": BATCH_SIZE,
         "steps": public.steps,
-        "learning_rate": PEER_LEARNING_RATE,
+        "learning_rate": FULL_LEARNING_RATE,
         "weight_decay": 0.01,
         "warmup": 0.1,
     }
