@@ -44,12 +44,13 @@ from domain_ft.verbs.machine import Machine, choose_machine, is_main_process
 from domain_ft.verbs.task_runs import (
     adapted_to,
     base_facts,
+    check_options,
     costs,
     cut_fraction,
+    drop_checkpoints,
     keep_metrics,
     largest,
     origin,
-    refuse_sharding,
     settle,
     warn_of_leaks,
     write_findings,
@@ -199,7 +200,7 @@ def _check(settings: ClassifySettings) -> None:
         raise SettingsError(
             given, fix="name a task of a corpus (--task legal/license-category), or a file of examples (--train F)"
         )
-    refuse_sharding(settings)
+    check_options(settings)
 
 
 # --- Before the first step --------------------------------------------------------------------------------------------
@@ -464,6 +465,8 @@ def _write(job: Job, folder: RunFolder, report: ClassifyReport, outcomes: Sequen
     folder.write_card(card.render_classify(report))
     folder.write_report(html.render_classify(report))
     folder.write_result(report.result)
+    if job.tasks is not None:
+        drop_checkpoints(job.tasks, folder)
 
 
 def _task_facts(job: Job, kept: Outcome) -> TaskFacts:

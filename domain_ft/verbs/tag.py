@@ -40,12 +40,13 @@ from domain_ft.verbs.machine import Machine, choose_machine, is_main_process
 from domain_ft.verbs.task_runs import (
     adapted_to,
     base_facts,
+    check_options,
     costs,
     cut_fraction,
+    drop_checkpoints,
     keep_metrics,
     largest,
     origin,
-    refuse_sharding,
     settle,
     warn_of_leaks,
     write_findings,
@@ -127,7 +128,7 @@ def tag(settings: TagSettings) -> TagRun:
         Interrupted: ctrl-C or SIGTERM; a checkpoint is written, and `resume=True` goes on from it.
     """
     began = time.perf_counter()
-    refuse_sharding(settings)
+    check_options(settings)
     folder = RunFolder(output_folder(settings))
     machine = choose_machine(settings, track=settings.track, project=folder.path)
     with machine.main_first():
@@ -394,11 +395,12 @@ def _write(job: Job, folder: RunFolder, report: TagReport, outcomes: Sequence[Ou
     folder.write_card(tag_pages.render_card(report))
     folder.write_report(tag_pages.render_page(report))
     folder.write_result(report.result)
+    drop_checkpoints(job.tasks, folder)
 
 
 def _dry_run(settings: TagSettings) -> dict[str, Any]:
     """Check and prepare everything that `tag` would, and say what it would do."""
-    refuse_sharding(settings)
+    check_options(settings)
     machine = choose_machine(settings)
     with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
         job = set_up(settings, machine, display)

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -54,8 +53,17 @@ Outcome = TypeVar("Outcome", bound=HasTrial)
 # --- Before the first step --------------------------------------------------------------------------------------------
 
 
-def refuse_sharding(settings: TaskSettings) -> None:
-    """Raise where --sharding full is asked for."""
+def check_options(settings: TaskSettings) -> None:
+    """Raise for options that cannot go together, or not with a task.
+
+    Raises:
+        SettingsError: --sharding full; --adapter continue where no adapter is trained.
+    """
+    if settings.adapter == "continue" and settings.method not in ("lora", "dora"):
+        raise SettingsError(
+            f"--adapter continue with --method {settings.method}: there is no adapter to train on",
+            fix="leave --adapter out: the run's adapter is then merged into what is trained",
+        )
     if settings.sharding != "none":
         raise SettingsError(
             "--sharding full: a task's model is not sharded yet",
@@ -179,13 +187,15 @@ def write_model(model: TaskModel, method: str, folder: RunFolder) -> None:
 
 
 def keep_metrics(tasks: TaskJob, kept: Trial, folder: RunFolder) -> None:
-    """Put the metrics of the trial that is kept into the run's own folder, and drop the other trials' weights."""
+    """Put the metrics of the trial that is kept into the run's own folder."""
     own = tasks.folder(kept, folder)
     if own != folder:
         shutil.copyfile(own.metrics, folder.metrics)
-        for trial in tasks.trials:
-            shutil.rmtree(_checkpoints(tasks, trial, folder), ignore_errors=True)
 
 
-def _checkpoints(tasks: TaskJob, trial: Trial, folder: RunFolder) -> Path:
-    return tasks.folder(trial, folder).checkpoints
+def drop_checkpoints(tasks: TaskJob, folder: RunFolder) -> None:
+    """Remove the checkpoints of a finished run of several trials: no trial has to go on any more."""
+    for trial in tasks.trials:
+        own = tasks.folder(trial, folder)
+        if own != folder:
+            shutil.rmtree(own.checkpoints, ignore_errors=True)

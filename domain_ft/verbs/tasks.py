@@ -174,17 +174,17 @@ def set_up_trials(
         return choose_passes(model, objective, train_rows, settings, machine, display, step_tokens=step_tokens)
 
     if has_lora(model.model):  # an adapter that is trained on
-        plan = passes()
-        start = {name: p.detach().clone() for name, p in model.model.named_parameters() if p.requires_grad}
+        plan, changed = passes(), None
     else:
         with trainable_for_now(model.model, settings, machine.kernels, model.new_modules):
             plan = passes()
-        changed = None if settings.method == "full" else tuple(f"{path}." for path in model.new_modules)
-        start = {
-            name: p.detach().clone()
-            for name, p in model.model.named_parameters()
-            if changed is None or name.startswith(changed)
-        }
+            whole = settings.method == "full"
+            changed = ("",) if whole else tuple(f"{path}." for path in lora_of(model.model).trained_modules)
+    start = {
+        name: p.detach().clone()
+        for name, p in model.model.named_parameters()
+        if (p.requires_grad if changed is None else name.startswith(changed))
+    }
     return TaskJob(settings, machine, model, objective, train_rows, plan, start)
 
 

@@ -245,6 +245,22 @@ def test_what_cannot_be_done_is_refused(tmp_path: Path) -> None:
         classify(settings(tmp_path, train=str(one_class), output=tmp_path / "other"))
 
 
+def test_what_cannot_go_together_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no adapter to train on"):
+        classify(settings(tmp_path, adapter="continue", method="full"))
+    with pytest.raises(SettingsError, match="not sharded yet"):
+        classify(settings(tmp_path, sharding="full"))
+
+
+def test_every_seed_begins_with_the_same_base(tmp_path: Path) -> None:
+    """A module that is trained whole beside the adapters is put back before the next seed."""
+    chosen = {"method": "lora", "train_modules": ("ln_f",), "learning_rate": 1e-2, "max_steps": 8}
+    classify(settings(tmp_path, "gpt2", output=tmp_path / "both", seeds=2, **chosen))
+    classify(settings(tmp_path, "gpt2", output=tmp_path / "second", seed=1, **chosen))
+    after_another, alone = (predictions(tmp_path / name, seed=1) for name in ("both", "second"))
+    np.testing.assert_array_equal(after_another.logits, alone.logits)
+
+
 def test_the_default_folder_names_task_and_model() -> None:
     assert output_folder(ClassifySettings(task="legal/license-category")) == Path("runs/legal-license-category-minilm")
     assert output_folder(ClassifySettings(train="data/mails.csv", model="runs/legal")) == Path("runs/mails-legal")
