@@ -72,7 +72,7 @@ PLANS = (
     Plan("medical/phenotype-system", "medical", test=0.04, validation=0.012),
     Plan("medical/icd-chapter", "medical", test=0.013, validation=0.004),
 )
-STEPS, EVALUATE_EVERY = 60, 30  # of 16 examples: three times all of them
+STEPS, EVALUATE_EVERY = 200, 50  # of 16 examples: ten times all of them
 FIELDS = ("legal", "medical")
 METHODS = ("head", "lora", "full")
 
