@@ -161,7 +161,7 @@ def classify(settings: ClassifySettings) -> ClassifyRun:
         kept = max(largest(outcomes), key=lambda outcome: outcome.score)
         if job.tasks is not None:
             restore(job.tasks, kept.trial, job.tasks.folder(kept.trial, folder))
-        baselines = _baselines(job, display) if settings.baselines else {}
+        baselines = _baselines(job, kept.trial, display) if settings.baselines else {}
         report = _report(job, folder, outcomes, kept, baselines, facts, time.perf_counter() - began)
         if machine.is_main:
             _write(job, folder, report, outcomes, kept)
@@ -363,14 +363,15 @@ def _read_as(test: Predictions, validation: Predictions) -> Predictions:
 # --- What was found out -----------------------------------------------------------------------------------------------
 
 
-def _baselines(job: Job, display: ProgressDisplay) -> dict[str, Baseline]:
-    """A majority class and TF-IDF with a linear SVM, learned from the same examples."""
+def _baselines(job: Job, kept: Trial, display: ProgressDisplay) -> dict[str, Baseline]:
+    """A majority class and TF-IDF with a linear SVM, learned from the same examples as the model that is kept."""
     splits, labels = job.data.splits, job.data.labels
+    train = splits["train"].take(kept.indices(job.rows["train"].targets, "none"))
     display.say("baselines: a majority class, and TF-IDF with a linear SVM")
     return {
-        "majority": majority(splits["train"], splits["test"], labels),
+        "majority": majority(train, splits["test"], labels),
         "tfidf_svm": tfidf_svm(
-            splits["train"],
+            train,
             splits["validation"],
             splits["test"],
             labels,

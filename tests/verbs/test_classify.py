@@ -169,6 +169,13 @@ def test_a_curve_without_all_keeps_the_largest(tmp_path: Path) -> None:
     assert [point["examples"] for point in result["learning_curve"]] == [10, 40]
 
 
+def test_baselines_learn_from_as_many_examples_as_the_model(tmp_path: Path) -> None:
+    few = classify(settings(tmp_path, output=tmp_path / "few", train_sizes="4", max_steps=1, baselines=True)).result
+    many = classify(settings(tmp_path, output=tmp_path / "many", max_steps=1, baselines=True)).result
+    scores = [run["baselines"]["tfidf_svm"]["macro_f1"] for run in (few, many)]
+    assert scores[0] < scores[1]
+
+
 @pytest.mark.parametrize("balance", ["weights", "sampling"])
 def test_rare_classes_are_not_given_up(tmp_path: Path, balance: str) -> None:
     rows = records(120, classes=("ruling",)) + records(24, seed=1, classes=("findings",))
