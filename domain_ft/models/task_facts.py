@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from domain_ft.corpus.tasks.examples import Labels
 from domain_ft.errors import ModelError
 from domain_ft.storage import write_json
 
-NAME = "task.json"
+TASK_NAME = "task.json"
+"""The file of a run folder that says what its model is for."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,9 @@ class TaskFacts:
     threshold: float = 0.5
     fields: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def classes(self) -> Labels:
-        """The classes of the task."""
-        return Labels(self.labels, self.several)
-
     def save(self, folder: Path) -> None:
         """Write task.json into a run folder."""
-        write_json(folder / NAME, asdict(self))
+        write_json(folder / TASK_NAME, asdict(self))
 
     @classmethod
     def load(cls, folder: Path) -> TaskFacts:
@@ -59,15 +54,15 @@ class TaskFacts:
         Raises:
             ModelError: the folder holds no finished run of a task, or its task.json is damaged.
         """
-        path = folder / NAME
+        path = folder / TASK_NAME
         if not path.is_file() or not (folder / "result.json").is_file():
             raise ModelError(
                 f"'{folder}' is not the folder of a finished run of `classify` or `tag`: it has no "
-                f"{NAME if not path.is_file() else 'result.json'}",
+                f"{TASK_NAME if not path.is_file() else 'result.json'}",
                 fix="give the folder that such a run wrote; one that was stopped goes on with --resume",
             )
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             return cls(**{**values, "labels": tuple(values["labels"])})
         except (ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"{NAME} is damaged: {error}", where=str(path), fix="run the task again") from error
+            raise ModelError(f"{TASK_NAME} is damaged: {error}", where=str(path), fix="run the task again") from error

@@ -58,13 +58,11 @@ from domain_ft.models.lora import merge_and_unload
 from domain_ft.models.peft_format import CONFIG_NAME, load_adapter
 from domain_ft.models.probe import HEAD_FOLDER, Probe
 from domain_ft.models.sources import Progress, Source, find, quiet
+from domain_ft.models.task_facts import TASK_NAME
 from domain_ft.models.task_passes import TaskPass, TaskTokens, last_tokens, one_token_a_piece
 from domain_ft.randomness import derive
 
 Kind = Literal["sequence", "token"]
-
-TASK_NAME = "task.json"
-"""The file of a run folder that says what its model is for."""
 
 PEFT_TASK_TYPES: dict[Kind, str] = {"sequence": "SEQ_CLS", "token": "TOKEN_CLS"}
 """What PEFT calls the kinds."""

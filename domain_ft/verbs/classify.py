@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,9 +58,6 @@ from domain_ft.verbs.task_runs import (
 )
 from domain_ft.verbs.tasks import TaskJob, Trial, restore, run_trial, set_up_trials, trials_of
 from domain_ft.verbs.training import as_started, settle_config
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Any
 from domain_ft.errors import ModelError
 from domain_ft.models.base import load
 from domain_ft.models.export import Exportable, export_merged
-from domain_ft.models.task_model import TASK_NAME, load_task_run
+from domain_ft.models.task_facts import TASK_NAME
+from domain_ft.models.task_model import load_task_run
 from domain_ft.settings import ExportSettings
 from domain_ft.training.progress import ProgressDisplay
 

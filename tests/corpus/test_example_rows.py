@@ -260,7 +260,6 @@ def test_a_view_takes_examples_in_any_order_and_twice() -> None:
     assert view.ids(range(3)) == ["short", "long", "short"]
     assert view.lengths.tolist() == rows.lengths[[1, 0, 1]].tolist()
     assert view.targets.tolist() == [1, 2, 1]
-    assert view.class_counts.tolist() == [0, 2, 1]
     batch = view.pack([0, 2])  # the same example twice is two examples
     assert batch.owners.tolist() == [0, 1]
     assert view.key != rows.key
@@ -274,7 +273,6 @@ def test_several_labels_are_rows_of_zeros_and_ones() -> None:
     )
     np.testing.assert_array_equal(rows.targets, labels.targets([example.labels for example in examples]))
     np.testing.assert_array_equal(rows.pack([2, 0]).targets, rows.targets[[2, 0]])
-    assert rows.class_counts.tolist() == [1, 1, 1]
 
 
 def test_there_may_be_no_examples_left_to_read() -> None:

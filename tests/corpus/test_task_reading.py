@@ -12,8 +12,6 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from tiny_tasks import ROWS, sentence, task, write
 
 from domain_ft.corpus.readers.base import BadRecords, Reject
@@ -419,21 +417,6 @@ def test_inputs_are_read_no_further_than_they_are_asked_for() -> None:
 
     found = iterate_inputs(Endless(), FieldNames("text"), None, BadRecords("stop", print))  # type: ignore[arg-type]
     assert [next(found).line for _ in range(3)] == [1, 2, 3]
-
-
-@given(st.lists(st.booleans(), max_size=12), st.integers(0, 14))
-def test_skipping_what_was_done_gives_the_rest(sound: list[bool], skip: int) -> None:
-    """What was done counts alike whether it was read or rejected."""
-    lines = [b'{"text": "t%d"}' % i if ok else b"nonsense" for i, ok in enumerate(sound)]
-    stream = b'{"text": "first"}\n' + b"\n".join(lines)
-
-    def events(skip: int) -> list[Any]:
-        seen: list[Any] = []
-        bad = BadRecords("skip", lambda reject: seen.append(reject.line))
-        seen.extend(iterate_inputs(io.BufferedReader(io.BytesIO(stream)), FieldNames("text"), None, bad, skip=skip))
-        return seen
-
-    assert events(skip) == events(0)[skip:]
 
 
 def test_inputs_that_are_not_there(tmp_path: Path) -> None:

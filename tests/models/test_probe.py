@@ -20,7 +20,8 @@ from domain_ft.corpus.tasks.rows import encode
 from domain_ft.errors import ModelError
 from domain_ft.evaluation.logits import compute_features, predict_logits
 from domain_ft.models.probe import STRENGTHS, Probe, fit_probe
-from domain_ft.models.task_model import TASK_NAME, load_task_model, load_task_run
+from domain_ft.models.task_facts import TASK_NAME
+from domain_ft.models.task_model import load_task_model, load_task_run
 from domain_ft.randomness import generator
 from domain_ft.settings import ExportSettings
 from domain_ft.verbs.export import export

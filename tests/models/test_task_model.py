@@ -24,7 +24,8 @@ from domain_ft.models.export import export_merged
 from domain_ft.models.lora import LoraConfig, apply_lora, has_lora, lora_of
 from domain_ft.models.peft_format import save_adapter
 from domain_ft.models.targets import head_modules
-from domain_ft.models.task_model import TASK_NAME, TaskModel, load_task_model, load_task_run, reset_head
+from domain_ft.models.task_facts import TASK_NAME
+from domain_ft.models.task_model import TaskModel, load_task_model, load_task_run, reset_head
 from domain_ft.models.task_passes import TaskTokens
 from domain_ft.settings import ExportSettings
 from domain_ft.verbs.export import export

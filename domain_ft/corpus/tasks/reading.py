@@ -18,7 +18,6 @@ from domain_ft.corpus.readers.base import (
     BOM,
     BadRecords,
     RawRecord,
-    Reject,
     decode,
     read_lines,
     read_whole,
@@ -193,30 +192,8 @@ def _hashes(files: Sequence[tuple[Path, str]]) -> list[list[str]]:
     return [[name, digest] for (_, name), digest in hash_files(Listing(tuple(files), {}))]
 
 
-class _Passed(BadRecords):
-    """Counts what is told of a stream, and swallows it while the stream is at what was done before."""
-
-    def __init__(self, bad: BadRecords, skip: int) -> None:
-        super().__init__("skip", self._count)
-        self.bad, self.left = bad, skip
-
-    def passes(self) -> bool:
-        """Whether the next record was done before."""
-        self.left -= 1
-        return self.left >= 0
-
-    def _count(self, reject: Reject) -> None:
-        del reject
-
-    def add(
-        self, reason: str, *, file: str, line: int | None = None, field: str | None = None, fix: str | None = None
-    ) -> None:
-        if not self.passes():
-            self.bad.add(reason, file=file, line=line, field=field, fix=fix)
-
-
 def iterate_inputs(
-    spec: Path | BinaryIO, fields: FieldNames, id_field: str | None, bad: BadRecords, *, skip: int = 0
+    spec: Path | BinaryIO, fields: FieldNames, id_field: str | None, bad: BadRecords
 ) -> Iterator[Example]:
     """The texts to predict, one at a time, in the order of the file: memory stays flat. Labels are not looked at.
 
@@ -227,17 +204,15 @@ def iterate_inputs(
             found as in training.
         id_field: what names a record; else the field of the training if it is there, else `file:line`.
         bad: told of each record that cannot be read.
-        skip: pass over so many records from the beginning, read or rejected: what an earlier call has done.
 
     Raises:
         CorpusError: no such file, or it is not clear which field is the text; RecordError where `bad` stops.
     """
     names = FieldNames(text=fields.text, pair=fields.pair, id=id_field or fields.id)
     maker = ExampleFields(names, labelled=False)
-    passed = _Passed(bad, skip)
-    for record, name in _input_records(spec, maker, passed):
-        example = maker.example(record, name, passed)
-        if example is not None and not passed.passes():
+    for record, name in _input_records(spec, maker, bad):
+        example = maker.example(record, name, bad)
+        if example is not None:
             yield example
 
 

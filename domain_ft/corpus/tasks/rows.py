@@ -152,12 +152,6 @@ class ExampleRows:
         """(examples,) int64, UNLABELLED where there is none; or where several may hold (examples, classes) float32."""
         return self._targets(np.arange(len(self)))
 
-    @functools.cached_property
-    def class_counts(self) -> Indices:
-        """(classes,) how many examples have each of them."""
-        labels, _ = self._stored.read(self._stored.labels, "label_end", self._at(np.arange(len(self))))
-        return np.bincount(labels, minlength=len(self.labels)).astype(np.int64)
-
     def row_id(self, row: int) -> str:
         """The id of the example with index `row`."""
         return self.ids([row])[0]
