@@ -49,20 +49,28 @@ class Verb:
     module: str
     passes_on: bool = False
     """Whether options that are not ours are handed on (to a benchmark) rather than refused."""
+    fails_on: str | None = None
+    """The key of the result that makes the exit status 1 where anything stands in it."""
 
 
 VERBS = (
     Verb(("adapt",), settings.AdaptSettings, "adapt"),
     Verb(("classify",), settings.ClassifySettings, "classify"),
     Verb(("tag",), settings.TagSettings, "tag"),
+    Verb(("instruct",), settings.InstructSettings, "instruct"),
     Verb(("predict",), settings.PredictSettings, "predict"),
+    Verb(("generate",), settings.GenerateSettings, "generate"),
     Verb(("evaluate",), settings.EvaluateSettings, "evaluate"),
     Verb(("compare",), settings.CompareSettings, "compare"),
     Verb(("export",), settings.ExportSettings, "export"),
     Verb(("data", "list"), settings.DataListSettings, "data"),
     Verb(("data", "show"), settings.DataShowSettings, "data"),
     Verb(("data", "pull"), settings.DataPullSettings, "data"),
+    Verb(("data", "check"), settings.DataCheckSettings, "data_check", fails_on="errors"),
     Verb(("data", "estimate"), settings.EstimateSettings, "estimate"),
+    Verb(("data", "sample"), settings.DataSampleSettings, "data_sample"),
+    Verb(("data", "split"), settings.DataSplitSettings, "data_split"),
+    Verb(("data", "mix"), settings.DataMixSettings, "data_mix"),
     Verb(("bench",), settings.BenchSettings, "bench", passes_on=True),
 )
 
@@ -119,15 +127,15 @@ def _dispatch(words: list[str]) -> int:
     chosen = _settings(verb, given, unused, problems)
     run = importlib.import_module(f"domain_ft.verbs.{verb.module}").run
     if not getattr(chosen, "json", False):
-        run(chosen)
-        sys.stdout.flush()
-        return 0
-    # Whatever a library prints on the way goes to standard error: the result stands alone on standard output.
-    with contextlib.redirect_stdout(sys.stderr):
         result = run(chosen)
-    if _speaks():
-        print(json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False), flush=True)
-    return 0
+        sys.stdout.flush()
+    else:
+        # Whatever a library prints on the way goes to standard error: the result stands alone on standard output.
+        with contextlib.redirect_stdout(sys.stderr):
+            result = run(chosen)
+        if _speaks():
+            print(json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False), flush=True)
+    return 1 if verb.fails_on and result[verb.fails_on] else 0
 
 
 def _speaks() -> bool:

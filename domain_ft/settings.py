@@ -405,6 +405,26 @@ class TaskTrainingOptions(TrainingOptions, group="Training"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConversationOptions(Settings, group="Conversations"):
+    """How examples of what is asked and answered are read."""
+
+    format: Literal["auto", "chat", "alpaca", "prompt", "sharegpt", "qa"] = "auto"
+    """How the examples are written: messages as OpenAI has them (chat); instruction, input and output (alpaca); prompt
+    and completion (prompt); conversations of from and value (sharegpt); a question and an answer by field (qa). auto
+    finds it by the fields of the first record."""
+
+    prompt_field: str | None = None
+    """The field that holds what is asked. Found by itself where the file has a usual one, such as question; several,
+    separated by commas, are joined by a blank line."""
+
+    answer_field: str | None = None
+    """The field that holds the answer. Found by itself where the file has a usual one, such as answer."""
+
+    system: str | None = None
+    """What the system turn says in conversations that have none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MeasureOptions(Settings, group="Measuring"):
     """What the before and after are measured on."""
 
@@ -567,6 +587,7 @@ class DataPullSettings(ScreenOptions, group="Assets"):
 @dataclass(frozen=True, kw_only=True)
 class EstimateSettings(
     CorpusOptions,
+    ConversationOptions,
     TokenOptions,
     ModelOptions,
     MethodOptions,
@@ -575,9 +596,275 @@ class EstimateSettings(
     MachineOptions,
     ScreenOptions,
 ):
-    """Say what `adapt` with the same options would cost on this machine: tokens, steps, minutes, memory."""
+    """Say what `adapt` or `instruct` with the same options would cost on this machine: tokens, steps, minutes, memory."""
 
     positional: ClassVar[tuple[str, ...]] = ("corpus",)
+
+    corpus: str = REQUIRED
+    """The text that `adapt --corpus` takes, or the file of conversations that `instruct --data` takes."""
+
+    kind: Literal["auto", "text", "conversations"] = "auto"
+    """What it is: auto takes a file for conversations where its first record is one."""
+
+    model: str | None = None  # type: ignore[assignment]
+    """The model. By default minilm for text, smollm2 for conversations."""
+
+    max_length: Annotated[int, Range(at_least=8)] | None = None  # type: ignore[assignment]
+    """The most tokens in a piece or an example. By default what the verb takes."""
+
+    tokens_per_step: PositiveInt | None = None  # type: ignore[assignment]
+    """Tokens in an optimiser step. By default what the verb takes."""
+
+    test_fraction: Annotated[float, Range(above=0, below=1)] = 0.1
+    """The share of the conversations that would be held out."""
+
+    price_per_hour: PositiveFloat | None = None
+    """What an hour of this machine costs, in any currency, for the cost of the run."""
+
+    price_per_token: PositiveFloat | None = None
+    """What a service asks for a trained token, for the cost of the same tokens there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataCheckSettings(ConversationOptions, JsonOptions, group="Checks"):
+    """Find everything that is wrong with a file of conversations, labelled examples, entities or text, in one pass.
+
+    Errors are what a verb would refuse or learn wrongly from; warnings are worth a look. The exit status is 1 where
+    there are errors. No text of the file is printed whole.
+    """
+
+    positional: ClassVar[tuple[str, ...]] = ("data",)
+
+    data: str = REQUIRED
+    """The file: JSONL, JSON, CSV, TSV, Parquet, CoNLL or text, or gzip of them."""
+
+    kind: Literal["auto", "conversations", "examples", "tags", "text"] = "auto"
+    """What the file is for: instruct, classify, tag or adapt. auto finds it by the fields of the first record."""
+
+    model: str | None = None
+    """The model whose tokens are counted, and whose chat template must be able to say each conversation."""
+
+    max_length: Annotated[int, Range(at_least=8)] | None = None
+    """Tokens of an example at most: longer ones are listed, with what truncation would cut. By default what the verb
+    would take. Needs --model."""
+
+    test: str | None = None
+    """A file of test rows. Those that stand in the data too are errors."""
+
+    language: tuple[str, ...] = ()
+    """A language that texts may be in, such as en or ja (ISO 639-1). Can be given several times; others are listed."""
+
+    private: bool = True
+    """Look for personal data and secrets: e-mail addresses, telephone numbers, identity numbers, keys and passwords."""
+
+    region: str | None = None
+    """The country whose telephone numbers are found without a country code, such as US or JP (ISO 3166)."""
+
+    names: str | None = None
+    """A spaCy pipeline (a package or a folder) that finds names of persons; needs `pip install domain-ft[names]`."""
+
+    text_field: str | None = None
+    """The field that holds the text, for examples, tags and text. Found by itself where the file has a usual one."""
+
+    pair_field: str | None = None
+    """The field that holds the second text of a pair, for examples."""
+
+    label_field: str | None = None
+    """The field that holds the label, for examples. Found by itself where the file has a usual one."""
+
+    fix: Path | None = None
+    """Write a cleaned copy here (.jsonl, or the file's own kind for tags and text), and a list of every change beside
+    it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSplitSettings(ConversationOptions, JsonOptions, group="Parts"):
+    """Split a file into training, validation and test files. Copies and near copies stay together.
+
+    Which part a record goes to follows from its content alone: the same file gives the same parts again.
+    """
+
+    positional: ClassVar[tuple[str, ...]] = ("data",)
+
+    data: str = REQUIRED
+    """The file: JSONL, JSON, CSV, TSV or Parquet, or gzip of one."""
+
+    output: Path = REQUIRED
+    """The folder to write train.jsonl, validation.jsonl and test.jsonl to. It must be new or empty."""
+
+    test_fraction: Annotated[float, Range(at_least=0, below=1)] = 0.1
+    """The share of the records that is for the test."""
+
+    validation_fraction: Annotated[float, Range(at_least=0, below=1)] = 0.0
+    """The share of the records that is for validation."""
+
+    group_field: str | None = None
+    """The field that says which records share a source: they stay together."""
+
+    text_field: str | None = None
+    """The field that copies are found by. By default all text of a record."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataMixSettings(ConversationOptions, JsonOptions, group="Mixture"):
+    """Mix files of conversations by weight, such as your own with a share of general ones against forgetting.
+
+    The mixture is as long as the first file allows, read whole once; the others are drawn from in a fixed order, and
+    repeated only where --repeat allows it.
+    """
+
+    positional: ClassVar[tuple[str, ...]] = ("data",)
+
+    data: tuple[str, ...] = REQUIRED
+    """The files, each with its weight behind a colon: mine.jsonl:0.8 general.jsonl:0.2"""
+
+    output: Path = REQUIRED
+    """The file to write, in OpenAI's chat format (.jsonl)."""
+
+    repeat: bool = False
+    """Read a file again where it is too short for its weight."""
+
+    seed: Annotated[int, Range(at_least=0)] = 0
+    """The order follows from it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSampleSettings(ConversationOptions, ModelOptions, JsonOptions, group="Sample"):
+    """Show a few conversations as the model reads them, with what is trained on in colour."""
+
+    positional: ClassVar[tuple[str, ...]] = ("data",)
+
+    model: str = "smollm2"
+    """The model whose chat template is used: an embedded name, a folder, a run folder, or a hub id."""
+
+    data: str = REQUIRED
+    """The file: what `instruct --data` takes."""
+
+    count: PositiveInt = 3
+    """How many."""
+
+    max_length: Annotated[int, Range(at_least=8)] = 512
+    """Tokens of an example at most; what is beyond is shown as cut."""
+
+    seed: Annotated[int, Range(at_least=0)] = 0
+    """Which ones follows from it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstructSettings(
+    ConversationOptions,
+    ModelOptions,
+    MethodOptions,
+    TrainingOptions,
+    MachineOptions,
+    RunOptions,
+    ScreenOptions,
+    group="Conversations",
+):
+    """Teach a decoder to answer by examples of what is asked and answered, and measure what it gained and forgot.
+
+    Only the answers are learned. The examples are rendered by the model's own chat template, or by a plain one where it
+    has none. The run folder then holds the adapter in PEFT's format, the template, the numbers before and after, and a
+    page of prompts with both models' answers.
+    """
+
+    data: str = REQUIRED
+    """The examples to learn from: a JSONL, JSON, CSV, TSV or Parquet file, or hf:ID of a data set on the hub."""
+
+    test: str | None = None
+    """The examples that are measured before and after. A part of --data where none are given."""
+
+    test_fraction: Annotated[float, Range(above=0, below=1)] = 0.1
+    """The share of the examples that is held out where no --test is given: whole groups of near copies at a time."""
+
+    on_bad_record: Literal["stop", "skip"] = "stop"
+    """What to do with a record that cannot be read: stop with its line, or skip it and list it in rejects.jsonl."""
+
+    model: str = "smollm2"
+    """The model: an embedded name (smollm2), a folder, a run folder of `adapt` or `instruct`, or a hub id."""
+
+    max_length: Annotated[int, Range(at_least=8)] = 512
+    """Tokens of an example at most; of a longer one the end is cut. One whose answers are cut away altogether is not
+    trained on, and said so."""
+
+    tokens_per_step: PositiveInt = 2048
+    """Tokens in an optimiser step, over all passes and processes."""
+
+    control: str | None = None
+    """A corpus that shows what is forgotten. By default legal for medical text or a run on it, medical for all other;
+    none for no such check."""
+
+    control_tokens: PositiveInt = 10_000
+    """At most this many held-out tokens of the control corpus are read."""
+
+    generate_examples: Annotated[int, Range(at_least=0)] = 20
+    """Test prompts that both models answer, for the scores of answers and the report; 0 for none."""
+
+    max_new_tokens: PositiveInt = 128
+    """Tokens of such an answer at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateSettings(MachineOptions, ScreenOptions, group="Prompts"):
+    """Let a decoder write: an answer to a prompt, a conversation in the terminal, or answers to a file of prompts."""
+
+    model: str = REQUIRED
+    """The model: a run folder (its adapter is merged), an embedded name (smollm2), a folder, or a hub id."""
+
+    prompt: str | None = None
+    """What is asked. Without it and without --input, a conversation begins."""
+
+    input: str | None = None
+    """A file of prompts: what `instruct --data` takes (the last answer is then the reference), a field of JSONL, CSV
+    or Parquet, or text with a prompt a line; - is standard input, of JSON lines or a prompt a line."""
+
+    output: Path | None = None
+    """The file to write JSON lines to. Standard output where none is given."""
+
+    prompt_field: str | None = None
+    """The field of the input that holds the prompt. Found by itself where the file has a usual one."""
+
+    system: str | None = None
+    """What the system turn says."""
+
+    raw: bool = False
+    """Go on with the prompt as it stands, without a chat template."""
+
+    against: str | None = None
+    """A second model that answers the same prompts, to compare: `base` for the one that the run was trained from."""
+
+    max_new_tokens: PositiveInt = 256
+    """Tokens of an answer at most. It ends where the model ends its turn."""
+
+    do_sample: bool = False
+    """Draw each token at random by its probability; without it the likeliest is taken."""
+
+    temperature: Annotated[float, Range(above=0)] = 1.0
+    """Divides the logits where tokens are drawn: below 1 the likely ones are likelier."""
+
+    top_k: Annotated[int, Range(at_least=0)] = 50
+    """Draw among so many of the likeliest tokens; 0 for all."""
+
+    top_p: Annotated[float, Range(above=0, at_most=1)] = 1.0
+    """Draw among the likeliest tokens that have this probability together."""
+
+    min_p: Annotated[float, Range(at_least=0, at_most=1)] = 0.0
+    """Draw among the tokens that are at least so many times as likely as the likeliest."""
+
+    repetition_penalty: PositiveFloat = 1.0
+    """Above 1, tokens that stand in the text already are less likely."""
+
+    no_repeat_ngram_size: Annotated[int, Range(at_least=0)] = 0
+    """No run of so many tokens comes twice; 0 for no such rule."""
+
+    num_beams: PositiveInt = 1
+    """Beams that are searched."""
+
+    batch_size: PositiveInt = 8
+    """Prompts of a file that are answered at once."""
+
+    resume: Annotated[bool, PASSING] = False
+    """Go on after the last whole line of --output."""
 
 
 @dataclass(frozen=True, kw_only=True)
