@@ -228,8 +228,8 @@ class TagOptions(ExampleOptions, group="Task"):
     """Which texts with entities, and how they are read."""
 
     train: str = REQUIRED
-    """The texts to learn from: CoNLL columns (2 to 4; the word first, the tag last), or JSON lines (.jsonl) of words
-    and tags, or of texts and spans."""
+    """The texts to learn from: CoNLL columns (2 to 4; the word first, the tag last), or JSON lines (.jsonl) or Parquet
+    of words and tags, or of texts and spans; or hf:ID of a data set on the hub."""
 
     text_field: str | None = None
     """The field of a JSON record that holds the text. By default text."""
@@ -791,11 +791,11 @@ class InstructSettings(
     """Tokens in an optimiser step, over all passes and processes."""
 
     control: str | None = None
-    """A corpus that shows what is forgotten. By default legal for medical text or a run on it, medical for all other;
-    none for no such check."""
+    """A corpus that shows what is forgotten. By default medical for a model that was adapted to legal text, legal for
+    all other; none for no such check."""
 
-    control_tokens: PositiveInt = 10_000
-    """At most this many held-out tokens of the control corpus are read."""
+    evaluation_tokens: PositiveInt = 10_000
+    """At most this many held-out tokens of the test examples, and of the control corpus, are read."""
 
     generate_examples: Annotated[int, Range(at_least=0)] = 20
     """Test prompts that both models answer, for the scores of answers and the report; 0 for none."""
