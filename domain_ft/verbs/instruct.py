@@ -221,9 +221,7 @@ def set_up(settings: InstructSettings, machine: Machine, display: ProgressDispla
     )
     evaluate_every = settings.evaluate_every or max(1, total_steps // CURVE_POINTS)
     rate = settings.learning_rate or LEARNING_RATES[settings.method]
-    loop = loop_settings(
-        settings, passes, total_steps=total_steps, evaluate_every=evaluate_every, learning_rate=rate
-    )
+    loop = loop_settings(settings, passes, total_steps=total_steps, evaluate_every=evaluate_every, learning_rate=rate)
     settled: dict[str, Any] = {
         "format": data.format,
         "control": control or NO_CONTROL,
@@ -344,9 +342,7 @@ def instruct(settings: InstructSettings) -> InstructRun:
         state = _train(job, folder, display)
         after = _measure(job, folder, "after", display)
         said_after = _answer(job, "after", display)
-        report = _report(
-            job, folder, (before, after), (said_before, said_after), state, time.perf_counter() - began
-        )
+        report = _report(job, folder, (before, after), (said_before, said_after), state, time.perf_counter() - began)
         if machine.is_main:
             _write(job, folder, report)
         machine.accelerator.wait_for_everyone()
@@ -450,9 +446,7 @@ def _train(job: Job, folder: RunFolder, display: ProgressDisplay) -> TrainingSta
     curve = dataclasses.replace(test, selected=test.rows.select_documents(curve_tokens(job.settings)))
 
     def point() -> dict[str, Any]:
-        scores = score_held_out(
-            job.base, job.objective, curve, job.machine, tokens_per_pass=job.loop.tokens_per_pass
-        )
+        scores = score_held_out(job.base, job.objective, curve, job.machine, tokens_per_pass=job.loop.tokens_per_pass)
         return {"test": scores.summary()}
 
     with tracked(job.settings, job.machine):
@@ -554,9 +548,7 @@ def _scored(questions: Sequence[Question], said: Sequence[Generated]) -> AnswerS
     )
 
 
-def _pairs(
-    questions: Sequence[Question], before: Sequence[Generated], after: Sequence[Generated]
-) -> list[AnswerPair]:
+def _pairs(questions: Sequence[Question], before: Sequence[Generated], after: Sequence[Generated]) -> list[AnswerPair]:
     return [
         AnswerPair(
             question.id,

@@ -20,7 +20,7 @@ from domain_ft.models.base import BaseModel
 from domain_ft.objectives.base import LanguageModelObjective
 from domain_ft.objectives.causal_lm import CausalLM
 from domain_ft.objectives.masked_lm import MaskedLM
-from domain_ft.settings import AdaptSettings, EvaluateSettings, TokenOptions
+from domain_ft.settings import AdaptSettings, EvaluateSettings
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.machine import Machine
 

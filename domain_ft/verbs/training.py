@@ -11,13 +11,14 @@ from typing import Any, TypeAlias, TypeVar
 from accelerate.utils import gather_object
 from transformers import PreTrainedModel
 
+from domain_ft.checking import PROVENANCE, tomllib
 from domain_ft.corpus.rows import Rows
 from domain_ft.errors import SettingsError
 from domain_ft.models.activation_checkpointing import ActivationCheckpointing
 from domain_ft.models.lora import LoraConfig, apply_lora, has_lora, lora_of, set_backend
 from domain_ft.objectives.base import Objective, TrainedModel
 from domain_ft.report.run_folder import RunFolder
-from domain_ft.settings import PROVENANCE, AdaptSettings, ClassifySettings, InstructSettings, TagSettings, tomllib
+from domain_ft.settings import AdaptSettings, ClassifySettings, InstructSettings, TagSettings
 from domain_ft.training.checkpoints import TrainingState
 from domain_ft.training.loop import LoopSettings, disable_base_dropout, train
 from domain_ft.training.memory import (

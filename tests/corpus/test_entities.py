@@ -406,9 +406,7 @@ def test_words_with_tags_in_a_parquet_file(tmp_path: Path) -> None:
         tmp_path / "train.parquet", "train.parquet", TagFields(), None, BadRecords("stop", lambda _: None)
     )
     assert scheme == "iob2"
-    assert [(text.text, text.spans) for text in found[:2]] == [
-        (f"flu が {i}", (Span(0, 3, "D"),)) for i in range(2)
-    ]
+    assert [(text.text, text.spans) for text in found[:2]] == [(f"flu が {i}", (Span(0, 3, "D"),)) for i in range(2)]
 
 
 def test_leaks_are_found_and_left_out(tmp_path: Path) -> None:

@@ -171,9 +171,7 @@ def without(data: TaggingData, removals: Mapping[str, npt.NDArray[np.int64]]) ->
     return dataclasses.replace(data, types=types, splits=splits, key=_content_key(splits), notes=notes)
 
 
-def _hub_splits(
-    spec: str, source: TaggingSource, bad: BadRecords
-) -> dict[str, tuple[list[TaggedText], Scheme | None]]:
+def _hub_splits(spec: str, source: TaggingSource, bad: BadRecords) -> dict[str, tuple[list[TaggedText], Scheme | None]]:
     """The splits of a data set of the hub, or of a folder that stands where an id would, by the names of `SPLITS`.
 
     Numbers that stand for tags are read as the names that the data set gives them.
