@@ -137,7 +137,7 @@ def test_past_turns_that_are_told_otherwise_have_texts_of_their_own() -> None:
 
 def test_a_generation_prompt_that_begins_the_answer() -> None:
     """A template that opens the thoughts itself: what it says already is not learned, and nothing is said twice."""
-    opening = CHATML.replace("<|im_start|>assistant{{ '\\n' }}", "<|im_start|>assistant{{ '\\n<think>\\n' }}")
+    opening = CHATML.replace("assistant{{ '\n' }}", "assistant{{ '\n<think>\n' }}")
     assert opening != CHATML
     made = template(opening)
     rendered = made.render(chat("Why?", "<think>\nhard\n</think>So."))

@@ -52,7 +52,7 @@ def test_the_tokens_that_are_learned_are_the_answers() -> None:
 
 
 def test_the_count_of_tokens_is_that_of_each_answer_alone() -> None:
-    """Special tokens part an answer from what stands around it, so it can be tokenised alone."""
+    """No token of these crosses the border of an answer, so each can be tokenised alone."""
     rows, tokenizer = rows_of(TALKS)
     expected, read = [], []
     for talk in TALKS:
