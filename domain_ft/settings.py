@@ -477,7 +477,7 @@ class EstimateSettings(
     MachineOptions,
     ScreenOptions,
 ):
-    """Say what `adapt` or `instruct` with the same options would cost on this machine: tokens, steps, minutes, memory."""
+    """Say what `adapt` or `instruct` with the same options would cost here: tokens, steps, minutes, memory."""
 
     positional: ClassVar[tuple[str, ...]] = ("corpus",)
 

@@ -11,7 +11,7 @@ from domain_ft.corpus.batches import PackedBatch
 
 
 class Rows(Protocol):
-    """Pieces of a corpus (`TokenRows`), or the examples of a task (`ExampleRows`)."""
+    """Pieces of a corpus (`TokenRows`), examples of a task (`ExampleRows`), or conversations (`ConversationRows`)."""
 
     @property
     def lengths(self) -> npt.NDArray[np.int32]:
@@ -24,8 +24,8 @@ class Rows(Protocol):
         """What a person knows the row by: the id of its document or example."""
 
 
-class ScoredRows(Rows, Protocol):
-    """Rows that a language model is scored on: pieces of documents, or conversations, each a document of its own."""
+class DocumentRows(Rows, Protocol):
+    """Rows that a language model is scored on, document by document: of a corpus, or of conversations."""
 
     @property
     def key(self) -> str:
@@ -36,7 +36,7 @@ class ScoredRows(Rows, Protocol):
         """(rows,) the index of the document that each row is of."""
 
     def document_id(self, document: int) -> str:
-        """What a person knows a document by."""
+        """The id of the document with this index; no two have the same."""
 
     def select_documents(self, max_tokens: int | None) -> npt.NDArray[np.int64]:
-        """(selected,) indices of rows of as many documents as `max_tokens` allows; all of them where it is None."""
+        """(selected,) rows of as many documents as `max_tokens` allows, the same each time; of all for None."""

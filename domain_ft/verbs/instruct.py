@@ -26,7 +26,7 @@ from domain_ft.corpus.corpus import open_corpus
 from domain_ft.corpus.packing import StepPlan
 from domain_ft.corpus.prepared import PreparedCorpus, prepare
 from domain_ft.corpus.readers.base import Reject
-from domain_ft.errors import CorpusError, ModelError
+from domain_ft.errors import ModelError
 from domain_ft.evaluation.answers import AnswerScores, answer_differences
 from domain_ft.evaluation.bootstrap import difference
 from domain_ft.evaluation.scores import Scores
@@ -157,7 +157,7 @@ class Job:
 
     def learned_tokens(self, steps: int) -> int:
         """Tokens that the first `steps` steps ask for."""
-        plan, learned = self.plan, self.train_rows.learned
+        plan, learned = self.plan, self.train_rows.trained_lengths
         epochs, rest = divmod(steps, plan.steps_per_epoch)
         whole = epochs * int(learned.sum(dtype="int64"))
         return whole + sum(
@@ -184,12 +184,15 @@ def set_up(settings: InstructSettings, machine: Machine, display: ProgressDispla
         length = piece_length(base, settings.max_length)
         rows = {
             split: encode_conversations(
-                conversations, base.tokenizer, template, max_length=length, progress=display.job
+                conversations,
+                base.tokenizer,
+                template,
+                max_length=length,
+                rejects=rejects.append if settings.on_bad_record == "skip" else None,
+                progress=display.job,
             )
             for split, conversations in (("train", data.train), ("test", data.test))
         }
-        for split, own in rows.items():
-            _refuse_nothing(own, split, data, settings)
         control = control_of(settings)
         prepared = (
             prepare(open_corpus(control), evaluation_fraction=CONTROL_FRACTION, progress=display.job)
@@ -303,17 +306,6 @@ def questions_of(
         if len(base.tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]) <= room:
             found.append(Question(conversation.id, before[-1].content, prompt, answer.content))
     return found
-
-
-def _refuse_nothing(rows: ConversationRows, split: str, data: ConversationData, settings: InstructSettings) -> None:
-    if not len(rows):
-        reason = rows.dropped[0].reason if rows.dropped else "there are none"
-        raise CorpusError(
-            f"nothing can be learned from the {split} conversations: {reason}",
-            where=data.name,
-            fix=f"read more of each with --max-length (now {settings.max_length}), or shorten the prompts; "
-            "`domain-ft data check` lists what is wrong",
-        )
 
 
 # --- The run ----------------------------------------------------------------------------------------------------------

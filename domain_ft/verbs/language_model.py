@@ -12,7 +12,7 @@ import numpy.typing as npt
 from domain_ft.corpus.corpus import open_corpus
 from domain_ft.corpus.masking import MaskVocabulary
 from domain_ft.corpus.prepared import PreparedCorpus, prepare
-from domain_ft.corpus.rows import ScoredRows
+from domain_ft.corpus.rows import DocumentRows
 from domain_ft.corpus.tokens import tokenize
 from domain_ft.evaluation.language_model import score
 from domain_ft.evaluation.scores import Scores
@@ -49,7 +49,7 @@ class HeldOut:
 
     name: str
     role: str
-    rows: ScoredRows
+    rows: DocumentRows
     selected: npt.NDArray[np.int64]
 
 
