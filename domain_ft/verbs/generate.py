@@ -177,9 +177,10 @@ def _questions(
         try:
             prompts = tuple(speaker.prompt(turns, conversation.tools) for speaker in speakers)
             for speaker, prompt in zip(speakers, prompts, strict=True):
-                speaker.check(prompt, conversation.place)
+                speaker.check(prompt)
         except CorpusError as error:
-            bad.add(error.what, file=conversation.file, line=conversation.line, fix=error.fix)
+            reason = f"{error.where}: {error.what}" if error.where else error.what
+            bad.add(reason, file=conversation.file, line=conversation.line, fix=error.fix)
             continue
         yield Question(conversation.id, prompts, reference)
 

@@ -73,9 +73,9 @@ class Speaker:
         begin = _beginning(self.base.tokenizer)
         return turns[0].content if turns[0].content.startswith(begin) else begin + turns[0].content
 
-    def check(self, prompt: str, name: str) -> None:
+    def check(self, prompt: str) -> None:
         """Raise a CorpusError for a prompt that is empty or too long."""
-        encode_prompts(self.base, [prompt], self.sampling, [name])
+        encode_prompts(self.base, [prompt], self.sampling, [""])
 
     def answer(
         self,

@@ -56,8 +56,10 @@ class Typewriter:
     def _put_word(self) -> None:
         if not self._word:
             return
-        if self._column and self._column + cell_len(self._space + self._word) > self._room:
-            self._break()
+        if (self._column or 0) + cell_len(self._space + self._word) > self._room:
+            if self._column:
+                self._break()
+            self._space = ""
         for place, part in enumerate(chop_cells(self._word, self._room)):
             if place:
                 self._break()
