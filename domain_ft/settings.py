@@ -686,8 +686,10 @@ class InstructSettings(
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateSettings(MachineOptions, ScreenOptions, group="Prompts"):
+class GenerateSettings(ConversationOptions, MachineOptions, ScreenOptions, group="Prompts"):
     """Let a decoder write: an answer to a prompt, a conversation in the terminal, or answers to a file of prompts."""
+
+    exclusive: ClassVar[tuple[tuple[str, ...], ...]] = (("prompt", "input"),)
 
     model: str = REQUIRED
     """The model: a run folder (its adapter is merged), an embedded name (smollm2), a folder, or a hub id."""
@@ -702,11 +704,8 @@ class GenerateSettings(MachineOptions, ScreenOptions, group="Prompts"):
     output: Path | None = None
     """The file to write JSON lines to. Standard output where none is given."""
 
-    prompt_field: str | None = None
-    """The field of the input that holds the prompt. Found by itself where the file has a usual one."""
-
-    system: str | None = None
-    """What the system turn says."""
+    id_field: str | None = None
+    """The field that names a record of the input. By default its place there."""
 
     raw: bool = False
     """Go on with the prompt as it stands, without a chat template."""
