@@ -19,7 +19,8 @@ class ConversationFacts:
     Attributes:
         name: such as `medquad`.
         format: how they are written: `chat`, `alpaca`, `prompt`, `sharegpt` or `qa`.
-        facts: what is known of them by name: texts such as the licence, numbers, and counts by kind.
+        facts: what is known of them by name; those that the report has words for are shown: `split`, `rejects`, `leaks`,
+            `language`, `licence`, `citation`.
         notes: what was found when they were read, in sentences.
     """
 

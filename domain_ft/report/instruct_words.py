@@ -37,6 +37,14 @@ _FORMATS = {
     "qa": "question and answer",
 }
 _TEMPLATES = {"model": "the model's own", "plain": "a plain one, since the model has none"}
+_FACTS = {
+    "rejects": "records that could not be used",
+    "leaks": "held-out examples with a copy among the others",
+    "split": "how they were split",
+    "language": "language",
+    "licence": "licence",
+    "citation": "cite as",
+}
 
 
 def headline(report: InstructReport) -> str:
@@ -176,21 +184,21 @@ def limits(report: InstructReport) -> list[str]:
 
 def facts(report: InstructReport) -> list[tuple[str, str]]:
     """(what it is, what it says) of the examples: how many, how they were written and rendered, where they are from."""
-    amounts = report.result["examples"]
-    rows = [
+    amounts, known = report.result["examples"], report.data.facts
+    told = [
+        (label, f"{known[name]:,}" if isinstance(known[name], int) else str(known[name]))
+        for name, label in _FACTS.items()
+        if known.get(name) not in (None, "")
+    ]
+    return [
         ("examples to learn from", f"{amounts['train']:,}"),
-        ("held out to test on", f"{amounts['test']:,}"),
+        ("examples held out", f"{amounts['test']:,}"),
         ("left out: no answer within the length", f"{amounts['dropped']:,}"),
         ("cut to the length", f"{amounts['cut']:,}"),
+        *told,
         ("format", _FORMATS.get(report.data.format, report.data.format)),
         ("chat template", _TEMPLATES[report.result["template"]]),
     ]
-    told = [
-        (name.replace("_", " "), f"{value:,}" if isinstance(value, int) else value)
-        for name, value in report.data.facts.items()
-        if isinstance(value, (str, int)) and not isinstance(value, bool) and value != ""
-    ]
-    return rows + told
 
 
 def clipped(text: str) -> str:
