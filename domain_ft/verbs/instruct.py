@@ -40,6 +40,7 @@ from domain_ft.objectives.instructions import Instructions
 from domain_ft.report.data import BaseFacts, CorpusFacts
 from domain_ft.report.instruct_data import AnswerPair, ConversationFacts, InstructReport
 from domain_ft.report.run_folder import RunFolder
+from domain_ft.report.terminal import print_instruct
 from domain_ft.settings import InstructSettings
 from domain_ft.storage import write_atomic
 from domain_ft.training.checkpoints import TrainingState
@@ -346,8 +347,6 @@ def run(settings: InstructSettings) -> dict[str, Any]:
     if settings.dry_run:
         return _dry_run(settings)
     finished = instruct(settings)
-    from domain_ft.report.instruct_words import print_instruct
-
     console = Console(quiet=settings.json or not is_main_process())
     print_instruct(finished.report, console)
     console.print(f"\nrun folder: {finished.folder}", highlight=False, soft_wrap=True)
