@@ -577,8 +577,7 @@ def _write(job: Job, folder: RunFolder, report: InstructReport) -> None:
             save_adapter(
                 base.model, folder.adapter, base_name=base.source, revision=base.revision, task_type="CAUSAL_LM"
             )
-            if job.template.is_plain:
-                base.tokenizer.save_pretrained(folder.adapter)
+            base.tokenizer.save_pretrained(folder.adapter)
         if job.rejects:
             _write_lines(folder.rejects, [dataclasses.asdict(reject) for reject in job.rejects])
         if report.answers:
