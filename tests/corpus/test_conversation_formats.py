@@ -115,7 +115,10 @@ def test_the_chosen_system_text_gives_way_to_the_records_own() -> None:
     own = messages(("system", "Be kind."), ("user", "Why?"), ("assistant", "Because."))
     assert [turn.content for turn in turns(own, choice)][:2] == ["Be kind.", "Why?"]
     assert turns({"question": "Why?", "answer": "Because."}, choice)[0] == Turn("system", "Be brief.")
-    shared = {"system": "Be calm.", "conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "?"}]}
+    shared = {
+        "system": "Be calm.",
+        "conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "?"}],
+    }
     assert turns(shared, choice)[0] == Turn("system", "Be calm.")
 
 

@@ -25,7 +25,7 @@ from domain_ft.corpus.readers.base import BadRecords, Reject
 from domain_ft.errors import CorpusError, RecordError
 from domain_ft.randomness import generator
 
-WORDS = "bone fox law heart dog work terms growth bird holder wolf notice lesion fish horse system rain stone".split()
+WORDS = ["bone", "fox", "law", "heart", "dog", "work", "terms", "growth", "bird", "holder", "wolf", "notice", "rain"]
 
 
 def text(number: int, length: int = 30) -> str:
@@ -33,9 +33,7 @@ def text(number: int, length: int = 30) -> str:
 
 
 def records(count: int, first: int = 0) -> list[dict[str, Any]]:
-    return [
-        {"question": f"{text(2 * n, 12)}?", "answer": f"{text(2 * n + 1)}."} for n in range(first, first + count)
-    ]
+    return [{"question": f"{text(2 * n, 12)}?", "answer": f"{text(2 * n + 1)}."} for n in range(first, first + count)]
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:

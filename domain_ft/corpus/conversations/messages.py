@@ -28,6 +28,7 @@ _OTHER_NAMES: dict[str, Role] = {
 }
 """What roles are called besides, in OpenAI's newer and older files and in ShareGPT's."""
 
+
 @dataclass(frozen=True)
 class Fault:
     """Something wrong with a record.
@@ -70,7 +71,9 @@ class Faults:
             self.error("wrong-type", place, f"the field holds {kind_of(value)}, where text is wanted")
             return None
         if _SURROGATES.search(value):
-            self.warn("half-character", place, "half of a character (a lone surrogate) stands in the text: it is replaced")
+            self.warn(
+                "half-character", place, "half of a character (a lone surrogate) stands in the text: it is replaced"
+            )
             return _SURROGATES.sub("\ufffd", value)
         return value
 
@@ -191,7 +194,9 @@ def _turn(message: Any, place: str, faults: Faults) -> Turn | None:
         faults.error("wrong-type", place, f"the message is {kind_of(message)}, where an object is wanted")
         return None
     message = {name: value for name, value in message.items() if value is not None}  # as Parquet has absent fields
-    role_field, content_field = ("from", "value") if "from" in message and "role" not in message else ("role", "content")
+    role_field, content_field = (
+        ("from", "value") if "from" in message and "role" not in message else ("role", "content")
+    )
     role = _role(message, role_field, place, faults)
     weight = _weight(message, role, place, faults)
     calls = _calls(message, role, place, faults)
@@ -269,9 +274,7 @@ def _note_empty(role: Role | None, given: bool, place: str, faults: Faults) -> N
         faults.warn("empty-system", place, "the system turn is empty")
 
 
-def _calls(
-    message: Mapping[str, Any], role: Role | None, place: str, faults: Faults
-) -> tuple[Mapping[str, Any], ...]:
+def _calls(message: Mapping[str, Any], role: Role | None, place: str, faults: Faults) -> tuple[Mapping[str, Any], ...]:
     """The calls of tools that an assistant makes."""
     if "function_call" in message:
         reason = "function_call is the old way to call a tool: write it as tool_calls"
