@@ -130,9 +130,7 @@ def answer_differences(
 
     Both must have answered the same prompts in the same order.
     """
-    return counts_difference(
-        [before._counts()], [after._counts()], _means, seed=seed, resamples=resamples, level=level
-    )
+    return counts_difference([before._counts()], [after._counts()], _means, seed=seed, resamples=resamples, level=level)
 
 
 def _means(sums: Array) -> dict[str, Array]:
