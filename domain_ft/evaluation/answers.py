@@ -209,7 +209,8 @@ def chrf(answer: str, reference: str) -> float:
     said, right = ("".join(unicodedata.normalize("NFC", text).split()) for text in (answer, reference))
     if not said or not right:
         return float(said == right)
-    return float(chrf_score([said], [[right]], n_char_order=min(CHRF_ORDER, len(right)), n_word_order=0))
+    score: Any = chrf_score([said], [[right]], n_char_order=min(CHRF_ORDER, len(right)), n_word_order=0)
+    return float(score)
 
 
 # ----------------------------------------------------------------------------------------------------------- variety

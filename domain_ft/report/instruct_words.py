@@ -90,12 +90,13 @@ def likeness_metrics(report: InstructReport) -> tuple[str, ...]:
 def answer_rows(report: InstructReport) -> list[tuple[str, str, str]]:
     """(what it is, before, after) of what is told of the answers without an interval."""
     before, after = (report.result[when]["answers"] for when in ("before", "after"))
-    return [
-        ("tokens, mean", *(number(one["answer_tokens"]["mean"], 1) for one in (before, after))),
-        ("characters, median", *(number(one["answer_characters"]["p50"], 0) for one in (before, after))),
-        ("distinct-1", *(points(one["distinct_1"]) for one in (before, after))),
-        ("distinct-2", *(points(one["distinct_2"]) for one in (before, after))),
-    ]
+    told = {
+        "tokens, mean": lambda scores: number(scores["answer_tokens"]["mean"], 1),
+        "characters, median": lambda scores: number(scores["answer_characters"]["p50"], 0),
+        "distinct-1": lambda scores: points(scores["distinct_1"]),
+        "distinct-2": lambda scores: points(scores["distinct_2"]),
+    }
+    return [(label, say(before), say(after)) for label, say in told.items()]
 
 
 def answer_notes(report: InstructReport) -> str:
