@@ -137,11 +137,11 @@ def test_without_a_template_the_plain_one_serves(tmp_path: Path) -> None:
     assert generate(asked(folder, prompt="Why?"), stdout=io.StringIO())["text"] == expected(folder, user("Why?"))
 
 
-def test_the_adapter_of_a_run_is_merged(
-    finished: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_adapter_of_a_run_is_merged(finished: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
-    monkeypatch.setattr(speaker_module, "load", lambda *args, **options: loaded.append(load(*args, **options)) or loaded[-1])
+    monkeypatch.setattr(
+        speaker_module, "load", lambda *args, **options: loaded.append(load(*args, **options)) or loaded[-1]
+    )
     result = generate(asked(finished, prompt="Why?"), stdout=io.StringIO())
     assert result["text"] == expected(finished, user("Why?")) != expected(model, user("Why?"))
     assert not any("lora" in name for name, _ in loaded[0].model.named_modules())
@@ -206,9 +206,7 @@ def test_both_models_answer_a_file(finished: Path, model: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("do_sample", [False, True])
-def test_a_stopped_call_goes_on(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, do_sample: bool
-) -> None:
+def test_a_stopped_call_goes_on(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, do_sample: bool) -> None:
     monkeypatch.setattr(generate_verb, "BATCHES", 1)
     source = prompts_file(tmp_path / "prompts.jsonl")
     source.write_text("broken\n" + source.read_text(encoding="utf-8"), encoding="utf-8")
