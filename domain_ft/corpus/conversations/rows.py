@@ -286,7 +286,8 @@ class _Encoder:
             return self.template.render(conversation)
         except RecordError as error:
             if self.rejects is None:
-                raise
+                fix = f"{error.fix}; or leave such examples out: --on-bad-record skip"
+                raise RecordError(error.reason, where=error.where or conversation.place, fix=fix) from error
             self.rejects(Reject(conversation.file, conversation.line, None, error.reason))
             self.dropped.append(Dropped(conversation.id, conversation.place, error.reason))
             return ()
