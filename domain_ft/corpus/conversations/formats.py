@@ -172,13 +172,15 @@ class _Record:
         if isinstance(asked, list):
             placed += read_turns(asked, "prompt", self.faults)
         else:
-            placed += [Placed("prompt", turn) for turn in _pair(self._asked("prompt"), None)]
+            text = self._asked("prompt")
+            placed.append(Placed("prompt", None if text is None else Turn("user", text)))
         if isinstance(answer, list):
             placed += read_turns(answer, "completion", self.faults)
         else:
             text = self._answer("completion")
             # Files for older services have a space before each completion.
-            placed += [Placed("completion", turn) for turn in _pair(None, text and text.lstrip(" "))]
+            turn = None if text is None else Turn("assistant", text.lstrip(" "), trained=True)
+            placed.append(Placed("completion", turn))
         if isinstance(asked, list) or isinstance(answer, list):
             check_turns(placed, "completion", self.faults, answered=self.answered)
         return [turn for _, turn in placed if turn is not None]
@@ -198,7 +200,8 @@ class _Record:
             if name in self.fields:
                 texts.append(self.faults.text(self.fields[name], name))
             else:
-                texts.append(self._missing(name))
+                self._missing(name)
+                texts.append(None)
         asked = "\n\n".join(text for text in texts if text and text.strip())
         if not asked and None not in texts:
             self.faults.error("empty-prompt", prompts[0], "the prompt is empty")
@@ -215,7 +218,8 @@ class _Record:
     def _text(self, name: str, kind: str, empty: str) -> str | None:
         """A text that says something; None where there is none, which is noted."""
         if name not in self.fields:
-            return self._missing(name)
+            self._missing(name)
+            return None
         text = self.faults.text(self.fields[name], name)
         if text is not None and not text.strip():
             self.faults.error(kind, name, empty)

@@ -16,6 +16,7 @@ from domain_ft.corpus.readers.base import kind_of
 from domain_ft.errors import nearest
 
 _SURROGATES = re.compile("[\ud800-\udfff]")  # halves of a character, as cut JSON escapes leave them
+_LINE_ENDS = re.compile("\r+\n")
 _OTHER_NAMES: dict[str, Role] = {
     "developer": "system",
     "human": "user",
@@ -66,7 +67,7 @@ class Faults:
         return any(fault.error for fault in self.found)
 
     def text(self, value: Any, place: str) -> str | None:
-        """A text, whole; None where it is none, which is noted."""
+        """A text, whole, its lines ended by \\n; None where it is none, which is noted."""
         if not isinstance(value, str):
             self.error("wrong-type", place, f"the field holds {kind_of(value)}, where text is wanted")
             return None
@@ -74,8 +75,8 @@ class Faults:
             self.warn(
                 "half-character", place, "half of a character (a lone surrogate) stands in the text: it is replaced"
             )
-            return _SURROGATES.sub("\ufffd", value)
-        return value
+            value = _SURROGATES.sub("\ufffd", value)
+        return _LINE_ENDS.sub("\n", value)
 
 
 class Placed(NamedTuple):
