@@ -292,6 +292,7 @@ class _Draws(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores (rows, V) with noise, -inf where they were."""
+        del input_ids
         waiting = torch.empty_like(scores)
         for row, generator in zip(waiting, self._generators, strict=True):
             row.exponential_(generator=generator)

@@ -102,9 +102,7 @@ def _answer_one(speakers: Sequence[Speaker], settings: GenerateSettings, stdout:
     turns.append(Turn("user", settings.prompt))
     prompts = [speaker.prompt(turns) for speaker in speakers]
     if settings.json:
-        answers = [
-            speaker.answer([prompt], ["--prompt"])[0] for speaker, prompt in zip(speakers, prompts, strict=True)
-        ]
+        answers = [speaker.answer([prompt], ["--prompt"])[0] for speaker, prompt in zip(speakers, prompts, strict=True)]
     else:
         answers = AnswerScreen(stdout).show(speakers, prompts, "--prompt")
     return {"prompt": settings.prompt, **_facts(answers)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import shutil
 import sys
@@ -15,7 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
-from tiny_models import save_tiny
+from tiny_models import save_talkative, save_tiny
 from transformers import AutoConfig, AutoTokenizer
 
 from domain_ft.cli import main
@@ -45,7 +46,7 @@ TEMPLATE = (
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny llama with a short chat template."""
-    folder = save_tiny("llama", tmp_path_factory.mktemp("generate") / "llama")
+    folder = save_talkative("llama", tmp_path_factory.mktemp("generate") / "llama")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder)
@@ -125,7 +126,7 @@ def test_a_raw_prompt_is_gone_on_with_as_it_stands(model: Path) -> None:
 
 
 def test_a_raw_prompt_begins_as_the_tokenizer_has_texts_begin(tmp_path: Path) -> None:
-    folder = save_tiny("opt", tmp_path / "opt")
+    folder = save_talkative("opt", tmp_path / "opt")
     base = load(str(folder))
     for begun in ("The licensee", "<s>The licensee"):
         (answer,) = answers_of(base, ["<s>The licensee"], Sampling(NEW), stop_tokens=())
@@ -133,15 +134,15 @@ def test_a_raw_prompt_begins_as_the_tokenizer_has_texts_begin(tmp_path: Path) ->
 
 
 def test_without_a_template_the_plain_one_serves(tmp_path: Path) -> None:
-    folder = save_tiny("gpt2", tmp_path / "gpt2")
+    folder = save_talkative("gpt2", tmp_path / "gpt2")
     assert generate(asked(folder, prompt="Why?"), stdout=io.StringIO())["text"] == expected(folder, user("Why?"))
 
 
-def test_the_adapter_of_a_run_is_merged(
-    finished: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_adapter_of_a_run_is_merged(finished: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
-    monkeypatch.setattr(speaker_module, "load", lambda *args, **options: loaded.append(load(*args, **options)) or loaded[-1])
+    monkeypatch.setattr(
+        speaker_module, "load", lambda *args, **options: loaded.append(load(*args, **options)) or loaded[-1]
+    )
     result = generate(asked(finished, prompt="Why?"), stdout=io.StringIO())
     assert result["text"] == expected(finished, user("Why?")) != expected(model, user("Why?"))
     assert not any("lora" in name for name, _ in loaded[0].model.named_modules())
@@ -206,9 +207,7 @@ def test_both_models_answer_a_file(finished: Path, model: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("do_sample", [False, True])
-def test_a_stopped_call_goes_on(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, do_sample: bool
-) -> None:
+def test_a_stopped_call_goes_on(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, do_sample: bool) -> None:
     monkeypatch.setattr(generate_verb, "BATCHES", 1)
     source = prompts_file(tmp_path / "prompts.jsonl")
     source.write_text("broken\n" + source.read_text(encoding="utf-8"), encoding="utf-8")
@@ -399,7 +398,7 @@ def typed(text: str, cuts: Iterable[int], width: int) -> str:
     out = io.StringIO()
     page = Typewriter(out, width, indent="  ")
     places = [0, *sorted(cut % (len(text) + 1) for cut in cuts), len(text)]
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in itertools.pairwise(places):
         page.write(text[start:end])
     page.end()
     return out.getvalue()
