@@ -132,6 +132,8 @@ class Talk:
         self.asked += 1
         turns = [[*own, Turn("user", text)] for own in self.turns]
         prompts = [speaker.prompt(own) for speaker, own in zip(self.speakers, turns, strict=True)]
+        for speaker, prompt in zip(self.speakers, prompts, strict=True):
+            speaker.check(prompt)
         try:
             answers = [answer.text for answer in self.screen.show(self.speakers, prompts, f"turn {self.asked}")]
         except KeyboardInterrupt:
