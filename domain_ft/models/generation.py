@@ -93,7 +93,7 @@ class Generated:
     """An answer.
 
     Attributes:
-        text: without the tokens that end it.
+        text: without the tokens that end it, and without the beginning of a character that it was cut in.
         tokens: how many the model wrote, the one that ends the turn included.
         stopped: whether the model ended it by itself; otherwise it was cut at max_new_tokens.
         seconds: its share of the time that its batch took.
@@ -244,7 +244,7 @@ def _answer(
     answers = []
     for tokens in written[:, input_ids.shape[1] :].tolist():
         length = next((place for place, token in enumerate(tokens) if token in ends), None)
-        text = _decode(tokenizer, tokens[:length])
+        text = _decode(tokenizer, tokens[:length], cut=length is None)
         answers.append(Generated(text, len(tokens) if length is None else length + 1, length is not None, seconds))
     if stream and not streamer:  # which beam is best shows at the end alone
         stream(answers[0].text)
@@ -302,10 +302,14 @@ class _Draws(LogitsProcessor):
 # --- Text as it comes -------------------------------------------------------------------------------------------------
 
 
-def _decode(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[int]) -> str:
-    """The text of tokens, as it is: some tokenizers would otherwise take spaces away from before full stops."""
+def _decode(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[int], *, cut: bool) -> str:
+    """The text of tokens, as it is: some tokenizers would otherwise take spaces away from before full stops.
+
+    Args:
+        cut: the last character may not be whole, and is then left out.
+    """
     text: str = tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return text
+    return text.rstrip(_REPLACEMENT) if cut else text
 
 
 class TextPieces:
@@ -324,12 +328,11 @@ class TextPieces:
         self._tokens.append(token)
         if _BYTE_PIECE.fullmatch(self._tokenizer.convert_ids_to_tokens(token)):
             return ""  # a byte of a character, all of whose row may yet turn out to be none
-        settled = _decode(self._tokenizer, self._tokens).rstrip(_REPLACEMENT)
-        return self._give(settled)
+        return self._give(_decode(self._tokenizer, self._tokens, cut=True))
 
-    def end(self) -> str:
-        """The text that was still held back."""
-        return self._give(_decode(self._tokenizer, self._tokens))
+    def end(self, *, cut: bool) -> str:
+        """The text that was still held back; `cut` where more tokens might have come."""
+        return self._give(_decode(self._tokenizer, self._tokens, cut=cut))
 
     def _give(self, text: str) -> str:
         fresh = text[len(self._given) :]
@@ -344,16 +347,19 @@ class _Streamer(BaseStreamer):
         self._pieces = TextPieces(tokenizer)
         self._ends = ends
         self._write = write
+        self._stopped = False
 
     def put(self, value: Tensor) -> None:
         """The prompt (1, tokens), and then each token (1,)."""
         if value.ndim > 1:
             return
-        for token in value.tolist():
-            if token not in self._ends and (piece := self._pieces.add(token)):
-                self._write(piece)
+        (token,) = value.tolist()
+        if token in self._ends:
+            self._stopped = True
+        elif piece := self._pieces.add(token):
+            self._write(piece)
 
     def end(self) -> None:
         """After the last token."""
-        if piece := self._pieces.end():
+        if piece := self._pieces.end(cut=not self._stopped):
             self._write(piece)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import DECODERS, MAX_LENGTH, VOCABULARY, save_talkative, save_tiny, tiny_tokenizer
+from tiny_models import DECODERS, MAX_LENGTH, save_talkative, save_tiny, tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -19,6 +19,7 @@ from domain_ft.errors import CorpusError, ModelError, SettingsError
 from domain_ft.models.attention import NAME
 from domain_ft.models.base import BaseModel, load
 from domain_ft.models.generation import Generated, Sampling, TextPieces, generate
+from domain_ft.models.lora import LoraConfig, apply_lora, merge_and_unload
 
 PROMPTS = (
     "The licensee shall",
@@ -60,6 +61,7 @@ def alone(architecture: str, prompt: str, stop_tokens: Sequence[int]) -> Generat
     )[0, ids.shape[1] :].tolist()
     stopped = written[-1] in ends
     text = base.tokenizer.decode(written[:-1] if stopped else written, skip_special_tokens=True)
+    text = text if stopped else text.rstrip("\N{REPLACEMENT CHARACTER}")
     return Generated(text, len(written), stopped, 0.0)
 
 
@@ -156,6 +158,19 @@ def test_the_training_mode_is_left_as_it_was() -> None:
     base.model.train()
     assert said(generate(base, PROMPTS[:2], Sampling(NEW), stop_tokens=())) == expected  # without its dropout
     assert base.model.training
+
+
+def test_a_model_in_training_answers_as_its_merged_one() -> None:
+    base = loaded("llama")
+    before = said(generate(base, PROMPTS, Sampling(NEW), stop_tokens=()))
+    lora = apply_lora(base.model, LoraConfig(rank=4, dropout=0.5))
+    with torch.no_grad():
+        for layer in lora.layers.values():
+            torch.nn.init.normal_(layer.lora_B, generator=torch.Generator().manual_seed(1))
+    base.model.train()
+    answers = said(generate(base, PROMPTS, Sampling(NEW), stop_tokens=()))
+    merge_and_unload(base.model)
+    assert said(generate(base, PROMPTS, Sampling(NEW), stop_tokens=())) == answers != before
 
 
 def test_progress_counts_answers() -> None:
@@ -266,7 +281,7 @@ TOKENIZERS = st.sampled_from([byte_level, byte_fallback])
 
 def pieces_of(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[int]) -> list[str]:
     text = TextPieces(tokenizer)
-    return [*(text.add(token) for token in tokens), text.end()]
+    return [*(text.add(token) for token in tokens), text.end(cut=False)]
 
 
 @settings(max_examples=150)
@@ -295,6 +310,14 @@ def test_japanese_and_emoji_come_character_by_character() -> None:
     assert [piece for piece in pieces if piece] == list(text)
 
 
+@pytest.mark.parametrize("make", [byte_level, byte_fallback])
+def test_a_character_that_an_answer_is_cut_in_is_left_out(make: Callable[[], PreTrainedTokenizerFast]) -> None:
+    text = TextPieces(make())
+    tokens = make()("日🙂", add_special_tokens=False)["input_ids"]
+    given = [*(text.add(token) for token in tokens[:-1]), text.end(cut=True)]
+    assert "".join(given) == "日"
+
+
 # --- What is refused --------------------------------------------------------------------------------------------------
 
 
@@ -314,9 +337,3 @@ def test_a_prompt_that_leaves_too_little_room_is_refused_by_name() -> None:
     assert caught.value.where == "two"
     with pytest.raises(CorpusError, match="empty"):
         generate(base, [""], Sampling(NEW), stop_tokens=())
-
-
-def test_no_token_is_beyond_the_vocabulary() -> None:
-    """The tests above speak of ids that the tiny tokenizers have."""
-    assert max(byte_level().get_vocab().values()) < VOCABULARY
-    assert len(byte_fallback()) > 260
