@@ -117,9 +117,7 @@ def test_a_token_on_the_border_is_learned() -> None:
 
 def test_spaces_are_learned_where_a_post_processor_takes_them_out_of_the_offsets() -> None:
     tokenizer = tiny_tokenizer("roberta")  # RobertaProcessing trims offsets
-    rows = encode_conversations(
-        [chat("Why?", "x    y")], tokenizer, ChatTemplate.of(tokenizer), max_length=100
-    )
+    rows = encode_conversations([chat("Why?", "x    y")], tokenizer, ChatTemplate.of(tokenizer), max_length=100)
     batch = rows.pack([0])
     assert tokenizer.decode(batch.input_ids[batch.trained]) == "x    y</s>"
 

@@ -245,7 +245,10 @@ class _Encoder:
         texts = [one.text for own in rendered for one in own]
         encodings = iter(self.backend.encode_batch(texts, add_special_tokens=False))
         for conversation, own in zip(conversations, rendered, strict=True):
-            rows = [self._row(one, encoding) for one, encoding in zip(own, itertools.islice(encodings, len(own)))]
+            rows = [
+                self._row(one, encoding)
+                for one, encoding in zip(own, itertools.islice(encodings, len(own)), strict=True)
+            ]
             kept = [row for row, _, _ in rows if len(row)]
             lost = any(cut for _, cut, _ in rows)
             if own and not kept:
