@@ -23,7 +23,7 @@ from domain_ft.cli import main
 from domain_ft.corpus.conversations.conversation import Turn
 from domain_ft.corpus.conversations.rendering import ChatTemplate
 from domain_ft.errors import CorpusError, ModelError, RecordError, SettingsError
-from domain_ft.models.base import load
+from domain_ft.models.base import BaseModel, load
 from domain_ft.models.generation import Sampling
 from domain_ft.models.generation import generate as answers_of
 from domain_ft.models.lora import LoraConfig, apply_lora
@@ -139,10 +139,13 @@ def test_without_a_template_the_plain_one_serves(tmp_path: Path) -> None:
 
 
 def test_the_adapter_of_a_run_is_merged(finished: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = []
-    monkeypatch.setattr(
-        speaker_module, "load", lambda *args, **options: loaded.append(load(*args, **options)) or loaded[-1]
-    )
+    loaded: list[BaseModel] = []
+
+    def note(*args: Any, **options: Any) -> BaseModel:
+        loaded.append(load(*args, **options))
+        return loaded[-1]
+
+    monkeypatch.setattr(speaker_module, "load", note)
     result = generate(asked(finished, prompt="Why?"), stdout=io.StringIO())
     assert result["text"] == expected(finished, user("Why?")) != expected(model, user("Why?"))
     assert not any("lora" in name for name, _ in loaded[0].model.named_modules())
@@ -447,6 +450,7 @@ def test_what_does_not_fit_is_refused(model: Path, tmp_path: Path) -> None:
         ({"json": True}, "a conversation has no result"),
         ({"raw": True}, "needs a chat template"),
         ({"prompt": "Why?", "raw": True, "system": "Be brief."}, "--raw with --system"),
+        ({"prompt": "Why?", "temperature": 0.5, "top_k": 3}, "--temperature 0.5 and --top-k 3 without --do-sample"),
         ({"prompt": "Why?", "do_sample": True, "num_beams": 2}, "--do-sample and --num-beams"),
     ):
         with pytest.raises(SettingsError, match=said):
