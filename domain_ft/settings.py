@@ -596,7 +596,10 @@ class EstimateSettings(
     MachineOptions,
     ScreenOptions,
 ):
-    """Say what `adapt` or `instruct` with the same options would cost on this machine: tokens, steps, minutes, memory."""
+    """Say what `adapt` or `instruct` with the same options would cost on this machine: tokens, steps, minutes, memory.
+
+    Data and model are prepared as the verb would, and a few steps are trained and thrown away.
+    """
 
     positional: ClassVar[tuple[str, ...]] = ("corpus",)
 
@@ -622,7 +625,7 @@ class EstimateSettings(
     """What an hour of this machine costs, in any currency, for the cost of the run."""
 
     price_per_token: PositiveFloat | None = None
-    """What a service asks for a trained token, for the cost of the same tokens there."""
+    """What a service asks for a token that is read in training, prompts too, for the cost of the same run there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -702,7 +705,8 @@ class DataSplitSettings(ConversationOptions, JsonOptions, group="Parts"):
     """The field that says which records share a source: they stay together."""
 
     text_field: str | None = None
-    """The field that copies are found by. By default all text of a record."""
+    """The field that copies are found by. By default what is asked and answered in a conversation, the text of a
+    labelled example, or all text of a record."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -230,7 +230,7 @@ class _Encoder:
         max_length: int,
         rejects: Callable[[Reject], None] | None,
     ) -> None:
-        self.backend = _backend(tokenizer)
+        self.backend = rendered_backend(tokenizer)
         self.special = np.array([i for i, token in tokenizer.added_tokens_decoder.items() if token.special])
         self.template, self.max_length, self.rejects = template, max_length, rejects
         self.tokens: list[npt.NDArray[np.void]] = []
@@ -292,13 +292,8 @@ class _Encoder:
         """The tokens of a text as far as they are needed; whether something is lost; where the first answer begins."""
         tokens = np.empty(len(encoding), dtype=TOKEN)
         tokens["id"] = encoding.ids
-        offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-        starts, ends = offsets.T
-        tokens["trained"] = False
-        for first, last in rendered.spans:
-            # A token of no width, such as the space that some tokenizers begin a text with, is the next character's.
-            tokens["trained"] |= (starts < last) & (np.maximum(ends, starts + 1) > first)
-        tokens["trained"][:1] = False  # nothing comes before it that could ask for it
+        ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)[:, 1]
+        tokens["trained"] = trained_tokens(rendered, encoding)
         # The tokens of one character split in bytes share its offsets, and normalisers may reorder: an end never falls.
         ends = byte_offsets(rendered.text, np.maximum.accumulate(ends))
         tokens["bytes"] = np.where(np.isin(tokens["id"], self.special), 0, np.diff(ends, prepend=0))
@@ -308,7 +303,18 @@ class _Encoder:
         return tokens[:length], len(kept) < len(learned), int(learned[0]) if len(learned) else -1
 
 
-def _backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
+def trained_tokens(rendered: Rendered, encoding: Encoding) -> npt.NDArray[np.bool_]:
+    """(tokens,) True for those of a rendered conversation that are learned."""
+    starts, ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
+    trained = np.zeros(len(starts), dtype=np.bool_)
+    for first, last in rendered.spans:
+        # A token of no width, such as the space that some tokenizers begin a text with, is the next character's.
+        trained |= (starts < last) & (np.maximum(ends, starts + 1) > first)
+    trained[:1] = False  # nothing comes before it that could ask for it
+    return trained
+
+
+def rendered_backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
     """A copy of the fast tokenizer that reads special tokens in a text as such, and adds none.
 
     Without its post-processor, since those of byte-level tokenizers take the spaces out of the offsets.
