@@ -12,10 +12,10 @@ from transformers import PreTrainedTokenizerFast
 from domain_ft.corpus.conversations.conversation import Conversation, Turn
 
 CHATML = (
+    "{% if tools %}<|im_start|>tools\n{{ tools | tojson }}<|im_end|>{{ '\n' }}{% endif %}"
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}"
     "{% for call in message.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}"
     "<|im_end|>{{ '\n' }}{% endfor %}"
-    "{% if tools %}<|im_start|>tools\n{{ tools | tojson }}<|im_end|>{{ '\n' }}{% endif %}"
     "{% if add_generation_prompt %}<|im_start|>assistant{{ '\n' }}{% endif %}"
 )
 """As SmolLM2 and Qwen have it: a newline after the token that ends a turn."""
