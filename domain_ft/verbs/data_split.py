@@ -27,7 +27,7 @@ from domain_ft.corpus.readers import raw_records
 from domain_ft.corpus.readers.base import RawRecord, TextField, kind_of, read_lines
 from domain_ft.corpus.shuffling import scramble
 from domain_ft.corpus.tasks.fields import TEXT_NAMES
-from domain_ft.corpus.tasks.splits import duplicate_groups, text_fingerprints
+from domain_ft.corpus.tasks.splits import Fingerprints, duplicate_groups, text_fingerprints
 from domain_ft.errors import CorpusError, SettingsError
 from domain_ft.settings import DataSplitSettings
 from domain_ft.storage import new_folder
@@ -95,13 +95,8 @@ def split(settings: DataSplitSettings) -> Split:
     path, kind = record_file(settings.data)
     reading = _Reading(path, kind, settings)
     prints = text_fingerprints(reading)
-    largest = max(max(shares.values()) * len(prints.digests), 1)
-    for joined, similarity in JOINED.items():
-        asked = reading.asked if similarity else []
-        groups = duplicate_groups(prints, reading.sources, asked, similarity=similarity)
-        sizes = np.bincount(groups)
-        if sizes[sizes > largest].sum() <= MOST_IN_LARGE * len(groups):
-            break
+    joined, groups = _families(reading, prints, max(shares.values()))
+    sizes = np.bincount(groups)
     part_of = _parts_of(groups, prints.digests["hash"], shares)
     counts = dict(zip(PARTS, np.bincount(part_of, minlength=len(PARTS)).tolist(), strict=True))
     for part in ("train", *shares):
@@ -148,6 +143,21 @@ def _shares(settings: DataSplitSettings) -> dict[str, float]:
     if sum(shares.values()) >= 1:
         raise SettingsError("--test-fraction and --validation-fraction leave nothing to train on", fix="lower one")
     return {part: share for part, share in shares.items() if share}
+
+
+def _families(reading: _Reading, prints: Fingerprints, share: float) -> tuple[str, Integers]:
+    """Which copies are joined, and the (records,) number of each one's family.
+
+    Where most records are much alike, such as those of one long instruction, they would be one family, and nothing could
+    be split off.
+    """
+    for joined, similarity in JOINED.items():
+        asked = reading.asked if similarity else []
+        groups = duplicate_groups(prints, reading.sources, asked, similarity=similarity)
+        sizes = np.bincount(groups)
+        if sizes[sizes > max(share * len(groups), 1)].sum() <= MOST_IN_LARGE * len(groups):
+            break
+    return joined, groups
 
 
 def _parts_of(groups: Integers, hashes: npt.ArrayLike, shares: Mapping[str, float]) -> Integers:

@@ -92,7 +92,8 @@ def warnings_of(job: Job) -> Iterator[str]:
     if rows.dropped:
         yield f"{len(rows.dropped):,} examples have no answer left once they are cut, and are not trained on"
     if answer := dominant_answer(job.data.train):
-        yield f"{answer.share:.0%} of the examples are answered by {_shown(answer.text)}: a model may learn to say only that"
+        said = _shown(answer.text)
+        yield f"{answer.share:.0%} of the examples are answered by {said}: a model may learn to say only that"
     if phrase := dominant_phrase(job.data.train):
         yield f"{phrase.share:.0%} of the prompts have the words {_shown(phrase.text)}: others may be understood less"
 
