@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         EstimateSettings,
         EvaluateSettings,
         ExportSettings,
+        GenerateSettings,
+        InstructSettings,
         PredictSettings,
         TagSettings,
     )
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from domain_ft.verbs.compare import compare
     from domain_ft.verbs.evaluate import evaluate
     from domain_ft.verbs.export import export
+    from domain_ft.verbs.generate import generate
+    from domain_ft.verbs.instruct import instruct
     from domain_ft.verbs.predict import predict
     from domain_ft.verbs.tag import tag
 
@@ -43,6 +47,8 @@ __all__ = [
     "EstimateSettings",
     "EvaluateSettings",
     "ExportSettings",
+    "GenerateSettings",
+    "InstructSettings",
     "PredictSettings",
     "SettingsError",
     "TagSettings",
@@ -52,6 +58,8 @@ __all__ = [
     "compare",
     "evaluate",
     "export",
+    "generate",
+    "instruct",
     "load",
     "open_corpus",
     "predict",
@@ -65,6 +73,8 @@ _MODULES = {
     "EstimateSettings": "settings",
     "EvaluateSettings": "settings",
     "ExportSettings": "settings",
+    "GenerateSettings": "settings",
+    "InstructSettings": "settings",
     "PredictSettings": "settings",
     "SettingsError": "errors",
     "TagSettings": "settings",
@@ -74,6 +84,8 @@ _MODULES = {
     "compare": "verbs.compare",
     "evaluate": "verbs.evaluate",
     "export": "verbs.export",
+    "generate": "verbs.generate",
+    "instruct": "verbs.instruct",
     "load": "models.base",
     "open_corpus": "corpus.corpus",
     "predict": "verbs.predict",

@@ -32,7 +32,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Group, Parameter
 from cyclopts.exceptions import CycloptsError, UnknownCommandError
 
-from domain_ft import __version__, settings
+from domain_ft import __version__, checking, settings
 from domain_ft.errors import SettingsError, UserError, nearest
 
 HELP = """Adapt a small language model to a field, and measure what it gained and what it forgot.
@@ -45,7 +45,7 @@ class Verb:
     """A verb: its words, its settings, and the module whose `run(settings)` does it."""
 
     words: tuple[str, ...]
-    settings: type[settings.Settings]
+    settings: type[checking.Settings]
     module: str
     passes_on: bool = False
     """Whether options that are not ours are handed on (to a benchmark) rather than refused."""
@@ -166,7 +166,7 @@ def _app(verbs: dict[Callable[..., Any], Verb]) -> App:
     return app
 
 
-def _paragraphs(cls: type[settings.Settings]) -> str:
+def _paragraphs(cls: type[checking.Settings]) -> str:
     """A docstring with each paragraph on one line, for cyclopts to wrap."""
     paragraphs = (inspect.getdoc(cls) or "").split("\n\n")
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
@@ -178,7 +178,7 @@ def _command(verb: Verb) -> Callable[..., Any]:
     def command(**_: Any) -> None:
         raise AssertionError
 
-    shown = [o for o in settings.options(verb.settings) if not (verb.passes_on and o.name == "arguments")]
+    shown = [o for o in checking.options(verb.settings) if not (verb.passes_on and o.name == "arguments")]
     order = list(dict.fromkeys(option.group for option in shown))
     parameters = [
         _parameter(
@@ -191,7 +191,7 @@ def _command(verb: Verb) -> Callable[..., Any]:
     return command
 
 
-def _parameter(option: settings.Option, group: Group, positional: bool) -> inspect.Parameter:
+def _parameter(option: checking.Option, group: Group, positional: bool) -> inspect.Parameter:
     """What cyclopts needs to know of a setting. Values stay raw: they are checked together with all others, later."""
     hint: Any = Literal[option.choices] if option.choices else option.kind
     if option.many:
@@ -201,7 +201,7 @@ def _parameter(option: settings.Option, group: Group, positional: bool) -> inspe
         help=f"{option.help} Required." if option.required else option.help,
         group=group,
         negative=None if _has_negative(option) else (),
-        show_default=option.kind is not bool and option.default not in (settings.REQUIRED, None, ()),
+        show_default=option.kind is not bool and option.default not in (checking.REQUIRED, None, ()),
         required=False,
         converter=_keep,
         allow_repeating=True,  # the last one holds, as elsewhere
@@ -211,12 +211,12 @@ def _parameter(option: settings.Option, group: Group, positional: bool) -> inspe
     return inspect.Parameter(option.name, kind, default=default, annotation=Annotated[hint, marks])
 
 
-def _has_negative(option: settings.Option) -> bool:
+def _has_negative(option: checking.Option) -> bool:
     """Whether an option is a switch that is on unless it is switched off."""
     return option.default is True
 
 
-def _negative(option: settings.Option) -> str:
+def _negative(option: checking.Option) -> str:
     return f"--no-{option.flag[2:]}"
 
 
@@ -290,46 +290,46 @@ def _unknown_verb(words: Sequence[str]) -> SettingsError:
 
 def _settings(
     verb: Verb, given: Mapping[str, Any], unused: Sequence[str], faults: Mapping[str | None, str]
-) -> settings.Settings:
+) -> checking.Settings:
     """The verb's settings: defaults, under the files of --config, under --set, under the options."""
     cls = verb.settings
-    files = [settings.read_toml(cls, path) for path in given.get("config", ())]
-    read = [*files, settings.read_assignments(cls, given.get("set", ()))]
+    files = [checking.read_toml(cls, path) for path in given.get("config", ())]
+    read = [*files, checking.read_assignments(cls, given.get("set", ()))]
     layers = [*(layer for layer, _ in read), _typed(cls, given)]
     problems = [*faults.values(), *(problem for _, found in read for problem in found)]
     if verb.passes_on:
-        layers.append({"arguments": settings.Given(tuple(unused), " ".join(unused))})
+        layers.append({"arguments": checking.Given(tuple(unused), " ".join(unused))})
     else:
         problems += _left_over(verb, unused)
     unread = any(found and not layer for layer, found in files)
 
-    def missing(option: settings.Option) -> str | None:
+    def missing(option: checking.Option) -> str | None:
         """Silent where the value may well be there: in a file that could not be read, or lost with another fault."""
         return None if unread or option.flag in faults else f"{option.flag} is required"
 
-    return settings.build(cls, settings.merge(cls, layers), problems, missing=missing)
+    return checking.build(cls, checking.merge(cls, layers), problems, missing=missing)
 
 
-def _typed(cls: type[settings.Settings], given: Mapping[str, Any]) -> dict[str, settings.Given]:
+def _typed(cls: type[checking.Settings], given: Mapping[str, Any]) -> dict[str, checking.Given]:
     """The raw settings among what was typed as options."""
     layer = {}
-    for option in settings.options(cls):
+    for option in checking.options(cls):
         if option.name not in given:
             continue
         kept = given[option.name]
         if isinstance(kept, bool):
-            layer[option.name] = settings.Given(kept, option.flag if kept else _negative(option))
+            layer[option.name] = checking.Given(kept, option.flag if kept else _negative(option))
         else:
             spelled = " ".join(f"{keyword or ''} {shlex.quote(value)}".strip() for keyword, value in kept)
             values = [value for _, value in kept]
-            layer[option.name] = settings.Given(values if option.many else values[-1], spelled, text=True)
+            layer[option.name] = checking.Given(values if option.many else values[-1], spelled, text=True)
     return layer
 
 
 def _left_over(verb: Verb, words: Sequence[str]) -> list[str]:
     """What to say of words that belong to no option: an unknown option takes the word after it for its value."""
-    flags = [option.flag for option in settings.options(verb.settings)]
-    flags += [_negative(option) for option in settings.options(verb.settings) if _has_negative(option)]
+    flags = [option.flag for option in checking.options(verb.settings)]
+    flags += [_negative(option) for option in checking.options(verb.settings) if _has_negative(option)]
     flags += ["--config", "--set", "--debug", "--help"]
     problems = []
     rest = list(words)

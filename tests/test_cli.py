@@ -20,8 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain_ft import cli
+from domain_ft.checking import Settings
 from domain_ft.errors import CorpusError
-from domain_ft.settings import AdaptSettings, BenchSettings, EvaluateSettings, Settings
+from domain_ft.settings import AdaptSettings, BenchSettings, EvaluateSettings
 
 Verb = Callable[[Any], Any]
 
@@ -79,7 +80,7 @@ def test_options_become_settings(settings_of: Callable[..., Settings]) -> None:
 
 def test_every_setting_can_be_typed(settings_of: Callable[..., Settings]) -> None:
     values = {int: "3", float: "0.5", str: "text", Path: "a/b"}
-    for option in cli.settings.options(AdaptSettings):
+    for option in cli.checking.options(AdaptSettings):
         if option.kind is bool:
             words = [cli._negative(option) if option.default else option.flag]
             expected: Any = not option.default
@@ -198,7 +199,7 @@ def test_the_nearest_verb_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 VOCABULARY = [
-    *(option.flag for option in cli.settings.options(AdaptSettings)),
+    *(option.flag for option in cli.checking.options(AdaptSettings)),
     *("--no-whole-word", "--no-rank", "--config", "--set", "--json=x", "--rank=", "--=", "-", "--", "-rx", "-1", "x=y"),
     *("adapt", "data", "[b]", "", "legal", "8", "nan", "None", "é", "{}", "[", "a\\b", "'", "@file"),
 ]
@@ -333,6 +334,6 @@ def test_help_fits_80_columns(
 def test_help_lists_every_option_under_its_heading(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["adapt", "--help"]) == 0
     shown = capsys.readouterr().out
-    for option in cli.settings.options(AdaptSettings):
+    for option in cli.checking.options(AdaptSettings):
         assert f"{option.flag} " in shown
         assert f"─ {option.group} ─" in shown

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain_ft import settings
+from domain_ft import checking
+from domain_ft.checking import Given
 from domain_ft.cli import VERBS
 from domain_ft.errors import SettingsError
-from domain_ft.settings import AdaptSettings, BenchSettings, EvaluateSettings, ExportSettings, Given
+from domain_ft.settings import AdaptSettings, BenchSettings, EvaluateSettings, ExportSettings
 
 ALL = [verb.settings for verb in VERBS]
 
@@ -39,23 +40,23 @@ def test_settings_are_frozen() -> None:
 
 
 @pytest.mark.parametrize("cls", ALL)
-def test_every_setting_has_a_help_text_and_a_group(cls: type[settings.Settings]) -> None:
-    for option in settings.options(cls):
+def test_every_setting_has_a_help_text_and_a_group(cls: type[checking.Settings]) -> None:
+    for option in checking.options(cls):
         assert option.help.endswith("."), option
         assert option.group, option
         assert option.group != "Options", option
 
 
 @pytest.mark.parametrize("cls", ALL)
-def test_every_field_is_an_option_once(cls: type[settings.Settings]) -> None:
-    assert sorted(option.name for option in settings.options(cls)) == sorted(f.name for f in dataclasses.fields(cls))
+def test_every_field_is_an_option_once(cls: type[checking.Settings]) -> None:
+    assert sorted(option.name for option in checking.options(cls)) == sorted(f.name for f in dataclasses.fields(cls))
 
 
 @pytest.mark.parametrize("cls", ALL)
-def test_defaults_keep_their_own_limits(cls: type[settings.Settings]) -> None:
-    for option in settings.options(cls):
+def test_defaults_keep_their_own_limits(cls: type[checking.Settings]) -> None:
+    for option in checking.options(cls):
         if not option.required:
-            _, found = settings.validate(cls, {option.name: Given(option.default, option.name)}, missing=lambda _: None)
+            _, found = checking.validate(cls, {option.name: Given(option.default, option.name)}, missing=lambda _: None)
             assert found == []
 
 
@@ -123,7 +124,7 @@ def test_values_of_other_types_that_mean_the_same_are_taken() -> None:
     ("text", "number"), [("250000", 250_000), ("250_000", 250_000), ("2e5", 200_000), ("1.5e1", 15), (" 7 ", 7)]
 )
 def test_whole_numbers_as_people_type_them(text: str, number: int) -> None:
-    values, found = settings.validate(
+    values, found = checking.validate(
         AdaptSettings, {"max_tokens": Given(text, "here", text=True)}, missing=lambda _: None
     )
     assert found == []
@@ -133,7 +134,7 @@ def test_whole_numbers_as_people_type_them(text: str, number: int) -> None:
 
 @pytest.mark.parametrize("text", ["1.5", "x", "", "1e400", "nan", "0x10", "1,000"])
 def test_what_is_no_whole_number_as_text(text: str) -> None:
-    _, found = settings.validate(AdaptSettings, {"rank": Given(text, "here", text=True)}, missing=lambda _: None)
+    _, found = checking.validate(AdaptSettings, {"rank": Given(text, "here", text=True)}, missing=lambda _: None)
     assert found == ["here: must be a whole number"]
 
 
@@ -221,7 +222,7 @@ anything = st.one_of(
 )
 
 
-@given(values=st.dictionaries(st.sampled_from([o.name for o in settings.options(AdaptSettings)]), anything, max_size=6))
+@given(values=st.dictionaries(st.sampled_from([o.name for o in checking.options(AdaptSettings)]), anything, max_size=6))
 def test_any_values_give_settings_or_a_settings_error(values: dict[str, object]) -> None:
     try:
         chosen = AdaptSettings(**values)  # type: ignore[arg-type]
@@ -230,7 +231,7 @@ def test_any_values_give_settings_or_a_settings_error(values: dict[str, object])
     assert AdaptSettings(**vars(chosen)) == chosen
 
 
-@given(text=st.text(alphabet=string.printable), name=st.sampled_from([o.name for o in settings.options(BenchSettings)]))
+@given(text=st.text(alphabet=string.printable), name=st.sampled_from([o.name for o in checking.options(BenchSettings)]))
 def test_any_assignment_is_read_or_named(text: str, name: str) -> None:
-    given_, found = settings.read_assignments(BenchSettings, [text, f"{name}={text}"])
+    given_, found = checking.read_assignments(BenchSettings, [text, f"{name}={text}"])
     assert len(given_) + len(found) >= 1

@@ -28,8 +28,15 @@ class DocumentRows(Rows, Protocol):
     """Rows that a language model is scored on, document by document: of a corpus, or of conversations."""
 
     @property
+    def key(self) -> str:
+        """Names the content: equal keys, equal rows."""
+
+    @property
     def documents(self) -> npt.NDArray[np.int64]:
         """(rows,) the index of the document that each row is of."""
 
     def document_id(self, document: int) -> str:
         """The id of the document with this index; no two have the same."""
+
+    def select_documents(self, max_tokens: int | None) -> npt.NDArray[np.int64]:
+        """(selected,) rows of as many documents as `max_tokens` allows, the same each time; of all for None."""

@@ -12,11 +12,13 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from domain_ft.report import task_words, words
+from domain_ft.report import instruct_words, task_words, words
 from domain_ft.report.data import AdaptReport
+from domain_ft.report.instruct_data import InstructReport
 from domain_ft.report.task_data import ClassifyReport
 
-TASKS = {"mlm": "fill-mask", "clm": "text-generation"}
+TASKS = {"mlm": "fill-mask", "clm": "text-generation", "instructions": "text-generation"}
+_ANSWER_METRICS = {"exact_match": "exact_match", "token_f1": "f1", "rouge_l": "rouge", "chrf": "chrf"}
 _MARKS = str.maketrans({mark: "\\" + mark for mark in "\\`*_[]|#"} | {"<": "&lt;", ">": "&gt;", "\n": " "})
 
 
@@ -40,7 +42,7 @@ def card_data(report: AdaptReport) -> ModelCardData:
     )
 
 
-def _results(report: AdaptReport) -> list[EvalResult]:
+def _results(report: words.LossReport) -> list[EvalResult]:
     return [
         EvalResult(
             task_type=TASKS[report.result["objective"]],
@@ -84,6 +86,44 @@ def classify_card_data(report: ClassifyReport) -> ModelCardData:
             for metric, kind in (("macro_f1", "f1"), ("accuracy", "accuracy"), ("mcc", "matthews_correlation"))
         ],
     )
+
+
+def render_instruct(report: InstructReport) -> str:
+    """The model card of an `instruct` run, as Markdown with YAML front matter."""
+    body = template("instruct_card.md.j2").render(
+        report=report, words=words, says=instruct_words, task_words=task_words
+    )
+    return f"---\n{instruct_card_data(report).to_yaml()}\n---\n\n{body}\n"
+
+
+def instruct_card_data(report: InstructReport) -> ModelCardData:
+    """What the hub and its tools read of an instructed model's card."""
+    return ModelCardData(
+        model_name=f"{report.base.short_name}-{report.data.name}",
+        base_model=report.base.source if report.base.on_hub else None,
+        library_name="transformers" if report.full else "peft",
+        pipeline_tag="text-generation",
+        language=report.data.facts.get("language") or None,
+        license=report.base.licence.lower() or None,
+        tags=["domain-ft", "instruction-tuning", "conversational", str(report.settings.get("method", "lora"))],
+        eval_results=[*_results(report), *_answer_results(report)],
+    )
+
+
+def _answer_results(report: InstructReport) -> list[EvalResult]:
+    if not report.answered:
+        return []
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=report.data.name,
+            dataset_name=f"{report.data.name}, test prompts",
+            metric_type=_ANSWER_METRICS[name],
+            metric_name=f"{instruct_words.METRICS[name]} of answers, after training",
+            metric_value=round(float(report.result["after"]["answers"][name]), 6),
+        )
+        for name in instruct_words.likeness_metrics(report)
+    ]
 
 
 @functools.cache

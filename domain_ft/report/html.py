@@ -14,8 +14,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from domain_ft import __version__
-from domain_ft.report import plots, task_plots, task_words, words
+from domain_ft.report import instruct_plots, instruct_words, plots, task_plots, task_words, words
 from domain_ft.report.data import AdaptReport, EvaluationReport
+from domain_ft.report.instruct_data import InstructReport
 from domain_ft.report.task_data import ClassifyReport, CompareReport
 
 
@@ -25,7 +26,7 @@ def render_adapt(report: AdaptReport) -> str:
         "adapt.html.j2",
         title=f"{report.base.short_name} adapted to {report.corpus.name}",
         report=report,
-        figures=[(caption, _markup(figure)) for caption, figure in _adapt_figures(report)],
+        figures=[(caption, _markup(figure)) for caption, figure in _loss_figures(report)],
         lengths=_markup(plots.length_histogram(report.corpus.lengths)) if any(report.corpus.lengths) else None,
     )
 
@@ -50,6 +51,18 @@ def render_classify(report: ClassifyReport) -> str:
         facts=task_words.facts(report.task),
         figures=[(caption, _markup(figure)) for caption, figure in _classify_figures(report)],
         words=task_words,
+    )
+
+
+def render_instruct(report: InstructReport) -> str:
+    """The page of an `instruct` run."""
+    return page(
+        "instruct.html.j2",
+        title=f"{report.base.short_name} instructed with {report.data.name}",
+        report=report,
+        figures=[(caption, _markup(figure)) for caption, figure in _instruct_figures(report)],
+        says=instruct_words,
+        task_words=task_words,
     )
 
 
@@ -105,25 +118,30 @@ def _calibration_caption(report: ClassifyReport) -> str:
     return f"{said} Expected calibration error: {before} points as trained, {after} with the temperature."
 
 
-def _adapt_figures(report: AdaptReport) -> list[tuple[str, str]]:
-    figures = [
-        (
-            "Before and after, on the same held-out documents. A change is sure where its line stays clear of zero.",
-            plots.before_after(report),
-        )
-    ]
+def _loss_figures(report: words.LossReport, unit: str = "documents") -> list[tuple[str, str]]:
+    caption = f"Before and after, on the same held-out {unit}. A change is sure where its line stays clear of zero."
+    figures = [(caption, plots.before_after(report))]
     if report.metrics:
         figures.append((_curve_caption(report), plots.loss_curve(report)))
     return figures
 
 
-def _curve_caption(report: AdaptReport) -> str:
+def _instruct_figures(report: InstructReport) -> list[tuple[str, str]]:
+    figures = _loss_figures(report, "examples")
+    if report.answered:
+        caption = "How the answers' likeness to the references changed, over the same prompts."
+        figures.append((caption, instruct_plots.answer_changes(report)))
+    return figures
+
+
+def _curve_caption(report: words.LossReport) -> str:
     said = "Loss over the run: each step pale, their running mean dark."
-    scored = [line["evaluation"]["domain"] for line in report.metrics if "domain" in line.get("evaluation", {})]
-    if scored and scored[0].get("tokens", 0) < report.result["after"]["domain"]["tokens"]:
+    role = report.roles[0][0]
+    scored = [line["evaluation"][role] for line in report.metrics if role in line.get("evaluation", {})]
+    if scored and scored[0].get("tokens", 0) < report.result["after"][role]["tokens"]:
         said += (
             f" The held-out points are over {scored[0]['tokens']:,} tokens each; before and after above are over all "
-            f"{report.result['after']['domain']['tokens']:,}."
+            f"{report.result['after'][role]['tokens']:,}."
         )
     return said
 

@@ -10,17 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 
 from domain_ft.report import words
-from domain_ft.report.data import AdaptReport, EvaluationReport
+from domain_ft.report.data import EvaluationReport
 from domain_ft.report.drawing import CONTROL, DOMAIN, INK, QUIET, Change, draw_changes, drawing, short, smoothed
 
-COLOURS = {"domain": DOMAIN, "control": CONTROL}
-PALE = {"domain": "#9cc9e6", "control": "#f2b98d"}
-MARKERS = {"domain": "o", "control": "s"}
+COLOURS = {"domain": DOMAIN, "test": DOMAIN, "control": CONTROL}
+PALE = {"domain": "#9cc9e6", "test": "#9cc9e6", "control": "#f2b98d"}
+MARKERS = {"domain": "o", "test": "o", "control": "s"}
 
 _LEGEND_COLUMN = 20  # letters of a legend's label that leave room for a second column
 
 
-def loss_curve(report: AdaptReport) -> str:
+def loss_curve(report: words.LossReport) -> str:
     """The training loss, and the held-out losses measured on the way, over the tokens read."""
     with drawing("loss-curve", 3.2, f"Loss over the run: {_spoken_curve(report)}") as (figure, rendered):
         axes = figure.subplots()
@@ -38,7 +38,7 @@ def loss_curve(report: AdaptReport) -> str:
                     marker=MARKERS[role],
                     markersize=4.5,
                     linewidth=1.6,
-                    label=f"{short(corpus.name)}, {'held out' if role == 'domain' else 'control'}",
+                    label=f"{short(corpus.name)}, {'control' if role == 'control' else 'held out'}",
                 )
         axes.set_xlabel("tokens read")
         axes.set_ylabel("loss, nats per token")
@@ -52,7 +52,7 @@ def loss_curve(report: AdaptReport) -> str:
     return rendered[0]
 
 
-def before_after(report: AdaptReport) -> str:
+def before_after(report: words.LossReport) -> str:
     """Bars of the loss before and after on each corpus; under them what changed, with its interval."""
     roles = report.roles
     with drawing("before-after", 1.9 + 1.15 * len(roles), f"Loss before and after. {_spoken_change(report)}") as (
@@ -112,7 +112,7 @@ def length_histogram(lengths: Sequence[int]) -> str:
     return rendered[0]
 
 
-def _draw_bars(axes: Axes, report: AdaptReport) -> None:
+def _draw_bars(axes: Axes, report: words.LossReport) -> None:
     """A pair of bars for each corpus: before pale, after full."""
     names, places = [], []
     for index, (role, corpus) in enumerate(report.roles):
@@ -127,7 +127,7 @@ def _draw_bars(axes: Axes, report: AdaptReport) -> None:
                 va="center",
                 fontsize=9.5,
             )
-        names.append(short(corpus.name) if role == "domain" else f"{short(corpus.name)}\n(control)")
+        names.append(f"{short(corpus.name)}\n(control)" if role == "control" else short(corpus.name))
         places.append(index)
     axes.set_yticks(places, names)
     axes.invert_yaxis()
@@ -145,7 +145,7 @@ def _change(name: str, colour: str, marker: str, difference: Mapping[str, Any]) 
     return Change(name, colour, marker, difference["loss"], difference["interval"], label)
 
 
-def _points(report: AdaptReport, role: str) -> list[tuple[int, float]]:
+def _points(report: words.LossReport, role: str) -> list[tuple[int, float]]:
     """(tokens, loss) of the held-out points that were measured on the way."""
     return [
         (line["tokens"], line["evaluation"][role]["loss"])
@@ -154,7 +154,7 @@ def _points(report: AdaptReport, role: str) -> list[tuple[int, float]]:
     ]
 
 
-def _spoken_curve(report: AdaptReport) -> str:
+def _spoken_curve(report: words.LossReport) -> str:
     if not report.metrics:
         return "no steps were logged."
     first, last = report.metrics[0], report.metrics[-1]
@@ -164,7 +164,7 @@ def _spoken_curve(report: AdaptReport) -> str:
     )
 
 
-def _spoken_change(report: AdaptReport) -> str:
+def _spoken_change(report: words.LossReport) -> str:
     return " ".join(
         f"{corpus.name}: {words.number(report.result['before'][role]['loss'])} to "
         f"{words.number(report.result['after'][role]['loss'])}."

@@ -1,4 +1,4 @@
-"""The numbers on the screen: the before/after table at the end of `adapt`, the side-by-side one of `evaluate`.
+"""The numbers on the screen: before and after at the end of `adapt` and `instruct`, side by side in `evaluate`.
 
 rich draws them, in colour on a terminal and as plain text where the output is a file or a pipe. They fit 80 columns.
 """
@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from domain_ft.report import task_words, words
+from domain_ft.report import instruct_words, task_words, words
 from domain_ft.report.data import AdaptReport, EvaluationReport
+from domain_ft.report.instruct_data import InstructReport
 from domain_ft.report.task_data import ClassifyReport, CompareReport
 
 STYLES = {"better": "green", "worse": "red", "unclear": "dim", "not shown": "dim"}
@@ -21,6 +22,28 @@ def print_adapt(report: AdaptReport, console: Console | None = None) -> None:
     """The before/after table and what it says in words; on standard output where no `console` is given."""
     console = console or Console()
     table = _table("held-out text", "measure", "before", "after", "change", words.level(report.differences["domain"]))
+    _add_losses(table, report)
+    console.print(table)
+    console.print(Text(words.headline(report), style="bold"))
+    for sentence in words.findings(report):
+        console.print(Text(sentence))
+
+
+def print_instruct(report: InstructReport, console: Console | None = None) -> None:
+    """The table of losses and of answers before and after, and what it says in words; on standard output by itself."""
+    console = console or Console()
+    table = _table("held out", "measure", "before", "after", "change", words.level(report.differences["test"]))
+    _add_losses(table, report)
+    if report.answered:
+        _add_answers(table, report)
+    console.print(table)
+    console.print(Text(instruct_words.headline(report), style="bold"))
+    for sentence in instruct_words.findings(report):
+        console.print(Text(sentence))
+
+
+def _add_losses(table: Table, report: words.LossReport) -> None:
+    """The rows of each role's losses before and after."""
     for role, corpus in report.roles:
         difference = report.differences[role]
         before, after = (report.result[when][role] for when in ("before", "after"))
@@ -45,10 +68,24 @@ def print_adapt(report: AdaptReport, console: Console | None = None) -> None:
                 Text(interval, style="dim"),
                 end_section=place == len(rows) - 1,
             )
-    console.print(table)
-    console.print(Text(words.headline(report), style="bold"))
-    for sentence in words.findings(report):
-        console.print(Text(sentence))
+
+
+def _add_answers(table: Table, report: InstructReport) -> None:
+    """The rows of the answers' scores before and after."""
+    before, after = (report.result[when]["answers"] for when in ("before", "after"))
+    name = Text(task_words.count(after["examples"], "answer"), style="bold")
+    for place, metric in enumerate((*instruct_words.likeness_metrics(report), "end_of_turn_rate")):
+        difference = report.differences["answers"][metric]
+        table.add_row(
+            "" if place else name,
+            instruct_words.METRICS[metric],
+            task_words.points(before[metric]),
+            task_words.points(after[metric]),
+            Text(task_words.signed_points(difference["difference"]), style=STYLES[difference["verdict"]]),
+            Text(task_words.difference_span(difference["interval"]), style="dim"),
+        )
+    for row in instruct_words.answer_rows(report):
+        table.add_row("", *row)
 
 
 def print_evaluation(report: EvaluationReport, console: Console | None = None) -> None:

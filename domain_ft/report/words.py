@@ -9,6 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from domain_ft.report.data import AdaptReport
+from domain_ft.report.instruct_data import InstructReport
+
+LossReport = AdaptReport | InstructReport
+"""A report on a run whose losses were measured before and after, by role."""
 
 Difference = Mapping[str, Any]
 """What `evaluation.bootstrap.difference` gives."""
@@ -103,7 +107,7 @@ def findings(report: AdaptReport) -> list[str]:
     if report.control is None:
         sentences.append("What the model forgot was not measured: there was no control corpus.")
     else:
-        sentences.append(_control_finding(report))
+        sentences.append(control_finding(report))
         if "beyond_control" in report.differences:
             sentences.append(_own_finding(report))
     few = [corpus.name for role, corpus in report.roles if report.differences[role].get("few_documents")]
@@ -118,20 +122,21 @@ def _domain_finding(report: AdaptReport) -> str:
     before, after = (report.result[when]["domain"] for when in ("before", "after"))
     unsure = [number(one["perplexity"], 0) for one in (before, after)]
     return (
-        f"On held-out {report.corpus.name} text the loss went from {_change(report, 'domain')}. "
+        f"On held-out {report.corpus.name} text the loss went from {change(report, 'domain')}. "
         f"In other words, at each token asked for it was as unsure as between {unsure[0]} equally likely tokens "
         f"before, and {unsure[1]} after."
     )
 
 
-def _control_finding(report: AdaptReport) -> str:
+def control_finding(report: LossReport) -> str:
+    """What the run forgot, as far as the control shows it."""
     assert report.control is not None
     said = {
         "worse": "It forgot something",
         "better": "It shows no forgetting",
         "unclear": "No forgetting could be shown",
     }[verdict(report.differences["control"])]
-    return f"{said}: on {report.control.name} text, the control, the loss went from {_change(report, 'control')}."
+    return f"{said}: on {report.control.name} text, the control, the loss went from {change(report, 'control')}."
 
 
 def _own_finding(report: AdaptReport) -> str:
@@ -150,15 +155,15 @@ def _own_finding(report: AdaptReport) -> str:
     )
 
 
-def _change(report: AdaptReport, role: str) -> str:
+def change(report: LossReport, role: str, unit: str = "document") -> str:
     """`6.10 to 4.80 (−1.30; 95% interval −1.42 to −1.18, 115 documents)`."""
     difference = report.differences[role]
     digits = digits_for(difference)
     before, after = (report.result[when][role]["loss"] for when in ("before", "after"))
-    documents = f"{difference['documents']:,} document{'' if difference['documents'] == 1 else 's'}"
+    units = f"{difference['documents']:,} {unit}{'' if difference['documents'] == 1 else 's'}"
     return (
         f"{number(before, digits)} to {number(after, digits)} ({signed(difference['loss'], digits)}; "
-        f"{level(difference)} {bounds(difference['interval'], digits)}, {documents})"
+        f"{level(difference)} {bounds(difference['interval'], digits)}, {units})"
     )
 
 
@@ -186,7 +191,7 @@ def limits(report: AdaptReport) -> list[str]:
     return said
 
 
-def parameters(report: AdaptReport) -> str:
+def parameters(report: LossReport) -> str:
     """`1,331,712 of 23,866,122 (5.6%)`, the parameters that were trained."""
     trained, total = report.result["trainable_parameters"], report.result["total_parameters"]
     return f"{trained:,} of {total:,} ({100 * trained / total:.1f}%)"

@@ -39,13 +39,7 @@ from domain_ft.report.terminal import print_adapt
 from domain_ft.settings import AdaptSettings
 from domain_ft.storage import cache_folder
 from domain_ft.training.checkpoints import TrainingState
-from domain_ft.training.loop import (
-    LoopSettings,
-    count_steps,
-    over_ranks,
-    peak_memory_bytes,
-    train,
-)
+from domain_ft.training.loop import LoopSettings, count_steps, over_ranks, peak_memory_bytes
 from domain_ft.training.memory import PassPlan
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.language_model import (
@@ -67,6 +61,8 @@ from domain_ft.verbs.training import (
     loop_settings,
     make_trainable,
     settle_config,
+    tracked,
+    train_into,
     trainable_for_now,
 )
 
@@ -150,7 +146,7 @@ def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) 
             dtype=machine.weights_dtype(settings.method, settings.train_modules),
             progress=display.job,
         )
-        length = piece_length(base, settings)
+        length = piece_length(base, settings.max_length)
         train_rows = {
             role: tokenize(prepared.split("train"), base.tokenizer, max_length=length, progress=display.job)
             for role, prepared in corpora.items()
@@ -158,7 +154,12 @@ def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) 
         }
         if base.head_is_random:  # fitted on both, to be fair to both
             base = embedded.with_fitted_head(base, list(train_rows.values()), display.job)
-        held_out = {role: hold_out(prepared, role, base, settings, display) for role, prepared in corpora.items()}
+        held_out = {
+            role: hold_out(
+                prepared, role, base, max_length=length, max_tokens=settings.evaluation_tokens, display=display
+            )
+            for role, prepared in corpora.items()
+        }
     read = {f"text of the {role}": prepared.key for role, prepared in corpora.items()}
     machine.agree(
         settings.to_dict() | read | {"tokens": train_rows["domain"].key, "base model": base.revision}, base.model
@@ -335,15 +336,8 @@ def _base_scores(job: Job, held_out: HeldOut) -> Path | None:
 
 
 def _train(job: Job, folder: RunFolder, display: ProgressDisplay) -> TrainingState:
-    accelerator, domain = job.machine.accelerator, job.held_out["domain"]
+    domain = job.held_out["domain"]
     curve = dataclasses.replace(domain, selected=domain.rows.select_documents(curve_tokens(job.settings)))
-    if job.settings.track:
-        accelerator.init_trackers("domain-ft", config={k: str(v) for k, v in job.settings.to_dict().items()})
-
-    def log(line: Mapping[str, Any]) -> None:
-        if job.machine.is_main:
-            folder.append_metrics(line)
-        accelerator.log({k: v for k, v in line.items() if isinstance(v, (int, float))}, step=line["step"])
 
     def point() -> dict[str, Any]:
         tokens_per_pass = job.loop.tokens_per_pass
@@ -353,35 +347,26 @@ def _train(job: Job, folder: RunFolder, display: ProgressDisplay) -> TrainingSta
             ).summary()
         }
 
-    def forget_later_lines(step: int) -> None:
-        if job.machine.is_main:
-            folder.truncate_metrics(step)
-
-    state = train(
-        job.base,
-        job.objective,
-        job.train_rows,
-        job.loop,
-        accelerator=accelerator,
-        checkpoints=folder.checkpoints,
-        display=display,
-        log=log,
-        sharded=job.machine.sharded,
-        resume=job.settings.resume,
-        on_resume=forget_later_lines,
-        evaluate=point,
-    )
-    job.base.model.eval()
-    if job.settings.track:
-        accelerator.end_training()
-    return state
+    with tracked(job.settings, job.machine):
+        return train_into(
+            folder,
+            job.base,
+            job.objective,
+            job.train_rows,
+            job.loop,
+            job.machine,
+            display,
+            resume=job.settings.resume,
+            evaluate=point,
+        )
 
 
 def _choose_probes(job: Job) -> list[Probe]:
     """The sentences that the report shows; none where the user keeps texts out of it."""
     if not job.settings.examples:
         return []
-    return choose_probes(job.held_out["domain"].split, job.base.tokenizer, job.base.objective, seed=job.settings.seed)
+    split = job.corpora["domain"].split("evaluation")
+    return choose_probes(split, job.base.tokenizer, job.base.objective, seed=job.settings.seed)
 
 
 def _report(

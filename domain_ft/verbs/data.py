@@ -19,11 +19,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from domain_ft.checking import Settings
 from domain_ft.corpus import assets
 from domain_ft.corpus.assets import ASSETS, Progress
 from domain_ft.corpus.recipes import Recipe, Source, Task, list_recipes
 from domain_ft.errors import AssetError, nearest
-from domain_ft.settings import DataListSettings, DataPullSettings, DataShowSettings, Settings, TokenOptions
+from domain_ft.settings import DataListSettings, DataPullSettings, DataShowSettings, TokenOptions
 from domain_ft.training.progress import ProgressDisplay
 
 if TYPE_CHECKING:

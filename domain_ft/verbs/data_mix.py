@@ -18,11 +18,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from domain_ft.checking import refuse
 from domain_ft.corpus.conversations.formats import FieldChoice, to_chat
 from domain_ft.corpus.conversations.reading import iterate_conversations
 from domain_ft.errors import CorpusError, SettingsError
 from domain_ft.randomness import generator
-from domain_ft.settings import DataMixSettings, refuse
+from domain_ft.settings import DataMixSettings
 from domain_ft.storage import write_atomic
 from domain_ft.verbs.data_files import Refusing, json_line, refuse_existing
 

@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from domain_ft.checking import Settings, options
 from domain_ft.models.activation_checkpointing import ActivationCheckpointing
-from domain_ft.settings import AdaptSettings, EstimateSettings, InstructSettings, Settings, options
+from domain_ft.settings import AdaptSettings, EstimateSettings, InstructSettings
 from domain_ft.training.loop import memory_bytes, release_free_memory, train
 from domain_ft.training.memory import PassLimits, gib
 from domain_ft.training.progress import ProgressDisplay

@@ -22,7 +22,7 @@ from domain_ft.report.run_folder import RunFolder
 from domain_ft.report.terminal import print_evaluation
 from domain_ft.settings import EvaluateSettings
 from domain_ft.training.progress import ProgressDisplay
-from domain_ft.verbs.language_model import build_objective, hold_out, prepare_corpora, score_held_out
+from domain_ft.verbs.language_model import build_objective, hold_out, piece_length, prepare_corpora, score_held_out
 from domain_ft.verbs.machine import choose_machine, is_main_process, provenance
 
 if TYPE_CHECKING:
@@ -48,8 +48,12 @@ def evaluate(settings: EvaluateSettings) -> EvaluationReport:
         for name in settings.model:
             with machine.main_first():
                 base = load(name, device=machine.device, dtype=machine.weights_dtype("lora"), progress=display.job)
+                length = piece_length(base, settings.max_length)
                 held_out = {
-                    role: hold_out(prepared, role, base, settings, display) for role, prepared in corpora.items()
+                    role: hold_out(
+                        prepared, role, base, max_length=length, max_tokens=settings.evaluation_tokens, display=display
+                    )
+                    for role, prepared in corpora.items()
                 }
             objectives[name] = base.objective
             _refuse_mixture(objectives)

@@ -11,15 +11,16 @@ import numpy.typing as npt
 
 from domain_ft.corpus.corpus import open_corpus
 from domain_ft.corpus.masking import MaskVocabulary
-from domain_ft.corpus.prepared import PreparedCorpus, TextSplit, prepare
-from domain_ft.corpus.tokens import TokenRows, tokenize
+from domain_ft.corpus.prepared import PreparedCorpus, prepare
+from domain_ft.corpus.rows import DocumentRows
+from domain_ft.corpus.tokens import tokenize
 from domain_ft.evaluation.language_model import score
 from domain_ft.evaluation.scores import Scores
 from domain_ft.models.base import BaseModel
 from domain_ft.objectives.base import LanguageModelObjective
 from domain_ft.objectives.causal_lm import CausalLM
 from domain_ft.objectives.masked_lm import MaskedLM
-from domain_ft.settings import AdaptSettings, EvaluateSettings, TokenOptions
+from domain_ft.settings import AdaptSettings, EvaluateSettings
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.machine import Machine
 
@@ -41,17 +42,15 @@ class HeldOut:
 
     Attributes:
         name: of the corpus.
-        role: `domain` or `control`.
-        rows: the pieces of its evaluation split.
+        role: `domain`, `control` or `test`.
+        rows: the pieces of its evaluation split, or its conversations.
         selected: which of them are scored, by whole documents.
-        split: the texts, for the samples.
     """
 
     name: str
     role: str
-    rows: TokenRows
+    rows: DocumentRows
     selected: npt.NDArray[np.int64]
-    split: TextSplit
 
 
 def control_of(settings: ReadsText) -> str | None:
@@ -78,18 +77,27 @@ def prepare_corpora(settings: ReadsText, display: ProgressDisplay) -> dict[str, 
 
 
 def hold_out(
-    prepared: PreparedCorpus, role: str, base: BaseModel, settings: ReadsText, display: ProgressDisplay
+    prepared: PreparedCorpus,
+    role: str,
+    base: BaseModel,
+    *,
+    max_length: int,
+    max_tokens: int | None,
+    display: ProgressDisplay,
 ) -> HeldOut:
-    """The held-out text of `prepared`, up to --evaluation-tokens of it."""
-    budget = settings.evaluation_tokens or EVALUATION_TOKENS[base.objective]
-    split = prepared.split("evaluation")
-    rows = tokenize(split, base.tokenizer, max_length=piece_length(base, settings), progress=display.job)
-    return HeldOut(prepared.name, role, rows, rows.select_documents(budget), split)
+    """The held-out text of `prepared`.
+
+    Args:
+        max_length: tokens of a piece, as `piece_length` gives it.
+        max_tokens: --evaluation-tokens; by default as many as suit the model's kind.
+    """
+    rows = tokenize(prepared.split("evaluation"), base.tokenizer, max_length=max_length, progress=display.job)
+    return HeldOut(prepared.name, role, rows, rows.select_documents(max_tokens or EVALUATION_TOKENS[base.objective]))
 
 
-def piece_length(base: BaseModel, settings: TokenOptions) -> int:
+def piece_length(base: BaseModel, max_length: int) -> int:
     """--max-length, or what the model's positions allow where that is less."""
-    return min(settings.max_length, base.max_length)
+    return min(max_length, base.max_length)
 
 
 def build_objective(base: BaseModel, settings: ReadsText, kernels: str) -> LanguageModelObjective:

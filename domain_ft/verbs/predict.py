@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from domain_ft.corpus.readers.base import BadRecords, Reject
 from domain_ft.corpus.tasks.encoding import Encoder
 from domain_ft.corpus.tasks.examples import Example
 from domain_ft.corpus.tasks.fields import FieldNames
 from domain_ft.corpus.tasks.reading import iterate_inputs
 from domain_ft.corpus.tasks.rows import ExampleRows
-from domain_ft.errors import SettingsError
 from domain_ft.evaluation.logits import predict_logits
 from domain_ft.evaluation.predictions import probabilities
 from domain_ft.models.task_facts import TaskFacts
@@ -30,6 +26,7 @@ from domain_ft.models.task_model import TaskModel, load_task_run
 from domain_ft.settings import PredictSettings
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.machine import Machine, choose_machine
+from domain_ft.verbs.streams import bad_records, check_streams, open_output, open_rejects, pass_over
 
 BATCH = 512
 """Texts that are answered at once: enough that some have about equal lengths, few enough to be no weight."""
@@ -49,19 +46,18 @@ def predict(settings: PredictSettings, stdin: BinaryIO | None = None, stdout: Te
         UserError: the run, the input or the output cannot be used. What is written stays, to be gone on with.
     """
     began = time.perf_counter()
-    _check(settings)
+    check_streams(settings, "predictions")
     machine = choose_machine(settings)
     with ProgressDisplay(quiet=settings.quiet) as display, contextlib.ExitStack() as stack:
         facts = TaskFacts.load(Path(settings.model))
         model = load_task_run(Path(settings.model), device=machine.device, dtype=machine.weights_dtype(facts.method))
         make = {"sequence": _classes, "token": _entities}[facts.kind]
         answer = make(model, facts, settings, machine)
-        output = stack.enter_context(_output(settings, stdout or sys.stdout))
-        rejects = stack.enter_context(_rejects(settings))
-        bad = BadRecords("skip" if rejects else "stop", rejects.add if rejects else _never)
+        output = stack.enter_context(open_output(settings, stdout or sys.stdout))
+        rejects = stack.enter_context(open_rejects(settings, settings.rejects))
         source = Path(settings.input) if settings.input != "-" else stdin or sys.stdin.buffer
-        texts = iterate_inputs(source, _fields(facts, settings), settings.id_field, bad)
-        _pass_over(texts, output, settings)
+        texts = iterate_inputs(source, _fields(facts, settings), settings.id_field, bad_records(rejects))
+        pass_over(texts, output, settings)
         written = output.done
         while batch := list(itertools.islice(texts, BATCH)):
             output.write(answer(batch))
@@ -87,20 +83,6 @@ def run(settings: PredictSettings) -> dict[str, Any]:
         where = f" in {settings.output}" if settings.output else ""
         print(f"{result['texts']:,} texts{where}{rejected}", file=sys.stderr)
     return result
-
-
-def _check(settings: PredictSettings) -> None:
-    if settings.json and not settings.output:
-        raise SettingsError(
-            "--json without --output: the predictions and the result cannot both go to standard output",
-            fix="give --output F, or leave --json out: the predictions are JSON lines in any case",
-        )
-    if settings.resume and not settings.output:
-        raise SettingsError("--resume without --output: there is nothing to go on with", fix="give the --output F")
-    if settings.input != "-" and not Path(settings.input).is_file():
-        raise SettingsError(
-            f"--input {settings.input}: there is no such file", fix="check the path; - is standard input"
-        )
 
 
 def _fields(facts: TaskFacts, settings: PredictSettings) -> FieldNames:
@@ -146,116 +128,3 @@ def _entities(model: TaskModel, facts: TaskFacts, settings: PredictSettings, mac
             yield from tag_texts(model, batch, tokens_per_pass=settings.tokens_per_pass, max_length=facts.max_length)
 
     return answer
-
-
-# --- Files ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Output:
-    """Where lines go, and what an earlier call has written there.
-
-    Attributes:
-        file: to write to.
-        done: whole lines of an earlier call.
-        last: the id in the last of them.
-    """
-
-    file: TextIO
-    done: int = 0
-    last: str | None = None
-
-    def write(self, lines: Iterable[dict[str, Any]]) -> None:
-        """Write a batch; it is with the system when this returns."""
-        for line in lines:
-            self.file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-        self.file.flush()
-
-
-@contextlib.contextmanager
-def _output(settings: PredictSettings, stdout: TextIO) -> Iterator[_Output]:
-    """Standard output, a new file, or with --resume one whose last line may be cut."""
-    path = settings.output
-    if path is None:
-        yield _Output(stdout)
-        return
-    if path.exists() and not settings.resume:
-        raise SettingsError(
-            f"--output {path} exists already",
-            fix="go on with it by --resume, remove it, or give another name; nothing was changed",
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    done, last = _cut_to_whole_lines(path) if path.exists() else (0, None)
-    with path.open("a", encoding="utf-8") as file:
-        yield _Output(file, done, last)
-
-
-def _cut_to_whole_lines(path: Path) -> tuple[int, str | None]:
-    """Drop a last line that was cut short; the number of lines that are left, and the id in the last of them."""
-    lines, end, last = 0, 0, b""
-    with path.open("rb+") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                break
-            lines, end, last = lines + 1, end + len(line), line
-        file.truncate(end)
-    try:
-        return lines, str(json.loads(last)["id"]) if last else None
-    except (ValueError, KeyError, TypeError) as error:
-        raise SettingsError(
-            f"--resume: {path} holds something else than predictions", fix="give another --output"
-        ) from error
-
-
-def _pass_over(texts: Iterator[Example], output: _Output, settings: PredictSettings) -> None:
-    """Read what an earlier call has answered, and make sure that it is this input."""
-    last = next(itertools.islice(texts, output.done - 1, None), None) if output.done else None
-    if output.done and (last is None or last.id != output.last):
-        raise SettingsError(
-            f"--resume: line {output.done:,} of {settings.output} is of the text '{output.last}', which is not what "
-            f"--input has there",
-            fix="give the input that the output was begun with, or another --output",
-        )
-
-
-class _Rejects:
-    """A file of the records that could not be read, in their order; it is there only if there are any."""
-
-    def __init__(self, path: Path) -> None:
-        self.count = 0
-        self._path = path
-        self._file: TextIO | None = None
-        path.unlink(missing_ok=True)  # the input is read from its beginning, so all of them are found again
-
-    def add(self, reject: Reject) -> None:
-        """List a record."""
-        if self._file is None:
-            self._file = self._path.open("w", encoding="utf-8")
-        self._file.write(json.dumps(asdict(reject), ensure_ascii=False) + "\n")
-        self._file.flush()
-        self.count += 1
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._file:
-            self._file.close()
-
-
-@contextlib.contextmanager
-def _rejects(settings: PredictSettings) -> Iterator[_Rejects | None]:
-    """--rejects, or OUTPUT.rejects.jsonl; None where a bad record stops the reading."""
-    path = settings.rejects
-    if path is None and settings.output:
-        path = settings.output.with_name(f"{settings.output.name}.rejects.jsonl")
-    if path is None:
-        yield None
-        return
-    rejects = _Rejects(path)
-    try:
-        yield rejects
-    finally:
-        rejects.close()
-
-
-def _never(reject: Reject) -> None:
-    raise AssertionError(reject)

@@ -27,11 +27,11 @@ from domain_ft.objectives.base import Objective
 from domain_ft.report.run_folder import RunFolder
 from domain_ft.settings import ClassifySettings, TagSettings
 from domain_ft.training.checkpoints import TrainingState, load_best
-from domain_ft.training.loop import LoopSettings, train
+from domain_ft.training.loop import LoopSettings
 from domain_ft.training.memory import PassPlan
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.machine import Machine
-from domain_ft.verbs.training import choose_passes, loop_settings, make_trainable, trainable_for_now
+from domain_ft.verbs.training import choose_passes, loop_settings, make_trainable, train_into, trainable_for_now
 
 TaskSettings: TypeAlias = ClassifySettings | TagSettings
 """The settings of a verb that trains on a task."""
@@ -231,36 +231,20 @@ def run_trial(
         evaluate: a point on the validation examples, with the numbers that it is judged by under `score`.
     """
     begin(job, trial.seed)
-    writes = job.machine.is_main
-    if writes:
+    if job.machine.is_main:
         folder.path.mkdir(parents=True, exist_ok=True)
-
-    def log(line: Mapping[str, Any]) -> None:
-        if writes:
-            folder.append_metrics(line)
-        numbers = {name: value for name, value in line.items() if isinstance(value, (int, float))}
-        job.machine.accelerator.log(numbers, step=line["step"])
-
-    def forget_later_lines(step: int) -> None:
-        if writes:
-            folder.truncate_metrics(step)
-
-    state = train(
+    return train_into(
+        folder,
         job.model,
         job.objective,
         job.rows(trial),
         job.loop(trial),
-        accelerator=job.machine.accelerator,
-        checkpoints=folder.checkpoints,
-        display=display,
-        log=log,
+        job.machine,
+        display,
         resume=job.settings.resume,
-        on_resume=forget_later_lines,
         evaluate=evaluate,
         score=lambda point: point["score"],
     )
-    job.model.model.eval()
-    return state
 
 
 def restore(job: TaskJob, trial: Trial, folder: RunFolder) -> None:

@@ -1,24 +1,26 @@
-"""What the verbs that train share: what trains, how large a pass is, and the settings of a run that is resumed."""
+"""What the verbs that train share: what trains, how large a pass is, the loop, and the settings of a resumed run."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from accelerate.utils import gather_object
 from transformers import PreTrainedModel
 
+from domain_ft.checking import PROVENANCE, tomllib
 from domain_ft.corpus.rows import Rows
 from domain_ft.errors import SettingsError
 from domain_ft.models.activation_checkpointing import ActivationCheckpointing
 from domain_ft.models.lora import LoraConfig, apply_lora, has_lora, lora_of, set_backend
 from domain_ft.objectives.base import Objective, TrainedModel
 from domain_ft.report.run_folder import RunFolder
-from domain_ft.settings import PROVENANCE, AdaptSettings, ClassifySettings, TagSettings, tomllib
-from domain_ft.training.loop import LoopSettings, disable_base_dropout
+from domain_ft.settings import AdaptSettings, ClassifySettings, InstructSettings, TagSettings
+from domain_ft.training.checkpoints import TrainingState
+from domain_ft.training.loop import LoopSettings, disable_base_dropout, train
 from domain_ft.training.memory import (
     PassLimits,
     PassMemory,
@@ -31,10 +33,10 @@ from domain_ft.training.memory import (
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.machine import Machine
 
-TrainSettings: TypeAlias = AdaptSettings | ClassifySettings | TagSettings
+TrainSettings: TypeAlias = AdaptSettings | InstructSettings | ClassifySettings | TagSettings
 """The settings of a verb that trains."""
 
-S = TypeVar("S", AdaptSettings, ClassifySettings, TagSettings)
+S = TypeVar("S", AdaptSettings, InstructSettings, ClassifySettings, TagSettings)
 
 LEARNING_RATES = {"lora": 2e-3, "dora": 2e-3, "full": 5e-5}
 
@@ -214,6 +216,69 @@ def loop_settings(
         "evaluate_every": evaluate_every,
     }
     return LoopSettings(**{**values, **others})
+
+
+# --- The loop ---------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def tracked(settings: TrainSettings, machine: Machine) -> Iterator[None]:
+    """Inside the block what is logged goes to the trackers of --track too."""
+    if settings.track:
+        machine.accelerator.init_trackers("domain-ft", config={k: str(v) for k, v in settings.to_dict().items()})
+    yield
+    if settings.track:
+        machine.accelerator.end_training()
+
+
+def train_into(
+    folder: RunFolder,
+    base: TrainedModel,
+    objective: Objective,
+    rows: Rows,
+    loop: LoopSettings,
+    machine: Machine,
+    display: ProgressDisplay,
+    *,
+    resume: bool,
+    evaluate: Callable[[], Mapping[str, Any]],
+    score: Callable[[Mapping[str, Any]], Sequence[float]] | None = None,
+) -> TrainingState:
+    """Train `base`, with the lines of the metrics and the checkpoints in `folder`; it is in eval mode afterwards.
+
+    Args:
+        resume: go on from the newest checkpoint there.
+        evaluate: a point of the curve.
+        score: what the best model is chosen by; without it the last one is what remains.
+    """
+
+    def log(line: Mapping[str, Any]) -> None:
+        if machine.is_main:
+            folder.append_metrics(line)
+        numbers = {name: value for name, value in line.items() if isinstance(value, (int, float))}
+        machine.accelerator.log(numbers, step=line["step"])
+
+    def forget_later_lines(step: int) -> None:
+        if machine.is_main:
+            folder.truncate_metrics(step)
+
+    state = train(
+        base,
+        objective,
+        rows,
+        loop,
+        accelerator=machine.accelerator,
+        checkpoints=folder.checkpoints,
+        display=display,
+        log=log,
+        sharded=machine.sharded,
+        resume=resume,
+        on_resume=forget_later_lines,
+        evaluate=evaluate,
+        score=score,
+    )
+    base.model.eval()
+    return state
 
 
 # --- The settings of a run that is resumed ----------------------------------------------------------------------------

@@ -162,14 +162,14 @@ def test_a_budget_takes_whole_conversations_in_an_order_of_their_own() -> None:
     talks = [chat("Why?", "Because.", "Again?", "So.", id=f"talk {number}") for number in range(20)]
     rows, _ = rows_of(talks, THINKING)
     assert len(rows) == 40
-    assert sorted(rows.select(None).tolist()) == list(range(40))
-    chosen = rows.select(rows.tokens // 2)
+    assert sorted(rows.select_documents(None).tolist()) == list(range(40))
+    chosen = rows.select_documents(rows.tokens // 2)
     assert 0 < rows.lengths[chosen].sum() <= rows.tokens // 2
     assert all((chosen // 2 == document).sum() in (0, 2) for document in range(20))
-    assert len(rows.select(1)) == 2
+    assert len(rows.select_documents(1)) == 2
     backwards, _ = rows_of(talks[::-1], THINKING)
     names = {rows.row_id(row) for row in chosen}
-    assert {backwards.row_id(row) for row in backwards.select(rows.tokens // 2)} == names
+    assert {backwards.row_id(row) for row in backwards.select_documents(rows.tokens // 2)} == names
 
 
 def test_ids_that_come_twice_are_told_apart() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 from hypothesis import given
@@ -365,6 +366,49 @@ def test_splits_as_given_with_what_a_person_should_know(tmp_path: Path) -> None:
     )
 
 
+def tagged_parquet(folder: Path, *splits: str, tags: Sequence[int] = (1, 2, 0)) -> None:
+    """Words with tags as numbers that have names, as data sets of the hub hold them."""
+    features = datasets.Features(
+        {
+            "id": datasets.Value("string"),
+            "tokens": datasets.Sequence(datasets.Value("string")),
+            "ner_tags": datasets.Sequence(datasets.ClassLabel(names=["O", "B-Disease", "I-Disease"])),
+        }
+    )
+    folder.mkdir()
+    for split in splits:
+        rows = [{"id": f"{split}{i}", "tokens": ["flu", str(i), split], "ner_tags": list(tags)} for i in range(6)]
+        datasets.Dataset.from_list(rows, features=features).to_parquet(folder / f"{split}.parquet")
+
+
+def test_a_data_set_of_a_hub_has_its_splits_and_the_names_of_its_tags(tmp_path: Path) -> None:
+    """A folder stands where an id would: `datasets` reads it by the same call."""
+    tagged_parquet(tmp_path / "disease", "train", "validation", "test")
+    data = open_tagging(TaggingSource(train=f"hf:{tmp_path}/disease"))
+    assert (data.types, data.scheme, data.name) == (("Disease",), "IOB2", "disease")
+    assert [len(data.splits[split]) for split in ("train", "validation", "test")] == [6, 6, 6]
+    assert data.splits["test"][1].text == "flu 1 test"
+    assert data.splits["test"][1].spans == (Span(0, 5, "Disease"),)
+    tagged_parquet(tmp_path / "part", "train")
+    data = open_tagging(TaggingSource(train=f"hf:{tmp_path}/part", test=f"hf:{tmp_path}/disease", test_fraction=0.5))
+    assert data.splits["test"][0].text == "flu 0 test"
+    assert len(data.splits["train"]) + len(data.splits["validation"]) == 6
+    tagged_parquet(tmp_path / "hidden", "train", tags=(-1, -1, -1))
+    with pytest.raises(RecordError, match="the tags hold a number") as refused:
+        open_tagging(TaggingSource(train=f"hf:{tmp_path}/hidden"))
+    assert f"hf:{tmp_path}/hidden train, line 1" in str(refused.value)
+
+
+def test_words_with_tags_in_a_parquet_file(tmp_path: Path) -> None:
+    rows = [{"tokens": ["flu", "が", str(i)], "tags": ["B-D", "O", "O"]} for i in range(8)]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "train.parquet")
+    found, scheme = read_tagged(
+        tmp_path / "train.parquet", "train.parquet", TagFields(), None, BadRecords("stop", lambda _: None)
+    )
+    assert scheme == "iob2"
+    assert [(text.text, text.spans) for text in found[:2]] == [(f"flu が {i}", (Span(0, 3, "D"),)) for i in range(2)]
+
+
 def test_leaks_are_found_and_left_out(tmp_path: Path) -> None:
     files = {
         "train": conll(tmp_path / "train.txt", "flu/B-D", "Gout/B-D", "same text"),
@@ -428,7 +472,7 @@ def test_a_task_without_entities_is_refused(tmp_path: Path, train: list[str], te
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
-    for name, words in ((str(tmp_path), "is a folder"), ("no.txt", "is not there"), ("hf:x/y", "the hub")):
+    for name, words in ((str(tmp_path), "is a folder"), ("no.txt", "is not there")):
         with pytest.raises(CorpusError, match=words):
             open_tagging(TaggingSource(train=name))
 

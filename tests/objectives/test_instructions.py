@@ -121,8 +121,8 @@ def test_a_pass_that_asks_for_nothing_has_gradients_of_zero(base: BaseModel) -> 
 @pytest.mark.parametrize("template", [CHATML, THINKING])
 def test_held_out_answers_are_scored_by_conversation(base: BaseModel, template: str) -> None:
     rows, objective = rows_of(base, template), Instructions()
-    whole = score(base, objective, rows, rows.select(None), tokens_per_pass=1000)
-    single = score(base, objective, rows, rows.select(None), tokens_per_pass=1)
+    whole = score(base, objective, rows, rows.select_documents(None), tokens_per_pass=1000)
+    single = score(base, objective, rows, rows.select_documents(None), tokens_per_pass=1)
     assert sorted(whole.documents) == ["a", "b", "c", "d"]
     assert whole.tokens.sum() == rows.trained_tokens
     np.testing.assert_array_equal(whole.tokens, single.tokens)

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from verb_jobs import settings
 
+from domain_ft.checking import PROVENANCE, tomllib
 from domain_ft.models.lora import lora_of
-from domain_ft.settings import PROVENANCE, tomllib
 from domain_ft.verbs.adapt import AdaptRun, adapt
 
 NO_TRITON = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")

@@ -144,14 +144,14 @@ class ConversationRows:
         places = self._places[np.asarray(indices, dtype=np.int64)]
         return ConversationRows(self._tokens, self._ends, *self._all, self._names, self.dropped, places)
 
-    def select(self, tokens: int | None) -> npt.NDArray[np.int64]:
-        """The rows of as many conversations as `tokens` allows, in an order that depends on their ids alone.
+    def select_documents(self, max_tokens: int | None) -> npt.NDArray[np.int64]:
+        """The rows of as many conversations as `max_tokens` allows, in an order that depends on their ids alone.
 
         So the same ones are read before and after training. There is always one, whatever the budget; a conversation
         gives all its rows.
 
         Args:
-            tokens: the budget of tokens that are read; None for all.
+            max_tokens: the budget of tokens that are read; None for all.
         """
         rows_of: dict[int, list[int]] = {}
         for row, document in enumerate(self.documents.tolist()):
@@ -160,7 +160,7 @@ class ConversationRows:
         used = 0
         for document in sorted(rows_of, key=lambda document: derive(0, "document", self._names[document])):
             used += int(self.lengths[rows_of[document]].sum())
-            if tokens is not None and used > tokens and selected:
+            if max_tokens is not None and used > max_tokens and selected:
                 break
             selected += rows_of[document]
         return np.array(selected, dtype=np.int64)

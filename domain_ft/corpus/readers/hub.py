@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import datasets
-import pyarrow.dataset
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets.exceptions import DatasetNotFoundError
 from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
 from domain_ft.corpus.readers.base import BadRecords, SourceDocument, TextField
+from domain_ft.corpus.readers.parquet import row_batches
 from domain_ft.corpus.recipes import Source
 from domain_ft.errors import CorpusError, nearest
-
-_ROWS = 256  # of a Parquet file that are read at a time; by default it is a whole group of rows
-# By default what was read of a Parquet file stays in memory until its end.
-_SCAN = pyarrow.dataset.ParquetFragmentScanOptions(use_buffered_stream=True, buffer_size=8 << 20, pre_buffer=False)
 
 
 def read_hub(source: Source, revision: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
@@ -49,8 +49,11 @@ def open_splits(identifier: str, config: str | None, revision: str | None) -> Ma
     try:
         builder = datasets.load_dataset_builder(identifier, config, revision=revision)
         if isinstance(builder.config, ParquetConfig):
-            builder.config.batch_size, builder.config.fragment_scan_options = _ROWS, _SCAN
-        splits: Mapping[str, Any] = builder.as_streaming_dataset()
+            splits: Mapping[str, Any] = {
+                str(split): _ParquetRows.of(files, where, builder) for split, files in builder.config.data_files.items()
+            }
+        else:
+            splits = builder.as_streaming_dataset()
     except DatasetNotFoundError as error:
         fix = "check the id on the hub; a private one wants a token (hf auth login)"
         raise CorpusError(f"there is no data set '{identifier}' on the hub", where=where, fix=fix) from error
@@ -58,6 +61,51 @@ def open_splits(identifier: str, config: str | None, revision: str | None) -> Ma
         fix = "name a configuration as hf:ID:config where the data set has several; check the network"
         raise CorpusError(f"the data set cannot be opened: {error}", where=where, fix=fix) from error
     return splits
+
+
+@dataclass(frozen=True)
+class _ParquetRows:
+    """A split that lies in Parquet files, as most of the hub do, a few rows at a time.
+
+    `datasets` itself decodes on and on while whoever takes the rows is at work, and ends up holding the whole file.
+
+    Attributes:
+        name: of the data set, for messages.
+        files: paths or addresses.
+        access: what fsspec needs to open them, by protocol.
+        features: what the fields are.
+    """
+
+    name: str
+    files: Sequence[str]
+    access: Mapping[str, Any]
+    features: datasets.Features
+
+    @classmethod
+    def of(cls, files: Sequence[str], name: str, builder: datasets.DatasetBuilder) -> _ParquetRows:
+        """The rows of the files of a builder's split."""
+        rows = cls(name, files, builder.storage_options or {}, builder.info.features or datasets.Features())
+        if rows.features:
+            return rows
+        with rows._open(files[0]) as file:
+            return cls(name, files, rows.access, datasets.Features.from_arrow_schema(pq.read_schema(file)))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return itertools.chain.from_iterable(map(self._rows, self.files))
+
+    def _rows(self, address: str) -> Iterator[dict[str, Any]]:
+        try:
+            with self._open(address) as file:
+                for batch in row_batches(pq.ParquetFile(file, pre_buffer=False)):
+                    yield from batch.to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            reason = f"the data set cannot be read: {str(error).splitlines()[0]}"
+            fix = "check the network and the file"
+            raise CorpusError(reason, where=f"{self.name}, {address}", fix=fix) from error
+
+    def _open(self, address: str) -> Any:
+        protocol, separator, _ = address.partition("://")
+        return fsspec.open(address, "rb", **(self.access.get(protocol, {}) if separator else {})).open()
 
 
 def class_names(features: Mapping[str, Any] | None) -> dict[str, list[str]]:

@@ -56,7 +56,7 @@ def parquet_records(path: Path, name: str, bad: BadRecords, columns: Columns | N
         yield from _rows(table, name, wanted, bad)
 
 
-def _batches(table: pq.ParquetFile, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
+def row_batches(table: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     """The rows, a group of them after the other: a reader of all groups keeps what it read of each until its end."""
     for group in range(table.num_row_groups):
         yield from table.iter_batches(batch_size=_ROWS, row_groups=[group], columns=columns)
@@ -64,7 +64,7 @@ def _batches(table: pq.ParquetFile, columns: list[str] | None) -> Iterator[pa.Re
 
 def _rows(table: pq.ParquetFile, name: str, columns: list[str] | None, bad: BadRecords) -> Iterator[RawRecord]:
     number = 0
-    batches = _batches(table, columns)
+    batches = row_batches(table, columns)
     while True:
         try:
             batch = next(batches)

@@ -1,4 +1,4 @@
-"""Files of texts with entities: CoNLL columns, JSON lines of words and tags, JSON lines of text and spans.
+"""Files of texts with entities: CoNLL columns, and records of words and tags or of text and spans.
 
 A file is read whole before its tags are judged, since its scheme shows only in all of them. Offsets count Unicode
 characters (code points) as Python does: not bytes, and not the UTF-16 units of JavaScript and Java.
@@ -9,11 +9,12 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from domain_ft.corpus.readers import raw_records
 from domain_ft.corpus.readers.base import BadRecords, decode, kind_of, read_lines
 from domain_ft.corpus.tasks.entities import Scheme, Span, TagError, TaggedText, chunks, join_words, recognise
 from domain_ft.errors import CorpusError, nearest
@@ -58,7 +59,8 @@ def read_tagged(
     """The texts of a file with their entities, and the scheme of its tags.
 
     Args:
-        path: a JSON lines file by its ending (.jsonl, .json, .ndjson), else CoNLL columns; each may end in .gz too.
+        path: a file of JSON lines (.jsonl, .json, .ndjson) or Parquet by its ending, else CoNLL columns; text files may
+            end in .gz too.
         name: what it is called in messages and ids.
         fields: of JSON records.
         scheme: of the tags; None to find it.
@@ -73,32 +75,49 @@ def read_tagged(
     endings = [ending.lower() for ending in path.suffixes]
     if endings and endings[-1] == ".gz":
         endings.pop()
+    if endings and endings[-1] in _JSON_ENDINGS:
+        return read_tagged_records(_json_records(path, name, bad), name, fields, scheme, bad)
+    if endings and endings[-1] == ".parquet":
+        records = ((record.line or 0, record.fields) for record in raw_records(path, name, "parquet", bad))
+        return read_tagged_records(records, name, fields, scheme, bad)
+    sentences = list(_conll_sentences(path, name, bad))
+    if len({sentence.group for sentence in sentences}) == 1:  # one -DOCSTART- at the top says nothing of documents
+        for sentence in sentences:
+            sentence.group = sentence.id
+    return _with_scheme(sentences, name, scheme, bad)
+
+
+def read_tagged_records(
+    records: Iterable[tuple[int, Mapping[str, Any]]],
+    name: str,
+    fields: TagFields,
+    scheme: Scheme | None,
+    bad: BadRecords,
+) -> tuple[list[TaggedText], Scheme | None]:
+    """`read_tagged` of records with their lines, whatever they were read from."""
     sentences: list[_Sentence] = []
     texts: list[TaggedText] = []
-    if endings and endings[-1] in _JSON_ENDINGS:
-        for line, record in _json_records(path, name, bad):
-            known = _Known(record, fields, name, line, bad)
-            if known.has("tokens", TOKENS_FIELDS):
-                sentence = _tagged_words(known)
-                sentences += [sentence] if sentence else []
-            else:
-                text = _spanned_text(known)
-                texts += [text] if text else []
-        if sentences and texts:
-            raise CorpusError(
-                "some records have words with tags, others text with spans",
-                where=f"{name}: {len(sentences)} with words, {len(texts)} without, such as in line {texts[0].line}",
-                fix="write all records in one form, or give two files",
-            )
-        if texts:
-            return texts, None
-    else:
-        sentences = list(_conll_sentences(path, name, bad))
-        if len({sentence.group for sentence in sentences}) == 1:  # one -DOCSTART- at the top says nothing of documents
-            for sentence in sentences:
-                sentence.group = sentence.id
-    if scheme is None:
-        scheme = recognise(sentence.tags for sentence in sentences)
+    for line, record in records:
+        known = _Known(record, fields, name, line, bad)
+        if known.has("tokens", TOKENS_FIELDS):
+            sentence = _tagged_words(known)
+            sentences += [sentence] if sentence else []
+        else:
+            text = _spanned_text(known)
+            texts += [text] if text else []
+    if sentences and texts:
+        raise CorpusError(
+            "some records have words with tags, others text with spans",
+            where=f"{name}: {len(sentences)} with words, {len(texts)} without, such as in line {texts[0].line}",
+            fix="write all records in one form, or give two files",
+        )
+    return (texts, None) if texts else _with_scheme(sentences, name, scheme, bad)
+
+
+def _with_scheme(
+    sentences: Sequence[_Sentence], name: str, scheme: Scheme | None, bad: BadRecords
+) -> tuple[list[TaggedText], Scheme]:
+    scheme = scheme or recognise(sentence.tags for sentence in sentences)
     return list(_judged(sentences, name, scheme, bad)), scheme
 
 

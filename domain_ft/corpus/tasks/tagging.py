@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject
 from domain_ft.corpus.tasks.entities import SPELLED, Scheme, TaggedText, TaggingData
-from domain_ft.corpus.tasks.entity_files import TagFields, read_tagged
+from domain_ft.corpus.tasks.entity_files import TagFields, read_tagged, read_tagged_records
 from domain_ft.corpus.tasks.examples import SPLITS, Example, Labels, TaskData
+from domain_ft.corpus.tasks.reading import SPLIT_NAMES
 from domain_ft.errors import CorpusError
 
 
@@ -67,9 +68,18 @@ def open_tagging(source: TaggingSource, *, rejects: Callable[[Reject], None] | N
     schemes: dict[str, Scheme | None] = {}
     names = _short_names(given)
     for split, path in given.items():
-        texts[split], schemes[split] = read_tagged(_file(path), names[split], source.fields, source.scheme, bad)
-        if not texts[split]:
-            raise CorpusError(f"'{path}' holds no text that can be read", fix="give a file with texts and their tags")
+        if path.startswith("hf:"):
+            of_hub = _hub_splits(path, source, bad)
+            found = of_hub if split == "train" else {split: of_hub.get(split, of_hub["train"])}
+        else:
+            found = {split: read_tagged(_file(path), names[split], source.fields, source.scheme, bad)}
+        for own, (read, scheme) in found.items():
+            if not read:
+                raise CorpusError(
+                    f"'{path}' holds no text that can be read", fix="give a file with texts and their tags"
+                )
+            texts[own], schemes[own] = read, scheme
+    names = {split: names.get(split, names["train"]) for split in texts}
     split_facts = _complete(texts, source)
     notes = []
     types = _checked_types(texts, names)
@@ -79,7 +89,7 @@ def open_tagging(source: TaggingSource, *, rejects: Callable[[Reject], None] | N
         notes.append(f"the files are tagged in different ways, and are read all the same ({spelled})")
     scheme = schemes["train"]
     return TaggingData(
-        name=_task_name(Path(source.train)),
+        name=_task_name(Path(source.train.removeprefix("hf:"))),
         types=types,
         splits=texts,
         scheme=SPELLED[scheme] if scheme else None,
@@ -161,11 +171,40 @@ def without(data: TaggingData, removals: Mapping[str, npt.NDArray[np.int64]]) ->
     return dataclasses.replace(data, types=types, splits=splits, key=_content_key(splits), notes=notes)
 
 
+def _hub_splits(spec: str, source: TaggingSource, bad: BadRecords) -> dict[str, tuple[list[TaggedText], Scheme | None]]:
+    """The splits of a data set of the hub, or of a folder that stands where an id would, by the names of `SPLITS`.
+
+    Numbers that stand for tags are read as the names that the data set gives them.
+    """
+    from domain_ft.corpus.readers.hub import class_names, open_splits  # imports datasets
+
+    identifier, _, config = spec.removeprefix("hf:").partition(":")
+    there = open_splits(identifier, config or None, None)
+    found = {split: next((name for name in names if name in there), None) for split, names in SPLIT_NAMES.items()}
+    if found["train"] is None:
+        reason = f"the data set has no split 'train', only {', '.join(there)}"
+        raise CorpusError(reason, where=spec, fix="name a data set that has one")
+    texts = {}
+    for split, name in found.items():
+        if name is not None:
+            rows = there[name]
+            records = enumerate(_named(rows, class_names(rows.features)), 1)
+            texts[split] = read_tagged_records(records, f"{spec} {name}", source.fields, source.scheme, bad)
+    return texts
+
+
+def _named(rows: Iterable[Mapping[str, Any]], names: Mapping[str, Sequence[str]]) -> Iterator[dict[str, Any]]:
+    """The rows with names where numbers stand for them. A number without a name stays, and is refused as a tag."""
+    for row in rows:
+        named = {
+            field: [known[number] if 0 <= number < len(known) else number for number in row[field]]
+            for field, known in names.items()
+            if isinstance(row.get(field), list)
+        }
+        yield {**row, **named}
+
+
 def _file(path: str) -> Path:
-    if path.startswith("hf:"):
-        raise CorpusError(
-            f"'{path}': data sets of the hub are not read by `tag`", fix="save it as JSON lines, and give that file"
-        )
     file = Path(path)
     if not file.is_file():
         what = "is a folder" if file.is_dir() else "is not there"

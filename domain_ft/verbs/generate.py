@@ -1,0 +1,202 @@
+"""`domain-ft generate`: a decoder answers a prompt, a person in the terminal, or a file of prompts.
+
+A file is answered in batches and written as JSON lines, in its order. What was stopped goes on with --resume.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+from domain_ft.corpus.conversations.conversation import Conversation, Turn
+from domain_ft.corpus.conversations.formats import FieldChoice
+from domain_ft.corpus.conversations.reading import iterate_conversations
+from domain_ft.corpus.readers.base import BadRecords
+from domain_ft.errors import CorpusError, SettingsError
+from domain_ft.models.generation import Generated
+from domain_ft.settings import GenerateSettings
+from domain_ft.training.progress import ProgressDisplay
+from domain_ft.verbs.chat import AnswerScreen, chat
+from domain_ft.verbs.machine import choose_machine
+from domain_ft.verbs.speaker import Speaker, trained_from
+from domain_ft.verbs.streams import Output, bad_records, check_streams, open_output, open_rejects, pass_over
+
+BATCHES = 4
+"""Batches of prompts that are read at once, so that those of about equal lengths share one."""
+
+
+def generate(settings: GenerateSettings, stdin: BinaryIO | None = None, stdout: TextIO | None = None) -> dict[str, Any]:
+    """Answer --prompt, or every prompt of --input, or whoever types; and say how it went.
+
+    Args:
+        stdin: what is read for `--input -` and in a conversation; the process's own where none is given.
+        stdout: where answers go; the process's own where none is given.
+
+    Raises:
+        UserError: the model, the input or the output cannot be used. What is written stays, to be gone on with.
+    """
+    began = time.perf_counter()
+    _check(settings)
+    against = trained_from(settings.model) if settings.against == "base" else settings.against
+    machine = choose_machine(settings)
+    with ProgressDisplay(quiet=settings.quiet) as display:
+        names = (settings.model, against) if against else (settings.model,)
+        speakers = [Speaker.load(name, settings, machine, display) for name in names]
+    if settings.prompt is not None:
+        result = _answer_one(speakers, settings, stdout or sys.stdout)
+    elif settings.input is not None:
+        result = _answer_file(speakers, settings, stdin, stdout or sys.stdout)
+    else:
+        result = {"questions": chat(speakers, settings.system, stdin, stdout or sys.stdout)}
+    if against:
+        result["against"] = {"model": against, **result.get("against", {})}
+    return {
+        "command": "generate",
+        "model": settings.model,
+        "device": machine.device.type,
+        **result,
+        "wall_seconds": time.perf_counter() - began,
+    }
+
+
+def run(settings: GenerateSettings) -> dict[str, Any]:
+    """The verb: generate, and for a file say on standard error how many prompts there were."""
+    result = generate(settings)
+    if settings.input is not None and not settings.quiet and not settings.json:
+        rejected = f", {result['rejected']:,} rejected" if result["rejected"] else ""
+        where = f" in {settings.output}" if settings.output else ""
+        print(
+            f"{result['prompts']:,} prompts{where}{rejected}; of {result['answered']:,} answers written now "
+            f"{result['stopped']:,} ended by themselves",
+            file=sys.stderr,
+        )
+    return result
+
+
+def _check(settings: GenerateSettings) -> None:
+    if settings.input is not None:
+        check_streams(settings, "answers")
+    elif settings.output or settings.resume:
+        raise SettingsError("--output and --resume are for the answers to a file", fix="give the prompts as --input F")
+    elif settings.prompt is None and settings.json:
+        raise SettingsError("--json: a conversation has no result to print", fix="give --prompt TEXT or --input F")
+    elif settings.prompt is None and settings.raw:
+        raise SettingsError("--raw: a conversation needs a chat template", fix="give --prompt TEXT or --input F")
+    if settings.raw and settings.system:
+        raise SettingsError("--raw with --system: there is no template to put a system turn in", fix="leave one out")
+
+
+# --- A prompt ---------------------------------------------------------------------------------------------------------
+
+
+def _answer_one(speakers: Sequence[Speaker], settings: GenerateSettings, stdout: TextIO) -> dict[str, Any]:
+    """Answer --prompt, on the screen unless the result is printed as JSON."""
+    assert settings.prompt is not None
+    turns = [Turn("system", settings.system)] if settings.system else []
+    turns.append(Turn("user", settings.prompt))
+    prompts = [speaker.prompt(turns) for speaker in speakers]
+    if settings.json:
+        answers = [
+            speaker.answer([prompt], ["--prompt"])[0] for speaker, prompt in zip(speakers, prompts, strict=True)
+        ]
+    else:
+        answers = AnswerScreen(stdout).show(speakers, prompts, "--prompt")
+    return {"prompt": settings.prompt, **_facts(answers)}
+
+
+def _facts(answers: Sequence[Generated]) -> dict[str, Any]:
+    """What is written of an answer, with the second speaker's under `against`."""
+    first, *others = (
+        {"text": answer.text, "tokens": answer.tokens, "stopped": answer.stopped, "seconds": answer.seconds}
+        for answer in answers
+    )
+    return first | ({"against": others[0]} if others else {})
+
+
+# --- A file -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt of a file.
+
+    Attributes:
+        id: of its record.
+        prompts: as each speaker is to read it.
+        reference: the answer that the file has, where it has one.
+    """
+
+    id: str
+    prompts: tuple[str, ...]
+    reference: str | None
+
+
+def _answer_file(
+    speakers: Sequence[Speaker], settings: GenerateSettings, stdin: BinaryIO | None, stdout: TextIO
+) -> dict[str, Any]:
+    """Answer every prompt of --input."""
+    counts = {"answered": 0, "tokens": 0, "stopped": 0}
+    with ProgressDisplay(quiet=settings.quiet) as display, contextlib.ExitStack() as stack:
+        output = stack.enter_context(open_output(settings, stdout))
+        rejects = stack.enter_context(open_rejects(settings))
+        source = Path(str(settings.input)) if settings.input != "-" else stdin or sys.stdin.buffer
+        bad = bad_records(rejects)
+        questions = _questions(
+            iterate_conversations(source, FieldChoice.of(settings), bad, answered=False), speakers, bad
+        )
+        pass_over(questions, output, settings)
+        while block := list(itertools.islice(questions, settings.batch_size * BATCHES)):
+            for answer in _answer_block(speakers, block, output):
+                counts["answered"] += 1
+                counts["tokens"] += answer.tokens
+                counts["stopped"] += answer.stopped
+            display.job("answering", output.done + counts["answered"], None)
+    return {
+        "prompts": output.done + counts["answered"],
+        "done_before": output.done,
+        "rejected": rejects.count if rejects else 0,
+        **counts,  # of this call
+        "output": str(settings.output) if settings.output else None,
+    }
+
+
+def _questions(
+    conversations: Iterator[Conversation], speakers: Sequence[Speaker], bad: BadRecords
+) -> Iterator[Question]:
+    """What is asked in each conversation. Its last answer is the reference; one that cannot be asked is reported."""
+    for conversation in conversations:
+        turns, reference = conversation.turns, None
+        if turns[-1].role == "assistant":
+            turns, reference = turns[:-1], turns[-1].content
+        try:
+            prompts = tuple(speaker.prompt(turns, conversation.tools) for speaker in speakers)
+            for speaker, prompt in zip(speakers, prompts, strict=True):
+                speaker.check(prompt)
+        except CorpusError as error:
+            reason = f"{error.where}: {error.what}" if error.where else error.what
+            bad.add(reason, file=conversation.file, line=conversation.line, fix=error.fix)
+            continue
+        yield Question(conversation.id, prompts, reference)
+
+
+def _answer_block(speakers: Sequence[Speaker], block: Sequence[Question], output: Output) -> list[Generated]:
+    """Have all speakers answer, write the lines, and give the first speaker's answers."""
+    names = [question.id for question in block]
+    answers = [
+        speaker.answer([question.prompts[place] for question in block], names) for place, speaker in enumerate(speakers)
+    ]
+    output.write(
+        {
+            "id": question.id,
+            **_facts(own),
+            **({} if question.reference is None else {"reference": question.reference}),
+        }
+        for question, own in zip(block, zip(*answers, strict=True), strict=True)
+    )
+    return answers[0]

@@ -1,0 +1,222 @@
+"""`instruct` from conversations to run folder, with tiny models: its numbers, its template, resume, what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from instruct_jobs import ANSWERS, TEMPLATE, save_chatty, settings, word, write_conversations
+from peft import PeftModel
+from safetensors.torch import load_file
+from tiny_models import save_tiny
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from verb_jobs import settings as adapt_settings
+
+from domain_ft.errors import CorpusError, ModelError, SettingsError
+from domain_ft.models.base import load
+from domain_ft.settings import ExportSettings, InstructSettings
+from domain_ft.training import loop
+from domain_ft.verbs.adapt import adapt
+from domain_ft.verbs.export import export
+from domain_ft.verbs.instruct import control_of, instruct, output_folder, run
+
+ANSWER_KEYS = {"exact_match", "token_f1", "rouge_l", "chrf", "end_of_turn_rate", "distinct_1", "distinct_2"}
+
+
+@pytest.mark.parametrize(("architecture", "template"), [("llama", True), ("gpt2", False)])
+def test_a_run_from_conversations_to_folder(architecture: str, template: bool, tmp_path: Path) -> None:
+    finished = instruct(settings(tmp_path, architecture, template=template, max_steps=30))
+    result = json.loads((finished.folder / "result.json").read_text())
+    assert (result["command"], result["objective"], result["format"]) == ("instruct", "instructions", "chat")
+    assert result["template"] == ("model" if template else "plain")
+    assert result["examples"]["train"] + result["examples"]["test"] == 40
+    for when in ("before", "after"):
+        for role in ("test", "control"):
+            assert set(result[when][role]) == {"loss", "perplexity", "bits_per_byte", "tokens", "bytes"}
+        assert result[when]["answers"].keys() >= ANSWER_KEYS
+    assert result["after"]["test"]["loss"] < result["before"]["test"]["loss"]
+    assert result["differences"]["test"]["interval"][1] < 0
+    assert result["after"]["test"]["tokens"] == result["before"]["test"]["tokens"]
+    names = {path.name for path in finished.folder.iterdir()}
+    assert names == {
+        "README.md",
+        "adapter",
+        "answers.jsonl",
+        "checkpoints",
+        "config.toml",
+        "metrics.jsonl",
+        "report.html",
+        "result.json",
+        "scores",
+    }
+    assert ModelCard.load(finished.folder / "README.md").data.library_name == "peft"
+    answers = [json.loads(line) for line in (finished.folder / "answers.jsonl").read_text().splitlines()]
+    assert len(answers) == 4
+    assert all(answer["reference"] in ANSWERS for answer in answers)
+
+
+def test_the_tokens_are_counted_as_an_independent_count_has_them(tmp_path: Path) -> None:
+    """One epoch, counted by hand: the answers and their end of turn are trained, everything is read."""
+    asked = settings(tmp_path, epochs=2, max_steps=None)
+    finished = instruct(asked)
+    tokenizer = AutoTokenizer.from_pretrained(asked.model)
+    test = {json.loads(line)["id"] for line in (finished.folder / "answers.jsonl").read_text().splitlines()}
+    read = trained = 0
+    held_out = set(json.loads((finished.folder / "scores" / "before-test.json").read_text())["documents"])
+    assert test <= held_out
+    for line, text in enumerate(Path(asked.data).read_text().splitlines(), 1):
+        if f"questions.jsonl:{line}" in held_out:
+            continue
+        question, answer = (message["content"] for message in json.loads(text)["messages"])
+        prompt = f"[user] {question}<|endoftext|>[assistant] "
+        whole = tokenizer(f"{prompt}{answer}<|endoftext|>", return_offsets_mapping=True)
+        read += len(whole["input_ids"])
+        trained += sum(end > len(prompt) for _, end in whole["offset_mapping"])
+    assert (finished.result["tokens_seen"], finished.result["tokens_trained"]) == (2 * read, 2 * trained)
+
+
+@pytest.mark.parametrize(("architecture", "template"), [("llama", True), ("gpt2", False)])
+def test_peft_loads_the_adapter_with_equal_logits_and_export_merges_it(
+    architecture: str, template: bool, tmp_path: Path
+) -> None:
+    finished = instruct(settings(tmp_path, architecture, template=template))
+    ids = torch.tensor([[5, 9, 12, 40, 7]])
+    with torch.no_grad():
+        base = AutoModelForCausalLM.from_pretrained(tmp_path / architecture)
+        untouched = base(input_ids=ids).logits
+        peft = PeftModel.from_pretrained(base, finished.folder / "adapter").eval()(input_ids=ids).logits
+        ours = finished.model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        export(ExportSettings(model=str(finished.folder), output=tmp_path / "merged", quiet=True))
+        merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()(input_ids=ids).logits
+    assert not torch.allclose(peft, untouched, atol=1e-4)
+    torch.testing.assert_close(ours, peft, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(merged, peft, rtol=1e-5, atol=1e-5)
+    said = AutoTokenizer.from_pretrained(tmp_path / "merged").apply_chat_template(
+        [{"role": "user", "content": "x"}], tokenize=False, add_generation_prompt=True
+    )
+    assert said == ("[user] x<|endoftext|>[assistant] " if template else said)
+    assert said.startswith("[user] x") if template else "### User:\nx" in said
+
+
+def test_a_model_learns_to_answer_and_to_stop(tmp_path: Path) -> None:
+    asked = settings(tmp_path, max_steps=60, learning_rate=1e-2, rank=8)
+    records = [json.loads(line) for line in Path(asked.data).read_text().splitlines()]
+    for record in records:
+        record["messages"][1]["content"] = "Ok."
+    Path(asked.data).write_text("".join(json.dumps(record) + "\n" for record in records))
+    finished = instruct(asked)
+    after = finished.result["after"]["answers"]
+    assert (after["exact_match"], after["end_of_turn_rate"]) == (1.0, 1.0)
+    assert finished.result["before"]["answers"]["exact_match"] == 0.0
+
+
+def test_a_run_that_broke_off_is_resumed_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = instruct(settings(tmp_path, output=tmp_path / "whole", dropout=0.1))
+    take, taken = loop._Trainer.take, 0
+
+    def breaking(self: Any, *arguments: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken == 4:
+            raise ConnectionError("the power went")
+        return take(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Trainer, "take", breaking)
+        with pytest.raises(ConnectionError):
+            instruct(settings(tmp_path, dropout=0.1))
+    resumed = instruct(settings(tmp_path, dropout=0.1, resume=True))
+    for key in ("before", "after", "tokens_seen", "tokens_trained"):
+        assert resumed.result[key] == whole.result[key]
+    one, other = (load_file(f / "adapter" / "adapter_model.safetensors") for f in (whole.folder, resumed.folder))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_resume_with_other_conversations_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise ConnectionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Trainer, "take", broken)
+        with pytest.raises(ConnectionError):
+            instruct(settings(tmp_path))
+    write_conversations(tmp_path / "questions.jsonl", 39)
+    with pytest.raises(SettingsError, match="the text or the model is not what the run was started with"):
+        instruct(settings(tmp_path, resume=True))
+
+
+def test_adapt_and_then_instruct(tmp_path: Path) -> None:
+    save_chatty("llama", tmp_path / "llama")
+    first = adapt(adapt_settings(tmp_path, "llama"))
+    finished = instruct(settings(tmp_path, model=str(first.folder), output=tmp_path / "taught"))
+    adapted = load(str(first.folder))
+    again = load(str(finished.folder))
+    ids = torch.tensor([[5, 9, 12, 40, 7]])
+    with torch.no_grad():
+        expected = finished.model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        found = again.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        before = adapted.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(before, expected, atol=1e-4)
+    assert again.tokenizer.chat_template == TEMPLATE
+
+
+def test_full_training_keeps_the_template_and_the_end_of_turn(tmp_path: Path) -> None:
+    finished = instruct(settings(tmp_path, "gpt2", template=False, method="full", learning_rate=1e-3))
+    model = AutoModelForCausalLM.from_pretrained(finished.folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(finished.folder / "model")
+    assert "### Assistant:" in tokenizer.chat_template
+    assert tokenizer.eos_token_id in model.generation_config.eos_token_id
+    assert finished.result["trainable_parameters"] == finished.result["total_parameters"]
+
+
+def test_the_control_is_of_another_field(tmp_path: Path) -> None:
+    assert control_of(InstructSettings(data="x")) == "legal"
+    assert control_of(InstructSettings(data="x", control="none")) is None
+    assert control_of(InstructSettings(data="x", control="mine.txt")) == "mine.txt"
+
+
+def test_a_test_file_of_its_own_no_control_and_no_examples(tmp_path: Path) -> None:
+    test = write_conversations(tmp_path / "held-out.jsonl", 6)
+    finished = instruct(settings(tmp_path, test=str(test), control="none", examples=False))
+    assert finished.result["before"]["control"] is None
+    assert finished.result["examples"]["test"] == 6
+    assert not (finished.folder / "answers.jsonl").exists()
+    page = (finished.folder / "report.html").read_text() + (finished.folder / "README.md").read_text()
+    assert "It is a" not in page
+    assert not any(word(index) in page for index in range(40))
+
+
+def test_a_conversation_of_which_nothing_is_left_is_not_trained_on(tmp_path: Path) -> None:
+    asked = settings(tmp_path, generate_examples=0)
+    with Path(asked.data).open("a") as file:
+        messages = [{"role": "user", "content": "long " * 200}, {"role": "assistant", "content": "Yes."}]
+        file.write(json.dumps({"messages": messages}) + "\n")
+    finished = instruct(asked)
+    counts = finished.result["examples"]
+    assert counts["train"] + counts["test"] + counts["dropped"] in (40, 41)  # the long one may be held out
+    assert finished.result["after"]["answers"] is None
+
+
+def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(tmp_path: Path) -> None:
+    planned = run(settings(tmp_path, dry_run=True, json=True))
+    assert planned["steps"] == 6
+    assert 0 < planned["tokens_trained"] < planned["tokens"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    save_tiny("bert", tmp_path / "bert")
+    with pytest.raises(ModelError, match="is an encoder, which cannot write answers"):
+        instruct(settings(tmp_path, model=str(tmp_path / "bert")))
+    with pytest.raises(CorpusError, match="none of the 32 conversations has anything that can be learned; .* max-length is 8"):
+        instruct(settings(tmp_path, output=tmp_path / "other", max_length=8))
+
+
+def test_the_folder_is_named_by_data_and_model() -> None:
+    named = output_folder(InstructSettings(data="some/where/med quad.jsonl.gz", model="runs/medical"))
+    assert named == Path("runs/med-quad-medical")
