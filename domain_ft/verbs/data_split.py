@@ -148,16 +148,17 @@ def _shares(settings: DataSplitSettings) -> dict[str, float]:
 def _families(reading: _Reading, prints: Fingerprints, share: float) -> tuple[str, Integers]:
     """Which copies are joined, and the (records,) number of each one's family.
 
-    Where most records are much alike, such as those of one long instruction, they would be one family, and nothing could
-    be split off.
+    Where most records are much alike, such as those of one long instruction, they would be one family, and nothing
+    could be split off.
     """
     for joined, similarity in JOINED.items():
         asked = reading.asked if similarity else []
         groups = duplicate_groups(prints, reading.sources, asked, similarity=similarity)
+        found = joined, groups
         sizes = np.bincount(groups)
         if sizes[sizes > max(share * len(groups), 1)].sum() <= MOST_IN_LARGE * len(groups):
             break
-    return joined, groups
+    return found
 
 
 def _parts_of(groups: Integers, hashes: npt.ArrayLike, shares: Mapping[str, float]) -> Integers:

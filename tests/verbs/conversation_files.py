@@ -12,7 +12,7 @@ from typing import Any
 from tiny_chats import CHATML, chat_tokenizer
 from tiny_models import VOCABULARY, tiny_model
 
-ASKED = "What does the {} of {} stand for, 何ですか 🙂?"
+ASKED = "What is the {} of {}, 何ですか 🙂?"
 
 
 def words(index: int, count: int = 20) -> str:

@@ -102,7 +102,7 @@ def test_what_a_person_should_mend_before_the_run(
     """Few examples, all with one answer to one wording, and some too long: each is said."""
     prompts = [f"Please classify the following text: {words(i, 40 if i % 3 == 0 else 4)}" for i in range(30)]
     data = write(tmp_path / "labels.jsonl", ({"prompt": p, "completion": "Toxic or not: yes."} for p in prompts))
-    found = estimated(data, decoder, max_length=64, epochs=1.0)
+    found = estimated(data, decoder, max_length=160, epochs=1.0)
     said = "\n".join(found["warnings"])
     assert found["examples"]["dropped"] > 0
     assert "examples are few" in said
