@@ -592,7 +592,8 @@ class DataMixSettings(ConversationOptions, JsonOptions, group="Mixture"):
     """Mix files of conversations by weight, such as your own with a share of general ones against forgetting.
 
     The mixture is as long as the first file allows, read whole once; the others are drawn from in a fixed order, and
-    repeated only where --repeat allows it.
+    repeated only where --repeat allows it. One file alone is written in OpenAI's chat format: so can files be that need
+    --prompt-field or other options of their own, before they are mixed with the rest.
     """
 
     positional: ClassVar[tuple[str, ...]] = ("data",)

@@ -123,11 +123,8 @@ def run(settings: DataSampleSettings) -> dict[str, Any]:
     coloured = console.color_system is not None
     for one in found.samples:
         console.print(Text(f"{one.file}, line {one.line}: {_counts(one)}", style="bold"))
-        for kind, text in one.parts:
-            if text:
-                shown = text.replace("\x1b", "␛")  # no text of a file steers the terminal
-                console.print(Text(shown, style=STYLES[kind]) if coloured else Text(MARKS[kind].format(shown)), end="")
-        console.print("\n")
+        console.print(_shown(one, coloured))
+        console.print()
     console.print(_legend(found, settings, coloured))
     if found.rejects:
         first = found.rejects[0]
@@ -167,11 +164,26 @@ def _counts(one: Sample) -> str:
     return counts if one.trained_tokens else f"{counts}: nothing is left to learn, and instruct leaves it out"
 
 
+def _shown(one: Sample, coloured: bool) -> Text:
+    """The text with colours or marks. No character of it steers the terminal."""
+    shown = Text()
+    for kind, text in one.parts:
+        text = text.rstrip() if kind == "cut" else text
+        if text:
+            _append(shown, kind, text.replace("\x1b", "␛"), coloured)
+    shown.rstrip()
+    return shown
+
+
 def _legend(found: Samples, settings: DataSampleSettings, coloured: bool) -> Text:
     """What the colours or marks mean, and by whose template the text is made."""
     whose = f"the chat template of {settings.model}" if found.template == "model" else "the plain chat template"
-    legend = Text(f"{len(found.samples)} of {found.conversations:,} conversations by {whose}: ", style="dim")
+    legend = Text(f"{len(found.samples)} of {found.conversations:,} conversations by {whose}: ")
     for kind, words in (("trained", "trained on"), ("read", "read"), ("cut", "cut off")):
-        legend.append(words if coloured else MARKS[kind].format(words), STYLES[kind] if coloured else "")
+        _append(legend, kind, words, coloured)
         legend.append(", " if kind != "cut" else "")
     return legend
+
+
+def _append(to: Text, kind: str, text: str, coloured: bool) -> None:
+    to.append(text if coloured else MARKS[kind].format(text), STYLES[kind] if coloured else "")

@@ -434,7 +434,7 @@ def test_what_is_cut_off_is_shown_so(decoder: Path, tmp_path: Path, capsys: pyte
     shown = capsys.readouterr().out
     assert "10 cut" in shown
     assert "⟦It is" in shown
-    assert "⟨" in shown
+    assert shown.index("⟧⟨") < shown.index("<|im_end|>⟩\n")
     assert max(map(cell_len, shown.splitlines())) <= 80
     assert main([*command[:-1], "8"]) == 0
     assert "nothing is left to learn" in " ".join(capsys.readouterr().out.split())
