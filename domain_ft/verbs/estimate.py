@@ -183,8 +183,10 @@ def run(settings: EstimateSettings) -> dict[str, Any]:
     console.print(table)
     console.print()
     console.print(_comparison(found))
+    if found.warnings:
+        console.print()
     for warning in found.warnings:
-        console.print(Text(f"\nwarning: {warning}", style="yellow"))
+        console.print(Text(f"warning: {warning}", style="yellow"))
     return {"command": "data estimate"} | dataclasses.asdict(found) | {"minutes": found.minutes}
 
 
