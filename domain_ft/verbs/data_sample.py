@@ -20,9 +20,10 @@ from domain_ft.corpus.conversations.conversation import Conversation
 from domain_ft.corpus.conversations.formats import FieldChoice
 from domain_ft.corpus.conversations.reading import iterate_conversations
 from domain_ft.corpus.conversations.rendering import ChatTemplate, Rendered
-from domain_ft.corpus.conversations.rows import rendered_backend, trained_tokens
+from domain_ft.corpus.conversations.rows import trained_tokens
 from domain_ft.corpus.readers.base import BadRecords, Reject
 from domain_ft.corpus.shuffling import beginning
+from domain_ft.corpus.tokens import plain_backend
 from domain_ft.errors import CorpusError
 from domain_ft.models.base import load_tokenizer
 from domain_ft.models.sources import find
@@ -105,7 +106,8 @@ def sample(settings: DataSampleSettings) -> Samples:
             f"the file holds no conversation{reason}", where=settings.data, fix="domain-ft data check says more"
         )
     tokenizer = load_tokenizer(find(settings.model), settings.model)
-    template, backend = ChatTemplate.of(tokenizer), rendered_backend(tokenizer)
+    template, backend = ChatTemplate.of(tokenizer), plain_backend(tokenizer)
+    backend.encode_special_tokens = False  # those of the template are meant
     max_length = min(settings.max_length, tokenizer.model_max_length)
     chosen = sorted(beginning(settings.count, len(conversations), settings.seed, "sample").tolist())
     samples = tuple(

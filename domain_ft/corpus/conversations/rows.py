@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Encoding, Tokenizer, processors
+from tokenizers import Encoding
 
 from domain_ft.corpus.batches import PackedBatch, Places
 from domain_ft.corpus.conversations.conversation import Conversation
@@ -230,7 +230,8 @@ class _Encoder:
         max_length: int,
         rejects: Callable[[Reject], None] | None,
     ) -> None:
-        self.backend = rendered_backend(tokenizer)
+        self.backend = plain_backend(tokenizer)
+        self.backend.encode_special_tokens = False  # those of the template are meant
         self.special = np.array([i for i, token in tokenizer.added_tokens_decoder.items() if token.special])
         self.template, self.max_length, self.rejects = template, max_length, rejects
         self.tokens: list[npt.NDArray[np.void]] = []
@@ -245,7 +246,10 @@ class _Encoder:
         texts = [one.text for own in rendered for one in own]
         encodings = iter(self.backend.encode_batch(texts, add_special_tokens=False))
         for conversation, own in zip(conversations, rendered, strict=True):
-            rows = [self._row(one, encoding) for one, encoding in zip(own, itertools.islice(encodings, len(own)))]
+            rows = [
+                self._row(one, encoding)
+                for one, encoding in zip(own, itertools.islice(encodings, len(own)), strict=True)
+            ]
             kept = [row for row, _, _ in rows if len(row)]
             lost = any(cut for _, cut, _ in rows)
             if own and not kept:
@@ -283,7 +287,8 @@ class _Encoder:
             return self.template.render(conversation)
         except RecordError as error:
             if self.rejects is None:
-                raise
+                fix = f"{error.fix}; or leave such examples out: --on-bad-record skip"
+                raise RecordError(error.reason, where=error.where or conversation.place, fix=fix) from error
             self.rejects(Reject(conversation.file, conversation.line, None, error.reason))
             self.dropped.append(Dropped(conversation.id, conversation.place, error.reason))
             return ()
@@ -308,21 +313,9 @@ def trained_tokens(rendered: Rendered, encoding: Encoding) -> npt.NDArray[np.boo
     starts, ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
     trained = np.zeros(len(starts), dtype=np.bool_)
     for first, last in rendered.spans:
-        # A token of no width, such as the space that some tokenizers begin a text with, is the next character's.
-        trained |= (starts < last) & (np.maximum(ends, starts + 1) > first)
+        trained |= (starts < last) & (ends > first)
     trained[:1] = False  # nothing comes before it that could ask for it
     return trained
-
-
-def rendered_backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
-    """A copy of the fast tokenizer that reads special tokens in a text as such, and adds none.
-
-    Without its post-processor, since those of byte-level tokenizers take the spaces out of the offsets.
-    """
-    backend = plain_backend(tokenizer)
-    backend.encode_special_tokens = False
-    backend.post_processor = processors.Sequence([])
-    return backend
 
 
 def _unique(names: Iterable[str]) -> list[str]:
