@@ -130,9 +130,7 @@ def answer_differences(
 
     Both must have answered the same prompts in the same order.
     """
-    return counts_difference(
-        [before._counts()], [after._counts()], _means, seed=seed, resamples=resamples, level=level
-    )
+    return counts_difference([before._counts()], [after._counts()], _means, seed=seed, resamples=resamples, level=level)
 
 
 def _means(sums: Array) -> dict[str, Array]:
@@ -211,7 +209,8 @@ def chrf(answer: str, reference: str) -> float:
     said, right = ("".join(unicodedata.normalize("NFC", text).split()) for text in (answer, reference))
     if not said or not right:
         return float(said == right)
-    return float(chrf_score([said], [[right]], n_char_order=min(CHRF_ORDER, len(right)), n_word_order=0))
+    score: Any = chrf_score([said], [[right]], n_char_order=min(CHRF_ORDER, len(right)), n_word_order=0)
+    return float(score)
 
 
 # ----------------------------------------------------------------------------------------------------------- variety

@@ -19,8 +19,8 @@ class ConversationFacts:
     Attributes:
         name: such as `medquad`.
         format: how they are written: `chat`, `alpaca`, `prompt`, `sharegpt` or `qa`.
-        facts: what is known of them by name; those that the report has words for are shown: `split`, `rejects`, `leaks`,
-            `language`, `licence`, `citation`.
+        facts: what is known of them by name. The report shows `split`, `rejects`, `leaks`, `language`, `licence` and
+            `citation`, where they are known.
         notes: what was found when they were read, in sentences.
     """
 

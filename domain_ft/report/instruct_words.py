@@ -5,11 +5,12 @@ Scores of answers are written in points, of 100, as in `task_words`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from domain_ft.report.instruct_data import InstructReport
-from domain_ft.report.task_words import count, difference_span, points
+from domain_ft.report.task_words import count, difference_span, listed, points
 from domain_ft.report.words import change, control_finding, level, number, verdict
 
 METRICS = {
@@ -72,11 +73,11 @@ def findings(report: InstructReport) -> list[str]:
         sentences.append("What the model forgot was not measured: there was no control corpus.")
     else:
         sentences.append(control_finding(report))
-    few = [data.name for role, data in report.roles if report.differences[role].get("few_documents")]
+    few = [data.name for role, data in report.roles if report.differences[role]["few_documents"]]
+    if report.answered and report.differences["answers"]["chrf"]["few_units"]:
+        few.append("answers")
     if few:
-        sentences.append(
-            f"Few examples were held out ({' and '.join(few)}: fewer than ten), so the intervals are rough."
-        )
+        sentences.append(f"Few examples were measured ({listed(few)}: fewer than ten), so the intervals are rough.")
     return sentences
 
 
@@ -89,12 +90,13 @@ def likeness_metrics(report: InstructReport) -> tuple[str, ...]:
 def answer_rows(report: InstructReport) -> list[tuple[str, str, str]]:
     """(what it is, before, after) of what is told of the answers without an interval."""
     before, after = (report.result[when]["answers"] for when in ("before", "after"))
-    return [
-        ("tokens, mean", *(number(one["answer_tokens"]["mean"], 1) for one in (before, after))),
-        ("characters, median", *(number(one["answer_characters"]["p50"], 0) for one in (before, after))),
-        ("distinct-1", *(points(one["distinct_1"]) for one in (before, after))),
-        ("distinct-2", *(points(one["distinct_2"]) for one in (before, after))),
-    ]
+    told = {
+        "tokens, mean": lambda scores: number(scores["answer_tokens"]["mean"], 1),
+        "characters, median": lambda scores: number(scores["answer_characters"]["p50"], 0),
+        "distinct-1": lambda scores: points(scores["distinct_1"]),
+        "distinct-2": lambda scores: points(scores["distinct_2"]),
+    }
+    return [(label, say(before), say(after)) for label, say in told.items()]
 
 
 def answer_notes(report: InstructReport) -> str:
@@ -130,7 +132,8 @@ def _ends(report: InstructReport) -> str:
     before, after = (report.result[when]["answers"] for when in ("before", "after"))
     ended = [f"{round(one['end_of_turn_rate'] * one['examples']):,}" for one in (before, after)]
     limit = report.settings.get("max_new_tokens")
-    cut = f"; the rest were cut at {limit:,} tokens" if isinstance(limit, int) else ""
+    all_ended = before["end_of_turn_rate"] == after["end_of_turn_rate"] == 1
+    cut = "" if all_ended or limit is None else f"; the rest were cut at {limit:,} tokens"
     return f"Of {after['examples']:,} answers {ended[0]} ended by themselves before, {ended[1]} after{cut}."
 
 
@@ -139,6 +142,8 @@ def changed(difference: Mapping[str, Any]) -> str:
 
     >>> changed({"verdict": "better", "difference": 0.068, "interval": [0.021, 0.11], "level": 0.95})
     'better by 6.8 points (95% interval 2.1 to 11.0)'
+    >>> changed({"verdict": "better", "difference": 1.0, "interval": [1.0, 1.0], "level": 0.95})
+    'better by 100.0 points, alike for each prompt'
     >>> changed({"verdict": "not shown", "difference": 0.01, "interval": [-0.02, 0.04], "level": 0.95})
     'no change is shown (95% interval −2.0 to +4.0)'
     """
@@ -148,10 +153,10 @@ def changed(difference: Mapping[str, Any]) -> str:
     if difference["verdict"] == "not shown":
         return f"no change is shown ({level(difference)} {difference_span(bounds)})"
     low, high = sorted(abs(bound) for bound in bounds)
-    return (
-        f"{difference['verdict']} by {points(abs(difference['difference']))} points "
-        f"({level(difference)} {points(low)} to {points(high)})"
-    )
+    amount = f"{difference['verdict']} by {points(abs(difference['difference']))} points"
+    if math.isclose(low, high):  # draws that all agree make no interval
+        return f"{amount}, alike for each prompt"
+    return f"{amount} ({level(difference)} {points(low)} to {points(high)})"
 
 
 def limits(report: InstructReport) -> list[str]:

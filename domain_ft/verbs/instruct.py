@@ -37,6 +37,7 @@ from domain_ft.models.generation import Generated, Sampling, generate
 from domain_ft.models.peft_format import save_adapter
 from domain_ft.objectives.causal_lm import CausalLM
 from domain_ft.objectives.instructions import Instructions
+from domain_ft.randomness import derive
 from domain_ft.report.data import BaseFacts, CorpusFacts
 from domain_ft.report.instruct_data import AnswerPair, ConversationFacts, InstructReport
 from domain_ft.report.run_folder import RunFolder
@@ -290,13 +291,13 @@ def control_of(settings: InstructSettings) -> str | None:
 def questions_of(
     data: ConversationData, template: ChatTemplate, base: BaseModel, settings: InstructSettings
 ) -> list[Question]:
-    """The last answer in words of each of the first test conversations; those whose prompts are too long are left out.
+    """What asks for the last answer in words of some test conversations, drawn by the seed and their ids.
 
-    The order of the test conversations is that of a hash, so the first ones are a fair sample of them.
+    Those whose prompts leave no room for an answer are left out.
     """
     found: list[Question] = []
     room = base.max_length - settings.max_new_tokens
-    for conversation in data.test:
+    for conversation in sorted(data.test, key=lambda one: derive(settings.seed, "question", one.id)):
         if len(found) == settings.generate_examples:
             break
         answers = [place for place, turn in enumerate(conversation.turns) if turn.trained and turn.content.strip()]

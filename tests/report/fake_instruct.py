@@ -98,6 +98,8 @@ def facts(pairs: tuple[AnswerPair, ...] = LONG) -> ConversationFacts:
 def instruct_report(pairs: tuple[AnswerPair, ...] = LONG, **changes: Any) -> InstructReport:
     before, after = (scored(pairs, when) for when in (0, 1))
     lines = [{name: value for name, value in line.items() if name != "evaluation"} for line in metrics(40)]
+    for line in lines:
+        line["loss"] -= 3.3
     for line in lines[9::10]:
         line["evaluation"] = {"test": losses(1.9 - line["step"] / 100, 1_500)}
     report = InstructReport(
