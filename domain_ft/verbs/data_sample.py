@@ -20,7 +20,7 @@ from domain_ft.corpus.conversations.conversation import Conversation
 from domain_ft.corpus.conversations.formats import FieldChoice
 from domain_ft.corpus.conversations.reading import iterate_conversations
 from domain_ft.corpus.conversations.rendering import ChatTemplate, Rendered
-from domain_ft.corpus.conversations.rows import trained_tokens
+from domain_ft.corpus.conversations.rows import trained_mask
 from domain_ft.corpus.readers.base import BadRecords, Reject
 from domain_ft.corpus.shuffling import beginning
 from domain_ft.corpus.tokens import plain_backend
@@ -142,7 +142,7 @@ def run(settings: DataSampleSettings) -> dict[str, Any]:
 def _sample(conversation: Conversation, rendered: Rendered, backend: Tokenizer, max_length: int) -> Sample:
     """A rendered conversation, its tokens counted as `instruct` counts them: none after the last that is learned."""
     encoding = backend.encode(rendered.text, add_special_tokens=False)
-    learned = np.flatnonzero(trained_tokens(rendered, encoding))
+    learned = np.flatnonzero(trained_mask(rendered, encoding))
     kept = learned[learned < max_length]
     wanted, tokens = (int(places[-1]) + 1 if len(places) else 0 for places in (learned, kept))
     cut_at = int(encoding.offsets[max_length][0]) if wanted > max_length else None

@@ -19,10 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from domain_ft.corpus.cleaning import clean, normalise
+from domain_ft.corpus.cleaning import clean
 from domain_ft.corpus.conversations.formats import FieldChoice, Format, parse, recognise
-from domain_ft.corpus.conversations.reading import compared_text
-from domain_ft.corpus.duplicates import FAMILY, NEAR
+from domain_ft.corpus.conversations.reading import JOINED, asked_first, compared_text
 from domain_ft.corpus.readers import raw_records
 from domain_ft.corpus.readers.base import RawRecord, TextField, kind_of, read_lines
 from domain_ft.corpus.shuffling import scramble
@@ -34,9 +33,6 @@ from domain_ft.storage import new_folder
 from domain_ft.verbs.data_files import Refusing, json_line, record_file, refuse_existing
 
 PARTS = ("train", "validation", "test")
-
-JOINED = {"near copies": FAMILY, "nearest copies": NEAR, "copies": None}
-"""What makes a family, by the similarity from which on texts are joined: the first that leaves enough to split off."""
 
 MOST_IN_LARGE = 0.5
 """The share of the records that may be in families too large to be split off, before only nearer copies are joined."""
@@ -243,8 +239,7 @@ class _Reading:
             if fault.error:
                 self._bad.add(fault.message, file=name, line=record.line, field=fault.field)
         assert conversation is not None  # without a fault that is an error it is one
-        asked = next((turn.content for turn in conversation.turns if turn.role == "user"), "")
-        return _Compared(compared_text(conversation), normalise(asked))
+        return _Compared(compared_text(conversation), asked_first(conversation))
 
     def _source(self, record: RawRecord) -> str:
         field = self._settings.group_field

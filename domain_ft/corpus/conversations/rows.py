@@ -298,7 +298,7 @@ class _Encoder:
         tokens = np.empty(len(encoding), dtype=TOKEN)
         tokens["id"] = encoding.ids
         ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)[:, 1]
-        tokens["trained"] = trained_tokens(rendered, encoding)
+        tokens["trained"] = trained_mask(rendered, encoding)
         # The tokens of one character split in bytes share its offsets, and normalisers may reorder: an end never falls.
         ends = byte_offsets(rendered.text, np.maximum.accumulate(ends))
         tokens["bytes"] = np.where(np.isin(tokens["id"], self.special), 0, np.diff(ends, prepend=0))
@@ -308,7 +308,7 @@ class _Encoder:
         return tokens[:length], len(kept) < len(learned), int(learned[0]) if len(learned) else -1
 
 
-def trained_tokens(rendered: Rendered, encoding: Encoding) -> npt.NDArray[np.bool_]:
+def trained_mask(rendered: Rendered, encoding: Encoding) -> npt.NDArray[np.bool_]:
     """(tokens,) True for those of a rendered conversation that are learned."""
     starts, ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
     trained = np.zeros(len(starts), dtype=np.bool_)
