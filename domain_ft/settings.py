@@ -503,7 +503,7 @@ class EstimateSettings(
     """What an hour of this machine costs, in any currency, for the cost of the run."""
 
     price_per_token: PositiveFloat | None = None
-    """What a service asks for a trained token, for the cost of the same tokens there."""
+    """What a service asks for a token that is read in training, prompts too, for the cost of the same run there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -583,7 +583,8 @@ class DataSplitSettings(ConversationOptions, JsonOptions, group="Parts"):
     """The field that says which records share a source: they stay together."""
 
     text_field: str | None = None
-    """The field that copies are found by. By default all text of a record."""
+    """The field that copies are found by. By default what is asked and answered in a conversation, the text of a
+    labelled example, or all text of a record."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -591,7 +592,8 @@ class DataMixSettings(ConversationOptions, JsonOptions, group="Mixture"):
     """Mix files of conversations by weight, such as your own with a share of general ones against forgetting.
 
     The mixture is as long as the first file allows, read whole once; the others are drawn from in a fixed order, and
-    repeated only where --repeat allows it.
+    repeated only where --repeat allows it. One file alone is written in OpenAI's chat format: so can files be that need
+    --prompt-field or other options of their own, before they are mixed with the rest.
     """
 
     positional: ClassVar[tuple[str, ...]] = ("data",)

@@ -1,4 +1,4 @@
-"""`domain-ft data estimate`: what `adapt` with the same options would take on this machine, from a short probe.
+"""`domain-ft data estimate`: what `adapt` or `instruct` with the same options would take here, from a short probe.
 
 estimate(EstimateSettings(corpus="legal")).minutes
 """
@@ -12,24 +12,39 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from domain_ft.checking import Settings, options
 from domain_ft.models.activation_checkpointing import ActivationCheckpointing
-from domain_ft.settings import AdaptSettings, EstimateSettings
+from domain_ft.settings import AdaptSettings, EstimateSettings, InstructSettings
 from domain_ft.training.loop import memory_bytes, release_free_memory, train
 from domain_ft.training.memory import PassLimits, gib
 from domain_ft.training.progress import ProgressDisplay
-from domain_ft.verbs.adapt import Job, add_trainable, curve_tokens, set_up
+from domain_ft.verbs import adapt
+from domain_ft.verbs.estimate_conversations import (
+    Examples,
+    answering_minutes,
+    examples_of,
+    holds_conversations,
+    warnings_of,
+)
 from domain_ft.verbs.language_model import score_held_out
-from domain_ft.verbs.machine import choose_machine
-from domain_ft.verbs.training import pass_limits, pass_memory
+from domain_ft.verbs.machine import Machine, choose_machine
+from domain_ft.verbs.training import make_trainable, pass_limits, pass_memory
+
+if TYPE_CHECKING:
+    from domain_ft.verbs import instruct
+
+Job: TypeAlias = "adapt.Job | instruct.Job"
+"""A run that is set up."""
 
 PROBE_STEPS = 4
-"""Optimiser steps that are run the way that `adapt` takes: the first, which warms caches up, is not counted."""
+"""Optimiser steps that are run the way that the verb takes: the first, which warms caches up, is not counted."""
 
 COMPARED_STEPS = 2
 """The same for the other way."""
@@ -64,22 +79,28 @@ class Estimate:
     """The cost of a run.
 
     Attributes:
+        verb: `adapt` or `instruct`.
         corpus_tokens: tokens of the training split, special tokens included.
         epochs: how many times the run reads it.
-        tokens: that the run trains on.
+        tokens: that the run reads in training.
         steps: optimiser steps.
         tokens_per_second: measured, in training, as it would be run.
         training_minutes: at that speed.
-        evaluation_minutes: for scoring before, after and along the way.
+        evaluation_minutes: for scoring before, after and along the way, and for the answers before and after.
         peak_memory_bytes: at most, in training; see `Way`.
         disk_bytes: of the adapter and the checkpoints.
         trainable_parameters: numbers that train.
-        tokens_per_pass: that `adapt` would choose.
+        tokens_per_pass: that the verb would choose.
         activation_checkpointing: whether it would use that.
         reason: why.
         ways: without activation checkpointing and with it; one alone where the model has no layers for it.
+        examples: the conversations, where they are what is learned from.
+        machine_cost: of the whole run, by --price-per-hour.
+        service_cost: of the tokens that the run reads in training, by --price-per-token.
+        warnings: what a person should mend or know before the run, in sentences.
     """
 
+    verb: str
     corpus_tokens: int
     epochs: float
     tokens: int
@@ -94,6 +115,10 @@ class Estimate:
     activation_checkpointing: bool
     reason: str
     ways: tuple[Way, ...]
+    examples: Examples | None
+    machine_cost: float | None
+    service_cost: float | None
+    warnings: tuple[str, ...]
 
     @property
     def minutes(self) -> float:
@@ -102,11 +127,12 @@ class Estimate:
 
 
 def estimate(settings: EstimateSettings) -> Estimate:
-    """Prepare text and model as `adapt` would, train a few steps that are thrown away, and extrapolate."""
+    """Prepare data and model as the verb would, train a few steps that are thrown away, and extrapolate."""
     machine = choose_machine(settings)
     with ProgressDisplay(quiet=settings.quiet) as display:
-        job = set_up(AdaptSettings(**settings.to_dict()), machine, display)
-        add_trainable(job)
+        job = _set_up(settings, machine, display)
+        answering = 0.0 if isinstance(job, adapt.Job) else answering_minutes(job)
+        make_trainable(job.base.model, job.settings, machine.kernels, seed=job.settings.seed)
         scoring_rate = _scoring_rate(job)
         tokens = round(job.train_rows.tokens / job.steps_per_epoch * job.loop.total_steps)
         kinds = (False, True) if ActivationCheckpointing(job.base.model).possible else (False,)
@@ -119,15 +145,18 @@ def estimate(settings: EstimateSettings) -> Estimate:
     assert chosen.training_minutes is not None
     points = max(0, job.loop.total_steps // job.loop.evaluate_every - 1)
     scored = 2 * sum(int(held.rows.lengths[held.selected].sum()) for held in job.held_out.values())
+    evaluation_minutes = (scored + points * _curve_tokens(job)) / scoring_rate / 60 + answering
     trainable = sum(p.numel() for p in job.base.model.parameters() if p.requires_grad)
+    hours = (chosen.training_minutes + evaluation_minutes) / 60
     return Estimate(
+        verb="adapt" if isinstance(job, adapt.Job) else "instruct",
         corpus_tokens=job.train_rows.tokens,
         epochs=job.loop.total_steps / job.steps_per_epoch,
         tokens=tokens,
         steps=job.loop.total_steps,
         tokens_per_second=chosen.tokens_per_second,
         training_minutes=chosen.training_minutes,
-        evaluation_minutes=(scored + points * curve_tokens(job.settings)) / scoring_rate / 60,
+        evaluation_minutes=evaluation_minutes,
         peak_memory_bytes=chosen.peak_memory_bytes,
         disk_bytes=4 * trainable * (1 + OPTIMIZER_COPIES * job.loop.keep_checkpoints),
         trainable_parameters=trainable,
@@ -135,6 +164,10 @@ def estimate(settings: EstimateSettings) -> Estimate:
         activation_checkpointing=job.passes.activation_checkpointing,
         reason=job.passes.reason,
         ways=ways,
+        examples=None if isinstance(job, adapt.Job) else examples_of(job),
+        machine_cost=settings.price_per_hour and settings.price_per_hour * hours,
+        service_cost=settings.price_per_token and settings.price_per_token * tokens,
+        warnings=() if isinstance(job, adapt.Job) else tuple(warnings_of(job)),
     )
 
 
@@ -150,22 +183,42 @@ def run(settings: EstimateSettings) -> dict[str, Any]:
     console.print(table)
     console.print()
     console.print(_comparison(found))
+    if found.warnings:
+        console.print()
+    for warning in found.warnings:
+        console.print(Text(f"warning: {warning}", style="yellow"))
     return {"command": "data estimate"} | dataclasses.asdict(found) | {"minutes": found.minutes}
 
 
 def _lines(found: Estimate) -> list[tuple[str, str]]:
     checkpointing = "with" if found.activation_checkpointing else "without"
+    examples, costs = found.examples, _costs(found)
+    learned = [("corpus", f"{found.corpus_tokens:,} tokens to train on")]
+    if examples is not None:
+        learned = [
+            ("examples", f"{examples.train:,} to learn from, {examples.test:,} held out ({examples.format} format)"),
+            ("tokens", f"{found.corpus_tokens:,} to read, of which {examples.trained_tokens:,} are learned"),
+        ]
     return [
-        ("corpus", f"{found.corpus_tokens:,} tokens to train on"),
-        ("run", f"{found.tokens:,} tokens in {found.steps:,} steps, {found.epochs:.2g} times through the corpus"),
+        *learned,
+        ("run", f"{found.tokens:,} tokens in {found.steps:,} steps, {found.epochs:.2g} times through the data"),
         ("trains", f"{found.trainable_parameters:,} parameters"),
         ("speed", f"{found.tokens_per_second:,.0f} tokens a second, measured in training on this machine"),
         ("time", f"{found.training_minutes:.1f} min training and {found.evaluation_minutes:.1f} min measuring"),
         ("memory", f"{gib(found.peak_memory_bytes)} at the peak"),
         ("disk", f"{found.disk_bytes / 2**20:.0f} MiB for adapter and checkpoints"),
+        *([("cost", costs)] if costs else []),
         ("passes", f"of {found.tokens_per_pass:,} tokens, {checkpointing} activation checkpointing"),
         ("why", found.reason),
     ]
+
+
+def _costs(found: Estimate) -> str:
+    """What the run costs at the prices given; of small sums the first two digits."""
+    costs = {"here": found.machine_cost, "for the same tokens at the service": found.service_cost}
+    return ", ".join(
+        f"{f'{cost:,.2f}' if cost >= 1 else f'{cost:.2g}'} {where}" for where, cost in costs.items() if cost
+    )
 
 
 def _comparison(found: Estimate) -> Table:
@@ -181,13 +234,29 @@ def _comparison(found: Estimate) -> Table:
             speed = (f"{way.tokens_per_second:,.0f}", f"{way.training_minutes:.1f} min")
         name = "on" if way.activation_checkpointing else "off"
         table.add_row(
-            f"{name}, as adapt would" if chosen else name,
+            f"{name}, as {found.verb} would" if chosen else name,
             f"{way.tokens_per_pass:,}",
             *speed,
             gib(way.peak_memory_bytes),
             style="" if chosen else "dim",
         )
     return table
+
+
+def _set_up(settings: EstimateSettings, machine: Machine, display: ProgressDisplay) -> Job:
+    """The run, as its verb would set it up."""
+    if not holds_conversations(settings):
+        return adapt.set_up(AdaptSettings(**_given(settings, AdaptSettings)), machine, display)
+    from domain_ft.verbs import instruct  # here, since a corpus does not need what it imports
+
+    given = _given(settings, InstructSettings) | {"data": settings.corpus}
+    return instruct.set_up(InstructSettings(**given), machine, display)
+
+
+def _given(settings: EstimateSettings, verb: type[Settings]) -> dict[str, Any]:
+    """The settings that a verb has too. What is None is left to the verb."""
+    known = {option.name for option in options(verb)}
+    return {name: value for name, value in settings.to_dict().items() if name in known and value is not None}
 
 
 def _way(job: Job, on: bool, limits: PassLimits, resident: int, tokens: int, display: ProgressDisplay) -> Way:
@@ -235,8 +304,18 @@ def _training_rate(job: Job, on: bool, tokens_per_pass: int, steps: int, display
 
 def _scoring_rate(job: Job) -> float:
     """Tokens a second in scoring, over one pass."""
-    domain, tokens_per_pass = job.held_out["domain"], job.loop.tokens_per_pass
-    probe = dataclasses.replace(domain, selected=domain.rows.select_documents(tokens_per_pass))
+    held_out = job.held_out["domain" if isinstance(job, adapt.Job) else "test"]
+    tokens_per_pass = job.loop.tokens_per_pass
+    probe = dataclasses.replace(held_out, selected=held_out.rows.select_documents(tokens_per_pass))
     began = time.perf_counter()
     score_held_out(job.base, job.objective, probe, job.machine, tokens_per_pass=tokens_per_pass)
     return int(probe.rows.lengths[probe.selected].sum()) / (time.perf_counter() - began)
+
+
+def _curve_tokens(job: Job) -> int:
+    """Tokens that a point of the curve is measured on."""
+    if isinstance(job, adapt.Job):
+        return adapt.curve_tokens(job.settings)
+    from domain_ft.verbs import instruct
+
+    return instruct.curve_tokens(job.settings)

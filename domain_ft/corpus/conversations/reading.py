@@ -25,15 +25,18 @@ from domain_ft.corpus.conversations.conversation import Conversation
 from domain_ft.corpus.conversations.formats import FORMATS, FieldChoice, Format, parse, recognise, to_chat
 from domain_ft.corpus.conversations.messages import Fault
 from domain_ft.corpus.corpus import hub_revision
-from domain_ft.corpus.duplicates import FAMILY, NEAR, connected, similar_pairs
+from domain_ft.corpus.duplicates import FAMILY, NEAR
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, RawRecord, Reject
 from domain_ft.corpus.readers.files import ending
 from domain_ft.corpus.recipes import Source
 from domain_ft.corpus.tasks.leaks import all_similar_pairs
 from domain_ft.corpus.tasks.reading import RECORD_ENDINGS, SPLIT_NAMES, flat, hub_splits, input_records
-from domain_ft.corpus.tasks.splits import Bools, Fingerprints, draw, text_fingerprints
-from domain_ft.corpus.tasks.table import Integers
+from domain_ft.corpus.tasks.splits import Bools, draw, duplicate_groups, text_fingerprints
 from domain_ft.errors import CorpusError
+
+JOINED = {"near copies": FAMILY, "nearest copies": NEAR, "copies": None}
+"""What makes a group that is not parted, by the similarity from which on texts are joined: the first that leaves enough
+to hold out. With all but the last, conversations that ask the same are joined as well."""
 
 _LISTED = 100  # leaks that the facts name
 _PROGRESS = 1_000  # records between two words of progress
@@ -277,6 +280,11 @@ def compared_text(conversation: Conversation) -> str:
     return "\n".join(turn.content for turn in conversation.turns if turn.role != "system")
 
 
+def asked_first(conversation: Conversation) -> str:
+    """The first thing that is asked, as copies of it agree."""
+    return next((normalise(turn.content) for turn in conversation.turns if turn.role == "user"), "")
+
+
 def _hold_out(conversations: Sequence[Conversation], source: ConversationSource) -> tuple[Bools, str]:
     """(conversations,) True for those that are held out, and how they were chosen.
 
@@ -286,8 +294,10 @@ def _hold_out(conversations: Sequence[Conversation], source: ConversationSource)
     prints = text_fingerprints(map(compared_text, conversations))
     hashes = prints.digests["hash"].astype(np.uint64)
     wanted = source.test_fraction * len(conversations)
-    for similarity, words in ((FAMILY, "near copies"), (NEAR, "nearest copies"), (None, "copies")):
-        groups = _groups(conversations, prints, similarity)
+    sources = [conversation.group or "" for conversation in conversations]
+    asked = list(map(asked_first, conversations))
+    for words, similarity in JOINED.items():
+        groups = duplicate_groups(prints, sources, asked if similarity else [], similarity=similarity)
         held = draw(groups, hashes, [()] * len(conversations), source.test_fraction)
         if held.sum() >= max(wanted / 2, 1):
             return held, f"{source.test_fraction:.0%} of the examples are held out, whole groups of {words} at a time"
@@ -296,35 +306,6 @@ def _hold_out(conversations: Sequence[Conversation], source: ConversationSource)
         where=source.data,
         fix="give more examples, a larger --test-fraction, or a file of test examples: --test FILE",
     )
-
-
-def _groups(conversations: Sequence[Conversation], prints: Fingerprints, similarity: float | None) -> Integers:
-    """(conversations,) the group of each: copies, examples that ask the same, and those of one source are joined.
-
-    Args:
-        similarity: from which on texts are joined; None for exact copies only, whatever they ask.
-    """
-    _, first, copy_of = np.unique(prints.digests, return_index=True, return_inverse=True)
-    pairs: list[tuple[int, int]] = list(zip(first[copy_of].tolist(), range(len(conversations)), strict=True))
-    shared = [conversation.group and f"group {conversation.group}" for conversation in conversations]
-    pairs += _joined(shared)
-    if similarity is not None:
-        pairs += _joined([_asked(conversation) for conversation in conversations])
-        if prints.signatures is not None:
-            similar, _ = similar_pairs(np.asarray(prints.signatures[first]), similarity)
-            pairs += map(tuple, first[similar].tolist())
-    return connected(len(conversations), pairs)
-
-
-def _joined(names: Sequence[str | None]) -> list[tuple[int, int]]:
-    """The first that has a name, with each other one of it."""
-    seen: dict[str, int] = {}
-    return [(seen.setdefault(name, place), place) for place, name in enumerate(names) if name]
-
-
-def _asked(conversation: Conversation) -> str:
-    """The first thing that is asked, as copies of it agree."""
-    return next((normalise(turn.content) for turn in conversation.turns if turn.role == "user"), "")
 
 
 def _leaks(train: Sequence[Conversation], test: Sequence[Conversation]) -> tuple[int, list[dict[str, Any]]]:

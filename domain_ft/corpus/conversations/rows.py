@@ -298,12 +298,8 @@ class _Encoder:
         """The tokens of a text as far as they are needed; whether something is lost; where the first answer begins."""
         tokens = np.empty(len(encoding), dtype=TOKEN)
         tokens["id"] = encoding.ids
-        offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-        starts, ends = offsets.T
-        tokens["trained"] = False
-        for first, last in rendered.spans:
-            tokens["trained"] |= (starts < last) & (ends > first)
-        tokens["trained"][:1] = False  # nothing comes before it that could ask for it
+        ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)[:, 1]
+        tokens["trained"] = trained_mask(rendered, encoding)
         # The tokens of one character split in bytes share its offsets, and normalisers may reorder: an end never falls.
         ends = byte_offsets(rendered.text, np.maximum.accumulate(ends))
         tokens["bytes"] = np.where(np.isin(tokens["id"], self.special), 0, np.diff(ends, prepend=0))
@@ -311,6 +307,16 @@ class _Encoder:
         kept = learned[learned < self.max_length]
         length = int(kept[-1]) + 1 if len(kept) else 0
         return tokens[:length], len(kept) < len(learned), int(learned[0]) if len(learned) else -1
+
+
+def trained_mask(rendered: Rendered, encoding: Encoding) -> npt.NDArray[np.bool_]:
+    """(tokens,) True for those of a rendered conversation that are learned."""
+    starts, ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
+    trained = np.zeros(len(starts), dtype=np.bool_)
+    for first, last in rendered.spans:
+        trained |= (starts < last) & (ends > first)
+    trained[:1] = False  # nothing comes before it that could ask for it
+    return trained
 
 
 def _unique(names: Iterable[str]) -> list[str]:

@@ -130,21 +130,24 @@ def _digest(essences: Sequence[str] | Iterator[str]) -> bytes:
     return b"".join(hashlib.blake2b(essence.encode("utf-8"), digest_size=16).digest() for essence in essences)
 
 
-def duplicate_groups(prints: Fingerprints, sources: Sequence[str] = ()) -> Integers:
-    """(examples,) the group of each, from 0: copies, near copies and examples of one source are joined.
+def duplicate_groups(prints: Fingerprints, *names: Sequence[str], similarity: float | None = FAMILY) -> Integers:
+    """(examples,) the group of each, from 0: copies, near copies and examples of one name are joined.
 
     Args:
         prints: of the examples.
-        sources: (examples,) the value of the group field; empty where an example has none.
+        names: each (examples,), such as the values of a group field; empty where an example has none, or all of it.
+        similarity: from which on texts are near copies; None for copies alone.
     """
     count = len(prints.digests)
     _, first, copy_of = np.unique(prints.digests, return_index=True, return_inverse=True)
     pairs: list[Integers] = [np.stack([first[copy_of], np.arange(count)], axis=1)]
-    if prints.signatures is not None:
-        similar, _ = similar_pairs(np.asarray(prints.signatures[first]), FAMILY)
+    if prints.signatures is not None and similarity is not None:
+        similar, _ = similar_pairs(np.asarray(prints.signatures[first]), similarity)
         pairs.append(first[similar])
-    seen: dict[str, int] = {}
-    same = [(seen.setdefault(source, row), row) for row, source in enumerate(sources) if source]
+    same: list[tuple[int, int]] = []
+    for own in names:
+        seen: dict[str, int] = {}
+        same += [(seen.setdefault(name, row), row) for row, name in enumerate(own) if name]
     return connected(count, itertools.chain(map(tuple, np.concatenate(pairs).tolist()), same))
 
 

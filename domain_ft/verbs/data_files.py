@@ -1,0 +1,85 @@
+"""What the verbs on data files share: records that are read strictly, lines of JSON, and outputs that are new."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from domain_ft.corpus.readers import ENDINGS, RECORDS
+from domain_ft.corpus.readers.base import BadRecords
+from domain_ft.corpus.readers.files import ending
+from domain_ft.errors import CorpusError, RecordError, SettingsError
+
+
+class Refusing(BadRecords):
+    """Ends the verb at the first record that cannot be read, with its line: none is left out unseen."""
+
+    def __init__(self) -> None:
+        super().__init__("stop", lambda _: None)
+
+    def add(
+        self, reason: str, *, file: str, line: int | None = None, field: str | None = None, fix: str | None = None
+    ) -> None:
+        """Raise a RecordError."""
+        where = file + (f", line {line}" if line is not None else "") + (f', field "{field}"' if field else "")
+        mend = fix or "mend it; domain-ft data check lists all that is wrong, and its --fix mends what it can"
+        raise RecordError(reason, where=where, fix=mend)
+
+
+def record_file(given: str) -> tuple[Path, str]:
+    """A file of records, and the key of `readers.RECORDS` that its ending stands for.
+
+    Raises:
+        CorpusError: there is no such file, or it is of a kind that has no records.
+    """
+    path = Path(given).expanduser()
+    if not path.is_file():
+        raise CorpusError("there is no such file", where=given, fix="check the path")
+    kind = ENDINGS.get(ending(path))
+    if kind not in RECORDS:
+        known = ", ".join(name for name, reader in ENDINGS.items() if reader in RECORDS)
+        what = f"a file ending in '{ending(path)}'" if ending(path) else "a file with no ending"
+        raise CorpusError(
+            f"{what} holds no records", where=given, fix=f"the endings that are read: {known}, each also with .gz"
+        )
+    return path, kind
+
+
+def refuse_existing(output: Path) -> None:
+    """Make sure that nothing is overwritten.
+
+    Raises:
+        SettingsError: there is something at `output`.
+    """
+    if output.exists() or output.is_symlink():
+        raise SettingsError(
+            f"--output {output} exists already", fix="remove it, or give another name; nothing was changed"
+        )
+
+
+def json_line(record: Mapping[str, Any], place: str) -> bytes:
+    """A record as a line of JSON, in UTF-8. Dates and decimals, which Parquet has and JSON has not, become text.
+
+    Raises:
+        CorpusError: with `place`, for a value that JSON has no form for, such as bytes.
+    """
+    try:
+        text = json.dumps(record, ensure_ascii=False, default=_as_text)
+    except TypeError as error:
+        raise CorpusError(f"the record cannot be written as JSON: {error}", where=place) from error
+    try:
+        return text.encode("utf-8") + b"\n"
+    except UnicodeEncodeError:  # half of a character, such as a cut JSON escape leaves: it stays an escape
+        return json.dumps(record, default=_as_text).encode("ascii") + b"\n"
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal):
+        return str(value)
+    raise TypeError(f"it holds {type(value).__name__}")

@@ -1,0 +1,132 @@
+"""`data estimate` of conversations: what `instruct` would read and train, what it costs, and what is to be mended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conversation_files import alpacas, chats, left_in, save_decoder, words, write
+from rich.cells import cell_len
+from transformers import AutoTokenizer
+
+from domain_ft.corpus.conversations.reading import ConversationSource, open_conversations
+from domain_ft.corpus.conversations.rendering import ChatTemplate
+from domain_ft.corpus.conversations.rows import encode_conversations
+from domain_ft.settings import AdaptSettings, EstimateSettings, InstructSettings
+from domain_ft.verbs import adapt as adapt_verb
+from domain_ft.verbs import estimate as estimate_verb
+from domain_ft.verbs import instruct as instruct_verb
+from domain_ft.verbs.estimate_conversations import holds_conversations
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_decoder(tmp_path_factory.mktemp("models") / "tiny-chat")
+
+
+@pytest.mark.parametrize(
+    ("record", "changes", "expected"),
+    [
+        (chats(1)[0], {}, True),
+        (alpacas(1)[0], {}, True),
+        ({"text": "A sentence."}, {}, False),
+        ({"text": "A sentence."}, {"prompt_field": "text", "answer_field": "text"}, True),
+        (alpacas(1)[0], {"text_field": "output"}, False),
+        (chats(1)[0], {"kind": "text"}, False),
+        ({"text": "A sentence."}, {"kind": "conversations"}, True),
+    ],
+)
+def test_what_a_file_is_estimated_for(record: Any, changes: dict[str, Any], expected: bool, tmp_path: Path) -> None:
+    data = write(tmp_path / "data.jsonl", [record])
+    assert holds_conversations(EstimateSettings(corpus=str(data), **changes)) == expected
+
+
+def test_a_name_or_a_folder_is_a_corpus(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", chats(3))
+    assert not holds_conversations(EstimateSettings(corpus="legal"))
+    assert not holds_conversations(EstimateSettings(corpus=str(tmp_path)))
+    assert not holds_conversations(EstimateSettings(corpus=str(tmp_path / "no-such.jsonl")))
+
+
+def estimated(data: Path, decoder: Path, **changes: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "corpus": str(data),
+        "model": str(decoder),
+        "control": "none",
+        "max_length": 256,
+        "tokens_per_step": 1000,
+        "rank": 4,
+        "dtype": "float32",
+        "quiet": True,
+    }
+    return estimate_verb.run(EstimateSettings(**values | changes))
+
+
+def test_the_tokens_that_a_run_would_read_and_train(
+    decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are those of the rows that `instruct` makes, each epoch; the costs follow from them."""
+    data = write(tmp_path / "chats.jsonl", chats(80))
+    found = estimated(data, decoder, epochs=2.0, price_per_hour=6.0, price_per_token=1e-6)
+    tokenizer = AutoTokenizer.from_pretrained(decoder)
+    split = open_conversations(ConversationSource(str(data)))
+    rows = encode_conversations(split.train, tokenizer, ChatTemplate.of(tokenizer), max_length=256)
+    assert found["verb"] == "instruct"
+    assert found["corpus_tokens"] == rows.tokens
+    assert found["tokens"] == 2 * rows.tokens
+    assert found["examples"] == {
+        "format": "chat",
+        "train": len(split.train),
+        "test": len(split.test),
+        "dropped": 0,
+        "cut": 0,
+        "trained_tokens": rows.trained_tokens,
+        "run_trained_tokens": 2 * rows.trained_tokens,
+    }
+    assert found["machine_cost"] == pytest.approx(6.0 * found["minutes"] / 60)
+    assert found["service_cost"] == pytest.approx(2e-6 * rows.tokens)
+    assert min(found["training_minutes"], found["evaluation_minutes"], found["peak_memory_bytes"]) > 0
+    assert found["warnings"] == ()
+    shown = capsys.readouterr().out
+    assert f"{rows.trained_tokens:,} are learned" in " ".join(shown.split())
+    assert "as instruct would" in shown
+    assert "cost" in shown
+    assert max(map(cell_len, shown.splitlines())) <= 80
+    assert left_in(tmp_path) == ["chats.jsonl"]
+
+
+def test_what_a_person_should_mend_before_the_run(
+    decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Few examples, all with one answer to one wording, and some too long: each is said."""
+    prompts = [f"Please classify the following text: {words(i, 40 if i % 3 == 0 else 4)}" for i in range(30)]
+    data = write(tmp_path / "labels.jsonl", ({"prompt": p, "completion": "Toxic or not: yes."} for p in prompts))
+    found = estimated(data, decoder, max_length=160, epochs=1.0)
+    said = "\n".join(found["warnings"])
+    assert found["examples"]["dropped"] > 0
+    assert "examples are few" in said
+    assert f"{found['examples']['dropped']} examples have no answer left" in said
+    assert "100% of the examples are answered by “Toxic or not: yes.”" in said
+    assert "100% of the prompts have the words “Please classify the following”" in said
+    assert capsys.readouterr().out.count("warning: ") == len(found["warnings"]) == 4
+
+
+def test_what_is_not_given_is_left_to_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    def set_up(settings: Any, *_: Any) -> None:
+        given.append(settings)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(adapt_verb, "set_up", set_up)
+    monkeypatch.setattr(instruct_verb, "set_up", set_up)
+    asked = {"learning_rate": 0.5, "max_steps": 7, "quiet": True}
+    data = write(tmp_path / "chats.jsonl", chats(3))
+    for corpus in ("legal", str(data)):
+        with pytest.raises(KeyboardInterrupt):
+            estimate_verb.estimate(EstimateSettings(corpus=corpus, test_fraction=0.3, system="Be brief.", **asked))
+    assert given == [
+        AdaptSettings(corpus="legal", **asked),
+        InstructSettings(data=str(data), test_fraction=0.3, system="Be brief.", **asked),
+    ]
