@@ -135,7 +135,7 @@ def _dispatch(words: list[str]) -> int:
             result = run(chosen)
         if _speaks():
             print(json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False), flush=True)
-    return 1 if verb.fails_on and result[verb.fails_on] else 0
+    return 1 if verb.fails_on and result.get(verb.fails_on) else 0
 
 
 def _speaks() -> bool:
