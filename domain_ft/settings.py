@@ -476,6 +476,7 @@ class EstimateSettings(
     MeasureOptions,
     MachineOptions,
     ScreenOptions,
+    group="Estimate",
 ):
     """Say what `adapt` or `instruct` with the same options would cost here: tokens, steps, minutes, memory."""
 
@@ -599,7 +600,7 @@ class DataMixSettings(ConversationOptions, JsonOptions, group="Mixture"):
     positional: ClassVar[tuple[str, ...]] = ("data",)
 
     data: tuple[str, ...] = REQUIRED
-    """The files, each with its weight behind a colon: mine.jsonl:0.8 general.jsonl:0.2"""
+    """The files, each with its weight behind a colon, such as mine.jsonl:0.8 and general.jsonl:0.2."""
 
     output: Path = REQUIRED
     """The file to write, in OpenAI's chat format (.jsonl)."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,11 +15,14 @@ from transformers import AutoTokenizer
 from domain_ft.corpus.conversations.reading import ConversationSource, open_conversations
 from domain_ft.corpus.conversations.rendering import ChatTemplate
 from domain_ft.corpus.conversations.rows import encode_conversations
+from domain_ft.models import generation
+from domain_ft.models.generation import Generated
 from domain_ft.settings import AdaptSettings, EstimateSettings, InstructSettings
 from domain_ft.verbs import adapt as adapt_verb
 from domain_ft.verbs import estimate as estimate_verb
+from domain_ft.verbs import estimate_conversations
 from domain_ft.verbs import instruct as instruct_verb
-from domain_ft.verbs.estimate_conversations import holds_conversations
+from domain_ft.verbs.estimate_conversations import answering_minutes, holds_conversations
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +115,29 @@ def test_what_a_person_should_mend_before_the_run(
     assert "100% of the examples are answered by “Toxic or not: yes.”" in said
     assert "100% of the prompts have the words “Please classify the following”" in said
     assert capsys.readouterr().out.count("warning: ") == len(found["warnings"]) == 4
+
+
+def test_answers_take_the_time_of_their_prompts_and_of_every_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock of our own: 2 s for the prompts of a batch and 0.5 s a token, where the model ends after six."""
+    clock = [0.0]
+
+    def generate(_: Any, prompts: list[str], sampling: Any, **__: Any) -> list[Generated]:
+        tokens = min(sampling.max_new_tokens, 6)
+        clock[0] += 2.0 + 0.5 * tokens
+        return [Generated("", tokens, True, 0.0) for _ in prompts]
+
+    monkeypatch.setattr(generation, "generate", generate)
+    monkeypatch.setattr(estimate_conversations, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    job: Any = SimpleNamespace(
+        base=None,
+        machine=SimpleNamespace(accelerator=SimpleNamespace(autocast=contextlib.nullcontext)),
+        questions=[SimpleNamespace(prompt="")] * (instruct_verb.ANSWERED_AT_ONCE + 1),
+        settings=SimpleNamespace(max_new_tokens=100),
+    )
+    before_and_after, batches = 2, 2
+    assert answering_minutes(job) == pytest.approx(before_and_after * batches * (2.0 + 0.5 * 100) / 60)
+    job.questions = []
+    assert answering_minutes(job) == 0.0
 
 
 def test_what_is_not_given_is_left_to_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
