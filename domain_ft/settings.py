@@ -744,7 +744,8 @@ class GenerateSettings(ConversationOptions, MachineOptions, ScreenOptions, group
     """Beams that are searched."""
 
     batch_size: PositiveInt = 8
-    """Prompts of a file that are answered at once."""
+    """Prompts of a file that are answered at once. In float32 the answers do not depend on it; in bfloat16 its rounding
+    may turn one of two tokens that are about as likely into the other."""
 
     resume: Annotated[bool, PASSING] = False
     """Go on after the last whole line of --output."""

@@ -206,3 +206,15 @@ def save_tiny(architecture: str, folder: Path, seed: int = 0) -> Path:
     model.save_pretrained(folder)
     tiny_tokenizer(tokenizer_kind(architecture)).save_pretrained(folder)
     return folder
+
+
+def save_talkative(architecture: str, folder: Path, seed: int = 0) -> Path:
+    """Write a tiny decoder whose greedy answers wander, where those of `save_tiny` say one token again and again."""
+    model = tiny_model(architecture, seed, tie_word_embeddings=False)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(4.0)
+    model.save_pretrained(folder)
+    tiny_tokenizer(tokenizer_kind(architecture)).save_pretrained(folder)
+    return folder

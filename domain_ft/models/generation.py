@@ -3,7 +3,8 @@
     answers = generate(base, prompts, Sampling(max_new_tokens=64), stop_tokens=template.stop_tokens)
 
 transformers' own `generate` runs the model. What is ours: an answer depends on its prompt alone, not on what shares its
-batch, whether the likeliest tokens are taken or tokens are drawn; and what is streamed is what would be returned.
+batch, whether the likeliest tokens are taken or tokens are drawn; and what is streamed is what would be returned. That
+holds up to rounding: in float32 it takes a tie to see it, in bfloat16, where likely tokens often tie, it shows.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Generated:
     """An answer.
 
     Attributes:
-        text: without the tokens that end it.
+        text: without the tokens that end it, and without the beginning of a character that it was cut in.
         tokens: how many the model wrote, the one that ends the turn included.
         stopped: whether the model ended it by itself; otherwise it was cut at max_new_tokens.
         seconds: its share of the time that its batch took.
@@ -118,7 +119,7 @@ def generate(
 ) -> list[Generated]:
     """Go on with every prompt; the answers come in the order of the prompts.
 
-    Greedy answers are those of transformers' `generate` for the prompt alone, up to ties within float rounding.
+    Greedy answers are those of transformers' `generate` for the prompt alone, up to rounding.
 
     Args:
         prompts: as they are to be read: the text of special tokens in them stands for the tokens, and none are added.
@@ -244,7 +245,7 @@ def _answer(
     answers = []
     for tokens in written[:, input_ids.shape[1] :].tolist():
         length = next((place for place, token in enumerate(tokens) if token in ends), None)
-        text = _decode(tokenizer, tokens[:length])
+        text = _decode(tokenizer, tokens[:length], cut=length is None)
         answers.append(Generated(text, len(tokens) if length is None else length + 1, length is not None, seconds))
     if stream and not streamer:  # which beam is best shows at the end alone
         stream(answers[0].text)
@@ -292,6 +293,7 @@ class _Draws(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores (rows, V) with noise, -inf where they were."""
+        del input_ids
         waiting = torch.empty_like(scores)
         for row, generator in zip(waiting, self._generators, strict=True):
             row.exponential_(generator=generator)
@@ -301,10 +303,14 @@ class _Draws(LogitsProcessor):
 # --- Text as it comes -------------------------------------------------------------------------------------------------
 
 
-def _decode(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[int]) -> str:
-    """The text of tokens, as it is: some tokenizers would otherwise take spaces away from before full stops."""
+def _decode(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[int], *, cut: bool) -> str:
+    """The text of tokens, as it is: some tokenizers would otherwise take spaces away from before full stops.
+
+    Args:
+        cut: the last character may not be whole, and is then left out.
+    """
     text: str = tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return text
+    return text.rstrip(_REPLACEMENT) if cut else text
 
 
 class TextPieces:
@@ -315,20 +321,22 @@ class TextPieces:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._tokenizer = tokenizer
+        self._skipped = frozenset(tokenizer.all_special_ids)
         self._tokens: list[int] = []
         self._given = ""
 
     def add(self, token: int) -> str:
         """The text that is settled by one more token; often none."""
+        if token in self._skipped:
+            return ""
         self._tokens.append(token)
         if _BYTE_PIECE.fullmatch(self._tokenizer.convert_ids_to_tokens(token)):
             return ""  # a byte of a character, all of whose row may yet turn out to be none
-        settled = _decode(self._tokenizer, self._tokens).rstrip(_REPLACEMENT)
-        return self._give(settled)
+        return self._give(_decode(self._tokenizer, self._tokens, cut=True))
 
-    def end(self) -> str:
-        """The text that was still held back."""
-        return self._give(_decode(self._tokenizer, self._tokens))
+    def end(self, *, cut: bool) -> str:
+        """The text that was still held back; `cut` where more tokens might have come."""
+        return self._give(_decode(self._tokenizer, self._tokens, cut=cut))
 
     def _give(self, text: str) -> str:
         fresh = text[len(self._given) :]
@@ -343,16 +351,19 @@ class _Streamer(BaseStreamer):
         self._pieces = TextPieces(tokenizer)
         self._ends = ends
         self._write = write
+        self._stopped = False
 
     def put(self, value: Tensor) -> None:
         """The prompt (1, tokens), and then each token (1,)."""
         if value.ndim > 1:
             return
-        for token in value.tolist():
-            if token not in self._ends and (piece := self._pieces.add(token)):
-                self._write(piece)
+        (token,) = value.tolist()
+        if token in self._ends:
+            self._stopped = True
+        elif piece := self._pieces.add(token):
+            self._write(piece)
 
     def end(self) -> None:
         """After the last token."""
-        if piece := self._pieces.end():
+        if piece := self._pieces.end(cut=not self._stopped):
             self._write(piece)

@@ -55,7 +55,8 @@ class AnswerScreen:
         self.said = ""
         if len(speakers) == 1:
             return [self._show_one(speakers[0], prompts[0], name)]
-        answers = [speaker.answer([prompt], [name])[0] for speaker, prompt in zip(speakers, prompts, strict=True)]
+        with self.console.status("both are writing"):
+            answers = [speaker.answer([prompt], [name])[0] for speaker, prompt in zip(speakers, prompts, strict=True)]
         self._show_beside(speakers, answers)
         return answers
 
@@ -97,7 +98,7 @@ class AnswerScreen:
 
 def _measures(answer: Generated, speaker: Speaker) -> str:
     """How long an answer was, and how fast; and that it was cut, where it was."""
-    pace = f", {answer.tokens / answer.seconds:,.0f} a second" if answer.seconds else ""
+    pace = f", {answer.tokens / answer.seconds:,.1f} a second" if answer.seconds else ""
     cut = "" if answer.stopped else f"; cut at --max-new-tokens {speaker.sampling.max_new_tokens}"
     return f"{answer.tokens:,} token{'s' if answer.tokens != 1 else ''}{pace}{cut}"
 
@@ -131,6 +132,8 @@ class Talk:
         self.asked += 1
         turns = [[*own, Turn("user", text)] for own in self.turns]
         prompts = [speaker.prompt(own) for speaker, own in zip(self.speakers, turns, strict=True)]
+        for speaker, prompt in zip(self.speakers, prompts, strict=True):
+            speaker.check(prompt)
         try:
             answers = [answer.text for answer in self.screen.show(self.speakers, prompts, f"turn {self.asked}")]
         except KeyboardInterrupt:

@@ -27,6 +27,8 @@ from domain_ft.verbs.machine import choose_machine
 from domain_ft.verbs.speaker import Speaker, trained_from
 from domain_ft.verbs.streams import Output, bad_records, check_streams, open_output, open_rejects, pass_over
 
+_OF_DRAWS = ("temperature", "top_k", "top_p", "min_p")
+
 BATCHES = 4
 """Batches of prompts that are read at once, so that those of about equal lengths share one."""
 
@@ -88,6 +90,10 @@ def _check(settings: GenerateSettings) -> None:
         raise SettingsError("--json: a conversation has no result to print", fix="give --prompt TEXT or --input F")
     elif settings.prompt is None and settings.raw:
         raise SettingsError("--raw: a conversation needs a chat template", fix="give --prompt TEXT or --input F")
+    idle = [name for name in _OF_DRAWS if getattr(settings, name) != getattr(GenerateSettings, name)]
+    if idle and not settings.do_sample:
+        given = " and ".join(f"--{name.replace('_', '-')} {getattr(settings, name)}" for name in idle)
+        raise SettingsError(f"{given} without --do-sample: the likeliest token is taken", fix="add --do-sample")
     if settings.raw and settings.system:
         raise SettingsError("--raw with --system: there is no template to put a system turn in", fix="leave one out")
 
@@ -102,9 +108,7 @@ def _answer_one(speakers: Sequence[Speaker], settings: GenerateSettings, stdout:
     turns.append(Turn("user", settings.prompt))
     prompts = [speaker.prompt(turns) for speaker in speakers]
     if settings.json:
-        answers = [
-            speaker.answer([prompt], ["--prompt"])[0] for speaker, prompt in zip(speakers, prompts, strict=True)
-        ]
+        answers = [speaker.answer([prompt], ["--prompt"])[0] for speaker, prompt in zip(speakers, prompts, strict=True)]
     else:
         answers = AnswerScreen(stdout).show(speakers, prompts, "--prompt")
     return {"prompt": settings.prompt, **_facts(answers)}

@@ -31,7 +31,14 @@ from domain_ft.training.loop import LoopSettings
 from domain_ft.training.memory import PassPlan
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.machine import Machine
-from domain_ft.verbs.training import choose_passes, loop_settings, make_trainable, train_into, trainable_for_now
+from domain_ft.verbs.training import (
+    choose_passes,
+    loop_settings,
+    make_trainable,
+    tracked,
+    train_into,
+    trainable_for_now,
+)
 
 TaskSettings: TypeAlias = ClassifySettings | TagSettings
 """The settings of a verb that trains on a task."""
@@ -233,18 +240,19 @@ def run_trial(
     begin(job, trial.seed)
     if job.machine.is_main:
         folder.path.mkdir(parents=True, exist_ok=True)
-    return train_into(
-        folder,
-        job.model,
-        job.objective,
-        job.rows(trial),
-        job.loop(trial),
-        job.machine,
-        display,
-        resume=job.settings.resume,
-        evaluate=evaluate,
-        score=lambda point: point["score"],
-    )
+    with tracked(job.settings, job.machine):
+        return train_into(
+            folder,
+            job.model,
+            job.objective,
+            job.rows(trial),
+            job.loop(trial),
+            job.machine,
+            display,
+            resume=job.settings.resume,
+            evaluate=evaluate,
+            score=lambda point: point["score"],
+        )
 
 
 def restore(job: TaskJob, trial: Trial, folder: RunFolder) -> None:

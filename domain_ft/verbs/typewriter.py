@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterator
 from typing import TextIO
 
-from rich.cells import cell_len, chop_cells
+from rich.cells import cell_len
 
 _JOINER = "\N{ZERO WIDTH JOINER}"
 _NEVER_FIRST = ("Pe", "Pf", "Po", "Lm", "Sk")  # closing brackets, stops, marks that lengthen or colour what they follow
@@ -60,7 +61,7 @@ class Typewriter:
             if self._column:
                 self._break()
             self._space = ""
-        for place, part in enumerate(chop_cells(self._word, self._room)):
+        for place, part in enumerate(_parts(self._word, self._room)):
             if place:
                 self._break()
             self._put(self._space + part)
@@ -77,6 +78,17 @@ class Typewriter:
     def _break(self) -> None:
         self._file.write("\n")
         self._column, self._space = None, ""
+
+
+def _parts(word: str, room: int) -> Iterator[str]:
+    """A word, or where it is wider than `room` cells, parts of it that are not."""
+    part = ""
+    for character in word:
+        if part and cell_len(part + character) > room:
+            yield part
+            part = ""
+        part += character
+    yield part
 
 
 def printable(text: str) -> str:

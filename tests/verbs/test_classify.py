@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import verb_jobs
+from accelerate import Accelerator
 from classify_jobs import TELLING, records, settings, write_csv, write_jsonl
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -21,6 +22,7 @@ from domain_ft.models.task_model import load_task_run
 from domain_ft.settings import ClassifySettings
 from domain_ft.training.loop import Interrupted
 from domain_ft.training.progress import ProgressDisplay
+from domain_ft.verbs import machine as machines
 from domain_ft.verbs.adapt import adapt
 from domain_ft.verbs.classify import classify, judged, output_folder, run
 
@@ -156,6 +158,17 @@ def test_seeds_are_reported_and_one_model_is_kept(tmp_path: Path) -> None:
             **tokenizer(texts[kept.ids[0]], truncation=True, max_length=32, return_tensors="pt")
         ).logits[0]
     np.testing.assert_allclose(logits.numpy(), kept.logits[0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_tracker_is_told_of_every_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What accelerate is asked to track: no tracker is installed here."""
+    told: list[Any] = []
+    monkeypatch.setattr(machines, "_check_trackers", lambda _names: None)
+    monkeypatch.setattr(Accelerator, "init_trackers", lambda _self, name, **_: told.append(name))
+    monkeypatch.setattr(Accelerator, "log", lambda _self, values, step, **_: told.append((step, "loss" in values)))
+    monkeypatch.setattr(Accelerator, "end_training", lambda _self: told.append("ended"))
+    classify(settings(tmp_path, max_steps=2, seeds=2, baselines=False, track=("tensorboard",)))
+    assert told == 2 * ["domain-ft", (1, True), (2, True), "ended"]
 
 
 def test_a_learning_curve_has_a_point_for_each_size(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import shutil
 import sys
@@ -15,14 +16,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
-from tiny_models import save_tiny
+from tiny_models import save_talkative, save_tiny
 from transformers import AutoConfig, AutoTokenizer
 
 from domain_ft.cli import main
 from domain_ft.corpus.conversations.conversation import Turn
 from domain_ft.corpus.conversations.rendering import ChatTemplate
 from domain_ft.errors import CorpusError, ModelError, RecordError, SettingsError
-from domain_ft.models.base import load
+from domain_ft.models.base import BaseModel, load
 from domain_ft.models.generation import Sampling
 from domain_ft.models.generation import generate as answers_of
 from domain_ft.models.lora import LoraConfig, apply_lora
@@ -45,7 +46,7 @@ TEMPLATE = (
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny llama with a short chat template."""
-    folder = save_tiny("llama", tmp_path_factory.mktemp("generate") / "llama")
+    folder = save_talkative("llama", tmp_path_factory.mktemp("generate") / "llama")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder)
@@ -125,7 +126,7 @@ def test_a_raw_prompt_is_gone_on_with_as_it_stands(model: Path) -> None:
 
 
 def test_a_raw_prompt_begins_as_the_tokenizer_has_texts_begin(tmp_path: Path) -> None:
-    folder = save_tiny("opt", tmp_path / "opt")
+    folder = save_talkative("opt", tmp_path / "opt")
     base = load(str(folder))
     for begun in ("The licensee", "<s>The licensee"):
         (answer,) = answers_of(base, ["<s>The licensee"], Sampling(NEW), stop_tokens=())
@@ -133,15 +134,18 @@ def test_a_raw_prompt_begins_as_the_tokenizer_has_texts_begin(tmp_path: Path) ->
 
 
 def test_without_a_template_the_plain_one_serves(tmp_path: Path) -> None:
-    folder = save_tiny("gpt2", tmp_path / "gpt2")
+    folder = save_talkative("gpt2", tmp_path / "gpt2")
     assert generate(asked(folder, prompt="Why?"), stdout=io.StringIO())["text"] == expected(folder, user("Why?"))
 
 
-def test_the_adapter_of_a_run_is_merged(
-    finished: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loaded = []
-    monkeypatch.setattr(speaker_module, "load", lambda *args, **options: loaded.append(load(*args, **options)) or loaded[-1])
+def test_the_adapter_of_a_run_is_merged(finished: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[BaseModel] = []
+
+    def note(*args: Any, **options: Any) -> BaseModel:
+        loaded.append(load(*args, **options))
+        return loaded[-1]
+
+    monkeypatch.setattr(speaker_module, "load", note)
     result = generate(asked(finished, prompt="Why?"), stdout=io.StringIO())
     assert result["text"] == expected(finished, user("Why?")) != expected(model, user("Why?"))
     assert not any("lora" in name for name, _ in loaded[0].model.named_modules())
@@ -206,9 +210,7 @@ def test_both_models_answer_a_file(finished: Path, model: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("do_sample", [False, True])
-def test_a_stopped_call_goes_on(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, do_sample: bool
-) -> None:
+def test_a_stopped_call_goes_on(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, do_sample: bool) -> None:
     monkeypatch.setattr(generate_verb, "BATCHES", 1)
     source = prompts_file(tmp_path / "prompts.jsonl")
     source.write_text("broken\n" + source.read_text(encoding="utf-8"), encoding="utf-8")
@@ -325,10 +327,11 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Terminal]:
         left = [*said, EOFError()]
 
         def input_line(prompt: str) -> str:
-            out.write(prompt)
             line = left.pop(0)
+            out.write(prompt)
             if isinstance(line, BaseException):
                 raise line
+            out.write(f"{line}\n")
             return line
 
         out = Terminal()
@@ -381,7 +384,7 @@ def test_a_terminal_of_80_columns_is_not_overrun(
         plain = without_colour(out)
         assert max(cell_len(line) for line in plain.splitlines()) <= 80
         assert "tokens" in plain
-        assert "cut at --max-new-tokens 60" in plain
+        assert "--max-new-tokens 60" in plain
         assert "special token" in plain
 
 
@@ -399,7 +402,7 @@ def typed(text: str, cuts: Iterable[int], width: int) -> str:
     out = io.StringIO()
     page = Typewriter(out, width, indent="  ")
     places = [0, *sorted(cut % (len(text) + 1) for cut in cuts), len(text)]
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in itertools.pairwise(places):
         page.write(text[start:end])
     page.end()
     return out.getvalue()
@@ -447,6 +450,7 @@ def test_what_does_not_fit_is_refused(model: Path, tmp_path: Path) -> None:
         ({"json": True}, "a conversation has no result"),
         ({"raw": True}, "needs a chat template"),
         ({"prompt": "Why?", "raw": True, "system": "Be brief."}, "--raw with --system"),
+        ({"prompt": "Why?", "temperature": 0.5, "top_k": 3}, "--temperature 0.5 and --top-k 3 without --do-sample"),
         ({"prompt": "Why?", "do_sample": True, "num_beams": 2}, "--do-sample and --num-beams"),
     ):
         with pytest.raises(SettingsError, match=said):

@@ -213,7 +213,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     save_tiny("bert", tmp_path / "bert")
     with pytest.raises(ModelError, match="is an encoder, which cannot write answers"):
         instruct(settings(tmp_path, model=str(tmp_path / "bert")))
-    with pytest.raises(CorpusError, match="none of the 32 conversations has anything that can be learned; .* max-length is 8"):
+    with pytest.raises(CorpusError, match=r"none of the 32 conversations has anything that can be learned; .* is 8"):
         instruct(settings(tmp_path, output=tmp_path / "other", max_length=8))
 
 
