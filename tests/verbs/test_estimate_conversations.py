@@ -149,12 +149,18 @@ def test_what_is_not_given_is_left_to_the_verb(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(adapt_verb, "set_up", set_up)
     monkeypatch.setattr(instruct_verb, "set_up", set_up)
-    asked = {"learning_rate": 0.5, "max_steps": 7, "quiet": True}
+    asked: dict[str, Any] = {"learning_rate": 0.5, "max_steps": 7, "quiet": True}
+    of_instruct: dict[str, Any] = {
+        "test": "t.jsonl",
+        "system": "Be brief.",
+        "generate_examples": 3,
+        "max_new_tokens": 9,
+    }
     data = write(tmp_path / "chats.jsonl", chats(3))
     for corpus in ("legal", str(data)):
         with pytest.raises(KeyboardInterrupt):
-            estimate_verb.estimate(EstimateSettings(corpus=corpus, test_fraction=0.3, system="Be brief.", **asked))
+            estimate_verb.estimate(EstimateSettings(corpus=corpus, **of_instruct, **asked))
     assert given == [
         AdaptSettings(corpus="legal", **asked),
-        InstructSettings(data=str(data), test_fraction=0.3, system="Be brief.", **asked),
+        InstructSettings(data=str(data), **of_instruct, **asked),
     ]
