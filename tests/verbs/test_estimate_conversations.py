@@ -54,8 +54,8 @@ def test_a_name_or_a_folder_is_a_corpus(tmp_path: Path) -> None:
     assert not holds_conversations(EstimateSettings(corpus=str(tmp_path / "no-such.jsonl")))
 
 
-def estimated(data: Path, decoder: Path, **changes: Any) -> dict[str, Any]:
-    values: dict[str, Any] = {
+def settings_of(data: Path, decoder: Path) -> dict[str, Any]:
+    return {
         "corpus": str(data),
         "model": str(decoder),
         "control": "none",
@@ -65,7 +65,10 @@ def estimated(data: Path, decoder: Path, **changes: Any) -> dict[str, Any]:
         "dtype": "float32",
         "quiet": True,
     }
-    return estimate_verb.run(EstimateSettings(**values | changes))
+
+
+def estimated(data: Path, decoder: Path, **changes: Any) -> dict[str, Any]:
+    return estimate_verb.run(EstimateSettings(**settings_of(data, decoder) | changes))
 
 
 def test_the_tokens_that_a_run_would_read_and_train(
@@ -99,6 +102,24 @@ def test_the_tokens_that_a_run_would_read_and_train(
     assert "cost" in shown
     assert max(map(cell_len, shown.splitlines())) <= 80
     assert left_in(tmp_path) == ["chats.jsonl"]
+
+
+def test_the_run_then_reads_and_trains_what_was_estimated(decoder: Path, tmp_path: Path) -> None:
+    """Also where it ends within an epoch."""
+    data = write(tmp_path / "chats.jsonl", chats(60))
+    asked: dict[str, Any] = {"max_steps": 7, "generate_examples": 0}
+    found = estimated(data, decoder, **asked)
+    given = {name: value for name, value in settings_of(data, decoder).items() if name != "corpus"}
+    finished = instruct_verb.instruct(
+        InstructSettings(data=str(data), output=tmp_path / "run", **given, **asked)
+    ).result
+    assert found["steps"] == finished["steps"] == 7
+    assert found["examples"]["run_trained_tokens"] == finished["tokens_trained"]
+    assert {name: found["examples"][name] for name in ("train", "test", "dropped", "cut")} == {
+        name: finished["examples"][name] for name in ("train", "test", "dropped", "cut")
+    }
+    assert found["tokens"] == pytest.approx(finished["tokens_seen"], rel=0.05)  # whole examples fill each step
+    assert found["trainable_parameters"] == finished["trainable_parameters"]
 
 
 def test_what_a_person_should_mend_before_the_run(
