@@ -322,6 +322,17 @@ class MeasureOptions(Settings, group="Measuring"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AnswerOptions(Settings, group="Measuring"):
+    """What is answered before and after."""
+
+    generate_examples: Annotated[int, Range(at_least=0)] = 20
+    """Test prompts that both models answer, for the scores of answers and the report; 0 for none."""
+
+    max_new_tokens: PositiveInt = 128
+    """Tokens of such an answer at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MachineOptions(Settings, group="Machine"):
     """Where and how it is computed."""
 
@@ -474,9 +485,10 @@ class EstimateSettings(
     MethodOptions,
     TrainingOptions,
     MeasureOptions,
+    AnswerOptions,
     MachineOptions,
     ScreenOptions,
-    group="Text",
+    group="Estimate",
 ):
     """Say what `adapt` or `instruct` with the same options would cost here: tokens, steps, minutes, memory."""
 
@@ -497,8 +509,11 @@ class EstimateSettings(
     tokens_per_step: PositiveInt | None = None  # type: ignore[assignment]
     """Tokens in an optimiser step. By default what the verb takes."""
 
+    test: str | None = None
+    """The conversations that would be measured before and after. A part of the data where none are given."""
+
     test_fraction: Annotated[float, Range(above=0, below=1)] = 0.1
-    """The share of the conversations that would be held out."""
+    """The share of the conversations that would be held out where none are given."""
 
     price_per_hour: PositiveFloat | None = None
     """What an hour of this machine costs, in any currency, for the cost of the run."""
@@ -600,7 +615,7 @@ class DataMixSettings(ConversationOptions, JsonOptions, group="Mixture"):
     positional: ClassVar[tuple[str, ...]] = ("data",)
 
     data: tuple[str, ...] = REQUIRED
-    """The files, each with its weight behind a colon, such as mine.jsonl:0.8 general.jsonl:0.2."""
+    """The files, each with its weight behind a colon, such as mine.jsonl:0.8 and general.jsonl:0.2."""
 
     output: Path = REQUIRED
     """The file to write, in OpenAI's chat format (.jsonl)."""
@@ -640,6 +655,7 @@ class InstructSettings(
     ModelOptions,
     MethodOptions,
     TrainingOptions,
+    AnswerOptions,
     MachineOptions,
     RunOptions,
     ScreenOptions,
@@ -680,12 +696,6 @@ class InstructSettings(
 
     evaluation_tokens: PositiveInt = 10_000
     """At most this many held-out tokens of the test examples, and of the control corpus, are read."""
-
-    generate_examples: Annotated[int, Range(at_least=0)] = 20
-    """Test prompts that both models answer, for the scores of answers and the report; 0 for none."""
-
-    max_new_tokens: PositiveInt = 128
-    """Tokens of such an answer at most."""
 
 
 @dataclass(frozen=True, kw_only=True)

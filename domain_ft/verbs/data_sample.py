@@ -26,8 +26,9 @@ from domain_ft.corpus.shuffling import beginning
 from domain_ft.corpus.tokens import plain_backend
 from domain_ft.errors import CorpusError
 from domain_ft.models.base import load_tokenizer
-from domain_ft.models.sources import find
+from domain_ft.models.sources import Progress, find
 from domain_ft.settings import DataSampleSettings
+from domain_ft.training.progress import ProgressDisplay
 
 STYLES = {"trained": "bold green", "read": "dim", "cut": "red strike"}
 
@@ -89,7 +90,7 @@ class Samples:
     samples: tuple[Sample, ...]
 
 
-def sample(settings: DataSampleSettings) -> Samples:
+def sample(settings: DataSampleSettings, progress: Progress | None = None) -> Samples:
     """Render a few conversations of a file, the same for the same seed. Records that cannot be read are passed over.
 
     Raises:
@@ -105,7 +106,7 @@ def sample(settings: DataSampleSettings) -> Samples:
         raise CorpusError(
             f"the file holds no conversation{reason}", where=settings.data, fix="domain-ft data check says more"
         )
-    tokenizer = load_tokenizer(find(settings.model), settings.model)
+    tokenizer = load_tokenizer(find(settings.model, progress), settings.model)
     template, backend = ChatTemplate.of(tokenizer), plain_backend(tokenizer)
     backend.encode_special_tokens = False  # those of the template are meant
     max_length = min(settings.max_length, tokenizer.model_max_length)
@@ -120,7 +121,8 @@ def sample(settings: DataSampleSettings) -> Samples:
 
 def run(settings: DataSampleSettings) -> dict[str, Any]:
     """The verb: show the samples."""
-    found = sample(settings)
+    with ProgressDisplay(quiet=settings.json) as display:
+        found = sample(settings, display.job)
     console = Console(quiet=settings.json, highlight=False)
     coloured = console.color_system is not None
     for one in found.samples:

@@ -107,15 +107,18 @@ def answering_minutes(job: Job) -> float:
         return 0.0
     prompts = [question.prompt for question in job.questions[:ANSWERED_AT_ONCE]]
 
-    def seconds(tokens: int) -> float:
+    def write(tokens: int) -> tuple[float, int]:
+        """Seconds that answers of so many tokens take, and the tokens of the longest: a model may end before."""
         began = time.perf_counter()
         with job.machine.accelerator.autocast():
-            generate(job.base, prompts, Sampling(max_new_tokens=tokens), stop_tokens=(), batch_size=ANSWERED_AT_ONCE)
-        return time.perf_counter() - began
+            sampling = Sampling(max_new_tokens=tokens)
+            said = generate(job.base, prompts, sampling, stop_tokens=(), batch_size=ANSWERED_AT_ONCE)
+        return time.perf_counter() - began, max(answer.tokens for answer in said)
 
-    seconds(1)  # the first call warms caches up
-    reading = seconds(1)
-    a_token = max(0.0, seconds(PROBED_TOKENS) - reading) / (PROBED_TOKENS - 1)
+    write(1)  # the first call warms caches up
+    reading, _ = write(1)
+    seconds, tokens = write(PROBED_TOKENS)
+    a_token = max(0.0, seconds - reading) / max(1, tokens - 1)
     batches = math.ceil(len(job.questions) / ANSWERED_AT_ONCE)
     return 2 * batches * (reading + (job.settings.max_new_tokens - 1) * a_token) / 60
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import datetime
 import decimal
 import json
@@ -16,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conversation_files import alpacas, chats, left_in, lines, save_decoder, words, write
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.cells import cell_len
 from transformers import AutoTokenizer
 
@@ -30,7 +33,7 @@ from domain_ft.errors import CorpusError, RecordError, SettingsError
 from domain_ft.settings import DataMixSettings, DataSampleSettings, DataSplitSettings
 from domain_ft.verbs.data_mix import mix
 from domain_ft.verbs.data_sample import sample
-from domain_ft.verbs.data_split import Split, split
+from domain_ft.verbs.data_split import PARTS, Split, _parts_of, split
 
 # --- data split -------------------------------------------------------------------------------------------------------
 
@@ -81,6 +84,17 @@ def test_a_split_depends_on_content_alone(tmp_path: Path) -> None:
     random.Random(0).shuffle(more)
     grown = part_of(split_of(write(tmp_path / "b.jsonl", more), tmp_path / "b"))
     assert {line: grown[line] for line in records} == part_of(first)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 2**64 - 1)), min_size=1), st.floats(0.01, 0.5))
+def test_families_are_never_parted_and_none_is_larger_than_its_share(rows: list[tuple[int, int]], share: float) -> None:
+    groups = np.unique([group for group, _ in rows], return_inverse=True)[1]
+    parts = _parts_of(groups, np.array([key for _, key in rows], np.uint64), {"validation": 0.2, "test": share})
+    for group in set(groups.tolist()):
+        members = parts[groups == group]
+        assert len(set(members.tolist())) == 1
+        limit = {"train": len(rows), "validation": max(0.2 * len(rows), 1), "test": max(share * len(rows), 1)}
+        assert len(members) <= limit[PARTS[members[0]]]
 
 
 def test_what_is_split_off_is_not_what_other_verbs_hold_out(tmp_path: Path) -> None:
@@ -145,13 +159,10 @@ def test_tables_become_json_lines(tmp_path: Path) -> None:
     rows = [{"question": f'{words(i)}, "or"\nnot?', "answer": words(i + 1000), "number": i} for i in range(60)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "all.parquet")
     (tmp_path / "all.json").write_text(json.dumps(rows), encoding="utf-8")
-    quoted = (
-        "{},{},{}".format(
-            *(json.dumps(v) if isinstance(v, int) else '"' + v.replace('"', '""') + '"' for v in row.values())
-        )
-        for row in rows
-    )
-    (tmp_path / "all.csv").write_text("question,answer,number\n" + "\n".join(quoted) + "\n", encoding="utf-8")
+    with (tmp_path / "all.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
     parts = {}
     for ending in ("parquet", "json", "csv"):
         found = split_of(tmp_path / f"all.{ending}", tmp_path / ending)

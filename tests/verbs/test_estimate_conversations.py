@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,11 +15,14 @@ from transformers import AutoTokenizer
 from domain_ft.corpus.conversations.reading import ConversationSource, open_conversations
 from domain_ft.corpus.conversations.rendering import ChatTemplate
 from domain_ft.corpus.conversations.rows import encode_conversations
+from domain_ft.models import generation
+from domain_ft.models.generation import Generated
 from domain_ft.settings import AdaptSettings, EstimateSettings, InstructSettings
 from domain_ft.verbs import adapt as adapt_verb
 from domain_ft.verbs import estimate as estimate_verb
+from domain_ft.verbs import estimate_conversations
 from domain_ft.verbs import instruct as instruct_verb
-from domain_ft.verbs.estimate_conversations import holds_conversations
+from domain_ft.verbs.estimate_conversations import answering_minutes, holds_conversations
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +54,8 @@ def test_a_name_or_a_folder_is_a_corpus(tmp_path: Path) -> None:
     assert not holds_conversations(EstimateSettings(corpus=str(tmp_path / "no-such.jsonl")))
 
 
-def estimated(data: Path, decoder: Path, **changes: Any) -> dict[str, Any]:
-    values: dict[str, Any] = {
+def settings_of(data: Path, decoder: Path) -> dict[str, Any]:
+    return {
         "corpus": str(data),
         "model": str(decoder),
         "control": "none",
@@ -60,7 +65,10 @@ def estimated(data: Path, decoder: Path, **changes: Any) -> dict[str, Any]:
         "dtype": "float32",
         "quiet": True,
     }
-    return estimate_verb.run(EstimateSettings(**values | changes))
+
+
+def estimated(data: Path, decoder: Path, **changes: Any) -> dict[str, Any]:
+    return estimate_verb.run(EstimateSettings(**settings_of(data, decoder) | changes))
 
 
 def test_the_tokens_that_a_run_would_read_and_train(
@@ -96,6 +104,24 @@ def test_the_tokens_that_a_run_would_read_and_train(
     assert left_in(tmp_path) == ["chats.jsonl"]
 
 
+def test_the_run_then_reads_and_trains_what_was_estimated(decoder: Path, tmp_path: Path) -> None:
+    """Also where it ends within an epoch."""
+    data = write(tmp_path / "chats.jsonl", chats(60))
+    asked: dict[str, Any] = {"max_steps": 7, "generate_examples": 0}
+    found = estimated(data, decoder, **asked)
+    given = {name: value for name, value in settings_of(data, decoder).items() if name != "corpus"}
+    finished = instruct_verb.instruct(
+        InstructSettings(data=str(data), output=tmp_path / "run", **given, **asked)
+    ).result
+    assert found["steps"] == finished["steps"] == 7
+    assert found["examples"]["run_trained_tokens"] == finished["tokens_trained"]
+    assert {name: found["examples"][name] for name in ("train", "test", "dropped", "cut")} == {
+        name: finished["examples"][name] for name in ("train", "test", "dropped", "cut")
+    }
+    assert found["tokens"] == pytest.approx(finished["tokens_seen"], rel=0.05)  # whole examples fill each step
+    assert found["trainable_parameters"] == finished["trainable_parameters"]
+
+
 def test_what_a_person_should_mend_before_the_run(
     decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,6 +138,29 @@ def test_what_a_person_should_mend_before_the_run(
     assert capsys.readouterr().out.count("warning: ") == len(found["warnings"]) == 4
 
 
+def test_answers_take_the_time_of_their_prompts_and_of_every_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock of our own: 2 s for the prompts of a batch and 0.5 s a token, where the model ends after six."""
+    clock = [0.0]
+
+    def generate(_: Any, prompts: list[str], sampling: Any, **__: Any) -> list[Generated]:
+        tokens = min(sampling.max_new_tokens, 6)
+        clock[0] += 2.0 + 0.5 * tokens
+        return [Generated("", tokens, True, 0.0) for _ in prompts]
+
+    monkeypatch.setattr(generation, "generate", generate)
+    monkeypatch.setattr(estimate_conversations, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    job: Any = SimpleNamespace(
+        base=None,
+        machine=SimpleNamespace(accelerator=SimpleNamespace(autocast=contextlib.nullcontext)),
+        questions=[SimpleNamespace(prompt="")] * (instruct_verb.ANSWERED_AT_ONCE + 1),
+        settings=SimpleNamespace(max_new_tokens=100),
+    )
+    before_and_after, batches = 2, 2
+    assert answering_minutes(job) == pytest.approx(before_and_after * batches * (2.0 + 0.5 * 100) / 60)
+    job.questions = []
+    assert answering_minutes(job) == 0.0
+
+
 def test_what_is_not_given_is_left_to_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
 
@@ -121,12 +170,18 @@ def test_what_is_not_given_is_left_to_the_verb(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(adapt_verb, "set_up", set_up)
     monkeypatch.setattr(instruct_verb, "set_up", set_up)
-    asked = {"learning_rate": 0.5, "max_steps": 7, "quiet": True}
+    asked: dict[str, Any] = {"learning_rate": 0.5, "max_steps": 7, "quiet": True}
+    of_instruct: dict[str, Any] = {
+        "test": "t.jsonl",
+        "system": "Be brief.",
+        "generate_examples": 3,
+        "max_new_tokens": 9,
+    }
     data = write(tmp_path / "chats.jsonl", chats(3))
     for corpus in ("legal", str(data)):
         with pytest.raises(KeyboardInterrupt):
-            estimate_verb.estimate(EstimateSettings(corpus=corpus, test_fraction=0.3, system="Be brief.", **asked))
+            estimate_verb.estimate(EstimateSettings(corpus=corpus, **of_instruct, **asked))
     assert given == [
         AdaptSettings(corpus="legal", **asked),
-        InstructSettings(data=str(data), test_fraction=0.3, system="Be brief.", **asked),
+        InstructSettings(data=str(data), **of_instruct, **asked),
     ]
