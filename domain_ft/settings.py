@@ -677,6 +677,12 @@ class InstructSettings(
     test_fraction: Annotated[float, Range(above=0, below=1)] = 0.1
     """The share of the examples that is held out where no --test is given: whole groups of near copies at a time."""
 
+    id_field: str | None = None
+    """The field that names a record. By default its place in the file."""
+
+    group_field: str | None = None
+    """The field that says which records share a source: they are all learned from, or all held out."""
+
     on_bad_record: Literal["stop", "skip"] = "stop"
     """What to do with a record that cannot be read: stop with its line, or skip it and list it in rejects.jsonl."""
 
