@@ -38,9 +38,9 @@ from domain_ft.verbs.machine import Machine, choose_machine
 from domain_ft.verbs.training import make_trainable, pass_limits, pass_memory
 
 if TYPE_CHECKING:
-    from domain_ft.verbs import instruct
+    from domain_ft.verbs import instruct_job
 
-Job: TypeAlias = "adapt.Job | instruct.Job"
+Job: TypeAlias = "adapt.Job | instruct_job.Job"
 """A run that is set up."""
 
 PROBE_STEPS = 4
@@ -247,10 +247,10 @@ def _set_up(settings: EstimateSettings, machine: Machine, display: ProgressDispl
     """The run, as its verb would set it up."""
     if not holds_conversations(settings):
         return adapt.set_up(AdaptSettings(**_given(settings, AdaptSettings)), machine, display)
-    from domain_ft.verbs import instruct  # here, since a corpus does not need what it imports
+    from domain_ft.verbs import instruct_job  # here, since a corpus does not need what it imports
 
     given = _given(settings, InstructSettings) | {"data": settings.corpus}
-    return instruct.set_up(InstructSettings(**given), machine, display)
+    return instruct_job.set_up(InstructSettings(**given), machine, display)
 
 
 def _given(settings: EstimateSettings, verb: type[Settings]) -> dict[str, Any]:
@@ -316,6 +316,6 @@ def _curve_tokens(job: Job) -> int:
     """Tokens that a point of the curve is measured on."""
     if isinstance(job, adapt.Job):
         return adapt.curve_tokens(job.settings)
-    from domain_ft.verbs import instruct
+    from domain_ft.verbs import instruct_job
 
-    return instruct.curve_tokens(job.settings)
+    return instruct_job.curve_tokens(job.settings)

@@ -17,7 +17,7 @@ from domain_ft.corpus.readers.files import ending
 from domain_ft.settings import EstimateSettings
 
 if TYPE_CHECKING:
-    from domain_ft.verbs.instruct import Job
+    from domain_ft.verbs.instruct_job import Job
 
 FEW_EXAMPLES = 50
 
@@ -101,7 +101,7 @@ def warnings_of(job: Job) -> Iterator[str]:
 def answering_minutes(job: Job) -> float:
     """What it takes to answer the test prompts before and after, where every answer is as long as it may be."""
     from domain_ft.models.generation import Sampling, generate
-    from domain_ft.verbs.instruct import ANSWERED_AT_ONCE
+    from domain_ft.verbs.instruct_job import ANSWERED_AT_ONCE
 
     if not job.questions:
         return 0.0

@@ -20,7 +20,7 @@ from domain_ft.models.generation import Generated
 from domain_ft.settings import AdaptSettings, EstimateSettings, InstructSettings
 from domain_ft.verbs import adapt as adapt_verb
 from domain_ft.verbs import estimate as estimate_verb
-from domain_ft.verbs import estimate_conversations
+from domain_ft.verbs import estimate_conversations, instruct_job
 from domain_ft.verbs import instruct as instruct_verb
 from domain_ft.verbs.estimate_conversations import answering_minutes, holds_conversations
 
@@ -152,7 +152,7 @@ def test_answers_take_the_time_of_their_prompts_and_of_every_token(monkeypatch: 
     job: Any = SimpleNamespace(
         base=None,
         machine=SimpleNamespace(accelerator=SimpleNamespace(autocast=contextlib.nullcontext)),
-        questions=[SimpleNamespace(prompt="")] * (instruct_verb.ANSWERED_AT_ONCE + 1),
+        questions=[SimpleNamespace(prompt="")] * (instruct_job.ANSWERED_AT_ONCE + 1),
         settings=SimpleNamespace(max_new_tokens=100),
     )
     before_and_after, batches = 2, 2
@@ -169,7 +169,7 @@ def test_what_is_not_given_is_left_to_the_verb(tmp_path: Path, monkeypatch: pyte
         raise KeyboardInterrupt
 
     monkeypatch.setattr(adapt_verb, "set_up", set_up)
-    monkeypatch.setattr(instruct_verb, "set_up", set_up)
+    monkeypatch.setattr(instruct_job, "set_up", set_up)
     asked: dict[str, Any] = {"learning_rate": 0.5, "max_steps": 7, "quiet": True}
     of_instruct: dict[str, Any] = {
         "test": "t.jsonl",

@@ -22,7 +22,8 @@ from domain_ft.settings import ExportSettings, InstructSettings
 from domain_ft.training import loop
 from domain_ft.verbs.adapt import adapt
 from domain_ft.verbs.export import export
-from domain_ft.verbs.instruct import control_of, instruct, output_folder, run
+from domain_ft.verbs.instruct import instruct, output_folder, run
+from domain_ft.verbs.instruct_job import control_of
 
 ANSWER_KEYS = {"exact_match", "token_f1", "rouge_l", "chrf", "end_of_turn_rate", "distinct_1", "distinct_2"}
 
