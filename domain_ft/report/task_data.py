@@ -218,7 +218,7 @@ class CompareReport:
     """Finished runs of one kind, side by side; the first is what the others are compared with.
 
     Attributes:
-        kind: `classify`, `tag` or `adapt`.
+        kind: the verb that made them: `classify`, `tag`, `adapt` or `instruct`.
         subject: the task, or the corpora, that they were measured on.
         runs: in the order given.
         metrics: the scores that are compared, the first to be looked at first.
@@ -230,3 +230,8 @@ class CompareReport:
     runs: Sequence[ComparedRun]
     metrics: Sequence[str]
     notes: Sequence[str] = ()
+
+    @property
+    def of_losses(self) -> bool:
+        """Whether language models are compared by their losses on held-out text; else tasks by their scores."""
+        return self.kind in ("adapt", "instruct")

@@ -139,7 +139,7 @@ def differences(report: CompareReport) -> str:
                 scale = 100 if "difference" in found else 1
                 bounds = None if found["interval"] is None else [scale * bound for bound in found["interval"]]
                 rows.append(Change(name, *_look(place), scale * value, bounds, label))
-    unit = "points" if report.kind != "adapt" else "loss, lower is better"
+    unit = "loss, lower is better" if report.of_losses else "points"
     spoken = "; ".join(f"{row.name}: {row.label}" for row in rows)
     with drawing("differences", 1.0 + 0.5 * len(rows), f"Against {report.runs[0].name}: {spoken}") as (
         figure,

@@ -259,7 +259,7 @@ def compared(run: ComparedRun, report: CompareReport) -> str:
     """What a comparison says of a run after the first, in a sentence: of the first of its metrics."""
     metric, against = report.metrics[0], f"{run.name} against {report.runs[0].name}"
     difference = run.differences[metric]
-    if report.kind == "adapt":
+    if report.of_losses:
         return f"{against}: {loss_verdict(difference)}."
     return f"{against}: {verdict(difference, metric)}; {p_value(difference)}."
 

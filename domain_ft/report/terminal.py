@@ -132,13 +132,13 @@ def print_compare(report: CompareReport, console: Console | None = None) -> None
     """A table for each score, a row for each run; differences are from the first. Then the first score's in words."""
     console = console or Console()
     for metric in report.metrics:
-        if report.kind == "adapt":
+        if report.of_losses:
             table = _table("run", "loss", "perplexity", "bits/byte", "change", "interval")
         else:
             table = _table("run", task_words.METRICS[metric], "interval", "change", "interval", "p")
         for run in report.runs:
             scores, found = run.scores[metric], run.differences.get(metric)
-            if report.kind == "adapt":
+            if report.of_losses:
                 cells = [Text(words.measure(name, scores[name])) for name in words.MEASURES]
                 cells += _against_first(found)
             else:
@@ -148,7 +148,7 @@ def print_compare(report: CompareReport, console: Console | None = None) -> None
                 ]
                 cells += _score_against_first(found)
             table.add_row(Text(run.name, style="bold"), *cells)
-        if report.kind == "adapt":
+        if report.of_losses:
             console.print(Text(metric, style="bold"))
         console.print(table)
     for run in report.runs[1:]:

@@ -227,11 +227,32 @@ def _compare_tag(runs: Sequence[_Run], settings: CompareSettings) -> CompareRepo
     )
 
 
-# --- Runs of adapt ----------------------------------------------------------------------------------------------------
+# --- Runs of adapt, and of instruct -----------------------------------------------------------------------------------
 
 
 def _compare_adapt(runs: Sequence[_Run], settings: CompareSettings) -> CompareReport:
-    """The held-out losses after training, on the documents that all runs have read."""
+    fix = (
+        "compare runs of one --corpus and --seed, or measure them together: domain-ft evaluate --model RUN "
+        "--model RUN --corpus C"
+    )
+    return _compare_losses(runs, settings, "domain", "held-out text", fix)
+
+
+def _compare_instruct(runs: Sequence[_Run], settings: CompareSettings) -> CompareReport:
+    subject = f"held-out conversations of {runs[0].result.get('data', 'the data')}"
+    return _compare_losses(runs, settings, "test", subject, "train both with the same --data, or the same --test")
+
+
+def _compare_losses(
+    runs: Sequence[_Run], settings: CompareSettings, main: str, subject: str, fix: str
+) -> CompareReport:
+    """The held-out losses after training, on the documents that all runs have read.
+
+    Args:
+        main: the role that is compared first; the other is `control`.
+        subject: what the main one is, for people.
+        fix: what to do where the runs share none of it.
+    """
     objectives = {run.name: run.result.get("objective") for run in runs}
     if len(set(objectives.values())) > 1:
         made = ", ".join(f"'{name}' has {objective}" for name, objective in objectives.items())
@@ -239,18 +260,14 @@ def _compare_adapt(runs: Sequence[_Run], settings: CompareSettings) -> CompareRe
             f"encoders and decoders cannot be compared by their losses: {made}",
             fix="compare encoders with encoders and decoders with decoders",
         )
-    roles = [role for role in ("domain", "control") if all(run.folder.scores("after", role).is_file() for run in runs)]
-    if "domain" not in roles:
+    roles = [role for role in (main, "control") if all(run.folder.scores("after", role).is_file() for run in runs)]
+    if main not in roles:
         raise CheckpointError(
-            "a run has kept no scores of its held-out documents", where="scores/after-domain.json", fix="run it again"
+            "a run has kept no scores of its held-out documents", where=f"scores/after-{main}.json", fix="run it again"
         )
     scores = {role: shared(*(Scores.load(run.folder.scores("after", role)) for run in runs)) for role in roles}
-    if not len(scores["domain"][0]):
-        raise SettingsError(
-            "the runs share no held-out document: they were measured on different texts",
-            fix="compare runs of one --corpus and --seed, or measure them together: domain-ft evaluate --model RUN "
-            "--model RUN --corpus C",
-        )
+    if not len(scores[main][0]):
+        raise SettingsError("the runs share no held-out document: they were measured on different texts", fix=fix)
     roles = [role for role in roles if len(scores[role][0])]
     compared = [
         ComparedRun(
@@ -267,10 +284,10 @@ def _compare_adapt(runs: Sequence[_Run], settings: CompareSettings) -> CompareRe
     notes = []
     if runs[0].result["objective"] == "mlm":
         notes.append("Runs with another --seed have masked other words: then differences are rougher than they look.")
-    whole = [len(Scores.load(run.folder.scores("after", "domain"))) for run in runs]
-    if len(scores["domain"][0]) < max(whole):
-        notes.append(f"Compared on the {len(scores['domain'][0]):,} held-out documents that all runs have read.")
-    return CompareReport("adapt", "held-out text", compared, roles, notes)
+    whole = [len(Scores.load(run.folder.scores("after", main))) for run in runs]
+    if len(scores[main][0]) < max(whole):
+        notes.append(f"Compared on the {len(scores[main][0]):,} held-out documents that all runs have read.")
+    return CompareReport(str(runs[0].result["command"]), subject, compared, roles, notes)
 
 
 # --- What they share --------------------------------------------------------------------------------------------------
@@ -328,4 +345,5 @@ _KINDS: Mapping[str, Callable[[Sequence[_Run], CompareSettings], CompareReport]]
     "classify": _compare_classify,
     "tag": _compare_tag,
     "adapt": _compare_adapt,
+    "instruct": _compare_instruct,
 }

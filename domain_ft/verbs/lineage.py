@@ -9,20 +9,25 @@ from pathlib import Path
 from domain_ft.corpus.corpus import open_corpus
 from domain_ft.corpus.prepared import PreparedCorpus, prepare
 from domain_ft.errors import UserError
-from domain_ft.settings import AdaptSettings
+from domain_ft.settings import AdaptSettings, InstructSettings
 from domain_ft.training.progress import ProgressDisplay
 
 
 def adapted_runs(model: str) -> Iterator[AdaptSettings]:
-    """The settings of the `adapt` runs that `model` is, or stands on, the last first; nothing for any other model."""
+    """The settings of the `adapt` runs that `model` is, or stands on, the last first; nothing for any other model.
+
+    A run of `instruct` stands on what it began with.
+    """
     folder = Path(model).expanduser()
     if not (folder / "result.json").is_file():
         return
-    if json.loads((folder / "result.json").read_text(encoding="utf-8")).get("command") != "adapt":
-        return
-    settings = AdaptSettings.from_toml(folder / "config.toml")
-    yield settings
-    yield from adapted_runs(settings.model)
+    command = json.loads((folder / "result.json").read_text(encoding="utf-8")).get("command")
+    if command == "adapt":
+        settings = AdaptSettings.from_toml(folder / "config.toml")
+        yield settings
+        yield from adapted_runs(settings.model)
+    elif command == "instruct":
+        yield from adapted_runs(InstructSettings.from_toml(folder / "config.toml").model)
 
 
 def training_corpora(model: str, display: ProgressDisplay) -> tuple[list[PreparedCorpus], list[str]]:

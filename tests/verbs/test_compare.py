@@ -49,15 +49,17 @@ def classify_run(folder: Path, *seeds: Predictions, **result: Any) -> str:
     return str(folder)
 
 
-def adapt_run(folder: Path, loss: float, *, objective: str = "mlm", first: int = 0, vocabulary: int = 1) -> str:
+def adapt_run(
+    folder: Path, loss: float, *, objective: str = "mlm", first: int = 0, vocabulary: int = 1, command: str = "adapt"
+) -> str:
     rng = np.random.default_rng(3)
     tokens = rng.integers(50, 200, 30) * vocabulary
     names = tuple(f"licence-{first + index}" for index in range(30))
     (folder / "scores").mkdir(parents=True)
-    for role in ("domain", "control"):
+    for role in ("domain" if command == "adapt" else "test", "control"):
         scores = Scores(names, tokens * (loss + rng.normal(0, 0.1, 30)), tokens, tokens * 4)
         scores.save(folder / "scores" / f"after-{role}.json")
-    write_json(folder / "result.json", {"command": "adapt", "model": "minilm", "objective": objective})
+    write_json(folder / "result.json", {"command": command, "model": "minilm", "objective": objective})
     return str(folder)
 
 
@@ -160,6 +162,19 @@ def test_losses_of_adapted_models_are_compared_on_what_both_have_read(tmp_path: 
     assert other["interval"][1] < 0
 
 
+def test_losses_of_taught_models_are_compared_on_the_conversations_held_out(tmp_path: Path) -> None:
+    taught = {"command": "instruct", "objective": "instructions"}
+    runs = [adapt_run(tmp_path / name, 5.0 - place, **taught) for place, name in enumerate("ab")]
+    report = compared(*runs)
+    assert report.metrics == ["test", "control"]
+    assert not report.notes
+    assert report.runs[1].differences["test"]["interval"][1] < 0
+    assert "better" in printed(report)
+    with pytest.raises(SettingsError, match="share no held-out document") as refused:
+        compared(runs[0], adapt_run(tmp_path / "c", 4.0, first=100, **taught))
+    assert "--data" in str(refused.value)
+
+
 def test_another_tokenizer_is_compared_by_bits(tmp_path: Path) -> None:
     report = compared(adapt_run(tmp_path / "a", 5.0), adapt_run(tmp_path / "b", 2.0, vocabulary=2))
     assert report.runs[1].differences["domain"]["loss"] is None
@@ -209,7 +224,7 @@ def test_damaged_and_missing_predictions_are_named(tmp_path: Path) -> None:
         compared(run, run)
 
 
-@pytest.mark.parametrize("kind", ["classify", "tag", "adapt"])
+@pytest.mark.parametrize("kind", ["classify", "tag", "adapt", "instruct"])
 def test_the_verb_writes_its_folder_and_prints_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
@@ -218,7 +233,7 @@ def test_the_verb_writes_its_folder_and_prints_json(
     elif kind == "tag":
         runs = [tag_run(tmp_path / name, 0.5 + place / 9) for place, name in enumerate("ab")]
     else:
-        runs = [adapt_run(tmp_path / name, 4.0 + place) for place, name in enumerate("ab")]
+        runs = [adapt_run(tmp_path / name, 4.0 + place, command=kind) for place, name in enumerate("ab")]
     assert cli.main(["compare", *runs, "--output", str(tmp_path / "out"), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result == json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))

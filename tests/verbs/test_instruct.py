@@ -24,6 +24,7 @@ from domain_ft.verbs.adapt import adapt
 from domain_ft.verbs.export import export
 from domain_ft.verbs.instruct import instruct, output_folder, run
 from domain_ft.verbs.instruct_job import control_of
+from domain_ft.verbs.lineage import adapted_runs
 
 ANSWER_KEYS = {"exact_match", "token_f1", "rouge_l", "chrf", "end_of_turn_rate", "distinct_1", "distinct_2"}
 
@@ -154,6 +155,7 @@ def test_adapt_and_then_instruct(tmp_path: Path) -> None:
     save_chatty("llama", tmp_path / "llama")
     first = adapt(adapt_settings(tmp_path, "llama"))
     finished = instruct(settings(tmp_path, model=str(first.folder), output=tmp_path / "taught"))
+    assert [run.corpus for run in adapted_runs(str(finished.folder))] == [adapt_settings(tmp_path, "llama").corpus]
     adapted = load(str(first.folder))
     again = load(str(finished.folder))
     ids = torch.tensor([[5, 9, 12, 40, 7]])
