@@ -1,0 +1,167 @@
+"""Copies and near copies of records, prompts with contradicting answers, and test rows among the training rows.
+
+No text is kept: of each record 16 bytes of a hash and 512 bytes of a MinHash signature (see `duplicates`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from domain_ft.corpus.checks.findings import Finding
+from domain_ft.corpus.cleaning import normalise
+from domain_ft.corpus.duplicates import NEAR, PERMUTATIONS, Signatures, Signer, near_copies, shingles
+from domain_ft.corpus.tasks.leaks import all_similar_pairs
+
+MOST_COMPARED = 1_000_000
+"""Records, more than which are compared for exact copies alone: half a gigabyte of signatures."""
+_LONG_ANSWER = 0.5  # of a record's text: a near copy with a longer answer has nearly that answer too, and is no conflict
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What is kept of a record.
+
+    Attributes:
+        whole: the hash of all its text.
+        prompt, answer: the hashes of what is asked and of what is to be said; None where it has no such parts.
+        share: of the text that is the answer.
+        field: where the answer stands.
+    """
+
+    line: int | None
+    whole: bytes
+    prompt: bytes | None
+    answer: bytes | None
+    share: float
+    field: str | None
+
+
+class Copies:
+    """Takes the records of a file one by one; then knows which are copies, and of which.
+
+    Attributes:
+        records: what is kept of each.
+    """
+
+    def __init__(self) -> None:
+        self.records: list[_Record] = []
+        self._signatures = bytearray()
+        self._signer = Signer()
+
+    def add(
+        self, line: int | None, whole: str, prompt: str | None = None, answer: str | None = None, field: str | None = None
+    ) -> None:
+        """Take a record.
+
+        Args:
+            line: where it stands.
+            whole: all its text.
+            prompt, answer: what is asked, and what is to be said or the label.
+            field: where the answer stands.
+        """
+        essence = normalise(whole)
+        digest = _digest(essence if answer is None else f"{essence}\n{_letters(answer)}")
+        asked = None if prompt is None else _digest(normalise(prompt))
+        said = None if answer is None else _digest(_letters(answer))
+        share = len(answer or "") / max(len(whole), 1)
+        self.records.append(_Record(line, digest, asked, said, share, field))
+        if len(self.records) <= MOST_COMPARED:
+            self._signatures += self._signer.sign(shingles(essence)).tobytes()
+
+    @property
+    def signatures(self) -> Signatures | None:
+        """(records, 128); None where there are too many records."""
+        if len(self.records) > MOST_COMPARED:
+            return None
+        return np.frombuffer(bytes(self._signatures), np.uint32).reshape(-1, PERMUTATIONS)
+
+    def findings(self) -> Iterator[Finding]:
+        """Records that repeat an earlier one, and records that answer an earlier one's prompt otherwise."""
+        first: dict[bytes, int] = {}
+        for number, record in enumerate(self.records):
+            original = first.setdefault(record.whole, number)
+            if original != number:
+                yield Finding(record.line, None, "duplicate", f"it repeats {self._place(original)}")
+        near = dict(self._near(np.array(list(first.values()), np.int64)))
+        contradicting = set()
+        answers: dict[bytes, int] = {}
+        for number in first.values():
+            record = self.records[number]
+            if record.prompt is None:
+                continue
+            earlier = self.records[answers.setdefault(record.prompt, number)]
+            reworded = number in near and record.share > _LONG_ANSWER
+            if earlier.answer != record.answer and not reworded:
+                contradicting.add(number)
+                message = f"its prompt is that of {self._place(answers[record.prompt])}, with another answer"
+                yield Finding(record.line, record.field, "contradicting-answers", message)
+        for number, (original, similarity) in near.items():
+            if number not in contradicting:
+                message = f"it is a near copy of {self._place(original)} (similarity {similarity:.2f})"
+                yield Finding(self.records[number].line, None, "near-duplicate", message)
+
+    def _near(self, numbers: npt.NDArray[np.int64]) -> Iterator[tuple[int, tuple[int, float]]]:
+        """Near copies among some records: each with the earlier record that it is nearest to, and how near."""
+        signatures = self.signatures
+        if signatures is None or len(numbers) < 2:
+            return
+        pairs, similarity = all_similar_pairs(signatures[numbers], NEAR)
+        copies = near_copies(len(numbers), pairs)
+        nearest: dict[int, tuple[float, int]] = {}
+        for (one, other), share in zip(pairs.tolist(), similarity.tolist(), strict=True):
+            if copies[other] and not copies[one]:
+                nearest[other] = max(nearest.get(other, (0.0, 0)), (share, -one))
+        for other, (share, one) in sorted(nearest.items()):
+            yield int(numbers[other]), (int(numbers[-one]), share)
+
+    def leaks(self, test: Copies) -> Iterator[Finding]:
+        """Records that stand in the test file too."""
+        whole = {record.whole: record for record in reversed(test.records)}
+        asked = {record.prompt: record for record in reversed(test.records) if record.prompt is not None}
+        near = self._near_test(test)
+        for number, record in enumerate(self.records):
+            if record.whole in whole:
+                message = f"it stands in the test file too ({_line(whole[record.whole].line)})"
+                yield Finding(record.line, None, "leaked-test-row", message, error=True)
+            elif number in near:
+                original, similarity = near[number]
+                place = _line(test.records[original].line)
+                message = f"it is a near copy of a row of the test file ({place}, similarity {similarity:.2f})"
+                yield Finding(record.line, None, "leaked-test-row", message, error=True)
+            elif record.prompt in asked:
+                message = f"its prompt stands in the test file too, with another answer ({_line(asked[record.prompt].line)})"
+                yield Finding(record.line, None, "leaked-test-row", message, error=True)
+
+    def _near_test(self, test: Copies) -> dict[int, tuple[int, float]]:
+        """By record, the test row that it is nearest to, and how near, where it is a near copy."""
+        own, others = self.signatures, test.signatures
+        if own is None or others is None:
+            return {}
+        pairs, similarity = all_similar_pairs(np.concatenate([others, own]), NEAR)
+        found: dict[int, tuple[int, float]] = {}
+        for (row, number), share in zip(pairs.tolist(), similarity.tolist(), strict=True):
+            if row < len(others) <= number and share > found.get(number - len(others), (0, 0.0))[1]:
+                found[number - len(others)] = (row, share)
+        return found
+
+    def _place(self, number: int) -> str:
+        return _line(self.records[number].line)
+
+
+def _line(line: int | None) -> str:
+    return "an earlier one" if line is None else f"line {line}"
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
+
+
+def _letters(text: str) -> str:
+    """The letters and digits of a text: answers that differ in nothing else do not contradict each other."""
+    essence = normalise(text)
+    return "".join(filter(str.isalnum, essence)) or essence

@@ -1,0 +1,87 @@
+"""Answers that were cut off in their source: they end within a sentence, where the others end with one.
+
+What ends a sentence is taken from Unicode (the property Sentence_Terminal). Languages that write no such sign, as Thai,
+are left alone, since only what most answers do is asked of the rest; each script is judged by itself.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+
+from domain_ft.corpus.checks.findings import Finding
+from domain_ft.corpus.checks.languages import script_of
+
+FEWEST = 40
+"""Characters from which on an answer is judged: a word or a name is a whole answer without a full stop."""
+WIDE_FEWEST = 15
+"""The same in scripts whose characters stand for syllables or words."""
+USUAL = 0.8
+"""The share of a script's answers that end with a sentence, from which on the others are thought to be cut off."""
+FEWEST_ANSWERS = 10
+"""Answers in a script from which on there is a habit to break."""
+
+_ENDS = frozenset(".!?…։؟۔।॥።፧፨។៕᠃᠉。．！？｡‼‽⁇⁈⁉⸮꓿")
+_AFTER = frozenset("\"'*_`~")  # what may stand behind the end of a sentence, with closing brackets and quotes
+_GOES_ON = frozenset(",;:-–—([{、，；：・「（")
+_WIDE = frozenset({"CJK", "HIRAGANA", "KATAKANA", "HANGUL"})
+_LISTED = ("-", "*", "•", "・", "#", "|", ">", "    ", "\t")  # how lines begin that are no running text
+_ITEM = 80  # characters of the last item of a list that stands in one line
+
+
+class Endings:
+    """Takes answers one by one, and then says which of them seem to be cut off."""
+
+    def __init__(self) -> None:
+        self._whole: Counter[str] = Counter()  # answers that end with a sentence, by script
+        self._broken: list[tuple[int | None, str, str]] = []  # line, field and script of those that end within one
+
+    def add(self, line: int | None, field: str, answer: str) -> None:
+        """Take an answer, if how it ends says anything."""
+        text = answer.rstrip()
+        letter = next((character for character in reversed(text[-FEWEST:]) if character.isalpha()), None)
+        if letter is None:
+            return
+        script = script_of(letter)
+        if len(text) < (WIDE_FEWEST if script in _WIDE else FEWEST):
+            return
+        if ends_whole(text):
+            self._whole[script] += 1
+        elif (text[-1].isalpha() or unicodedata.category(text[-1])[0] == "M" or text[-1] in _GOES_ON) and not _listed(
+            text
+        ):
+            self._broken.append((line, field, script))
+
+    def findings(self) -> Iterator[Finding]:
+        """The answers that end within a sentence, in scripts where nearly all end with one."""
+        broken = Counter(script for _, _, script in self._broken)
+        shares = {script: whole / (whole + broken[script]) for script, whole in self._whole.items()}
+        for line, field, script in self._broken:
+            enough = self._whole[script] + broken[script] >= FEWEST_ANSWERS
+            if enough and shares[script] >= USUAL:
+                message = f"it ends within a sentence, where {shares[script]:.0%} of the answers end with one"
+                yield Finding(line, field, "truncated-answer", message)
+
+
+def ends_whole(text: str) -> bool:
+    """Whether a text ends as a sentence does, whatever brackets, quotation marks and emoji stand behind it."""
+    for character in reversed(text.rstrip()):
+        if character in _ENDS:
+            return True
+        category = unicodedata.category(character)
+        if category == "So":  # an emoji ends what it stands behind
+            return True
+        if character not in _AFTER and category not in ("Pe", "Pf", "Pi", "Mn", "Cf"):
+            return False
+    return False
+
+
+def _listed(text: str) -> bool:
+    """Whether a text ends with an item of a list, a heading, a table, code or an address: none has a full stop."""
+    last = text.rsplit("\n", 1)[-1]
+    first, _, rest = last.strip().partition(" ")
+    numbered = bool(rest) and len(first) <= 4 and first.rstrip(".):、．").isalnum() and not first.isalpha()
+    in_line = text.count(" - ") > 1 and len(text.rpartition(" - ")[2]) <= _ITEM
+    address = "://" in last.rsplit(" ", 1)[-1]
+    return last.startswith(_LISTED) or numbered or in_line or address or "```" in text[-200:]
