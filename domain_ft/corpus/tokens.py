@@ -300,13 +300,13 @@ def _section_tokens(text: str, encoding: Encoding, kind: np.dtype[Any]) -> Recor
     ends = np.fromiter(map(operator.itemgetter(1), encoding.offsets), dtype=np.int64, count=len(tokens))
     ends = np.maximum.accumulate(ends)
     ends[-1:] = len(text)
-    tokens["bytes"] = np.diff(_byte_offsets(text, ends), prepend=0)
+    tokens["bytes"] = np.diff(byte_offsets(text, ends), prepend=0)
     words = np.array(encoding.word_ids, dtype=np.float64)  # None becomes NaN, which is no other token's word
     tokens["kind"] = np.where(np.append(True, words[1:] != words[:-1])[: len(tokens)], BEGINS, CONTINUES)
     return tokens
 
 
-def _byte_offsets(text: str, characters: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def byte_offsets(text: str, characters: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Offsets in characters of `text`, as offsets in the bytes of its UTF-8."""
     if text.isascii():
         return characters

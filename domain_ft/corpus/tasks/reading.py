@@ -17,6 +17,7 @@ from domain_ft.corpus.readers import ENDINGS, raw_records
 from domain_ft.corpus.readers.base import (
     BOM,
     BadRecords,
+    Columns,
     RawRecord,
     decode,
     read_lines,
@@ -107,7 +108,7 @@ def hub_places(identifier: str, config: str | None, revision: str | None) -> dic
     if commit is None:
         content.append(_hashes([(file, file.name) for file in sorted(Path(identifier).rglob("*")) if file.is_file()]))
     where = f"hf:{identifier}" + (f":{config}" if config else "")
-    there = _hub_splits(identifier, config, commit, content)
+    there = hub_splits(identifier, config, commit, content)
     found = {split: next((name for name in names if name in there), None) for split, names in SPLIT_NAMES.items()}
     if found["train"] is None:
         reason = f"the data set has no split 'train', only {', '.join(there)}"
@@ -120,7 +121,7 @@ def hub_places(identifier: str, config: str | None, revision: str | None) -> dic
             rows = open_splits(identifier, config, commit)[split]
             fields.classes = class_names(rows.features)
             for number, row in enumerate(rows, 1):
-                example = fields.example(RawRecord(number, _flat(row)), f"{where} {split}", bad)
+                example = fields.example(RawRecord(number, flat(row)), f"{where} {split}", bad)
                 if example is not None:
                     yield example
 
@@ -129,7 +130,7 @@ def hub_places(identifier: str, config: str | None, revision: str | None) -> dic
     return {split: place(name) for split, name in found.items() if name is not None}
 
 
-def _hub_splits(identifier: str, config: str | None, commit: str | None, content: Any) -> list[str]:
+def hub_splits(identifier: str, config: str | None, commit: str | None, content: Any) -> list[str]:
     """What the splits of a data set are called; once asked, the hub need not be in reach again."""
     memory = cache_folder("tasks") / f"{content_key('splits', content)}.json"
     if not memory.is_file():
@@ -140,7 +141,7 @@ def _hub_splits(identifier: str, config: str | None, commit: str | None, content
     return names
 
 
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+def flat(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row whose fields that hold fields are fields of their own: `context.contexts`."""
     flat: dict[str, Any] = {}
     for name, value in row.items():
@@ -210,14 +211,20 @@ def iterate_inputs(
     """
     names = FieldNames(text=fields.text, pair=fields.pair, id=id_field or fields.id)
     maker = ExampleFields(names, labelled=False)
-    for record, name in _input_records(spec, maker, bad):
+    for record, name in input_records(spec, bad, maker.columns):
         example = maker.example(record, name, bad)
         if example is not None:
             yield example
 
 
-def _input_records(spec: Path | BinaryIO, maker: ExampleFields, bad: BadRecords) -> Iterator[tuple[RawRecord, str]]:
-    """The records of a file or stream, with what it is called in messages."""
+def input_records(
+    spec: Path | BinaryIO, bad: BadRecords, columns: Callable[[str], Columns] | None = None
+) -> Iterator[tuple[RawRecord, str]]:
+    """The records of a file or stream, with what it is called in messages; `columns` of a name chooses the fields.
+
+    Raises:
+        CorpusError: there is no such file.
+    """
     if not isinstance(spec, Path):
         stream = io.BufferedReader(spec) if isinstance(spec, io.RawIOBase) else spec
         begin = stream.peek(1) if isinstance(stream, io.BufferedReader) else b""
@@ -229,15 +236,15 @@ def _input_records(spec: Path | BinaryIO, maker: ExampleFields, bad: BadRecords)
         raise CorpusError("there is no such file", where=str(spec), fix="check the path; - is standard input")
     name = spec.name
     if ending(spec) in RECORD_ENDINGS:
-        rows = raw_records(spec, name, ENDINGS[ending(spec)], bad, maker.columns(name))
+        rows = raw_records(spec, name, ENDINGS[ending(spec)], bad, columns and columns(name))
     else:
         rows = _text_lines(spec, name, bad)
     yield from ((record, name) for record in rows)
 
 
 def _text_lines(source: Path | BinaryIO, name: str, bad: BadRecords) -> Iterator[RawRecord]:
-    """A record for each line of plain text; blank lines are passed over."""
+    """A record for each line of plain text, with the field `text`; blank lines are passed over."""
     for number, offset, raw in read_lines(source, name, bad):
         line = decode(raw, name, bad, offset=offset, line=number)
         if line and line.strip():
-            yield RawRecord(number, {"text": line})
+            yield RawRecord(number, {"text": line.rstrip("\r\n")})

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,11 +56,7 @@ class Fingerprints:
 def fingerprints(examples: Examples, progress: Progress | None = None) -> Fingerprints:
     """The fingerprints of examples, made on all cores; those of a table are kept in the cache."""
     if not isinstance(examples, ExampleTable):
-        parts = list(in_order(_signed, _text_batches(examples)))
-        return Fingerprints(
-            np.frombuffer(b"".join(digest for digest, _ in parts), _DIGEST),
-            np.frombuffer(b"".join(signature for _, signature in parts), np.uint32).reshape(-1, PERMUTATIONS),
-        )
+        return text_fingerprints(map(content, examples))
     whole = ExampleTable(examples.folder)
     signed = len(whole) <= MOST_COMPARED
     folder = cache_folder("tasks") / content_key("fingerprints", whole.key, signed)
@@ -76,6 +72,15 @@ def fingerprints(examples: Examples, progress: Progress | None = None) -> Finger
     return found if examples.rows is None else found.take(examples.rows)
 
 
+def text_fingerprints(texts: Iterable[str]) -> Fingerprints:
+    """The fingerprints of a few texts, made on all cores."""
+    parts = list(in_order(_signed, _text_batches(texts)))
+    return Fingerprints(
+        np.frombuffer(b"".join(digest for digest, _ in parts), _DIGEST),
+        np.frombuffer(b"".join(signature for _, signature in parts), np.uint32).reshape(-1, PERMUTATIONS),
+    )
+
+
 def labels_of(examples: Examples) -> Iterator[tuple[str, ...]]:
     """The labels of each example; of a table no text is read for it."""
     return examples.labels() if isinstance(examples, ExampleTable) else (example.labels for example in examples)
@@ -85,7 +90,7 @@ def _fingerprint(table: ExampleTable, folder: Path, signed: bool, progress: Prog
     done = 0
     with (folder / "digests.bin").open("wb") as digests, (folder / "signatures.bin").open("wb") as signatures:
         work = _signed if signed else _digested
-        for digest, signature in in_order(work, _text_batches(table)):
+        for digest, signature in in_order(work, _text_batches(map(content, table))):
             digests.write(digest)
             signatures.write(signature)
             done += len(digest) // _DIGEST.itemsize
@@ -93,12 +98,12 @@ def _fingerprint(table: ExampleTable, folder: Path, signed: bool, progress: Prog
                 progress("looking for copies", done, len(table))
 
 
-def _text_batches(examples: Examples) -> Iterator[list[str]]:
+def _text_batches(texts: Iterable[str]) -> Iterator[list[str]]:
     batch: list[str] = []
     waiting = 0
-    for example in examples:
-        batch.append(content(example))
-        waiting += len(batch[-1])
+    for text in texts:
+        batch.append(text)
+        waiting += len(text)
         if waiting >= _BATCH:
             yield batch
             batch, waiting = [], 0

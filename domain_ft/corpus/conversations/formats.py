@@ -1,0 +1,266 @@
+"""The formats that conversations are written in: a record of any of them becomes a `Conversation`.
+
+chat      OpenAI's: {"messages": [{"role", "content"}, ...], "tools": [...]}
+alpaca    {"instruction", "input", "output"}; Dolly's context and response are read as well
+prompt    {"prompt", "completion"}, texts or lists of messages
+sharegpt  {"conversations": [{"from", "value"}, ...], "system", "tools"}
+qa        a question and an answer, in fields that are named or have usual names
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from domain_ft.corpus.conversations.conversation import Conversation, Turn
+from domain_ft.corpus.conversations.messages import Fault, Faults, Placed, check_turns, read_tools, read_turns, to_chat
+from domain_ft.corpus.readers.base import RawRecord, field_names, kind_of
+from domain_ft.errors import nearest
+
+__all__ = ["FORMATS", "Fault", "FieldChoice", "Format", "Parsed", "parse", "recognise", "to_chat"]
+
+Format = Literal["chat", "alpaca", "prompt", "sharegpt", "qa"]
+
+FORMATS: Mapping[Format, str] = {
+    "chat": "OpenAI's chat messages",
+    "alpaca": "Alpaca's instruction, input and output",
+    "prompt": "prompt and completion",
+    "sharegpt": "ShareGPT's conversations",
+    "qa": "question and answer",
+}
+"""What each format is called before a person."""
+
+_CONVERSATIONS = ("conversations", "conversation")
+_INPUT, _OUTPUT = ("input", "context"), ("output", "response")
+_PAIRS = (
+    ("question", "answer"),
+    ("query", "response"),
+    ("query", "answer"),
+    ("prompt", "response"),
+    ("prompt", "answer"),
+    ("input", "output"),
+    ("question", "response"),
+    ("instruction", "answer"),
+)
+_PROMPTS = (*dict.fromkeys(prompt for prompt, _ in _PAIRS), "text")
+
+
+@dataclass(frozen=True)
+class FieldChoice:
+    """What was said of the form of the records; the attributes are the options of these names.
+
+    Attributes:
+        prompt_field: several, separated by commas, are joined by a blank line.
+        system: what the system turn says in conversations that have none.
+    """
+
+    format: Format | Literal["auto"] = "auto"
+    prompt_field: str | None = None
+    answer_field: str | None = None
+    id_field: str | None = None
+    group_field: str | None = None
+    system: str | None = None
+
+    @classmethod
+    def of(cls, settings: Any) -> FieldChoice:
+        """What the settings of a verb say; those that it does not have are as by default."""
+        return cls(**{name: getattr(settings, name) for name in cls.__dataclass_fields__ if hasattr(settings, name)})
+
+
+class Parsed(NamedTuple):
+    """What a record is.
+
+    Attributes:
+        conversation: None where a fault is an error.
+        faults: all that is wrong with it.
+    """
+
+    conversation: Conversation | None
+    faults: tuple[Fault, ...]
+
+
+def recognise(fields: Mapping[str, Any], choice: FieldChoice, *, answered: bool = True) -> Format | None:
+    """The format of a record, by the names of its fields or as it was chosen; None where it is none of them.
+
+    Args:
+        fields: of the record.
+        choice: what was said.
+        answered: whether records have answers; prompts alone are recognised too where they need not.
+    """
+    if choice.format != "auto":
+        return choice.format
+    if choice.prompt_field or choice.answer_field:
+        return "qa"
+    if "messages" in fields:
+        return "chat"
+    if any(name in fields for name in _CONVERSATIONS):
+        return "sharegpt"
+    if "instruction" in fields and (not answered or any(name in fields for name in _OUTPUT)):
+        return "alpaca"
+    if "prompt" in fields and "completion" in fields:
+        return "prompt"
+    if any(prompt in fields and answer in fields for prompt, answer in _PAIRS):
+        return "qa"
+    if not answered and "prompt" in fields:
+        return "prompt"
+    if not answered and any(prompt in fields for prompt in _PROMPTS):
+        return "qa"
+    return None
+
+
+def parse(record: RawRecord, file: str, format: Format, choice: FieldChoice, *, answered: bool = True) -> Parsed:
+    """The conversation that a record is, and all that is wrong with it.
+
+    Args:
+        record: as its file has it.
+        file: what the file is called.
+        format: of the record.
+        choice: which fields; `format` in it is not looked at.
+        answered: whether there has to be an answer to learn; else the last turn may be the user's.
+    """
+    faults = Faults()
+    fields = {name: value for name, value in record.fields.items() if value is not None}
+    turns = [turn for turn in _READERS[format](fields, choice, faults, answered) if _says_something(turn)]
+    system = choice.system if format == "chat" else _system(fields, choice, faults)
+    if system and not any(turn.role == "system" for turn in turns):
+        turns = [Turn("system", system), *turns]
+    tools = read_tools(fields.get("tools"), faults) if format in ("chat", "sharegpt") else ()
+    name = _name(record, choice.id_field, faults) or record.key or f"{file}:{record.line}"
+    group = _name(record, choice.group_field, faults)
+    if faults.fatal:
+        return Parsed(None, tuple(faults.found))
+    return Parsed(Conversation(name, file, record.line, tuple(turns), tools, group), tuple(faults.found))
+
+
+def _says_something(turn: Turn) -> bool:
+    """Whether a turn is kept: a system turn of nothing is not."""
+    return turn.role != "system" or bool(turn.content.strip())
+
+
+def _chat(fields: Mapping[str, Any], choice: FieldChoice, faults: Faults, answered: bool) -> list[Turn]:
+    return _messages(fields, "messages", faults, answered)
+
+
+def _sharegpt(fields: Mapping[str, Any], choice: FieldChoice, faults: Faults, answered: bool) -> list[Turn]:
+    name = next((name for name in _CONVERSATIONS if name in fields), _CONVERSATIONS[0])
+    return _messages(fields, name, faults, answered)
+
+
+def _messages(fields: Mapping[str, Any], name: str, faults: Faults, answered: bool) -> list[Turn]:
+    if name not in fields:
+        _missing(fields, name, faults)
+        return []
+    placed = read_turns(fields[name], name, faults)
+    check_turns(placed, name, faults, answered=answered)
+    return [turn for _, turn in placed if turn is not None]
+
+
+def _prompt(fields: Mapping[str, Any], choice: FieldChoice, faults: Faults, answered: bool) -> list[Turn]:
+    """Either side may be a list of messages, as TRL's conversational form has it."""
+    listed = any(isinstance(fields.get(name), list) for name in ("prompt", "completion"))
+    placed: list[Placed] = []
+    if isinstance(fields.get("prompt"), list):
+        placed += read_turns(fields["prompt"], "prompt", faults)
+    else:
+        asked = _text(fields, "prompt", faults, "empty-prompt", "the prompt is empty")
+        placed.append(Placed("prompt", None if asked is None else Turn("user", asked)))
+    if isinstance(fields.get("completion"), list):
+        placed += read_turns(fields["completion"], "completion", faults)
+    elif answered or fields.get("completion"):
+        # The space that files for older services have before each completion.
+        text = (_answer(fields, "completion", faults, answered) or "").lstrip(" ")
+        placed.append(Placed("completion", Turn("assistant", text, trained=True) if text else None))
+    if listed:
+        check_turns(placed, "completion", faults, answered=answered)
+    return [turn for _, turn in placed if turn is not None]
+
+
+def _alpaca(fields: Mapping[str, Any], choice: FieldChoice, faults: Faults, answered: bool) -> list[Turn]:
+    asked = _text(fields, "instruction", faults, "empty-prompt", "the instruction is empty")
+    more_field = next((name for name in _INPUT if name in fields), None)
+    more = faults.text(fields[more_field], more_field) if more_field else None
+    if asked and more and more.strip():
+        asked = f"{asked}\n\n{more}"
+    answer_field = next((name for name in _OUTPUT if name in fields), _OUTPUT[0])
+    return _pair(asked, _answer(fields, answer_field, faults, answered))
+
+
+def _qa(fields: Mapping[str, Any], choice: FieldChoice, faults: Faults, answered: bool) -> list[Turn]:
+    prompts, answer = _qa_fields(fields, choice)
+    texts = []
+    for name in prompts:
+        if name in fields:
+            texts.append(faults.text(fields[name], name))
+        else:
+            _missing(fields, name, faults)
+    asked = "\n\n".join(text for text in texts if text and text.strip())
+    if not asked and texts and None not in texts:
+        faults.error("empty-prompt", prompts[0], "the prompt is empty")
+    return _pair(asked or None, _answer(fields, answer, faults, answered))
+
+
+_READERS = {"chat": _chat, "alpaca": _alpaca, "prompt": _prompt, "sharegpt": _sharegpt, "qa": _qa}
+
+
+def _qa_fields(fields: Mapping[str, Any], choice: FieldChoice) -> tuple[Sequence[str], str]:
+    """The fields of the prompt, and that of the answer: as they were named, else the usual ones that are there."""
+    prompts, answer = field_names(choice.prompt_field), choice.answer_field
+    for usual_prompt, usual_answer in _PAIRS:
+        fits = (usual_prompt if not prompts else prompts[0]) in fields and (answer or usual_answer) in fields
+        if fits and usual_answer not in prompts and usual_prompt != answer:
+            return prompts or (usual_prompt,), answer or usual_answer
+    alone = next((name for name in _PROMPTS if name in fields and name != answer), _PAIRS[0][0])
+    return prompts or (alone,), answer or _PAIRS[0][1]
+
+
+# --- Fields -----------------------------------------------------------------------------------------------------------
+
+
+def _missing(fields: Mapping[str, Any], name: str, faults: Faults) -> None:
+    hint = nearest(name, map(str, fields)) if fields else "the record has no fields"
+    faults.error("missing-field", name, f"the field is missing; {hint}")
+
+
+def _text(fields: Mapping[str, Any], name: str, faults: Faults, kind: str, empty: str) -> str | None:
+    """A text that says something; None where there is none, which is noted."""
+    if name not in fields:
+        _missing(fields, name, faults)
+        return None
+    text = faults.text(fields[name], name)
+    if text is not None and not text.strip():
+        faults.error(kind, name, empty)
+        return None
+    return text
+
+
+def _answer(fields: Mapping[str, Any], name: str, faults: Faults, answered: bool) -> str | None:
+    if not answered and not fields.get(name):
+        return None
+    return _text(fields, name, faults, "empty-answer", "the answer is empty")
+
+
+def _pair(asked: str | None, answer: str | None) -> list[Turn]:
+    turns = [] if asked is None else [Turn("user", asked)]
+    return turns if answer is None else [*turns, Turn("assistant", answer, trained=True)]
+
+
+def _system(fields: Mapping[str, Any], choice: FieldChoice, faults: Faults) -> str | None:
+    """What the system turn says: the record's own field, else as chosen."""
+    own = fields.get("system")
+    if own is None:
+        return choice.system
+    text = faults.text(own, "system")
+    return text if text and text.strip() else choice.system
+
+
+def _name(record: RawRecord, field: str | None, faults: Faults) -> str | None:
+    """What a field of names holds; None where none was named."""
+    if field is None:
+        return None
+    value = record.fields.get(field)
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value):
+        reason = "the field is missing" if field not in record.fields else f"the field holds {kind_of(value)}"
+        faults.error("missing-field" if value is None else "wrong-type", field, f"{reason}, where a name is wanted")
+        return None
+    return str(value)

@@ -1,0 +1,329 @@
+"""From the messages of a record to turns: OpenAI's chat form, and ShareGPT's, told apart message by message.
+
+All that is wrong with a record is noted, not only the first of it: so a file is mended in one pass.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from domain_ft.corpus.conversations.conversation import ROLES, Conversation, Role, Turn
+from domain_ft.corpus.readers.base import kind_of
+from domain_ft.errors import nearest
+
+_SURROGATES = re.compile("[\ud800-\udfff]")  # halves of a character, as cut JSON escapes leave them
+_OTHER_NAMES: dict[str, Role] = {
+    "developer": "system",
+    "human": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "function": "tool",
+    "function_call": "assistant",  # what it says is the call
+    "function_response": "tool",
+    "observation": "tool",
+}
+"""What roles are called besides, in OpenAI's newer and older files and in ShareGPT's."""
+
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong with a record.
+
+    Attributes:
+        kind: a short name, such as `unknown-role`.
+        field: where in the record, such as `messages[2].role`; None for the whole of it.
+        message: what is wrong, in a sentence.
+        error: the record cannot be used; else it is a warning.
+    """
+
+    kind: str
+    field: str | None
+    message: str
+    error: bool = True
+
+
+@dataclass
+class Faults:
+    """Collects the faults of a record."""
+
+    found: list[Fault] = field(default_factory=list)
+
+    def error(self, kind: str, place: str | None, message: str) -> None:
+        """Note what makes the record useless."""
+        self.found.append(Fault(kind, place, message))
+
+    def warn(self, kind: str, place: str | None, message: str) -> None:
+        """Note what is worth a look."""
+        self.found.append(Fault(kind, place, message, error=False))
+
+    @property
+    def fatal(self) -> bool:
+        """Whether the record cannot be used."""
+        return any(fault.error for fault in self.found)
+
+    def text(self, value: Any, place: str) -> str | None:
+        """A text, whole; None where it is none, which is noted."""
+        if not isinstance(value, str):
+            self.error("wrong-type", place, f"the field holds {kind_of(value)}, where text is wanted")
+            return None
+        if _SURROGATES.search(value):
+            self.warn("half-character", place, "half of a character (a lone surrogate) stands in the text: it is replaced")
+            return _SURROGATES.sub("\ufffd", value)
+        return value
+
+
+class Placed(NamedTuple):
+    """A turn with the place of its message, such as `messages[2]`; None where it cannot be told whose it is."""
+
+    place: str
+    turn: Turn | None
+
+
+def read_turns(value: Any, place: str, faults: Faults) -> list[Placed]:
+    """The turns that a list of messages tells.
+
+    Args:
+        value: of the field `place`: messages with role and content, or with from and value.
+        place: how faults name the field.
+        faults: told of all that is wrong with single messages.
+    """
+    if not isinstance(value, list | tuple):
+        faults.error("wrong-type", place, f"the field holds {kind_of(value)}, where a list of messages is wanted")
+        return []
+    if not value:
+        faults.error("no-messages", place, "the list of messages is empty")
+    places = [f"{place}[{number}]" for number in range(len(value))]
+    return [Placed(here, _turn(message, here, faults)) for here, message in zip(places, value, strict=True)]
+
+
+def read_tools(value: Any, faults: Faults) -> tuple[Mapping[str, Any], ...]:
+    """The tools that a conversation may call: a list of objects, or the same as JSON text."""
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            faults.error("wrong-type", "tools", f"the tools are no sound JSON: {error}")
+            return ()
+    if value is None or value == "":
+        return ()
+    if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
+        faults.error("wrong-type", "tools", "the field is not a list of objects, each a tool as OpenAI writes it")
+        return ()
+    return tuple(value)
+
+
+def check_turns(placed: Sequence[Placed], place: str, faults: Faults, *, answered: bool) -> None:
+    """Note what is wrong with a list of messages as a whole.
+
+    Args:
+        placed: all its turns.
+        place: the field that they stand in.
+        faults: told of it.
+        answered: whether there has to be something to learn; else the last turn may be the user's.
+    """
+    _check_tools(placed, faults)
+    before: Turn | None = None
+    for number, (here, turn) in enumerate(placed):
+        if turn is not None:
+            if turn.role == "assistant" and number == 0:
+                reason = "the conversation begins with the assistant's turn, and nothing asks for it"
+                faults.error("first-turn-of-assistant", here, reason)
+            if turn.role == "system" and number:
+                faults.warn("system-not-first", here, "a system turn after others: many chat templates refuse it")
+            if before and turn.role == before.role and turn.role in ("user", "assistant"):
+                faults.warn("roles-do-not-alternate", here, f"the turn before it is the {turn.role}'s too")
+        before = turn
+    turns = [turn for _, turn in placed if turn is not None]
+    if not placed or not answered or len(turns) < len(placed):  # a turn that cannot be told may be an answer
+        return
+    answers = [turn for turn in turns if turn.role == "assistant"]
+    if not answers:
+        faults.error("no-assistant-turn", place, "there is no turn of the assistant: nothing to learn")
+    elif not any(turn.trained for turn in answers):
+        faults.error("no-trained-turn", place, "every turn of the assistant has the weight 0: nothing to learn")
+    if answers and turns[-1].role != "assistant":
+        reason = f"the last turn is the {turns[-1].role}'s: nothing is learned from it"
+        faults.warn("unanswered-last-turn", placed[-1].place, reason)
+
+
+def _check_tools(placed: Sequence[Placed], faults: Faults) -> None:
+    """Note tools that answer what nobody called."""
+    calls: Sequence[Mapping[str, Any]] = ()
+    for here, turn in placed:
+        if turn is None:
+            return  # it may be the call
+        if turn.role != "tool":
+            calls = turn.tool_calls
+            continue
+        known = {call["id"] for call in calls if "id" in call}
+        if not calls:
+            faults.error("tool-without-call", here, "a tool answers, and no call comes before it")
+        elif known and turn.tool_call_id is not None and turn.tool_call_id not in known:
+            reason = f"a tool answers the call '{turn.tool_call_id}', which is none of those before it"
+            faults.error("tool-without-call", f"{here}.tool_call_id", reason)
+
+
+def to_chat(conversation: Conversation) -> dict[str, Any]:
+    """The conversation as a record of OpenAI's chat form. Read again, it has the same turns and tools."""
+    messages = []
+    for turn in conversation.turns:
+        message = turn.message()
+        if turn.tool_calls:
+            message["tool_calls"] = [_call_record(call) for call in turn.tool_calls]
+        if turn.role == "assistant" and not turn.trained:
+            message["weight"] = 0
+        messages.append(message)
+    record: dict[str, Any] = {"messages": messages}
+    if conversation.tools:
+        record["tools"] = [dict(tool) for tool in conversation.tools]
+    return record
+
+
+# --- One message ------------------------------------------------------------------------------------------------------
+
+
+def _turn(message: Any, place: str, faults: Faults) -> Turn | None:
+    """The turn that a message is; None where it cannot be told what it is."""
+    if not isinstance(message, Mapping):
+        faults.error("wrong-type", place, f"the message is {kind_of(message)}, where an object is wanted")
+        return None
+    message = {name: value for name, value in message.items() if value is not None}  # as Parquet has absent fields
+    role_field, content_field = ("from", "value") if "from" in message and "role" not in message else ("role", "content")
+    role = _role(message, role_field, place, faults)
+    weight = _weight(message, role, place, faults)
+    calls = _calls(message, role, place, faults)
+    content: str | None = ""
+    if message.get(role_field) == "function_call":
+        calls = _spoken_call(message.get(content_field), f"{place}.{content_field}", faults)
+    elif content_field in message:
+        content = _content(message[content_field], f"{place}.{content_field}", faults)
+    elif not message.get("tool_calls") and "function_call" not in message:
+        faults.error("missing-content", f"{place}.{content_field}", "the message has no content")
+        content = None
+    if content is not None and not content.strip() and not calls and "function_call" not in message:
+        _note_empty(role, content_field in message, f"{place}.{content_field}", faults)
+    if role is None:
+        return None
+    turn = Turn(role, content or "", role == "assistant" and weight == 1, calls)
+    if "name" in message:
+        turn = replace(turn, name=faults.text(message["name"], f"{place}.name"))
+    if "tool_call_id" in message:
+        turn = replace(turn, tool_call_id=faults.text(message["tool_call_id"], f"{place}.tool_call_id"))
+    return turn
+
+
+def _role(message: Mapping[str, Any], name: str, place: str, faults: Faults) -> Role | None:
+    if name not in message:
+        faults.error("missing-role", f"{place}.{name}", "the message does not say whose it is")
+        return None
+    value = faults.text(message[name], f"{place}.{name}")
+    if value is None:
+        return None
+    role = _OTHER_NAMES.get(value, value)
+    for known in ROLES:
+        if role == known:
+            return known
+    faults.error("unknown-role", f"{place}.{name}", f"there is no role '{value[:40]}'; {nearest(value, ROLES)}")
+    return None
+
+
+def _weight(message: Mapping[str, Any], role: Role | None, place: str, faults: Faults) -> int:
+    """1 for what is learned, 0 for what is not."""
+    value = message.get("weight", 1)
+    if isinstance(value, bool) or value not in (0, 1):
+        faults.error("bad-weight", f"{place}.weight", f"the weight is {str(value)[:40]}, and 0 or 1 is wanted")
+        return 1
+    if "weight" in message and role not in ("assistant", None):
+        faults.warn("bad-weight", f"{place}.weight", "only turns of the assistant have a weight: it is not read")
+    return int(value)
+
+
+def _content(value: Any, place: str, faults: Faults) -> str | None:
+    """A text, or the text of a list of parts, each on a line of its own."""
+    if not isinstance(value, list):
+        return faults.text(value, place)
+    texts = []
+    for number, part in enumerate(value):
+        here = f"{place}[{number}]"
+        if not isinstance(part, Mapping):
+            faults.error("wrong-type", here, f"the part is {kind_of(part)}, where an object is wanted")
+        elif part.get("type") != "text":
+            reason = f"a part of type '{str(part.get('type'))[:40]}' cannot be learned from: only text can"
+            faults.error("unsupported-part", here, reason)
+        else:
+            texts.append(faults.text(part.get("text"), f"{here}.text"))
+    known = [text for text in texts if text is not None]
+    return "\n".join(known) if len(known) == len(value) else None
+
+
+def _note_empty(role: Role | None, given: bool, place: str, faults: Faults) -> None:
+    """A turn that says nothing: a tool may, and a call that is wrong was noted already."""
+    if role == "assistant" and given:
+        faults.error("empty-answer", place, "the answer is empty")
+    elif role == "user":
+        faults.error("empty-prompt", place, "the user's turn is empty")
+    elif role == "system":
+        faults.warn("empty-system", place, "the system turn is empty")
+
+
+def _calls(
+    message: Mapping[str, Any], role: Role | None, place: str, faults: Faults
+) -> tuple[Mapping[str, Any], ...]:
+    """The calls of tools that an assistant makes."""
+    if "function_call" in message:
+        reason = "function_call is the old way to call a tool: write it as tool_calls"
+        faults.error("old-function-call", f"{place}.function_call", reason)
+    value = message.get("tool_calls")
+    if not value:
+        return ()
+    place = f"{place}.tool_calls"
+    if role not in ("assistant", None):
+        faults.error("bad-tool-call", place, f"only the assistant calls tools, and this turn is the {role}'s")
+        return ()
+    if not isinstance(value, list):
+        faults.error("bad-tool-call", place, f"the field holds {kind_of(value)}, where a list of calls is wanted")
+        return ()
+    calls = [_call(call, f"{place}[{number}]", faults) for number, call in enumerate(value)]
+    return tuple(call for call in calls if call is not None)
+
+
+def _call(call: Any, place: str, faults: Faults) -> Mapping[str, Any] | None:
+    """A call as OpenAI writes it, with its arguments as an object."""
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        faults.error("bad-tool-call", place, "the call names no function")
+        return None
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except (ValueError, RecursionError) as error:
+            faults.error("bad-tool-call", f"{place}.function.arguments", f"the arguments are no sound JSON: {error}")
+            return None
+    if not isinstance(arguments, Mapping):
+        reason = f"the arguments are {kind_of(arguments)}, where an object is wanted"
+        faults.error("bad-tool-call", f"{place}.function.arguments", reason)
+        return None
+    identity = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
+    return {**identity, "type": "function", "function": {"name": function["name"], "arguments": dict(arguments)}}
+
+
+def _spoken_call(value: Any, place: str, faults: Faults) -> tuple[Mapping[str, Any], ...]:
+    """The call that ShareGPT files have as the text of a turn of `function_call`."""
+    try:
+        parsed = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError) as error:
+        faults.error("bad-tool-call", place, f"the call is no sound JSON: {error}")
+        return ()
+    calls = [_call(call, place, faults) for call in (parsed if isinstance(parsed, list) else [parsed])]
+    return tuple(call for call in calls if call is not None)
+
+
+def _call_record(call: Mapping[str, Any]) -> dict[str, Any]:
+    """A call with its arguments as JSON text."""
+    function = call["function"]
+    arguments = json.dumps(function["arguments"], ensure_ascii=False)
+    return {**call, "function": {**function, "arguments": arguments}}

@@ -1,0 +1,347 @@
+"""Where conversations are, and which of them are held out.
+
+data = open_conversations(ConversationSource("train.jsonl"))
+data.train[0].turns, len(data.test), data.facts["split"]
+
+They are kept in memory: some 100,000 of them take a few hundred megabytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from domain_ft.corpus.assets import Progress
+from domain_ft.corpus.cleaning import normalise
+from domain_ft.corpus.conversations.conversation import Conversation
+from domain_ft.corpus.conversations.formats import FORMATS, FieldChoice, Format, parse, recognise, to_chat
+from domain_ft.corpus.conversations.messages import Fault
+from domain_ft.corpus.corpus import hub_revision
+from domain_ft.corpus.duplicates import FAMILY, NEAR, connected, similar_pairs
+from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, RawRecord, Reject
+from domain_ft.corpus.readers.files import ending
+from domain_ft.corpus.recipes import Source
+from domain_ft.corpus.tasks.leaks import all_similar_pairs
+from domain_ft.corpus.tasks.reading import RECORD_ENDINGS, SPLIT_NAMES, flat, hub_splits, input_records
+from domain_ft.corpus.tasks.splits import Bools, Fingerprints, draw, text_fingerprints
+from domain_ft.corpus.tasks.table import Integers
+from domain_ft.errors import CorpusError
+
+_LISTED = 100  # leaks that the facts name
+_PROGRESS = 1_000  # records between two words of progress
+
+
+@dataclass(frozen=True)
+class ConversationSource:
+    """What is asked for; the attributes are the options of these names.
+
+    Attributes:
+        data: a file, or `hf:ID[:config]`.
+        choice: the form of the records.
+    """
+
+    data: str
+    test: str | None = None
+    choice: FieldChoice = field(default_factory=FieldChoice)
+    on_bad_record: OnBadRecord = "stop"
+    test_fraction: float = 0.1
+
+    @classmethod
+    def of(cls, settings: Any) -> ConversationSource:
+        """The source that a verb's settings ask for; options that it does not have are as by default."""
+        names = ("data", "test", "on_bad_record", "test_fraction")
+        given = {name: getattr(settings, name) for name in names if hasattr(settings, name)}
+        return cls(choice=FieldChoice.of(settings), **given)
+
+
+@dataclass(frozen=True)
+class ConversationData:
+    """Conversations, read and split.
+
+    Attributes:
+        train, test: to learn from, and to measure with.
+        format: that of the training records.
+        key: names the content of all of it.
+        name: what it is called in reports.
+        facts: for reports: `examples` by part, `split` (how it was made), `rejects` (records left out), `leaks` (test
+            examples that have a copy or near copy in training) and `leak_list` (of the first of them: the ids of both,
+            and how alike they are).
+        notes: what a person should know, in sentences.
+    """
+
+    train: Sequence[Conversation]
+    test: Sequence[Conversation]
+    format: Format
+    key: str
+    name: str
+    facts: dict[str, Any]
+    notes: list[str]
+
+
+def iterate_conversations(
+    spec: Path | BinaryIO, choice: FieldChoice, bad: BadRecords, *, answered: bool = True
+) -> Iterator[Conversation]:
+    """The conversations of a file or stream, one at a time, in its order: memory stays flat.
+
+    Args:
+        spec: a file of records, or a binary stream of JSON lines.
+        choice: the form of the records; found by the first of them where it is left open.
+        bad: told of each record that cannot be used.
+        answered: whether each has to have an answer to learn. Without, the last turn may be the user's, and a file with
+            another ending, or a stream that does not begin with {, is read as text with a prompt a line.
+
+    Raises:
+        CorpusError: no such file, or it is not clear what the records are; RecordError where `bad` stops.
+    """
+    if isinstance(spec, Path) and answered:
+        _check_ending(spec)
+    reading = _Reading(choice, bad, answered)
+    for record, name in input_records(spec, bad):
+        conversation = reading.conversation(record, name)
+        if conversation is not None:
+            yield conversation
+
+
+def open_conversations(
+    source: ConversationSource,
+    *,
+    rejects: Callable[[Reject], None] | None = None,
+    progress: Progress | None = None,
+) -> ConversationData:
+    """Read conversations and hold some out.
+
+    Without a test file a share is held out: whole groups of copies and near copies, of those that ask the same, and of
+    those of one source. Which ones follows from a hash of their content, so the same file is split in the same way
+    again, in whatever order.
+
+    Args:
+        source: what is asked for.
+        rejects: told of each record that is left out.
+        progress: told (label, records done, None).
+
+    Raises:
+        CorpusError: a file or field that is missing or wrong; too few examples to hold any out.
+    """
+    left_out: list[Reject] = []
+    bad = BadRecords(source.on_bad_record, left_out.append)
+    facts: dict[str, Any] = {}
+    notes: list[str] = []
+    train, format = _read(source.data, "train", source.choice, bad, notes, progress)
+    if source.test is not None:
+        test, _ = _read(source.test, "test", source.choice, bad, notes, progress)
+        facts["split"] = "as given"
+        facts["leaks"], facts["leak_list"] = _leaks(train, test)
+        if facts["leaks"]:
+            notes.append(
+                f"{facts['leaks']:,} of the {len(test):,} test examples have a copy or near copy in the training "
+                "examples: what is measured on them says little."
+            )
+    else:
+        held, facts["split"] = _hold_out(train, source)
+        facts["leaks"], facts["leak_list"] = 0, []
+        test = list(itertools.compress(train, held))
+        train = list(itertools.compress(train, ~held))
+    for reject in left_out if rejects else ():
+        rejects(reject)
+    if left_out:
+        notes.append(f"{len(left_out):,} records that could not be used were left out.")
+    facts |= {"examples": {"train": len(train), "test": len(test)}, "rejects": len(left_out), "format": format}
+    return ConversationData(train, test, format, _key(train, test), _name(source.data), facts, notes)
+
+
+class _Reading:
+    """The records of one source on their way to conversations: one format for all of them."""
+
+    def __init__(self, choice: FieldChoice, bad: BadRecords, answered: bool = True) -> None:
+        self.choice, self.bad, self.answered = choice, bad, answered
+        self.format: Format | None = None
+        self.warnings: dict[str, list[Fault]] = defaultdict(list)
+
+    def conversation(self, record: RawRecord, name: str) -> Conversation | None:
+        """The conversation that a record is; None where it is none, which is reported once."""
+        if self.format is None:
+            self.format = recognise(record.fields, self.choice, answered=self.answered)
+            if self.format is None:
+                raise _unrecognised(record, name)
+        parsed = parse(record, name, self.format, self.choice, answered=self.answered)
+        errors = [fault for fault in parsed.faults if fault.error]
+        for fault in parsed.faults:
+            if not fault.error:
+                self.warnings[fault.kind].append(fault)
+        if errors:
+            more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+            fix = f"`domain-ft data check {name}` lists all that is wrong"
+            self.bad.add(errors[0].message + more, file=name, line=record.line, field=errors[0].field, fix=fix)
+        return parsed.conversation
+
+
+def _unrecognised(record: RawRecord, name: str) -> CorpusError:
+    listed = ", ".join(map(str, record.fields)) or "none"
+    where = name if record.line is None else f"{name}, line {record.line}"
+    known = "; ".join(f"{kind}: {what}" for kind, what in FORMATS.items())
+    return CorpusError(
+        f"it is not clear what is asked and what is answered; the fields are: {listed}",
+        where=where,
+        fix=f"name the fields: --prompt-field F --answer-field F; or write one of the formats ({known})",
+    )
+
+
+def _check_ending(path: Path) -> None:
+    if path.is_file() and ending(path) not in RECORD_ENDINGS:
+        given = f"a file ending in '{ending(path)}'" if ending(path) else "a file with no ending"
+        fix = f"the endings that are read: {', '.join(RECORD_ENDINGS)}, each also with .gz"
+        raise CorpusError(f"{given} holds no conversations that can be read", where=str(path), fix=fix)
+    if path.is_dir():
+        raise CorpusError("this is a folder, and a file is wanted", where=str(path), fix="name a file in it")
+
+
+# --- Sources ----------------------------------------------------------------------------------------------------------
+
+
+def _read(
+    spec: str, part: str, choice: FieldChoice, bad: BadRecords, notes: list[str], progress: Progress | None
+) -> tuple[list[Conversation], Format]:
+    """All conversations of a source, and their format; what is worth a look goes to `notes`."""
+    reading = _Reading(choice, bad)
+    conversations = []
+    for number, (record, name) in enumerate(_records(spec, part, bad), 1):
+        conversation = reading.conversation(record, name)
+        if conversation is not None:
+            conversations.append(conversation)
+        if progress and number % _PROGRESS == 0:
+            progress(f"reading {name}", number, None)
+    if not conversations or reading.format is None:
+        fix = "look into rejects.jsonl" if bad.policy == "skip" else "give a file with some"
+        raise CorpusError("there is no conversation that can be used", where=spec, fix=fix)
+    for kind, faults in reading.warnings.items():
+        notes.append(f"{len(faults):,} times in {spec}: {faults[0].message} ({kind}).")
+    return conversations, reading.format
+
+
+def _records(spec: str, part: str, bad: BadRecords) -> Iterator[tuple[RawRecord, str]]:
+    if spec.startswith("hf:"):
+        yield from _hub_records(spec, part)
+        return
+    path = Path(spec).expanduser()
+    _check_ending(path)
+    yield from input_records(path, bad)
+
+
+def _hub_records(spec: str, part: str) -> Iterator[tuple[RawRecord, str]]:
+    """The records of a data set's split of that name; of one without such a split, those of its only one."""
+    from domain_ft.corpus.readers.hub import open_splits  # imports datasets
+
+    identifier, _, config = spec.removeprefix("hf:").partition(":")
+    if not identifier:
+        raise CorpusError("'hf:' names no data set", where=spec, fix="write hf:ID or hf:ID:config")
+    commit = hub_revision(Source(kind="hub", id=identifier, config=config or None))
+    there = list(open_splits(identifier, config or None, commit)) if commit is None else []
+    there = there or hub_splits(identifier, config or None, commit, [identifier, config, commit])
+    split = next((name for name in SPLIT_NAMES[part] if name in there), there[0] if len(there) == 1 else None)
+    if split is None:
+        reason = f"the data set has no split '{part}', only {', '.join(there)}"
+        raise CorpusError(reason, where=spec, fix="download the split that you mean, and name the file")
+    for number, row in enumerate(open_splits(identifier, config or None, commit)[split], 1):
+        yield RawRecord(number, flat(row)), f"{spec} {split}"
+
+
+def _name(spec: str) -> str:
+    """What reports call it: the file without its endings."""
+    path = Path(spec.removeprefix("hf:"))
+    return path.name.removesuffix(".gz").removesuffix(ending(path)) or str(path)
+
+
+def _key(train: Iterable[Conversation], test: Iterable[Conversation]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (train, test):
+        for conversation in part:
+            digest.update(json.dumps([conversation.id, to_chat(conversation)], sort_keys=True).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+# --- Splits -----------------------------------------------------------------------------------------------------------
+
+
+def compared_text(conversation: Conversation) -> str:
+    """What copies of a conversation are found by: all that is said, but for system turns, which many have in common."""
+    return "\n".join(turn.content for turn in conversation.turns if turn.role != "system")
+
+
+def _hold_out(conversations: Sequence[Conversation], source: ConversationSource) -> tuple[Bools, str]:
+    """(conversations,) True for those that are held out, and how they were chosen.
+
+    Where nearly all examples are alike, as those of one long instruction, they would be one group, and nothing could be
+    held out: then only those that are more alike are joined.
+    """
+    prints = text_fingerprints(map(compared_text, conversations))
+    hashes = prints.digests["hash"].astype(np.uint64)
+    wanted = source.test_fraction * len(conversations)
+    for similarity, words in ((FAMILY, "near copies"), (NEAR, "nearest copies"), (None, "copies")):
+        groups = _groups(conversations, prints, similarity)
+        held = draw(groups, hashes, [()] * len(conversations), source.test_fraction)
+        if held.sum() >= max(wanted / 2, 1):
+            return held, f"{source.test_fraction:.0%} of the examples are held out, whole groups of {words} at a time"
+    raise CorpusError(
+        f"none of the {len(conversations):,} examples can be held out: there are too few that differ",
+        where=source.data,
+        fix="give more examples, a larger --test-fraction, or a file of test examples: --test FILE",
+    )
+
+
+def _groups(conversations: Sequence[Conversation], prints: Fingerprints, similarity: float | None) -> Integers:
+    """(conversations,) the group of each: copies, examples that ask the same, and those of one source are joined.
+
+    Args:
+        similarity: from which on texts are joined; None for exact copies only, whatever they ask.
+    """
+    _, first, copy_of = np.unique(prints.digests, return_index=True, return_inverse=True)
+    pairs: list[tuple[int, int]] = list(zip(first[copy_of].tolist(), range(len(conversations)), strict=True))
+    shared = [conversation.group and f"group {conversation.group}" for conversation in conversations]
+    pairs += _joined(shared)
+    if similarity is not None:
+        pairs += _joined([_asked(conversation) for conversation in conversations])
+        if prints.signatures is not None:
+            similar, _ = similar_pairs(np.asarray(prints.signatures[first]), similarity)
+            pairs += map(tuple, first[similar].tolist())
+    return connected(len(conversations), pairs)
+
+
+def _joined(names: Sequence[str | None]) -> list[tuple[int, int]]:
+    """The first that has a name, with each other one of it."""
+    seen: dict[str, int] = {}
+    return [(seen.setdefault(name, place), place) for place, name in enumerate(names) if name]
+
+
+def _asked(conversation: Conversation) -> str:
+    """The first thing that is asked, as copies of it agree."""
+    return next((normalise(turn.content) for turn in conversation.turns if turn.role == "user"), "")
+
+
+def _leaks(train: Sequence[Conversation], test: Sequence[Conversation]) -> tuple[int, list[dict[str, Any]]]:
+    """How many test conversations have a copy or near copy in training, and the first of them by name."""
+    prints = text_fingerprints(map(compared_text, [*train, *test]))
+    nearest: dict[int, tuple[float, int]] = {}
+    known = {digest.tobytes(): place for place, digest in reversed(list(enumerate(prints.digests[: len(train)])))}
+    for place, digest in enumerate(prints.digests[len(train) :]):
+        if digest.tobytes() in known:
+            nearest[place] = (1.0, known[digest.tobytes()])
+    if prints.signatures is not None:
+        pairs, similarity = all_similar_pairs(np.asarray(prints.signatures), NEAR)
+        for (one, other), share in zip(pairs.tolist(), similarity.tolist(), strict=True):
+            if one < len(train) <= other:
+                place = other - len(train)
+                nearest[place] = max(nearest.get(place, (0.0, 0)), (share, one))
+    listed = [
+        {"test": test[place].id, "train": train[copy].id, "similarity": round(similarity, 3)}
+        for place, (similarity, copy) in sorted(nearest.items())[:_LISTED]
+    ]
+    return len(nearest), listed

@@ -1,0 +1,330 @@
+"""Conversations as rows of tokens, with what is learned of each token told.
+
+A row is a rendered conversation (`rendering` says when there are several of one). It is tokenised whole, once, and a
+token is learned where it holds a character of what is learned: so a token on the border between a prompt and an answer
+is learned, as are all tokens of a character that takes several. A row ends after the last token that is learned, since
+nothing is asked for after it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Encoding, Tokenizer, processors
+
+from domain_ft.corpus.batches import PackedBatch, Places
+from domain_ft.corpus.conversations.conversation import Conversation
+from domain_ft.corpus.conversations.rendering import ChatTemplate, Rendered
+from domain_ft.corpus.readers.base import Reject
+from domain_ft.corpus.tokens import byte_offsets, plain_backend
+from domain_ft.errors import CorpusError, RecordError, SettingsError
+from domain_ft.randomness import derive
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+Progress = Callable[[str, int, "int | None"], None]
+
+BATCH = 256  # conversations that are rendered and tokenised at a time
+SHORTEST = 8  # tokens of a row that is worth asking for
+
+# What is kept of a token: its id, whether it is learned, and the UTF-8 bytes of text that it stands for.
+TOKEN = np.dtype([("id", "<i4"), ("trained", np.bool_), ("bytes", "<i4")])
+
+
+@dataclass(frozen=True)
+class ConversationBatch(PackedBatch):
+    """One pass of conversations. Its documents are conversations.
+
+    Attributes:
+        trained: (tokens,) bool, the tokens that the model learns to say; none is the first of its piece.
+    """
+
+    trained: npt.NDArray[np.bool_]
+
+    def _taken(self, tokens: Places, pieces: Places, lengths: Sequence[int]) -> dict[str, Any]:
+        return super()._taken(tokens, pieces, lengths) | {"trained": self.trained[tokens]}
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A conversation of which there is nothing to learn.
+
+    Attributes:
+        id: of the conversation.
+        place: where it stands.
+        reason: why, in words.
+    """
+
+    id: str
+    place: str
+    reason: str
+
+
+class ConversationRows:
+    """Rendered conversations as rows of tokens, in memory: nine bytes a token.
+
+    Attributes:
+        lengths: (rows,) int32, tokens of each row, special tokens included.
+        documents: (rows,) int64, the index of the conversation of each row, among those that were encoded.
+        cut: (rows,) bool, whether something that is to be learned did not fit into the row.
+        dropped: the conversations that have no row.
+        key: names the content: equal keys, equal rows.
+    """
+
+    def __init__(
+        self,
+        tokens: npt.NDArray[np.void],
+        ends: npt.NDArray[np.int64],
+        documents: npt.NDArray[np.int64],
+        cut: npt.NDArray[np.bool_],
+        names: Sequence[str],
+        dropped: Sequence[Dropped] = (),
+        places: npt.NDArray[np.int64] | None = None,
+    ) -> None:
+        """Of `tokens` (all tokens,) records, where each row of them ends, and the ids of the conversations.
+
+        Args:
+            places: (rows,) which of the rows these are; None for all of them.
+        """
+        self._tokens, self._ends, self._names = tokens, ends, names
+        self._all = (documents, cut)
+        self._places = np.arange(len(ends)) if places is None else places
+        self._starts = ends - np.diff(ends, prepend=0)
+        self.lengths = np.diff(ends, prepend=0).astype(np.int32)[self._places]
+        self.documents, self.cut = documents[self._places], cut[self._places]
+        self.dropped = tuple(dropped)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def tokens(self) -> int:
+        """Of all rows together, special tokens included: what is read."""
+        return int(self.lengths.sum(dtype=np.int64))
+
+    @functools.cached_property
+    def trained_lengths(self) -> npt.NDArray[np.int32]:
+        """(rows,) tokens of each row that are learned."""
+        before = np.concatenate(([0], np.cumsum(self._tokens["trained"], dtype=np.int64)))
+        counts: npt.NDArray[np.int32] = (before[self._ends] - before[self._starts]).astype(np.int32)
+        return counts[self._places]
+
+    @property
+    def trained_tokens(self) -> int:
+        """Of all rows together: what is learned in an epoch."""
+        return int(self.trained_lengths.sum(dtype=np.int64))
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Names the content: equal keys, equal rows."""
+        digest = hashlib.blake2b(json.dumps(self._names).encode(), digest_size=16)
+        for part in (self._tokens, self._ends, *self._all, self._places):
+            digest.update(np.ascontiguousarray(part).tobytes())
+        return digest.hexdigest()
+
+    def document_id(self, document: int) -> str:
+        """The id of the conversation with index `document`; where several have one id, with a number behind it."""
+        return self._names[document]
+
+    def row_id(self, row: int) -> str:
+        """The id of the conversation that the row is of."""
+        return self.document_id(int(self.documents[row]))
+
+    def take(self, indices: npt.ArrayLike) -> ConversationRows:
+        """A view of the rows with these indices, in that order; one may come several times."""
+        places = self._places[np.asarray(indices, dtype=np.int64)]
+        return ConversationRows(self._tokens, self._ends, *self._all, self._names, self.dropped, places)
+
+    def select(self, tokens: int | None) -> npt.NDArray[np.int64]:
+        """The rows of as many conversations as `tokens` allows, in an order that depends on their ids alone.
+
+        So the same ones are read before and after training. There is always one, whatever the budget; a conversation
+        gives all its rows.
+
+        Args:
+            tokens: the budget of tokens that are read; None for all.
+        """
+        rows_of: dict[int, list[int]] = {}
+        for row, document in enumerate(self.documents.tolist()):
+            rows_of.setdefault(document, []).append(row)
+        selected: list[int] = []
+        used = 0
+        for document in sorted(rows_of, key=lambda document: derive(0, "document", self._names[document])):
+            used += int(self.lengths[rows_of[document]].sum())
+            if tokens is not None and used > tokens and selected:
+                break
+            selected += rows_of[document]
+        return np.array(selected, dtype=np.int64)
+
+    def pack(self, rows: npt.ArrayLike) -> ConversationBatch:
+        """Lay these rows end to end, in that order."""
+        rows = np.asarray(rows, dtype=np.int64)
+        lengths = self.lengths[rows].astype(np.int64)
+        ends = np.cumsum(lengths)
+        positions = np.arange(int(lengths.sum())) - np.repeat(ends - lengths, lengths)
+        tokens = self._tokens[np.repeat(self._starts[self._places[rows]], lengths) + positions]
+        return ConversationBatch(
+            input_ids=tokens["id"].astype(np.int64),
+            position_ids=positions,
+            cu_seqlens=np.concatenate(([0], ends)).astype(np.int32),
+            rows=rows,
+            documents=self.documents[rows],
+            pieces=np.zeros(len(rows), dtype=np.int32),
+            word_ids=np.zeros(len(tokens), dtype=np.int32),
+            token_bytes=tokens["bytes"].astype(np.int32),
+            trained=tokens["trained"].copy(),
+        )
+
+
+def encode_conversations(
+    conversations: Sequence[Conversation],
+    tokenizer: PreTrainedTokenizerFast,
+    template: ChatTemplate,
+    *,
+    max_length: int,
+    rejects: Callable[[Reject], None] | None = None,
+    progress: Progress | None = None,
+) -> ConversationRows:
+    """The rows of conversations.
+
+    Args:
+        conversations: each with an answer to learn.
+        tokenizer: any fast tokenizer.
+        template: for that tokenizer.
+        max_length: tokens of a row at most; of a longer one the end is cut.
+        rejects: told of each conversation that the template cannot say, which is then dropped; without it the first
+            such conversation is an error.
+        progress: called with ("tokenising", conversations done, conversations in all).
+
+    Raises:
+        SettingsError: `max_length` leaves no room.
+        RecordError: the template cannot say a conversation.
+        CorpusError: nothing is left to learn.
+    """
+    if max_length < SHORTEST:
+        raise SettingsError(f"max-length {max_length} leaves no room for a conversation", fix="256 to 1024 are usual")
+    encoder = _Encoder(tokenizer, template, max_length, rejects)
+    for start in range(0, len(conversations), BATCH):
+        encoder.add(conversations[start : start + BATCH])
+        if progress:
+            progress("tokenising", min(start + BATCH, len(conversations)), len(conversations))
+    return encoder.rows(conversations)
+
+
+class _Encoder:
+    """Rows as they are made."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        template: ChatTemplate,
+        max_length: int,
+        rejects: Callable[[Reject], None] | None,
+    ) -> None:
+        self.backend = _backend(tokenizer)
+        self.special = np.array([i for i, token in tokenizer.added_tokens_decoder.items() if token.special])
+        self.template, self.max_length, self.rejects = template, max_length, rejects
+        self.tokens: list[npt.NDArray[np.void]] = []
+        self.documents: list[int] = []
+        self.cut: list[bool] = []
+        self.dropped: list[Dropped] = []
+        self.done = 0
+
+    def add(self, conversations: Sequence[Conversation]) -> None:
+        """Render and tokenise the next conversations."""
+        rendered = [self._rendered(conversation) for conversation in conversations]
+        texts = [one.text for own in rendered for one in own]
+        encodings = iter(self.backend.encode_batch(texts, add_special_tokens=False))
+        for conversation, own in zip(conversations, rendered, strict=True):
+            rows = [self._row(one, encoding) for one, encoding in zip(own, itertools.islice(encodings, len(own)))]
+            kept = [row for row, _, _ in rows if len(row)]
+            lost = any(cut for _, cut, _ in rows)
+            if own and not kept:
+                begin = min(first for _, _, first in rows)
+                if begin < 0:
+                    reason = "the tokenizer finds no token in its answers"
+                else:
+                    reason = f"its first answer begins after {begin:,} tokens, and max-length is {self.max_length:,}"
+                self.dropped.append(Dropped(conversation.id, conversation.place, reason))
+            self.tokens += kept
+            self.documents += [self.done] * len(kept)
+            self.cut += [lost] * len(kept)
+            self.done += 1
+
+    def rows(self, conversations: Sequence[Conversation]) -> ConversationRows:
+        """What was made."""
+        if not self.tokens:
+            why = f"; of the first: {self.dropped[0].reason}" if self.dropped else ""
+            raise CorpusError(
+                f"none of the {len(conversations):,} conversations has anything that can be learned{why}",
+                where=self.dropped[0].place if self.dropped else None,
+                fix="give a larger --max-length, or shorter prompts",
+            )
+        return ConversationRows(
+            np.concatenate(self.tokens),
+            np.cumsum([len(row) for row in self.tokens], dtype=np.int64),
+            np.array(self.documents, dtype=np.int64),
+            np.array(self.cut, dtype=np.bool_),
+            _unique(conversation.id for conversation in conversations),
+            self.dropped,
+        )
+
+    def _rendered(self, conversation: Conversation) -> tuple[Rendered, ...]:
+        try:
+            return self.template.render(conversation)
+        except RecordError as error:
+            if self.rejects is None:
+                raise
+            self.rejects(Reject(conversation.file, conversation.line, None, error.reason))
+            self.dropped.append(Dropped(conversation.id, conversation.place, error.reason))
+            return ()
+
+    def _row(self, rendered: Rendered, encoding: Encoding) -> tuple[npt.NDArray[np.void], bool, int]:
+        """The tokens of a text as far as they are needed; whether something is lost; where the first answer begins."""
+        tokens = np.empty(len(encoding), dtype=TOKEN)
+        tokens["id"] = encoding.ids
+        offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+        starts, ends = offsets.T
+        tokens["trained"] = False
+        for first, last in rendered.spans:
+            # A token of no width, such as the space that some tokenizers begin a text with, is the next character's.
+            tokens["trained"] |= (starts < last) & (np.maximum(ends, starts + 1) > first)
+        tokens["trained"][:1] = False  # nothing comes before it that could ask for it
+        # The tokens of one character split in bytes share its offsets, and normalisers may reorder: an end never falls.
+        ends = byte_offsets(rendered.text, np.maximum.accumulate(ends))
+        tokens["bytes"] = np.where(np.isin(tokens["id"], self.special), 0, np.diff(ends, prepend=0))
+        learned = np.flatnonzero(tokens["trained"])
+        kept = learned[learned < self.max_length]
+        length = int(kept[-1]) + 1 if len(kept) else 0
+        return tokens[:length], len(kept) < len(learned), int(learned[0]) if len(learned) else -1
+
+
+def _backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
+    """A copy of the fast tokenizer that reads special tokens in a text as such, and adds none.
+
+    Without its post-processor, since those of byte-level tokenizers take the spaces out of the offsets.
+    """
+    backend = plain_backend(tokenizer)
+    backend.encode_special_tokens = False
+    backend.post_processor = processors.Sequence([])
+    return backend
+
+
+def _unique(names: Iterable[str]) -> list[str]:
+    """The names, those that came before with a number behind them."""
+    seen: Counter[str] = Counter()
+    result = []
+    for name in names:
+        seen[name] += 1
+        result.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return result
