@@ -11,7 +11,7 @@ from domain_ft.corpus.batches import PackedBatch
 
 
 class Rows(Protocol):
-    """Pieces of a corpus (`TokenRows`), or the examples of a task (`ExampleRows`)."""
+    """Pieces of a corpus (`TokenRows`), examples of a task (`ExampleRows`), or conversations (`ConversationRows`)."""
 
     @property
     def lengths(self) -> npt.NDArray[np.int32]:
@@ -22,3 +22,14 @@ class Rows(Protocol):
 
     def row_id(self, row: int) -> str:
         """What a person knows the row by: the id of its document or example."""
+
+
+class DocumentRows(Rows, Protocol):
+    """Rows that a language model is scored on, document by document: of a corpus, or of conversations."""
+
+    @property
+    def documents(self) -> npt.NDArray[np.int64]:
+        """(rows,) the index of the document that each row is of."""
+
+    def document_id(self, document: int) -> str:
+        """The id of the document with this index; no two have the same."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from domain_ft.corpus.batches import PackedBatch
-    from domain_ft.corpus.tokens import TokenRows
+    from domain_ft.corpus.rows import DocumentRows
     from domain_ft.models.base import BaseModel
 
 Progress = Callable[[str, int, "int | None"], None]
@@ -32,7 +32,7 @@ Progress = Callable[[str, int, "int | None"], None]
 def score(
     base: BaseModel,
     objective: LanguageModelObjective,
-    rows: TokenRows,
+    rows: DocumentRows,
     selected: npt.NDArray[np.int64],
     *,
     tokens_per_pass: int,

@@ -167,8 +167,8 @@ class Objective(Protocol):
 class LanguageModelObjective(Objective, Protocol):
     """What the scoring of held-out text asks of an objective."""
 
-    def prepare(self, batch: PackedBatch, epoch: int) -> Inputs:
-        """The tensors and labels of `batch`; the same for the same pieces and epoch."""
+    def prepare(self, batch: Any, epoch: int) -> Inputs:
+        """The tensors and labels of a `PackedBatch`; the same for the same pieces and epoch."""
 
     def losses(self, base: BaseModel, inputs: Inputs) -> Tensor:
         """(tokens,) float32, the loss at each position in nats; 0 where nothing is asked."""

@@ -20,7 +20,7 @@ class Instructions(LanguageModelHead):
 
     name: str = "instructions"
 
-    def prepare(self, batch: ConversationBatch, epoch: int) -> Inputs:  # type: ignore[override]  # noqa: ARG002
+    def prepare(self, batch: ConversationBatch, epoch: int) -> Inputs:  # noqa: ARG002  (as it draws nothing)
         """The pass with the labels of what is learned, shifted inside each piece; the same for every epoch."""
         labels = np.full(batch.tokens, IGNORED, dtype=np.int64)
         label_bytes = np.zeros(batch.tokens, dtype=np.int32)

@@ -12,7 +12,6 @@ import functools
 import hashlib
 import itertools
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -322,9 +321,11 @@ def _backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
 
 def _unique(names: Iterable[str]) -> list[str]:
     """The names, those that came before with a number behind them."""
-    seen: Counter[str] = Counter()
-    result = []
+    seen: dict[str, None] = {}
     for name in names:
-        seen[name] += 1
-        result.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
-    return result
+        numbers = itertools.count(2)
+        unique = name
+        while unique in seen:
+            unique = f"{name}#{next(numbers)}"
+        seen[unique] = None
+    return list(seen)

@@ -1,0 +1,314 @@
+"""Records of every usual format become conversations, and all that is wrong with one is said with its field."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_chats import WEATHER, tool_chat
+
+from domain_ft.corpus.conversations.conversation import Turn
+from domain_ft.corpus.conversations.formats import FieldChoice, Format, Parsed, parse, recognise, to_chat
+from domain_ft.corpus.readers.base import RawRecord
+
+AUTO = FieldChoice()
+ASKED = Turn("user", "Why?")
+ANSWER = Turn("assistant", "Because.", trained=True)
+
+
+def read(fields: dict[str, Any], choice: FieldChoice = AUTO, *, answered: bool = True) -> Parsed:
+    format = recognise(fields, choice, answered=answered)
+    assert format is not None
+    return parse(RawRecord(4, fields), "f.jsonl", format, choice, answered=answered)
+
+
+def turns(fields: dict[str, Any], choice: FieldChoice = AUTO) -> tuple[Turn, ...]:
+    conversation, faults = read(fields, choice)
+    assert conversation is not None
+    assert faults == ()
+    return conversation.turns
+
+
+def errors(fields: dict[str, Any], choice: FieldChoice = AUTO) -> list[tuple[str, str | None]]:
+    conversation, faults = read(fields, choice)
+    assert (conversation is None) == any(fault.error for fault in faults)
+    return [(fault.kind, fault.field) for fault in faults]
+
+
+def messages(*pairs: tuple[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": content} for role, content in pairs]}
+
+
+# --- The formats ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("format", "fields"),
+    [
+        ("chat", messages(("user", "Why?"), ("assistant", "Because."))),
+        ("sharegpt", {"conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because."}]}),
+        ("sharegpt", {"conversation": [{"from": "user", "value": "Why?"}, {"from": "chatgpt", "value": "Because."}]}),
+        ("sharegpt", {"conversations": messages(("user", "Why?"), ("assistant", "Because."))["messages"]}),
+        ("alpaca", {"instruction": "Why?", "input": "", "output": "Because."}),
+        ("alpaca", {"instruction": "Why?", "context": " ", "response": "Because."}),
+        ("prompt", {"prompt": "Why?", "completion": " Because."}),
+        (
+            "prompt",
+            {
+                "prompt": [{"role": "user", "content": "Why?"}],
+                "completion": [{"role": "assistant", "content": "Because."}],
+            },
+        ),
+        ("qa", {"question": "Why?", "answer": "Because.", "source": "x"}),
+        ("qa", {"query": "Why?", "response": "Because."}),
+        ("qa", {"input": "Why?", "output": "Because."}),
+    ],
+)
+def test_every_format_is_recognised_and_says_the_same(format: Format, fields: dict[str, Any]) -> None:
+    assert recognise(fields, AUTO) == format
+    assert turns(fields) == (ASKED, ANSWER)
+
+
+def test_a_record_of_no_format_is_not_recognised() -> None:
+    assert recognise({"text": "abc", "label": 1}, AUTO) is None
+    assert recognise({"text": "abc"}, AUTO, answered=False) == "qa"
+    assert recognise({"text": "abc"}, FieldChoice(format="chat")) == "chat"
+
+
+def test_alpacas_input_stands_below_the_instruction() -> None:
+    told = turns({"instruction": "Translate.", "input": "Guten Tag", "output": "Good day"})
+    assert told[0].content == "Translate.\n\nGuten Tag"
+
+
+def test_fields_are_chosen() -> None:
+    fields = {"dialogue": "Doctor: Hello.", "header": "CC", "section_text": "A cough.", "ID": 12, "doctor": "d7"}
+    choice = FieldChoice(
+        prompt_field="header,dialogue",
+        answer_field="section_text",
+        id_field="ID",
+        group_field="doctor",
+        system="Write the section.",
+    )
+    conversation, faults = read(fields, choice)
+    assert faults == ()
+    assert conversation is not None
+    assert [(turn.role, turn.content) for turn in conversation.turns] == [
+        ("system", "Write the section."),
+        ("user", "CC\n\nDoctor: Hello."),
+        ("assistant", "A cough."),
+    ]
+    assert (conversation.id, conversation.group, conversation.place) == ("12", "d7", "f.jsonl, line 4")
+    assert ("missing-field", "section_text") in errors({"header": "CC", "dialogue": "Hello"}, choice)
+    assert ("missing-field", "ID") in errors({**fields, "ID": None}, choice)
+
+
+def test_one_named_field_finds_the_other() -> None:
+    assert turns({"q": "Why?", "answer": "Because."}, FieldChoice(prompt_field="q")) == (ASKED, ANSWER)
+    assert turns({"question": "Why?", "a": "Because."}, FieldChoice(answer_field="a")) == (ASKED, ANSWER)
+
+
+def test_the_chosen_system_text_gives_way_to_the_records_own() -> None:
+    choice = FieldChoice(system="Be brief.")
+    own = messages(("system", "Be kind."), ("user", "Why?"), ("assistant", "Because."))
+    assert [turn.content for turn in turns(own, choice)][:2] == ["Be kind.", "Why?"]
+    assert turns({"question": "Why?", "answer": "Because."}, choice)[0] == Turn("system", "Be brief.")
+    shared = {"system": "Be calm.", "conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "?"}]}
+    assert turns(shared, choice)[0] == Turn("system", "Be calm.")
+
+
+def test_openais_details() -> None:
+    told = turns(
+        {
+            "messages": [
+                {"role": "developer", "content": "Be brief."},
+                {"role": "user", "content": [{"type": "text", "text": "Why"}, {"type": "text", "text": "this?"}]},
+                {"role": "assistant", "content": "So.", "weight": 0},
+                {"role": "user", "content": "Again?", "name": None},
+                {"role": "assistant", "content": "Yes.", "weight": 1, "tool_calls": None},
+            ]
+        }
+    )
+    assert [turn.role for turn in told] == ["system", "user", "assistant", "user", "assistant"]
+    assert told[1].content == "Why\nthis?"
+    assert [turn.trained for turn in told] == [False, False, False, False, True]
+
+
+def test_calls_of_tools_are_read() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"town": "京都"}'}}
+    record = {
+        "messages": [
+            {"role": "user", "content": "Is it raining?"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": '{"rain": true}', "name": "weather", "tool_call_id": "c1"},
+            {"role": "assistant", "content": "It is."},
+        ],
+        "tools": [WEATHER],
+    }
+    conversation, faults = read(record)
+    assert faults == ()
+    assert conversation is not None
+    assert (conversation.turns, conversation.tools) == (tool_chat().turns, tool_chat().tools)
+
+
+def test_sharegpts_calls_are_read() -> None:
+    spoken = [
+        {"from": "human", "value": "Is it raining?"},
+        {"from": "function_call", "value": '{"name": "weather", "arguments": {"town": "京都"}}'},
+        {"from": "observation", "value": '{"rain": true}'},
+        {"from": "gpt", "value": "It is."},
+    ]
+    conversation, faults = read({"conversations": spoken, "tools": json.dumps([WEATHER])})
+    assert faults == ()
+    assert conversation is not None
+    assert conversation.turns[1].tool_calls[0]["function"] == tool_chat().turns[1].tool_calls[0]["function"]
+    assert [turn.role for turn in conversation.turns] == ["user", "assistant", "tool", "assistant"]
+    assert conversation.tools == (WEATHER,)
+
+
+def test_prompts_alone_are_read_where_no_answer_is_needed() -> None:
+    for fields in ({"prompt": "Why?"}, {"question": "Why?"}, {"instruction": "Why?"}, {"text": "Why?"}):
+        conversation, faults = read(fields, answered=False)
+        assert faults == ()
+        assert conversation is not None
+        assert conversation.turns == (ASKED,)
+    conversation, faults = read(messages(("user", "Why?")), answered=False)
+    assert faults == ()
+    assert conversation is not None
+    conversation, _ = read({"question": "Why?", "answer": "Because."}, answered=False)
+    assert conversation is not None
+    assert conversation.turns == (ASKED, ANSWER)
+
+
+# --- Faults -----------------------------------------------------------------------------------------------------------
+
+GOOD = ("assistant", "Because.")
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        (messages(("usr", "Why?"), GOOD), [("unknown-role", "messages[0].role")]),
+        (messages(("user", None), GOOD), [("missing-content", "messages[0].content")]),
+        (messages(("user", "Why?")), [("no-assistant-turn", "messages")]),
+        (messages(("user", "Why?"), ("assistant", " \n")), [("empty-answer", "messages[1].content")]),
+        (messages(("user", ""), GOOD), [("empty-prompt", "messages[0].content")]),
+        (messages(("user", 3), GOOD), [("wrong-type", "messages[0].content")]),
+        (messages(GOOD, ("user", "Why?"), GOOD), [("first-turn-of-assistant", "messages[0]")]),
+        ({"messages": "Why?"}, [("wrong-type", "messages")]),
+        ({"messages": []}, [("no-messages", "messages")]),
+        ({"messages": ["Why?", {"role": "assistant", "content": "x"}]}, [("wrong-type", "messages[0]")]),
+        ({"messages": [{"content": "Why?"}]}, [("missing-role", "messages[0].role")]),
+        (
+            {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "x", "weight": 0}]},
+            [("no-trained-turn", "messages")],
+        ),
+        (
+            {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "x", "weight": 2}]},
+            [("bad-weight", "messages[1].weight")],
+        ),
+        (
+            messages(("user", [{"type": "image_url", "image_url": {}}]), GOOD),
+            [("unsupported-part", "messages[0].content[0]")],
+        ),
+        (messages(("user", "Why?"), ("tool", "x"), GOOD), [("tool-without-call", "messages[1]")]),
+        ({"instruction": "", "output": " "}, [("empty-prompt", "instruction"), ("empty-answer", "output")]),
+        ({"prompt": "Why?", "completion": ""}, [("empty-answer", "completion")]),
+        ({"question": "Why?", "answer": 4}, [("wrong-type", "answer")]),
+        ({"question": "", "answer": "x"}, [("empty-prompt", "question")]),
+        (
+            {"conversations": [{"from": "humn", "value": "x"}, {"from": "gpt", "value": ""}]},
+            [("unknown-role", "conversations[0].from"), ("empty-answer", "conversations[1].value")],
+        ),
+    ],
+)
+def test_each_fault_is_named_with_its_field(fields: dict[str, Any], expected: list[tuple[str, str]]) -> None:
+    assert errors(fields) == expected
+
+
+def test_no_fault_hides_another() -> None:
+    record = messages(("usr", "Why?"), ("assistant", ""), ("user", None), ("assistant", 5))
+    record["messages"][3]["weight"] = "high"
+    assert errors(record) == [
+        ("unknown-role", "messages[0].role"),
+        ("empty-answer", "messages[1].content"),
+        ("missing-content", "messages[2].content"),
+        ("bad-weight", "messages[3].weight"),
+        ("wrong-type", "messages[3].content"),
+    ]
+
+
+def test_wrong_calls_are_named() -> None:
+    def calling(call: Any) -> list[tuple[str, str | None]]:
+        return errors(
+            {
+                "messages": [
+                    {"role": "user", "content": "Why?"},
+                    {"role": "assistant", "content": None, "tool_calls": call},
+                ]
+            }
+        )
+
+    place = "messages[1].tool_calls"
+    assert calling("x") == [("bad-tool-call", place)]
+    assert calling([{"function": {"arguments": "{}"}}]) == [("bad-tool-call", f"{place}[0]")]
+    broken = [{"function": {"name": "f", "arguments": "{"}}]
+    assert calling(broken) == [("bad-tool-call", f"{place}[0].function.arguments")]
+    assert calling([]) == [("missing-content", "messages[1].content")]
+    old = {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}}
+    found = errors({"messages": [{"role": "user", "content": "Why?"}, old]})
+    assert ("old-function-call", "messages[1].function_call") in found
+
+
+def test_what_is_only_odd_is_a_warning() -> None:
+    record = messages(("user", "Why?"), ("user", "Well?"), GOOD, ("system", "Hm."), ("user", "\ud83d!"))
+    conversation, faults = read(record)
+    assert conversation is not None
+    assert conversation.turns[-1].content == "\ufffd!"
+    assert {fault.kind for fault in faults if not fault.error} == {
+        "roles-do-not-alternate",
+        "system-not-first",
+        "unanswered-last-turn",
+        "half-character",
+    }
+
+
+# --- There and back ---------------------------------------------------------------------------------------------------
+
+TEXT = st.text(st.characters(exclude_categories=("Cs",)), min_size=1).filter(str.strip)
+CALL = st.builds(
+    lambda name, arguments: {"id": "c", "type": "function", "function": {"name": name, "arguments": arguments}},
+    TEXT,
+    st.dictionaries(TEXT, st.one_of(TEXT, st.integers(), st.lists(TEXT))),
+)
+EXCHANGE = st.one_of(
+    st.builds(lambda q, a, t: [Turn("user", q), Turn("assistant", a, t)], TEXT, TEXT, st.booleans()),
+    st.builds(
+        lambda q, c, r, a: [
+            Turn("user", q),
+            Turn("assistant", "", True, (c,)),
+            Turn("tool", r, tool_call_id="c"),
+            Turn("assistant", a, True),
+        ],
+        TEXT,
+        CALL,
+        st.text(),
+        TEXT,
+    ),
+)
+
+
+@given(st.lists(EXCHANGE, min_size=1, max_size=3), st.one_of(st.none(), TEXT), st.booleans())
+def test_a_conversation_survives_openais_form(
+    exchanges: list[list[Turn]], system: str | None, with_tools: bool
+) -> None:
+    told = tuple(turn for exchange in exchanges for turn in exchange)
+    if not any(turn.trained for turn in told):
+        told += (Turn("user", "More?"), Turn("assistant", "No.", True))
+    told = (Turn("system", system), *told) if system else told
+    base = tool_chat()
+    conversation = type(base)("f.jsonl:4", "f.jsonl", 4, told, base.tools if with_tools else ())
+    record = json.loads(json.dumps(to_chat(conversation)))
+    assert read(record).conversation == conversation

@@ -1,0 +1,236 @@
+"""Conversations as rows of tokens: what is learned equals an independent count, at every border of characters."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_chats import CHATML, TEMPLATES, THINKING, chat, chat_tokenizer
+from tiny_models import tiny_tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from domain_ft.corpus.conversations.conversation import Conversation
+from domain_ft.corpus.conversations.rendering import ChatTemplate
+from domain_ft.corpus.conversations.rows import ConversationRows, encode_conversations
+from domain_ft.corpus.readers.base import Reject
+from domain_ft.errors import CorpusError, RecordError, SettingsError
+
+TALKS = [
+    chat("Why?", "Because.", id="a"),
+    chat("The licensee?", "Shall not sublicense.", "Again?", "No 🙂👩‍👩‍👧 more.", id="b"),
+    chat("日本語で答えて。", "はい、東京です。", id="c", system="短く。"),
+    chat("Say it.", "  indented\n    code()\n", "And?", "Done.", id="d", untrained=(0,)),
+]
+
+
+def rows_of(
+    conversations: list[Conversation], template: str | None = CHATML, max_length: int = 512
+) -> tuple[ConversationRows, PreTrainedTokenizerFast]:
+    tokenizer = chat_tokenizer(template)
+    made = ChatTemplate.of(tokenizer)
+    return encode_conversations(conversations, tokenizer, made, max_length=max_length), tokenizer
+
+
+def learned(rows: ConversationRows, row: int, tokenizer: PreTrainedTokenizerFast) -> str:
+    batch = rows.pack([row])
+    return str(tokenizer.decode(batch.input_ids[batch.trained]))
+
+
+# --- What is learned --------------------------------------------------------------------------------------------------
+
+
+def test_the_tokens_that_are_learned_are_the_answers() -> None:
+    rows, tokenizer = rows_of(TALKS)
+    assert [learned(rows, row, tokenizer) for row in range(4)] == [
+        "Because.<|im_end|>",
+        "Shall not sublicense.<|im_end|>No 🙂👩‍👩‍👧 more.<|im_end|>",
+        "はい、東京です。<|im_end|>",
+        "Done.<|im_end|>",
+    ]
+    assert [rows.row_id(row) for row in range(4)] == ["a", "b", "c", "d"]
+
+
+def test_the_count_of_tokens_is_that_of_each_answer_alone() -> None:
+    """No token of these crosses the border of an answer, so each can be tokenised alone."""
+    rows, tokenizer = rows_of(TALKS)
+    expected, read = [], []
+    for talk in TALKS:
+        answers = [turn.content for turn in talk.turns if turn.trained]
+        expected.append(sum(len(tokenizer.encode(answer, add_special_tokens=False)) + 1 for answer in answers))
+        text = tokenizer.apply_chat_template(talk.messages, tokenize=False).removesuffix("\n")
+        read.append(len(tokenizer.encode(text, add_special_tokens=False)))
+    assert rows.trained_lengths.tolist() == expected
+    assert rows.trained_tokens == sum(expected)
+    assert rows.lengths.tolist() == read
+    assert rows.tokens == sum(read)
+
+
+def test_the_tokens_are_those_of_the_chat_template() -> None:
+    rows, tokenizer = rows_of(TALKS)
+    for row, talk in enumerate(TALKS):
+        ids = tokenizer.apply_chat_template(talk.messages, return_dict=False)
+        assert rows.pack([row]).input_ids.tolist() == ids[: rows.lengths[row]]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_last_token_ends_a_turn_and_is_learned(name: str) -> None:
+    tokenizer = chat_tokenizer(TEMPLATES[name])
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    template = ChatTemplate.of(tokenizer)
+    rows = encode_conversations([chat("Why?", "Because.", "Again?", "So.")], tokenizer, template, max_length=512)
+    for row in range(len(rows)):
+        batch = rows.pack([row])
+        assert batch.input_ids[-1] in template.stop_tokens
+        assert batch.trained[-1]
+        assert not batch.trained[0]
+
+
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12).filter(str.strip),
+        min_size=2,
+        max_size=6,
+    )
+)
+def test_every_byte_of_an_answer_is_learned(texts: list[str]) -> None:
+    """Whatever the characters: the bytes of the learned tokens are those of the answers, and so is their text."""
+    talk = chat(*texts[: len(texts) // 2 * 2])
+    rows, tokenizer = rows_of([talk])
+    batch = rows.pack([0])
+    answers = [turn.content for turn in talk.turns if turn.trained]
+    assert batch.token_bytes[batch.trained].sum() == sum(len(answer.encode()) for answer in answers)
+    assert learned(rows, 0, tokenizer) == "".join(f"{answer}<|im_end|>" for answer in answers)
+    special = np.isin(batch.input_ids, tokenizer.all_special_ids)
+    assert not batch.token_bytes[special].any()
+
+
+def test_a_token_on_the_border_is_learned() -> None:
+    """A byte-level tokenizer that joins the newline of the heading with the one that an answer begins with."""
+    tokenizer = tiny_tokenizer("roberta")
+    tokenizer.add_tokens(["\n\n"])
+    template = ChatTemplate.of(tokenizer)
+    rows = encode_conversations([chat("Why?", "\nSo.")], tokenizer, template, max_length=100)
+    batch = rows.pack([0])
+    assert tokenizer.decode(batch.input_ids[batch.trained][:1]) == "\n\n"
+
+
+def test_spaces_are_learned_where_a_post_processor_takes_them_out_of_the_offsets() -> None:
+    tokenizer = tiny_tokenizer("roberta")  # RobertaProcessing trims offsets
+    rows = encode_conversations(
+        [chat("Why?", "x    y")], tokenizer, ChatTemplate.of(tokenizer), max_length=100
+    )
+    batch = rows.pack([0])
+    assert tokenizer.decode(batch.input_ids[batch.trained]) == "x    y</s>"
+
+
+# --- Rows -------------------------------------------------------------------------------------------------------------
+
+
+def test_packing_lays_rows_end_to_end() -> None:
+    rows, _ = rows_of(TALKS)
+    batch = rows.pack([2, 0])
+    parts = [rows.pack([2]), rows.pack([0])]
+    for name in ("input_ids", "position_ids", "trained", "token_bytes"):
+        joined = np.concatenate([getattr(part, name) for part in parts])
+        np.testing.assert_array_equal(getattr(batch, name), joined)
+    assert batch.lengths.tolist() == rows.lengths[[2, 0]].tolist()
+    assert batch.documents.tolist() == [2, 0]
+    assert batch.rows.tolist() == [2, 0]
+
+
+def test_a_measured_pass_keeps_what_is_learned() -> None:
+    rows, _ = rows_of(TALKS)
+    batch = rows.pack([1])
+    repeated = batch.repeated([5, 3])
+    np.testing.assert_array_equal(repeated.trained, np.concatenate([batch.trained[:5], batch.trained[:3]]))
+
+
+def test_a_view_has_its_own_counts() -> None:
+    rows, tokenizer = rows_of(TALKS)
+    some = rows.take([3, 1]).take([1, 0, 1])
+    assert some.lengths.tolist() == rows.lengths[[1, 3, 1]].tolist()
+    assert some.trained_tokens == rows.trained_lengths[[1, 3, 1]].sum()
+    assert [some.row_id(row) for row in range(3)] == ["b", "d", "b"]
+    assert learned(some, 1, tokenizer) == learned(rows, 3, tokenizer)
+    np.testing.assert_array_equal(some.pack([1, 2]).input_ids, rows.pack([3, 1]).input_ids)
+    assert len({rows.key, some.key, rows.take([1, 3]).key}) == 3
+    assert rows.key == rows_of(TALKS)[0].key
+
+
+def test_a_budget_takes_whole_conversations_in_an_order_of_their_own() -> None:
+    talks = [chat("Why?", "Because.", "Again?", "So.", id=f"talk {number}") for number in range(20)]
+    rows, _ = rows_of(talks, THINKING)
+    assert len(rows) == 40
+    assert sorted(rows.select(None).tolist()) == list(range(40))
+    chosen = rows.select(rows.tokens // 2)
+    assert 0 < rows.lengths[chosen].sum() <= rows.tokens // 2
+    assert all((chosen // 2 == document).sum() in (0, 2) for document in range(20))
+    assert len(rows.select(1)) == 2
+    backwards, _ = rows_of(talks[::-1], THINKING)
+    names = {rows.row_id(row) for row in chosen}
+    assert {backwards.row_id(row) for row in backwards.select(rows.tokens // 2)} == names
+
+
+def test_ids_that_come_twice_are_told_apart() -> None:
+    rows, _ = rows_of([chat("Why?", "So.", id=name) for name in ("x", "x", "x#2")])
+    assert len({rows.row_id(row) for row in range(3)}) == 3
+
+
+# --- Cutting ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_long_conversation_is_cut_at_its_end() -> None:
+    whole, _ = rows_of(TALKS)
+    first = int(np.flatnonzero(whole.pack([1]).trained)[0])
+    rows, _ = rows_of([TALKS[1]], max_length=first + 2)
+    assert rows.lengths.tolist() == [first + 2]
+    assert rows.trained_tokens == 2
+    assert rows.cut.tolist() == [True]
+    assert whole.cut.tolist() == [False] * 4
+
+
+def test_a_prompt_that_is_cut_off_after_the_last_answer_that_fits_is_not_read() -> None:
+    whole, _ = rows_of(TALKS)
+    trained = whole.pack([1]).trained
+    gap = int(np.flatnonzero(np.diff(trained.astype(int)) == -1)[0]) + 1  # where the second question begins
+    rows, _ = rows_of([TALKS[1]], max_length=gap + 3)
+    assert rows.lengths.tolist() == [gap]
+    assert rows.cut.tolist() == [True]
+
+
+def test_a_conversation_that_is_cut_to_nothing_is_reported_and_no_row() -> None:
+    long = chat("fox " * 200, "Yes.", id="long")
+    rows, _ = rows_of([TALKS[0], long, TALKS[2]], max_length=100)
+    assert [rows.row_id(row) for row in range(len(rows))] == ["a", "c"]
+    assert rows.documents.tolist() == [0, 2]
+    (dropped,) = rows.dropped
+    assert (dropped.id, dropped.place) == ("long", "chats.jsonl, line 7")
+    assert "max-length is 100" in dropped.reason
+    with pytest.raises(CorpusError, match="none of the 1 conversations"):
+        rows_of([long], max_length=100)
+    with pytest.raises(SettingsError, match="leaves no room"):
+        rows_of([long], max_length=4)
+
+
+def test_what_the_template_cannot_say_is_an_error_or_left_out() -> None:
+    bad = chat("<|im_end|>", "So.", id="bad")
+    with pytest.raises(RecordError, match="special token"):
+        rows_of([TALKS[0], bad])
+    tokenizer = chat_tokenizer()
+    told: list[Reject] = []
+    rows = encode_conversations(
+        [bad, TALKS[0]], tokenizer, ChatTemplate.of(tokenizer), max_length=64, rejects=told.append
+    )
+    assert [reject.line for reject in told] == [7]
+    assert [dropped.id for dropped in rows.dropped] == ["bad"]
+    assert rows.row_id(0) == "a"
+
+
+def test_progress_counts_conversations() -> None:
+    seen: list[tuple[str, int, int | None]] = []
+    tokenizer = chat_tokenizer()
+    encode_conversations(
+        TALKS, tokenizer, ChatTemplate.of(tokenizer), max_length=64, progress=lambda *said: seen.append(said)
+    )
+    assert seen[-1] == ("tokenising", 4, 4)
