@@ -658,7 +658,8 @@ class DataCheckSettings(ConversationOptions, JsonOptions, group="Checks"):
     """Look for personal data and secrets: e-mail addresses, telephone numbers, identity numbers, keys and passwords."""
 
     region: str | None = None
-    """The country whose telephone numbers are found without a country code, such as US or JP (ISO 3166)."""
+    """The country whose telephone numbers are found without a country code, such as US or JP (ISO 3166). By default the
+    countries that write most in the file's language."""
 
     names: str | None = None
     """A spaCy pipeline (a package or a folder) that finds names of persons; needs `pip install domain-ft[names]`."""

@@ -12,7 +12,7 @@ from domain_ft.corpus.checks.encoding import encoding_faults, without_surrogates
 from domain_ft.corpus.checks.endings import Endings
 from domain_ft.corpus.checks.findings import Finding
 from domain_ft.corpus.checks.items import Item, Passage, Rejections
-from domain_ft.corpus.checks.languages import Languages
+from domain_ft.corpus.checks.languages import Languages, languages_of
 from domain_ft.corpus.checks.private import Hit, PrivateData, masked
 from domain_ft.corpus.checks.statistics import Lengths, distribution
 
@@ -106,12 +106,10 @@ class Checker:
         self.records += 1
         self.findings += item.findings
         for passage in item.passages:
-            self._look_at(item.line, passage)
+            self._look_at(item, passage)
         self.roles.update(item.roles)
         self.labels.update(item.labels)
-        if item.comparable and item.text.strip():
-            prompt, answer = (text and without_surrogates(text) for text in (item.prompt, item.answer))
-            self.copies.add(item.line, without_surrogates(item.text), prompt, answer, item.answer_field)
+        self.copies.add_item(item)
         if item.conversation is not None:
             said = [turn for turn in item.conversation.turns if turn.role == "assistant"]
             answers = sum(len(turn.content) for turn in said)
@@ -123,16 +121,18 @@ class Checker:
         if self.measure is not None:
             self.findings += self.measure.add(item)
 
-    def _look_at(self, line: int | None, passage: Passage) -> None:
-        field = passage.field or None
-        for kind, message, error in encoding_faults(passage.text):
-            self.findings.append(Finding(line, field, kind, message, error))
+    def _look_at(self, item: Item, passage: Passage) -> None:
+        line, field = item.line, passage.field or None
+        known = {(finding.field, finding.kind) for finding in item.findings}
+        for kind, message in encoding_faults(passage.text):
+            if (field, kind) not in known:
+                self.findings.append(Finding(line, field, kind, message))
         text = without_surrogates(passage.text)
         self.languages.add(line, passage.field, text)
         if passage.role == "assistant":
             self.endings.add(line, passage.field, text)
         if self.private is not None:
-            hits = self.private.find(text, self.languages.main)
+            hits = self.private.find(text, self.languages.main or next(iter(languages_of(text)), None))
             self.findings += _private_findings(line, field, text, hits)
 
     def _statistics(self) -> dict[str, Any]:

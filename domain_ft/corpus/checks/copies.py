@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from domain_ft.corpus.checks.encoding import without_surrogates
 from domain_ft.corpus.checks.findings import Finding
+from domain_ft.corpus.checks.items import Item
 from domain_ft.corpus.cleaning import normalise
 from domain_ft.corpus.duplicates import NEAR, PERMUTATIONS, Signatures, Signer, near_copies, shingles
 from domain_ft.corpus.tasks.leaks import all_similar_pairs
@@ -72,6 +74,13 @@ class Copies:
         self.records.append(_Record(line, digest, asked, said, share, field))
         if len(self.records) <= MOST_COMPARED:
             self._signatures += self._signer.sign(shingles(essence)).tobytes()
+
+    def add_item(self, item: Item) -> None:
+        """Take a record, if copies of it are worth a word."""
+        whole = item.compared
+        if item.comparable and whole.strip():
+            prompt, answer = (text and without_surrogates(text) for text in (item.prompt, item.answer))
+            self.add(item.line, without_surrogates(whole), prompt, answer, item.answer_field)
 
     @property
     def signatures(self) -> Signatures | None:
@@ -135,7 +144,7 @@ class Copies:
                 yield Finding(record.line, None, "leaked-test-row", message, error=True)
             elif record.prompt in asked:
                 message = f"its prompt stands in the test file too, with another answer ({_line(asked[record.prompt].line)})"
-                yield Finding(record.line, None, "leaked-test-row", message, error=True)
+                yield Finding(record.line, None, "leaked-test-prompt", message)
 
     def _near_test(self, test: Copies) -> dict[int, tuple[int, float]]:
         """By record, the test row that it is nearest to, and how near, where it is a near copy."""

@@ -17,25 +17,25 @@ _FEWEST = 4  # characters beyond ASCII, from which on a line that is also UTF-8 
 _SHOWN = 12  # characters of a text that a message shows
 
 
-def encoding_faults(text: str) -> Iterator[tuple[str, str, bool]]:
-    """What is wrong with the characters of a text, as (kind, message, whether it is an error)."""
+def encoding_faults(text: str) -> Iterator[tuple[str, str]]:
+    """What is wrong with the characters of a text, as (kind, message)."""
     if text.isascii():
         return
     halves = _SURROGATES.findall(text)
     if halves:
         half = f"\\u{ord(halves[0]):04x}"
-        yield "not-utf8", f"it holds half a character ({half}, a lone surrogate), for which there is no UTF-8", True
+        yield "half-character", f"it holds half of a character ({half}, a lone surrogate), for which there is no UTF-8"
         text = _SURROGATES.sub(LOST, text)
     for line in text.split("\n"):
         mended = _mended(line)
         if mended != line:
             was, is_now = _difference(line, mended)
-            yield "mojibake", f"it was read in a wrong encoding: '{was}' stands for '{is_now}'", False
+            yield "mojibake", f"it was read in a wrong encoding: '{was}' stands for '{is_now}'"
             break
     lost = text.count(LOST) - len(halves)
     if lost:
         characters = "a character was" if lost == 1 else f"{lost:,} characters were"
-        yield "mojibake", f"{characters} lost when it was read in a wrong encoding (U+FFFD)", False
+        yield "mojibake", f"{characters} lost when it was read in a wrong encoding (U+FFFD)"
 
 
 def mend_encoding(text: str) -> str:

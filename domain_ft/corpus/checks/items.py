@@ -63,6 +63,11 @@ class Item:
         """All that it says."""
         return "\n".join(passage.text for passage in self.passages)
 
+    @property
+    def compared(self) -> str:
+        """What copies of it are found by: all but system turns, which many records have in common."""
+        return "\n".join(passage.text for passage in self.passages if passage.role != "system")
+
 
 Visit = Callable[[Passage], str]
 """Told each text of a record; gives the text that is to stand there."""

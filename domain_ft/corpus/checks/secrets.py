@@ -20,10 +20,11 @@ _WORTH_A_LOOK = re.compile(
 )
 _PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----.*?(?:-----END [A-Z0-9 ]*-----|\Z)", re.DOTALL)
 _TOKENS = (
-    (re.compile(r"\bsk-[A-Za-z0-9_-]{20,}"), "an API key"),
-    (re.compile(r"\bAIza[0-9A-Za-z_-]{35}"), "a Google API key"),
-    (re.compile(r"\bhf_[A-Za-z0-9]{30,}"), "a Hugging Face token"),
-    (re.compile(r"\bgithub_pat_[A-Za-z0-9_]{22,}"), "a GitHub token"),
+    (re.compile(r"(?<![A-Za-z0-9_])sk-[A-Za-z0-9_-]{20,}"), "an API key"),
+    (re.compile(r"(?<![A-Za-z0-9_])AIza[0-9A-Za-z_-]{35}"), "a Google API key"),
+    (re.compile(r"(?<![A-Za-z0-9_])hf_[A-Za-z0-9]{30,}"), "a Hugging Face token"),
+    (re.compile(r"(?<![A-Za-z0-9_])github_pat_[A-Za-z0-9_]{22,}"), "a GitHub token"),
+    (re.compile(r"(?<![A-Za-z0-9_])eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+"), "a JSON web token"),
 )
 _PASSWORD = re.compile(
     r"(?:(?i:pass(?:word|wd|phrase|wort|code)|\bpwd|\bsecret(?:[ _-]?key)?|api[ _-]?key|(?:access|auth)[ _-]?token"
@@ -45,7 +46,6 @@ _DETECTORS = (
     ("gitlab_token", "GitLabTokenDetector", "a GitLab token"),
     ("ibm_cloud_iam", "IbmCloudIamDetector", "an IBM Cloud key"),
     ("ibm_cos_hmac", "IbmCosHmacDetector", "an IBM storage key"),
-    ("jwt", "JwtTokenDetector", "a JSON web token"),
     ("mailchimp", "MailchimpDetector", "a Mailchimp key"),
     ("npm", "NpmDetector", "an npm token"),
     ("openai", "OpenAIDetector", "an OpenAI key"),

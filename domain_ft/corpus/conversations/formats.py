@@ -187,7 +187,7 @@ def _alpaca(fields: Mapping[str, Any], choice: FieldChoice, faults: Faults, answ
 
 
 def _qa(fields: Mapping[str, Any], choice: FieldChoice, faults: Faults, answered: bool) -> list[Turn]:
-    prompts, answer = _qa_fields(fields, choice)
+    prompts, answer = qa_fields(fields, choice)
     texts = []
     for name in prompts:
         if name in fields:
@@ -203,7 +203,7 @@ def _qa(fields: Mapping[str, Any], choice: FieldChoice, faults: Faults, answered
 _READERS = {"chat": _chat, "alpaca": _alpaca, "prompt": _prompt, "sharegpt": _sharegpt, "qa": _qa}
 
 
-def _qa_fields(fields: Mapping[str, Any], choice: FieldChoice) -> tuple[Sequence[str], str]:
+def qa_fields(fields: Mapping[str, Any], choice: FieldChoice) -> tuple[Sequence[str], str]:
     """The fields of the prompt, and that of the answer: as they were named, else the usual ones that are there."""
     prompts, answer = field_names(choice.prompt_field), choice.answer_field
     for usual_prompt, usual_answer in _PAIRS:
