@@ -10,39 +10,75 @@ from typing import Any
 
 ROWS = 200
 
-_SUBJECTS = (
-    "the tenant of a furnished flat|a patient with a recent fracture|the buyer of a used car|an employee on probation"
-    "|a child with a mild fever|the owner of a small bakery|a student who rents a room|the heir of a farmhouse"
-    "|a driver without insurance|a nurse on the night shift|the seller of a vineyard|a traveller with a delayed flight"
-    "|a person with high blood pressure|the board of a sports club|a freelancer with foreign clients"
-).split("|")
-_ACTIONS = (
-    "give notice before the contract ends|ask for a second opinion|return the goods within two weeks|refuse overtime"
-    "|take two medicines at once|change the name on the lease|claim the deposit back|object to the tax assessment"
-    "|appeal against the fine|share the records with a relative|pay in monthly instalments|cancel the appointment late"
-    "|store food at room temperature|sign a contract by e-mail|demand a written explanation"
-).split("|")
-_REASONS = (
-    "the law protects whoever depends on the other side|the dose was set for an adult of average weight"
-    "|both parties have agreed to it in writing|courts have decided it that way since the reform"
-    "|the risk of an infection grows with every hour|nobody may profit from a mistake of this kind"
-    "|the insurer only pays for damage that is reported|a written form prevents most of the disputes"
-    "|the deadline starts on the day after delivery|the body needs several weeks to recover"
-).split("|")
-_ADVICE = (
-    "Keep a copy of every letter and note the date of each call.|Speak to a pharmacist before you change anything."
-    "|A short message with the facts is enough at this stage.|Wait for the answer before you take the next step."
-    "|If nothing happens within a month, write again and set a deadline.|A doctor should look at it if the pain returns."
-    "|The form is free and can be filled in at the counter.|Ask two neighbours to confirm what they have seen."
-    "|Photographs taken on the same day are the best evidence.|Drink enough water and rest for the whole weekend."
-).split("|")
+_SUBJECTS = [
+    "the tenant of a furnished flat",
+    "a patient with a recent fracture",
+    "the buyer of a used car",
+    "an employee on probation",
+    "a child with a mild fever",
+    "the owner of a small bakery",
+    "a student who rents a room",
+    "the heir of a farmhouse",
+    "a driver without insurance",
+    "a nurse on the night shift",
+    "the seller of a vineyard",
+    "a traveller with a delayed flight",
+    "a person with high blood pressure",
+    "the board of a sports club",
+    "a freelancer with foreign clients",
+]
+_ACTIONS = [
+    "give notice before the contract ends",
+    "ask for a second opinion",
+    "return the goods within two weeks",
+    "refuse overtime",
+    "take two medicines at once",
+    "change the name on the lease",
+    "claim the deposit back",
+    "object to the tax assessment",
+    "appeal against the fine",
+    "share the records with a relative",
+    "pay in monthly instalments",
+    "cancel the appointment late",
+    "store food at room temperature",
+    "sign a contract by e-mail",
+    "demand a written explanation",
+]
+_REASONS = [
+    "the law protects whoever depends on the other side",
+    "the dose was set for an adult of average weight",
+    "both parties have agreed to it in writing",
+    "courts have decided it that way since the reform",
+    "the risk of an infection grows with every hour",
+    "nobody may profit from a mistake of this kind",
+    "the insurer only pays for damage that is reported",
+    "a written form prevents most of the disputes",
+    "the deadline starts on the day after delivery",
+    "the body needs several weeks to recover",
+]
+_ADVICE = [
+    "Keep a copy of every letter and note the date of each call.",
+    "Speak to a pharmacist before you change anything.",
+    "A short message with the facts is enough at this stage.",
+    "Wait for the answer before you take the next step.",
+    "If nothing happens within a month, write again and set a deadline.",
+    "A doctor should look at it if the pain returns.",
+    "The form is free and can be filled in at the counter.",
+    "Ask two neighbours to confirm what they have seen.",
+    "Photographs taken on the same day are the best evidence.",
+    "Drink enough water and rest for the whole weekend.",
+]
 
 _FRENCH = (
     "Le locataire doit prévenir le propriétaire par lettre recommandée trois mois avant son départ, sauf si le contrat "
     "prévoit un délai plus court, et il doit rendre les clés le jour de l'état des lieux."
 )
-_JAPANESE = "賃借人は、契約が終わる三か月前までに、書面で解約を申し入れなければなりません。鍵は最後の日に返してください。"
-_PRIVATE_KEY = "-----BEGIN RSA PRIVATE " + "KEY-----\nMIIEpAIBAAKCAQEA7bq0x9\nc3ViamVjdA0K\n-----END RSA PRIVATE " + "KEY-----"
+_JAPANESE = (
+    "賃借人は、契約が終わる三か月前までに、書面で解約を申し入れなければなりません。鍵は最後の日に返してください。"
+)
+_PRIVATE_KEY = (
+    "-----BEGIN RSA PRIVATE " + "KEY-----\nMIIEpAIBAAKCAQEA7bq0x9\nc3ViamVjdA0K\n-----END RSA PRIVATE " + "KEY-----"
+)
 
 Row = dict[str, Any]
 
@@ -59,7 +95,9 @@ def sound_row(number: int) -> Row:
         messages += [{"role": "user", "content": more}, {"role": "assistant", "content": answer, "weight": number % 2}]
         messages[-3]["weight"] = 1
     if number % 7 == 0:
-        messages[-1]["content"] += draw.choice((" 🙂", " (See the annex.)", ' He said "no."', "\n\n- by post\n- in person"))
+        messages[-1]["content"] += draw.choice(
+            (" 🙂", " (See the annex.)", ' He said "no."', "\n\n- by post\n- in person")
+        )
     if number % 40 == 4:
         call = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": '{"paragraph": 12}'}}
         messages[-1:] = [
@@ -145,8 +183,16 @@ FAULTS: dict[int, tuple[str, Callable[[Row], None]]] = {
     41: ("wrong-type", _message(-1, content=5)),
     46: ("bad-weight", _message(-1, weight=2)),
     52: ("bad-tool-call", _message(-1, tool_calls=[_CALL])),
-    56: ("tool-without-call", _messages(_ASKED, {"role": "tool", "content": "court: 2"}, {"role": "assistant", "content": "The regional court."})),
-    61: ("no-trained-turn", _messages(_ASKED, {"role": "assistant", "content": "The regional court does.", "weight": 0})),
+    56: (
+        "tool-without-call",
+        _messages(
+            _ASKED, {"role": "tool", "content": "court: 2"}, {"role": "assistant", "content": "The regional court."}
+        ),
+    ),
+    61: (
+        "no-trained-turn",
+        _messages(_ASKED, {"role": "assistant", "content": "The regional court does.", "weight": 0}),
+    ),
     67: ("mojibake", _say("The clientâ€™s cafÃ© is closed.")),
     68: ("mojibake", _say("The letter was lost: r\ufffdsum\ufffd.")),
     71: ("wrong-language", _replace(_FRENCH)),

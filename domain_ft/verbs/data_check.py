@@ -1,7 +1,7 @@
 """`domain-ft data check`: everything that is wrong with a file, in one pass, before it costs anything.
 
-    checked = check(DataCheckSettings(data="chat.jsonl"))
-    checked.result.errors, checked.result.statistics["answer_characters"]["p95"]
+checked = check(DataCheckSettings(data="chat.jsonl"))
+checked.result.errors, checked.result.statistics["answer_characters"]["p95"]
 """
 
 from __future__ import annotations

@@ -44,6 +44,11 @@ def write_lines(path: Path, *records: Any) -> Path:
     return path
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of JSON lines."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 class TestFaultyChat:
     def test_every_planted_fault_is_found_in_its_line_and_nothing_else(self, tmp_path: Path) -> None:
         wanted = write_faulty_chat(tmp_path / "chat.jsonl")
@@ -139,7 +144,7 @@ class TestFormats:
 
     def test_tags(self, tmp_path: Path) -> None:
         path = tmp_path / "entities.txt"
-        path.write_text("Ada\tB-PER\nwrites\tO\n\nmail\tO\nto\tO\na@example.org\tO\n\nno tag\n", encoding="utf-8")
+        path.write_text("Ada\tB-PER\nwrites\tO\n\nmail\tO\nto\tO\na@example.org\tO\n\nno tag at all\n", encoding="utf-8")
         result = checked(path)
         assert places(result) == {(4, "personal-email"), (8, "broken-record")}
         assert result.statistics["labels"] == {"PER": 1}
@@ -160,14 +165,28 @@ class TestFormats:
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(),
-        lambda inner: st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["role", "content", "text", "tool_calls", "function", "x"]), inner, max_size=3),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["role", "content", "text", "tool_calls", "function", "x"]), inner, max_size=3
+            )
+        ),
         max_leaves=12,
     ),
     st.sampled_from(["chat", "sharegpt", "alpaca", "prompt", "qa"]),
 )
 def test_to_rewrite_a_record_with_its_own_texts_changes_nothing(value: Any, format: Any) -> None:
-    names = ("messages", "conversations", "prompt", "completion", "question", "answer", "instruction", "output", "system")
+    names = (
+        "messages",
+        "conversations",
+        "prompt",
+        "completion",
+        "question",
+        "answer",
+        "instruction",
+        "output",
+        "system",
+    )
     record = dict.fromkeys(names, value)
     passages: list[Passage] = []
     assert rewrite(record, format, FieldChoice(), collect(passages)) == record
@@ -243,7 +262,7 @@ class TestRepair:
         """The list of changes that a repair makes."""
         file = CheckedFile.open(str(path), "auto", Fields())
         repair(file, checked(path), output, PrivateData(), "en")
-        return [json.loads(line) for line in output.with_name(f"{output.name}.changes.jsonl").open(encoding="utf-8")]
+        return read_lines(output.with_name(f"{output.name}.changes.jsonl"))
 
     def test_the_copy_of_the_faulty_file_is_clean_of_errors(self, tmp_path: Path) -> None:
         write_faulty_chat(tmp_path / "chat.jsonl")
@@ -271,7 +290,7 @@ class TestRepair:
         blank = {"role": "user", "content": " "}
         rows = [{"messages": [*pair, blank, {"role": "assistant", "content": ""}]}, {"messages": [blank, pair[1]]}]
         changes = self.repaired(write_lines(tmp_path / "chat.jsonl", *rows), tmp_path / "clean.jsonl")
-        assert [json.loads(line) for line in (tmp_path / "clean.jsonl").open()] == [{"messages": pair}]
+        assert read_lines(tmp_path / "clean.jsonl") == [{"messages": pair}]
         assert [(c["line"], c["kind"]) for c in changes] == [(1, "blank-message"), (2, "first-turn-of-assistant")]
 
     def test_nothing_is_overwritten(self, tmp_path: Path) -> None:
@@ -290,7 +309,7 @@ class TestRepair:
         path = tmp_path / "labels.csv"
         path.write_text("text,label,by\nmail a@example.org,x,b@example.org\nmore of it,y,me\n")
         self.repaired(path, tmp_path / "clean.jsonl")
-        assert [json.loads(line) for line in (tmp_path / "clean.jsonl").open()] == [
+        assert read_lines(tmp_path / "clean.jsonl") == [
             {"text": "mail [EMAIL]", "label": "x", "by": "b@example.org"},
             {"text": "more of it", "label": "y", "by": "me"},
         ]

@@ -14,7 +14,7 @@ from domain_ft.corpus.checks.findings import Finding
 from domain_ft.corpus.checks.items import Item, Passage, Rejections
 from domain_ft.corpus.checks.languages import Languages, languages_of
 from domain_ft.corpus.checks.private import Hit, PrivateData, masked
-from domain_ft.corpus.checks.statistics import Lengths, distribution
+from domain_ft.corpus.checks.statistics import Lengths
 
 
 class Measure(Protocol):

@@ -97,7 +97,9 @@ def _rewrite_said(value: Any, place: str, role: str, visit: Visit) -> Any:
         return [_rewrite_said(part, f"{place}[{number}]", role, visit) for number, part in enumerate(value)]
     if isinstance(value, Mapping):
         return {
-            name: _rewrite_said(part, f"{place}.{name}", role, visit) if name in _SAID or ".arguments" in place else part
+            name: _rewrite_said(part, f"{place}.{name}", role, visit)
+            if name in _SAID or ".arguments" in place
+            else part
             for name, part in value.items()
         }
     return value

@@ -21,7 +21,9 @@ from domain_ft.corpus.tasks.leaks import all_similar_pairs
 
 MOST_COMPARED = 1_000_000
 """Records, more than which are compared for exact copies alone: half a gigabyte of signatures."""
-_LONG_ANSWER = 0.5  # of a record's text: a near copy with a longer answer has nearly that answer too, and is no conflict
+_LONG_ANSWER = (
+    0.5  # of a record's text: a near copy with a longer answer has nearly that answer too, and is no conflict
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,12 @@ class Copies:
         self._signer = Signer()
 
     def add(
-        self, line: int | None, whole: str, prompt: str | None = None, answer: str | None = None, field: str | None = None
+        self,
+        line: int | None,
+        whole: str,
+        prompt: str | None = None,
+        answer: str | None = None,
+        field: str | None = None,
     ) -> None:
         """Take a record.
 
@@ -143,7 +150,9 @@ class Copies:
                 message = f"it is a near copy of a row of the test file ({place}, similarity {similarity:.2f})"
                 yield Finding(record.line, None, "leaked-test-row", message, error=True)
             elif record.prompt in asked:
-                message = f"its prompt stands in the test file too, with another answer ({_line(asked[record.prompt].line)})"
+                message = (
+                    f"its prompt stands in the test file too, with another answer ({_line(asked[record.prompt].line)})"
+                )
                 yield Finding(record.line, None, "leaked-test-prompt", message)
 
     def _near_test(self, test: Copies) -> dict[int, tuple[int, float]]:

@@ -1,7 +1,7 @@
 """Text that was read in another encoding than it was written in (mojibake), and characters that were lost on the way.
 
-What was once read as a Western, Cyrillic or Greek code page is found and mended by `ftfy`. It leaves out the East Asian
-ones, where a character has two bytes: UTF-8 that was read as one of those is found by writing it back.
+Most of what was once read as a code page of one byte a character is found and mended by `ftfy`. It leaves out those of
+East Asia, and some text of other scripts: UTF-8 that was read as one of those is found by writing it back.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 LOST = "\ufffd"
 _SURROGATES = re.compile("[\ud800-\udfff]")
-_EAST_ASIAN = ("cp932", "gb18030", "cp949", "big5hkscs")
+_CODE_PAGES = ("cp932", "gb18030", "cp949", "big5hkscs", "cp1251", "koi8_r", "cp1253", "cp1256")
 _FEWEST = 4  # characters beyond ASCII, from which on a line that is also UTF-8 in another encoding is no accident
 _SHOWN = 12  # characters of a text that a message shows
 
@@ -64,11 +64,11 @@ def _mended(line: str) -> str:
 
 
 def _written_back(line: str) -> str:
-    """The UTF-8 that a line is if it was read in an East Asian encoding; the line itself if it was not."""
+    """The UTF-8 that a line is if it was read as another code page; the line itself if it was not."""
     foreign = sum(not character.isascii() for character in line)
     if foreign < _FEWEST:
         return line
-    for encoding in _EAST_ASIAN:
+    for encoding in _CODE_PAGES:
         try:
             mended = line.encode(encoding).decode("utf-8")
         except UnicodeError:

@@ -56,11 +56,11 @@ class Endings:
     def findings(self) -> Iterator[Finding]:
         """The answers that end within a sentence, in scripts where nearly all end with one."""
         broken = Counter(script for _, _, script in self._broken)
-        shares = {script: whole / (whole + broken[script]) for script, whole in self._whole.items()}
         for line, field, script in self._broken:
-            enough = self._whole[script] + broken[script] >= FEWEST_ANSWERS
-            if enough and shares[script] >= USUAL:
-                message = f"it ends within a sentence, where {shares[script]:.0%} of the answers end with one"
+            answers = self._whole[script] + broken[script]
+            share = self._whole[script] / answers
+            if answers >= FEWEST_ANSWERS and share >= USUAL:
+                message = f"it ends within a sentence, where {share:.0%} of the answers end with one"
                 yield Finding(line, field, "truncated-answer", message)
 
 

@@ -146,7 +146,9 @@ def tag_items(path: Path, name: str, fields: TagFields, bad: BadRecords) -> Iter
     for text in texts:
         labels = tuple(span.label for span in text.spans)
         marked = ";".join(f"{span.start}-{span.end}:{span.label}" for span in text.spans)
-        yield Item(text.line, (Passage(fields.text or "text", text.text),), text.text, marked, "entities", labels=labels)
+        yield Item(
+            text.line, (Passage(fields.text or "text", text.text),), text.text, marked, "entities", labels=labels
+        )
 
 
 def text_items(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[Item]:

@@ -1,7 +1,7 @@
 """The language of each text, and which texts are in another than the rest.
 
-The script is looked at first: many scripts say the language, and kana tells Japanese from Chinese. Only of a script that
-languages share does `py3langid` judge. Texts that are too short to be judged are passed over.
+The script is looked at first: many scripts say the language, and kana tells Japanese from Chinese. Only of a script
+that languages share does `py3langid` judge. Texts that are too short to be judged are passed over.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _OF_SCRIPT = {
     "CJK": "zh",
 }
 _KANA = 0.1  # of kana and Chinese characters, from which on they are Japanese: a statute has half, a title little
-_SURE = 0.9  # the probability from which on a language is counted
+_SURE = 0.5  # the probability from which on a language is counted
 _POSSIBLE = 0.01  # the probability from which on a text may be in a language
 _OWN = 0.1  # the share of the texts from which on a language is one of the file's own
 _MOST = 0.8  # the share of the texts that the file's own languages have, else it is a mixture, in which none is wrong

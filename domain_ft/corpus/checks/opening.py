@@ -6,7 +6,7 @@ import functools
 import itertools
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -26,6 +26,7 @@ Kind = Literal["conversations", "examples", "tags", "text"]
 
 _LOOKED_AT = 100  # records, the first of which that is of a known kind says the kind of all
 _COLUMNS = (2, 4)  # of CoNLL files, least and most
+_MOST_LINES = 0.8  # of those looked at, from which on they are words with tags, whatever is wrong with the others
 _TAG = re.compile(r"O|[BIESLU]-\S+")
 
 
@@ -38,7 +39,7 @@ class Fields:
         text, pair, label: of examples; `text` of tags and text too.
     """
 
-    choice: FieldChoice = FieldChoice()
+    choice: FieldChoice = field(default_factory=FieldChoice)
     text: str | None = None
     pair: str | None = None
     label: str | None = None
@@ -132,8 +133,8 @@ def _recognise(path: Path, name: str, fields: Fields) -> Kind:
     raise CorpusError(
         f"it is not clear what the records are for; the fields are: {', '.join(seen)}",
         where=name,
-        fix="name the fields of conversations (--prompt-field F --answer-field F), of labelled examples (--text-field F "
-        "--label-field F) or of text (--kind text --text-field F)",
+        fix="name the fields of conversations (--prompt-field F --answer-field F), of labelled examples "
+        "(--text-field F --label-field F) or of text (--kind text --text-field F)",
     )
 
 
@@ -177,14 +178,11 @@ def _first(path: Path, name: str) -> Iterator[RawRecord]:
 
 
 def _is_conll(path: Path, name: str) -> bool:
-    """Whether a text is columns with a word first and a tag last."""
-    columns = set()
+    """Whether most lines of a text are columns with a word first and a tag last."""
     lines = (line.decode("utf-8", "replace").strip() for _, _, line in read_lines(path, name, Rejections().bad))
-    for line in itertools.islice(filter(None, lines), _LOOKED_AT):
+    words = [line for line in itertools.islice(filter(None, lines), _LOOKED_AT) if not line.startswith("-DOCSTART-")]
+    tagged = 0
+    for line in words:
         parts = line.split("\t") if "\t" in line else line.split(" ")
-        if parts[0] == "-DOCSTART-":
-            continue
-        if not (_COLUMNS[0] <= len(parts) <= _COLUMNS[1] and _TAG.fullmatch(parts[-1])):
-            return False
-        columns.add(len(parts))
-    return len(columns) == 1
+        tagged += _COLUMNS[0] <= len(parts) <= _COLUMNS[1] and bool(_TAG.fullmatch(parts[-1]))
+    return tagged > _MOST_LINES * len(words)

@@ -46,7 +46,9 @@ _MARKS = {
     "personal-name": "NAME",
 }
 
-_EMAIL = re.compile(r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9_][A-Za-z0-9._%+'-]{0,63}[@＠](?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}")
+_EMAIL = re.compile(
+    r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9_][A-Za-z0-9._%+'-]{0,63}[@＠](?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}"
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def _form(pattern: str) -> re.Pattern[str]:
     return re.compile(rf"(?<![0-9A-Za-z])(?<![0-9][-./ ])(?:{pattern})(?![0-9A-Za-z])(?![-./ ][0-9])")
 
 
-# Forms that other numbers seldom have, and check digits or dates within: a bare run of digits alone would prove nothing.
+# Forms that other numbers seldom have, with check digits or dates within: a bare run of digits would prove nothing.
 _NUMBERS = (
     _Number(
         _form(r"[2-6][0-9]{3}([ -]?)[0-9]{4}\1[0-9]{4}\1[0-9]{4}|3[47][0-9]{2}([ -]?)[0-9]{6}\2[0-9]{5}"),
@@ -120,7 +122,9 @@ _REGIONS = {
     "ko": ("KR",),
 }
 _GLOBAL = re.compile(r"[+＋]\s?[(\d]")
-_NATIONAL = re.compile(r"(?<![0-9A-Za-z.,/+-])\(?\d{2,5}\)?[-./ ‐–]{1,2}\d{2,5}(?:[-./ ‐–]\d{2,5}){0,3}(?![0-9A-Za-z/]|[-.,]\d)")
+_NATIONAL = re.compile(
+    r"(?<![0-9A-Za-z.,/+-])\(?\d{2,5}\)?[-./ ‐–]{1,2}\d{2,5}(?:[-./ ‐–]\d{2,5}){0,3}(?![0-9A-Za-z/]|[-.,]\d)"
+)
 _GROUPS = re.compile(r"\d+")
 
 
@@ -214,7 +218,7 @@ def _numbers(text: str) -> Iterator[Hit]:
 
 def _distinct(value: str) -> bool:
     """Whether it is more than one digit over and over, which passes many a check."""
-    return len(set(filter(str.isdigit, value))) > 2
+    return len(set(filter(str.isdigit, value))) > 1
 
 
 def _is_valid(module: str, value: str) -> bool:
@@ -228,14 +232,19 @@ def _global_phones(text: str) -> Iterator[Hit]:
     from phonenumbers import PhoneNumberMatcher  # slow to import
 
     for match in PhoneNumberMatcher(text, None):
-        yield Hit(match.start, match.end, "personal-phone", "a telephone number")
+        yield Hit(match.start + _open(match.raw_string), match.end, "personal-phone", "a telephone number")
 
 
 def _national_phones(text: str, regions: Sequence[str]) -> Iterator[Hit]:
     """Telephone numbers without a country code, written as one of the countries writes them."""
     for match in _NATIONAL.finditer(text):
         if any(_is_national(match[0], region) for region in regions):
-            yield Hit(*match.span(), "personal-phone", "a telephone number")
+            yield Hit(match.start() + _open(match[0]), match.end(), "personal-phone", "a telephone number")
+
+
+def _open(candidate: str) -> int:
+    """Characters before a number that a bracket around it adds."""
+    return int(candidate[0] == "(" and ")" not in candidate)
 
 
 def _is_national(candidate: str, region: str) -> bool:

@@ -1,6 +1,6 @@
 """Keys, tokens and passwords in a text, by the detectors of `detect-secrets` and a few forms that it does not know.
 
-Its detectors are made for code. In prose their guesses by entropy alone would be wrong more often than right, so that only
+Its detectors are made for code. In prose their guesses by entropy would be wrong more often than right, so that only
 quoted strings are judged by it, and a password only counts where a value follows that is no word.
 """
 
@@ -93,9 +93,7 @@ def _in_line(line: str) -> Iterator[tuple[int, int, str]]:
 @functools.cache
 def _patterns() -> tuple[tuple[re.Pattern[str], str], ...]:
     """Every form of a secret, and what it is in words."""
-    known = [
-        (pattern, what) for module, name, what in _DETECTORS for pattern in _detector(module, name).denylist
-    ]
+    known = [(pattern, what) for module, name, what in _DETECTORS for pattern in _detector(module, name).denylist]
     return (*_TOKENS, *known)
 
 
