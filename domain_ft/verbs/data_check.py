@@ -193,12 +193,12 @@ def _first_of(findings: Sequence[Finding]) -> RenderableType:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for finding in findings[:SHOWN]:
-        place = "file" if finding.line is None else f"line {finding.line:,}"
+        place = "file" if finding.line is None else f"line {finding.line}"
         field = (f"{finding.field}: ", "cyan") if finding.field else ""
         table.add_row(place, Text.assemble(field, finding.message))
     if len(findings) <= SHOWN:
         return table
-    lines = [f"{finding.line:,}" for finding in findings[SHOWN : SHOWN + 10] if finding.line is not None]
+    lines = [str(finding.line) for finding in findings[SHOWN : SHOWN + 10] if finding.line is not None]
     more = f"and {len(findings) - SHOWN:,} more" + (f", in lines {', '.join(lines)}" if lines else "")
     return Group(table, Text(more + (" …" if len(findings) > SHOWN + 10 else ""), style="dim"))
 

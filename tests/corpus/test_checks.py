@@ -144,7 +144,9 @@ class TestFormats:
 
     def test_tags(self, tmp_path: Path) -> None:
         path = tmp_path / "entities.txt"
-        path.write_text("Ada\tB-PER\nwrites\tO\n\nmail\tO\nto\tO\na@example.org\tO\n\nno tag at all\n", encoding="utf-8")
+        path.write_text(
+            "Ada\tB-PER\nwrites\tO\n\nmail\tO\nto\tO\na@example.org\tO\n\nno tag at all\n", encoding="utf-8"
+        )
         result = checked(path)
         assert places(result) == {(4, "personal-email"), (8, "broken-record")}
         assert result.statistics["labels"] == {"PER": 1}
@@ -205,6 +207,22 @@ class TestCopies:
             (3, "contradicting-answers"),
             (4, "duplicate"),
             (5, "near-duplicate"),
+        }
+
+    def test_the_same_answer_to_another_prompt_is_no_copy(self) -> None:
+        copies = Copies()
+        form = (
+            "This condition is inherited in an autosomal recessive pattern, which means both copies of the gene change."
+        )
+        for line, name in enumerate(("Batten disease", "Bloom syndrome", "Bloom's syndrome"), 1):
+            prompt = f"Is {name} inherited, and if it is, then in which way?"
+            copies.add(line, f"{prompt}\n{form * 3}", prompt, form * 3, "answer")
+        prompt = "How does one get asthma?"
+        copies.add(4, f"{prompt}\n{form * 3}", prompt, form * 3, "answer")
+        assert {(finding.line, finding.kind) for finding in copies.findings()} == {
+            (2, "near-duplicate"),
+            (3, "near-duplicate"),
+            (4, "repeated-answer"),
         }
 
     def test_a_copy_names_the_line_that_it_repeats(self) -> None:

@@ -141,6 +141,8 @@ class TestEndings:
         endings.add(43, "a", "The forms are the following, and all of them are free:\n- the first\n- the second")
         endings.add(44, "a", "More of it is written in https://example.org/a/very/long/address/of/a/page")
         endings.add(45, "a", "Paris")
+        endings.add(46, "a", "This one is whole. And then comes who wrote it. National Institute of Child Health")
+        endings.add(47, "a", "What it may be:\nan infection of the ear\na fracture of the skull that heals by itself")
         assert [finding.line for finding in endings.findings()] == [41]
 
     def test_where_answers_have_no_full_stops_none_is_missed(self) -> None:
@@ -226,6 +228,7 @@ class TestPrivate:
             "commit 9fceb02d0ae598e95dc970b74767f19372d61af8, id 123e4567-e89b-12d3-a456-426614174000",
             "Pneumonoultramicroscopicsilicovolcanoconiosis/otorhinolaryngological-examination",
             "https://www.example.org/health/topics/2021/05/some-long-title-of-a-page-42",
+            "Call 1-800-633-4227 or +1 800 633 4227, free of charge, or 0800 100900.",
             "@someone wrote: 3 @ 5 each, me@home",
             "第1234条第56項 令和5年4月1日から 12-34-56",
         ],
@@ -233,6 +236,11 @@ class TestPrivate:
     @pytest.mark.parametrize("language", ["en", "ja"])
     def test_what_is_not_private_is_passed_over(self, text: str, language: str) -> None:
         assert PrivateData().find(text, language) == []
+
+    def test_a_telephone_number_behind_a_postal_code(self) -> None:
+        text = "Bethesda, MD 20892-3655 301-496-5248 E-mail"
+        (hit,) = PrivateData().find(text, "en")
+        assert text[hit.start : hit.end] == "301-496-5248"
 
     def test_a_region_finds_its_own_telephone_numbers(self) -> None:
         text = "お電話は03-1234-5678まで"

@@ -156,6 +156,7 @@ class Checker:
             "languages": dict(self.languages.counts.most_common()),
             "duplicates": kinds["duplicate"],
             "near_duplicates": kinds["near-duplicate"],
+            "repeated_answers": kinds["repeated-answer"],
             "contradicting_answers": kinds["contradicting-answers"],
             "findings": dict(kinds.most_common()),
         }

@@ -1,6 +1,7 @@
 """Copies and near copies of records, prompts with contradicting answers, and test rows among the training rows.
 
-No text is kept: of each record 16 bytes of a hash and 512 bytes of a MinHash signature (see `duplicates`).
+No text is kept: of each record three hashes of 16 bytes, a MinHash signature of 512 (see `duplicates`) and a short one
+of its prompt. A record that nearly repeats another under another prompt, as answers from a form do, is no copy of it.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ from domain_ft.corpus.tasks.leaks import all_similar_pairs
 
 MOST_COMPARED = 1_000_000
 """Records, more than which are compared for exact copies alone: half a gigabyte of signatures."""
-_LONG_ANSWER = (
-    0.5  # of a record's text: a near copy with a longer answer has nearly that answer too, and is no conflict
-)
+_SKETCH = 32  # permutations of a prompt's signature
+_ALIKE = 0.5  # of the places of two such signatures, from which on the prompts ask nearly the same
+_LONG_ANSWER = 0.5  # of a record's text: a near copy whose answer is longer has nearly that answer too
+
+_Nearest = tuple[int, float]
+"""The number of a record, and how similar it is."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class _Record:
     Attributes:
         whole: the hash of all its text.
         prompt, answer: the hashes of what is asked and of what is to be said; None where it has no such parts.
+        asked: a short MinHash signature of what is asked.
         share: of the text that is the answer.
         field: where the answer stands.
     """
@@ -41,6 +46,7 @@ class _Record:
     whole: bytes
     prompt: bytes | None
     answer: bytes | None
+    asked: bytes | None
     share: float
     field: str | None
 
@@ -77,8 +83,9 @@ class Copies:
         digest = _digest(essence if answer is None else f"{essence}\n{_letters(answer)}")
         asked = None if prompt is None else _digest(normalise(prompt))
         said = None if answer is None else _digest(_letters(answer))
+        sketch = None if prompt is None else self._signer.sign(shingles(normalise(prompt)))[:_SKETCH].tobytes()
         share = len(answer or "") / max(len(whole), 1)
-        self.records.append(_Record(line, digest, asked, said, share, field))
+        self.records.append(_Record(line, digest, asked, said, sketch, share, field))
         if len(self.records) <= MOST_COMPARED:
             self._signatures += self._signer.sign(shingles(essence)).tobytes()
 
@@ -103,7 +110,7 @@ class Copies:
             original = first.setdefault(record.whole, number)
             if original != number:
                 yield Finding(record.line, None, "duplicate", f"it repeats {self._place(original)}")
-        near = dict(self._near(np.array(list(first.values()), np.int64)))
+        copies, repeats = self._near(np.array(list(first.values()), np.int64))
         contradicting = set()
         answers: dict[bytes, int] = {}
         for number in first.values():
@@ -111,29 +118,50 @@ class Copies:
             if record.prompt is None:
                 continue
             earlier = self.records[answers.setdefault(record.prompt, number)]
-            reworded = number in near and record.share > _LONG_ANSWER
+            reworded = number in copies and record.share > _LONG_ANSWER
             if earlier.answer != record.answer and not reworded:
                 contradicting.add(number)
                 message = f"its prompt is that of {self._place(answers[record.prompt])}, with another answer"
                 yield Finding(record.line, record.field, "contradicting-answers", message)
-        for number, (original, similarity) in near.items():
+        for number, (original, similarity) in copies.items():
             if number not in contradicting:
                 message = f"it is a near copy of {self._place(original)} (similarity {similarity:.2f})"
                 yield Finding(self.records[number].line, None, "near-duplicate", message)
+        for number, (original, similarity) in repeats.items():
+            if number not in copies and number not in contradicting:
+                record = self.records[number]
+                message = (
+                    f"it nearly repeats {self._place(original)} (similarity {similarity:.2f}) under another prompt"
+                )
+                yield Finding(record.line, record.field, "repeated-answer", message)
 
-    def _near(self, numbers: npt.NDArray[np.int64]) -> Iterator[tuple[int, tuple[int, float]]]:
-        """Near copies among some records: each with the earlier record that it is nearest to, and how near."""
+    def _near(self, numbers: npt.NDArray[np.int64]) -> tuple[dict[int, _Nearest], dict[int, _Nearest]]:
+        """Near copies among some records: those that ask nearly the same, and those that do not.
+
+        Each comes with the earlier record that it is nearest to, and how near.
+        """
         signatures = self.signatures
         if signatures is None or len(numbers) < 2:
-            return
+            return {}, {}
         pairs, similarity = all_similar_pairs(signatures[numbers], NEAR)
-        copies = near_copies(len(numbers), pairs)
-        nearest: dict[int, tuple[float, int]] = {}
-        for (one, other), share in zip(pairs.tolist(), similarity.tolist(), strict=True):
-            if copies[other] and not copies[one]:
-                nearest[other] = max(nearest.get(other, (0.0, 0)), (share, -one))
-        for other, (share, one) in sorted(nearest.items()):
-            yield int(numbers[other]), (int(numbers[-one]), share)
+        alike = np.array([self._ask_alike(*numbers[pair].tolist()) for pair in pairs], dtype=bool)
+        found: list[dict[int, _Nearest]] = []
+        for chosen in (alike, ~alike):
+            copies = near_copies(len(numbers), pairs[chosen])
+            nearest: dict[int, _Nearest] = {}
+            for (one, other), share in zip(numbers[pairs[chosen]].tolist(), similarity[chosen].tolist(), strict=True):
+                if share > nearest.get(other, (0, 0.0))[1]:
+                    nearest[other] = (one, share)
+            found.append({number: nearest[number] for number in numbers[copies].tolist()})
+        return found[0], found[1]
+
+    def _ask_alike(self, one: int, other: int) -> bool:
+        """Whether the prompts of two records are near copies, or they have none."""
+        asked, also = self.records[one].asked, self.records[other].asked
+        if asked is None or also is None:
+            return True
+        same = np.frombuffer(asked, np.uint32) == np.frombuffer(also, np.uint32)
+        return bool(same.mean() >= _ALIKE)
 
     def leaks(self, test: Copies) -> Iterator[Finding]:
         """Records that stand in the test file too."""
@@ -155,13 +183,13 @@ class Copies:
                 )
                 yield Finding(record.line, None, "leaked-test-prompt", message)
 
-    def _near_test(self, test: Copies) -> dict[int, tuple[int, float]]:
+    def _near_test(self, test: Copies) -> dict[int, _Nearest]:
         """By record, the test row that it is nearest to, and how near, where it is a near copy."""
         own, others = self.signatures, test.signatures
         if own is None or others is None:
             return {}
         pairs, similarity = all_similar_pairs(np.concatenate([others, own]), NEAR)
-        found: dict[int, tuple[int, float]] = {}
+        found: dict[int, _Nearest] = {}
         for (row, number), share in zip(pairs.tolist(), similarity.tolist(), strict=True):
             if row < len(others) <= number and share > found.get(number - len(others), (0, 0.0))[1]:
                 found[number - len(others)] = (row, share)

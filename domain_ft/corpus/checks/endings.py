@@ -28,6 +28,7 @@ _GOES_ON = frozenset(",;:-–—([{、，；：・「（")
 _WIDE = frozenset({"CJK", "HIRAGANA", "KATAKANA", "HANGUL"})
 _LISTED = ("-", "*", "•", "・", "#", "|", ">", "    ", "\t")  # how lines begin that are no running text
 _ITEM = 80  # characters of the last item of a list that stands in one line
+_LONGEST = 600  # characters of a sentence
 
 
 class Endings:
@@ -48,9 +49,9 @@ class Endings:
             return
         if ends_whole(text):
             self._whole[script] += 1
-        elif (text[-1].isalpha() or unicodedata.category(text[-1])[0] == "M" or text[-1] in _GOES_ON) and not _listed(
-            text
-        ):
+        elif (
+            text[-1].isalpha() or unicodedata.category(text[-1])[0] == "M" or text[-1] in _GOES_ON
+        ) and not _is_no_sentence(text):
             self._broken.append((line, field, script))
 
     def findings(self) -> Iterator[Finding]:
@@ -77,11 +78,25 @@ def ends_whole(text: str) -> bool:
     return False
 
 
-def _listed(text: str) -> bool:
-    """Whether a text ends with an item of a list, a heading, a table, code or an address: none has a full stop."""
-    last = text.rsplit("\n", 1)[-1]
+def _is_no_sentence(text: str) -> bool:
+    """Whether a text ends with an item of a list, a heading, a name, code or an address: none has a full stop."""
+    *before, last = [line for line in text.rsplit("\n", 4) if line.strip()]
     first, _, rest = last.strip().partition(" ")
     numbered = bool(rest) and len(first) <= 4 and first.rstrip(".):、．").isalnum() and not first.isalpha()
+    rows = bool(before) and not ends_whole(before[-1])  # the line before it has no full stop either
     in_line = text.count(" - ") > 1 and len(text.rpartition(" - ")[2]) <= _ITEM
     address = "://" in last.rsplit(" ", 1)[-1]
-    return last.startswith(_LISTED) or numbered or in_line or address or "```" in text[-200:]
+    code = "```" in text[-200:]
+    return last.startswith(_LISTED) or numbered or rows or in_line or address or code or _is_headline(_fragment(last))
+
+
+def _fragment(line: str) -> str:
+    """What stands behind the last whole sentence of a line."""
+    return line[max((line.rfind(end) for end in _ENDS), default=-1) + 1 :]
+
+
+def _is_headline(text: str) -> bool:
+    """Whether all longer words begin with a capital, as in a headline, an address or the name of an office; and whether
+    so much stands without a full stop that it is a list."""
+    words = [word for word in text.split() if len(word) > 3 and word[0].isalpha()]
+    return len(text) > _LONGEST or (len(words) > 1 and all(word[0].isupper() for word in words))

@@ -123,7 +123,8 @@ _REGIONS = {
 }
 _GLOBAL = re.compile(r"[+＋]\s?[(\d]")
 _NATIONAL = re.compile(
-    r"(?<![0-9A-Za-z.,/+-])\(?\d{2,5}\)?[-./ ‐–]{1,2}\d{2,5}(?:[-./ ‐–]\d{2,5}){0,3}(?![0-9A-Za-z/]|[-.,]\d)"
+    r"(?<![0-9A-Za-z.,/+-])(?:[18][-. ])?\(?\d{2,5}\)?[-./ ‐–]{1,2}\d{2,5}(?:[-./ ‐–]\d{2,5}){0,3}"
+    r"(?![0-9A-Za-z/]|[-.,]\d)"
 )
 _GROUPS = re.compile(r"\d+")
 
@@ -232,19 +233,42 @@ def _global_phones(text: str) -> Iterator[Hit]:
     from phonenumbers import PhoneNumberMatcher  # slow to import
 
     for match in PhoneNumberMatcher(text, None):
-        yield Hit(match.start + _open(match.raw_string), match.end, "personal-phone", "a telephone number")
+        if not _is_public(match.number):
+            yield Hit(match.start + _open(match.raw_string), match.end, "personal-phone", "a telephone number")
 
 
 def _national_phones(text: str, regions: Sequence[str]) -> Iterator[Hit]:
     """Telephone numbers without a country code, written as one of the countries writes them."""
     for match in _NATIONAL.finditer(text):
-        if any(_is_national(match[0], region) for region in regions):
-            yield Hit(match.start() + _open(match[0]), match.end(), "personal-phone", "a telephone number")
+        for start, end in _runs(match[0]):
+            candidate = match[0][start:end]
+            if any(_is_national(candidate, region) for region in regions):
+                first = match.start() + start
+                yield Hit(first + _open(candidate), first + len(candidate), "personal-phone", "a telephone number")
+                break
+
+
+def _runs(candidate: str) -> Iterator[tuple[int, int]]:
+    """All of it, then what is left of it without groups at its beginning or end that a space parts from the rest: a
+    postal code may stand before a number."""
+    yield 0, len(candidate)
+    spaces = [place for place, character in enumerate(candidate) if character == " "]
+    for place in spaces:
+        yield place + 1, len(candidate)
+    for place in reversed(spaces):
+        yield 0, place
 
 
 def _open(candidate: str) -> int:
     """Characters before a number that a bracket around it adds."""
     return int(candidate[0] == "(" and ")" not in candidate)
+
+
+def _is_public(number: Any) -> bool:
+    """Whether a number is of a kind that offices have and persons do not, such as those that cost the caller nothing."""
+    from phonenumbers import PhoneNumberType, number_type
+
+    return number_type(number) in (PhoneNumberType.TOLL_FREE, PhoneNumberType.PREMIUM_RATE, PhoneNumberType.SHARED_COST)
 
 
 def _is_national(candidate: str, region: str) -> bool:
@@ -256,7 +280,10 @@ def _is_national(candidate: str, region: str) -> bool:
         number = phonenumbers.parse(candidate, region)
     except phonenumbers.NumberParseException:
         return False
+    if _is_public(number):
+        return False
     groups = _GROUPS.findall(candidate)
+    groups = groups[1:] if groups[0] in ("1", "8") else groups  # a trunk prefix that is not always written
     usual = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.NATIONAL)
     if groups == _GROUPS.findall(usual):
         signs = set(candidate) & set("()-./‐–")
