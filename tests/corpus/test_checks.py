@@ -211,18 +211,17 @@ class TestCopies:
 
     def test_the_same_answer_to_another_prompt_is_no_copy(self) -> None:
         copies = Copies()
-        form = (
-            "This condition is inherited in an autosomal recessive pattern, which means both copies of the gene change."
+        form = " ".join(f"Of {i} families that we asked, {i * i} had a member with form {i} of it." for i in range(20))
+        prompts = (
+            "Is Bloom syndrome inherited, and how?",
+            "Is Bloom's syndrome inherited, and how?",
+            "Who has asthma?",
         )
-        for line, name in enumerate(("Batten disease", "Bloom syndrome", "Bloom's syndrome"), 1):
-            prompt = f"Is {name} inherited, and if it is, then in which way?"
-            copies.add(line, f"{prompt}\n{form * 3}", prompt, form * 3, "answer")
-        prompt = "How does one get asthma?"
-        copies.add(4, f"{prompt}\n{form * 3}", prompt, form * 3, "answer")
+        for line, prompt in enumerate(prompts, 1):
+            copies.add(line, f"{prompt}\n{form}", prompt, form, "answer")
         assert {(finding.line, finding.kind) for finding in copies.findings()} == {
             (2, "near-duplicate"),
-            (3, "near-duplicate"),
-            (4, "repeated-answer"),
+            (3, "repeated-answer"),
         }
 
     def test_a_copy_names_the_line_that_it_repeats(self) -> None:

@@ -7,6 +7,7 @@ of its prompt. A record that nearly repeats another under another prompt, as ans
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,11 +18,12 @@ from domain_ft.corpus.checks.encoding import without_surrogates
 from domain_ft.corpus.checks.findings import Finding
 from domain_ft.corpus.checks.items import Item
 from domain_ft.corpus.cleaning import normalise
-from domain_ft.corpus.duplicates import NEAR, PERMUTATIONS, Signatures, Signer, near_copies, shingles
+from domain_ft.corpus.duplicates import NEAR, PERMUTATIONS, Shingles, Signatures, Signer, near_copies, shingles
 from domain_ft.corpus.tasks.leaks import all_similar_pairs
 
 MOST_COMPARED = 1_000_000
 """Records, more than which are compared for exact copies alone: half a gigabyte of signatures."""
+_BEGINNING = 500  # characters of a prompt that are compared with others
 _SKETCH = 32  # permutations of a prompt's signature
 _ALIKE = 0.5  # of the places of two such signatures, from which on the prompts ask nearly the same
 _LONG_ANSWER = 0.5  # of a record's text: a near copy whose answer is longer has nearly that answer too
@@ -83,7 +85,7 @@ class Copies:
         digest = _digest(essence if answer is None else f"{essence}\n{_letters(answer)}")
         asked = None if prompt is None else _digest(normalise(prompt))
         said = None if answer is None else _digest(_letters(answer))
-        sketch = None if prompt is None else self._signer.sign(shingles(normalise(prompt)))[:_SKETCH].tobytes()
+        sketch = None if prompt is None else self._signer.sign(_grams(normalise(prompt)))[:_SKETCH].tobytes()
         share = len(answer or "") / max(len(whole), 1)
         self.records.append(_Record(line, digest, asked, said, sketch, share, field))
         if len(self.records) <= MOST_COMPARED:
@@ -205,6 +207,13 @@ def _line(line: int | None) -> str:
 
 def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
+
+
+def _grams(text: str) -> Shingles:
+    """The hashes of all runs of four characters of the beginning of a prompt, which is too short for longer ones."""
+    text = text[:_BEGINNING]
+    runs = {text[start : start + 4] for start in range(max(len(text) - 3, 1))}
+    return np.array(sorted(zlib.crc32(run.encode("utf-8")) for run in runs), dtype=np.uint32)
 
 
 def _letters(text: str) -> str:

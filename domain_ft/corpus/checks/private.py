@@ -265,7 +265,7 @@ def _open(candidate: str) -> int:
 
 
 def _is_public(number: Any) -> bool:
-    """Whether a number is of a kind that offices have and persons do not, such as those that cost the caller nothing."""
+    """Whether a number is of a kind that offices have and persons do not, such as one that costs the caller nothing."""
     from phonenumbers import PhoneNumberType, number_type
 
     return number_type(number) in (PhoneNumberType.TOLL_FREE, PhoneNumberType.PREMIUM_RATE, PhoneNumberType.SHARED_COST)
