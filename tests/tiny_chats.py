@@ -21,8 +21,8 @@ CHATML = (
 """As SmolLM2 and Qwen have it: a newline after the token that ends a turn."""
 
 HEADERS = (
-    "{{ bos_token }}{% for message in messages %}<|start|>{{ message.role }}<|end|>\n\n{{ message.content | trim }}<|eot|>"
-    "{% endfor %}{% if add_generation_prompt %}<|start|>assistant<|end|>{{ '\n\n' }}{% endif %}"
+    "{{ bos_token }}{% for message in messages %}<|start|>{{ message.role }}<|end|>\n\n{{ message.content | trim }}"
+    "<|eot|>{% endfor %}{% if add_generation_prompt %}<|start|>assistant<|end|>{{ '\n\n' }}{% endif %}"
 )
 """As Llama 3 has it: contents are trimmed, and the special tokens of a header come before each."""
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Places = npt.NDArray[np.int64]
 
@@ -38,7 +41,7 @@ class PackedBatch:
     word_ids: npt.NDArray[np.int32]
     token_bytes: npt.NDArray[np.int32]
 
-    def repeated(self, lengths: Sequence[int]) -> PackedBatch:
+    def repeated(self, lengths: Sequence[int]) -> Self:
         """A pass of `len(lengths)` pieces, each the first tokens of this one's only piece: to measure with."""
         places = np.concatenate([np.arange(length) for length in lengths])
         return dataclasses.replace(self, **self._taken(places, np.zeros(len(lengths), dtype=np.int64), lengths))

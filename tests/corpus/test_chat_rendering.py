@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_chats import CHATML, CLOSING, HEADERS, INST, TEMPLATES, THINKING, UNENDED, chat, chat_tokenizer, tool_chat
 from tiny_models import tiny_tokenizer
@@ -70,6 +69,7 @@ SAID = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=2
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
+@settings(max_examples=25)
 @given(texts=st.lists(SAID, min_size=2, max_size=6), data=st.data())
 def test_each_answer_is_learned_once_and_nothing_else(name: str, texts: list[str], data: st.DataObject) -> None:
     """Whatever is said, and whichever answers are learned."""
@@ -123,7 +123,10 @@ def test_a_template_that_ends_no_turn_gets_eos_and_a_text_for_each_answer() -> N
     """When it is generated from, no eos stands behind past answers: so it does not when it is trained."""
     rendered = template(UNENDED).render(chat("Why?", "Because.", "Again?", "So."))
     assert learned(rendered) == [[f"Because.{EOS}"], [f"So.{EOS}"]]
-    assert rendered[1].text == f"### user:\nWhy?\n\n### assistant:\nBecause.\n\n### user:\nAgain?\n\n### assistant:\nSo.{EOS}"
+    assert (
+        rendered[1].text
+        == f"### user:\nWhy?\n\n### assistant:\nBecause.\n\n### user:\nAgain?\n\n### assistant:\nSo.{EOS}"
+    )
 
 
 def test_past_turns_that_are_told_otherwise_have_texts_of_their_own() -> None:
@@ -226,14 +229,9 @@ def test_the_text_of_a_special_token_is_refused_with_its_place() -> None:
     assert "<|endoftext|>" in refused(template(None), chat("Why?", "<|endoftext|>"))
 
 
-def cases() -> Iterator[tuple[str, Conversation]]:
-    for name in ("chatml", "headers", "none"):
-        yield name, chat("Why?", "So.", system="短く答える。")
-
-
-@pytest.mark.parametrize(("name", "conversation"), cases())
-def test_system_turns_are_read(name: str, conversation: Conversation) -> None:
-    (rendered,) = template(TEMPLATES[name]).render(conversation)
+@pytest.mark.parametrize("name", ["chatml", "headers", "none"])
+def test_system_turns_are_read(name: str) -> None:
+    (rendered,) = template(TEMPLATES[name]).render(chat("Why?", "So.", system="短く答える。"))
     assert "短く答える。" in rest(rendered)
 
 

@@ -83,6 +83,10 @@ def test_alpacas_input_stands_below_the_instruction() -> None:
     assert told[0].content == "Translate.\n\nGuten Tag"
 
 
+def test_the_line_ends_of_windows_are_those_of_everyone() -> None:
+    assert turns({"question": "Why?\r\nWell?", "answer": "Because."})[0].content == "Why?\nWell?"
+
+
 def test_fields_are_chosen() -> None:
     fields = {"dialogue": "Doctor: Hello.", "header": "CC", "section_text": "A cough.", "ID": 12, "doctor": "d7"}
     choice = FieldChoice(
@@ -115,7 +119,10 @@ def test_the_chosen_system_text_gives_way_to_the_records_own() -> None:
     own = messages(("system", "Be kind."), ("user", "Why?"), ("assistant", "Because."))
     assert [turn.content for turn in turns(own, choice)][:2] == ["Be kind.", "Why?"]
     assert turns({"question": "Why?", "answer": "Because."}, choice)[0] == Turn("system", "Be brief.")
-    shared = {"system": "Be calm.", "conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "?"}]}
+    shared = {
+        "system": "Be calm.",
+        "conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "?"}],
+    }
     assert turns(shared, choice)[0] == Turn("system", "Be calm.")
 
 
@@ -277,7 +284,7 @@ def test_what_is_only_odd_is_a_warning() -> None:
 
 # --- There and back ---------------------------------------------------------------------------------------------------
 
-TEXT = st.text(st.characters(exclude_categories=("Cs",)), min_size=1).filter(str.strip)
+TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\r"), min_size=1).filter(str.strip)
 CALL = st.builds(
     lambda name, arguments: {"id": "c", "type": "function", "function": {"name": name, "arguments": arguments}},
     TEXT,
@@ -294,7 +301,7 @@ EXCHANGE = st.one_of(
         ],
         TEXT,
         CALL,
-        st.text(),
+        st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\r")),
         TEXT,
     ),
 )

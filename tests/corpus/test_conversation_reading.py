@@ -25,7 +25,7 @@ from domain_ft.corpus.readers.base import BadRecords, Reject
 from domain_ft.errors import CorpusError, RecordError
 from domain_ft.randomness import generator
 
-WORDS = "bone fox law heart dog work terms growth bird holder wolf notice lesion fish horse system rain stone".split()
+WORDS = ["bone", "fox", "law", "heart", "dog", "work", "terms", "growth", "bird", "holder", "wolf", "notice", "rain"]
 
 
 def text(number: int, length: int = 30) -> str:
@@ -33,9 +33,7 @@ def text(number: int, length: int = 30) -> str:
 
 
 def records(count: int, first: int = 0) -> list[dict[str, Any]]:
-    return [
-        {"question": f"{text(2 * n, 12)}?", "answer": f"{text(2 * n + 1)}."} for n in range(first, first + count)
-    ]
+    return [{"question": f"{text(2 * n, 12)}?", "answer": f"{text(2 * n + 1)}."} for n in range(first, first + count)]
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -47,7 +45,9 @@ def opened(path: Path, **choice: Any) -> ConversationData:
     return open_conversations(ConversationSource(str(path), **choice))
 
 
-def read(path: Path | io.BytesIO, choice: FieldChoice | None = None, *, answered: bool = True) -> list[tuple[str, ...]]:
+def read(
+    path: Path | io.BufferedReader, choice: FieldChoice | None = None, *, answered: bool = True
+) -> list[tuple[str, ...]]:
     bad = BadRecords("stop", lambda _: None)
     found = iterate_conversations(path, choice or FieldChoice(), bad, answered=answered)
     return [tuple(turn.content for turn in conversation.turns) for conversation in found]
@@ -100,8 +100,14 @@ def test_messages_in_parquet_have_no_fields_that_are_absent(tmp_path: Path) -> N
 
 
 def test_prompts_of_a_stream_or_a_text(tmp_path: Path) -> None:
-    assert read(io.BytesIO(b'{"prompt": "Why?"}\n{"prompt": "How?"}\n'), answered=False) == [("Why?",), ("How?",)]
-    assert read(io.BytesIO("なぜ？\n\nHow?\r\n".encode()), answered=False) == [("なぜ？",), ("How?",)]
+    assert read(io.BufferedReader(io.BytesIO(b'{"prompt": "Why?"}\n{"prompt": "How?"}\n')), answered=False) == [
+        ("Why?",),
+        ("How?",),
+    ]
+    assert read(io.BufferedReader(io.BytesIO("なぜ？\n\nHow?\r\n".encode())), answered=False) == [
+        ("なぜ？",),
+        ("How?",),
+    ]
     (tmp_path / "prompts.txt").write_text("Why?\nHow?\n", encoding="utf-8")
     system = FieldChoice(system="Be brief.")
     assert read(tmp_path / "prompts.txt", system, answered=False) == [("Be brief.", "Why?"), ("Be brief.", "How?")]

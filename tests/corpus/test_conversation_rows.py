@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import string
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_chats import CHATML, TEMPLATES, THINKING, chat, chat_tokenizer
+from tiny_chats import CHATML, INST, TEMPLATES, THINKING, chat, chat_tokenizer
 from tiny_models import tiny_tokenizer
+from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from domain_ft.corpus.conversations.conversation import Conversation
@@ -117,11 +120,48 @@ def test_a_token_on_the_border_is_learned() -> None:
 
 def test_spaces_are_learned_where_a_post_processor_takes_them_out_of_the_offsets() -> None:
     tokenizer = tiny_tokenizer("roberta")  # RobertaProcessing trims offsets
-    rows = encode_conversations(
-        [chat("Why?", "x    y")], tokenizer, ChatTemplate.of(tokenizer), max_length=100
-    )
+    rows = encode_conversations([chat("Why?", "x    y")], tokenizer, ChatTemplate.of(tokenizer), max_length=100)
     batch = rows.pack([0])
     assert tokenizer.decode(batch.input_ids[batch.trained]) == "x    y</s>"
+
+
+def byte_fallback_tokenizer() -> PreTrainedTokenizerFast:
+    """As Llama 2's: a space before each text, a token for each byte of a character that is in no vocabulary."""
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *string.printable.strip()]
+    backend = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, [], byte_fallback=True))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+def test_every_byte_of_a_character_is_learned_where_each_is_a_token() -> None:
+    tokenizer = byte_fallback_tokenizer()
+    for text, answer in ((INST, " だ🙂. ok"), (None, "だ🙂. ok")):
+        tokenizer.chat_template = text
+        template = ChatTemplate.of(tokenizer)
+        rows = encode_conversations([chat("なぜ?", "だ🙂. ok")], tokenizer, template, max_length=200)
+        batch = rows.pack([0])
+        assert tokenizer.decode(batch.input_ids[batch.trained]) == f"{answer}</s>"
+        assert batch.token_bytes[batch.trained].sum() == len(answer.encode())
+        assert rows.trained_tokens == len(answer.encode()) + 1
+
+
+def test_what_is_learned_is_what_a_template_marks_that_marks_its_answers() -> None:
+    """By transformers' own reading of `{% generation %}`, which few templates have."""
+    marked = CHATML.replace(
+        "{{ message.content }}",
+        "{% if message.role == 'assistant' %}{% generation %}{{ message.content }}<|im_end|>{% endgeneration %}"
+        "{{ '\n' }}{% continue %}{% endif %}{{ message.content }}",
+    )
+    rows, tokenizer = rows_of(TALKS[:3])
+    for row, talk in enumerate(TALKS[:3]):
+        found = tokenizer.apply_chat_template(
+            talk.messages, chat_template=marked, return_dict=True, return_assistant_tokens_mask=True
+        )
+        batch = rows.pack([row])
+        assert batch.input_ids.tolist() == found["input_ids"][: batch.tokens]
+        assert batch.trained.astype(int).tolist() == found["assistant_masks"][: batch.tokens]
+        assert not any(found["assistant_masks"][batch.tokens :])
 
 
 # --- Rows -------------------------------------------------------------------------------------------------------------
@@ -215,7 +255,7 @@ def test_a_conversation_that_is_cut_to_nothing_is_reported_and_no_row() -> None:
 
 def test_what_the_template_cannot_say_is_an_error_or_left_out() -> None:
     bad = chat("<|im_end|>", "So.", id="bad")
-    with pytest.raises(RecordError, match="special token"):
+    with pytest.raises(RecordError, match=r"(?s)special token.*line 7, turn 1.*--on-bad-record skip"):
         rows_of([TALKS[0], bad])
     tokenizer = chat_tokenizer()
     told: list[Reject] = []

@@ -69,8 +69,9 @@ def rewrite(fields: Mapping[str, Any], format: Format, choice: FieldChoice, visi
 
 def _spoken_fields(fields: Mapping[str, Any], format: Format, choice: FieldChoice) -> dict[str, str]:
     """The fields that are there, in which somebody says something, and who does where it is a text."""
+    given = {name: value for name, value in fields.items() if value is not None}
     if format == "qa":
-        prompts, answer = qa_fields(fields, choice)
+        prompts, answer = qa_fields(given, choice)
         roles = {"system": "system", **dict.fromkeys(prompts, "user"), answer: "assistant"}
     elif format == "alpaca":
         users = ("instruction", "input", "context")
@@ -79,7 +80,7 @@ def _spoken_fields(fields: Mapping[str, Any], format: Format, choice: FieldChoic
         roles = {"system": "system", "prompt": "user", "completion": "assistant"}
     else:
         roles = {"system": "system", **dict.fromkeys(_MESSAGES[format], "user")}
-    return {name: role for name, role in roles.items() if name in fields}
+    return {name: role for name, role in roles.items() if name in given}
 
 
 def _rewrite_messages(messages: list[Any], place: str, visit: Visit) -> list[Any]:

@@ -121,7 +121,7 @@ def parse(record: RawRecord, file: str, format: Format, choice: FieldChoice, *, 
     """
     faults = Faults()
     fields = {name: value for name, value in record.fields.items() if value is not None}
-    turns = [turn for turn in _READERS[format](fields, choice, faults, answered) if _says_something(turn)]
+    turns = [turn for turn in _Record(fields, choice, faults, answered).turns(format) if _says_something(turn)]
     system = choice.system if format == "chat" else _system(fields, choice, faults)
     if system and not any(turn.role == "system" for turn in turns):
         turns = [Turn("system", system), *turns]
@@ -138,69 +138,97 @@ def _says_something(turn: Turn) -> bool:
     return turn.role != "system" or bool(turn.content.strip())
 
 
-def _chat(fields: Mapping[str, Any], choice: FieldChoice, faults: Faults, answered: bool) -> list[Turn]:
-    return _messages(fields, "messages", faults, answered)
+@dataclass(frozen=True)
+class _Record:
+    """A record on its way to turns; its fields that hold null are left out."""
 
+    fields: Mapping[str, Any]
+    choice: FieldChoice
+    faults: Faults
+    answered: bool
 
-def _sharegpt(fields: Mapping[str, Any], choice: FieldChoice, faults: Faults, answered: bool) -> list[Turn]:
-    name = next((name for name in _CONVERSATIONS if name in fields), _CONVERSATIONS[0])
-    return _messages(fields, name, faults, answered)
+    def turns(self, format: Format) -> list[Turn]:
+        """The turns of a record of this format; what is wrong goes to `faults`."""
+        if format == "chat":
+            return self._messages("messages")
+        if format == "sharegpt":
+            return self._messages(next((name for name in _CONVERSATIONS if name in self.fields), _CONVERSATIONS[0]))
+        if format == "prompt":
+            return self._prompt()
+        return self._alpaca() if format == "alpaca" else self._qa()
 
+    def _messages(self, name: str) -> list[Turn]:
+        if name not in self.fields:
+            self._missing(name)
+            return []
+        placed = read_turns(self.fields[name], name, self.faults)
+        check_turns(placed, name, self.faults, answered=self.answered)
+        return [turn for _, turn in placed if turn is not None]
 
-def _messages(fields: Mapping[str, Any], name: str, faults: Faults, answered: bool) -> list[Turn]:
-    if name not in fields:
-        _missing(fields, name, faults)
-        return []
-    placed = read_turns(fields[name], name, faults)
-    check_turns(placed, name, faults, answered=answered)
-    return [turn for _, turn in placed if turn is not None]
-
-
-def _prompt(fields: Mapping[str, Any], choice: FieldChoice, faults: Faults, answered: bool) -> list[Turn]:
-    """Either side may be a list of messages, as TRL's conversational form has it."""
-    listed = any(isinstance(fields.get(name), list) for name in ("prompt", "completion"))
-    placed: list[Placed] = []
-    if isinstance(fields.get("prompt"), list):
-        placed += read_turns(fields["prompt"], "prompt", faults)
-    else:
-        asked = _text(fields, "prompt", faults, "empty-prompt", "the prompt is empty")
-        placed.append(Placed("prompt", None if asked is None else Turn("user", asked)))
-    if isinstance(fields.get("completion"), list):
-        placed += read_turns(fields["completion"], "completion", faults)
-    elif answered or fields.get("completion"):
-        # The space that files for older services have before each completion.
-        text = (_answer(fields, "completion", faults, answered) or "").lstrip(" ")
-        placed.append(Placed("completion", Turn("assistant", text, trained=True) if text else None))
-    if listed:
-        check_turns(placed, "completion", faults, answered=answered)
-    return [turn for _, turn in placed if turn is not None]
-
-
-def _alpaca(fields: Mapping[str, Any], choice: FieldChoice, faults: Faults, answered: bool) -> list[Turn]:
-    asked = _text(fields, "instruction", faults, "empty-prompt", "the instruction is empty")
-    more_field = next((name for name in _INPUT if name in fields), None)
-    more = faults.text(fields[more_field], more_field) if more_field else None
-    if asked and more and more.strip():
-        asked = f"{asked}\n\n{more}"
-    answer_field = next((name for name in _OUTPUT if name in fields), _OUTPUT[0])
-    return _pair(asked, _answer(fields, answer_field, faults, answered))
-
-
-def _qa(fields: Mapping[str, Any], choice: FieldChoice, faults: Faults, answered: bool) -> list[Turn]:
-    prompts, answer = qa_fields(fields, choice)
-    texts = []
-    for name in prompts:
-        if name in fields:
-            texts.append(faults.text(fields[name], name))
+    def _prompt(self) -> list[Turn]:
+        """Either side may be a list of messages, as TRL's conversational form has it."""
+        asked, answer = self.fields.get("prompt"), self.fields.get("completion")
+        placed: list[Placed] = []
+        if isinstance(asked, list):
+            placed += read_turns(asked, "prompt", self.faults)
         else:
-            _missing(fields, name, faults)
-    asked = "\n\n".join(text for text in texts if text and text.strip())
-    if not asked and texts and None not in texts:
-        faults.error("empty-prompt", prompts[0], "the prompt is empty")
-    return _pair(asked or None, _answer(fields, answer, faults, answered))
+            text = self._asked("prompt")
+            placed.append(Placed("prompt", None if text is None else Turn("user", text)))
+        if isinstance(answer, list):
+            placed += read_turns(answer, "completion", self.faults)
+        else:
+            text = self._answer("completion")
+            # Files for older services have a space before each completion.
+            turn = None if text is None else Turn("assistant", text.lstrip(" "), trained=True)
+            placed.append(Placed("completion", turn))
+        if isinstance(asked, list) or isinstance(answer, list):
+            check_turns(placed, "completion", self.faults, answered=self.answered)
+        return [turn for _, turn in placed if turn is not None]
 
+    def _alpaca(self) -> list[Turn]:
+        asked = self._asked("instruction")
+        name = next((name for name in _INPUT if name in self.fields), None)
+        more = self.faults.text(self.fields[name], name) if name else None
+        if asked and more and more.strip():
+            asked = f"{asked}\n\n{more}"
+        return _pair(asked, self._answer(next((name for name in _OUTPUT if name in self.fields), _OUTPUT[0])))
 
-_READERS = {"chat": _chat, "alpaca": _alpaca, "prompt": _prompt, "sharegpt": _sharegpt, "qa": _qa}
+    def _qa(self) -> list[Turn]:
+        prompts, answer = qa_fields(self.fields, self.choice)
+        texts: list[str | None] = []
+        for name in prompts:
+            if name in self.fields:
+                texts.append(self.faults.text(self.fields[name], name))
+            else:
+                self._missing(name)
+                texts.append(None)
+        asked = "\n\n".join(text for text in texts if text and text.strip())
+        if not asked and None not in texts:
+            self.faults.error("empty-prompt", prompts[0], "the prompt is empty")
+        return _pair(asked or None, self._answer(answer))
+
+    def _asked(self, name: str) -> str | None:
+        return self._text(name, "empty-prompt", f"the {name} is empty")
+
+    def _answer(self, name: str) -> str | None:
+        if not self.answered and not self.fields.get(name):
+            return None
+        return self._text(name, "empty-answer", "the answer is empty")
+
+    def _text(self, name: str, kind: str, empty: str) -> str | None:
+        """A text that says something; None where there is none, which is noted."""
+        if name not in self.fields:
+            self._missing(name)
+            return None
+        text = self.faults.text(self.fields[name], name)
+        if text is not None and not text.strip():
+            self.faults.error(kind, name, empty)
+            return None
+        return text
+
+    def _missing(self, name: str) -> None:
+        hint = nearest(name, map(str, self.fields)) if self.fields else "the record has no fields"
+        self.faults.error("missing-field", name, f"the field is missing; {hint}")
 
 
 def qa_fields(fields: Mapping[str, Any], choice: FieldChoice) -> tuple[Sequence[str], str]:
@@ -212,32 +240,6 @@ def qa_fields(fields: Mapping[str, Any], choice: FieldChoice) -> tuple[Sequence[
             return prompts or (usual_prompt,), answer or usual_answer
     alone = next((name for name in _PROMPTS if name in fields and name != answer), _PAIRS[0][0])
     return prompts or (alone,), answer or _PAIRS[0][1]
-
-
-# --- Fields -----------------------------------------------------------------------------------------------------------
-
-
-def _missing(fields: Mapping[str, Any], name: str, faults: Faults) -> None:
-    hint = nearest(name, map(str, fields)) if fields else "the record has no fields"
-    faults.error("missing-field", name, f"the field is missing; {hint}")
-
-
-def _text(fields: Mapping[str, Any], name: str, faults: Faults, kind: str, empty: str) -> str | None:
-    """A text that says something; None where there is none, which is noted."""
-    if name not in fields:
-        _missing(fields, name, faults)
-        return None
-    text = faults.text(fields[name], name)
-    if text is not None and not text.strip():
-        faults.error(kind, name, empty)
-        return None
-    return text
-
-
-def _answer(fields: Mapping[str, Any], name: str, faults: Faults, answered: bool) -> str | None:
-    if not answered and not fields.get(name):
-        return None
-    return _text(fields, name, faults, "empty-answer", "the answer is empty")
 
 
 def _pair(asked: str | None, answer: str | None) -> list[Turn]:

@@ -16,6 +16,7 @@ from domain_ft.corpus.readers.base import kind_of
 from domain_ft.errors import nearest
 
 _SURROGATES = re.compile("[\ud800-\udfff]")  # halves of a character, as cut JSON escapes leave them
+_LINE_ENDS = re.compile("\r+\n")
 _OTHER_NAMES: dict[str, Role] = {
     "developer": "system",
     "human": "user",
@@ -27,6 +28,7 @@ _OTHER_NAMES: dict[str, Role] = {
     "observation": "tool",
 }
 """What roles are called besides, in OpenAI's newer and older files and in ShareGPT's."""
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -65,14 +67,16 @@ class Faults:
         return any(fault.error for fault in self.found)
 
     def text(self, value: Any, place: str) -> str | None:
-        """A text, whole; None where it is none, which is noted."""
+        """A text, whole, its lines ended by \\n; None where it is none, which is noted."""
         if not isinstance(value, str):
             self.error("wrong-type", place, f"the field holds {kind_of(value)}, where text is wanted")
             return None
         if _SURROGATES.search(value):
-            self.warn("half-character", place, "half of a character (a lone surrogate) stands in the text: it is replaced")
-            return _SURROGATES.sub("\ufffd", value)
-        return value
+            self.warn(
+                "half-character", place, "half of a character (a lone surrogate) stands in the text: it is replaced"
+            )
+            value = _SURROGATES.sub("\ufffd", value)
+        return _LINE_ENDS.sub("\n", value)
 
 
 class Placed(NamedTuple):
@@ -191,7 +195,9 @@ def _turn(message: Any, place: str, faults: Faults) -> Turn | None:
         faults.error("wrong-type", place, f"the message is {kind_of(message)}, where an object is wanted")
         return None
     message = {name: value for name, value in message.items() if value is not None}  # as Parquet has absent fields
-    role_field, content_field = ("from", "value") if "from" in message and "role" not in message else ("role", "content")
+    role_field, content_field = (
+        ("from", "value") if "from" in message and "role" not in message else ("role", "content")
+    )
     role = _role(message, role_field, place, faults)
     weight = _weight(message, role, place, faults)
     calls = _calls(message, role, place, faults)
@@ -269,9 +275,7 @@ def _note_empty(role: Role | None, given: bool, place: str, faults: Faults) -> N
         faults.warn("empty-system", place, "the system turn is empty")
 
 
-def _calls(
-    message: Mapping[str, Any], role: Role | None, place: str, faults: Faults
-) -> tuple[Mapping[str, Any], ...]:
+def _calls(message: Mapping[str, Any], role: Role | None, place: str, faults: Faults) -> tuple[Mapping[str, Any], ...]:
     """The calls of tools that an assistant makes."""
     if "function_call" in message:
         reason = "function_call is the old way to call a tool: write it as tool_calls"

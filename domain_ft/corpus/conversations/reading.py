@@ -149,8 +149,9 @@ def open_conversations(
         facts["leaks"], facts["leak_list"] = 0, []
         test = list(itertools.compress(train, held))
         train = list(itertools.compress(train, ~held))
-    for reject in left_out if rejects else ():
-        rejects(reject)
+    if rejects:
+        for reject in left_out:
+            rejects(reject)
     if left_out:
         notes.append(f"{len(left_out):,} records that could not be used were left out.")
     facts |= {"examples": {"train": len(train), "test": len(test)}, "rejects": len(left_out), "format": format}

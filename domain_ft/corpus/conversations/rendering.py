@@ -9,7 +9,6 @@ template has to mark its answers, and what is learned is what is asked for when 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -143,12 +142,11 @@ class ChatTemplate:
         turn, number = turns[-1], len(turns)
         told = self._apply(turns, tools, place)
         given = self._apply(turns[:-1], tools, place, answer=True) if number > 1 else ""
-        start = len(os.path.commonprefix([given, told]))
+        start = _common(given, told)
         content = _find(told, turn.content, start)
         if content is None and number > 1:
             # A generation prompt may say the beginning of the answer already, such as the opening of its thoughts.
-            asked = self._apply(turns[:-1], tools, place)
-            content = _find(told, turn.content, len(os.path.commonprefix([asked, told])))
+            content = _find(told, turn.content, _common(self._apply(turns[:-1], tools, place), told))
         if content is None:
             raise RecordError(
                 "the model's chat template leaves out or changes a part of this answer",
@@ -198,9 +196,7 @@ class ChatTemplate:
             reason = f"the tools hold '{found[0]}', which is a special token of this model and would be read as one"
             raise RecordError(reason, where=place, fix="write it otherwise, such as with a space in it")
 
-    def _check_heard(
-        self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]], text: str, place: str
-    ) -> None:
+    def _check_heard(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]], text: str, place: str) -> None:
         """Refuse what the template leaves out without a word: the model would be taught to answer what it cannot see.
 
         Args:
@@ -268,6 +264,13 @@ class ChatTemplate:
         except Exception:
             return False
         return True
+
+
+def _common(one: str, other: str) -> int:
+    """How many characters two texts begin with that are the same."""
+    if other.startswith(one):
+        return len(one)
+    return next(place for place, (a, b) in enumerate(zip(one, f"{other}\0", strict=False)) if a != b)
 
 
 def _find(text: str, content: str, start: int) -> tuple[int, int] | None:

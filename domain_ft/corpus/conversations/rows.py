@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Encoding, Tokenizer, processors
+from tokenizers import Encoding
 
 from domain_ft.corpus.batches import PackedBatch, Places
 from domain_ft.corpus.conversations.conversation import Conversation
@@ -230,7 +230,8 @@ class _Encoder:
         max_length: int,
         rejects: Callable[[Reject], None] | None,
     ) -> None:
-        self.backend = _backend(tokenizer)
+        self.backend = plain_backend(tokenizer)
+        self.backend.encode_special_tokens = False  # those of the template are meant
         self.special = np.array([i for i, token in tokenizer.added_tokens_decoder.items() if token.special])
         self.template, self.max_length, self.rejects = template, max_length, rejects
         self.tokens: list[npt.NDArray[np.void]] = []
@@ -245,7 +246,10 @@ class _Encoder:
         texts = [one.text for own in rendered for one in own]
         encodings = iter(self.backend.encode_batch(texts, add_special_tokens=False))
         for conversation, own in zip(conversations, rendered, strict=True):
-            rows = [self._row(one, encoding) for one, encoding in zip(own, itertools.islice(encodings, len(own)))]
+            rows = [
+                self._row(one, encoding)
+                for one, encoding in zip(own, itertools.islice(encodings, len(own)), strict=True)
+            ]
             kept = [row for row, _, _ in rows if len(row)]
             lost = any(cut for _, cut, _ in rows)
             if own and not kept:
@@ -283,7 +287,8 @@ class _Encoder:
             return self.template.render(conversation)
         except RecordError as error:
             if self.rejects is None:
-                raise
+                fix = f"{error.fix}; or leave such examples out: --on-bad-record skip"
+                raise RecordError(error.reason, where=error.where or conversation.place, fix=fix) from error
             self.rejects(Reject(conversation.file, conversation.line, None, error.reason))
             self.dropped.append(Dropped(conversation.id, conversation.place, error.reason))
             return ()
@@ -296,8 +301,7 @@ class _Encoder:
         starts, ends = offsets.T
         tokens["trained"] = False
         for first, last in rendered.spans:
-            # A token of no width, such as the space that some tokenizers begin a text with, is the next character's.
-            tokens["trained"] |= (starts < last) & (np.maximum(ends, starts + 1) > first)
+            tokens["trained"] |= (starts < last) & (ends > first)
         tokens["trained"][:1] = False  # nothing comes before it that could ask for it
         # The tokens of one character split in bytes share its offsets, and normalisers may reorder: an end never falls.
         ends = byte_offsets(rendered.text, np.maximum.accumulate(ends))
@@ -306,17 +310,6 @@ class _Encoder:
         kept = learned[learned < self.max_length]
         length = int(kept[-1]) + 1 if len(kept) else 0
         return tokens[:length], len(kept) < len(learned), int(learned[0]) if len(learned) else -1
-
-
-def _backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
-    """A copy of the fast tokenizer that reads special tokens in a text as such, and adds none.
-
-    Without its post-processor, since those of byte-level tokenizers take the spaces out of the offsets.
-    """
-    backend = plain_backend(tokenizer)
-    backend.encode_special_tokens = False
-    backend.post_processor = processors.Sequence([])
-    return backend
 
 
 def _unique(names: Iterable[str]) -> list[str]:
