@@ -135,7 +135,7 @@ def print_checked(checked: Checked, console: Console) -> None:
     if table is not None:
         console.print(table)
     if numbers["languages"]:
-        console.print(Text(f"languages: {_counts(numbers['languages'])}"), soft_wrap=False)
+        console.print(Text(f"languages of the texts: {_counts(numbers['languages'])}"), soft_wrap=False)
         console.print()
     for findings, word, style in ((result.errors, "error", "red"), (result.warnings, "warning", "yellow")):
         if findings:

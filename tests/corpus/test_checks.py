@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +210,7 @@ class TestCopies:
             (5, "near-duplicate"),
         }
 
-    def test_the_same_answer_to_another_prompt_is_no_copy(self) -> None:
+    def test_the_same_answer_to_another_prompt_is_found_and_not_spare(self) -> None:
         copies = Copies()
         form = " ".join(f"Of {i} families that we asked, {i * i} had a member with form {i} of it." for i in range(20))
         prompts = (
@@ -219,10 +220,19 @@ class TestCopies:
         )
         for line, prompt in enumerate(prompts, 1):
             copies.add(line, f"{prompt}\n{form}", prompt, form, "answer")
-        assert {(finding.line, finding.kind) for finding in copies.findings()} == {
-            (2, "near-duplicate"),
-            (3, "repeated-answer"),
-        }
+        two, three = copies.findings()
+        assert (two.line, two.kind, three.line, three.kind) == (2, "near-duplicate", 3, "near-duplicate")
+        assert "under another prompt" in three.message
+        assert copies.spare == {2}
+
+    @pytest.mark.parametrize("words", [30, 100, 400])
+    def test_one_changed_word_is_a_near_copy_in_a_text_of_any_length(self, words: int) -> None:
+        drawn = random.Random(words).choices([f"word{i}" for i in range(500)], k=words)
+        copies = Copies()
+        for line in range(1, 4):
+            copies.add(line, " ".join(drawn))
+            drawn = random.Random(line).choices(drawn, k=words) if line == 2 else [*drawn[:5], "other", *drawn[6:]]
+        assert [(finding.line, finding.kind) for finding in copies.findings()] == [(2, "near-duplicate")]
 
     def test_a_copy_names_the_line_that_it_repeats(self) -> None:
         copies = Copies()

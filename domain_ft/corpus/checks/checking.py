@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -34,10 +34,12 @@ class CheckResult:
     Attributes:
         findings: in the order of the file.
         statistics: plain values.
+        spare: lines of records that say nothing new.
     """
 
     findings: Sequence[Finding]
     statistics: dict[str, Any]
+    spare: Collection[int | None] = ()
 
     @property
     def errors(self) -> list[Finding]:
@@ -94,7 +96,7 @@ class Checker:
         if self.test is not None:
             self.findings += self.copies.leaks(self.test)
         self.findings.sort(key=lambda finding: finding.order)
-        return CheckResult(self.findings, self._statistics())
+        return CheckResult(self.findings, self._statistics(), self.copies.spare)
 
     def _rejected(self, rejections: Rejections) -> None:
         found = rejections.take()
@@ -156,7 +158,6 @@ class Checker:
             "languages": dict(self.languages.counts.most_common()),
             "duplicates": kinds["duplicate"],
             "near_duplicates": kinds["near-duplicate"],
-            "repeated_answers": kinds["repeated-answer"],
             "contradicting_answers": kinds["contradicting-answers"],
             "findings": dict(kinds.most_common()),
         }

@@ -7,7 +7,6 @@ of its prompt. A record that nearly repeats another under another prompt, as ans
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,9 +22,12 @@ from domain_ft.corpus.tasks.leaks import all_similar_pairs
 
 MOST_COMPARED = 1_000_000
 """Records, more than which are compared for exact copies alone: half a gigabyte of signatures."""
+_SHORT = 1_000  # characters of a short text
+_RUN = 5
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _BEGINNING = 500  # characters of a prompt that are compared with others
-_SKETCH = 32  # permutations of a prompt's signature
-_ALIKE = 0.5  # of the places of two such signatures, from which on the prompts ask nearly the same
+_SKETCH = 64  # permutations of a prompt's signature
+_ALIKE = 0.6  # of the places of two such signatures, from which on the prompts ask nearly the same
 _LONG_ANSWER = 0.5  # of a record's text: a near copy whose answer is longer has nearly that answer too
 
 _Nearest = tuple[int, float]
@@ -58,10 +60,13 @@ class Copies:
 
     Attributes:
         records: what is kept of each.
+        spare: the lines of those that say nothing new, once `findings` has looked: copies and near copies, without
+            those that ask something else.
     """
 
     def __init__(self) -> None:
         self.records: list[_Record] = []
+        self.spare: set[int | None] = set()
         self._signatures = bytearray()
         self._signer = Signer()
 
@@ -85,11 +90,13 @@ class Copies:
         digest = _digest(essence if answer is None else f"{essence}\n{_letters(answer)}")
         asked = None if prompt is None else _digest(normalise(prompt))
         said = None if answer is None else _digest(_letters(answer))
-        sketch = None if prompt is None else self._signer.sign(_grams(normalise(prompt)))[:_SKETCH].tobytes()
+        sketch = (
+            None if prompt is None else self._signer.sign(_grams(normalise(prompt)[:_BEGINNING]))[:_SKETCH].tobytes()
+        )
         share = len(answer or "") / max(len(whole), 1)
         self.records.append(_Record(line, digest, asked, said, sketch, share, field))
         if len(self.records) <= MOST_COMPARED:
-            self._signatures += self._signer.sign(shingles(essence)).tobytes()
+            self._signatures += self._signer.sign(_shingles(essence)).tobytes()
 
     def add_item(self, item: Item) -> None:
         """Take a record, if copies of it are worth a word."""
@@ -103,7 +110,7 @@ class Copies:
         """(records, 128); None where there are too many records."""
         if len(self.records) > MOST_COMPARED:
             return None
-        return np.frombuffer(bytes(self._signatures), np.uint32).reshape(-1, PERMUTATIONS)
+        return np.frombuffer(self._signatures, np.uint32).reshape(-1, PERMUTATIONS)
 
     def findings(self) -> Iterator[Finding]:
         """Records that repeat an earlier one, and records that answer an earlier one's prompt otherwise."""
@@ -111,6 +118,7 @@ class Copies:
         for number, record in enumerate(self.records):
             original = first.setdefault(record.whole, number)
             if original != number:
+                self.spare.add(record.line)
                 yield Finding(record.line, None, "duplicate", f"it repeats {self._place(original)}")
         copies, repeats = self._near(np.array(list(first.values()), np.int64))
         contradicting = set()
@@ -127,15 +135,14 @@ class Copies:
                 yield Finding(record.line, record.field, "contradicting-answers", message)
         for number, (original, similarity) in copies.items():
             if number not in contradicting:
+                self.spare.add(self.records[number].line)
                 message = f"it is a near copy of {self._place(original)} (similarity {similarity:.2f})"
                 yield Finding(self.records[number].line, None, "near-duplicate", message)
         for number, (original, similarity) in repeats.items():
             if number not in copies and number not in contradicting:
                 record = self.records[number]
-                message = (
-                    f"it nearly repeats {self._place(original)} (similarity {similarity:.2f}) under another prompt"
-                )
-                yield Finding(record.line, record.field, "repeated-answer", message)
+                nearly = f"it nearly repeats {self._place(original)} (similarity {similarity:.2f})"
+                yield Finding(record.line, record.field, "near-duplicate", f"{nearly}, under another prompt")
 
     def _near(self, numbers: npt.NDArray[np.int64]) -> tuple[dict[int, _Nearest], dict[int, _Nearest]]:
         """Near copies among some records: those that ask nearly the same, and those that do not.
@@ -209,11 +216,20 @@ def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
 
 
+def _shingles(essence: str) -> Shingles:
+    """What a normalised text is compared by. In a short one a changed word takes most runs of 24 bytes with it, so that
+    its runs are of a few characters; a long one would have most of those in common with any other of its language."""
+    return _grams(essence) if len(essence) <= _SHORT else shingles(essence)
+
+
 def _grams(text: str) -> Shingles:
-    """The hashes of all runs of four characters of the beginning of a prompt, which is too short for longer ones."""
-    text = text[:_BEGINNING]
-    runs = {text[start : start + 4] for start in range(max(len(text) - 3, 1))}
-    return np.array(sorted(zlib.crc32(run.encode("utf-8")) for run in runs), dtype=np.uint32)
+    """The hashes of all runs of five characters of a text, sorted, each once. A shorter text is one run."""
+    codes = np.frombuffer(text.ljust(_RUN, "\0").encode("utf-32-le"), np.uint32).astype(np.uint64)
+    runs = np.zeros(len(codes) - _RUN + 1, np.uint64)
+    for place in range(_RUN):
+        runs = runs * _FACTOR + codes[place : place + len(runs)]
+    runs *= _FACTOR
+    return np.unique((runs >> np.uint64(32)).astype(np.uint32))
 
 
 def _letters(text: str) -> str:

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from domain_ft.corpus.checks.findings import Finding
 from domain_ft.corpus.checks.languages import script_of
 
-FEWEST = 40
+FEWEST = 20
 """Characters from which on an answer is judged: a word or a name is a whole answer without a full stop."""
-WIDE_FEWEST = 15
+WIDE_FEWEST = 10
 """The same in scripts whose characters stand for syllables or words."""
 USUAL = 0.8
 """The share of a script's answers that end with a sentence, from which on the others are thought to be cut off."""

@@ -7,6 +7,7 @@ that languages share does `py3langid` judge. Texts that are too short to be judg
 from __future__ import annotations
 
 import functools
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,11 +15,11 @@ from typing import Any, NamedTuple
 
 from domain_ft.corpus.checks.findings import Finding
 
-SAMPLE = 1_000
+SAMPLE = 600
 """Characters of a text that are looked at."""
-FEWEST_LETTERS = 60
+FEWEST_LETTERS = 25
 """Letters from which on a text of a script that languages share is judged."""
-FEWEST_CHARACTERS = 12
+FEWEST_CHARACTERS = 6
 """Letters from which on a text is judged whose script says the language."""
 
 _OF_SCRIPT = {
@@ -47,17 +48,16 @@ _OF_SCRIPT = {
 _KANA = 0.02  # of kana and Chinese characters, from which on they are Japanese: a table of contents has few
 _SURE = 0.5  # the probability from which on a language is counted
 _POSSIBLE = 0.01  # the probability from which on a text may be in a language
-_OWN = 0.1  # the share of the texts from which on a language is one of the file's own
+_OWN = 0.2  # the share of the texts from which on a language is one of the file's own
 _MOST = 0.8  # the share of the texts that the file's own languages have, else it is a mixture, in which none is wrong
 
 
 class Judged(NamedTuple):
-    """A text whose language is known: the likeliest and all that it may be."""
+    """A text whose language is known: all that it may be, the likeliest first."""
 
     line: int | None
     field: str
-    language: str
-    possible: frozenset[str]
+    possible: tuple[str, ...]
 
 
 class Languages:
@@ -74,13 +74,15 @@ class Languages:
         self.allowed = frozenset(allowed)
         self.counts: Counter[str] = Counter()
         self._judged: list[Judged] = []
+        self._seen: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def add(self, line: int | None, field: str, text: str) -> None:
         """Judge a text, if it is long enough."""
         possible = languages_of(sample_of(text))
         if possible:
             self.counts[possible[0]] += 1
-            self._judged.append(Judged(line, field, possible[0], frozenset(possible)))
+            # The same few fields and languages come again and again, and are kept once.
+            self._judged.append(Judged(line, sys.intern(field), self._seen.setdefault(possible, possible)))
 
     @property
     def main(self) -> str | None:
@@ -97,7 +99,7 @@ class Languages:
         for text in self._judged:
             if own.isdisjoint(text.possible):
                 why = f"where {wanted} is wanted" if self.allowed else f"where most of the file is in {wanted}"
-                message = f"it is in another language ({text.language}), {why}"
+                message = f"it is in another language ({text.possible[0]}), {why}"
                 yield Finding(text.line, text.field, "wrong-language", message)
 
 

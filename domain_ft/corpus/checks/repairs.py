@@ -1,8 +1,8 @@
 """A cleaned copy of a file: what can safely be mended is, what cannot be used is left out, and each change is listed.
 
 Mended: text that was read in a wrong encoding, personal data and secrets (masked), messages that say nothing. Left out:
-records that cannot be used, copies and near copies of earlier ones, rows of the test file. Answers that contradict each
-other, that seem cut off or are in another language stay: only a person can tell which is right.
+records that cannot be used, copies and near copies of earlier ones that ask the same, rows of the test file. Answers
+that contradict each other, that seem cut off or are in another language stay: only a person can tell which is right.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from domain_ft.corpus.readers.base import BOM, BadRecords, RawRecord, Reject, de
 from domain_ft.corpus.readers.files import ending
 from domain_ft.errors import CorpusError
 
-# Of warnings: those of records that say nothing new.
-_LEFT_OUT = frozenset({"duplicate", "near-duplicate", "leaked-test-row"})
+_COPIES = frozenset({"duplicate", "near-duplicate"})
 # Errors that `_mended` may mend, so that the record is judged again.
 _MENDABLE = frozenset({"empty-prompt", "empty-answer", "missing-content"})
 _TWICE = "roles-do-not-alternate"  # what is left without a blank message may be an answer to nothing
@@ -132,7 +131,8 @@ class _Repairing:
         self.left_out: dict[int | None, tuple[str, str]] = {}  # by line, why
         for finding in self.found.findings:
             final = finding.error and not (self.file.kind == "conversations" and finding.kind in _MENDABLE)
-            if finding.line is not None and (final or finding.kind in _LEFT_OUT):
+            copied = finding.kind in _COPIES and finding.line in self.found.spare
+            if finding.line is not None and (final or copied):
                 self.left_out.setdefault(finding.line, (finding.kind, finding.message))
 
     def note(self, line: int | None, field: str | None, kind: str, change: str) -> None:
