@@ -51,7 +51,8 @@ class ConversationBatch(PackedBatch):
     trained: npt.NDArray[np.bool_]
 
     def _taken(self, tokens: Places, pieces: Places, lengths: Sequence[int]) -> dict[str, Any]:
-        return super()._taken(tokens, pieces, lengths) | {"trained": self.trained[tokens]}
+        # A pass to measure with: the first tokens of a conversation are its prompt, and no pass asks for more than all.
+        return super()._taken(tokens, pieces, lengths) | {"trained": tokens > 0}
 
 
 @dataclass(frozen=True)
