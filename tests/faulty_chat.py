@@ -87,7 +87,7 @@ def sound_row(number: int) -> Row:
     """A conversation that nothing is wrong with; no two of different numbers are near copies of each other."""
     draw = random.Random(f"sound {number}")
     asked, answered = _exchange(draw, number)
-    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    messages: list[Row] = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
     if number % 3 == 0:
         messages.insert(0, {"role": "system", "content": "You answer questions about law and health, briefly."})
     if number % 5 == 0:

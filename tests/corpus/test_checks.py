@@ -159,7 +159,7 @@ class TestFormats:
         documents = write_lines(tmp_path / "documents.jsonl", {"text": "a b c " * 9}, {"text": "a b c " * 9})
         assert places(checked(documents)) == {(2, "duplicate")}
 
-    @pytest.mark.parametrize(("content", "kind"), [(b"", "empty-text"), ("{}".encode("utf-16"), "not-utf8")])
+    @pytest.mark.parametrize(("content", "kind"), [(b"", "empty-file"), ("{}".encode("utf-16"), "not-utf8")])
     def test_a_file_that_cannot_be_read_is_an_error(self, content: bytes, kind: str, tmp_path: Path) -> None:
         (tmp_path / "chat.jsonl").write_bytes(content)
         assert [finding.kind for finding in checked(tmp_path / "chat.jsonl").errors] == [kind]
@@ -319,6 +319,12 @@ class TestRepair:
         changes = self.repaired(write_lines(tmp_path / "chat.jsonl", *rows), tmp_path / "clean.jsonl")
         assert read_lines(tmp_path / "clean.jsonl") == [{"messages": pair}]
         assert [(c["line"], c["kind"]) for c in changes] == [(1, "blank-message"), (2, "first-turn-of-assistant")]
+
+    def test_half_a_character_is_mended_wherever_it_stands(self, tmp_path: Path) -> None:
+        path = tmp_path / "chat.jsonl"
+        path.write_text(json.dumps({"prompt": "Why \ud83d?", "completion": "So.", "id": "\ud83d"}) + "\n")
+        self.repaired(path, tmp_path / "clean.jsonl")
+        assert read_lines(tmp_path / "clean.jsonl") == [{"prompt": "Why ?", "completion": "So.", "id": "\ufffd"}]
 
     def test_nothing_is_overwritten(self, tmp_path: Path) -> None:
         path = write_lines(tmp_path / "chat.jsonl", sound_row(1))

@@ -109,6 +109,8 @@ class TestLanguages:
 
         assert found() == []
         assert found("ja", "zh") == [3, 4, 5]
+        with pytest.raises(CorpusError, match="english"):
+            Languages(["English"])
 
 
 class TestEndings:

@@ -59,6 +59,8 @@ def test_what_cannot_be_checked_has_the_status_2(tmp_path: Path, capsys: pytest.
     assert "Traceback" not in capsys.readouterr().err
     with pytest.raises(SettingsError, match="--model"):
         check(DataCheckSettings(data="chat.jsonl", max_length=100))
+    with pytest.raises(SettingsError, match="--names"):
+        check(DataCheckSettings(data="chat.jsonl", names="en_core_web_sm", private=False))
 
 
 def test_the_screen_fits_80_columns_and_shows_no_value_whole(chat: Path) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from domain_ft.corpus.checks.findings import Finding
+from domain_ft.errors import CorpusError
 
 SAMPLE = 600
 """Characters of a text that are looked at."""
@@ -68,10 +69,18 @@ class Languages:
 
     Attributes:
         counts: how many texts are in each language.
+
+    Raises:
+        CorpusError: a language that is not known.
     """
 
     def __init__(self, allowed: Sequence[str] = ()) -> None:
-        self.allowed = frozenset(allowed)
+        self.allowed = frozenset(map(str.lower, allowed))
+        for language in self.allowed - ({*_OF_SCRIPT.values(), *_identifier().labels} if allowed else set()):
+            raise CorpusError(
+                f"--language {language}: there is no such language, or none that can be told",
+                fix="give its two letters of ISO 639-1, such as en, de or ja",
+            )
         self.counts: Counter[str] = Counter()
         self._judged: list[Judged] = []
         self._seen: dict[tuple[str, ...], tuple[str, ...]] = {}

@@ -127,6 +127,7 @@ _NATIONAL = re.compile(
     r"(?![0-9A-Za-z/]|[-.,]\d)"
 )
 _GROUPS = re.compile(r"\d+")
+_AT_ONCE = 100_000  # characters that spaCy is given at once: it takes a gigabyte for a million
 
 
 class PrivateData:
@@ -177,9 +178,11 @@ class PrivateData:
 
     def _names(self, text: str) -> Iterator[Hit]:
         if self._pipeline is not None:
-            for entity in self._pipeline(text).ents:
-                if entity.label_ in ("PERSON", "PER"):
-                    yield Hit(entity.start_char, entity.end_char, "personal-name", "a name of a person")
+            for start in range(0, len(text), _AT_ONCE):
+                for entity in self._pipeline(text[start : start + _AT_ONCE]).ents:
+                    if entity.label_ in ("PERSON", "PER"):
+                        place = start + entity.start_char, start + entity.end_char
+                        yield Hit(*place, "personal-name", "a name of a person")
 
 
 def masked(value: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from domain_ft.corpus.checks.checking import CheckResult
 from domain_ft.corpus.checks.conversations import rewrite
-from domain_ft.corpus.checks.encoding import mend_encoding
+from domain_ft.corpus.checks.encoding import mend_encoding, without_surrogates
 from domain_ft.corpus.checks.items import Passage, Visit
 from domain_ft.corpus.checks.opening import CheckedFile
 from domain_ft.corpus.checks.private import PrivateData, redact
@@ -171,7 +171,8 @@ class _Repairing:
             if fields is not None:
                 self.keep()
                 self.repaired.records += 1
-                self.copy.write(json.dumps(fields, ensure_ascii=False, default=str) + "\n")
+                line = json.dumps(fields, ensure_ascii=False, default=str)
+                self.copy.write(without_surrogates(line) + "\n")  # they may stand in a field that is no text
 
     def _lines(self, bad: BadRecords) -> None:
         for number, offset, raw in read_lines(self.file.path, self.file.name, bad):
