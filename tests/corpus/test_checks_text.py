@@ -87,7 +87,18 @@ class TestLanguages:
     def test_each_language_is_told(self, language: str, text: str) -> None:
         assert languages_of(text)[0] == language
 
-    @pytest.mark.parametrize("text", ["", "OK.", "12 345 678", "Yes, of course.", "法律", "🙂 🙂 🙂"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "api_key: 9f8e7d6c5b4a3f2e1d0c and token ghp_abcdefghijklmnop",
+            "OK.",
+            "12 345 678",
+            "Yes, of course.",
+            "法律",
+            "🙂 🙂 🙂",
+        ],
+    )
     def test_short_texts_are_not_judged(self, text: str) -> None:
         assert languages_of(text) == ()
 
@@ -145,6 +156,7 @@ class TestEndings:
         endings.add(43, "a", "The forms are the following, and all of them are free:\n- the first\n- the second")
         endings.add(44, "a", "More of it is written in https://example.org/a/very/long/address/of/a/page")
         endings.add(45, "a", "Paris")
+        endings.add(48, "a", "Ask whoever is on duty, or write to help@example.org")
         endings.add(46, "a", "This one is whole. And then comes who wrote it. National Institute of Child Health")
         endings.add(47, "a", "What it may be:\nan infection of the ear\na fracture of the skull that heals by itself")
         assert [finding.line for finding in endings.findings()] == [41]
@@ -212,6 +224,7 @@ class TestPrivate:
             ('api_key = "a8f5f167f44f4964e6c998de"', "a8f5f167f44f4964e6c998de"),
             ("Passwort ist Sommer2024.", "Sommer2024"),
             ("パスワードは tr0ub4dor です", "tr0ub4dor"),
+            ("AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMI/K7MDENG/bPxRfiCY", "wJalrXUtnFEMI/K7MDENG/bPxRfiCY"),
             ("postgres://admin:s3cretpw@db.example.org/x", "s3cretpw"),
         ],
     )

@@ -85,7 +85,7 @@ def _is_no_sentence(text: str) -> bool:
     numbered = bool(rest) and len(first) <= 4 and first.rstrip(".):、．").isalnum() and not first.isalpha()
     rows = bool(before) and not ends_whole(before[-1])  # the line before it has no full stop either
     in_line = text.count(" - ") > 1 and len(text.rpartition(" - ")[2]) <= _ITEM
-    address = "://" in last.rsplit(" ", 1)[-1]
+    address = any(sign in last.rsplit(" ", 1)[-1] for sign in ("://", "@", "www."))
     code = "```" in text[-200:]
     return last.startswith(_LISTED) or numbered or rows or in_line or address or code or _is_headline(_fragment(last))
 

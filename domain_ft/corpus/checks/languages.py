@@ -47,6 +47,7 @@ _OF_SCRIPT = {
     "CJK": "zh",
 }
 _KANA = 0.02  # of kana and Chinese characters, from which on they are Japanese: a table of contents has few
+_NONE = "zxx"  # what is in no language, such as code
 _SURE = 0.5  # the probability from which on a language is counted
 _POSSIBLE = 0.01  # the probability from which on a text may be in a language
 _OWN = 0.2  # the share of the texts from which on a language is one of the file's own
@@ -142,7 +143,7 @@ def languages_of(text: str) -> tuple[str, ...]:
 
 def _ranked(text: str) -> tuple[str, ...]:
     ranked = _identifier().rank(text)
-    if ranked[0][1] < _SURE:
+    if ranked[0][1] < _SURE or ranked[0][0] == _NONE:
         return ()
     return tuple(language for language, probability in ranked if probability >= _POSSIBLE)
 

@@ -27,7 +27,7 @@ _TOKENS = (
     (re.compile(r"(?<![A-Za-z0-9_])eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+"), "a JSON web token"),
 )
 _PASSWORD = re.compile(
-    r"(?:(?i:pass(?:word|wd|phrase|wort|code)|\bpwd|\bsecret(?:[ _-]?key)?|api[ _-]?key|(?:access|auth)[ _-]?token"
+    r"(?:(?i:pass(?:word|wd|phrase|wort|code)|(?<![A-Za-z])pwd|(?<![A-Za-z])secret(?:[ _-]?(?:access[ _-]?)?key)?|api[ _-]?key|(?:access|auth)[ _-]?token"
     r"|contraseña|senha|mot de passe)|パスワード|密码|密碼|비밀번호)"
     r"[\"'`]?\s*(?:[:=：＝]|(?i:is|ist|est|es|é)\b|は|是)\s*[\"'`「]?(?P<value>[!-~]{6,})"
 )
