@@ -27,8 +27,8 @@ _TOKENS = (
     (re.compile(r"(?<![A-Za-z0-9_])eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+"), "a JSON web token"),
 )
 _PASSWORD = re.compile(
-    r"(?:(?i:pass(?:word|wd|phrase|wort|code)|(?<![A-Za-z])pwd|(?<![A-Za-z])secret(?:[ _-]?(?:access[ _-]?)?key)?|api[ _-]?key|(?:access|auth)[ _-]?token"
-    r"|contraseña|senha|mot de passe)|パスワード|密码|密碼|비밀번호)"
+    r"(?:(?i:pass(?:word|wd|phrase|wort|code)|(?<![A-Za-z])pwd|(?<![A-Za-z])secret(?:[ _-]?(?:access[ _-]?)?key)?"
+    r"|api[ _-]?key|(?:access|auth)[ _-]?token|contraseña|senha|mot de passe)|パスワード|密码|密碼|비밀번호)"
     r"[\"'`]?\s*(?:[:=：＝]|(?i:is|ist|est|es|é)\b|は|是)\s*[\"'`「]?(?P<value>[!-~]{6,})"
 )
 _EDGES = "\"'`.,;:!?)]}>"  # what ends the sentence around a password, not the password
