@@ -555,7 +555,8 @@ class DataCheckSettings(ConversationOptions, JsonOptions, group="Checks"):
     """Look for personal data and secrets: e-mail addresses, telephone numbers, identity numbers, keys and passwords."""
 
     region: str | None = None
-    """The country whose telephone numbers are found without a country code, such as US or JP (ISO 3166)."""
+    """The country whose telephone numbers are found without a country code, such as US or JP (ISO 3166). By default the
+    countries that write most in the file's language."""
 
     names: str | None = None
     """A spaCy pipeline (a package or a folder) that finds names of persons; needs `pip install domain-ft[names]`."""
@@ -570,8 +571,8 @@ class DataCheckSettings(ConversationOptions, JsonOptions, group="Checks"):
     """The field that holds the label, for examples. Found by itself where the file has a usual one."""
 
     fix: Path | None = None
-    """Write a cleaned copy here (.jsonl, or the file's own kind for tags and text), and a list of every change beside
-    it."""
+    """Write a cleaned copy here (.jsonl; of a plain text .txt or .md), and a list of every change beside it. Files of
+    tags are not mended."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -298,14 +298,14 @@ def _count_tokens(prepared: PreparedCorpus, model: str, progress: Progress | Non
     """Tokenise both splits as `adapt` does by default, which then finds them in the cache."""
     from domain_ft.corpus.tokens import tokenize
 
-    tokenizer = _tokenizer(model, progress)
+    tokenizer = find_tokenizer(model, progress)
     max_length = min(TokenOptions().max_length, tokenizer.model_max_length)
     train = tokenize(prepared.split("train"), tokenizer, max_length=max_length, progress=progress)
     evaluation = tokenize(prepared.split("evaluation"), tokenizer, max_length=max_length, progress=progress)
     return TokenCounts(model, max_length, train.tokens, evaluation.tokens, len(train), len(evaluation))
 
 
-def _tokenizer(model: str, progress: Progress | None) -> PreTrainedTokenizerFast:
+def find_tokenizer(model: str, progress: Progress | None) -> PreTrainedTokenizerFast:
     """The tokenizer of a model, with no more of the model made ready than that takes."""
     from transformers import AutoTokenizer
 

@@ -194,7 +194,7 @@ class _Record:
         return _pair(asked, self._answer(next((name for name in _OUTPUT if name in self.fields), _OUTPUT[0])))
 
     def _qa(self) -> list[Turn]:
-        prompts, answer = _qa_fields(self.fields, self.choice)
+        prompts, answer = qa_fields(self.fields, self.choice)
         texts: list[str | None] = []
         for name in prompts:
             if name in self.fields:
@@ -231,7 +231,7 @@ class _Record:
         self.faults.error("missing-field", name, f"the field is missing; {hint}")
 
 
-def _qa_fields(fields: Mapping[str, Any], choice: FieldChoice) -> tuple[Sequence[str], str]:
+def qa_fields(fields: Mapping[str, Any], choice: FieldChoice) -> tuple[Sequence[str], str]:
     """The fields of the prompt, and that of the answer: as they were named, else the usual ones that are there."""
     prompts, answer = field_names(choice.prompt_field), choice.answer_field
     for usual_prompt, usual_answer in _PAIRS:

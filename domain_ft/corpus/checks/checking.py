@@ -1,0 +1,172 @@
+"""One pass over the records of a file: each is looked at by itself, then all are looked at together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from domain_ft.corpus.checks.copies import Copies
+from domain_ft.corpus.checks.encoding import encoding_faults, without_surrogates
+from domain_ft.corpus.checks.endings import Endings
+from domain_ft.corpus.checks.findings import Finding
+from domain_ft.corpus.checks.items import Item, Passage, Rejections
+from domain_ft.corpus.checks.languages import Languages, languages_of
+from domain_ft.corpus.checks.private import Hit, PrivateData, masked
+from domain_ft.corpus.checks.statistics import Lengths
+
+
+class Measure(Protocol):
+    """Counts the tokens of records. `lengths.TokenLengths` does."""
+
+    def add(self, item: Item) -> Iterator[Finding]:
+        """Count a record; gives what is wrong with its length or with how it is rendered."""
+
+    def statistics(self) -> dict[str, Any]:
+        """The counts of all records."""
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What was found.
+
+    Attributes:
+        findings: in the order of the file.
+        statistics: plain values.
+        spare: lines of records that say nothing new.
+    """
+
+    findings: Sequence[Finding]
+    statistics: dict[str, Any]
+    spare: Collection[int | None] = ()
+
+    @property
+    def errors(self) -> list[Finding]:
+        """What a verb would refuse or learn wrongly from."""
+        return [finding for finding in self.findings if finding.error]
+
+    @property
+    def warnings(self) -> list[Finding]:
+        """What is worth a look."""
+        return [finding for finding in self.findings if not finding.error]
+
+
+class Checker:
+    """Takes the records of a file one by one; no text of them is kept.
+
+    Args:
+        languages: that texts may be in; none to go by what most are in.
+        private: what finds personal data and secrets; None to look for none.
+        measure: what counts tokens; None to count characters.
+        test: the records of the test file; None where there is none.
+    """
+
+    def __init__(
+        self,
+        *,
+        languages: Sequence[str] = (),
+        private: PrivateData | None = None,
+        measure: Measure | None = None,
+        test: Copies | None = None,
+    ) -> None:
+        self.languages = Languages(languages)
+        self.private, self.measure, self.test = private, measure, test
+        self.copies, self.endings = Copies(), Endings()
+        self.findings: list[Finding] = []
+        self.records = self.unreadable = 0
+        self.roles: Counter[str] = Counter()
+        self.labels: Counter[str] = Counter()
+        self.messages, self.prompts, self.answers, self.texts = Lengths(), Lengths(), Lengths(), Lengths()
+
+    def check(self, items: Iterable[Item], rejections: Rejections) -> CheckResult:
+        """Look at all records.
+
+        Args:
+            items: the records that could be read.
+            rejections: where their reader says what it could not read.
+        """
+        for item in items:
+            self._rejected(rejections)
+            self.add(item)
+        self._rejected(rejections)
+        self.findings += self.languages.findings()
+        self.findings += self.endings.findings()
+        self.findings += self.copies.findings()
+        if self.test is not None:
+            self.findings += self.copies.leaks(self.test)
+        self.findings.sort(key=lambda finding: finding.order)
+        return CheckResult(self.findings, self._statistics(), self.copies.spare)
+
+    def _rejected(self, rejections: Rejections) -> None:
+        found = rejections.take()
+        self.unreadable += len(found)
+        self.findings += found
+
+    def add(self, item: Item) -> None:
+        """Look at one record."""
+        self.records += 1
+        self.findings += item.findings
+        for passage in item.passages:
+            self._look_at(item, passage)
+        self.roles.update(item.roles)
+        self.labels.update(item.labels)
+        self.copies.add_item(item)
+        if item.conversation is not None:
+            said = [turn for turn in item.conversation.turns if turn.role == "assistant"]
+            answers = sum(len(turn.content) for turn in said)
+            self.messages.add(len(item.conversation.turns))
+            self.answers.add(answers)
+            self.prompts.add(sum(len(turn.content) for turn in item.conversation.turns) - answers)
+        elif item.passages and not item.roles:
+            self.texts.add(len(item.text))
+        if self.measure is not None:
+            self.findings += self.measure.add(item)
+
+    def _look_at(self, item: Item, passage: Passage) -> None:
+        line, field = item.line, passage.field or None
+        known = {(finding.field, finding.kind) for finding in item.findings}
+        for kind, message in encoding_faults(passage.text):
+            if (field, kind) not in known:
+                self.findings.append(Finding(line, field, kind, message))
+        text = without_surrogates(passage.text)
+        self.languages.add(line, passage.field, text)
+        if passage.role == "assistant":
+            self.endings.add(line, passage.field, text)
+        if self.private is not None:
+            hits = self.private.find(text, self.languages.main or next(iter(languages_of(text)), None))
+            self.findings += _private_findings(line, field, text, hits)
+
+    def _statistics(self) -> dict[str, Any]:
+        kinds = Counter(finding.kind for finding in self.findings)
+        statistics: dict[str, Any] = {"records": self.records, "unreadable": self.unreadable}
+        if self.messages.values:
+            statistics |= {
+                "conversations": len(self.messages.values),
+                "roles": dict(self.roles.most_common()),
+                "messages": self.messages.summary(),
+                "prompt_characters": self.prompts.summary(),
+                "answer_characters": self.answers.summary(),
+            }
+        if self.texts.values:
+            statistics["text_characters"] = self.texts.summary()
+        if self.labels:
+            statistics["labels"] = dict(self.labels.most_common())
+        if self.measure is not None:
+            statistics |= self.measure.statistics()
+        return statistics | {
+            "languages": dict(self.languages.counts.most_common()),
+            "duplicates": kinds["duplicate"],
+            "near_duplicates": kinds["near-duplicate"],
+            "contradicting_answers": kinds["contradicting-answers"],
+            "findings": dict(kinds.most_common()),
+        }
+
+
+def _private_findings(line: int | None, field: str | None, text: str, hits: Sequence[Hit]) -> Iterator[Finding]:
+    """A finding for each thing found, and one for several of a kind in the same text."""
+    counts = Counter(hit.kind for hit in hits)
+    for kind, count in counts.items():
+        first = next(hit for hit in hits if hit.kind == kind)
+        more = f", and {count - 1:,} more" if count > 1 else ""
+        yield Finding(line, field, kind, f"it holds {first.what}: {masked(text[first.start : first.end])}{more}")

@@ -1,0 +1,102 @@
+"""Answers that were cut off in their source: they end within a sentence, where the others end with one.
+
+What ends a sentence is taken from Unicode (the property Sentence_Terminal). Languages that write no such sign, as Thai,
+are left alone, since only what most answers do is asked of the rest; each script is judged by itself.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+
+from domain_ft.corpus.checks.findings import Finding
+from domain_ft.corpus.checks.languages import script_of
+
+FEWEST = 20
+"""Characters from which on an answer is judged: a word or a name is a whole answer without a full stop."""
+WIDE_FEWEST = 10
+"""The same in scripts whose characters stand for syllables or words."""
+USUAL = 0.8
+"""The share of a script's answers that end with a sentence, from which on the others are thought to be cut off."""
+FEWEST_ANSWERS = 10
+"""Answers in a script from which on there is a habit to break."""
+
+_ENDS = frozenset(".!?…։؟۔।॥።፧፨។៕᠃᠉。．！？｡‼‽⁇⁈⁉⸮꓿")
+_AFTER = frozenset("\"'*_`~")  # what may stand behind the end of a sentence, with closing brackets and quotes
+_GOES_ON = frozenset(",;:-–—([{、，；：・「（")
+_WIDE = frozenset({"CJK", "HIRAGANA", "KATAKANA", "HANGUL"})
+_LISTED = ("-", "*", "•", "・", "#", "|", ">", "    ", "\t")  # how lines begin that are no running text
+_ITEM = 80  # characters of the last item of a list that stands in one line
+_LONGEST = 600  # characters of a sentence
+
+
+class Endings:
+    """Takes answers one by one, and then says which of them seem to be cut off."""
+
+    def __init__(self) -> None:
+        self._whole: Counter[str] = Counter()  # answers that end with a sentence, by script
+        self._broken: list[tuple[int | None, str, str]] = []  # line, field and script of those that end within one
+
+    def add(self, line: int | None, field: str, answer: str) -> None:
+        """Take an answer, if how it ends says anything."""
+        text = answer.rstrip()
+        letter = next((character for character in reversed(text[-FEWEST:]) if character.isalpha()), None)
+        if letter is None:
+            return
+        script = script_of(letter)
+        if len(text) < (WIDE_FEWEST if script in _WIDE else FEWEST):
+            return
+        if ends_whole(text):
+            self._whole[script] += 1
+        elif (
+            text[-1].isalpha() or unicodedata.category(text[-1])[0] == "M" or text[-1] in _GOES_ON
+        ) and not _is_no_sentence(text):
+            self._broken.append((line, field, script))
+
+    def findings(self) -> Iterator[Finding]:
+        """The answers that end within a sentence, in scripts where nearly all end with one."""
+        broken = Counter(script for _, _, script in self._broken)
+        for line, field, script in self._broken:
+            answers = self._whole[script] + broken[script]
+            share = self._whole[script] / answers
+            if answers >= FEWEST_ANSWERS and share >= USUAL:
+                message = f"it ends within a sentence, where {share:.0%} of the answers end with one"
+                yield Finding(line, field, "truncated-answer", message)
+
+
+def ends_whole(text: str) -> bool:
+    """Whether a text ends as a sentence does, whatever brackets, quotation marks and emoji stand behind it."""
+    for character in reversed(text.rstrip()):
+        if character in _ENDS:
+            return True
+        category = unicodedata.category(character)
+        if category == "So":  # an emoji ends what it stands behind
+            return True
+        if character not in _AFTER and category not in ("Pe", "Pf", "Pi", "Mn", "Cf"):
+            return False
+    return False
+
+
+def _is_no_sentence(text: str) -> bool:
+    """Whether a text ends with an item of a list, a heading, a name, code or an address: none has a full stop."""
+    *before, last = [line for line in text.rsplit("\n", 4) if line.strip()]
+    first, _, rest = last.strip().partition(" ")
+    numbered = bool(rest) and len(first) <= 4 and first.rstrip(".):、．").isalnum() and not first.isalpha()
+    rows = bool(before) and not ends_whole(before[-1])  # the line before it has no full stop either
+    in_line = text.count(" - ") > 1 and len(text.rpartition(" - ")[2]) <= _ITEM
+    address = any(sign in last.rsplit(" ", 1)[-1] for sign in ("://", "@", "www."))
+    code = "```" in text[-200:]
+    return last.startswith(_LISTED) or numbered or rows or in_line or address or code or _is_headline(_fragment(last))
+
+
+def _fragment(line: str) -> str:
+    """What stands behind the last whole sentence of a line."""
+    return line[max((line.rfind(end) for end in _ENDS), default=-1) + 1 :]
+
+
+def _is_headline(text: str) -> bool:
+    """Whether all longer words begin with a capital, as in a headline, an address or the name of an office; and whether
+    so much stands without a full stop that it is a list."""
+    words = [word for word in text.split() if len(word) > 3 and word[0].isalpha()]
+    return len(text) > _LONGEST or (len(words) > 1 and all(word[0].isupper() for word in words))

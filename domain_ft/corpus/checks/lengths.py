@@ -1,0 +1,105 @@
+"""Tokens of each record: how many are read and learned, which records are too long, and what would be cut of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from domain_ft.corpus.checks.findings import Finding
+from domain_ft.corpus.checks.items import Item
+from domain_ft.corpus.checks.statistics import Lengths
+from domain_ft.corpus.conversations.conversation import Conversation
+from domain_ft.corpus.conversations.rendering import ChatTemplate, Rendered
+from domain_ft.errors import CorpusError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+
+class TokenLengths:
+    """Counts the tokens of records one by one.
+
+    Args:
+        tokenizer: of the model.
+        max_length: tokens of an example at most.
+        cuts: whether a longer text loses its end; else it becomes several pieces, and nothing is wrong with it.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int, *, cuts: bool = True) -> None:
+        self.max_length, self.cuts = max_length, cuts
+        self._tokenizer = tokenizer
+        self._backend: Tokenizer = tokenizer.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._template: ChatTemplate | None = None
+        self._specials = tokenizer.num_special_tokens_to_add()
+        self.examples, self.prompts, self.answers = Lengths(), Lengths(), Lengths()
+        self.long = self.cut = self.learned_cut = self.dropped = 0
+
+    def add(self, item: Item) -> Iterator[Finding]:
+        """Count a record; gives what is wrong with its length or its rendering."""
+        if item.conversation is not None:
+            yield from self._add_conversation(item.line, item.conversation)
+        elif item.passages and not item.roles:
+            tokens = len(self._backend.encode(item.text, add_special_tokens=False).ids) + self._specials
+            self.examples.add(tokens)
+            if tokens > self.max_length:
+                self.long += 1
+                if self.cuts:
+                    self.cut += tokens - self.max_length
+                    share = (tokens - self.max_length) / tokens
+                    message = f"it has {tokens:,} tokens: beyond {self.max_length:,}, {share:.0%} of it would be cut"
+                    yield Finding(item.line, None, "over-long", message)
+
+    def _add_conversation(self, line: int | None, conversation: Conversation) -> Iterator[Finding]:
+        if self._template is None:
+            self._template = ChatTemplate.of(self._tokenizer)
+        try:
+            rows = self._template.render(conversation)
+        except CorpusError as error:
+            yield Finding(line, None, "not-renderable", error.what, error=True)
+            return
+        counts = [self._count(row) for row in rows]
+        tokens, learned = (sum(count) for count in zip(*((len(mask), int(mask.sum())) for mask in counts), strict=True))
+        kept = sum(int(mask[: self.max_length].sum()) for mask in counts)
+        longest = max(map(len, counts))
+        self.examples.add(tokens)
+        self.answers.add(learned)
+        self.prompts.add(tokens - learned)
+        if longest <= self.max_length:
+            return
+        self.long += 1
+        self.cut += sum(max(len(mask) - self.max_length, 0) for mask in counts)
+        self.learned_cut += learned - kept
+        length = f"it has {longest:,} tokens, {longest - self.max_length:,} beyond {self.max_length:,}"
+        if kept:
+            lost = f"{learned - kept:,} of the {learned:,} tokens of its answers would be cut"
+            yield Finding(line, None, "over-long", f"{length}: {lost}")
+        else:
+            self.dropped += 1
+            lost = "nothing of its answers would be left, and it would not be trained on"
+            yield Finding(line, None, "over-long", f"{length}: {lost}", error=True)
+
+    def _count(self, row: Rendered) -> Any:
+        """(tokens,) bool: which tokens of a rendered text are learned."""
+        encoding = self._backend.encode(row.text, add_special_tokens=False)
+        offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+        learned = np.zeros(len(offsets), dtype=bool)
+        for start, end in row.spans:
+            learned |= (offsets[:, 0] < end) & (offsets[:, 1] > start)
+        return learned
+
+    def statistics(self) -> dict[str, Any]:
+        """The counts of all records."""
+        over = {"max_length": self.max_length, "examples": self.long, "tokens_cut": self.cut}
+        if not self.answers.values:
+            return {"text_tokens": self.examples.summary(), "over_long": over}
+        return {
+            "example_tokens": self.examples.summary(),
+            "prompt_tokens": self.prompts.summary(),
+            "answer_tokens": self.answers.summary(),
+            "over_long": {**over, "answer_tokens_cut": self.learned_cut, "dropped": self.dropped},
+        }

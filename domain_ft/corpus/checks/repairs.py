@@ -1,0 +1,250 @@
+"""A cleaned copy of a file: what can safely be mended is, what cannot be used is left out, and each change is listed.
+
+Mended: text that was read in a wrong encoding, personal data and secrets (masked), messages that say nothing. Left out:
+records that cannot be used, copies and near copies of earlier ones that ask the same, rows of the test file. Answers
+that contradict each other, that seem cut off or are in another language stay: only a person can tell which is right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from domain_ft.corpus.checks.checking import CheckResult
+from domain_ft.corpus.checks.conversations import rewrite
+from domain_ft.corpus.checks.encoding import mend_encoding, without_surrogates
+from domain_ft.corpus.checks.items import Passage, Visit
+from domain_ft.corpus.checks.opening import CheckedFile
+from domain_ft.corpus.checks.private import PrivateData, redact
+from domain_ft.corpus.conversations.formats import Fault, parse
+from domain_ft.corpus.readers.base import BOM, BadRecords, RawRecord, Reject, decode, open_bytes, read_lines
+from domain_ft.corpus.readers.files import ending
+from domain_ft.errors import CorpusError
+
+_COPIES = frozenset({"duplicate", "near-duplicate"})
+# Errors that `_mended` may mend, so that the record is judged again.
+_MENDABLE = frozenset({"empty-prompt", "empty-answer", "missing-content"})
+_TWICE = "roles-do-not-alternate"  # what is left without a blank message may be an answer to nothing
+
+
+@dataclass
+class Repaired:
+    """What became of a file.
+
+    Attributes:
+        output, changes_file: where the copy and the list of changes are.
+        records: written.
+        changes: how many there are of each kind.
+    """
+
+    output: Path
+    changes_file: Path
+    records: int = 0
+    changes: Counter[str] = field(default_factory=Counter)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As `--json` prints it."""
+        return {
+            "output": str(self.output),
+            "changes_file": str(self.changes_file),
+            "records": self.records,
+            "changes": dict(self.changes.most_common()),
+        }
+
+
+def repair(
+    file: CheckedFile, found: CheckResult, output: Path, private: PrivateData | None, language: str | None
+) -> Repaired:
+    """Write a cleaned copy of a file that was checked.
+
+    Args:
+        file: it is read a second time.
+        found: what the check found.
+        output: a new file: JSON lines, or of a plain text a text; the changes go to OUTPUT.changes.jsonl.
+        private: what finds personal data and secrets; None to leave them in.
+        language: that most of the file is in.
+
+    Raises:
+        CorpusError: there is such a file already, or it is a file of tags, which masks would break.
+    """
+    changes_file = output.with_name(f"{output.name}.changes.jsonl")
+    for path in (output, changes_file):
+        if path.exists():
+            raise CorpusError(f"--fix {output}: {path} exists already", fix="give a new name; nothing was changed")
+    if file.kind == "tags":
+        raise CorpusError(
+            f"--fix {output}: a file of tags is not mended, since its tags stand by the words",
+            where=file.name,
+            fix="mend it by the lines that are listed",
+        )
+    wanted = ending(file.path) if file.is_plain else ".jsonl"
+    if output.suffix.lower() != wanted:
+        what = "as the text is" if file.is_plain else "since the copy is JSON lines"
+        raise CorpusError(f"--fix {output}: the name has to end in {wanted}, {what}", fix=f"give {output.stem}{wanted}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    repaired = Repaired(output, changes_file)
+    with _written(output) as copy, _written(changes_file) as changes:
+        repairing = _Repairing(file, found, private, language, copy, changes, repaired)
+        if file.path.suffix != ".parquet" and _has_mark(file.path):
+            repairing.note(1, None, "byte-order-mark", "left out")
+            repairing.keep()
+        repairing.run()
+    return repaired
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[TextIO]:
+    """A file that stands at `path` once the block has ended without an error."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _has_mark(path: Path) -> bool:
+    with open_bytes(path) as file:
+        return file.read(len(BOM)) == BOM
+
+
+@dataclass
+class _Repairing:
+    """One call of `repair`."""
+
+    file: CheckedFile
+    found: CheckResult
+    private: PrivateData | None
+    language: str | None
+    copy: TextIO
+    changes: TextIO
+    repaired: Repaired
+    pending: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.left_out: dict[int | None, tuple[str, str]] = {}  # by line, why
+        for finding in self.found.findings:
+            final = finding.error and not (self.file.kind == "conversations" and finding.kind in _MENDABLE)
+            copied = finding.kind in _COPIES and finding.line in self.found.spare
+            if finding.line is not None and (final or copied):
+                self.left_out.setdefault(finding.line, (finding.kind, finding.message))
+
+    def note(self, line: int | None, field: str | None, kind: str, change: str) -> None:
+        """Note a change to a record, which `keep` lists and `leave_out` forgets."""
+        self.pending.append({"line": line, "field": field, "kind": kind, "change": change})
+
+    def keep(self) -> None:
+        """List what was noted of a record that is kept."""
+        for change in self.pending:
+            self.repaired.changes[change["kind"]] += 1
+            self.changes.write(json.dumps(change, ensure_ascii=False) + "\n")
+        self.pending.clear()
+
+    def leave_out(self, line: int | None, kind: str, why: str) -> None:
+        """List a record that is left out."""
+        self.pending.clear()
+        self.note(line, None, kind, f"left out: {why}")
+        self.keep()
+
+    def rejected(self, reject: Reject) -> None:
+        """List a record that cannot be read."""
+        kind, _ = self.left_out.get(reject.line, ("unreadable", ""))
+        self.leave_out(reject.line, kind, reject.reason)
+
+    def run(self) -> None:
+        """Write all that is left."""
+        bad = BadRecords("skip", self.rejected)
+        if self.file.kind == "text" and self.file.is_plain:
+            self._lines(bad)
+            return
+        for record in self.file.records(bad):
+            if record.line in self.left_out:
+                self.leave_out(record.line, *self.left_out[record.line])
+                continue
+            fields = self._mended(record)
+            if fields is not None:
+                self.keep()
+                self.repaired.records += 1
+                line = json.dumps(fields, ensure_ascii=False, default=str)
+                self.copy.write(without_surrogates(line) + "\n")  # they may stand in a field that is no text
+
+    def _lines(self, bad: BadRecords) -> None:
+        for number, offset, raw in read_lines(self.file.path, self.file.name, bad):
+            line = decode(raw, self.file.name, bad, offset=offset, line=number)
+            if line is not None:
+                self.repaired.records += 1
+                end = "\n" if line.endswith("\n") else ""
+                self.copy.write(self._text(number, Passage("", line.rstrip("\r\n"))) + end)
+                self.keep()
+
+    def _mended(self, record: RawRecord) -> dict[str, Any] | None:
+        """The fields of a record with its texts mended; None where it is left out."""
+
+        def visit(passage: Passage) -> str:
+            return self._text(record.line, passage)
+
+        if self.file.kind != "conversations" or self.file.format is None:
+            texts = self.file.text_fields
+            return {
+                name: _each_text(name, value, visit) if name in texts else value
+                for name, value in record.fields.items()
+            }
+        fields = rewrite(record.fields, self.file.format, self.file.fields.choice, visit)
+        faults = self._faults(record, fields)
+        if any(fault.error for fault in faults):
+            fields = self._without_blank_messages(record.line, fields)
+            faults = [fault for fault in self._faults(record, fields) if fault.error or fault.kind == _TWICE]
+            if faults:
+                self.leave_out(record.line, faults[0].kind, faults[0].message)
+                return None
+        return fields
+
+    def _faults(self, record: RawRecord, fields: Mapping[str, Any]) -> Sequence[Fault]:
+        """What is wrong with a record of these fields."""
+        format, choice = self.file.format or "chat", self.file.fields.choice
+        return parse(record._replace(fields=fields), self.file.name, format, choice).faults
+
+    def _text(self, line: int | None, passage: Passage) -> str:
+        """A text without mojibake and private data."""
+        name = passage.field or None
+        text = mend_encoding(passage.text)
+        if text != passage.text:
+            self.note(line, name, "mojibake", "mended")
+        hits = self.private.find(text, self.language) if self.private else []
+        for (kind, mark), count in Counter((hit.kind, hit.mark) for hit in hits).items():
+            self.note(line, name, kind, f"masked: {mark}" if count == 1 else f"masked: {count} × {mark}")
+        return redact(text, hits)
+
+    def _without_blank_messages(self, line: int | None, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The record without messages that say and call nothing."""
+        rewritten = dict(fields)
+        for name in ("messages", "conversations", "conversation"):
+            messages = fields.get(name)
+            if not isinstance(messages, list):
+                continue
+            kept = [message for message in messages if not _is_blank(message)]
+            if kept and len(kept) < len(messages):
+                rewritten[name] = kept
+                count = len(messages) - len(kept)
+                self.note(line, name, "blank-message", f"{count} left out" if count > 1 else "left out")
+        return rewritten
+
+
+def _is_blank(message: Any) -> bool:
+    if not isinstance(message, Mapping) or message.get("tool_calls"):
+        return False
+    said = message.get("content", message.get("value"))
+    return said is None or said == [] or (isinstance(said, str) and not said.strip())
+
+
+def _each_text(name: str, value: Any, visit: Visit) -> Any:
+    """A field's text, or each text of its list, as `visit` gives it."""
+    if isinstance(value, list):
+        return [visit(Passage(f"{name}[{i}]", part)) if isinstance(part, str) else part for i, part in enumerate(value)]
+    return visit(Passage(name, value)) if isinstance(value, str) else value

@@ -1,0 +1,122 @@
+"""Keys, tokens and passwords in a text, by the detectors of `detect-secrets` and a few forms that it does not know.
+
+Its detectors are made for code. In prose their guesses by entropy would be wrong more often than right, so that only
+quoted strings are judged by it, and a password only counts where a value follows that is no word.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+# Lines without any of these hold no secret: the detectors, some forty expressions, are slow.
+_WORTH_A_LOOK = re.compile(
+    r"[A-Za-z0-9_+/=.~-]{20}|://[^\s/@]+:[^\s@]+@|[0-9]{8,10}:[A-Za-z0-9_-]{20}"
+    r"|(?i:passw|passphrase|passcode|pwd|secret|token|api.?key|contraseña|senha|mot de passe)"
+    r"|パスワード|密码|密碼|비밀번호"
+)
+_PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----.*?(?:-----END [A-Z0-9 ]*-----|\Z)", re.DOTALL)
+_TOKENS = (
+    (re.compile(r"(?<![A-Za-z0-9_])sk-[A-Za-z0-9_-]{20,}"), "an API key"),
+    (re.compile(r"(?<![A-Za-z0-9_])AIza[0-9A-Za-z_-]{35}"), "a Google API key"),
+    (re.compile(r"(?<![A-Za-z0-9_])hf_[A-Za-z0-9]{30,}"), "a Hugging Face token"),
+    (re.compile(r"(?<![A-Za-z0-9_])github_pat_[A-Za-z0-9_]{22,}"), "a GitHub token"),
+    (re.compile(r"(?<![A-Za-z0-9_])eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+"), "a JSON web token"),
+)
+_PASSWORD = re.compile(
+    r"(?:(?i:pass(?:word|wd|phrase|wort|code)|(?<![A-Za-z])pwd|(?<![A-Za-z])secret(?:[ _-]?(?:access[ _-]?)?key)?"
+    r"|api[ _-]?key|(?:access|auth)[ _-]?token|contraseña|senha|mot de passe)|パスワード|密码|密碼|비밀번호)"
+    r"[\"'`]?\s*(?:[:=：＝]|(?i:is|ist|est|es|é)\b|は|是)\s*[\"'`「]?(?P<value>[!-~]{6,})"
+)
+_EDGES = "\"'`.,;:!?)]}>"  # what ends the sentence around a password, not the password
+_SHORTEST = 8  # characters of the secret itself, where a detector has it in a group of its own
+
+# Of detect-secrets: module, class, and what it finds. Left out are public IP addresses, hashes in hexadecimal digits,
+# and forms of Artifactory's and SoftLayer's that words in capitals have too.
+_DETECTORS = (
+    ("aws", "AWSKeyDetector", "an AWS key"),
+    ("azure_storage_key", "AzureStorageKeyDetector", "an Azure storage key"),
+    ("basic_auth", "BasicAuthDetector", "a password in an address"),
+    ("cloudant", "CloudantDetector", "a Cloudant key"),
+    ("discord", "DiscordBotTokenDetector", "a Discord token"),
+    ("github_token", "GitHubTokenDetector", "a GitHub token"),
+    ("gitlab_token", "GitLabTokenDetector", "a GitLab token"),
+    ("ibm_cloud_iam", "IbmCloudIamDetector", "an IBM Cloud key"),
+    ("ibm_cos_hmac", "IbmCosHmacDetector", "an IBM storage key"),
+    ("mailchimp", "MailchimpDetector", "a Mailchimp key"),
+    ("npm", "NpmDetector", "an npm token"),
+    ("openai", "OpenAIDetector", "an OpenAI key"),
+    ("pypi_token", "PypiTokenDetector", "a PyPI token"),
+    ("sendgrid", "SendGridDetector", "a SendGrid key"),
+    ("slack", "SlackDetector", "a Slack token"),
+    ("square_oauth", "SquareOAuthDetector", "a Square secret"),
+    ("stripe", "StripeDetector", "a Stripe key"),
+    ("telegram_token", "TelegramBotTokenDetector", "a Telegram token"),
+    ("twilio", "TwilioKeyDetector", "a Twilio key"),
+)
+_BY_ENTROPY = ("high_entropy_strings", "Base64HighEntropyString", "a quoted string as random as a key")
+
+
+def find_secrets(text: str) -> Iterator[tuple[int, int, str]]:
+    """The secrets in a text, as (start, end, what it is in words). Some may overlap."""
+    if "PRIVATE KEY" in text:
+        for match in _PRIVATE_KEY.finditer(text):
+            yield *match.span(), "a private key"
+    start = 0
+    for line in text.split("\n"):
+        if _WORTH_A_LOOK.search(line):
+            for first, end, what in _in_line(line):
+                yield start + first, start + end, what
+        start += len(line) + 1
+
+
+def _in_line(line: str) -> Iterator[tuple[int, int, str]]:
+    for pattern, what in _patterns():
+        for match in pattern.finditer(line):
+            group = _secret_group(match)
+            if _is_random(match[group]) or (match[0].startswith("://") and not _is_place(match[group])):
+                yield *match.span(group), what
+    for match in _PASSWORD.finditer(line):
+        value = match["value"].rstrip(_EDGES)
+        if len(value) >= 6 and _is_random(value):
+            yield match.start("value"), match.start("value") + len(value), "a password or key"
+    by_entropy = _detector(*_BY_ENTROPY[:2])
+    for match in by_entropy.regex.finditer(line):
+        value = match[2]
+        if _is_random(value) and by_entropy.calculate_shannon_entropy(value) > by_entropy.entropy_limit:
+            yield *match.span(2), _BY_ENTROPY[2]
+
+
+@functools.cache
+def _patterns() -> tuple[tuple[re.Pattern[str], str], ...]:
+    """Every form of a secret, and what it is in words."""
+    known = [(pattern, what) for module, name, what in _DETECTORS for pattern in _detector(module, name).denylist]
+    return (*_TOKENS, *known)
+
+
+@functools.cache
+def _detector(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(f"detect_secrets.plugins.{module}"), name)()
+
+
+def _secret_group(match: re.Match[str]) -> int:
+    """The group of a match that is the secret; 0, which is all of it, where it has none."""
+    groups = [number for number, value in enumerate(match.groups(), 1) if value]
+    longest = max(groups, key=lambda number: len(match[number]), default=0)
+    return longest if match[0].startswith("://") or len(match[longest]) >= _SHORTEST else 0
+
+
+def _is_random(value: str) -> bool:
+    """Whether letters and digits are mixed, in no order that a person would type, and it is no place for a secret."""
+    from detect_secrets.filters.heuristic import is_potential_uuid, is_sequential_string
+
+    mixed = any(map(str.isalpha, value)) and any(map(str.isdigit, value)) and " " not in value
+    return mixed and not _is_place(value) and not is_sequential_string(value) and not is_potential_uuid(value)
+
+
+def _is_place(value: str) -> bool:
+    """Whether it only shows where a secret would stand: <token>, {key}, ${KEY}, ****, xxxx, [SECRET]."""
+    return value[0] in "<{$[%" or len(set(value.lower())) <= 2

@@ -1,0 +1,100 @@
+"""`data check`: exit status, JSON, and a screen of 80 columns that ten thousand findings do not flood."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from faulty_chat import LONG, planted, sound_row, write_faulty_chat, write_test_rows
+from rich.cells import cell_len
+from rich.console import Console
+from tiny_models import save_tiny
+
+from domain_ft.cli import main
+from domain_ft.errors import SettingsError
+from domain_ft.settings import DataCheckSettings
+from domain_ft.verbs.data_check import Checked, check, print_checked
+
+
+def printed(checked: Checked, width: int = 80) -> str:
+    """What is shown on a terminal of `width` columns."""
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    print_checked(checked, console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def chat(tmp_path: Path) -> Path:
+    write_faulty_chat(tmp_path / "chat.jsonl")
+    return tmp_path / "chat.jsonl"
+
+
+def test_json_has_every_fault_with_its_line_and_the_status_is_1(chat: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_test_rows(chat.with_name("test.jsonl"))
+    assert main(["data", "check", str(chat), "--test", str(chat.with_name("test.jsonl")), "--json"]) == 1
+    result = json.loads(capsys.readouterr().out)
+    assert set(result) == {"errors", "warnings", "statistics"}
+    found = result["errors"] + result["warnings"]
+    assert all(set(finding) == {"line", "field", "kind", "message"} for finding in found)
+    assert {(finding["line"], finding["kind"]) for finding in found} == planted(test=True)
+    assert result["statistics"]["kind"] == "conversations"
+    assert result["statistics"]["format"] == "chat"
+    assert result["statistics"]["prompt_characters"]["p95"] > 0
+
+
+def test_a_sound_file_has_the_status_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "sound.jsonl"
+    path.write_text("".join(json.dumps(sound_row(number)) + "\n" for number in range(40)))
+    assert main(["data", "check", str(path)]) == 0
+    output = capsys.readouterr().out
+    assert "No errors." in output
+    assert "40 records" in output
+
+
+def test_what_cannot_be_checked_has_the_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", str(tmp_path / "none.jsonl")]) == 2
+    assert main(["data", "check", str(tmp_path)]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    with pytest.raises(SettingsError, match="--model"):
+        check(DataCheckSettings(data="chat.jsonl", max_length=100))
+    with pytest.raises(SettingsError, match="--names"):
+        check(DataCheckSettings(data="chat.jsonl", names="en_core_web_sm", private=False))
+
+
+def test_the_screen_fits_80_columns_and_shows_no_value_whole(chat: Path) -> None:
+    text = printed(check(DataCheckSettings(data=str(chat))))
+    assert max(map(cell_len, text.splitlines())) <= 80
+    for words in ("unknown-role", "line 11", "messages[1].role", "characters of the prompt", "p95", "en "):
+        assert words in text
+    for value in ("jane.doe@example.org", "536-90-4399", "4111 1111 1111 1111", "AKIAIOSFODNN7EXAMPLE", "tr0ub4dor&3"):
+        assert value not in text
+
+
+def test_ten_thousand_findings_stay_readable(tmp_path: Path) -> None:
+    path = tmp_path / "broken.jsonl"
+    path.write_text('{"messages": [{"role": "bot", "content": "Yes."}]}\n' * 10_000)
+    checked = check(DataCheckSettings(data=str(path), private=False))
+    assert len(checked.result.errors) == 10_000
+    text = printed(checked)
+    assert len(text.splitlines()) < 40
+    assert "and 9,997 more, in lines 4, 5, 6" in text
+
+
+def test_fix_writes_a_copy_that_is_clean_of_errors(chat: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clean = chat.with_name("clean.jsonl")
+    assert main(["data", "check", str(chat), "--fix", str(clean)]) == 1
+    assert "records are written to" in capsys.readouterr().out
+    assert main(["data", "check", str(clean)]) == 0
+    assert main(["data", "check", str(chat), "--fix", str(clean)]) == 2  # nothing is overwritten
+
+
+def test_with_a_model_tokens_are_counted_and_long_rows_found(chat: Path, tmp_path: Path) -> None:
+    model = save_tiny("llama", tmp_path / "tiny")
+    checked = check(DataCheckSettings(data=str(chat), model=str(model), max_length=2_500))
+    assert {f.line for f in checked.result.findings if f.kind == "over-long"} == {LONG}
+    assert checked.result.statistics["answer_tokens"]["p50"] > 10
+    text = printed(checked)
+    assert "tokens of the answers" in text
+    assert "characters" not in text.split("errors")[0]
