@@ -390,7 +390,8 @@ def test_a_data_set_of_a_hub_has_its_splits_and_the_names_of_its_tags(tmp_path: 
     assert data.splits["test"][1].text == "flu 1 test"
     assert data.splits["test"][1].spans == (Span(0, 5, "Disease"),)
     tagged_parquet(tmp_path / "part", "train")
-    data = open_tagging(TaggingSource(train=f"hf:{tmp_path}/part", test=f"hf:{tmp_path}/disease", test_fraction=0.5))
+    source = TaggingSource(train=f"hf:{tmp_path}/part", test=f"hf:{tmp_path}/disease", validation_fraction=0.5)
+    data = open_tagging(source)
     assert data.splits["test"][0].text == "flu 0 test"
     assert len(data.splits["train"]) + len(data.splits["validation"]) == 6
     tagged_parquet(tmp_path / "hidden", "train", tags=(-1, -1, -1))
@@ -406,7 +407,7 @@ def test_words_with_tags_in_a_parquet_file(tmp_path: Path) -> None:
         tmp_path / "train.parquet", "train.parquet", TagFields(), None, BadRecords("stop", lambda _: None)
     )
     assert scheme == "iob2"
-    assert [(text.text, text.spans) for text in found[:2]] == [(f"flu が {i}", (Span(0, 3, "D"),)) for i in range(2)]
+    assert [(text.text, text.spans) for text in found[:2]] == [(f"fluが{i}", (Span(0, 3, "D"),)) for i in range(2)]
 
 
 def test_leaks_are_found_and_left_out(tmp_path: Path) -> None:
