@@ -12,8 +12,8 @@ from huggingface_hub import ModelCard
 from instruct_jobs import ANSWERS, TEMPLATE, save_chatty, settings, word, write_conversations
 from peft import PeftModel
 from safetensors.torch import load_file
-from tiny_models import save_tiny
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tiny_models import VOCABULARY, save_tiny, tiny_tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, T5Config, T5ForConditionalGeneration
 from verb_jobs import settings as adapt_settings
 
 from domain_ft.errors import CorpusError, ModelError, SettingsError
@@ -216,6 +216,12 @@ def test_what_is_refused(tmp_path: Path) -> None:
     save_tiny("bert", tmp_path / "bert")
     with pytest.raises(ModelError, match="is an encoder, which cannot write answers"):
         instruct(settings(tmp_path, model=str(tmp_path / "bert")))
+    T5ForConditionalGeneration(
+        T5Config(vocab_size=VOCABULARY, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
+    ).save_pretrained(tmp_path / "t5")
+    tiny_tokenizer("gpt2").save_pretrained(tmp_path / "t5")
+    with pytest.raises(ModelError, match="'t5', which is neither an encoder with a masked-LM head nor a decoder"):
+        instruct(settings(tmp_path, model=str(tmp_path / "t5"), output=tmp_path / "another"))
     with pytest.raises(CorpusError, match=r"none of the 32 conversations has anything that can be learned; .* is 8"):
         instruct(settings(tmp_path, output=tmp_path / "other", max_length=8))
 
