@@ -55,6 +55,7 @@ _TASK_KEYS: dict[str, tuple[type, bool]] = {
     "classes": (int, False),
     "split": (str, False),
     "weaknesses": (str, False),
+    "scores": (str, False),
     "text_field": (str, False),
     "pair_field": (str, False),
     "label_field": (str, False),
@@ -110,6 +111,7 @@ class Task:
         classes: how many there are.
         split: how the examples are split, where that is not the files' own way.
         weaknesses: what is known to be wrong with the task.
+        scores: what simple and known models reach, and where that was measured.
         licence, citation: the corpus' own where they are empty.
     """
 
@@ -134,6 +136,7 @@ class Task:
     classes: int | None = None
     split: str = ""
     weaknesses: str = ""
+    scores: str = ""
     licence: str = ""
     citation: str = ""
 

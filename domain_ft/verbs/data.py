@@ -69,7 +69,7 @@ class TaskEntry:
 
     Attributes:
         name: as `--task` takes it.
-        description, licence, citation, split, weaknesses: as its card in the recipe says.
+        description, licence, citation, split, weaknesses, scores: as its card in the recipe says.
         classes: how many; None where the recipe does not say.
         source: where the examples come from.
     """
@@ -81,6 +81,7 @@ class TaskEntry:
     citation: str
     split: str
     weaknesses: str
+    scores: str
     source: SourceEntry
 
 
@@ -146,6 +147,7 @@ def _task_entry(recipe: Recipe, task: Task) -> TaskEntry:
         task.citation or recipe.citation,
         task.split or "as given",
         task.weaknesses,
+        task.scores,
         _source_entry(place, recipe.folder),
     )
 
@@ -362,6 +364,7 @@ def _task_card(task: TaskEntry) -> RenderableType:
             "from": _source_line(task.source),
             "split": task.split,
             "weak": task.weaknesses,
+            "scores": task.scores,
         }
     )
 

@@ -68,6 +68,7 @@ class TestList:
             assert entry.licence
             assert all(source.bytes and source.cached is not None for source in entry.sources)
             assert all(task.classes and task.licence and task.citation and task.weaknesses for task in entry.tasks)
+            assert all(task.scores for task in entry.tasks if task.source.kind == "asset")  # the hub's are not at hand
 
     def test_is_legible_in_80_columns(self) -> None:
         text = printed(data.print_inventory, data.list_corpora())
@@ -125,6 +126,7 @@ class TestShow:
             train = "{corpus.name}"
             classes = 3
             weaknesses = "Made up."
+            scores = "A guess is right by half."
             """,
             encoding="utf-8",
         )
@@ -134,7 +136,7 @@ class TestShow:
         ]
         text = printed(data.print_view, view)
         assert max(map(cell_len, text.splitlines())) <= 80
-        for words in ("mine/kind-of-lease (3 classes)", "Which kind of lease it is.", "Made up.", "unknown"):
+        for words in ("mine/kind-of-lease (3 classes)", "Which kind of lease it is.", "Made up.", "by half.", "unknown"):
             assert words in text
 
     def test_brackets_in_a_text_are_no_markup(self, tmp_path: Path, model: Path) -> None:
