@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -398,6 +399,36 @@ def test_a_data_set_of_a_hub_has_its_splits_and_the_names_of_its_tags(tmp_path: 
     with pytest.raises(RecordError, match="the tags hold a number") as refused:
         open_tagging(TaggingSource(train=f"hf:{tmp_path}/hidden"))
     assert f"hf:{tmp_path}/hidden train, line 1" in str(refused.value)
+
+
+def test_tags_without_a_type_are_of_the_only_one(tmp_path: Path) -> None:
+    found = read(write(tmp_path / "a.txt", "breast B\ncancer I\nand O\nflu B\ngout B\n"))
+    assert [span.label for span in found[0].spans] == ["entity"] * 3
+    assert found[0].spans[0] == Span(0, 13, "entity")
+
+
+def test_a_data_set_with_a_program_is_read_from_the_hubs_own_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder stands for the hub's branch of Parquet files, and `datasets` refuses the program as it does."""
+    tagged_parquet(tmp_path / "flat", "train", "test")
+    for config, split in itertools.product(("disease", "gene"), ("train", "test")):
+        (tmp_path / "hub" / config / split).mkdir(parents=True)
+        shutil.copy(tmp_path / "flat" / f"{split}.parquet", tmp_path / "hub" / config / split / "0000.parquet")
+    real = datasets.load_dataset_builder
+
+    def of_the_hub(identifier: str, config: str | None = None, revision: str | None = None, **given: Any) -> Any:
+        if revision != "refs/convert/parquet":
+            raise RuntimeError("Dataset scripts are no longer supported, but found blurb.py")
+        return real(str(tmp_path / "hub"), **given)
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", of_the_hub)
+    data = open_tagging(TaggingSource(train="hf:bigbio/blurb:disease", validation_fraction=0.5))
+    assert data.types == ("Disease",)
+    assert len(data.splits["test"]) == 6
+    with pytest.raises(CorpusError, match="several configurations") as refused:
+        open_tagging(TaggingSource(train="hf:bigbio/blurb"))
+    assert "hf:bigbio/blurb:disease, hf:bigbio/blurb:gene" in str(refused.value)
 
 
 def test_words_with_tags_in_a_parquet_file(tmp_path: Path) -> None:

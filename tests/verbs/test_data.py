@@ -136,7 +136,13 @@ class TestShow:
         ]
         text = printed(data.print_view, view)
         assert max(map(cell_len, text.splitlines())) <= 80
-        for words in ("mine/kind-of-lease (3 classes)", "Which kind of lease it is.", "Made up.", "by half.", "unknown"):
+        for words in (
+            "mine/kind-of-lease (3 classes)",
+            "Which kind of lease it is.",
+            "Made up.",
+            "by half.",
+            "unknown",
+        ):
             assert words in text
 
     def test_brackets_in_a_text_are_no_markup(self, tmp_path: Path, model: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 import datasets
@@ -18,6 +19,9 @@ from domain_ft.corpus.readers.base import BadRecords, SourceDocument, TextField
 from domain_ft.corpus.readers.parquet import row_batches
 from domain_ft.corpus.recipes import Source
 from domain_ft.errors import CorpusError, nearest
+
+_EXPORT = "refs/convert/parquet"
+"""Where the hub keeps a copy in Parquet of a data set that came with a program to load it: a folder a configuration."""
 
 
 def read_hub(source: Source, revision: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
@@ -47,7 +51,7 @@ def open_splits(identifier: str, config: str | None, revision: str | None) -> Ma
     """
     where = hub_name(identifier, config)
     try:
-        builder = datasets.load_dataset_builder(identifier, config, revision=revision)
+        builder = _builder(identifier, config, revision)
         if isinstance(builder.config, ParquetConfig):
             splits: Mapping[str, Any] = {
                 str(split): _ParquetRows.of(files, where, builder) for split, files in builder.config.data_files.items()
@@ -57,10 +61,28 @@ def open_splits(identifier: str, config: str | None, revision: str | None) -> Ma
     except DatasetNotFoundError as error:
         fix = "check the id on the hub; a private one wants a token (hf auth login)"
         raise CorpusError(f"there is no data set '{identifier}' on the hub", where=where, fix=fix) from error
+    except CorpusError:
+        raise
     except Exception as error:  # the library raises what its many parts raise
         fix = "name a configuration as hf:ID:config where the data set has several; check the network"
         raise CorpusError(f"the data set cannot be opened: {error}", where=where, fix=fix) from error
     return splits
+
+
+def _builder(identifier: str, config: str | None, revision: str | None) -> datasets.DatasetBuilder:
+    """What knows the files of a data set. Programs of data sets are not run, as `datasets` has it since 4.0."""
+    try:
+        return datasets.load_dataset_builder(identifier, config, revision=revision)
+    except RuntimeError as error:
+        if "scripts are no longer supported" not in str(error):
+            raise
+    builder = datasets.load_dataset_builder(identifier, data_dir=config, revision=_EXPORT)
+    files = itertools.chain.from_iterable(builder.config.data_files.values())
+    configs = sorted({PurePosixPath(file).parts[-3] for file in files})  # CONFIG/SPLIT/0000.parquet
+    if config is None and len(configs) > 1:
+        fix = f"name one of them: {', '.join(hub_name(identifier, own) for own in configs[:5])}"
+        raise CorpusError("the data set has several configurations", where=hub_name(identifier, None), fix=fix)
+    return builder
 
 
 @dataclass(frozen=True)

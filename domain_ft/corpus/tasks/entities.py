@@ -25,6 +25,10 @@ Scheme = Literal["iob1", "iob2", "bioes", "bilou"]
 Bounds = tuple[int, int]
 
 OUTSIDE = "O"
+ONLY_TYPE = "entity"
+"""What entities are called where the tags do not name their type: B, I and O alone."""
+
+_PREFIXES = ("B", "I", "E", "S", "L", "U")
 
 SPELLED: Mapping[str, str] = {"iob1": "IOB1", "iob2": "IOB2", "bioes": "BIOES", "bilou": "BILOU"}
 """The schemes as people write them."""
@@ -99,13 +103,15 @@ class TagError(ValueError):
 
 
 def split_tag(tag: str) -> tuple[str, str]:
-    """`B-Disease` as ("B", "Disease"); of O the type is empty.
+    """`B-Disease` as ("B", "Disease"); of O the type is empty. B alone is an entity of the only type there is.
 
     Raises:
         ValueError: it is no tag of any scheme.
     """
     prefix, hyphen, name = tag.partition("-")
-    if tag == OUTSIDE or (hyphen and name and prefix in ("B", "I", "E", "S", "L", "U")):
+    if tag in _PREFIXES:
+        return tag, ONLY_TYPE
+    if tag == OUTSIDE or (hyphen and name and prefix in _PREFIXES):
         return prefix, name
     raise ValueError(f"'{tag}' is no tag: O, B-TYPE, I-TYPE, and in some schemes E-, S-, L-, U-TYPE are")
 
