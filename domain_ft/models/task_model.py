@@ -20,8 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -316,8 +318,14 @@ def read_task(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def reset_head(task: TaskModel, seed: int) -> None:
-    """Draw the weights of the new modules, as the model's class does, as a function of `seed`."""
+def reset_head(task: TaskModel, seed: int, shares: npt.NDArray[np.float64] | None = None) -> None:
+    """Draw the weights of the new modules, as the model's class does, as a function of `seed`.
+
+    Args:
+        shares: (L,) of the training examples that each class holds for, where several may. The head then begins by
+            giving each class that probability, and not 1/2: otherwise the first hundreds of steps teach it no more than
+            that classes are rare (Lin et al. 2017, "Focal Loss for Dense Object Detection", section 3.3).
+    """
     model = task.model
     fresh = {id(module) for path in task.new_modules for module in model.get_submodule(path).modules()}
     above = {id(module) for module in model.modules() if any(id(child) in fresh for child in module.children())}
@@ -329,6 +337,13 @@ def reset_head(task: TaskModel, seed: int) -> None:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derive(seed, "head"))
         model.initialize_weights()
+    if shares is None:
+        return
+    new = [module for path in task.new_modules for module in model.get_submodule(path).modules()]
+    for module in new:
+        if isinstance(module, nn.Linear) and module.out_features == len(shares) and module.bias is not None:
+            with torch.no_grad():
+                module.bias.copy_(torch.from_numpy(np.log(shares) - np.log1p(-shares)))
 
 
 def _keep_precise(model: PreTrainedModel, modules: Sequence[str]) -> None:

@@ -219,9 +219,18 @@ def begin(job: TaskJob, seed: int) -> None:
     with torch.no_grad():
         for name, value in job.start.items():
             parameters[name].copy_(value)
-    reset_head(job.model, seed)
+    reset_head(job.model, seed, class_shares(job))
     if not continued:
         make_trainable(model, job.settings, job.machine.kernels, seed=seed, heads=job.model.new_modules)
+
+
+def class_shares(job: TaskJob) -> npt.NDArray[np.float64] | None:
+    """(L,) the share of the training examples that each class holds for, where several may, never 0 or 1; else None."""
+    if job.model.kind != "sequence" or not job.model.labels.several:
+        return None
+    targets = job.train_rows.targets
+    shares: npt.NDArray[np.float64] = (targets.sum(0, dtype=np.float64) + 0.5) / (len(targets) + 1)
+    return shares
 
 
 def run_trial(

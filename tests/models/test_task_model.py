@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import peft
 import pytest
 import torch
@@ -262,6 +263,20 @@ def test_a_head_is_a_function_of_its_seed(architecture: str, tiny_folder: Callab
         found, same = states()
         assert all(torch.equal(found[name], expected[name]) for name in expected)
         assert all(torch.equal(same[name], body[name]) for name in body)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "distilbert"])
+def test_a_head_of_several_classes_begins_with_how_rare_they_are(
+    architecture: str, tiny_folder: Callable[[str], Path]
+) -> None:
+    """With the last layer's weights at nothing, what is left of the answer is its bias: the classes' shares."""
+    model = load_task_model(str(tiny_folder(architecture)), Labels(LABELS.names, several=True))
+    shares = np.array([0.5, 0.02, 0.9])
+    reset_head(model, 0, shares)
+    last = [module for module in model.model.modules() if isinstance(module, torch.nn.Linear)][-1]
+    torch.testing.assert_close(torch.sigmoid(last.bias), torch.tensor(shares, dtype=torch.float32))
+    reset_head(model, 0)
+    assert not last.bias.any()
 
 
 def test_a_checkpoints_own_head_is_replaced(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
