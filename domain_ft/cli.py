@@ -135,6 +135,7 @@ def _dispatch(words: list[str]) -> int:
             result = run(chosen)
         if _speaks():
             print(json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False), flush=True)
+    _leave_the_other_processes()
     return 1 if verb.fails_on and result.get(verb.fails_on) else 0
 
 
@@ -308,6 +309,16 @@ def _settings(
         return None if unread or option.flag in faults else f"{option.flag} is required"
 
     return checking.build(cls, checking.merge(cls, layers), problems, missing=missing)
+
+
+def _leave_the_other_processes() -> None:
+    """Destroy the process group of a run of several processes: torch warns of one that is left to the end.
+
+    After an error it is left, since to destroy it is to wait for the others.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _typed(cls: type[checking.Settings], given: Mapping[str, Any]) -> dict[str, checking.Given]:

@@ -272,6 +272,7 @@ def train(
     if shards:
         optimizer.zero_grad(set_to_none=True)
         base.model = shards.whole_model()
+    accelerator.free_memory()  # it keeps what it has wrapped, and DDP's buckets are as large as the gradients
     return state
 
 

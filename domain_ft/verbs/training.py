@@ -224,11 +224,14 @@ def loop_settings(
 @contextlib.contextmanager
 def tracked(settings: TrainSettings, machine: Machine) -> Iterator[None]:
     """Inside the block what is logged goes to the trackers of --track too."""
+    accelerator = machine.accelerator
     if settings.track:
-        machine.accelerator.init_trackers("domain-ft", config={k: str(v) for k, v in settings.to_dict().items()})
+        accelerator.init_trackers("domain-ft", config={k: str(v) for k, v in settings.to_dict().items()})
     yield
-    if settings.track:
-        machine.accelerator.end_training()
+    # Not by accelerate's end_training: it destroys the process group, by which the model is then scored, and keeps the
+    # trackers, so that another trial would be told to all of them.
+    while accelerator.trackers:
+        accelerator.trackers.pop().finish()
 
 
 def train_into(

@@ -106,17 +106,14 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
     return {name: grad.full_tensor() if isinstance(grad, DTensor) else grad for name, grad in named.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--wrapper", choices=["ddp", "fsdp2"], required=True)
-    parser.add_argument("--backend", required=True)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    ranks = dist.get_world_size()
-    model = network(given.backend)
-    if given.wrapper == "ddp":
+def train(backend: str, wrapper: str) -> dict[str, Tensor]:
+    """The gradients of two passes of this rank's rows, the first of them thrown away.
+
+    The wrapper dies with this function. Were it alive when the process group is destroyed, it would take the group with
+    it later on, holding the GIL while it waits for gloo's threads, of which one may be waiting for the GIL.
+    """
+    model = network(backend)
+    if wrapper == "ddp":
         wrapped: nn.Module = DistributedDataParallel(model)
     else:
         for block in model.blocks:
@@ -125,8 +122,19 @@ def main() -> None:
         wrapped = model
     for _ in range(2):  # the second pass uses what the first gathered and let go
         model.zero_grad()
-        (ranks * wrapped(*rows(dist.get_rank()))).backward()  # both take the mean over ranks
-    found = gradients(model)
+        (dist.get_world_size() * wrapped(*rows(dist.get_rank()))).backward()  # both take the mean over ranks
+    return gradients(model)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--wrapper", choices=["ddp", "fsdp2"], required=True)
+    parser.add_argument("--backend", required=True)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    found = train(given.backend, given.wrapper)
     if dist.get_rank() == 0:
         save_file(found, given.folder / "gradients.safetensors")
     dist.barrier()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import verb_jobs
 from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from classify_jobs import TELLING, records, settings, write_csv, write_jsonl
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -25,6 +28,8 @@ from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs import machine as machines
 from domain_ft.verbs.adapt import adapt
 from domain_ft.verbs.classify import classify, judged, output_folder, run
+from domain_ft.verbs.machine import choose_machine
+from domain_ft.verbs.training import tracked
 
 NAMES = sorted(TELLING)
 
@@ -161,15 +166,49 @@ def test_seeds_are_reported_and_one_model_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_tracker_is_told_of_every_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What accelerate is asked to track: no tracker is installed here."""
+    """By accelerate's own ways to a tracker, which stands in for one that is installed."""
     told: list[Any] = []
+
+    class Tracker(GeneralTracker):
+        name, requires_logging_directory = "tensorboard", False
+
+        def __init__(self, project: str) -> None:
+            super().__init__()
+            told.append(project)
+
+        @property
+        def tracker(self) -> None:
+            return None
+
+        def store_init_configuration(self, values: dict[str, Any]) -> None:
+            told.append(values["max_steps"])
+
+        def log(self, values: dict[str, Any], step: int | None, **_: Any) -> None:
+            told.append((step, "loss" in values))
+
+        def finish(self) -> None:
+            told.append("finished")
+
     monkeypatch.setattr(machines, "_check_trackers", lambda _names: None)
     monkeypatch.setattr("accelerate.accelerator.filter_trackers", lambda names, *_: names)
-    monkeypatch.setattr(Accelerator, "init_trackers", lambda _self, name, **_: told.append(name))
-    monkeypatch.setattr(Accelerator, "log", lambda _self, values, step, **_: told.append((step, "loss" in values)))
-    monkeypatch.setattr(Accelerator, "end_training", lambda _self: told.append("ended"))
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "tensorboard", Tracker)
     classify(settings(tmp_path, max_steps=2, seeds=2, baselines=False, track=("tensorboard",)))
-    assert told == 2 * ["domain-ft", (1, True), (2, True), "ended"]
+    assert told == 2 * ["domain-ft", "2", (1, True), (2, True), "finished"]
+
+
+def test_what_is_tracked_ends_and_the_processes_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    tracker = SimpleNamespace(finish=lambda: told.append("finished"))
+    machine = choose_machine(ClassifySettings(model="x", device="cpu"))
+    monkeypatch.setattr(Accelerator, "init_trackers", lambda self, *_, **__: self.trackers.append(tracker))
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with tracked(ClassifySettings(model="x", track=("tensorboard",)), machine):
+            assert not told
+        assert told == ["finished"]
+        assert dist.is_initialized()
+    finally:
+        dist.destroy_process_group()
 
 
 def test_a_learning_curve_has_a_point_for_each_size(tmp_path: Path) -> None:
