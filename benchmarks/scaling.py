@@ -105,8 +105,9 @@ def measure(wanted: Measurement) -> dict[str, Any]:
     from domain_ft.settings import AdaptSettings
     from domain_ft.training.loop import train
     from domain_ft.training.progress import ProgressDisplay
-    from domain_ft.verbs.adapt import add_trainable, set_up
+    from domain_ft.verbs.adapt import set_up
     from domain_ft.verbs.machine import choose_machine
+    from domain_ft.verbs.text_runs import add_trainable
 
     settings = AdaptSettings(
         corpus=wanted.corpus,

@@ -32,6 +32,10 @@ class DocumentRows(Rows, Protocol):
         """Names the content: equal keys, equal rows."""
 
     @property
+    def tokens(self) -> int:
+        """Of all rows together, special tokens included."""
+
+    @property
     def documents(self) -> npt.NDArray[np.int64]:
         """(rows,) the index of the document that each row is of."""
 

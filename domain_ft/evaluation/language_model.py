@@ -6,8 +6,7 @@ so that every model of one tokenizer is asked for the very same tokens, before a
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from domain_ft.corpus.packing import passes
 from domain_ft.errors import CorpusError, ModelError
 from domain_ft.evaluation.scores import Scores
+from domain_ft.models.modes import evaluating
 from domain_ft.objectives.base import EVALUATION_EPOCH, IGNORED, Inputs, LanguageModelObjective
 
 if TYPE_CHECKING:
@@ -105,20 +105,3 @@ def _check_finite(nats: npt.NDArray[np.float64], documents: tuple[str, ...]) -> 
             where=named,
             fix="check that the weights are finite; with a low-precision --dtype, try --dtype float32",
         )
-
-
-@contextlib.contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """The model in eval mode, without gradients; afterwards every module is as it was.
-
-    no_grad and not inference_mode: what a module caches on its first call (rotary tables, packed weights) must stay of
-    use to the training that follows, and an inference tensor is not.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training

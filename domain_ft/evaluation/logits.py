@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from domain_ft.corpus.packing import passes
-from domain_ft.evaluation.language_model import evaluating
+from domain_ft.models.modes import evaluating
 from domain_ft.objectives.classification import ClassificationObjective, TaskInputs
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import torch
 from domain_ft.corpus.packing import passes
 from domain_ft.corpus.tasks.entities import TaggedText
 from domain_ft.corpus.tasks.tagging_rows import TaggingRows, TextEncoder
-from domain_ft.evaluation.language_model import evaluating
+from domain_ft.models.modes import evaluating
 from domain_ft.objectives.tagging import TaggingObjective
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from domain_ft.errors import ModelError
 from domain_ft.models.lora import has_lora, lora_of
+from domain_ft.models.modes import evaluating
 from domain_ft.models.sources import quiet
 from domain_ft.randomness import generator
 from domain_ft.storage import new_folder
@@ -46,7 +47,7 @@ def export_merged(base: Exportable, folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError(f"{folder} exists already and is not empty", fix="name a new folder")
     model = base.model
-    with quiet(), _evaluating(model), new_folder(folder) as temporary:
+    with quiet(), evaluating(model), new_folder(folder) as temporary:
         expected = _probe_logits(model)
         with _merged(model):
             model.save_pretrained(temporary)
@@ -54,16 +55,6 @@ def export_merged(base: Exportable, folder: Path) -> None:
             reloaded = type(model).from_pretrained(temporary).to(model.device).eval()
             _refuse_other_weights(model, reloaded)
         _refuse_other_logits(expected, _probe_logits(reloaded), model.dtype)
-
-
-@contextlib.contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 @contextlib.contextmanager
@@ -84,7 +75,6 @@ def _merged(model: PreTrainedModel) -> Iterator[None]:
             lora.unmerge()
 
 
-@torch.no_grad()
 def _probe_logits(model: PreTrainedModel) -> Tensor:
     """Logits of ids drawn once for all: (sequences, tokens, V), or (sequences, L) of a classifier of texts.
 

@@ -9,7 +9,6 @@ holds up to rounding: in float32 it takes a tie to see it, in bfloat16, where li
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import re
 import time
@@ -33,6 +32,7 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 from domain_ft.errors import CorpusError, ModelError, SettingsError
+from domain_ft.models.modes import evaluating
 from domain_ft.models.sources import Progress, quiet
 from domain_ft.randomness import derive
 
@@ -141,7 +141,7 @@ def generate(
     encoded = encode_prompts(base, prompts, sampling, names)
     ends = frozenset(stop_tokens) | _own_ends(base.model)
     answers: dict[int, Generated] = {}
-    with _evaluating(base.model), quiet():
+    with evaluating(base.model), quiet():
         for batch in _batches([len(tokens) for tokens in encoded], batch_size, even=sampling.no_repeat_ngram_size > 0):
             seeds = [derive(sampling.seed, "generate", names[index]) for index in batch]
             rows = [encoded[index] for index in batch]
@@ -156,7 +156,8 @@ def refuse_encoder(base: BaseModel) -> None:
     if base.objective != "clm":
         raise ModelError(
             f"'{base.name}' is an encoder: it fills gaps in a text, and writes none.",
-            fix="take a decoder such as smollm2, or a run that was trained from one",
+            fix="take a decoder such as smollm2, or a run that was trained from one; an encoder is taught labels, by "
+            "`classify` or `tag`",
         )
 
 
@@ -200,16 +201,6 @@ def _batches(lengths: Sequence[int], size: int, *, even: bool) -> Iterator[list[
     for _, group in groups:
         while batch := list(itertools.islice(group, size)):
             yield batch
-
-
-@contextlib.contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 def _answer(

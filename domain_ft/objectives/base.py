@@ -136,6 +136,14 @@ class TrainedModel(Protocol):
         """As it was asked for."""
 
     @property
+    def source(self) -> str:
+        """What an adapter records as its base: an embedded name, a hub id, or an absolute path."""
+
+    @property
+    def revision(self) -> str:
+        """The hub's commit, or `sha256:` and the hash of the weights."""
+
+    @property
     def packed(self) -> bool:
         """Attention keeps pieces of one row apart; otherwise batches are padded."""
 

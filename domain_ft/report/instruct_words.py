@@ -198,6 +198,7 @@ def facts(report: InstructReport) -> list[tuple[str, str]]:
     return [
         ("examples to learn from", f"{amounts['train']:,}"),
         ("examples held out", f"{amounts['test']:,}"),
+        ("left out: cannot be read or rendered", f"{amounts['rejected']:,}"),
         ("left out: no answer within the length", f"{amounts['dropped']:,}"),
         ("cut to the length", f"{amounts['cut']:,}"),
         *told,

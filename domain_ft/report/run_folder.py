@@ -19,7 +19,7 @@ import errno
 import json
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,6 +142,11 @@ class RunFolder:
         """Write report.html."""
         with self.writing():
             write_atomic(self.report, text)
+
+    def write_lines(self, path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+        """Write records to a `path` of the folder, one JSON object a line."""
+        with self.writing():
+            write_atomic(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl; it is with the system when this returns."""

@@ -9,7 +9,6 @@ run.result["test"]["macro_f1"]
 from __future__ import annotations
 
 import dataclasses
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 
 from domain_ft.corpus.readers.base import Reject
 from domain_ft.corpus.tasks.examples import TaskData
@@ -40,24 +38,32 @@ from domain_ft.report.task_data import ClassifyReport
 from domain_ft.settings import ClassifySettings
 from domain_ft.training.checkpoints import TrainingState
 from domain_ft.training.progress import ProgressDisplay
-from domain_ft.verbs.machine import Machine, choose_machine, is_main_process
+from domain_ft.verbs.machine import Machine, choose_machine
+from domain_ft.verbs.runs import (
+    as_started,
+    base_facts,
+    console_of,
+    costs,
+    default_folder,
+    origin,
+    print_paths,
+    print_plan,
+    settle_config,
+    started,
+    write_model,
+)
 from domain_ft.verbs.task_runs import (
     adapted_to,
-    base_facts,
     check_options,
-    costs,
     cut_fraction,
     drop_checkpoints,
     keep_metrics,
     largest,
-    origin,
     settle,
     warn_of_leaks,
     write_findings,
-    write_model,
 )
 from domain_ft.verbs.tasks import TaskJob, Trial, restore, run_trial, set_up_trials, trials_of
-from domain_ft.verbs.training import as_started, settle_config
 
 
 @dataclass(frozen=True)
@@ -142,15 +148,10 @@ def classify(settings: ClassifySettings) -> ClassifyRun:
     """
     began = time.perf_counter()
     _check(settings)
-    folder = RunFolder(output_folder(settings))
-    machine = choose_machine(settings, track=settings.track, project=folder.path)
-    with machine.main_first():
-        if machine.is_main:
-            folder = RunFolder.create(folder.path, resume=settings.resume)
-    with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
+    with started(settings, output_folder(settings)) as (folder, machine, display):
         rejected: list[Reject] = []
         job = set_up(as_started(settings, folder), machine, display, rejected)
-        facts = origin(machine, job.model, job.data.name, job.data.key)
+        facts = origin(machine, job.model, task={"name": job.data.name, "content": job.data.key})
         settle_config(job.settings, facts, folder, machine, sources=("model", "task"))
         if machine.is_main:
             write_findings(folder, job.leaks, rejected)
@@ -162,7 +163,6 @@ def classify(settings: ClassifySettings) -> ClassifyRun:
         report = _report(job, folder, outcomes, kept, baselines, facts, time.perf_counter() - began)
         if machine.is_main:
             _write(job, folder, report, outcomes, kept)
-        machine.accelerator.wait_for_everyone()
     return ClassifyRun(folder.path, report, job.model)
 
 
@@ -173,10 +173,9 @@ def run(settings: ClassifySettings) -> dict[str, Any]:
     from domain_ft.report.terminal import print_classify
 
     finished = classify(settings)
-    console = Console(quiet=settings.json or not is_main_process())
+    console = console_of(settings)
     print_classify(finished.report, console)
-    console.print(f"\nrun folder: {finished.folder}", highlight=False, soft_wrap=True)
-    console.print(f"report:     {finished.folder / 'report.html'}", highlight=False, soft_wrap=True)
+    print_paths(finished.folder, console)
     return dict(finished.result)
 
 
@@ -184,9 +183,7 @@ def output_folder(settings: ClassifySettings) -> Path:
     """--output, or runs/TASK-MODEL by the last parts of their names."""
     if settings.output:
         return settings.output
-    words = (settings.task or Path(settings.train or "task").stem, Path(settings.model).name)
-    task, model = (re.sub(r"[^\w.-]+", "-", word) for word in words)
-    return Path("runs") / f"{task}-{model}"
+    return default_folder(settings.task or Path(settings.train or "task").stem, Path(settings.model).name)
 
 
 def _check(settings: ClassifySettings) -> None:
@@ -453,7 +450,7 @@ def _write(job: Job, folder: RunFolder, report: ClassifyReport, outcomes: Sequen
         if kept.probe is not None:
             kept.probe.save(folder.path / HEAD_FOLDER, base=model.source, revision=model.revision)
         else:
-            write_model(model, settings.method, folder)
+            write_model(model, settings.method, folder, model.task_type)
         for outcome in largest(outcomes):
             for split, predictions in (("validation", outcome.validation), ("test", outcome.test)):
                 predictions.save(folder.path / "predictions" / f"{split}-seed-{outcome.trial.seed}.npz")
@@ -506,6 +503,5 @@ def _dry_run(settings: ClassifySettings) -> dict[str, Any]:
         "settings": job.settings.to_dict(),
         "output": str(output_folder(settings)),
     }
-    if not settings.json and machine.is_main:
-        Console().print_json(data=planned)
+    print_plan(planned, settings, machine)
     return planned

@@ -35,6 +35,7 @@ from domain_ft.verbs.estimate_conversations import (
 )
 from domain_ft.verbs.language_model import score_held_out
 from domain_ft.verbs.machine import Machine, choose_machine
+from domain_ft.verbs.text_runs import curve_tokens
 from domain_ft.verbs.training import make_trainable, pass_limits, pass_memory
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def estimate(settings: EstimateSettings) -> Estimate:
     assert chosen.training_minutes is not None
     points = max(0, job.loop.total_steps // job.loop.evaluate_every - 1)
     scored = 2 * sum(int(held.rows.lengths[held.selected].sum()) for held in job.held_out.values())
-    evaluation_minutes = (scored + points * _curve_tokens(job)) / scoring_rate / 60 + answering
+    evaluation_minutes = (scored + points * curve_tokens(job.settings)) / scoring_rate / 60 + answering
     trainable = sum(p.numel() for p in job.base.model.parameters() if p.requires_grad)
     hours = (chosen.training_minutes + evaluation_minutes) / 60
     return Estimate(
@@ -304,18 +305,9 @@ def _training_rate(job: Job, on: bool, tokens_per_pass: int, steps: int, display
 
 def _scoring_rate(job: Job) -> float:
     """Tokens a second in scoring, over one pass."""
-    held_out = job.held_out["domain" if isinstance(job, adapt.Job) else "test"]
+    held_out = job.own_held_out
     tokens_per_pass = job.loop.tokens_per_pass
     probe = dataclasses.replace(held_out, selected=held_out.rows.select_documents(tokens_per_pass))
     began = time.perf_counter()
     score_held_out(job.base, job.objective, probe, job.machine, tokens_per_pass=tokens_per_pass)
     return int(probe.rows.lengths[probe.selected].sum()) / (time.perf_counter() - began)
-
-
-def _curve_tokens(job: Job) -> int:
-    """Tokens that a point of the curve is measured on."""
-    if isinstance(job, adapt.Job):
-        return adapt.curve_tokens(job.settings)
-    from domain_ft.verbs import instruct_job
-
-    return instruct_job.curve_tokens(job.settings)

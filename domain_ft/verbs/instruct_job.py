@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from domain_ft.corpus.conversations.conversation import Conversation
 from domain_ft.corpus.conversations.reading import ConversationData, ConversationSource, open_conversations
 from domain_ft.corpus.conversations.rendering import ChatTemplate
 from domain_ft.corpus.conversations.rows import ConversationRows, encode_conversations
@@ -14,32 +16,27 @@ from domain_ft.corpus.corpus import open_corpus
 from domain_ft.corpus.packing import StepPlan
 from domain_ft.corpus.prepared import PreparedCorpus, prepare
 from domain_ft.corpus.readers.base import Reject
-from domain_ft.errors import ModelError
 from domain_ft.models.base import BaseModel, load
+from domain_ft.models.generation import refuse_encoder
+from domain_ft.objectives.base import LanguageModelObjective
+from domain_ft.objectives.causal_lm import CausalLM
 from domain_ft.objectives.instructions import Instructions
 from domain_ft.randomness import derive
 from domain_ft.settings import InstructSettings
-from domain_ft.training.loop import LoopSettings, count_steps
-from domain_ft.training.memory import PassPlan
+from domain_ft.training.loop import count_steps
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.language_model import NO_CONTROL, HeldOut, hold_out, piece_length
 from domain_ft.verbs.lineage import adapted_runs
 from domain_ft.verbs.machine import Machine
+from domain_ft.verbs.text_runs import CURVE_POINTS, TextJob, settle
 from domain_ft.verbs.training import (
-    alpha_of,
     choose_passes,
     loop_settings,
-    make_trainable,
     trainable_for_now,
 )
 
-if TYPE_CHECKING:
-    pass
-
 EPOCHS = 3.0
 LEARNING_RATES = {"lora": 1e-3, "dora": 1e-3, "full": 5e-5}
-CURVE_POINTS = 8
-CURVE_SHARE = 4  # a point of the curve is measured on so small a part of --evaluation-tokens
 CONTROL_FRACTION = 0.05  # of the control corpus, held out as `adapt` does by default
 ANSWERED_AT_ONCE = 8
 
@@ -62,48 +59,29 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Job:
-    """Everything that a run needs before its first step.
+class Job(TextJob):
+    """Conversations, rendered and encoded, and the model that learns from them.
 
     Attributes:
-        settings: with nothing left to a default that depends on the machine, the model or the data.
-        machine: where it is computed.
-        base: the model; LoRA is not in it yet.
-        objective: what is asked of it.
         data: the conversations.
         template: how they are rendered.
-        rejects: records that could not be read.
-        control: the corpus that forgetting is measured on, if any.
-        train_rows: the conversations that are learned from.
-        held_out: by role (`test`, `control`), what is scored before and after.
+        rejects: records that could not be read, and conversations that the template cannot say.
+        control: the corpus that forgetting is measured on, if any; `held_out` has the roles `test` and `control`.
         questions: what both models answer.
-        loop: the loop's settings.
-        passes: how large a pass is, and why.
     """
 
     settings: InstructSettings
-    machine: Machine
-    base: BaseModel
     objective: Instructions
+    train_rows: ConversationRows
     data: ConversationData
     template: ChatTemplate
     rejects: Sequence[Reject]
     control: PreparedCorpus | None
-    train_rows: ConversationRows
-    held_out: Mapping[str, HeldOut]
     questions: Sequence[Question]
-    loop: LoopSettings
-    passes: PassPlan
 
-    @property
-    def plan(self) -> StepPlan:
-        """Which conversations go into which step."""
-        return StepPlan(self.train_rows.lengths, self.settings.tokens_per_step, self.settings.seed)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimiser steps in which all conversations are read once."""
-        return self.plan.steps_per_epoch
+    def objective_of(self, role: str) -> LanguageModelObjective:
+        """Of the control each token is asked for, of conversations the answers alone."""
+        return CausalLM(kernels=self.machine.kernels) if role == "control" else self.objective
 
     def learned_tokens(self, steps: int) -> int:
         """Tokens that the first `steps` steps ask for."""
@@ -126,7 +104,9 @@ def set_up(settings: InstructSettings, machine: Machine, display: ProgressDispla
     rejects: list[Reject] = []
     with machine.main_first():
         data = open_conversations(ConversationSource.of(settings), rejects=rejects.append, progress=display.job)
-        base = load_decoder(settings, machine, display)
+        dtype = machine.weights_dtype(settings.method, settings.train_modules)
+        base = load(settings.model, device=machine.device, dtype=dtype, progress=display.job)
+        refuse_encoder(base)
         template = ChatTemplate.of(base.tokenizer)
         length = piece_length(base, settings.max_length)
         rows = {
@@ -172,23 +152,8 @@ def set_up(settings: InstructSettings, machine: Machine, display: ProgressDispla
     evaluate_every = settings.evaluate_every or max(1, total_steps // CURVE_POINTS)
     rate = settings.learning_rate or LEARNING_RATES[settings.method]
     loop = loop_settings(settings, passes, total_steps=total_steps, evaluate_every=evaluate_every, learning_rate=rate)
-    settled: dict[str, Any] = {
-        "format": data.format,
-        "control": control or NO_CONTROL,
-        "max_length": length,
-        "alpha": alpha_of(settings),
-        "learning_rate": rate,
-        "max_tokens": None,
-        "epochs": None,
-        "max_steps": total_steps,
-        "tokens_per_pass": loop.tokens_per_pass,
-        "activation_checkpointing": "on" if loop.activation_checkpointing else "off",
-        "evaluate_every": evaluate_every,
-        "device": machine.device.type,
-        "dtype": machine.dtype,
-        "kernels": machine.kernels,
-        "sharding": "full" if machine.sharded else "none",
-    }
+    settled = settle(settings, machine, length, loop) | {"format": data.format, "control": control or NO_CONTROL}
+    kept = [data.test[index] for index in np.unique(rows["test"].documents)]
     return Job(
         settings=dataclasses.replace(settings, **settled),
         machine=machine,
@@ -200,30 +165,10 @@ def set_up(settings: InstructSettings, machine: Machine, display: ProgressDispla
         control=prepared,
         train_rows=rows["train"],
         held_out=held_out,
-        questions=questions_of(data, template, base, settings),
+        questions=questions_of(kept, template, base, settings),
         loop=loop,
         passes=passes,
     )
-
-
-def load_decoder(settings: InstructSettings, machine: Machine, display: ProgressDisplay) -> BaseModel:
-    """The model, which has to write.
-
-    Raises:
-        ModelError: it is an encoder.
-    """
-    base = load(
-        settings.model,
-        device=machine.device,
-        dtype=machine.weights_dtype(settings.method, settings.train_modules),
-        progress=display.job,
-    )
-    if base.objective != "clm":
-        raise ModelError(
-            f"'{settings.model}' is an encoder, which cannot write answers",
-            fix="give a decoder, such as --model smollm2; for labels, train the encoder with `classify` or `tag`",
-        )
-    return base
 
 
 def control_of(settings: InstructSettings) -> str | None:
@@ -234,15 +179,18 @@ def control_of(settings: InstructSettings) -> str | None:
 
 
 def questions_of(
-    data: ConversationData, template: ChatTemplate, base: BaseModel, settings: InstructSettings
+    test: Sequence[Conversation], template: ChatTemplate, base: BaseModel, settings: InstructSettings
 ) -> list[Question]:
     """What asks for the last answer in words of some test conversations, drawn by the seed and their ids.
 
     Those whose prompts leave no room for an answer are left out.
+
+    Args:
+        test: conversations that the template can say.
     """
     found: list[Question] = []
     room = base.max_length - settings.max_new_tokens
-    for conversation in sorted(data.test, key=lambda one: derive(settings.seed, "question", one.id)):
+    for conversation in sorted(test, key=lambda one: derive(settings.seed, "question", one.id)):
         if len(found) == settings.generate_examples:
             break
         answers = [place for place, turn in enumerate(conversation.turns) if turn.trained and turn.content.strip()]
@@ -253,13 +201,3 @@ def questions_of(
         if len(base.tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]) <= room:
             found.append(Question(conversation.id, before[-1].content, prompt, answer.content))
     return found
-
-
-def add_trainable(job: Job) -> None:
-    """Make of the base model one that trains: LoRA goes into it, or every weight is opened."""
-    make_trainable(job.base.model, job.settings, job.machine.kernels, seed=job.settings.seed)
-
-
-def curve_tokens(settings: InstructSettings) -> int:
-    """Test tokens of a point of the curve."""
-    return settings.evaluation_tokens // CURVE_SHARE

@@ -9,14 +9,11 @@ files -> texts with spans -> labelled rows of tokens -> trials (chosen on valida
 from __future__ import annotations
 
 import dataclasses
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from domain_ft.corpus.readers.base import Reject
 from domain_ft.corpus.tasks.entities import Span, TaggingData
@@ -36,24 +33,32 @@ from domain_ft.report.tag_data import TagReport
 from domain_ft.settings import TagSettings
 from domain_ft.training.checkpoints import TrainingState
 from domain_ft.training.progress import ProgressDisplay
-from domain_ft.verbs.machine import Machine, choose_machine, is_main_process
+from domain_ft.verbs.machine import Machine, choose_machine
+from domain_ft.verbs.runs import (
+    as_started,
+    base_facts,
+    console_of,
+    costs,
+    default_folder,
+    origin,
+    print_paths,
+    print_plan,
+    settle_config,
+    started,
+    write_model,
+)
 from domain_ft.verbs.task_runs import (
     adapted_to,
-    base_facts,
     check_options,
-    costs,
     cut_fraction,
     drop_checkpoints,
     keep_metrics,
     largest,
-    origin,
     settle,
     warn_of_leaks,
     write_findings,
-    write_model,
 )
 from domain_ft.verbs.tasks import TaskJob, Trial, restore, run_trial, set_up_trials
-from domain_ft.verbs.training import as_started, settle_config
 
 
 @dataclass(frozen=True)
@@ -129,15 +134,10 @@ def tag(settings: TagSettings) -> TagRun:
     """
     began = time.perf_counter()
     check_options(settings)
-    folder = RunFolder(output_folder(settings))
-    machine = choose_machine(settings, track=settings.track, project=folder.path)
-    with machine.main_first():
-        if machine.is_main:
-            folder = RunFolder.create(folder.path, resume=settings.resume)
-    with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
+    with started(settings, output_folder(settings)) as (folder, machine, display):
         rejected: list[Reject] = []
         job = set_up(as_started(settings, folder), machine, display, rejected)
-        facts = origin(machine, job.model, job.data.name, job.data.key)
+        facts = origin(machine, job.model, task={"name": job.data.name, "content": job.data.key})
         settle_config(job.settings, facts, folder, machine, sources=("model", "task"))
         if machine.is_main:
             write_findings(folder, job.leaks, rejected)
@@ -147,7 +147,6 @@ def tag(settings: TagSettings) -> TagRun:
         report = _report(job, folder, outcomes, kept, facts, time.perf_counter() - began)
         if machine.is_main:
             _write(job, folder, report, outcomes, kept)
-        machine.accelerator.wait_for_everyone()
     return TagRun(folder.path, report, job.model)
 
 
@@ -158,10 +157,9 @@ def run(settings: TagSettings) -> dict[str, Any]:
     from domain_ft.report.tag_terminal import print_tag
 
     finished = tag(settings)
-    console = Console(quiet=settings.json or not is_main_process())
+    console = console_of(settings)
     print_tag(finished.report, console)
-    console.print(f"\nrun folder: {finished.folder}", highlight=False, soft_wrap=True)
-    console.print(f"report:     {finished.folder / 'report.html'}", highlight=False, soft_wrap=True)
+    print_paths(finished.folder, console)
     return dict(finished.result)
 
 
@@ -171,8 +169,7 @@ def output_folder(settings: TagSettings) -> Path:
         return settings.output
     train = Path(settings.train)
     name = train.resolve().parent.name if train.stem == "train" else train.stem
-    task, model = (re.sub(r"[^\w.-]+", "-", word) for word in (name, Path(settings.model).name))
-    return Path("runs") / f"{task}-{model}"
+    return default_folder(name, Path(settings.model).name)
 
 
 # --- Before the first step --------------------------------------------------------------------------------------------
@@ -377,7 +374,7 @@ def _write(job: Job, folder: RunFolder, report: TagReport, outcomes: Sequence[Ou
 
     settings, model = job.settings, job.model
     with folder.writing():
-        write_model(model, settings.method, folder)
+        write_model(model, settings.method, folder, model.task_type)
         for outcome in largest(outcomes):
             for split, counts in (("validation", outcome.validation), ("test", outcome.test)):
                 counts.save(folder.path / "predictions" / f"{split}-seed-{outcome.trial.seed}.npz")
@@ -422,6 +419,5 @@ def _dry_run(settings: TagSettings) -> dict[str, Any]:
         "settings": job.settings.to_dict(),
         "output": str(output_folder(settings)),
     }
-    if not settings.json and machine.is_main:
-        Console().print_json(data=planned)
+    print_plan(planned, settings, machine)
     return planned

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from domain_ft.corpus.prepared import PreparedCorpus
 from domain_ft.corpus.readers.base import Reject
 from domain_ft.corpus.tasks.leaks import KIND_WORDS, Leaks
 from domain_ft.errors import SettingsError
-from domain_ft.models import embedded
-from domain_ft.models.export import export_merged
-from domain_ft.models.peft_format import save_adapter
-from domain_ft.models.task_model import TaskModel
-from domain_ft.report.data import BaseFacts
 from domain_ft.report.run_folder import RunFolder
-from domain_ft.training.checkpoints import TrainingState
-from domain_ft.training.loop import over_ranks, peak_memory_bytes
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.lineage import training_corpora
-from domain_ft.verbs.machine import Machine, provenance
+from domain_ft.verbs.machine import Machine
+from domain_ft.verbs.runs import settled
 from domain_ft.verbs.tasks import TaskJob, TaskSettings, Trial
-from domain_ft.verbs.training import alpha_of
 
 
 class HasTrial(Protocol):
@@ -81,22 +72,8 @@ def adapted_to(model: str, display: ProgressDisplay) -> list[PreparedCorpus]:
 
 def settle(settings: TaskSettings, machine: Machine, length: int, tasks: TaskJob | None) -> dict[str, Any]:
     """The settings that depend on the machine, the model or the task; `tasks` is None where there is no loop."""
-    settled: dict[str, Any] = {
-        "max_length": length,
-        "alpha": alpha_of(settings),
-        "device": machine.device.type,
-        "dtype": machine.dtype,
-        "kernels": machine.kernels,
-    }
-    if tasks is None:
-        return settled
-    loop = tasks.loop(tasks.trials[-1])
-    return settled | {
-        "learning_rate": loop.learning_rate,
-        "batch_size": loop.rows_per_step,
-        "tokens_per_pass": loop.tokens_per_pass,
-        "activation_checkpointing": "on" if loop.activation_checkpointing else "off",
-    }
+    loop = tasks.loop(tasks.trials[-1]) if tasks else None
+    return settled(settings, machine, length, loop) | ({"batch_size": loop.rows_per_step} if loop else {})
 
 
 def warn_of_leaks(leaks: Leaks, settings: TaskSettings, display: ProgressDisplay) -> None:
@@ -122,12 +99,11 @@ def cut_fraction(rows: Mapping[str, HasCut]) -> float:
 
 def write_findings(folder: RunFolder, leaks: Leaks, rejected: Sequence[Reject]) -> None:
     """leaks.jsonl and rejects.jsonl, where there is anything to list."""
-    with folder.writing():
-        if any(leaks.counts.values()):
+    if any(leaks.counts.values()):
+        with folder.writing():
             leaks.write(folder.path / "leaks.jsonl")
-        if rejected:
-            lines = (json.dumps(dataclasses.asdict(reject), ensure_ascii=False) for reject in rejected)
-            folder.rejects.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    if rejected:
+        folder.write_lines(folder.rejects, map(dataclasses.asdict, rejected))
 
 
 # --- Afterwards -------------------------------------------------------------------------------------------------------
@@ -136,54 +112,6 @@ def write_findings(folder: RunFolder, leaks: Leaks, rejected: Sequence[Reject]) 
 def largest(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Those of the largest number of training examples, one for each seed."""
     return [outcome for outcome in outcomes if outcome.trial.size == outcomes[-1].trial.size]
-
-
-def costs(
-    machine: Machine, model: TaskModel, states: Sequence[TrainingState], trained: Iterable[Tensor], wall_seconds: float
-) -> dict[str, Any]:
-    """What result.json says of tokens, seconds, memory and parameters, over all trials."""
-    seconds, tokens = sum(state.seconds for state in states), sum(state.tokens for state in states)
-    return {
-        "tokens_seen": tokens,
-        "steps": sum(state.step for state in states),
-        "wall_seconds": wall_seconds,
-        "training_seconds": seconds,
-        "tokens_per_second": tokens / seconds if seconds else None,
-        "peak_memory_bytes": max(over_ranks(machine.accelerator, peak_memory_bytes()))[0],
-        "processes": machine.processes,
-        "trainable_parameters": sum(p.numel() for p in trained),
-        "total_parameters": sum(p.numel() for p in model.model.parameters()),
-    }
-
-
-def base_facts(model: TaskModel) -> BaseFacts:
-    """The model that was fine-tuned, as the report tells of it."""
-    is_embedded = model.name in embedded.EMBEDDED
-    return BaseFacts(
-        name=model.name,
-        source=model.source,
-        revision=model.revision,
-        embedded=is_embedded,
-        licence=embedded.provenance(model.name)["licence"] if is_embedded else "",
-    )
-
-
-def origin(machine: Machine, model: TaskModel, task: str, key: str) -> dict[str, Any]:
-    """Where the numbers come from: versions, machine, and what exactly was read and trained."""
-    return provenance(machine) | {
-        "model": {"source": model.source, "revision": model.revision},
-        "task": {"name": task, "content": key},
-    }
-
-
-def write_model(model: TaskModel, method: str, folder: RunFolder) -> None:
-    """The adapter, or the whole model where all of it was trained."""
-    if method == "full":
-        export_merged(model, folder.path / "model")
-        return
-    save_adapter(
-        model.model, folder.adapter, base_name=model.source, revision=model.revision, task_type=model.task_type
-    )
 
 
 def keep_metrics(tasks: TaskJob, kept: Trial, folder: RunFolder) -> None:

@@ -1,17 +1,15 @@
-"""What the verbs that train share: what trains, how large a pass is, the loop, and the settings of a resumed run."""
+"""What all verbs that train share in their training: what trains, how large a pass is, and the loop."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from accelerate.utils import gather_object
 from transformers import PreTrainedModel
 
-from domain_ft.checking import PROVENANCE, tomllib
 from domain_ft.corpus.rows import Rows
 from domain_ft.errors import SettingsError
 from domain_ft.models.activation_checkpointing import ActivationCheckpointing
@@ -39,21 +37,6 @@ TrainSettings: TypeAlias = AdaptSettings | InstructSettings | ClassifySettings |
 S = TypeVar("S", AdaptSettings, InstructSettings, ClassifySettings, TagSettings)
 
 LEARNING_RATES = {"lora": 2e-3, "dora": 2e-3, "full": 5e-5}
-
-MAY_CHANGE = {
-    "output",
-    "activation_checkpointing",
-    "track",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "sharding",
-    "examples",
-    "quiet",
-    "json",
-    "resume",
-    "dry_run",
-}
-"""Settings that a resumed run may be given anew: nothing that is computed depends on them, but for rounding."""
 
 
 # --- What trains ------------------------------------------------------------------------------------------------------
@@ -282,63 +265,3 @@ def train_into(
     )
     base.model.eval()
     return state
-
-
-# --- The settings of a run that is resumed ----------------------------------------------------------------------------
-
-
-def as_started(settings: S, folder: RunFolder) -> S:
-    """For a resumed run the passes that it was started with, where none are asked for: memory may be other by now."""
-    if not (settings.resume and folder.config.is_file()):
-        return settings
-    stored = type(settings).from_toml(folder.config)
-    checkpointing = settings.activation_checkpointing
-    return dataclasses.replace(
-        settings,
-        tokens_per_pass=settings.tokens_per_pass or stored.tokens_per_pass,
-        activation_checkpointing=stored.activation_checkpointing if checkpointing == "auto" else checkpointing,
-    )
-
-
-def settle_config(
-    settings: TrainSettings,
-    facts: Mapping[str, Any],
-    folder: RunFolder,
-    machine: Machine,
-    *,
-    sources: Collection[str],
-) -> None:
-    """Write config.toml; for a resumed run, refuse settings that are not those it was started with.
-
-    Args:
-        settings: with nothing left to a default.
-        facts: where the run comes from.
-        sources: the keys of `facts` by which the text and the model of a resumed run are known.
-
-    Raises:
-        SettingsError: a resumed run with other settings, another text or another model.
-    """
-    text = settings.to_toml(facts)
-    if not settings.resume:
-        if machine.is_main:
-            folder.write_config(text)
-        return
-    now = settings.to_dict()
-    changed = [
-        f"{name} was {before!r}, now {now[name]!r}"
-        for name, before in type(settings).from_toml(folder.config).to_dict().items()
-        if name not in MAY_CHANGE and before != now[name]
-    ]
-    if changed:
-        raise SettingsError(
-            f"--resume with other settings than the run was started with: {'; '.join(changed)}",
-            where=str(folder.config),
-            fix="resume with the same options (config.toml has them), or start another run with another --output",
-        )
-    before, after = (tomllib.loads(one)[PROVENANCE] for one in (folder.config.read_text(encoding="utf-8"), text))
-    if any(before[name] != after[name] for name in sources):
-        raise SettingsError(
-            "--resume: the text or the model is not what the run was started with, though the settings are",
-            where=str(folder.config),
-            fix="put the files back as they were, or start another run with another --output",
-        )

@@ -152,6 +152,12 @@ class TestFormats:
         assert places(result) == {(4, "personal-email"), (8, "broken-record")}
         assert result.statistics["labels"] == {"PER": 1}
 
+    def test_tags_without_types(self, tmp_path: Path) -> None:
+        path = tmp_path / "entities.conll"
+        path.write_text("-DOCSTART- O\n\nAda  B\nLovelace I\nwrites O\n\nto O\nBabbage B\n", encoding="utf-8")
+        result = checked(path)
+        assert (result.findings, result.statistics["labels"]) == ([], {"entity": 2})
+
     def test_plain_text_and_documents(self, tmp_path: Path) -> None:
         path = tmp_path / "notes.txt"
         path.write_bytes("A line.\ncafÃ© is open\n".encode() + b"caf\xe9\n" + b"mail jane@example.org\n")

@@ -264,8 +264,10 @@ def test_what_the_template_cannot_say_is_an_error_or_left_out() -> None:
         [bad, TALKS[0]], tokenizer, ChatTemplate.of(tokenizer), max_length=64, rejects=told.append
     )
     assert [reject.line for reject in told] == [7]
-    assert [dropped.id for dropped in rows.dropped] == ["bad"]
-    assert rows.row_id(0) == "a"
+    assert rows.dropped == ()  # it is told of once
+    assert rows.documents.tolist() == [1]
+    with pytest.raises(CorpusError, match=r"none of the 1 conversations.*special token"):
+        encode_conversations([bad], tokenizer, ChatTemplate.of(tokenizer), max_length=64, rejects=told.append)
 
 
 def test_progress_counts_conversations() -> None:

@@ -112,7 +112,7 @@ def instruct_report(pairs: tuple[AnswerPair, ...] = LONG, **changes: Any) -> Ins
             "kernels": "torch",
             "data": "medquad.jsonl",
             "format": "qa",
-            "examples": {"train": 271, "test": 29, "dropped": 3, "cut": 41},
+            "examples": {"train": 271, "test": 29, "rejected": 2, "dropped": 3, "cut": 41},
             "template": "model",
             "tokens_seen": 163_840,
             "tokens_trained": 121_004,

@@ -27,7 +27,7 @@ from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs import adapt as adapt_verb
 from domain_ft.verbs import estimate as estimate_verb
 from domain_ft.verbs import machine as machines
-from domain_ft.verbs import training
+from domain_ft.verbs import text_runs, training
 from domain_ft.verbs.adapt import adapt, output_folder, run
 from domain_ft.verbs.evaluate import evaluate
 from domain_ft.verbs.export import export
@@ -179,7 +179,7 @@ def test_the_scores_of_an_embedded_base_are_kept(tmp_path: Path, monkeypatch: py
         measured.append(named.get("label", ""))
         return score_held_out(*given, **named)
 
-    monkeypatch.setattr(adapt_verb, "score_held_out", noted)
+    monkeypatch.setattr(text_runs, "score_held_out", noted)
     first = adapt(settings(tmp_path, output=tmp_path / "first"))
     assert sum(label.startswith("before") for label in measured) == 2
     measured.clear()

@@ -100,8 +100,8 @@ def test_peft_loads_the_adapter_with_equal_logits_and_export_merges_it(
     said = AutoTokenizer.from_pretrained(tmp_path / "merged").apply_chat_template(
         [{"role": "user", "content": "x"}], tokenize=False, add_generation_prompt=True
     )
-    assert said == ("[user] x<|endoftext|>[assistant] " if template else said)
-    assert said.startswith("[user] x") if template else "### User:\nx" in said
+    plain = "### User:\nx\n\n### Assistant:\n"
+    assert said == ("[user] x<|endoftext|>[assistant] " if template else plain)
 
 
 def test_a_model_learns_to_answer_and_to_stop(tmp_path: Path) -> None:
@@ -195,14 +195,31 @@ def test_a_test_file_of_its_own_no_control_and_no_examples(tmp_path: Path) -> No
 
 
 def test_a_conversation_of_which_nothing_is_left_is_not_trained_on(tmp_path: Path) -> None:
-    asked = settings(tmp_path, generate_examples=0)
+    test = write_conversations(tmp_path / "test.jsonl", 50)
+    asked = settings(tmp_path, generate_examples=0, test=str(test))
+    test.write_text("".join(test.read_text(encoding="utf-8").splitlines(keepends=True)[40:]), encoding="utf-8")
     with Path(asked.data).open("a") as file:
         messages = [{"role": "user", "content": "long " * 200}, {"role": "assistant", "content": "Yes."}]
         file.write(json.dumps({"messages": messages}) + "\n")
     finished = instruct(asked)
-    counts = finished.result["examples"]
-    assert counts["train"] + counts["test"] + counts["dropped"] in (40, 41)  # the long one may be held out
+    assert finished.result["examples"] == {"train": 40, "test": 10, "rejected": 0, "dropped": 1, "cut": 0}
     assert finished.result["after"]["answers"] is None
+
+
+def test_what_the_template_cannot_say_is_left_out_once_and_asked_of_no_model(tmp_path: Path) -> None:
+    asked = settings(tmp_path, on_bad_record="skip", test_fraction=0.5, generate_examples=100)
+    records = Path(asked.data).read_text(encoding="utf-8").splitlines()
+    for index in range(0, 40, 4):
+        records[index] = records[index].replace("What is", "What is <|endoftext|>")
+    Path(asked.data).write_text("\n".join(records) + "\n", encoding="utf-8")
+    finished = instruct(asked)
+    counts = finished.result["examples"]
+    assert (counts["train"] + counts["test"], counts["rejected"], counts["dropped"]) == (30, 10, 0)
+    rejected = [json.loads(line)["line"] for line in (finished.folder / "rejects.jsonl").read_text().splitlines()]
+    assert sorted(rejected) == list(range(1, 41, 4))
+    answered = [json.loads(line) for line in (finished.folder / "answers.jsonl").read_text().splitlines()]
+    assert len(answered) == counts["test"]
+    assert not any("endoftext" in one["prompt"] for one in answered)
 
 
 def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(tmp_path: Path) -> None:
@@ -214,7 +231,7 @@ def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(tmp_path: Path) ->
 
 def test_what_is_refused(tmp_path: Path) -> None:
     save_tiny("bert", tmp_path / "bert")
-    with pytest.raises(ModelError, match="is an encoder, which cannot write answers"):
+    with pytest.raises(ModelError, match=r"bert' is an encoder: .*writes none"):
         instruct(settings(tmp_path, model=str(tmp_path / "bert")))
     T5ForConditionalGeneration(
         T5Config(vocab_size=VOCABULARY, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
@@ -222,7 +239,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     tiny_tokenizer("gpt2").save_pretrained(tmp_path / "t5")
     with pytest.raises(ModelError, match="'t5', which is neither an encoder with a masked-LM head nor a decoder"):
         instruct(settings(tmp_path, model=str(tmp_path / "t5"), output=tmp_path / "another"))
-    with pytest.raises(CorpusError, match=r"none of the 32 conversations has anything that can be learned; .* is 8"):
+    with pytest.raises(CorpusError, match=r"none of the 32 conversations has anything that .*; of one: .* is 8"):
         instruct(settings(tmp_path, output=tmp_path / "other", max_length=8))
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from classify_jobs import settings as classify_settings
+from safetensors.torch import load_file
 from verb_jobs import settings
 
 from domain_ft.errors import SettingsError

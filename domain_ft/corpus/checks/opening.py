@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,16 @@ from domain_ft.corpus.conversations.formats import FORMATS, FieldChoice, Format,
 from domain_ft.corpus.readers import ENDINGS, raw_records
 from domain_ft.corpus.readers.base import BadRecords, RawRecord, read_lines
 from domain_ft.corpus.readers.files import ending
-from domain_ft.corpus.tasks.entity_files import SPANS_FIELDS, TAGS_FIELDS, TOKENS_FIELDS, TagFields
+from domain_ft.corpus.tasks.entities import is_tag
+from domain_ft.corpus.tasks.entity_files import (
+    COLUMNS,
+    DOCUMENT,
+    SPANS_FIELDS,
+    TAGS_FIELDS,
+    TOKENS_FIELDS,
+    TagFields,
+    columns_of,
+)
 from domain_ft.corpus.tasks.fields import LABEL_NAMES, FieldNames
 from domain_ft.corpus.tasks.reading import RECORD_ENDINGS
 from domain_ft.errors import CorpusError
@@ -25,9 +33,7 @@ from domain_ft.errors import CorpusError
 Kind = Literal["conversations", "examples", "tags", "text"]
 
 _LOOKED_AT = 100  # records, the first of which that is of a known kind says the kind of all
-_COLUMNS = (2, 4)  # of CoNLL files, least and most
 _MOST_LINES = 0.8  # of those looked at, from which on they are words with tags, whatever is wrong with the others
-_TAG = re.compile(r"O|[BIESLU]-\S+")
 
 
 @dataclass(frozen=True)
@@ -180,9 +186,7 @@ def _first(path: Path, name: str) -> Iterator[RawRecord]:
 def _is_conll(path: Path, name: str) -> bool:
     """Whether most lines of a text are columns with a word first and a tag last."""
     lines = (line.decode("utf-8", "replace").strip() for _, _, line in read_lines(path, name, Rejections().bad))
-    words = [line for line in itertools.islice(filter(None, lines), _LOOKED_AT) if not line.startswith("-DOCSTART-")]
-    tagged = 0
-    for line in words:
-        parts = line.split("\t") if "\t" in line else line.split(" ")
-        tagged += _COLUMNS[0] <= len(parts) <= _COLUMNS[1] and bool(_TAG.fullmatch(parts[-1]))
+    rows = [columns_of(line) for line in itertools.islice(filter(None, lines), _LOOKED_AT)]
+    words = [row for row in rows if row[0] != DOCUMENT]
+    tagged = sum(COLUMNS[0] <= len(row) <= COLUMNS[1] and is_tag(row[-1]) for row in words)
     return tagged > _MOST_LINES * len(words)

@@ -57,7 +57,7 @@ class ConversationBatch(PackedBatch):
 
 @dataclass(frozen=True)
 class Dropped:
-    """A conversation of which there is nothing to learn.
+    """A conversation that has no row.
 
     Attributes:
         id: of the conversation.
@@ -77,7 +77,7 @@ class ConversationRows:
         lengths: (rows,) int32, tokens of each row, special tokens included.
         documents: (rows,) int64, the index of the conversation of each row, among those that were encoded.
         cut: (rows,) bool, whether something that is to be learned did not fit into the row.
-        dropped: the conversations that have no row.
+        dropped: the conversations of which nothing is left once they are cut.
         key: names the content: equal keys, equal rows.
     """
 
@@ -202,7 +202,7 @@ def encode_conversations(
         tokenizer: any fast tokenizer.
         template: for that tokenizer.
         max_length: tokens of a row at most; of a longer one the end is cut.
-        rejects: told of each conversation that the template cannot say, which is then dropped; without it the first
+        rejects: told of each conversation that the template cannot say, which then has no row; without it the first
             such conversation is an error.
         progress: called with ("tokenising", conversations done, conversations in all).
 
@@ -239,6 +239,7 @@ class _Encoder:
         self.documents: list[int] = []
         self.cut: list[bool] = []
         self.dropped: list[Dropped] = []
+        self.refused: list[Dropped] = []
         self.done = 0
 
     def add(self, conversations: Sequence[Conversation]) -> None:
@@ -268,10 +269,11 @@ class _Encoder:
     def rows(self, conversations: Sequence[Conversation]) -> ConversationRows:
         """What was made."""
         if not self.tokens:
-            why = f"; of the first: {self.dropped[0].reason}" if self.dropped else ""
+            first = next(iter([*self.refused, *self.dropped]), None)
+            why = f"; of one: {first.reason}" if first else ""
             raise CorpusError(
                 f"none of the {len(conversations):,} conversations has anything that can be learned{why}",
-                where=self.dropped[0].place if self.dropped else None,
+                where=first.place if first else None,
                 fix="give a larger --max-length, or shorter prompts",
             )
         return ConversationRows(
@@ -291,7 +293,7 @@ class _Encoder:
                 fix = f"{error.fix}; or leave such examples out: --on-bad-record skip"
                 raise RecordError(error.reason, where=error.where or conversation.place, fix=fix) from error
             self.rejects(Reject(conversation.file, conversation.line, None, error.reason))
-            self.dropped.append(Dropped(conversation.id, conversation.place, error.reason))
+            self.refused.append(Dropped(conversation.id, conversation.place, error.reason))
             return ()
 
     def _row(self, rendered: Rendered, encoding: Encoding) -> tuple[npt.NDArray[np.void], bool, int]:

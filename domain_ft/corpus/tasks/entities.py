@@ -116,6 +116,15 @@ def split_tag(tag: str) -> tuple[str, str]:
     raise ValueError(f"'{tag}' is no tag: O, B-TYPE, I-TYPE, and in some schemes E-, S-, L-, U-TYPE are")
 
 
+def is_tag(word: str) -> bool:
+    """Whether it is a tag of some scheme."""
+    try:
+        split_tag(word)
+    except ValueError:
+        return False
+    return True
+
+
 def recognise(sentences: Iterable[Sequence[str]]) -> Scheme:
     """The scheme of a file from all of its tags; IOB2 where they do not tell. What is no tag is passed over.
 

@@ -25,8 +25,12 @@ TAGS_FIELDS = ("tags", "ner_tags", "labels")
 SPANS_FIELDS = ("entities", "spans", "label")
 
 _JSON_ENDINGS = (".jsonl", ".json", ".ndjson")
-_COLUMNS = (2, 4)
-_DOCUMENT = "-DOCSTART-"
+COLUMNS = (2, 4)
+"""Of CoNLL files, the fewest and the most."""
+
+DOCUMENT = "-DOCSTART-"
+"""The word of a CoNLL line at which a document begins."""
+
 _BLANKS = re.compile(r"[ \t]+")
 
 
@@ -140,6 +144,12 @@ def _judged(sentences: Sequence[_Sentence], name: str, scheme: Scheme, bad: BadR
 # --------------------------------------------------------------------------------------------------------------- CoNLL
 
 
+def columns_of(line: str) -> list[str]:
+    """The columns of a CoNLL line: between tabs, or between blanks where it has no tab."""
+    parts = line.split("\t") if "\t" in line else _BLANKS.split(line.strip(" "))
+    return [part.strip(" ") for part in parts]
+
+
 def _conll_sentences(path: Path, name: str, bad: BadRecords) -> Iterator[_Sentence]:
     """Sentences of columns: the word first, the tag last. A blank line ends one, a -DOCSTART- line a document."""
     sentence = _Sentence([], [], [], "", "")
@@ -163,9 +173,8 @@ def _conll_sentences(path: Path, name: str, bad: BadRecords) -> Iterator[_Senten
         if not line.strip(" \t"):
             yield from finished()
             continue
-        parts = line.split("\t") if "\t" in line else _BLANKS.split(line.strip(" "))
-        parts = [part.strip(" ") for part in parts]
-        if parts[0] == _DOCUMENT:
+        parts = columns_of(line)
+        if parts[0] == DOCUMENT:
             yield from finished()
             documents += 1
             continue
@@ -183,7 +192,7 @@ def _conll_sentences(path: Path, name: str, bad: BadRecords) -> Iterator[_Senten
 
 
 def _column_problem(parts: Sequence[str], columns: int) -> str | None:
-    fewest, most = _COLUMNS
+    fewest, most = COLUMNS
     if not fewest <= len(parts) <= most:
         return f"the line has {_counted(len(parts))}, where {fewest} to {most} are wanted"
     if len(parts) != columns:
