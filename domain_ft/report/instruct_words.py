@@ -39,7 +39,6 @@ _FORMATS = {
 }
 _TEMPLATES = {"model": "the model's own", "plain": "a plain one, since the model has none"}
 _FACTS = {
-    "rejects": "records that could not be used",
     "leaks": "held-out examples with a copy among the others",
     "split": "how they were split",
     "language": "language",
@@ -134,7 +133,9 @@ def _ends(report: InstructReport) -> str:
     limit = report.settings.get("max_new_tokens")
     all_ended = before["end_of_turn_rate"] == after["end_of_turn_rate"] == 1
     cut = "" if all_ended or limit is None else f"; the rest were cut at {limit:,} tokens"
-    return f"Of {after['examples']:,} answers {ended[0]} ended by themselves before, {ended[1]} after{cut}."
+    within = report.result["references_within_limit"]
+    could = f", within which {within:,} of the references end" if cut and within < after["examples"] else ""
+    return f"Of {after['examples']:,} answers {ended[0]} ended by themselves before, {ended[1]} after{cut}{could}."
 
 
 def changed(difference: Mapping[str, Any]) -> str:

@@ -134,6 +134,12 @@ def _say_what_is_odd(job: Job, display: ProgressDisplay) -> None:
     unasked = job.settings.generate_examples and not job.questions
     if unasked:
         display.say("note: no test prompt leaves room for an answer, so none is written")
+    longer = len(job.questions) - job.references_within_limit
+    if longer:
+        display.say(
+            f"note: {longer:,} of the {len(job.questions):,} reference answers are longer than --max-new-tokens "
+            f"{job.settings.max_new_tokens}, at which answers are cut"
+        )
 
 
 def _answer(job: Job, when: str, display: ProgressDisplay) -> list[Generated]:
@@ -193,6 +199,7 @@ def _report(
         "tokens_trained": job.learned_tokens(state.step),
         "before": before,
         "after": after,
+        "references_within_limit": job.references_within_limit,
         "differences": differences,
     }
     return InstructReport(

@@ -50,12 +50,14 @@ class Question:
         asked: what the last turn before the answer says.
         prompt: all that the model reads.
         reference: the answer that the data has.
+        reference_tokens: of it, the one that ends the turn included.
     """
 
     id: str
     asked: str
     prompt: str
     reference: str
+    reference_tokens: int
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,11 @@ class Job(TextJob):
         return whole + sum(
             int(learned[plan.step(epochs * plan.steps_per_epoch + step).rows].sum()) for step in range(rest)
         )
+
+    @property
+    def references_within_limit(self) -> int:
+        """How many references would have ended before --max-new-tokens cuts them: no model can be asked for more."""
+        return sum(question.reference_tokens <= self.settings.max_new_tokens for question in self.questions)
 
 
 def set_up(settings: InstructSettings, machine: Machine, display: ProgressDisplay) -> Job:
@@ -198,6 +205,10 @@ def questions_of(
             continue
         before, answer = conversation.turns[: answers[-1]], conversation.turns[answers[-1]]
         prompt = template.prompt(before, conversation.tools)
-        if len(base.tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]) <= room:
-            found.append(Question(conversation.id, before[-1].content, prompt, answer.content))
+        asked, answered = (
+            len(base.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+            for text in (prompt, answer.content)
+        )
+        if asked <= room:
+            found.append(Question(conversation.id, before[-1].content, prompt, answer.content, answered + 1))
     return found

@@ -85,7 +85,6 @@ def facts(pairs: tuple[AnswerPair, ...] = LONG) -> ConversationFacts:
     known = {
         "examples": {"train": 271, "test": 29},
         "split": "by content: whole groups of near copies",
-        "rejects": 14,
         "leaks": 0,
         "leak_list": [{"test": pair.id, "train": pair.id, "similarity": 1.0} for pair in pairs],
         "licence": "CC-BY-4.0",
@@ -114,6 +113,7 @@ def instruct_report(pairs: tuple[AnswerPair, ...] = LONG, **changes: Any) -> Ins
             "format": "qa",
             "examples": {"train": 271, "test": 29, "rejected": 2, "dropped": 3, "cut": 41},
             "template": "model",
+            "references_within_limit": len(pairs) - 1,
             "tokens_seen": 163_840,
             "tokens_trained": 121_004,
             "steps": 40,

@@ -229,6 +229,19 @@ def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(tmp_path: Path) ->
     assert not (tmp_path / "run").exists()
 
 
+def test_references_that_are_longer_than_an_answer_may_be_are_counted(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The token that ends the turn counts."""
+    tokenizer = AutoTokenizer.from_pretrained(settings(tmp_path).model)
+    tokens = [len(tokenizer(answer)["input_ids"]) for answer in ANSWERS]
+    for limit, within in ((min(tokens), 0), (max(tokens) + 1, 4)):
+        asked = settings(tmp_path, output=tmp_path / str(limit), max_new_tokens=limit, max_steps=1, quiet=False)
+        assert instruct(asked).result["references_within_limit"] == within
+        said = capfd.readouterr().err
+        assert (f"4 of the 4 reference answers are longer than --max-new-tokens {limit}" in said) is (within == 0)
+
+
 def test_what_is_refused(tmp_path: Path) -> None:
     save_tiny("bert", tmp_path / "bert")
     with pytest.raises(ModelError, match=r"bert' is an encoder: .*writes none"):
