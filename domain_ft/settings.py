@@ -331,6 +331,9 @@ class AnswerOptions(Settings, group="Measuring"):
     max_new_tokens: PositiveInt = 128
     """Tokens of such an answer at most."""
 
+    repetition_penalty: PositiveFloat = 1.0
+    """Above 1, such an answer repeats itself less: tokens that stand in the text already are less likely."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MachineOptions(Settings, group="Machine"):

@@ -32,6 +32,9 @@ METRICS = ("exact_match", "token_f1", "rouge_l", "chrf", "end_of_turn_rate")
 CHRF_ORDER = 6
 """Characters in the longest n-grams of chrF."""
 
+REPEATED = 4
+"""Words in the n-grams that `repetition` counts."""
+
 _ARTICLES = frozenset(("a", "an", "the"))
 
 Array = npt.NDArray[np.float64]
@@ -43,8 +46,8 @@ class AnswerScores:
 
     Attributes:
         values: by name of `METRICS` (n,) values in 0 to 1, a value for each example.
-        sizes: by name `answer_tokens` (the end-of-turn token included), `answer_characters`, `reference_characters` and
-            `reference_words` (tokens of token F1) (n,) sizes.
+        sizes: by name `answer_tokens` (the end-of-turn token included), `answer_characters`, `reference_characters`,
+            `reference_words` (tokens of token F1), `answer_repetition` and `reference_repetition` (n,) sizes.
         distinct: `distinct_1` and `distinct_2` of all answers together; see `distinct`.
     """
 
@@ -88,6 +91,8 @@ class AnswerScores:
             "answer_characters": [len(answer) for answer in answers],
             "reference_characters": [len(reference) for reference in references],
             "reference_words": [len(squad_tokens(reference)) for reference in references],
+            "answer_repetition": [repetition(answer) for answer in answers],
+            "reference_repetition": [repetition(reference) for reference in references],
         }
         return cls(
             values={name: np.asarray(column, dtype=np.float64) for name, column in values.items()},
@@ -214,6 +219,20 @@ def chrf(answer: str, reference: str) -> float:
 
 
 # ----------------------------------------------------------------------------------------------------------- variety
+
+
+def repetition(answer: str) -> float:
+    """The share of the 4-grams of `rouge_words` that stood in the answer before; 0 where it has fewer than four words.
+
+    seq-rep-4 of Welleck et al. 2020, "Neural Text Generation with Unlikelihood Training", equation 9. It shows a model
+    that goes round in circles, as small ones do where the likeliest token is taken each time.
+
+    >>> repetition("the heart and the lungs and the heart and the lungs")
+    0.25
+    """
+    words = rouge_words(answer)
+    grams = [tuple(words[place : place + REPEATED]) for place in range(len(words) - REPEATED + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def distinct(answers: Sequence[str], n: int) -> float | None:

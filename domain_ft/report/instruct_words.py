@@ -25,6 +25,9 @@ METRICS = {
 SHORT = 10
 """Words of the middle reference up to which exact match and token F1 tell something: SQuAD's answers have three."""
 
+REPEATING = 0.1
+"""How much more than the references answers may repeat themselves before it is worth a word: references are at 0.02."""
+
 MOST_SHOWN = 50
 """Prompts on the page."""
 
@@ -91,6 +94,7 @@ def answer_rows(report: InstructReport) -> list[tuple[str, str, str]]:
     before, after = (report.result[when]["answers"] for when in ("before", "after"))
     told = {
         "tokens, mean": lambda scores: number(scores["answer_tokens"]["mean"], 1),
+        "repeated 4-grams": lambda scores: points(scores["answer_repetition"]["mean"]),
         "characters, median": lambda scores: number(scores["answer_characters"]["p50"], 0),
         "distinct-1": lambda scores: points(scores["distinct_1"]),
         "distinct-2": lambda scores: points(scores["distinct_2"]),
@@ -108,9 +112,10 @@ def answer_notes(report: InstructReport) -> str:
     return (
         f"Likeness to the reference is {likeness}, in points of 100; it is the mean over prompts, and so is the share "
         f"of answers that ended by themselves. Of the references the middle one has "
-        f"{number(after['reference_characters']['p50'], 0)} characters. Distinct-1 and -2 are the shares of words and "
-        "of pairs of words that are different, over all answers together: low where a model repeats itself, but also "
-        "where answers are long."
+        f"{number(after['reference_characters']['p50'], 0)} characters. Repeated are the runs of four words that stood "
+        f"in the same answer before (of the references {points(after['reference_repetition']['mean'])}): many where an "
+        "answer goes round in circles. Distinct-1 and -2 are the shares of words and of pairs of words that are "
+        "different, over all answers together: low where a model repeats itself, but also where answers are long."
     )
 
 
@@ -135,7 +140,15 @@ def _ends(report: InstructReport) -> str:
     cut = "" if all_ended or limit is None else f"; the rest were cut at {limit:,} tokens"
     within = report.result["references_within_limit"]
     could = f", within which {within:,} of the references end" if cut and within < after["examples"] else ""
-    return f"Of {after['examples']:,} answers {ended[0]} ended by themselves before, {ended[1]} after{cut}{could}."
+    said = f"Of {after['examples']:,} answers {ended[0]} ended by themselves before, {ended[1]} after{cut}{could}."
+    repeated = after["answer_repetition"]["mean"]
+    if not cut or repeated < after["reference_repetition"]["mean"] + REPEATING:
+        return said
+    return (
+        f"{said} In the answers {points(repeated)} of 100 runs of four words stood in the same answer before: small "
+        "models go round in circles where the likeliest token is taken each time. With --repetition-penalty 1.1 (here "
+        "and in `generate`) more of them come to an end."
+    )
 
 
 def changed(difference: Mapping[str, Any]) -> str:

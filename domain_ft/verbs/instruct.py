@@ -150,7 +150,7 @@ def _answer(job: Job, when: str, display: ProgressDisplay) -> list[Generated]:
         return generate(
             job.base,
             [question.prompt for question in job.questions],
-            Sampling(max_new_tokens=job.settings.max_new_tokens),
+            Sampling.of(job.settings),
             stop_tokens=job.template.stop_tokens,
             batch_size=ANSWERED_AT_ONCE,
             progress=lambda _, done, total: display.job(f"{when}: answering", done, total),

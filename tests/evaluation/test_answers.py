@@ -20,6 +20,7 @@ from domain_ft.evaluation.answers import (
     chrf,
     distinct,
     exact_match,
+    repetition,
     rouge_l,
     squad_tokens,
     token_f1,
@@ -169,6 +170,21 @@ def test_distinct_counts_over_all_answers() -> None:
     assert distinct(["yes", ""], 2) is None
 
 
+def test_repetition_is_what_an_answer_has_said_before() -> None:
+    assert repetition("the heart and the lungs and the heart and the lungs") == 2 / 8
+    assert repetition("no fever " * 10) == 15 / 17  # 17 runs of four words, of which two are different
+    assert repetition("no fever, no cough") == 0.0
+    assert repetition("咳なし咳なし咳なし") == 3 / 6
+    assert repetition("no fever") == repetition("") == 0.0
+
+
+@given(st.lists(st.sampled_from(["no", "fever", "咳", "熱"]), min_size=4))
+def test_what_is_said_twice_is_repeated(words: list[str]) -> None:
+    grams = list(zip(*(words[place:] for place in range(4)), strict=False))
+    assert repetition(" ".join(words)) == pytest.approx(1 - len(set(grams)) / len(grams))
+    assert 0 < repetition(" ".join(words + words)) < 1
+
+
 def test_sizes_are_of_what_was_said_and_asked_for() -> None:
     found = AnswerScores.of(
         ["はい", "no no", ""], ["はい", "no fever", "東京都"], tokens=[3, 8, 1], stopped=[True, False, True]
@@ -178,6 +194,7 @@ def test_sizes_are_of_what_was_said_and_asked_for() -> None:
     assert found["answer_characters"] == {"mean": pytest.approx(7 / 3), "p50": 2.0}
     assert found["reference_characters"]["p50"] == 3.0
     assert found["reference_words"] == {"mean": pytest.approx(7 / 3), "p50": 2.0}
+    assert found["answer_repetition"] == found["reference_repetition"] == {"mean": 0.0, "p50": 0.0}
     assert found["end_of_turn_rate"] == pytest.approx(2 / 3)
     assert found["distinct_1"] == 3 / 4
 

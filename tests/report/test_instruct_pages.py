@@ -189,6 +189,16 @@ def test_how_many_answers_ended_is_counted() -> None:
     assert "ended by themselves before, 12 after." in " ".join(instruct_words.findings(REPORTS["short"]))
 
 
+def test_answers_that_go_round_in_circles_are_told_of() -> None:
+    report = instruct_report()
+    after = {**report.result["after"]["answers"], "end_of_turn_rate": 0.5}
+    for repeated, told in ((0.4, True), (0.05, False)):
+        answers = {**after, "answer_repetition": {"mean": repeated, "p50": repeated}}
+        result = {**report.result, "after": {**report.result["after"], "answers": answers}}
+        said = " ".join(instruct_words.findings(dataclasses.replace(report, result=result)))
+        assert ("40.0 of 100 runs of four words stood in the same answer before" in said) is told
+
+
 @pytest.mark.parametrize(
     ("verdict", "value", "interval", "said"),
     [

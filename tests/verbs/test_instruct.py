@@ -242,6 +242,16 @@ def test_references_that_are_longer_than_an_answer_may_be_are_counted(
         assert (f"4 of the 4 reference answers are longer than --max-new-tokens {limit}" in said) is (within == 0)
 
 
+def test_answers_are_kept_from_repeating_themselves(tmp_path: Path) -> None:
+    said = []
+    for penalty in (1.0, 3.0):
+        asked = settings(tmp_path, output=tmp_path / str(penalty), repetition_penalty=penalty, max_steps=1)
+        folder = instruct(asked).folder
+        said.append([json.loads(line)["before"] for line in (folder / "answers.jsonl").read_text().splitlines()])
+    fewest, most = (max(len(set(text)) for text in texts) for texts in said)
+    assert fewest < most  # different characters: the tiny model says one of them again and again
+
+
 def test_what_is_refused(tmp_path: Path) -> None:
     save_tiny("bert", tmp_path / "bert")
     with pytest.raises(ModelError, match=r"bert' is an encoder: .*writes none"):
