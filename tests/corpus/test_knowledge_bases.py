@@ -18,7 +18,14 @@ from domain_ft.corpus.readers.base import BadRecords, RawRecord, Reject
 from domain_ft.corpus.recipes import load_recipe
 from domain_ft.corpus.tasks.entities import Span
 from domain_ft.corpus.tasks.entity_files import TagFields, read_tagged
-from domain_ft.corpus.tasks.knowledge_bases import Document, Entity, RelationReader, flat_spans, read_document
+from domain_ft.corpus.tasks.knowledge_bases import (
+    MOST_PAIRED,
+    Document,
+    Entity,
+    RelationReader,
+    flat_spans,
+    read_document,
+)
 from domain_ft.corpus.tasks.opening import TaskSource, open_task
 from domain_ft.corpus.tasks.tagging import TaggingSource, open_tagging
 from domain_ft.errors import CorpusError, RecordError
@@ -265,6 +272,16 @@ def test_entities_that_overlap_share_a_mark_and_those_of_one_place_are_one() -> 
         ("The @CHEMICAL-GENE$ of insulin rose.", "false"),
         ("The @GENE$ of @CHEMICAL$.", "Substrate"),
     ]
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_list_of_very_many_entities_is_no_sentence(more: int) -> None:
+    listed = ["drug" for _ in range(MOST_PAIRED + more)]
+    text = f"{', '.join(listed)}. A drug and a drug."
+    row = record(text, found(text, *((name, "DRUG") for name in [*listed, "drug", "drug"])))
+    pairs = MOST_PAIRED * (MOST_PAIRED - 1) // 2
+    assert len(examples(DRUGS, row)) == 1 + (0 if more else pairs)
+    assert examples(DRUGS, row)[-1] == ("A @DRUG$ and a @DRUG$.", "false")
 
 
 def test_a_record_without_relations_has_examples_all_the_same() -> None:

@@ -27,6 +27,9 @@ PASSAGES, ENTITIES, RELATIONS = "passages", "entities", "relations"
 NO_RELATION = "false"
 """The label of two entities between which there is none of the relations that are asked for."""
 
+MOST_PAIRED = 64
+"""Entities of a sentence that are paired at most. Of a list of more, the pairs would outnumber all others."""
+
 _WIDEST_GAP = 1_000_000  # characters between two passages; a larger one is a slip, and would fill the memory
 
 
@@ -153,7 +156,10 @@ class RelationReader:
             yield RawRecord(record.line, {"text": text, "label": label, "group": group}, f"{group}:{key}")
 
     def pairs(self, document: Document) -> Iterator[tuple[str, str, str]]:
-        """(ids of the two, the sentence with marks, label) of each pair in one sentence, in the order of the text."""
+        """(ids of the two, the sentence with marks, label) of each pair in one sentence, in the order of the text.
+
+        A sentence with more than `MOST_PAIRED` entities that have marks is passed over: it is a list.
+        """
         marks = {type: mark for mark, types in self.marks.items() for type in types}
         places = {e.id: (e.start, e.end, marks[e.type]) for e in document.entities if e.type in marks}
         ids = {place: id for id, place in reversed(places.items())}  # of those that say the same, the first
@@ -162,8 +168,9 @@ class RelationReader:
         sentences = list(sentence_bounds(document.text, whole=whole, breaks=document.breaks))
         starts = [start for start, _ in sentences]
         by_sentence = itertools.groupby(sorted(ids), lambda place: bisect.bisect(starts, place[0]) - 1)
-        for number, own in by_sentence:
-            for one, other in itertools.combinations(own, 2):
+        for number, group in by_sentence:
+            own = list(group)
+            for one, other in itertools.combinations(own if len(own) <= MOST_PAIRED else (), 2):
                 if len(self.marks) == 1 or one[2] != other[2]:
                     text = self._marked(document.text, sentences[number], one, other)
                     yield f"{ids[one]}+{ids[other]}", text, labels.get(frozenset((one, other)), NO_RELATION)
