@@ -65,9 +65,18 @@ _TASK_KEYS: dict[str, tuple[type, bool]] = {
 _TASK_SOURCE_KEYS: dict[str, dict[str, tuple[type, bool]]] = {
     "asset": {"asset": (str, True), "path": (str, True), "reader": (str, True)},
     "files": {"train": (str, True), "validation": (str, False), "test": (str, False), "test_ids": (str, False)},
-    "hub": {"id": (str, True), "config": (str, False), "revision": (str, False)},
+    "hub": {
+        "id": (str, True),
+        "config": (str, False),
+        "revision": (str, False),
+        "reader": (str, False),
+        "marks": (dict, False),
+        "relations": (str, False),
+    },
 }
-_TYPE_NAMES = {str: "a text", int: "a whole number", list: "a list of tables"}
+# How the rows of a task on the hub may be read -> the keys that such a reader needs.
+_HUB_READERS: dict[str, tuple[str, ...]] = {"single-label": ("label_field",), "relations": ("marks", "relations")}
+_TYPE_NAMES = {str: "a text", int: "a whole number", list: "a list of tables", dict: "a table"}
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,12 @@ class Task:
         kind: `asset`, `files` or `hub`, as of a source.
         asset, path, reader: the files within an asset, and the reader of their records, a name in `readers.RECORDS`.
         train, validation, test, test_ids: files, relative to the recipe (`files`).
-        id, config, revision: of the data set on the hub, whose splits are found by their usual names.
+        id, config, revision: of the data set on the hub, whose splits are found by their usual names. There `reader`
+            may be `single-label` (the label stands in a list of one) or `relations` (pairs of entities, of records in
+            BigBIO's knowledge-base schema).
+        marks: what stands in place of an entity of a relation -> the types of such entities, separated by commas. With
+            one mark, its entities are paired with each other; with two, those of the first with those of the second.
+        relations: the types of relations that are classes, separated by commas.
         text_field, pair_field, label_field, id_field, group_field: as the options of these names.
         classes: how many there are.
         split: how the examples are split, where that is not the files' own way.
@@ -128,6 +142,8 @@ class Task:
     id: str | None = None
     config: str | None = None
     revision: str | None = None
+    marks: Mapping[str, str] | None = None
+    relations: str | None = None
     text_field: str | None = None
     pair_field: str | None = None
     label_field: str | None = None
@@ -203,7 +219,10 @@ def parse_recipe(values: Mapping[str, Any], *, name: str, folder: Path, where: s
     for index, table in enumerate(sources, 1):
         problems += _check_place(table, f"source {index}", _SOURCE_KEYS, {}, READERS)
     for index, table in enumerate(tasks, 1):
-        problems += _check_place(table, f"task {index}", _TASK_SOURCE_KEYS, _TASK_KEYS, RECORDS)
+        of_hub = table.get("kind") == "hub"
+        readers = _HUB_READERS if of_hub else RECORDS
+        problems += _check_place(table, f"task {index}", _TASK_SOURCE_KEYS, _TASK_KEYS, readers)
+        problems += _check_hub_reader(table, f"task {index}") if of_hub else []
     names = [task.get("name") for task in tasks]
     problems += [f"two tasks are named '{name}'" for name in sorted({str(n) for n in names if names.count(n) > 1})]
     if problems:
@@ -259,6 +278,22 @@ def _check_place(
     count = table.get("documents")
     if isinstance(count, int) and count < 1:
         problems.append(f"{label}: documents = {count}, where 1 or more is wanted")
+    return problems
+
+
+def _check_hub_reader(table: Mapping[str, Any], label: str) -> list[str]:
+    """What is wrong with the keys that the reader of a task on the hub needs."""
+    reader = str(table.get("reader"))
+    needed = _HUB_READERS.get(reader, ())
+    problems = [f"{label} has no '{key}', which the reader '{reader}' needs" for key in needed if key not in table]
+    lost = [key for key in _HUB_READERS["relations"] if key in table and key not in needed]
+    problems += [f"{label}: '{key}' is for the reader 'relations' alone" for key in lost]
+    marks = table.get("marks")
+    if isinstance(marks, dict):
+        if not 1 <= len(marks) <= 2:
+            problems.append(f"{label}: 'marks' has {len(marks)} keys, where 1 or 2 are wanted")
+        wrong = [mark for mark, types in marks.items() if not isinstance(types, str) or not types.strip(", ")]
+        problems += [f"{label}: marks.{mark} = {marks[mark]!r}, where types of entities are wanted" for mark in wrong]
     return problems
 
 

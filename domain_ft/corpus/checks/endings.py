@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from domain_ft.corpus.checks.findings import Finding
 from domain_ft.corpus.checks.languages import script_of
+from domain_ft.corpus.sentences import SENTENCE_ENDS
 
 FEWEST = 20
 """Characters from which on an answer is judged: a word or a name is a whole answer without a full stop."""
@@ -22,7 +23,6 @@ USUAL = 0.8
 FEWEST_ANSWERS = 10
 """Answers in a script from which on there is a habit to break."""
 
-_ENDS = frozenset(".!?…։؟۔।॥።፧፨។៕᠃᠉。．！？｡‼‽⁇⁈⁉⸮꓿")
 _AFTER = frozenset("\"'*_`~")  # what may stand behind the end of a sentence, with closing brackets and quotes
 _GOES_ON = frozenset(",;:-–—([{、，；：・「（")
 _WIDE = frozenset({"CJK", "HIRAGANA", "KATAKANA", "HANGUL"})
@@ -68,7 +68,7 @@ class Endings:
 def ends_whole(text: str) -> bool:
     """Whether a text ends as a sentence does, whatever brackets, quotation marks and emoji stand behind it."""
     for character in reversed(text.rstrip()):
-        if character in _ENDS:
+        if character in SENTENCE_ENDS:
             return True
         category = unicodedata.category(character)
         if category == "So":  # an emoji ends what it stands behind
@@ -92,7 +92,7 @@ def _is_no_sentence(text: str) -> bool:
 
 def _fragment(line: str) -> str:
     """What stands behind the last whole sentence of a line."""
-    return line[max((line.rfind(end) for end in _ENDS), default=-1) + 1 :]
+    return line[max((line.rfind(end) for end in SENTENCE_ENDS), default=-1) + 1 :]
 
 
 def _is_headline(text: str) -> bool:

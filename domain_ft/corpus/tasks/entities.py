@@ -55,6 +55,9 @@ class TaggedText:
         group: texts of one document share it; the id where nothing is known of it.
         file: the name of the file that it stands in.
         line: the line where it begins, counted from 1.
+        overlapping: entities of its record that are not among the spans, since they overlap a longer one.
+        joined: entities of its record that have several parts, and are read as all that lies between the first and the
+            last.
     """
 
     id: str
@@ -64,6 +67,8 @@ class TaggedText:
     group: str = ""
     file: str = ""
     line: int | None = None
+    overlapping: int = 0
+    joined: int = 0
 
 
 @dataclass(frozen=True)

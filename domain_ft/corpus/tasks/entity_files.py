@@ -1,4 +1,4 @@
-"""Files of texts with entities: CoNLL columns, and records of words and tags or of text and spans.
+"""Files of texts with entities: CoNLL columns, and records of words and tags, text and spans, or passages and entities.
 
 A file is read whole before its tags are judged, since its scheme shows only in all of them. Offsets count Unicode
 characters (code points) as Python does: not bytes, and not the UTF-16 units of JavaScript and Java.
@@ -17,6 +17,7 @@ from typing import Any
 from domain_ft.corpus.readers import raw_records
 from domain_ft.corpus.readers.base import BadRecords, decode, kind_of, read_lines
 from domain_ft.corpus.tasks.entities import Scheme, Span, TagError, TaggedText, chunks, join_words, recognise
+from domain_ft.corpus.tasks.knowledge_bases import KnowledgeBaseError, flat_spans, is_knowledge_base, read_document
 from domain_ft.errors import CorpusError, nearest
 
 TEXT_FIELDS = ("text",)
@@ -107,7 +108,8 @@ def read_tagged_records(
             sentence = _tagged_words(known)
             sentences += [sentence] if sentence else []
         else:
-            text = _spanned_text(known)
+            passages = is_knowledge_base(record) and not known.has("text", TEXT_FIELDS)
+            text = _text_of_passages(known) if passages else _spanned_text(known)
             texts += [text] if text else []
     if sentences and texts:
         raise CorpusError(
@@ -324,6 +326,18 @@ def _spanned_text(known: _Known) -> TaggedText | None:
             known.reject(f"two spans overlap: {both}", field, "keep one of them: a word has one tag")
             return None
     return TaggedText(known.id, text, None, tuple(spans), known.group, known.file, known.line)
+
+
+def _text_of_passages(known: _Known) -> TaggedText | None:
+    try:
+        document = read_document(known.record)
+    except KnowledgeBaseError as error:
+        known.reject(str(error), error.field, error.fix)
+        return None
+    spans, overlapping = flat_spans(document)
+    joined = sum(entity.parts > 1 for entity in document.entities)
+    place = known.group, known.file, known.line
+    return TaggedText(known.id, document.text, None, spans, *place, overlapping, joined)
 
 
 def _span(value: Any, text: str) -> Span:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -55,6 +55,51 @@ class Place:
     read: Callable[[ExampleFields, BadRecords], Iterator[Example]]
 
 
+@dataclass(frozen=True)
+class RowReader:
+    """How the rows of a data set on the hub become records.
+
+    Attributes:
+        records: gives the records of a row, which may be none or several; told what the data set is called, and of bad
+            rows.
+        content: plain values: equal content, equal records of equal rows.
+    """
+
+    records: Callable[[RawRecord, str, BadRecords], Iterable[RawRecord]]
+    content: tuple[Any, ...] = ()
+
+
+def flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row whose fields that hold fields are fields of their own: `context.contexts`."""
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        flat.update(
+            {f"{name}.{inner}": part for inner, part in value.items()} if isinstance(value, dict) else {name: value}
+        )
+    return flat
+
+
+def flat_record(row: RawRecord, name: str, bad: BadRecords) -> Iterator[RawRecord]:
+    """The row as one `flat` record, which is how rows are read unless a recipe says otherwise."""
+    del name, bad
+    yield row._replace(fields=flat(row.fields))
+
+
+def single_label(field: str) -> RowReader:
+    """Rows whose label is a list of one: that one is the label, so that no more than one class may hold.
+
+    A list of several is left as it is, and refused where the labels are read.
+    """
+
+    def records(row: RawRecord, name: str, bad: BadRecords) -> Iterator[RawRecord]:
+        for record in flat_record(row, name, bad):
+            labels = record.fields.get(field)
+            one = {field: labels[0]} if isinstance(labels, list) and len(labels) == 1 else {}
+            yield record._replace(fields={**record.fields, **one})
+
+    return RowReader(records, ("single-label", field))
+
+
 def places(spec: str) -> dict[str, Place]:
     """The splits of a file, a folder or `hf:ID[:config]`, by the names of `SPLITS`. What has no splits is `train`.
 
@@ -99,7 +144,9 @@ def file_place(files: Sequence[tuple[Path, str]], kind: str, content: Any = None
     return Place(files[0][1] if len(files) == 1 else files[0][0].parent.name, content or _hashes(files), read)
 
 
-def hub_places(identifier: str, config: str | None, revision: str | None) -> dict[str, Place]:
+def hub_places(
+    identifier: str, config: str | None, revision: str | None, reader: RowReader = RowReader(flat_record)
+) -> dict[str, Place]:
     """The splits of a data set of a hub, or of a folder on this machine that stands where an id does."""
     if not identifier:
         raise CorpusError("'hf:' names no data set", where="hf:", fix="write hf:ID or hf:ID:config")
@@ -121,11 +168,12 @@ def hub_places(identifier: str, config: str | None, revision: str | None) -> dic
             rows = open_splits(identifier, config, commit)[split]
             fields.classes = class_names(rows.features)
             for number, row in enumerate(rows, 1):
-                example = fields.example(RawRecord(number, flat(row)), f"{where} {split}", bad)
-                if example is not None:
-                    yield example
+                for record in reader.records(RawRecord(number, row), f"{where} {split}", bad):
+                    example = fields.example(record, f"{where} {split}", bad)
+                    if example is not None:
+                        yield example
 
-        return Place(f"{where} {split}", [*content, split], read)
+        return Place(f"{where} {split}", [*content, split, *reader.content], read)
 
     return {split: place(name) for split, name in found.items() if name is not None}
 
@@ -139,16 +187,6 @@ def hub_splits(identifier: str, config: str | None, commit: str | None, content:
         write_json(memory, list(open_splits(identifier, config, commit)))
     names: list[str] = json.loads(memory.read_text(encoding="utf-8"))
     return names
-
-
-def flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row whose fields that hold fields are fields of their own: `context.contexts`."""
-    flat: dict[str, Any] = {}
-    for name, value in row.items():
-        flat.update(
-            {f"{name}.{inner}": part for inner, part in value.items()} if isinstance(value, dict) else {name: value}
-        )
-    return flat
 
 
 def _folder_places(path: Path) -> dict[str, Place]:

@@ -10,10 +10,19 @@ from typing import Any
 from domain_ft.corpus import assets
 from domain_ft.corpus.assets import ASSETS, Progress
 from domain_ft.corpus.corpus import content_key
-from domain_ft.corpus.readers.base import OnBadRecord
+from domain_ft.corpus.readers.base import OnBadRecord, field_names
 from domain_ft.corpus.recipes import Recipe, Task, load_recipe, recipe_names, recipes_folder
 from domain_ft.corpus.tasks.examples import SPLITS
-from domain_ft.corpus.tasks.reading import Place, file_place, hub_places, places
+from domain_ft.corpus.tasks.knowledge_bases import RelationReader
+from domain_ft.corpus.tasks.reading import (
+    Place,
+    RowReader,
+    file_place,
+    flat_record,
+    hub_places,
+    places,
+    single_label,
+)
 from domain_ft.errors import CorpusError, nearest
 
 _FIELDS = ("text_field", "pair_field", "label_field", "id_field", "group_field")
@@ -131,7 +140,7 @@ def _places_of_task(
     if task.split:
         facts["split"] = task.split
     if task.kind == "hub":
-        return source, hub_places(str(task.id), task.config, task.revision), facts
+        return source, hub_places(str(task.id), task.config, task.revision, _row_reader(task)), facts
     if task.kind == "files":
         if task.test_ids:
             source = dataclasses.replace(source, test_ids=recipe.folder / Path(task.test_ids).expanduser())
@@ -142,3 +151,14 @@ def _places_of_task(
         raise CorpusError(f"asset {task.asset} holds no '{task.path}'", where=recipe.name)
     content = [ASSETS[str(task.asset)].sha256, task.path, task.reader]
     return source, {"train": file_place(files, task.reader, content)}, facts
+
+
+def _row_reader(task: Task) -> RowReader:
+    """How the rows of a task on the hub are read."""
+    if task.reader == "single-label":
+        return single_label(str(task.label_field))
+    if task.reader == "relations":
+        marks = {mark: field_names(types) for mark, types in (task.marks or {}).items()}
+        relations = field_names(task.relations)
+        return RowReader(RelationReader(marks, relations), ("relations", list(marks.items()), relations))
+    return RowReader(flat_record)

@@ -81,7 +81,7 @@ def open_tagging(source: TaggingSource, *, rejects: Callable[[Reject], None] | N
             texts[own], schemes[own] = read, scheme
     names = {split: names.get(split, names["train"]) for split in texts}
     split_facts = _complete(texts, source)
-    notes = []
+    notes = _reading_notes(texts)
     types = _checked_types(texts, names)
     notes += _type_notes(texts, types)
     if len(set(schemes.values())) > 1:
@@ -301,6 +301,18 @@ def _checked_types(texts: Mapping[str, Sequence[TaggedText]], names: Mapping[str
 def type_counts(texts: Iterable[TaggedText]) -> Counter[str]:
     """How many entities of each type there are."""
     return Counter(span.label for text in texts for span in text.spans)
+
+
+def _reading_notes(texts: Mapping[str, Sequence[TaggedText]]) -> list[str]:
+    """What reading has changed about the entities of the files."""
+    every = [text for own in texts.values() for text in own]
+    overlapping, joined = sum(text.overlapping for text in every), sum(text.joined for text in every)
+    notes = []
+    if overlapping:
+        notes.append(f"entities that overlap a longer one are left out: {overlapping:,}")
+    if joined:
+        notes.append(f"entities of several parts are read as all that lies between the first and the last: {joined:,}")
+    return notes
 
 
 def _type_notes(texts: Mapping[str, Sequence[TaggedText]], types: Sequence[str]) -> list[str]:

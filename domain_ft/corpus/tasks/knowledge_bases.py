@@ -1,0 +1,290 @@
+"""Texts with entities and relations in BigBIO's knowledge-base schema, as `tag` and `classify` read them.
+
+A record is a document: passages with their places in it, entities of one or more parts, and relations between entities
+(Fries et al. 2022, "BigBIO: A Framework for Data-Centric Biomedical Natural Language Processing"). Of its events and
+coreferences nothing is read.
+
+For `tag` it is a text with spans (`flat_spans`). For `classify` each pair of entities in a sentence is an example, in
+which a mark stands in place of either: "@CHEMICAL$ inhibits @GENE$." (Gu et al. 2021, "Domain-Specific Language Model
+Pretraining for Biomedical Natural Language Processing", section 3.3, the dummification of entities).
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from domain_ft.corpus.readers.base import BadRecords, RawRecord, kind_of
+from domain_ft.corpus.sentences import sentence_bounds
+from domain_ft.corpus.tasks.entities import Bounds, Span
+
+PASSAGES, ENTITIES, RELATIONS = "passages", "entities", "relations"
+
+NO_RELATION = "false"
+"""The label of two entities between which there is none of the relations that are asked for."""
+
+MOST_PAIRED = 64
+"""Entities of a sentence that are paired at most. Of a list of more, the pairs would outnumber all others."""
+
+_WIDEST_GAP = 1_000_000  # characters between two passages; a larger one is a slip, and would fill the memory
+
+
+class KnowledgeBaseError(ValueError):
+    """A record that is none of the schema. `field` names the place, such as `entities[2].offsets`."""
+
+    def __init__(self, reason: str, field: str, fix: str | None = None) -> None:
+        super().__init__(reason)
+        self.field, self.fix = field, fix
+
+
+@dataclass(frozen=True)
+class Entity:
+    """An entity: characters `start` up to `end`, all that lies between its parts included."""
+
+    id: str
+    type: str
+    start: int
+    end: int
+    parts: int
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A relation between the entities with these ids."""
+
+    type: str
+    first: str
+    second: str
+
+
+@dataclass(frozen=True)
+class Document:
+    """A record of the schema.
+
+    Attributes:
+        text: of all passages, each where its offsets have it; what lies between them are newlines.
+        breaks: where in it the passages begin.
+        entities, relations: as they stand in the record.
+    """
+
+    text: str
+    breaks: tuple[int, ...]
+    entities: tuple[Entity, ...]
+    relations: tuple[Relation, ...]
+
+
+def is_knowledge_base(record: Mapping[str, Any]) -> bool:
+    """Whether a record has the fields of the schema."""
+    return PASSAGES in record and ENTITIES in record
+
+
+def read_document(record: Mapping[str, Any]) -> Document:
+    """A record of the schema, each offset of which is held against the text that the record says stands there.
+
+    White space is not compared, since a line break within an entity may be written as a space.
+
+    Raises:
+        KnowledgeBaseError: it is none.
+    """
+    text, breaks = _text(record)
+    entities: dict[str, Entity] = {}
+    for place, item in _items(record, ENTITIES):
+        entity = _entity(item, f"{ENTITIES}[{place}]", text)
+        if entity.id in entities:
+            raise KnowledgeBaseError(f"two entities have the id '{entity.id}'", f"{ENTITIES}[{place}].id")
+        entities[entity.id] = entity
+    relations = []
+    for place, item in _items(record, RELATIONS) if record.get(RELATIONS) is not None else ():
+        field = f"{RELATIONS}[{place}]"
+        relation = Relation(_name(item, "type", field), _name(item, "arg1_id", field), _name(item, "arg2_id", field))
+        for key, argument in (("arg1_id", relation.first), ("arg2_id", relation.second)):
+            if argument not in entities:
+                raise KnowledgeBaseError(f"there is no entity with the id '{argument}'", f"{field}.{key}")
+        relations.append(relation)
+    return Document(text, breaks, tuple(entities.values()), tuple(relations))
+
+
+def flat_spans(document: Document) -> tuple[tuple[Span, ...], int]:
+    """The entities as sorted spans, none of which overlap: of those that do, the longest stays, then the first.
+
+    One of several parts is all that lies between its first and its last.
+
+    Returns:
+        the spans, and how many are left out. Entities that say the same of the same place are one.
+    """
+    spans = {Span(entity.start, entity.end, entity.type) for entity in document.entities}
+    kept: list[Span] = []
+    for span in sorted(spans, key=lambda span: (span.start - span.end, span)):
+        place = bisect.bisect(kept, span)
+        before, behind = kept[max(place - 1, 0) : place], kept[place : place + 1]
+        if all(other.end <= span.start for other in before) and all(span.end <= other.start for other in behind):
+            kept.insert(place, span)
+    return tuple(kept), len(spans) - len(kept)
+
+
+# ----------------------------------------------------------------------------------------------------------- relations
+
+
+@dataclass(frozen=True)
+class RelationReader:
+    """Makes examples of the pairs of entities in one sentence; a recipe names it by `reader = "relations"`.
+
+    Attributes:
+        marks: what stands in place of an entity, without the signs around it -> the types of such entities. With one
+            mark, its entities are paired with each other; with two, those of the first with those of the second.
+        relations: the types that are classes. Where a pair has several, it has the first of them; where it has none, or
+            only others, its class is `NO_RELATION`.
+    """
+
+    marks: Mapping[str, Sequence[str]]
+    relations: Sequence[str]
+
+    def __call__(self, record: RawRecord, name: str, bad: BadRecords) -> Iterator[RawRecord]:
+        """The examples of a record: their text, their label, and as their group the document."""
+        fields = record.fields
+        try:
+            document = read_document(fields)
+        except KnowledgeBaseError as error:
+            bad.add(str(error), file=name, line=record.line, field=error.field, fix=error.fix)
+            return
+        group = str(fields.get("document_id") or fields.get("id") or f"{name}:{record.line}")
+        for key, text, label in self.pairs(document):
+            yield RawRecord(record.line, {"text": text, "label": label, "group": group}, f"{group}:{key}")
+
+    def pairs(self, document: Document) -> Iterator[tuple[str, str, str]]:
+        """(ids of the two, the sentence with marks, label) of each pair in one sentence, in the order of the text.
+
+        A sentence with more than `MOST_PAIRED` entities that have marks is passed over: it is a list.
+        """
+        marks = {type: mark for mark, types in self.marks.items() for type in types}
+        places = {e.id: (e.start, e.end, marks[e.type]) for e in document.entities if e.type in marks}
+        ids = {place: id for id, place in reversed(places.items())}  # of those that say the same, the first
+        labels = self._labels(document, places)
+        whole = [(entity.start, entity.end) for entity in document.entities]
+        sentences = list(sentence_bounds(document.text, whole=whole, breaks=document.breaks))
+        starts = [start for start, _ in sentences]
+        by_sentence = itertools.groupby(sorted(ids), lambda place: bisect.bisect(starts, place[0]) - 1)
+        for number, group in by_sentence:
+            own = list(group)
+            for one, other in itertools.combinations(own if len(own) <= MOST_PAIRED else (), 2):
+                if len(self.marks) == 1 or one[2] != other[2]:
+                    text = self._marked(document.text, sentences[number], one, other)
+                    yield f"{ids[one]}+{ids[other]}", text, labels.get(frozenset((one, other)), NO_RELATION)
+
+    def _labels(self, document: Document, places: Mapping[str, Any]) -> dict[frozenset[Any], str]:
+        """The relation of each pair of places that has one, whichever of the two it names first."""
+        labels: dict[frozenset[Any], str] = {}
+        for name in reversed(self.relations):  # the first of them has the last word
+            for relation in document.relations:
+                if relation.type == name and relation.first in places and relation.second in places:
+                    labels[frozenset((places[relation.first], places[relation.second]))] = name
+        return labels
+
+    def _marked(self, text: str, sentence: Bounds, one: tuple[int, int, str], other: tuple[int, int, str]) -> str:
+        """The sentence with a mark in place of either entity; of both where they overlap, `@CHEMICAL-GENE$`."""
+        start, end = sentence
+        if other[0] < one[1]:
+            both = "-".join(sorted((one[2], other[2]), key=list(self.marks).index))
+            return f"{text[start : one[0]]}@{both}${text[max(one[1], other[1]) : end]}"
+        return f"{text[start : one[0]]}@{one[2]}${text[one[1] : other[0]]}@{other[2]}${text[other[1] : end]}"
+
+
+# -------------------------------------------------------------------------------------------------------------- fields
+
+
+def _text(record: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
+    """The text of all passages, and where they begin in it."""
+    found = []
+    for place, item in _items(record, PASSAGES):
+        field = f"{PASSAGES}[{place}]"
+        texts, offsets = _texts(item, field), _offsets(item, field)
+        if len(texts) != len(offsets):
+            raise KnowledgeBaseError(f"there are {len(texts)} texts and {len(offsets)} offsets", f"{field}.offsets")
+        found += [(bounds, text, field) for bounds, text in zip(offsets, texts, strict=True)]
+    parts, length = [], 0
+    for (start, end), text, field in sorted(found):
+        if end - start != len(text):
+            reason = f"the text has {len(text)} characters, and [{start}, {end}] {end - start}"
+            raise KnowledgeBaseError(reason, f"{field}.offsets", _COUNTED)
+        if not 0 <= start - length <= _WIDEST_GAP:
+            where = (
+                "begins before the end of" if start < length else f"lies more than {_WIDEST_GAP:,} characters behind"
+            )
+            raise KnowledgeBaseError(f"the passage at {start} {where} the one before it", f"{field}.offsets")
+        parts += ["\n" * (start - length), text]
+        length = end
+    text = "".join(parts)
+    if not text.strip():
+        raise KnowledgeBaseError("the passages hold no text", PASSAGES)
+    return text, tuple(start for (start, _), _, _ in found)
+
+
+_COUNTED = "offsets count Unicode characters from 0, the end is behind the last; not bytes, not UTF-16 units"
+
+
+def _entity(item: Mapping[str, Any], field: str, text: str) -> Entity:
+    texts, offsets = _texts(item, field), _offsets(item, field)
+    for start, end in offsets:
+        if end > len(text):
+            reason = f"[{start}, {end}] does not lie in the text, which has {len(text)} characters"
+            raise KnowledgeBaseError(reason, f"{field}.offsets", _COUNTED)
+    there = " ".join(text[start:end] for start, end in offsets)
+    if "".join(there.split()) != "".join(" ".join(texts).split()):
+        spelled = json.dumps([list(bounds) for bounds in offsets])
+        reason = f"the entity is '{' '.join(texts)}', and at {spelled} stands '{there}'"
+        raise KnowledgeBaseError(reason, f"{field}.offsets", _COUNTED)
+    start, end = min(start for start, _ in offsets), max(end for _, end in offsets)
+    extent = text[start:end]
+    start, end = start + len(extent) - len(extent.lstrip()), end - len(extent) + len(extent.rstrip())
+    if start >= end:
+        raise KnowledgeBaseError("the entity holds no text", f"{field}.text")
+    return Entity(_name(item, "id", field), _name(item, "type", field), start, end, len(offsets))
+
+
+def _items(record: Mapping[str, Any], name: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The objects of a list, with their places."""
+    items = record.get(name)
+    if not isinstance(items, list):
+        given = kind_of(items) if name in record else "missing"
+        raise KnowledgeBaseError(f"the field is {given}, where a list of objects is wanted", name)
+    for place, item in enumerate(items):
+        if not isinstance(item, Mapping):
+            raise KnowledgeBaseError(f"this is {kind_of(item)}, where an object is wanted", f"{name}[{place}]")
+        yield place, item
+
+
+def _name(item: Mapping[str, Any], key: str, field: str) -> str:
+    value = item.get(key)
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value:
+        given = kind_of(value) if value != "" else "empty"
+        raise KnowledgeBaseError(f"the field is {given}, where a name is wanted", f"{field}.{key}")
+    return value
+
+
+def _texts(item: Mapping[str, Any], field: str) -> list[str]:
+    texts = item.get("text")
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise KnowledgeBaseError("the field is no list of texts", f"{field}.text")
+    return texts
+
+
+def _offsets(item: Mapping[str, Any], field: str) -> list[Bounds]:
+    """The (start, end) of each part; one at least."""
+    offsets = item.get("offsets")
+    wanted = "a list of [start, end] in whole numbers"
+    if not isinstance(offsets, list) or not offsets:
+        given = "empty" if offsets == [] else kind_of(offsets)
+        raise KnowledgeBaseError(f"the field is {given}, where {wanted} is wanted", f"{field}.offsets")
+    for bounds in offsets:
+        numbers = bounds if isinstance(bounds, list) else []
+        if len(numbers) != 2 or any(isinstance(n, bool) or not isinstance(n, int) for n in numbers):
+            raise KnowledgeBaseError(f"{json.dumps(bounds)} stands where {wanted} is wanted", f"{field}.offsets")
+        if not 0 <= numbers[0] <= numbers[1]:
+            raise KnowledgeBaseError(f"{bounds} begins before the text or ends before it begins", f"{field}.offsets")
+    return [(start, end) for start, end in offsets]
