@@ -111,6 +111,8 @@ _KINDS = {
     "an object is wanted": "broken-record",
     "columns": "broken-record",
     "fields, where the header": "broken-record",
+    "an entity begins with": "bad-tag",
+    "is not ended": "bad-tag",
     "tag": "bad-tag",
     "span": "bad-span",
 }
