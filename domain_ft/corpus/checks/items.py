@@ -98,8 +98,12 @@ class Rejections:
         return found
 
 
-# What a reader says of a record that it rejects -> the kind of finding that it is.
+# What a reader says of a record that it rejects -> the kind of finding that it is. What comes first counts: what is said
+# of a tag shows the word beside it, which may be any of the others.
 _KINDS = {
+    "is no tag": "bad-tag",
+    "an entity begins with": "bad-tag",
+    "is not ended": "bad-tag",
     "UTF-8": "not-utf8",
     "UTF-16": "not-utf8",
     "broken": "broken-record",
@@ -111,8 +115,6 @@ _KINDS = {
     "an object is wanted": "broken-record",
     "columns": "broken-record",
     "fields, where the header": "broken-record",
-    "an entity begins with": "bad-tag",
-    "is not ended": "bad-tag",
     "tag": "bad-tag",
     "span": "bad-span",
 }

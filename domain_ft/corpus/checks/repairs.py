@@ -20,7 +20,7 @@ from typing import Any, TextIO
 from domain_ft.corpus.checks.checking import CheckResult
 from domain_ft.corpus.checks.conversations import rewrite
 from domain_ft.corpus.checks.encoding import mend_encoding, without_surrogates
-from domain_ft.corpus.checks.items import Passage, Visit
+from domain_ft.corpus.checks.items import Passage, Rejections, Visit
 from domain_ft.corpus.checks.opening import CheckedFile
 from domain_ft.corpus.checks.private import Hit, PrivateData, redact
 from domain_ft.corpus.checks.tag_repairs import mend_columns, mend_record
@@ -28,6 +28,7 @@ from domain_ft.corpus.conversations.formats import Fault, parse
 from domain_ft.corpus.readers.base import BOM, BadRecords, RawRecord, Reject, decode, open_bytes, read_lines
 from domain_ft.corpus.readers.files import ending
 from domain_ft.corpus.tasks.conll import begins_document, conll_blocks
+from domain_ft.corpus.tasks.entity_files import read_tagged
 from domain_ft.errors import CorpusError
 
 _COPIES = frozenset({"duplicate", "near-duplicate"})
@@ -134,6 +135,18 @@ class _Repairing:
             copied = finding.kind in _COPIES and finding.line in self.found.spare
             if finding.line is not None and (final or copied):
                 self.left_out.setdefault(finding.line, (finding.kind, finding.message))
+        if self.file.kind == "tags":
+            self._judge_tags_again()
+
+    def _judge_tags_again(self) -> None:
+        """Leave out what the tags of all the others do not allow: without copies they may be of another scheme."""
+        file, known = self.file, -1
+        while known < len(self.left_out):
+            known, rejections = len(self.left_out), Rejections()
+            read_tagged(file.path, file.name, file.tag_fields, None, rejections.bad, self.left_out)
+            for finding in rejections.take():
+                if finding.line is not None:
+                    self.left_out.setdefault(finding.line, (finding.kind, finding.message))
 
     def note(self, line: int | None, field: str | None, kind: str, change: str) -> None:
         """Note a change to a record, which `keep` lists and `leave_out` forgets."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -65,7 +65,12 @@ class _Sentence:
 
 
 def read_tagged(
-    path: Path, name: str, fields: TagFields, scheme: Scheme | None, bad: BadRecords
+    path: Path,
+    name: str,
+    fields: TagFields,
+    scheme: Scheme | None,
+    bad: BadRecords,
+    without: Collection[int | None] = (),
 ) -> tuple[list[TaggedText], Scheme | None]:
     """The texts of a file with their entities, and the scheme of its tags.
 
@@ -76,6 +81,7 @@ def read_tagged(
         fields: of JSON records.
         scheme: of the tags; None to find it.
         bad: told of every record that cannot be read.
+        without: lines: sentences of words that have any of them are passed over, as if they were not in the file.
 
     Returns:
         the texts in the file's order, and the scheme; None where the file has spans of characters.
@@ -84,12 +90,12 @@ def read_tagged(
         RecordError: a bad record, where `bad` stops at them.
     """
     if not has_columns(path):
-        return read_tagged_records(tagged_records(path, name, bad), name, fields, scheme, bad)
+        return read_tagged_records(tagged_records(path, name, bad), name, fields, scheme, bad, without)
     sentences = list(_conll_sentences(path, name, bad))
     if len({sentence.group for sentence in sentences}) == 1:  # one -DOCSTART- at the top says nothing of documents
         for sentence in sentences:
             sentence.group = sentence.id
-    return _with_scheme(sentences, name, scheme, bad)
+    return _with_scheme(sentences, name, scheme, bad, without)
 
 
 def has_columns(path: Path) -> bool:
@@ -110,6 +116,7 @@ def read_tagged_records(
     fields: TagFields,
     scheme: Scheme | None,
     bad: BadRecords,
+    without: Collection[int | None] = (),
 ) -> tuple[list[TaggedText], Scheme | None]:
     """`read_tagged` of records with their lines, whatever they were read from."""
     sentences: list[_Sentence] = []
@@ -128,12 +135,13 @@ def read_tagged_records(
             where=f"{name}: {len(sentences)} with words, {len(texts)} without, such as in line {texts[0].line}",
             fix="write all records in one form, or give two files",
         )
-    return (texts, None) if texts else _with_scheme(sentences, name, scheme, bad)
+    return (texts, None) if texts else _with_scheme(sentences, name, scheme, bad, without)
 
 
 def _with_scheme(
-    sentences: Sequence[_Sentence], name: str, scheme: Scheme | None, bad: BadRecords
+    sentences: Sequence[_Sentence], name: str, scheme: Scheme | None, bad: BadRecords, without: Collection[int | None]
 ) -> tuple[list[TaggedText], Scheme]:
+    sentences = [sentence for sentence in sentences if not any(line in without for line in sentence.lines)]
     scheme = scheme or recognise(sentence.tags for sentence in sentences)
     return list(_judged(sentences, name, scheme, bad)), scheme
 
