@@ -98,8 +98,8 @@ class Rejections:
         return found
 
 
-# What a reader says of a record that it rejects -> the kind of finding that it is. What comes first counts: what is said
-# of a tag shows the word beside it, which may be any of the others.
+# What a reader says of a record that it rejects -> the kind of finding that it is. The first of them counts: what is
+# said of a tag shows the word beside it, which may hold any of the others.
 _KINDS = {
     "is no tag": "bad-tag",
     "an entity begins with": "bad-tag",
