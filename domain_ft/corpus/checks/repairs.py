@@ -68,7 +68,7 @@ def repair(
     """Write a cleaned copy of a file that was checked.
 
     Args:
-        file: it is read a second time.
+        file: it is read again.
         found: what the check found.
         output: a new file: JSON lines, or of a plain text or CoNLL columns the same; the changes go to
             OUTPUT.changes.jsonl.
@@ -184,8 +184,11 @@ class _Repairing:
     def run(self) -> None:
         """Write all that is left."""
         bad = BadRecords("skip", self.rejected)
+        if self.file.is_plain and self.file.kind == "tags":
+            self._sentences()
+            return
         if self.file.is_plain:
-            self._blocks() if self.file.kind == "tags" else self._lines(bad)
+            self._lines(bad)
             return
         for record in self.file.records(bad):
             if record.line in self.left_out:
@@ -207,7 +210,7 @@ class _Repairing:
                 self.copy.write(self._text(number, Passage("", line.rstrip("\r\n"))) + end)
                 self.keep()
 
-    def _blocks(self) -> None:
+    def _sentences(self) -> None:
         # A fault in a line is known from the check, and listed for its sentence: what is new is said of the file.
         bad = BadRecords("skip", lambda reject: self.rejected(reject) if reject.line is None else None)
         for sentence, behind in conll_blocks(self.file.path, self.file.name, bad):
