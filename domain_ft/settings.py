@@ -574,8 +574,8 @@ class DataCheckSettings(ConversationOptions, JsonOptions, group="Checks"):
     """The field that holds the label, for examples. Found by itself where the file has a usual one."""
 
     fix: Path | None = None
-    """Write a cleaned copy here (.jsonl; of a plain text .txt or .md), and a list of every change beside it. Files of
-    tags are not mended."""
+    """Write a cleaned copy here (.jsonl; of plain text and CoNLL columns a file that ends as they do), and a list of
+    every change beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)

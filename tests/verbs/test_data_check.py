@@ -90,6 +90,17 @@ def test_fix_writes_a_copy_that_is_clean_of_errors(chat: Path, capsys: pytest.Ca
     assert main(["data", "check", str(chat), "--fix", str(clean)]) == 2  # nothing is overwritten
 
 
+def test_fix_takes_files_of_entities(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, clean = tmp_path / "train.conll", tmp_path / "clean.conll"
+    path.write_text("東京 B-LOC\nの O\n\nbroken I-LOC\n\nmail O\njane@example.org B-MAIL\n", encoding="utf-8")
+    assert main(["data", "check", str(path), "--fix", str(clean), "--json"]) == 1
+    fixed = json.loads(capsys.readouterr().out)["statistics"]["fixed"]
+    assert (fixed["records"], fixed["changes"]) == (2, {"bad-tag": 1, "personal-email": 1})
+    assert clean.read_text(encoding="utf-8") == "東京 B-LOC\nの O\n\nmail O\n[EMAIL] B-MAIL\n"
+    assert main(["data", "check", str(clean)]) == 0
+    assert main(["data", "check", str(path), "--fix", str(tmp_path / "clean.jsonl")]) == 2  # columns stay columns
+
+
 def test_with_a_model_tokens_are_counted_and_long_rows_found(chat: Path, tmp_path: Path) -> None:
     model = save_tiny("llama", tmp_path / "tiny")
     checked = check(DataCheckSettings(data=str(chat), model=str(model), max_length=2_500))

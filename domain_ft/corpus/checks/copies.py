@@ -1,13 +1,13 @@
 """Copies and near copies of records, prompts with contradicting answers, and test rows among the training rows.
 
-No text is kept: of each record three hashes of 16 bytes, a MinHash signature of 512 (see `duplicates`) and a short one
+No text is kept: of each record four hashes of 16 bytes, a MinHash signature of 512 (see `duplicates`) and a short one
 of its prompt. A record that nearly repeats another under another prompt, as answers from a form do, is no copy of it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,7 @@ class _Record:
     Attributes:
         whole: the hash of all its text.
         prompt, answer: the hashes of what is asked and of what is to be said; None where it has no such parts.
+        labels: the hash of its labels, in their order.
         asked: a short MinHash signature of what is asked.
         share: of the text that is the answer.
         field: where the answer stands.
@@ -50,6 +51,7 @@ class _Record:
     whole: bytes
     prompt: bytes | None
     answer: bytes | None
+    labels: bytes
     asked: bytes | None
     share: float
     field: str | None
@@ -61,7 +63,7 @@ class Copies:
     Attributes:
         records: what is kept of each.
         spare: the lines of those that say nothing new, once `findings` has looked: copies and near copies, without
-            those that ask something else.
+            those that ask something else or have other labels.
     """
 
     def __init__(self) -> None:
@@ -77,6 +79,7 @@ class Copies:
         prompt: str | None = None,
         answer: str | None = None,
         field: str | None = None,
+        labels: Sequence[str] = (),
     ) -> None:
         """Take a record.
 
@@ -85,6 +88,7 @@ class Copies:
             whole: all its text.
             prompt, answer: what is asked, and what is to be said or the label.
             field: where the answer stands.
+            labels: of an example, or of the entities of a text.
         """
         essence = normalise(whole)
         digest = _digest(essence if answer is None else f"{essence}\n{_letters(answer)}")
@@ -94,7 +98,7 @@ class Copies:
             None if prompt is None else self._signer.sign(_grams(normalise(prompt)[:_BEGINNING]))[:_SKETCH].tobytes()
         )
         share = len(answer or "") / max(len(whole), 1)
-        self.records.append(_Record(line, digest, asked, said, sketch, share, field))
+        self.records.append(_Record(line, digest, asked, said, _digest("\n".join(labels)), sketch, share, field))
         if len(self.records) <= MOST_COMPARED:
             self._signatures += self._signer.sign(_shingles(essence)).tobytes()
 
@@ -103,7 +107,8 @@ class Copies:
         whole = item.compared
         if item.comparable and whole.strip():
             prompt, answer = (text and without_surrogates(text) for text in (item.prompt, item.answer))
-            self.add(item.line, without_surrogates(whole), prompt, answer, item.answer_field)
+            labels = tuple(map(without_surrogates, item.labels))
+            self.add(item.line, without_surrogates(whole), prompt, answer, item.answer_field, labels)
 
     @property
     def signatures(self) -> Signatures | None:
@@ -134,10 +139,14 @@ class Copies:
                 message = f"its prompt is that of {self._place(answers[record.prompt])}, with another answer"
                 yield Finding(record.line, record.field, "contradicting-answers", message)
         for number, (original, similarity) in copies.items():
+            record = self.records[number]
             if number not in contradicting:
-                self.spare.add(self.records[number].line)
                 message = f"it is a near copy of {self._place(original)} (similarity {similarity:.2f})"
-                yield Finding(self.records[number].line, None, "near-duplicate", message)
+                if record.labels == self.records[original].labels:
+                    self.spare.add(record.line)
+                else:
+                    message += ", with other labels"
+                yield Finding(record.line, None, "near-duplicate", message)
         for number, (original, similarity) in repeats.items():
             if number not in copies and number not in contradicting:
                 record = self.records[number]

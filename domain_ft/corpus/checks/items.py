@@ -98,8 +98,12 @@ class Rejections:
         return found
 
 
-# What a reader says of a record that it rejects -> the kind of finding that it is.
+# What a reader says of a record that it rejects -> the kind of finding that it is. The first of them counts: what is
+# said of a tag shows the word beside it, which may hold any of the others.
 _KINDS = {
+    "is no tag": "bad-tag",
+    "an entity begins with": "bad-tag",
+    "is not ended": "bad-tag",
     "UTF-8": "not-utf8",
     "UTF-16": "not-utf8",
     "broken": "broken-record",

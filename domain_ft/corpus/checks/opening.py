@@ -16,15 +16,15 @@ from domain_ft.corpus.conversations.formats import FORMATS, FieldChoice, Format,
 from domain_ft.corpus.readers import ENDINGS, raw_records
 from domain_ft.corpus.readers.base import BadRecords, RawRecord, read_lines
 from domain_ft.corpus.readers.files import ending
+from domain_ft.corpus.tasks.conll import COLUMNS, DOCUMENT, columns_of
 from domain_ft.corpus.tasks.entities import is_tag
 from domain_ft.corpus.tasks.entity_files import (
-    COLUMNS,
-    DOCUMENT,
     SPANS_FIELDS,
     TAGS_FIELDS,
     TOKENS_FIELDS,
     TagFields,
-    columns_of,
+    has_columns,
+    tagged_records,
 )
 from domain_ft.corpus.tasks.fields import LABEL_NAMES, FieldNames
 from domain_ft.corpus.tasks.reading import RECORD_ENDINGS
@@ -92,6 +92,8 @@ class CheckedFile:
 
     def records(self, bad: BadRecords) -> Iterator[RawRecord]:
         """The records as the file has them."""
+        if self.kind == "tags":
+            return (RawRecord(line, fields) for line, fields in tagged_records(self.path, self.name, bad))
         return raw_records(self.path, self.name, ENDINGS[ending(self.path)], bad)
 
     def items(self, bad: BadRecords) -> Iterator[Item]:
@@ -102,13 +104,20 @@ class CheckedFile:
         if self.kind == "examples":
             return example_items(self.path, self.name, FieldNames(fields.text, fields.pair, fields.label), bad)
         if self.kind == "tags":
-            return tag_items(self.path, self.name, TagFields(text=fields.text), bad)
+            return tag_items(self.path, self.name, self.tag_fields, bad)
         return text_items(self.path, self.name, fields.text, bad)
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is text without records."""
+        """Whether it is text or columns, without records."""
+        if self.kind == "tags":
+            return has_columns(self.path)
         return ENDINGS.get(ending(self.path)) == "text"
+
+    @property
+    def tag_fields(self) -> TagFields:
+        """Which fields of tagged records hold what."""
+        return TagFields(text=self.fields.text)
 
     @functools.cached_property
     def text_fields(self) -> frozenset[str]:

@@ -1,13 +1,15 @@
 """A cleaned copy of a file: what can safely be mended is, what cannot be used is left out, and each change is listed.
 
-Mended: text that was read in a wrong encoding, personal data and secrets (masked), messages that say nothing. Left out:
-records that cannot be used, copies and near copies of earlier ones that ask the same, rows of the test file. Answers
-that contradict each other, that seem cut off or are in another language stay: only a person can tell which is right.
+Mended: text that was read in a wrong encoding, personal data and secrets (masked; `tag_repairs` says how beside tags),
+messages that say nothing. Left out: records and tagged sentences that cannot be used, copies and near copies of earlier
+ones that ask the same and have the same labels, rows of the test file. Answers, labels and entities that contradict
+each other stay, and so do answers that seem cut off or are in another language: only a person can tell which is right.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,12 +20,15 @@ from typing import Any, TextIO
 from domain_ft.corpus.checks.checking import CheckResult
 from domain_ft.corpus.checks.conversations import rewrite
 from domain_ft.corpus.checks.encoding import mend_encoding, without_surrogates
-from domain_ft.corpus.checks.items import Passage, Visit
+from domain_ft.corpus.checks.items import Passage, Rejections, Visit
 from domain_ft.corpus.checks.opening import CheckedFile
-from domain_ft.corpus.checks.private import PrivateData, redact
+from domain_ft.corpus.checks.private import Hit, PrivateData, redact
+from domain_ft.corpus.checks.tag_repairs import mend_columns, mend_record
 from domain_ft.corpus.conversations.formats import Fault, parse
 from domain_ft.corpus.readers.base import BOM, BadRecords, RawRecord, Reject, decode, open_bytes, read_lines
 from domain_ft.corpus.readers.files import ending
+from domain_ft.corpus.tasks.conll import begins_document, conll_blocks
+from domain_ft.corpus.tasks.entity_files import read_tagged
 from domain_ft.errors import CorpusError
 
 _COPIES = frozenset({"duplicate", "near-duplicate"})
@@ -63,29 +68,25 @@ def repair(
     """Write a cleaned copy of a file that was checked.
 
     Args:
-        file: it is read a second time.
+        file: it is read again.
         found: what the check found.
-        output: a new file: JSON lines, or of a plain text a text; the changes go to OUTPUT.changes.jsonl.
+        output: a new file: JSON lines, or of a plain text or CoNLL columns the same; the changes go to
+            OUTPUT.changes.jsonl.
         private: what finds personal data and secrets; None to leave them in.
         language: that most of the file is in.
 
     Raises:
-        CorpusError: there is such a file already, or it is a file of tags, which masks would break.
+        CorpusError: there is such a file already, or its name does not end as that of such a file.
     """
     changes_file = output.with_name(f"{output.name}.changes.jsonl")
     for path in (output, changes_file):
         if path.exists():
             raise CorpusError(f"--fix {output}: {path} exists already", fix="give a new name; nothing was changed")
-    if file.kind == "tags":
-        raise CorpusError(
-            f"--fix {output}: a file of tags is not mended, since its tags stand by the words",
-            where=file.name,
-            fix="mend it by the lines that are listed",
-        )
     wanted = ending(file.path) if file.is_plain else ".jsonl"
     if output.suffix.lower() != wanted:
-        what = "as the text is" if file.is_plain else "since the copy is JSON lines"
-        raise CorpusError(f"--fix {output}: the name has to end in {wanted}, {what}", fix=f"give {output.stem}{wanted}")
+        must = f"the name has to end in {wanted}" if wanted else "the name may have no ending"
+        what = "as that of the file does" if file.is_plain else "since the copy is JSON lines"
+        raise CorpusError(f"--fix {output}: {must}, {what}", fix=f"give {output.stem}{wanted}")
     output.parent.mkdir(parents=True, exist_ok=True)
     repaired = Repaired(output, changes_file)
     with _written(output) as copy, _written(changes_file) as changes:
@@ -134,6 +135,18 @@ class _Repairing:
             copied = finding.kind in _COPIES and finding.line in self.found.spare
             if finding.line is not None and (final or copied):
                 self.left_out.setdefault(finding.line, (finding.kind, finding.message))
+        if self.file.kind == "tags":
+            self._judge_tags_again()
+
+    def _judge_tags_again(self) -> None:
+        """Leave out what the tags of all the others do not allow: without copies they may be of another scheme."""
+        file, known = self.file, -1
+        while known < len(self.left_out):
+            known, rejections = len(self.left_out), Rejections()
+            read_tagged(file.path, file.name, file.tag_fields, None, rejections.bad, self.left_out)
+            for finding in rejections.take():
+                if finding.line is not None:
+                    self.left_out.setdefault(finding.line, (finding.kind, finding.message))
 
     def note(self, line: int | None, field: str | None, kind: str, change: str) -> None:
         """Note a change to a record, which `keep` lists and `leave_out` forgets."""
@@ -157,10 +170,24 @@ class _Repairing:
         kind, _ = self.left_out.get(reject.line, ("unreadable", ""))
         self.leave_out(reject.line, kind, reject.reason)
 
+    def changed(self, line: int | None, field: str | None, mended: bool, hits: Sequence[Hit]) -> None:
+        """Note whether a text was mended, and what was masked in it."""
+        if mended:
+            self.note(line, field, "mojibake", "mended")
+        for (kind, mark), count in Counter((hit.kind, hit.mark) for hit in hits).items():
+            self.note(line, field, kind, f"masked: {mark}" if count == 1 else f"masked: {count} × {mark}")
+
+    def find(self, text: str) -> Sequence[Hit]:
+        """What is private in a text."""
+        return self.private.find(text, self.language) if self.private else []
+
     def run(self) -> None:
         """Write all that is left."""
         bad = BadRecords("skip", self.rejected)
-        if self.file.kind == "text" and self.file.is_plain:
+        if self.file.is_plain and self.file.kind == "tags":
+            self._sentences()
+            return
+        if self.file.is_plain:
             self._lines(bad)
             return
         for record in self.file.records(bad):
@@ -183,8 +210,25 @@ class _Repairing:
                 self.copy.write(self._text(number, Passage("", line.rstrip("\r\n"))) + end)
                 self.keep()
 
+    def _sentences(self) -> None:
+        # A fault in a line is known from the check, and listed for its sentence: what is new is said of the file.
+        bad = BadRecords("skip", lambda reject: self.rejected(reject) if reject.line is None else None)
+        for sentence, behind in conll_blocks(self.file.path, self.file.name, bad):
+            why = next((self.left_out[number] for number, _ in sentence if number in self.left_out), None)
+            if why is not None:
+                self.leave_out(sentence[0][0], *why)
+                behind = list(itertools.dropwhile(lambda line: not begins_document(line), behind))  # the blank lines go
+            elif sentence:
+                lines = [(number, line) for number, line in sentence if line is not None]
+                self.copy.writelines(mend_columns(lines, self.find, self.changed))
+                self.keep()
+                self.repaired.records += 1
+            self.copy.writelines(behind)
+
     def _mended(self, record: RawRecord) -> dict[str, Any] | None:
         """The fields of a record with its texts mended; None where it is left out."""
+        if self.file.kind == "tags":
+            return mend_record(record, self.file.tag_fields, self.find, self.changed)
 
         def visit(passage: Passage) -> str:
             return self._text(record.line, passage)
@@ -212,13 +256,9 @@ class _Repairing:
 
     def _text(self, line: int | None, passage: Passage) -> str:
         """A text without mojibake and private data."""
-        name = passage.field or None
         text = mend_encoding(passage.text)
-        if text != passage.text:
-            self.note(line, name, "mojibake", "mended")
-        hits = self.private.find(text, self.language) if self.private else []
-        for (kind, mark), count in Counter((hit.kind, hit.mark) for hit in hits).items():
-            self.note(line, name, kind, f"masked: {mark}" if count == 1 else f"masked: {count} × {mark}")
+        hits = self.find(text)
+        self.changed(line, passage.field or None, text != passage.text, hits)
         return redact(text, hits)
 
     def _without_blank_messages(self, line: int | None, fields: Mapping[str, Any]) -> dict[str, Any]:

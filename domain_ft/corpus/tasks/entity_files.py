@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from domain_ft.corpus.readers import raw_records
 from domain_ft.corpus.readers.base import BadRecords, decode, kind_of, read_lines
+from domain_ft.corpus.readers.files import ending
+from domain_ft.corpus.tasks.conll import begins_document, column_problem, columns_of, conll_blocks
 from domain_ft.corpus.tasks.entities import Scheme, Span, TagError, TaggedText, chunks, join_words, recognise
 from domain_ft.corpus.tasks.knowledge_bases import KnowledgeBaseError, flat_spans, is_knowledge_base, read_document
 from domain_ft.errors import CorpusError, nearest
@@ -25,14 +26,15 @@ TOKENS_FIELDS = ("tokens", "words")
 TAGS_FIELDS = ("tags", "ner_tags", "labels")
 SPANS_FIELDS = ("entities", "spans", "label")
 
-_JSON_ENDINGS = (".jsonl", ".json", ".ndjson")
-COLUMNS = (2, 4)
-"""Of CoNLL files, the fewest and the most."""
+Role = Literal["text", "tokens", "tags", "spans"]
+_USUAL: Mapping[Role, tuple[str, ...]] = {
+    "text": TEXT_FIELDS,
+    "tokens": TOKENS_FIELDS,
+    "tags": TAGS_FIELDS,
+    "spans": SPANS_FIELDS,
+}
 
-DOCUMENT = "-DOCSTART-"
-"""The word of a CoNLL line at which a document begins."""
-
-_BLANKS = re.compile(r"[ \t]+")
+_RECORD_ENDINGS = (".jsonl", ".json", ".ndjson", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class TagFields:
     spans: str | None = None
     id: str | None = None
     group: str | None = None
+
+    def name(self, role: Role, record: Mapping[str, Any]) -> str:
+        """The field of a role: the one that was named, else the first usual one that is there, else the usual one."""
+        named: str | None = getattr(self, role)
+        return named or next((name for name in _USUAL[role] if name in record), _USUAL[role][0])
 
 
 @dataclass
@@ -59,7 +66,12 @@ class _Sentence:
 
 
 def read_tagged(
-    path: Path, name: str, fields: TagFields, scheme: Scheme | None, bad: BadRecords
+    path: Path,
+    name: str,
+    fields: TagFields,
+    scheme: Scheme | None,
+    bad: BadRecords,
+    without: Collection[int | None] = (),
 ) -> tuple[list[TaggedText], Scheme | None]:
     """The texts of a file with their entities, and the scheme of its tags.
 
@@ -70,6 +82,7 @@ def read_tagged(
         fields: of JSON records.
         scheme: of the tags; None to find it.
         bad: told of every record that cannot be read.
+        without: lines: sentences of words that have any of them are passed over, as if they were not in the file.
 
     Returns:
         the texts in the file's order, and the scheme; None where the file has spans of characters.
@@ -77,19 +90,25 @@ def read_tagged(
     Raises:
         RecordError: a bad record, where `bad` stops at them.
     """
-    endings = [ending.lower() for ending in path.suffixes]
-    if endings and endings[-1] == ".gz":
-        endings.pop()
-    if endings and endings[-1] in _JSON_ENDINGS:
-        return read_tagged_records(_json_records(path, name, bad), name, fields, scheme, bad)
-    if endings and endings[-1] == ".parquet":
-        records = ((record.line or 0, record.fields) for record in raw_records(path, name, "parquet", bad))
-        return read_tagged_records(records, name, fields, scheme, bad)
+    if not has_columns(path):
+        return read_tagged_records(tagged_records(path, name, bad), name, fields, scheme, bad, without)
     sentences = list(_conll_sentences(path, name, bad))
     if len({sentence.group for sentence in sentences}) == 1:  # one -DOCSTART- at the top says nothing of documents
         for sentence in sentences:
             sentence.group = sentence.id
-    return _with_scheme(sentences, name, scheme, bad)
+    return _with_scheme(sentences, name, scheme, bad, without)
+
+
+def has_columns(path: Path) -> bool:
+    """Whether a file is read as CoNLL columns, as all are that do not end as JSON lines or Parquet do."""
+    return ending(path) not in _RECORD_ENDINGS
+
+
+def tagged_records(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The records of a file without columns, each with its line."""
+    if ending(path) == ".parquet":
+        return ((record.line or 0, record.fields) for record in raw_records(path, name, "parquet", bad))
+    return _json_records(path, name, bad)
 
 
 def read_tagged_records(
@@ -98,13 +117,14 @@ def read_tagged_records(
     fields: TagFields,
     scheme: Scheme | None,
     bad: BadRecords,
+    without: Collection[int | None] = (),
 ) -> tuple[list[TaggedText], Scheme | None]:
     """`read_tagged` of records with their lines, whatever they were read from."""
     sentences: list[_Sentence] = []
     texts: list[TaggedText] = []
     for line, record in records:
         known = _Known(record, fields, name, line, bad)
-        if known.has("tokens", TOKENS_FIELDS):
+        if known.has("tokens"):
             sentence = _tagged_words(known)
             sentences += [sentence] if sentence else []
         else:
@@ -117,12 +137,13 @@ def read_tagged_records(
             where=f"{name}: {len(sentences)} with words, {len(texts)} without, such as in line {texts[0].line}",
             fix="write all records in one form, or give two files",
         )
-    return (texts, None) if texts else _with_scheme(sentences, name, scheme, bad)
+    return (texts, None) if texts else _with_scheme(sentences, name, scheme, bad, without)
 
 
 def _with_scheme(
-    sentences: Sequence[_Sentence], name: str, scheme: Scheme | None, bad: BadRecords
+    sentences: Sequence[_Sentence], name: str, scheme: Scheme | None, bad: BadRecords, without: Collection[int | None]
 ) -> tuple[list[TaggedText], Scheme]:
+    sentences = [sentence for sentence in sentences if not any(line in without for line in sentence.lines)]
     scheme = scheme or recognise(sentence.tags for sentence in sentences)
     return list(_judged(sentences, name, scheme, bad)), scheme
 
@@ -146,66 +167,32 @@ def _judged(sentences: Sequence[_Sentence], name: str, scheme: Scheme, bad: BadR
 # --------------------------------------------------------------------------------------------------------------- CoNLL
 
 
-def columns_of(line: str) -> list[str]:
-    """The columns of a CoNLL line: between tabs, or between blanks where it has no tab."""
-    parts = line.split("\t") if "\t" in line else _BLANKS.split(line.strip(" "))
-    return [part.strip(" ") for part in parts]
-
-
 def _conll_sentences(path: Path, name: str, bad: BadRecords) -> Iterator[_Sentence]:
     """Sentences of columns: the word first, the tag last. A blank line ends one, a -DOCSTART- line a document."""
-    sentence = _Sentence([], [], [], "", "")
     columns = documents = 0
-    spoiled = False  # a line of the sentence could not be read: it is left out whole
-
-    def finished() -> Iterator[_Sentence]:
-        nonlocal sentence, spoiled
+    for block in conll_blocks(path, name, bad):
+        sentence = _Sentence([], [], [], "", "")
+        spoiled = False  # a line of the sentence could not be read: it is left out whole
+        for number, line in block.sentence:
+            if line is None:
+                spoiled = True
+                continue
+            parts = columns_of(line.rstrip("\r\n"))
+            columns = columns or len(parts)
+            problem = column_problem(parts, columns)
+            if problem:
+                if not spoiled:
+                    bad.add(problem, file=name, line=number, fix="write a word a line, the tag in the last column")
+                spoiled = True
+                continue
+            sentence.words.append(parts[0])
+            sentence.tags.append(parts[-1])
+            sentence.lines.append(number)
         if sentence.words and not spoiled:
             sentence.id = f"{name}:{sentence.lines[0]}"
             sentence.group = f"{name}: document {documents}" if documents else sentence.id
             yield sentence
-        sentence, spoiled = _Sentence([], [], [], "", ""), False
-
-    for number, offset, raw in read_lines(path, name, bad):
-        line = decode(raw, name, bad, offset=offset, line=number)
-        if line is None:
-            spoiled = True
-            continue
-        line = line.rstrip("\r\n")
-        if not line.strip(" \t"):
-            yield from finished()
-            continue
-        parts = columns_of(line)
-        if parts[0] == DOCUMENT:
-            yield from finished()
-            documents += 1
-            continue
-        columns = columns or len(parts)
-        problem = _column_problem(parts, columns)
-        if problem:
-            if not spoiled:
-                bad.add(problem, file=name, line=number, fix="write a word a line, the tag in the last column")
-            spoiled = True
-            continue
-        sentence.words.append(parts[0])
-        sentence.tags.append(parts[-1])
-        sentence.lines.append(number)
-    yield from finished()
-
-
-def _column_problem(parts: Sequence[str], columns: int) -> str | None:
-    fewest, most = COLUMNS
-    if not fewest <= len(parts) <= most:
-        return f"the line has {_counted(len(parts))}, where {fewest} to {most} are wanted"
-    if len(parts) != columns:
-        return f"the line has {_counted(len(parts))}, where the lines before have {columns}"
-    if not parts[0].strip():
-        return "the word is empty or white space"
-    return None if parts[-1] else "the tag is empty"
-
-
-def _counted(columns: int) -> str:
-    return "1 column" if columns == 1 else f"{columns} columns"
+        documents += sum(map(begins_document, block.behind))
 
 
 # ---------------------------------------------------------------------------------------------------------- JSON lines
@@ -240,18 +227,17 @@ class _Known:
     line: int
     bad: BadRecords
 
-    def name(self, role: str, usual: Sequence[str]) -> str:
-        """The field of a role: the one that was named, else the first usual one that is there, else the usual one."""
-        named: str | None = getattr(self.fields, role)
-        return named or next((name for name in usual if name in self.record), usual[0])
+    def name(self, role: Role) -> str:
+        """The field of a role."""
+        return self.fields.name(role, self.record)
 
-    def has(self, role: str, usual: Sequence[str]) -> bool:
+    def has(self, role: Role) -> bool:
         """Whether the record has such a field."""
-        return self.name(role, usual) in self.record
+        return self.name(role) in self.record
 
-    def find(self, role: str, usual: Sequence[str], kind: type, wanted: str) -> Any:
+    def find(self, role: Role, kind: type, wanted: str) -> Any:
         """The value, or None after a report where it is missing or of another kind."""
-        field = self.name(role, usual)
+        field = self.name(role)
         if field not in self.record:
             known = nearest(field, map(str, self.record)) if self.record else "the record has no fields"
             self.bad.add(
@@ -286,11 +272,11 @@ class _Known:
 
 
 def _tagged_words(known: _Known) -> _Sentence | None:
-    words = known.find("tokens", TOKENS_FIELDS, list, "a list of words")
-    tags = None if words is None else known.find("tags", TAGS_FIELDS, list, "a list of tags")
+    words = known.find("tokens", list, "a list of words")
+    tags = None if words is None else known.find("tags", list, "a list of tags")
     if words is None or tags is None:
         return None
-    tokens_field, tags_field = known.name("tokens", TOKENS_FIELDS), known.name("tags", TAGS_FIELDS)
+    tokens_field, tags_field = known.name("tokens"), known.name("tags")
     if not words:
         known.reject("the sentence has no words", tokens_field)
     elif len(words) != len(tags):
@@ -306,13 +292,13 @@ def _tagged_words(known: _Known) -> _Sentence | None:
 
 
 def _spanned_text(known: _Known) -> TaggedText | None:
-    text = known.find("text", TEXT_FIELDS, str, "text")
-    raw = None if text is None else known.find("spans", SPANS_FIELDS, list, "a list of spans")
+    text = known.find("text", str, "text")
+    raw = None if text is None else known.find("spans", list, "a list of spans")
     if text is None or raw is None:
         return None
-    field = known.name("spans", SPANS_FIELDS)
+    field = known.name("spans")
     if not text.strip():
-        known.reject("the text is empty", known.name("text", TEXT_FIELDS))
+        known.reject("the text is empty", known.name("text"))
         return None
     try:
         spans = sorted(_span(value, text) for value in raw)
