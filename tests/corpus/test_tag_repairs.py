@@ -352,3 +352,16 @@ def test_the_copy_of_any_file_has_no_errors(parts: list[bytes]) -> None:
         path = Path(folder) / "train.conll"
         path.write_bytes(b"".join(parts))
         repaired(path, path.with_name("clean.conll"))
+
+
+def test_passages_are_recognised_checked_and_not_mended(tmp_path: Path) -> None:
+    passage = {"id": "p", "type": "abstract", "text": ["mail jane@example.org"], "offsets": [[0, 21]]}
+    entity = {"id": "e", "type": "Who", "text": ["jane"], "offsets": [[5, 9]]}
+    path = write_lines(tmp_path / "one.jsonl", {"id": "1", "passages": [passage], "entities": [entity]})
+    file = CheckedFile.open(str(path), "auto", Fields())
+    assert file.kind == "tags"
+    found = checked(path)
+    assert [finding.kind for finding in found.findings] == ["personal-email"]
+    with pytest.raises(CorpusError, match=r"(?s)records of passages.*line 1"):
+        repair(file, found, tmp_path / "copy.jsonl", PrivateData(), "en")
+    assert list(tmp_path.iterdir()) == [path]

@@ -27,6 +27,7 @@ from domain_ft.corpus.tasks.entity_files import (
     tagged_records,
 )
 from domain_ft.corpus.tasks.fields import LABEL_NAMES, FieldNames
+from domain_ft.corpus.tasks.knowledge_bases import is_knowledge_base
 from domain_ft.corpus.tasks.reading import RECORD_ENDINGS
 from domain_ft.errors import CorpusError
 
@@ -160,6 +161,8 @@ def _kind_of(record: Mapping[str, Any], fields: Fields) -> Kind | None:
     if any(name in record for name in TOKENS_FIELDS) and any(name in record for name in TAGS_FIELDS):
         return "tags"
     if isinstance(record.get("text"), str) and any(isinstance(record.get(name), list) for name in SPANS_FIELDS[:2]):
+        return "tags"
+    if is_knowledge_base(record):
         return "tags"
     chosen = recognise(record, fields.choice)
     labelled = any(name in record for name in LABEL_NAMES)

@@ -19,6 +19,8 @@ from domain_ft.corpus.readers.base import RawRecord
 from domain_ft.corpus.tasks.conll import columns_of, with_word
 from domain_ft.corpus.tasks.entities import Bounds, join_words
 from domain_ft.corpus.tasks.entity_files import TagFields
+from domain_ft.corpus.tasks.knowledge_bases import is_knowledge_base
+from domain_ft.errors import CorpusError
 
 Find = Callable[[str], Sequence[Hit]]
 """What is private in a text."""
@@ -36,9 +38,19 @@ def mend_columns(lines: Sequence[tuple[int, str]], find: Find, note: Note) -> It
 
 
 def mend_record(record: RawRecord, names: TagFields, find: Find, note: Note) -> dict[str, Any]:
-    """The fields of a sound record with its words or its text mended and masked. Spans are moved with the text."""
+    """The fields of a sound record with its words or its text mended and masked. Spans are moved with the text.
+
+    Raises:
+        CorpusError: the record is one of passages, each of whose offsets a change would move.
+    """
     fields = dict(record.fields)
     tokens = names.name("tokens", fields)
+    if is_knowledge_base(fields) and tokens not in fields and names.name("text", fields) not in fields:
+        raise CorpusError(
+            "--fix: records of passages (BigBIO's knowledge bases) are checked, and not mended",
+            where=f"line {record.line}",
+            fix="mend them by the lines that are listed",
+        )
     if tokens in fields:
         pieces = _pieces(fields[tokens], join_words, find)
         for place, piece in enumerate(pieces):

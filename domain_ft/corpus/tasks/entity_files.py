@@ -128,7 +128,7 @@ def read_tagged_records(
             sentence = _tagged_words(known)
             sentences += [sentence] if sentence else []
         else:
-            passages = is_knowledge_base(record) and not known.has("text", TEXT_FIELDS)
+            passages = is_knowledge_base(record) and not known.has("text")
             text = _text_of_passages(known) if passages else _spanned_text(known)
             texts += [text] if text else []
     if sentences and texts:
