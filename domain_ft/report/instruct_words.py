@@ -146,8 +146,8 @@ def _ends(report: InstructReport) -> str:
         return said
     return (
         f"{said} In the answers {points(repeated)} of 100 runs of four words stood in the same answer before: small "
-        "models go round in circles where the likeliest token is taken each time. With --repetition-penalty 1.1 (here "
-        "and in `generate`) more of them come to an end."
+        "models go round in circles where the likeliest token is taken each time. With --repetition-penalty 1.1, here "
+        "and in domain-ft generate, more of them come to an end."
     )
 
 
