@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from classify_jobs import settings as classify_settings
+from instruct_jobs import settings as instruct_settings
 from safetensors.torch import load_file
 from verb_jobs import settings
 
@@ -104,6 +105,28 @@ def test_a_sharded_run_saves_a_whole_model(tmp_path: Path) -> None:
     scored = domain_ft([*arguments, "--model", models[0], "--model", models[1]], *torchrun(2))
     one, other = (model["scores"]["domain"]["loss"] for model in json.loads(scored.stdout)["models"])
     assert one == pytest.approx(other, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_processes_learn_to_answer_what_one_learns(sharding: str, tmp_path: Path) -> None:
+    found = {}
+    for name, launcher in (("alone", ()), ("together", torchrun(2))):
+        asked = instruct_settings(tmp_path, output=tmp_path / name, sharding=sharding)
+        config = tmp_path / f"{name}.toml"
+        config.write_text(asked.to_toml(), encoding="utf-8")
+        found[name] = json.loads(domain_ft(["instruct", "--config", str(config), "--json"], *launcher).stdout)
+    alone, together = found["alone"], found["together"]
+    assert (alone["processes"], together["processes"]) == (1, 2)
+    assert together["before"] == alone["before"]
+    for name in ("tokens_seen", "tokens_trained", "steps", "examples"):
+        assert together[name] == alone[name]
+    for role in ("test", "control"):
+        assert together["after"][role]["loss"] == pytest.approx(alone["after"][role]["loss"], rel=1e-4)
+    weights, expected = (load_file(tmp_path / n / "adapter" / "adapter_model.safetensors") for n in found)
+    assert weights.keys() == expected.keys()
+    for name in weights:
+        torch.testing.assert_close(weights[name], expected[name], rtol=0, atol=2e-4)
 
 
 @pytest.mark.slow
