@@ -209,7 +209,14 @@ def _parameter(option: checking.Option, group: Group, positional: bool) -> inspe
     )
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if positional else inspect.Parameter.KEYWORD_ONLY
     default = None if option.required else option.default
-    return inspect.Parameter(option.name, kind, default=default, annotation=Annotated[hint, marks])
+    return inspect.Parameter(option.name, kind, default=default, annotation=Annotated[hint, marks, _Raw()])
+
+
+class _Raw:
+    """Keeps pydantic from judging raw values: where anything has imported it, cyclopts asks it about every option."""
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> dict[str, str]:
+        return {"type": "any"}
 
 
 def _has_negative(option: checking.Option) -> bool:

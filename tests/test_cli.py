@@ -337,3 +337,10 @@ def test_help_lists_every_option_under_its_heading(capsys: pytest.CaptureFixture
     for option in cli.checking.options(AdaptSettings):
         assert f"{option.flag} " in shown
         assert f"─ {option.group} ─" in shown
+
+
+def test_pydantic_has_no_say_where_something_has_imported_it(capfd: pytest.CaptureFixture[str]) -> None:
+    """cyclopts asks it about every value as soon as it is loaded, and ours are raw until all are checked together."""
+    pytest.importorskip("pydantic")
+    assert cli.main(["adapt", "--corpus", "legal", "--rank", "eight", "--train-modules", "a", "--no-examples"]) == 2
+    assert capfd.readouterr().err == "error: --rank eight: must be a whole number\n"
