@@ -690,6 +690,9 @@ class InstructSettings(
     on_bad_record: Literal["stop", "skip"] = "stop"
     """What to do with a record that cannot be read: stop with its line, or skip it and list it in rejects.jsonl."""
 
+    template_date: str | None = None
+    """The day, as YYYY-MM-DD, for a chat template that writes today's date. By default that on which the run began."""
+
     model: str = "smollm2"
     """The model: an embedded name (smollm2), a folder, a run folder of `adapt` or `instruct`, or a hub id."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from domain_ft.corpus.corpus import open_corpus
 from domain_ft.corpus.packing import StepPlan
 from domain_ft.corpus.prepared import PreparedCorpus, prepare
 from domain_ft.corpus.readers.base import Reject
+from domain_ft.errors import SettingsError
 from domain_ft.models.base import BaseModel, load
 from domain_ft.models.generation import refuse_encoder
 from domain_ft.objectives.base import LanguageModelObjective
@@ -114,7 +116,8 @@ def set_up(settings: InstructSettings, machine: Machine, display: ProgressDispla
         dtype = machine.weights_dtype(settings.method, settings.train_modules)
         base = load(settings.model, device=machine.device, dtype=dtype, progress=display.job)
         refuse_encoder(base)
-        template = ChatTemplate.of(base.tokenizer)
+        today = day_of(settings)
+        template = ChatTemplate.of(base.tokenizer, today)
         length = piece_length(base, settings.max_length)
         rows = {
             split: encode_conversations(
@@ -159,7 +162,11 @@ def set_up(settings: InstructSettings, machine: Machine, display: ProgressDispla
     evaluate_every = settings.evaluate_every or max(1, total_steps // CURVE_POINTS)
     rate = settings.learning_rate or LEARNING_RATES[settings.method]
     loop = loop_settings(settings, passes, total_steps=total_steps, evaluate_every=evaluate_every, learning_rate=rate)
-    settled = settle(settings, machine, length, loop) | {"format": data.format, "control": control or NO_CONTROL}
+    settled = settle(settings, machine, length, loop) | {
+        "format": data.format,
+        "control": control or NO_CONTROL,
+        "template_date": today.isoformat() if template.writes_date else settings.template_date,
+    }
     kept = [data.test[index] for index in np.unique(rows["test"].documents)]
     return Job(
         settings=dataclasses.replace(settings, **settled),
@@ -176,6 +183,22 @@ def set_up(settings: InstructSettings, machine: Machine, display: ProgressDispla
         loop=loop,
         passes=passes,
     )
+
+
+def day_of(settings: InstructSettings) -> date:
+    """--template-date, or today.
+
+    Raises:
+        SettingsError: it is no day.
+    """
+    if settings.template_date is None:
+        return date.today()
+    try:
+        return date.fromisoformat(settings.template_date)
+    except ValueError as error:
+        raise SettingsError(
+            f"--template-date {settings.template_date}: {error}", fix="write a day as YYYY-MM-DD, such as 2026-01-31"
+        ) from error
 
 
 def control_of(settings: InstructSettings) -> str | None:

@@ -114,16 +114,21 @@ def settled(settings: TrainSettings, machine: Machine, max_length: int, loop: Lo
 
 
 def as_started(settings: S, folder: RunFolder) -> S:
-    """For a resumed run the passes that it was started with, where none are asked for: memory may be other by now."""
+    """For a resumed run the passes that it was started with, and the day, where none are asked for.
+
+    Memory may be other by now, and another day would be another text, where a chat template writes the date.
+    """
     if not (settings.resume and folder.config.is_file()):
         return settings
     stored = type(settings).from_toml(folder.config)
-    checkpointing = settings.activation_checkpointing
-    return dataclasses.replace(
-        settings,
-        tokens_per_pass=settings.tokens_per_pass or stored.tokens_per_pass,
-        activation_checkpointing=stored.activation_checkpointing if checkpointing == "auto" else checkpointing,
-    )
+    kept = {
+        name: getattr(settings, name) or getattr(stored, name)
+        for name in ("tokens_per_pass", "template_date")
+        if hasattr(settings, name)
+    }
+    if settings.activation_checkpointing == "auto":
+        kept["activation_checkpointing"] = stored.activation_checkpointing
+    return dataclasses.replace(settings, **kept)
 
 
 def settle_config(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from datetime import date
 
 import pytest
 from hypothesis import given, settings
@@ -238,3 +239,13 @@ def test_system_turns_are_read(name: str) -> None:
 def test_the_plain_template_is_one_line_of_jinja() -> None:
     """So that it survives being saved with the tokenizer, whatever is done to the ends of its lines."""
     assert "\n" not in PLAIN_TEMPLATE
+
+
+def test_the_day_is_the_one_that_is_given() -> None:
+    """As Llama 3's templates ask for it."""
+    dated = "{% set day = strftime_now('%d %b %Y') if strftime_now is defined else 'none' %}Today: {{ day }}\n"
+    tokenizer = chat_tokenizer(dated + CHATML)
+    template = ChatTemplate.of(tokenizer, date(2026, 1, 31))
+    assert template.writes_date
+    assert template.prompt([Turn("user", "Hm?")]).startswith("Today: 31 Jan 2026\n")
+    assert not ChatTemplate.of(chat_tokenizer(CHATML)).writes_date

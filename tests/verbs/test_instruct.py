@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from domain_ft.errors import CorpusError, ModelError, SettingsError
 from domain_ft.models.base import load
 from domain_ft.settings import ExportSettings, InstructSettings
 from domain_ft.training import loop
+from domain_ft.verbs import instruct_job
 from domain_ft.verbs.adapt import adapt
 from domain_ft.verbs.export import export
 from domain_ft.verbs.instruct import instruct, output_folder, run
@@ -136,6 +138,47 @@ def test_a_run_that_broke_off_is_resumed_to_the_same_end(tmp_path: Path, monkeyp
         assert resumed.result[key] == whole.result[key]
     one, other = (load_file(f / "adapter" / "adapter_model.safetensors") for f in (whole.folder, resumed.folder))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+class Tomorrow(date):
+    @classmethod
+    def today(cls) -> Tomorrow:
+        return cls(2032, 2, 29)
+
+
+DATED = "{{ strftime_now('%d %b %Y') }}. " + TEMPLATE
+
+
+def test_a_run_is_resumed_on_the_day_on_which_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_chatty("llama", tmp_path / "llama", DATED)
+    whole = instruct(settings(tmp_path, output=tmp_path / "whole", template_date="2026-11-23"))
+    take, taken = loop._Trainer.take, 0
+
+    def breaking(self: Any, *arguments: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken == 4:
+            raise ConnectionError("the power went")
+        return take(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Trainer, "take", breaking)
+        with pytest.raises(ConnectionError):
+            instruct(settings(tmp_path, template_date="2026-11-23"))
+    monkeypatch.setattr(instruct_job, "date", Tomorrow)
+    resumed = instruct(settings(tmp_path, resume=True))
+    assert resumed.result["after"] == whole.result["after"]
+    assert InstructSettings.from_toml(resumed.folder / "config.toml").template_date == "2026-11-23"
+    another = instruct(settings(tmp_path, output=tmp_path / "another"))
+    assert InstructSettings.from_toml(another.folder / "config.toml").template_date == "2032-02-29"
+    assert another.result["after"] != whole.result["after"]
+
+
+def test_a_day_that_is_none_is_refused_and_none_is_kept_that_nobody_writes(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"(?s)--template-date 2026-02-30: day.*YYYY-MM-DD"):
+        instruct(settings(tmp_path, output=tmp_path / "never", template_date="2026-02-30"))
+    folder = instruct(settings(tmp_path, max_steps=1)).folder
+    assert InstructSettings.from_toml(folder / "config.toml").template_date is None
 
 
 def test_resume_with_other_conversations_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,12 @@ template has to mark its answers, and what is learned is what is asked for when 
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from domain_ft.corpus.conversations.conversation import Conversation, Turn
@@ -47,6 +49,7 @@ Where the tokenizer puts a bos before a text, it comes before the first heading.
 """
 
 _PROBE = "PROBE"
+_TODAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,11 @@ class ChatTemplate:
         stop_tokens: the ids at which generation stops: `end` and eos.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, text: str | Mapping[str, str]) -> None:
-        self._tokenizer, self._template = tokenizer, text
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, text: str | Mapping[str, str], today: date | None = None
+    ) -> None:
+        """Of `text`, or of several templates by name; `today` as for `of`."""
+        self._tokenizer, self._template, self._today = tokenizer, text, today
         self.text: str = text if isinstance(text, str) else text.get("default", next(iter(text.values())))
         specials = sorted(
             (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special), key=len, reverse=True
@@ -83,10 +89,14 @@ class ChatTemplate:
         self.stop_tokens: tuple[int, ...] = tuple(dict.fromkeys(ids))
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerFast) -> ChatTemplate:
-        """The tokenizer's own template, else the plain one."""
+    def of(cls, tokenizer: PreTrainedTokenizerFast, today: date | None = None) -> ChatTemplate:
+        """The tokenizer's own template, else the plain one.
+
+        Args:
+            today: the day that a template writes which writes today's; None for the day on which it is rendered.
+        """
         if tokenizer.chat_template:
-            return cls(tokenizer, tokenizer.chat_template)
+            return cls(tokenizer, tokenizer.chat_template, today)
         first = tokenizer("a")["input_ids"][:1]
         opens = tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id]
         return cls(tokenizer, ("{{ bos_token }}" if opens else "") + PLAIN_TEMPLATE)
@@ -95,6 +105,11 @@ class ChatTemplate:
     def is_plain(self) -> bool:
         """Whether it is ours."""
         return self.text.endswith(PLAIN_TEMPLATE)
+
+    @property
+    def writes_date(self) -> bool:
+        """Whether its texts depend on the day."""
+        return bool(_TODAY.search(self.text))
 
     def render(self, conversation: Conversation) -> tuple[Rendered, ...]:
         """The conversation as text: one, or several where the template tells past turns otherwise than present ones.
@@ -233,7 +248,7 @@ class ChatTemplate:
         text: str = self._tokenizer.apply_chat_template(
             [turn.message() for turn in turns],
             tools=[dict(tool) for tool in tools] or None,
-            chat_template=template,
+            chat_template=_dated(template, self._today) if self._today else template,
             add_generation_prompt=answer,
             tokenize=False,
         )
@@ -264,6 +279,15 @@ class ChatTemplate:
         except Exception:
             return False
         return True
+
+
+@functools.lru_cache
+def _dated(template: str, today: date) -> str:
+    """The template with `today` written out where it asks for today's date.
+
+    It does so by a function that transformers gives it, and takes from nobody else.
+    """
+    return _TODAY.sub(lambda asked: json.dumps(today.strftime(asked[2]), ensure_ascii=False), template)
 
 
 def _common(one: str, other: str) -> int:
