@@ -180,7 +180,16 @@ def set_up_trials(
     train_rows: TaskRows,
     display: ProgressDisplay,
 ) -> TaskJob:
-    """Settle how large a pass is, and remember the weights that every trial begins with."""
+    """Settle how large a pass is, and remember the weights that every trial begins with.
+
+    Raises:
+        SettingsError: the processes were launched to share the weights out.
+    """
+    if machine.sharded:  # --sharding full is refused before; `accelerate launch --use_fsdp` means the same
+        raise SettingsError(
+            "the processes were launched for FSDP, and a task's model is not sharded yet",
+            fix="launch them without --use_fsdp; each then keeps the whole model",
+        )
     lengths = train_rows.lengths
     examples = batch_size(settings)
     step_tokens = math.ceil(examples * float(lengths.mean())) if examples else settings.tokens_per_step

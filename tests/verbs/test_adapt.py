@@ -16,13 +16,12 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from tiny_models import VOCABULARY, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
-from verb_jobs import settings
+from verb_jobs import power_cut, settings
 
 from domain_ft.errors import SettingsError
 from domain_ft.models.activation_checkpointing import ActivationCheckpointing
 from domain_ft.models.base import load
 from domain_ft.settings import AdaptSettings, EstimateSettings, EvaluateSettings, ExportSettings, MachineOptions
-from domain_ft.training import loop
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs import adapt as adapt_verb
 from domain_ft.verbs import estimate as estimate_verb
@@ -193,19 +192,8 @@ def test_the_scores_of_an_embedded_base_are_kept(tmp_path: Path, monkeypatch: py
 
 def test_a_run_that_broke_off_is_resumed_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = adapt(settings(tmp_path, output=tmp_path / "whole"))
-    take, taken = loop._Trainer.take, 0
-
-    def breaking(self: Any, *arguments: Any) -> Any:
-        nonlocal taken
-        taken += 1
-        if taken == 4:
-            raise ConnectionError("the power went")
-        return take(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop._Trainer, "take", breaking)
-        with pytest.raises(ConnectionError):
-            adapt(settings(tmp_path))
+    with power_cut(monkeypatch):
+        adapt(settings(tmp_path))
     assert not (tmp_path / "run" / "result.json").exists()
     resumed = adapt(settings(tmp_path, resume=True))
     assert resumed.result["after"] == whole.result["after"]
@@ -215,13 +203,8 @@ def test_a_run_that_broke_off_is_resumed_to_the_same_end(tmp_path: Path, monkeyp
 
 
 def test_resume_with_other_settings_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> Any:
-        raise ConnectionError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop._Trainer, "take", broken)
-        with pytest.raises(ConnectionError):
-            adapt(settings(tmp_path))
+    with power_cut(monkeypatch, step=1):
+        adapt(settings(tmp_path))
     with pytest.raises(SettingsError, match="rank was 4, now 8"):
         adapt(settings(tmp_path, resume=True, rank=8))
     corpus = Path(settings(tmp_path).corpus)

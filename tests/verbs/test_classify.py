@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +28,7 @@ from domain_ft.training.loop import Interrupted
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs import machine as machines
 from domain_ft.verbs.adapt import adapt
-from domain_ft.verbs.classify import classify, judged, output_folder, run
+from domain_ft.verbs.classify import classify, judged, output_folder, run, set_up
 from domain_ft.verbs.machine import choose_machine
 from domain_ft.verbs.training import tracked
 
@@ -310,6 +311,9 @@ def test_what_cannot_go_together_is_refused(tmp_path: Path) -> None:
         classify(settings(tmp_path, adapter="continue", method="full"))
     with pytest.raises(SettingsError, match="not sharded yet"):
         classify(settings(tmp_path, sharding="full"))
+    launched = dataclasses.replace(choose_machine(settings(tmp_path, device="cpu")), sharded=True)
+    with pytest.raises(SettingsError, match="launched for FSDP"):
+        set_up(settings(tmp_path), launched, ProgressDisplay(quiet=True))
 
 
 def test_every_seed_begins_with_the_same_base(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,12 +14,12 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from tiny_models import VOCABULARY, save_tiny, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, T5Config, T5ForConditionalGeneration
+from verb_jobs import power_cut
 from verb_jobs import settings as adapt_settings
 
 from domain_ft.errors import CorpusError, ModelError, SettingsError
 from domain_ft.models.base import load
 from domain_ft.settings import ExportSettings, InstructSettings
-from domain_ft.training import loop
 from domain_ft.verbs import instruct_job
 from domain_ft.verbs.adapt import adapt
 from domain_ft.verbs.export import export
@@ -120,19 +119,8 @@ def test_a_model_learns_to_answer_and_to_stop(tmp_path: Path) -> None:
 
 def test_a_run_that_broke_off_is_resumed_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = instruct(settings(tmp_path, output=tmp_path / "whole", dropout=0.1))
-    take, taken = loop._Trainer.take, 0
-
-    def breaking(self: Any, *arguments: Any) -> Any:
-        nonlocal taken
-        taken += 1
-        if taken == 4:
-            raise ConnectionError("the power went")
-        return take(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop._Trainer, "take", breaking)
-        with pytest.raises(ConnectionError):
-            instruct(settings(tmp_path, dropout=0.1))
+    with power_cut(monkeypatch):
+        instruct(settings(tmp_path, dropout=0.1))
     resumed = instruct(settings(tmp_path, dropout=0.1, resume=True))
     for key in ("before", "after", "tokens_seen", "tokens_trained"):
         assert resumed.result[key] == whole.result[key]
@@ -152,19 +140,8 @@ DATED = "{{ strftime_now('%d %b %Y') }}. " + TEMPLATE
 def test_a_run_is_resumed_on_the_day_on_which_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_chatty("llama", tmp_path / "llama", DATED)
     whole = instruct(settings(tmp_path, output=tmp_path / "whole", template_date="2026-11-23"))
-    take, taken = loop._Trainer.take, 0
-
-    def breaking(self: Any, *arguments: Any) -> Any:
-        nonlocal taken
-        taken += 1
-        if taken == 4:
-            raise ConnectionError("the power went")
-        return take(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop._Trainer, "take", breaking)
-        with pytest.raises(ConnectionError):
-            instruct(settings(tmp_path, template_date="2026-11-23"))
+    with power_cut(monkeypatch):
+        instruct(settings(tmp_path, template_date="2026-11-23"))
     monkeypatch.setattr(instruct_job, "date", Tomorrow)
     resumed = instruct(settings(tmp_path, resume=True))
     assert resumed.result["after"] == whole.result["after"]
@@ -182,13 +159,8 @@ def test_a_day_that_is_none_is_refused_and_none_is_kept_that_nobody_writes(tmp_p
 
 
 def test_resume_with_other_conversations_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> Any:
-        raise ConnectionError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop._Trainer, "take", broken)
-        with pytest.raises(ConnectionError):
-            instruct(settings(tmp_path))
+    with power_cut(monkeypatch, step=1):
+        instruct(settings(tmp_path))
     write_conversations(tmp_path / "questions.jsonl", 39)
     with pytest.raises(SettingsError, match="the text or the model is not what the run was started with"):
         instruct(settings(tmp_path, resume=True))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tiny_models import save_tiny
 
 from domain_ft.randomness import generator
 from domain_ft.settings import AdaptSettings
+from domain_ft.training import loop
 
 LEGAL = (
     "The licensee may copy and distribute the work under the terms of this agreement.",
@@ -70,3 +74,20 @@ def settings(tmp_path: Path, architecture: str = "bert", **changes: Any) -> Adap
         "quiet": True,
     }
     return AdaptSettings(**{**values, **changes})
+
+
+@contextlib.contextmanager
+def power_cut(monkeypatch: pytest.MonkeyPatch, step: int = 4) -> Iterator[None]:
+    """A run inside the block breaks off as it takes this step."""
+    take, taken = loop._Trainer.take, 0
+
+    def breaking(self: Any, *arguments: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken == step:
+            raise ConnectionError("the power went")
+        return take(self, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(ConnectionError, match="the power went"):
+        patch.setattr(loop._Trainer, "take", breaking)
+        yield
