@@ -224,7 +224,7 @@ def chrf(answer: str, reference: str) -> float:
 def repetition(answer: str) -> float:
     """The share of the 4-grams of `rouge_words` that stood in the answer before; 0 where it has fewer than four words.
 
-    seq-rep-4 of Welleck et al. 2020, "Neural Text Generation with Unlikelihood Training", equation 9. It shows a model
+    seq-rep-4 of Welleck et al. 2020, "Neural Text Generation with Unlikelihood Training". It shows a model
     that goes round in circles, as small ones do where the likeliest token is taken each time.
 
     >>> repetition("the heart and the lungs and the heart and the lungs")

@@ -6,7 +6,7 @@ coreferences nothing is read.
 
 For `tag` it is a text with spans (`flat_spans`). For `classify` each pair of entities in a sentence is an example, in
 which a mark stands in place of either: "@CHEMICAL$ inhibits @GENE$." (Gu et al. 2021, "Domain-Specific Language Model
-Pretraining for Biomedical Natural Language Processing", section 3.3, the dummification of entities).
+Pretraining for Biomedical Natural Language Processing", the dummification of entities).
 """
 
 from __future__ import annotations
