@@ -1,0 +1,74 @@
+"""What a run did not read of the files it was given: records, fields and whole files.
+
+Readers count here, the verb that reads puts the counts into result.json (`to_result`), and the terminal and the page
+show the same sentences (`sentences`). Nothing is left out in silence.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+LISTED = 20  # names in a sentence; result.json has up to LISTED_IN_RESULT
+LISTED_IN_RESULT = 1000
+
+
+@dataclass(frozen=True)
+class UnreadFile:
+    """A file of a folder that was not read, and why."""
+
+    file: str
+    reason: str
+
+
+@dataclass
+class LeftOut:
+    """Counts of what was not read.
+
+    Attributes:
+        records: records that were rejected, each a line of rejects.jsonl.
+        fields: by name, the records that hold the field where nothing read it.
+        files: files of a folder that were not read.
+    """
+
+    records: int = 0
+    fields: Counter[str] = field(default_factory=Counter)
+    files: list[UnreadFile] = field(default_factory=list)
+
+    def see_fields(self, present: Iterable[str], read: Collection[str]) -> None:
+        """Count the fields of one record that nothing reads."""
+        self.fields.update(name for name in present if name not in read)
+
+    def to_result(self) -> dict[str, Any]:
+        """The keys that result.json has for it: `rejected`, `unread_fields` and `unread_files`."""
+        return {
+            "rejected": self.records,
+            "unread_fields": dict(self.fields.most_common()),
+            "unread_files": {
+                "count": len(self.files),
+                "files": [{"file": one.file, "reason": one.reason} for one in self.files[:LISTED_IN_RESULT]],
+            },
+        }
+
+
+def sentences(result: Mapping[str, Any]) -> list[str]:
+    """What a person is told, from the keys that `LeftOut.to_result` gives; empty where everything was read."""
+    told = []
+    rejected = result.get("rejected", 0)
+    if rejected:
+        records = "1 record was" if rejected == 1 else f"{rejected:,} records were"
+        told.append(f"{records} left out; rejects.jsonl says which and why")
+    fields = result.get("unread_fields") or {}
+    if fields:
+        counts = ", ".join(f"{name} ({count:,})" for name, count in list(fields.items())[:LISTED])
+        more = f" and {len(fields) - LISTED:,} more" if len(fields) > LISTED else ""
+        told.append(f"fields that were not read, with the number of records that have them: {counts}{more}")
+    files = (result.get("unread_files") or {}).get("files") or []
+    if files:
+        count = result["unread_files"]["count"]
+        names = ", ".join(f"{one['file']} ({one['reason']})" for one in files[:LISTED])
+        more = f" and {count - LISTED:,} more" if count > LISTED else ""
+        told.append(f"{'1 file was' if count == 1 else f'{count:,} files were'} not read: {names}{more}")
+    return told
