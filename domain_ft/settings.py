@@ -62,8 +62,8 @@ class CorpusOptions(EncodingOptions, group="Text"):
     of a data set on the hub."""
 
     text_field: str | None = None
-    """The field or column that holds the text; several, separated by commas, are joined. A name with a comma is given as
-    it is. Found by itself where the file has a usual one."""
+    """The field or column that holds the text; several, separated by commas, are joined. A name with a comma is given
+    as it is. Found by itself where the file has a usual one."""
 
     on_bad_record: Literal["stop", "skip"] = "stop"
     """What to do with a record that cannot be read: stop with its line, or skip it and list it in rejects.jsonl."""

@@ -59,9 +59,9 @@ class VocabularyFit:
         ):
             return
         raise CorpusError(
-            f"the tokenizer of {model} does not know this text: {self.unknown_tokens:.0%} of its tokens are the unknown "
-            f"one, which stands for {self.unknown_bytes:.0%} of the text ({self.bytes_per_token:,.1f} bytes a token). "
-            "Nothing can be learned from it",
+            f"the tokenizer of {model} does not know this text: {self.unknown_tokens:.0%} of its tokens are the "
+            f"unknown one, which stands for {self.unknown_bytes:.0%} of the text ({self.bytes_per_token:,.1f} bytes a "
+            "token). Nothing can be learned from it",
             where=corpus,
             fix="check that the files hold words, separated as the language has them, or take a model whose tokenizer "
             "knows the language",

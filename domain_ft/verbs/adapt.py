@@ -135,8 +135,8 @@ class Job(TextJob):
         found = self.fit.warnings(self.base.name)
         if self.epochs > MANY_EPOCHS:
             found.append(
-                f"The run reads the {self.train_rows.tokens:,} tokens of the corpus {self.epochs:.0f} times. Text that is "
-                f"read more than {MANY_EPOCHS} times teaches less and less: give more text, or a shorter run "
+                f"The run reads the {self.train_rows.tokens:,} tokens of the corpus {self.epochs:.0f} times. Text that "
+                f"is read more than {MANY_EPOCHS} times teaches less and less: give more text, or a shorter run "
                 f"(--epochs {MANY_EPOCHS})."
             )
         return found

@@ -19,7 +19,7 @@ from domain_ft.corpus.documents import Document
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers.choosing import LOOKED_AT, Holds, what_fields_hold
 from domain_ft.corpus.readers.encodings import UTF8, advice, candidates, is_iso2022, is_wide, label
-from domain_ft.corpus.readers.packing import BUFFER, DAMAGED, WideError, as_utf8, open_packed
+from domain_ft.corpus.readers.packing import BUFFER, DAMAGED, WideError, as_utf8, open_packed, packing
 from domain_ft.errors import CorpusError, RecordError, nearest
 
 OnBadRecord = Literal["stop", "skip"]
@@ -149,7 +149,7 @@ def reported(name: str, bad: BadRecords) -> Iterator[None]:
     try:
         yield
     except (*DAMAGED, zlib.error) as error:
-        kind = "gzip" if isinstance(error, (EOFError, zlib.error)) or "gzip" in str(error) else "packed"
+        kind = (packing(bad.path) or ".gz").lstrip(".").replace("gz", "gzip") if bad.path else "packed"
         bad.add(f"the {kind} data is damaged or cut off ({error})", file=name, fix="fetch or pack the file again")
     except WideError as error:
         bad.add(str(error), file=name, fix="check --encoding")
@@ -246,8 +246,9 @@ def text_encoding(bad: BadRecords) -> str:
 def decode(
     data: bytes, name: str, bad: BadRecords, *, offset: int = 0, line: int | None = None, lines_before: int = 0
 ) -> str | None:
-    """`data` decoded strictly: as UTF-8, or as `bad` says; None where a byte is not, which is reported with its line and
-    its offset in the file.
+    """`data` decoded strictly, as UTF-8 or as `bad` says.
+
+    None where a byte is not, which is reported with its line and its offset in the file.
     """
     encoding = text_encoding(bad)
     try:
@@ -352,6 +353,10 @@ class TextField:
             fix=f"name it: {self.option} {example}{joined} ({self.option[2:].replace('-', '_')} in a TOML){header}",
         )
 
+    def look(self, records: Sequence[RawRecord]) -> None:
+        """Settle the fields by the first records of a file."""
+        self.settle(fields_of(records))
+
     def of(self, record: Mapping[str, Any], bad: BadRecords, line: int | None) -> str | None:
         """The record's text; None where a field is missing or no text, which is reported.
 
@@ -360,30 +365,53 @@ class TextField:
         if self._given is not None or not self.names:
             self.settle(what_fields_hold([record]))
         parts: list[str] = []
-        for field in self.names:
-            if field not in record:
-                known = nearest(shown(field), map(shown, record)) if record else "the record has no fields"
+        for name in self.names:
+            if name not in record:
+                known = nearest(shown(name), map(shown, record)) if record else "the record has no fields"
                 hint = f"name the right one with {self.option} ({known})"
-                bad.add("the field is missing", file=self.name, line=line, field=field, fix=hint)
+                bad.add("the field is missing", file=self.name, line=line, field=name, fix=hint)
                 return None
-            value = record[field]
+            value = record[name]
             if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
                 value = "\n".join(value)
             if not isinstance(value, str):
-                bad.add(f"the field holds {kind_of(value)}, not text", file=self.name, line=line, field=field)
+                bad.add(f"the field holds {kind_of(value)}, not text", file=self.name, line=line, field=name)
                 return None
             parts.append(value)
         return "\n\n".join(part for part in parts if part)
 
 
-def looked_at(records: Iterable[RawRecord], settle: Callable[[Mapping[str, int]], Any]) -> Iterator[RawRecord]:
-    """The records, once `settle` was told what the fields of the first of them hold."""
-    records = iter(records)
-    first = list(itertools.islice(records, LOOKED_AT))
-    if first:
-        settle(what_fields_hold(record.fields for record in first))
-    yield from first
+def looked_at(
+    records: Iterable[RawRecord], settle: Callable[[Sequence[RawRecord]], Any], bad: BadRecords
+) -> Iterator[RawRecord]:
+    """The records, once `settle` was told the first of them. What is rejected among those is reported in its place."""
+    records, report = iter(records), bad.sink
+    first: list[RawRecord | Reject] = []
+    stopped: RecordError | None = None
+    bad.sink = first.append
+    try:
+        for record in itertools.islice(records, LOOKED_AT):
+            first.append(record)  # noqa: PERF402 (rejects are appended in between)
+    except RecordError as error:  # the records before it come first: they may have an error too
+        stopped = error
+    finally:
+        bad.sink = report
+    seen = [one for one in first if isinstance(one, RawRecord)]
+    if seen:
+        settle(seen)
+    for one in first:
+        if isinstance(one, Reject):
+            report(one)
+        else:
+            yield one
+    if stopped is not None:
+        raise stopped
     yield from records
+
+
+def fields_of(records: Sequence[RawRecord]) -> dict[str, Holds]:
+    """What the fields of some records hold."""
+    return what_fields_hold(record.fields for record in records)
 
 
 def field_names(given: str | None) -> tuple[str, ...]:

@@ -19,14 +19,15 @@ class Holds(enum.IntEnum):
     """What a field holds, as far as choosing the text goes. Only NOTHING is false."""
 
     NOTHING = 0  # no text: numbers, nulls, objects
-    NAMES = 1  # text that identifies: ids, addresses, hashes, dates, numbers, codes
+    NAMES = 1  # text that identifies, or nothing but blanks: ids, addresses, hashes, dates, numbers, codes
     TEXT = 2
 
 
 # What a field is called that identifies its record or says where it is from, unless it holds sentences.
 _NAMING = re.compile(
-    r"(.*[_\-. ])?(u?u?id|guid|pmid|pmcid|doi|isbn|key|url|uri|link|href|hash|sha\d*|md5|checksum|date|time|timestamp|"
-    r"created|updated|(created|updated|published)[_ ]?at|file|filename|path|lang|language|licen[cs]e|split|version|source)",
+    r"(.*[_\-. ])?(u?u?id|guid|pmid|pmcid|doi|isbn|key|url|uri|link|href|hash|sha\d*|md5|checksum|date|time|"
+    r"timestamp|created|updated|(created|updated|published)[_ ]?at|file|filename|path|lang|language|licen[cs]e|"
+    r"split|version|source)",
     re.IGNORECASE,
 )
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
@@ -58,21 +59,19 @@ def what_fields_hold(records: Iterable[Mapping[str, Any]]) -> dict[str, Holds]:
 def texts_of(value: Any) -> Sequence[str]:
     """The text that a value is, or the texts of a list of texts; nothing for any other value."""
     if isinstance(value, str):
-        return [value] if value.strip() else []
-    if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
-        return [part for part in value if part.strip()]
-    return []
+        return [value]
+    return value if isinstance(value, list) and all(isinstance(part, str) for part in value) else []
 
 
 def _judged(name: str, values: Sequence[str]) -> Holds:
-    if not values:
-        return Holds.NOTHING
-    shortened = [value.strip()[:300] for value in values]
+    shortened = [value.strip()[:300] for value in values if value.strip()]
+    if not shortened:
+        return Holds.NAMES if values else Holds.NOTHING
     identifying = sum(_IDENTIFIERS.fullmatch(value) is not None for value in shortened)
-    if identifying >= _IDENTIFYING * len(values):
+    if identifying >= _IDENTIFYING * len(shortened):
         return Holds.NAMES
     sentences = sum(map(_is_sentence, shortened))
-    if sentences * 2 < len(values) and _NAMING.fullmatch(_CAMEL.sub("_", str(name))):
+    if sentences * 2 < len(shortened) and _NAMING.fullmatch(_CAMEL.sub("_", str(name))):
         return Holds.NAMES
     return Holds.TEXT
 

@@ -83,7 +83,7 @@ def candidates(data: bytes) -> list[str]:
 
 
 def is_iso2022(data: bytes) -> bool:
-    """Whether bytes that are all ASCII are Japanese text in ISO-2022-JP: it changes its alphabet by escape sequences."""
+    """Whether bytes that are all ASCII are Japanese text in ISO-2022-JP: its alphabets change by escapes."""
     if b"\x1b$" not in data:
         return False
     text = _decoded(data, "iso2022_jp")

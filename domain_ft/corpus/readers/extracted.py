@@ -33,9 +33,10 @@ _DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
 # Browsers read these names as the larger encoding of the same kind (https://encoding.spec.whatwg.org).
 _LARGER = {"shift_jis": "cp932", "iso8859-1": "cp1252", "gb2312": "gb18030", "gbk": "gb18030", "big5": "big5hkscs"}
 _UNSHOWN = ("script", "style", "template", "noscript", "svg", "math", "iframe", "object", "select", "textarea")
-_INLINE = frozenset(
-    "a abbr acronym b bdi bdo big cite code data del dfn em font i ins kbd label mark q rp rt ruby s samp small span "
-    "strike strong sub sup time tt u var wbr".split()
+_INLINE = frozenset(  # elements within a line of text
+    {"a", "abbr", "acronym", "b", "bdi", "bdo", "big", "cite", "code", "data", "del", "dfn", "em", "font", "i", "ins"}
+    | {"kbd", "label", "mark", "q", "rp", "rt", "ruby", "s", "samp", "small", "span", "strike", "strong", "sub", "sup"}
+    | {"time", "tt", "u", "var", "wbr"}
 )
 _BLANKS = re.compile(r"[ \t\r\n\f]+")
 _OLE = b"\xd0\xcf\x11\xe0"  # how an old Office file begins, and an encrypted new one

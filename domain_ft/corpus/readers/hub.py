@@ -38,7 +38,7 @@ def read_hub(source: Source, revision: str | None, bad: BadRecords) -> Iterator[
     rows = splits[source.split]
     field = TextField(source.text_field, f"hf:{name}")
     numbered = (RawRecord(number, row) for number, row in enumerate(itertools.islice(rows, source.documents), 1))
-    for number, record, _ in looked_at(numbered, field.settle):
+    for number, record, _ in looked_at(numbered, field.look, bad):
         text = field.of(record, bad, number)
         if text is not None:
             bad.seen.text(field, record, text)

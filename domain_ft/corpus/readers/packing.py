@@ -1,4 +1,4 @@
-"""Packed files, told by what they hold and not by their name: gzip, Zstandard, xz and bzip2, unpacked as they are read."""
+"""Packed files, unpacked as they are read: gzip, Zstandard, xz and bzip2, told by what they hold, not by their name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _zstd(file: BinaryIO) -> BinaryIO:
 _PACKINGS: dict[str, tuple[bytes, Callable[[BinaryIO], BinaryIO]]] = {
     ".gz": (b"\x1f\x8b", lambda file: cast(BinaryIO, gzip.GzipFile(fileobj=file))),
     ".zst": (b"\x28\xb5\x2f\xfd", _zstd),
-    ".xz": (b"\xfd7zXZ\0", lambda file: cast(BinaryIO, lzma.LZMAFile(file))),
+    ".xz": (b"\xfd7zXZ\0", lambda file: cast(BinaryIO, lzma.LZMAFile(file))),  # noqa: SIM115 (closed by `open_packed`)
     ".bz2": (b"BZh", lambda file: cast(BinaryIO, bz2.BZ2File(file))),
 }
 PACKED = tuple(_PACKINGS)

@@ -19,6 +19,7 @@ from domain_ft.corpus.readers.base import (
     SourceDocument,
     TextField,
     decode,
+    fields_of,
     kind_of,
     listed,
     looked_at,
@@ -28,7 +29,7 @@ from domain_ft.corpus.readers.base import (
     shown,
     text_encoding,
 )
-from domain_ft.corpus.readers.choosing import LOOKED_AT, what_fields_hold
+from domain_ft.corpus.readers.choosing import LOOKED_AT, Holds
 from domain_ft.errors import CorpusError
 
 _LARGEST_FIELD = 2**31 - 1  # the csv module's own limit is 131,072 characters; a field may be a whole book
@@ -41,13 +42,13 @@ _MOST_LINES = 10_000  # of a quotation that are looked through for that
 def read_jsonl(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
     """JSON lines: an object a line is a document."""
     field = TextField(text_field, name)
-    yield from documents(looked_at(jsonl_records(path, name, bad), field.settle), field, bad)
+    yield from documents(looked_at(jsonl_records(path, name, bad), field.look, bad), field, bad)
 
 
 def read_json(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
     """A JSON file: an object of a list, or of an object of objects, is a document."""
     field = TextField(text_field, name)
-    yield from documents(looked_at(json_records(path, name, bad), field.settle), field, bad)
+    yield from documents(looked_at(json_records(path, name, bad), field.look, bad), field, bad)
 
 
 def read_csv(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
@@ -279,13 +280,18 @@ def _table_records(
         _add_problem(row, name, path, bad)
     if header is None:
         return
-    records = _sound_rows(rows, header, name, path, bad)
-    first = list(itertools.islice(records, LOOKED_AT))
-    _check_header(header, [record.fields for record in first], name, delimiter)
-    if columns:
-        sample = what_fields_hold(record.fields for record in first)
-        columns({column: sample.get(column, 2) for column in header})
-    yield from first
+
+    def settle(first: Sequence[RawRecord]) -> None:
+        _check_header(header, [record.fields for record in first], name, delimiter)
+        if columns:
+            columns(fields_of(first) or dict.fromkeys(header, Holds.TEXT))
+
+    records = looked_at(_sound_rows(rows, header, name, path, bad), settle, bad)
+    first = next(records, None)
+    if first is None:
+        settle([])  # a header alone has to be sound too
+        return
+    yield first
     yield from records
 
 
@@ -347,7 +353,7 @@ def _rows(source: Iterator[_Line], delimiter: str) -> Iterator[_Row]:
 
 
 def _swallows(lines: Sequence[_Line], fields: Sequence[str], columns: int, delimiter: str) -> bool:
-    """Whether a record over several lines is likely to be several records, after a quotation mark that was not meant."""
+    """Whether a record over many lines is likely to be many records, after a quotation mark that was not meant."""
     inner = lines[1:-1]
     if columns < 2 or len(inner) > _MOST_LINES:
         return False

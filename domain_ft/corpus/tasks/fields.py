@@ -12,7 +12,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from domain_ft.corpus.cleaning import clean
-from domain_ft.corpus.readers.base import BadRecords, RawRecord, TextField, field_names, kind_of
+from domain_ft.corpus.readers.base import (
+    BadRecords,
+    RawRecord,
+    TextField,
+    field_names,
+    fields_of,
+    join_names,
+    kind_of,
+    listed,
+    shown,
+)
+from domain_ft.corpus.readers.choosing import what_fields_hold
 from domain_ft.corpus.tasks.examples import Example
 from domain_ft.errors import CorpusError, nearest
 
@@ -79,10 +90,10 @@ class ExampleFields:
         """The fields of the label: one, or several columns of 0 and 1."""
         return field_names(self.names.label)
 
-    def columns(self, file: str) -> Callable[[Mapping[str, bool]], list[str]]:
+    def columns(self, file: str) -> Callable[[Mapping[str, int]], list[str]]:
         """What chooses the columns of a file that has a header; it raises CorpusError where one is missing."""
 
-        def choose(fields: Mapping[str, bool]) -> list[str]:
+        def choose(fields: Mapping[str, int]) -> list[str]:
             self._settle(fields, file)
             wanted = [*self._text.names, *self._pair.names]
             if self.labelled:
@@ -91,7 +102,8 @@ class ExampleFields:
                 wanted.append(self.names.id)
             for field in wanted:
                 if field not in fields:
-                    raise CorpusError(f"there is no field '{field}'", where=file, fix=nearest(field, fields))
+                    what = f"there is no field '{shown(field)}'; the fields are: {listed(fields)}"
+                    raise CorpusError(what, where=file, fix=nearest(shown(field), map(shown, fields)))
             return list(dict.fromkeys(wanted))
 
         return choose
@@ -99,7 +111,7 @@ class ExampleFields:
     def example(self, record: RawRecord, file: str, bad: BadRecords) -> Example | None:
         """The example that a record is; None where it is none, which is reported once."""
         fields = record.fields
-        self._settle({field: _is_text(value) for field, value in fields.items()}, file)
+        self._settle({} if self._settled else what_fields_hold([fields]), file)
         text, pair = self._text.of(fields, bad, record.line), None
         if text is None:
             return None
@@ -120,8 +132,12 @@ class ExampleFields:
         group = "" if labels is None or not self.names.group else self._plain(record, self.names.group, file, bad)
         return None if labels is None or group is None else Example(name, text, labels, pair, group, file, record.line)
 
-    def _settle(self, fields: Mapping[str, bool], file: str) -> None:
-        """Find the fields that were not named. `fields`: those of the first record, and whether each holds text."""
+    def look(self, records: Sequence[RawRecord], file: str) -> None:
+        """Find the fields that were not named by the first records of a file."""
+        self._settle(fields_of(records), file)
+
+    def _settle(self, fields: Mapping[str, int], file: str) -> None:
+        """Find the fields that were not named. `fields`: those of the first records, and what each `Holds`."""
         self._text.name = self._pair.name = file
         if self._settled:
             return
@@ -129,18 +145,20 @@ class ExampleFields:
         if self.labelled and label is None:
             label = next((name for name in LABEL_NAMES if name in fields), None)
             if label is None:
-                listed = ", ".join(fields) or "none"
                 fix = "name it: --label-field F (label_field in a TOML)"
-                raise CorpusError(
-                    f"it is not clear which field holds the label; the fields are: {listed}", where=file, fix=fix
-                )
+                what = f"it is not clear which field holds the label; the fields are: {listed(fields)}"
+                raise CorpusError(what, where=file, fix=fix)
+        if label in fields:
+            label = join_names([label])  # a name with a comma is one name
         if not self.labelled and not set(self._text.names) <= set(fields):
             self._text.names = ()  # what is to be predicted may call its text by another name than the training did
         taken = {*field_names(label), *self._pair.names, self.names.id, self.names.group}
-        text = self._text.settle({name: is_text and name not in taken for name, is_text in fields.items()})
+        text = self._text.settle({name: 0 if name in taken else holds for name, holds in fields.items()})
+        if self.names.pair:
+            self._pair.settle(fields)
         second = _SECOND_NAMES.get(text[0]) if not self.names.text and not self.names.pair else None
         self.unread = second if fields.get(second or "") else None
-        self.names = replace(self.names, text=",".join(text), label=label)
+        self.names = replace(self.names, text=join_names(text), label=label)
         self._settled = True
 
     def _labels(self, record: RawRecord, file: str, bad: BadRecords) -> tuple[str, ...] | None:
@@ -219,7 +237,3 @@ class ExampleFields:
         reason = "the field is missing" if field not in record.fields else f"the field holds {kind_of(value)}"
         bad.add(f"{reason}, where a name is wanted", file=file, line=record.line, field=field)
         return None
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, list) and bool(value) and isinstance(value[0], str))

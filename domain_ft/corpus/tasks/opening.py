@@ -19,8 +19,9 @@ import numpy as np
 
 from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.corpus import content_key
+from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers.base import BadRecords, Reject, decode, read_bytes
-from domain_ft.corpus.readers.files import ending
+from domain_ft.corpus.readers.files import stem
 from domain_ft.corpus.tasks.examples import SPLITS, Labels, TaskData
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
 from domain_ft.corpus.tasks.reading import Place
@@ -88,6 +89,8 @@ class _Opening:
         self._note_counts(splits, labels)
         self._note_ids(splits)
         facts = {"fields": dataclasses.asdict(names), **self.facts}
+        files = [one for place in given.values() for one in place.unread]
+        facts["unread_files"] = LeftOut(files=files).to_result()["unread_files"]
         facts["sources"] = {split: place.name for split, place in given.items()}
         facts["examples"] = {split: len(table) for split, table in splits.items()}
         key = content_key(labels.names, labels.several, {split: table.key for split, table in splits.items()})
@@ -101,6 +104,7 @@ class _Opening:
             place.read,
             ExampleFields(names, several=several),
             on_bad_record=self.source.on_bad_record,
+            encoding=self.source.encoding,
             rejects=self.rejects,
             progress=self.progress,
             label=f"reading {place.name}",
@@ -120,7 +124,7 @@ class _Opening:
         if self.source.task:
             return self.source.task
         path = Path(str(self.source.train).removeprefix("hf:"))
-        return path.name.removesuffix(".gz").removesuffix(ending(path)) or str(path)
+        return stem(path) or str(path)
 
     # --- splits ---
 

@@ -43,6 +43,7 @@ class TaskSource:
     id_field: str | None = None
     group_field: str | None = None
     on_bad_record: OnBadRecord = "stop"
+    encoding: str | None = None
     validation_fraction: float = 0.1
     test_fraction: float = 0.2
 

@@ -20,12 +20,13 @@ from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.corpus import content_key
 from domain_ft.corpus.disk import disk_errors
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject
+from domain_ft.corpus.readers.encodings import canonical
 from domain_ft.corpus.tasks.examples import Example
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
 from domain_ft.storage import alone, cache_folder, new_folder, write_json
 
 # Raise this with every change to reading or cleaning: what older code wrote is then left alone.
-VERSION = 1
+VERSION = 2
 
 Integers = npt.NDArray[np.int64]
 
@@ -179,6 +180,7 @@ def tabulate(
     fields: ExampleFields,
     *,
     on_bad_record: OnBadRecord,
+    encoding: str | None = None,
     rejects: Callable[[Reject], None] | None = None,
     progress: Progress | None = None,
     label: str = "reading examples",
@@ -190,6 +192,7 @@ def tabulate(
         read: gives the examples, in an order that stays.
         fields: how records become examples; what is left to find is found by the first record.
         on_bad_record: stop at a record that cannot be read, or leave it out.
+        encoding: what the files are written in; None for UTF-8.
         rejects: told of each record that is left out, also where the table was made before.
         progress: told (label, examples, None).
 
@@ -198,14 +201,15 @@ def tabulate(
         CorpusError: a field is missing, or the disk is full.
     """
     given = (dataclasses.asdict(fields.names), fields.several)
-    key = content_key("examples", VERSION, content, given, on_bad_record)
+    encoding = encoding and canonical(encoding)
+    key = content_key("examples", VERSION, content, given, on_bad_record, encoding)
     folder = cache_folder("tasks") / key
     if not (folder / "table.json").is_file():
         waiting = _Waiting(progress)
         with disk_errors("the examples", folder.parent), alone(folder, waiting.tell):
             if not (folder / "table.json").is_file():
                 with new_folder(folder) as fresh:
-                    _write(fresh, read, fields, on_bad_record, progress, label)
+                    _write(fresh, read, fields, on_bad_record, encoding, progress, label)
     if rejects:
         with (folder / "rejects.jsonl").open(encoding="utf-8") as file:
             for line in file:
@@ -227,6 +231,7 @@ def _write(
     read: Callable[[ExampleFields, BadRecords], Iterable[Example]],
     fields: ExampleFields,
     on_bad_record: OnBadRecord,
+    encoding: str | None,
     progress: Progress | None,
     label: str,
 ) -> None:
@@ -240,7 +245,7 @@ def _write(
             rejects.write(json.dumps(dataclasses.asdict(reject)) + "\n")
 
         with pa.ipc.new_file(str(folder / "examples.arrow"), _SCHEMA) as writer:
-            for batch in _batched(read(fields, BadRecords(on_bad_record, leave_out))):
+            for batch in _batched(read(fields, BadRecords(on_bad_record, leave_out, encoding))):
                 for example in batch:
                     counts.update(example.labels)
                 rows = [{**dataclasses.asdict(example), "labels": list(example.labels)} for example in batch]
