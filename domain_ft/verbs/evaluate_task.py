@@ -108,6 +108,7 @@ def _examples(
             validation_fraction=trained.validation_fraction,
             test_fraction=trained.test_fraction,
             on_bad_record=settings.on_bad_record,
+            encoding=settings.encoding,
         )
         data = open_task(source, progress=display.job)
         examples: Examples = data.splits["test"]
@@ -120,6 +121,7 @@ def _examples(
             place.read,
             ExampleFields(FieldNames(**facts.fields), several=facts.several),
             on_bad_record=settings.on_bad_record,
+            encoding=settings.encoding,
             rejects=lambda _: None,
             progress=display.job,
             label=f"reading {place.name}",

@@ -275,9 +275,11 @@ def iterate_inputs(
     """
     names = FieldNames(text=fields.text, pair=fields.pair, id=id_field or fields.id)
     maker = ExampleFields(names, labelled=False)
-    inputs = input_records(spec, bad, maker.columns)
+    records: Iterator[RawRecord] = (record for record, _ in input_records(spec, bad, maker.columns))
     name = spec.name if isinstance(spec, Path) else STREAM
-    for record in looked_at((record for record, _ in inputs), functools.partial(maker.look, file=name), bad):
+    if isinstance(spec, Path):  # a stream is answered line by line: nothing is waited for
+        records = looked_at(records, functools.partial(maker.look, file=name), bad)
+    for record in records:
         example = maker.example(record, name, bad)
         if example is not None:
             yield example
