@@ -166,9 +166,7 @@ def text_items(path: Path, name: str, text_field: str | None, bad: BadRecords) -
     kind = ENDINGS[ending(path)]
     if kind in NEEDED:
         for document in reader(kind)(path, name, None, bad):
-            for number, line in enumerate(document.text.split("\n"), 1):
-                if line.strip():
-                    yield Item(number, (Passage("", line),), comparable=False)
+            yield Item(None, (Passage("text", document.text),), comparable=False)
         return
     if kind != "text":
         chosen = TextField(text_field, name)

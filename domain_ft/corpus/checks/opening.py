@@ -13,7 +13,7 @@ from domain_ft.corpus.checks.conversations import conversation_items
 from domain_ft.corpus.checks.copies import Copies
 from domain_ft.corpus.checks.items import Item, Rejections, example_items, tag_items, text_items
 from domain_ft.corpus.conversations.formats import FORMATS, FieldChoice, Format, recognise
-from domain_ft.corpus.readers import ENDINGS, NEEDED, raw_records
+from domain_ft.corpus.readers import ENDINGS, NEEDED, raw_records, reader
 from domain_ft.corpus.readers.base import BadRecords, RawRecord, read_lines, text_encoding
 from domain_ft.corpus.readers.choosing import Holds, what_fields_hold
 from domain_ft.corpus.readers.files import check_file, ending
@@ -102,7 +102,10 @@ class CheckedFile:
         """The records as the file has them."""
         if self.kind == "tags":
             return (RawRecord(line, fields) for line, fields in tagged_records(self.path, self.name, bad))
-        return raw_records(self.path, self.name, ENDINGS[ending(self.path)], bad)
+        kind = ENDINGS[ending(self.path)]
+        if kind in NEEDED:
+            return (RawRecord(None, {"text": text.text}) for text in reader(kind)(self.path, self.name, None, bad))
+        return raw_records(self.path, self.name, kind, bad)
 
     def items(self, bad: BadRecords) -> Iterator[Item]:
         """The records as the checks take them; `bad` is told of those that cannot be read."""

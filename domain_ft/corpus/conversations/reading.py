@@ -32,7 +32,7 @@ from domain_ft.corpus.readers.packing import PACKED
 from domain_ft.corpus.recipes import Source
 from domain_ft.corpus.tasks.leaks import all_similar_pairs
 from domain_ft.corpus.tasks.reading import RECORD_ENDINGS, SPLIT_NAMES, flat, hub_splits, input_records
-from domain_ft.corpus.tasks.splits import Bools, draw, duplicate_groups, text_fingerprints
+from domain_ft.corpus.tasks.splits import Bools, draw, duplicate_groups, text_fingerprints, why_none_held_out
 from domain_ft.errors import CorpusError
 
 JOINED = {"near copies": FAMILY, "nearest copies": NEAR, "copies": None}
@@ -304,7 +304,8 @@ def _hold_out(conversations: Sequence[Conversation], source: ConversationSource)
         if held.sum() >= max(wanted / 2, 1):
             return held, f"{source.test_fraction:.0%} of the examples are held out, whole groups of {words} at a time"
     raise CorpusError(
-        f"none of the {len(conversations):,} examples can be held out: there are too few that differ",
+        f"none of the {len(conversations):,} examples can be held out: "
+        + why_none_held_out(groups, [()] * len(conversations), source.test_fraction),
         where=source.data,
         fix="give more examples, a larger --test-fraction, or a file of test examples: --test FILE",
     )

@@ -26,7 +26,7 @@ from domain_ft.corpus.tasks.examples import SPLITS, Labels, TaskData
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
 from domain_ft.corpus.tasks.reading import Place
 from domain_ft.corpus.tasks.sources import TaskSource, find_places
-from domain_ft.corpus.tasks.splits import MOST_COMPARED, Bools, draw, duplicate_groups, fingerprints
+from domain_ft.corpus.tasks.splits import MOST_COMPARED, Bools, draw, duplicate_groups, fingerprints, why_none_held_out
 from domain_ft.corpus.tasks.table import ExampleTable, tabulate
 from domain_ft.errors import CorpusError, nearest
 
@@ -163,10 +163,10 @@ class _Opening:
             held = draw(groups[rows], hashes[rows], [labels[row] for row in rows], fraction)
             if not held.any():
                 raise CorpusError(
-                    f"no {split} examples can be taken from {len(rows):,} training examples: every class "
-                    "would lose its last group of different texts",
+                    f"no {split} examples can be taken from {len(rows):,} training examples: "
+                    + why_none_held_out(groups[rows], [labels[row] for row in rows], fraction),
                     where=self.source.task or self.source.train,
-                    fix=f"give more examples, or a file of them: --{split} FILE",
+                    fix=f"give more examples that differ, or a file of them: --{split} FILE",
                 )
             taken[split], rows = train.take(rows[held]), rows[~held]
             said.append(f"{fraction:.0%} of the training examples are taken for {split}")
