@@ -512,9 +512,14 @@ class _Preparation:
             self.notes.append(f"All documents resemble each other: single documents were held out. {_FLATTERS}")
             chosen = np.argsort(hashes, kind="stable")[: max(1, round(self.fraction * len(kept)))]
             return Split(np.isin(np.arange(len(kept)), chosen))
+        copies = self.counts["read"] - self.counts["empty"] - len(kept)
         raise _UnusableError(
-            f"corpus '{self.corpus.name}' holds a single text of {int(characters.sum()):,} characters, "
-            "too little to train on one part and evaluate on another",
+            f"corpus '{self.corpus.name}' holds a single text of {int(characters.sum()):,} characters"
+            + (
+                f": the other {copies:,} of the {self.counts['read']:,} documents are copies or near copies of it"
+                * bool(copies)
+            )
+            + ", too little to train on one part and evaluate on another",
             fix=f"give at least two different documents, or one of {SHORTEST_CUT:,} characters or more",
         )
 

@@ -11,7 +11,16 @@ from typing import Any
 from domain_ft.corpus.checks.findings import Finding
 from domain_ft.corpus.conversations.conversation import Conversation
 from domain_ft.corpus.readers import ENDINGS, NEEDED, raw_records, reader
-from domain_ft.corpus.readers.base import BadRecords, RawRecord, Reject, TextField, decode, looked_at, read_lines
+from domain_ft.corpus.readers.base import (
+    BadRecords,
+    RawRecord,
+    Reject,
+    TextField,
+    decode,
+    join_names,
+    looked_at,
+    read_lines,
+)
 from domain_ft.corpus.readers.files import ending
 from domain_ft.corpus.tasks.entity_files import TagFields, read_tagged
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
@@ -173,7 +182,7 @@ def text_items(path: Path, name: str, text_field: str | None, bad: BadRecords) -
         for record in looked_at(raw_records(path, name, kind, bad, chosen.settle), chosen.look, bad):
             text = chosen.of(record.fields, bad, record.line)
             if text is not None and not text.strip():
-                bad.add("the text is empty", file=name, line=record.line, field=",".join(chosen.names))
+                bad.add("the text is empty", file=name, line=record.line, field=join_names(chosen.names))
             elif text is not None:
                 found = tuple(_strings_of(record.fields, chosen.names))
                 yield Item(record.line, found)

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, cast
 from domain_ft.corpus.documents import Document
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers.choosing import LOOKED_AT, Holds, what_fields_hold
-from domain_ft.corpus.readers.encodings import UTF8, advice, candidates, is_iso2022, is_wide, label
+from domain_ft.corpus.readers.encodings import UTF8, advice, beginning, candidates, is_iso2022, is_wide, label
 from domain_ft.corpus.readers.packing import BUFFER, DAMAGED, WideError, as_utf8, open_packed, packing
 from domain_ft.errors import CorpusError, RecordError, nearest
 
@@ -226,7 +226,7 @@ def report_empty(name: str, bad: BadRecords) -> None:
 def is_foreign(data: bytes, name: str, bad: BadRecords) -> bool:
     """Whether a file that begins with `data` is no text that can be cut in lines; if so, it is reported."""
     if data.startswith(_UTF16) or b"\0" in data:
-        found = candidates(data)
+        found = candidates(beginning(bad.path) or data)
         if not found:
             fix = "give the text in it as .txt"
             bad.add("this is a binary file (it holds a zero byte), not text", file=name, fix=fix)

@@ -34,6 +34,10 @@ _ICONV = {
     **{f"cp125{number}": f"WINDOWS-125{number}" for number in range(9)},
 }
 _MARKS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"))
+# Every long text in Chinese or Korean is to a tenth or more made of these.
+_FREQUENT = frozenset(
+    "的一是不了在有人这为之大来以个中上们到时国和地要于出会可也对生能而這為來個們時國會對이다는을의에가하고지도를은"
+)
 _LISTED = 4  # encodings that a message names
 
 
@@ -97,7 +101,7 @@ def advice(path: Path | None, data: bytes, name: str) -> str:
         path: the file, whose beginning is tried; None for a stream, of which `data` is all there is.
         data: the bytes that could not be read.
     """
-    found = candidates(_beginning(path) or data)
+    found = candidates(beginning(path) or data)
     if not found:
         return "write the file as UTF-8; none of the usual encodings decodes it"
     labels = [label(encoding) for encoding in found[:_LISTED]]
@@ -109,7 +113,8 @@ def advice(path: Path | None, data: bytes, name: str) -> str:
     )
 
 
-def _beginning(path: Path | None) -> bytes:
+def beginning(path: Path | None) -> bytes:
+    """The first bytes of a file, unpacked; none of a stream, or where they cannot be read."""
     from domain_ft.corpus.readers.packing import open_packed
 
     if path is None:
@@ -151,13 +156,13 @@ def _is_east_asian(text: str) -> bool:
 def _familiar(text: str) -> float:
     """How much of the text beyond ASCII is what East Asian text is mostly made of: kana, Hangul, usual ideographs."""
     foreign = [character for character in text[:20_000] if not character.isascii()]
-    weights = {"HIRAGANA": 1.5, "KATAKANA": 1.2, "HANGUL": 1.2, "IDEOGRAPHIC": 1.0, "FULLWIDTH": 0.8}
+    weights = {"HIRAGANA": 1.5, "KATAKANA": 1.2, "HANGUL": 0.8, "IDEOGRAPHIC": 0.8, "FULLWIDTH": 0.8}
     total = 0.0
     for character in foreign:
         first = unicodedata.name(character, "").split(" ")[0]
         if first == "CJK":
             first = "IDEOGRAPHIC" if _is_usual(character) else ""
-        total += weights.get(first, 0.0)
+        total += weights.get(first, 0.0) + 2.0 * (character in _FREQUENT)
     return total / max(1, len(foreign))
 
 

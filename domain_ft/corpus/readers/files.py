@@ -96,11 +96,11 @@ def walk(folder: Path) -> Listing:
                 unread.append(UnreadFile(f"{(inside / name).as_posix()}/", reason))
         for name in names:
             path, shown = Path(place) / name, (inside / name).as_posix()
-            reason = "hidden" if name.startswith(".") else why_unreadable(path)
-            if reason is None:
+            problem = "hidden" if name.startswith(".") else why_unreadable(path)
+            if problem is None:
                 files.append((path, shown))
             else:
-                unread.append(UnreadFile(shown, reason))
+                unread.append(UnreadFile(shown, problem))
     return Listing(
         tuple(sorted(files, key=lambda file: file[0].as_posix())), tuple(sorted(unread, key=lambda one: one.file))
     )

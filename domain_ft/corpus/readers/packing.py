@@ -10,7 +10,7 @@ import io
 import lzma
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from domain_ft.corpus.readers.encodings import is_wide
 
@@ -67,13 +67,13 @@ def open_packed(path: Path, encoding: str | None = None) -> Iterator[io.Buffered
             before they are decoded; all others as they are.
     """
     with contextlib.ExitStack() as stack:
-        raw = stack.enter_context(path.open("rb", buffering=BUFFER))
+        raw = cast(io.BufferedReader, stack.enter_context(path.open("rb", buffering=BUFFER)))
         kind = _packing_of(raw.peek(8)[:8])
-        stream: BinaryIO = raw if kind is None else stack.enter_context(contextlib.closing(_PACKINGS[kind][1](raw)))
+        stream: Any = raw if kind is None else stack.enter_context(contextlib.closing(_PACKINGS[kind][1](raw)))
         if encoding is not None and is_wide(encoding):
-            stream = cast(BinaryIO, _AsUtf8(stream, encoding))
+            stream = _AsUtf8(stream, encoding)
         if not isinstance(stream, io.BufferedReader):
-            stream = stack.enter_context(io.BufferedReader(cast(io.RawIOBase, stream), BUFFER))
+            stream = stack.enter_context(io.BufferedReader(stream, BUFFER))
         yield stream
 
 

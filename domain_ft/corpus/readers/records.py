@@ -274,10 +274,11 @@ def _table_records(
     for row in rows:
         if not row.sound:
             continue  # already reported; the row that holds the undecodable line is left out
-        if row.problem is None and (row.fields or header is None):
+        if row.problem is not None:
+            _add_problem(row, name, path, bad)
+        elif row.fields:
             header = row.fields
             break
-        _add_problem(row, name, path, bad)
     if header is None:
         return
 

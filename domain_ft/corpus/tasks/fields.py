@@ -148,7 +148,7 @@ class ExampleFields:
                 fix = "name it: --label-field F (label_field in a TOML)"
                 what = f"it is not clear which field holds the label; the fields are: {listed(fields)}"
                 raise CorpusError(what, where=file, fix=fix)
-        if label in fields:
+        if label is not None and label in fields:
             label = join_names([label])  # a name with a comma is one name
         if not self.labelled and not set(self._text.names) <= set(fields):
             self._text.names = ()  # what is to be predicted may call its text by another name than the training did
