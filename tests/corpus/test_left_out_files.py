@@ -137,7 +137,6 @@ def test_a_single_text_says_that_the_others_are_copies(tmp_path: Path) -> None:
     assert prepared.VERSION >= 3
 
 
-def test_the_order_of_unread_files_is_theirs() -> None:
-    assert sentences({"unread_files": {"count": 1, "files": [vars(UnreadFile("a", "b"))]}}) == [
-        "1 file was not read: a (b)"
-    ]
+def test_one_unread_file_is_one_sentence() -> None:
+    unread = {"count": 1, "files": [vars(UnreadFile("a", "b"))]}
+    assert sentences({"unread_files": unread}) == ["1 file was not read: a (b)"]
