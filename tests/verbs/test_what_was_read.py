@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -54,7 +55,7 @@ def test_adapt_says_it_in_result_page_and_terminal(tmp_path: Path) -> None:
     assert 0 < result["epochs"] < 1
     assert len((finished.folder / "rejects.jsonl").read_text(encoding="utf-8").splitlines()) == 1
     page = (finished.folder / "report.html").read_text(encoding="utf-8")
-    console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console = Console(record=True, width=200, file=io.StringIO())
     print_adapt(finished.report, console)
     for place in (page, shown(console)):
         for sentence in ("1 record was left out", "id (60)", "notes.ann (the ending .ann is not read)"):
@@ -88,7 +89,7 @@ def test_evaluate_says_it_too(tmp_path: Path) -> None:
     assert (result["rejected"], result["unread_fields"], result["unread_files"]["count"]) == (1, {"id": 60}, 2)
     assert len((tmp_path / "out" / "rejects.jsonl").read_text(encoding="utf-8").splitlines()) == 1
     assert "notes.ann (the ending .ann is not read)" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console = Console(record=True, width=200, file=io.StringIO())
     print_evaluation(evaluate_verb.evaluate(wanted), console)
     assert "notes.ann (the ending .ann is not read)" in shown(console)
 
@@ -99,7 +100,7 @@ def test_show_and_estimate_say_it_too(tmp_path: Path) -> None:
     view = data.show(DataShowSettings(corpus=str(folder), model=asked.model, on_bad_record="skip", quiet=True))
     assert (view.rejected, view.unread_files["count"]) == (1, 2)
     assert any("the field 'body'" in note for note in view.notes)
-    console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console = Console(record=True, width=200, file=io.StringIO())
     data.print_view(view, console)
     assert "notes.ann (the ending .ann is not read)" in shown(console)
     wanted = EstimateSettings(
