@@ -61,6 +61,7 @@ class _Opening:
 
     def __init__(self, source: TaskSource, rejects: Callable[[Reject], None], progress: Progress | None) -> None:
         self.source, self.rejects, self.progress = source, rejects, progress
+        self.left_out = LeftOut()
         self.notes: list[str] = []
         self.facts: dict[str, Any] = {}
 
@@ -79,6 +80,7 @@ class _Opening:
             if split in given:
                 tables[split] = self._table(given[split], names, several)
                 names, several = tables[split].facts.fields, tables[split].facts.several
+                self.left_out.files += given[split].unread
         unread = tables["train"].facts.unread
         if unread:
             self.notes.append(f"Only '{names.text}' is read: for pairs name the second text, --pair-field {unread}.")
@@ -89,12 +91,10 @@ class _Opening:
         self._note_counts(splits, labels)
         self._note_ids(splits)
         facts = {"fields": dataclasses.asdict(names), **self.facts}
-        files = [one for place in given.values() for one in place.unread]
-        facts["unread_files"] = LeftOut(files=files).to_result()["unread_files"]
         facts["sources"] = {split: place.name for split, place in given.items()}
         facts["examples"] = {split: len(table) for split, table in splits.items()}
         key = content_key(labels.names, labels.several, {split: table.key for split, table in splits.items()})
-        return TaskData(self._name(), labels, splits, key, facts, self.notes)
+        return TaskData(self._name(), labels, splits, key, facts, self.notes, self.left_out)
 
     # --- tables ---
 

@@ -10,7 +10,7 @@ import io
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -53,13 +53,13 @@ class Place:
         name: what it is called in messages.
         content: plain values: equal content, equal examples.
         read: gives the examples, in an order that stays.
-        unread: files of a folder that are not read, and why.
+        unread: files beside the examples that are not read.
     """
 
     name: str
     content: Any
     read: Callable[[ExampleFields, BadRecords], Iterator[Example]]
-    unread: tuple[UnreadFile, ...] = ()
+    unread: Sequence[UnreadFile] = ()
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,10 @@ def _folder_places(path: Path) -> dict[str, Place]:
         split: next((inside[name] for name in names if name in inside), None) for split, names in SPLIT_NAMES.items()
     }
     if found["train"] is not None and any(folder.is_dir() for folder in found["train"].iterdir()):
-        return {split: _class_folders(folder, path) for split, folder in found.items() if folder is not None}
+        places = {split: _class_folders(folder, path) for split, folder in found.items() if folder is not None}
+        beside = [part for part in sorted(path.iterdir()) if part not in found.values()]
+        unread = [UnreadFile(part.name, _beside(part)) for part in beside]
+        return places | {"train": replace(places["train"], unread=[*places["train"].unread, *unread])}
     return {"train": _class_folders(path, path)}
 
 
@@ -221,7 +224,7 @@ def _class_folders(folder: Path, root: Path) -> Place:
         if reason is None and ENDINGS[ending(file)] in RECORDS:
             reason = "records are not read where a file is one example"
         if reason is None and "/" not in inside:
-            reason = "it is in no folder of a class"
+            reason = "in no folder of a class"
         if reason is None:
             files.append((file, name, inside.partition("/")[0]))
         else:
@@ -242,7 +245,14 @@ def _class_folders(folder: Path, root: Path) -> Place:
             if example is not None:
                 yield example
 
-    return Place(str(folder), _hashes([(file, name) for file, name, _ in files]), read, tuple(unread))
+    return Place(str(folder), _hashes([(file, name) for file, name, _ in files]), read, unread)
+
+
+def _beside(part: Path) -> str:
+    """Why something beside the folders of splits is not read."""
+    if part.name.startswith("."):
+        return "hidden"
+    return "a folder that is no split" if part.is_dir() else "in no folder of a class"
 
 
 def _whole_text(file: Path, name: str, bad: BadRecords) -> str | None:
