@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from domain_ft.corpus.checks.items import Rejections, text_items
 from domain_ft.corpus.corpus import open_corpus
 from domain_ft.corpus.readers.base import Reject
 from domain_ft.corpus.readers.encodings import candidates, canonical, label
@@ -87,6 +88,18 @@ def test_an_unknown_encoding_is_refused_with_the_nearest() -> None:
     with pytest.raises(SettingsError, match="no such encoding"):
         canonical("base64")
     assert label(canonical("shift-jis")) == "SHIFT_JIS"
+
+
+def test_a_check_says_once_which_encodings_decode_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(JAPANESE.encode("cp932"))
+    rejections = Rejections()
+    assert list(text_items(path, "a.txt", None, rejections.bad)) == []
+    first, *others = [finding.message for finding in rejections.found]
+    assert "--encoding CP932" in first
+    assert len(others) == 2 and not any("encoding" in message for message in others)
+    rejections = Rejections(encoding="cp932")
+    assert len(list(text_items(path, "a.txt", None, rejections.bad))) == 3 and not rejections.found
 
 
 def test_two_encodings_are_two_corpora(tmp_path: Path) -> None:

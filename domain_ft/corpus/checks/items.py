@@ -98,7 +98,9 @@ class Rejections:
     @property
     def bad(self) -> BadRecords:
         """For a reader: it goes on behind what it cannot read."""
-        return BadRecords("skip", self.add, self.encoding)
+        bad = BadRecords("skip", self.add, self.encoding)
+        bad.explains = True
+        return bad
 
     def add(self, reject: Reject) -> None:
         """Note a record that was rejected."""

@@ -112,12 +112,14 @@ class BadRecords:
             declaration, PDF) are read as they say.
         seen: what the readers noticed.
         path: the file that is being read; what can be said of an undecodable byte takes a look at it.
+        explains: whether the reason of the next undecodable record is to say which encodings decode the file.
     """
 
     def __init__(self, policy: OnBadRecord, sink: Callable[[Reject], None], encoding: str | None = None) -> None:
         self.policy, self.sink, self.encoding = policy, sink, encoding
         self.seen = Seen()
         self.path: Path | None = None
+        self.explains = False
 
     def add(
         self, reason: str, *, file: str, line: int | None = None, field: str | None = None, fix: str | None = None
@@ -262,7 +264,9 @@ def decode(
         start, what = data.find(b"\x1b$"), "the text is in ISO-2022-JP (JIS), and UTF-8 is wanted"
     if line is None:
         line = lines_before + data.count(b"\n", 0, start) + 1
-    fix = advice(bad.path, data, name) if bad.policy == "stop" else None
+    fix = advice(bad.path, data, name) if bad.policy == "stop" or bad.explains else None
+    if bad.explains:
+        what, bad.explains = f"{what}: {fix}", False
     bad.add(what, file=name, line=line, fix=fix)
     return None
 
