@@ -71,7 +71,7 @@ BAD: dict[str, tuple[Callable[[Path], dict[str, str]], tuple[str, ...]]] = {
         lambda p: {"corpus": file(p, "blank.jsonl", '{"text": " "}\n{"text": "\\n\\n"}\n')},
         ("blank",),
     ),
-    "an ending that nothing reads": (lambda p: {"corpus": file(p, "report.odt", "x")}, (".docx", ".txt")),
+    "an ending that nothing reads": (lambda p: {"corpus": file(p, "report.odt", "x")}, (".odt", ".txt")),
     "a model folder without weights": (lambda p: {"model": str(p)}, ("config.json",)),
     "a rank of no adapter": (lambda p: {"rank": "0"}, ("--rank 0", "at least 1")),
     "a target that matches nothing": (lambda p: {"targets": "no_such_layer"}, ("no_such_layer",)),
