@@ -25,7 +25,13 @@ from domain_ft.corpus.tasks.opening import TaskSource, open_task
 from domain_ft.corpus.tasks.rows import ExampleRows, encode
 from domain_ft.errors import SettingsError
 from domain_ft.evaluation.baselines import Baseline, baseline_facts, majority, tfidf_svm
-from domain_ft.evaluation.calibration import calibrate, calibration_facts, fit_threshold, negative_log_likelihood
+from domain_ft.evaluation.calibration import (
+    calibrate,
+    calibration_facts,
+    choose_temperature,
+    fit_threshold,
+    negative_log_likelihood,
+)
 from domain_ft.evaluation.classification import classification_metrics, point_scores, seed_metrics
 from domain_ft.evaluation.logits import compute_features, predict_logits
 from domain_ft.evaluation.predictions import Predictions
@@ -401,6 +407,7 @@ def _report(
         **costs(job.machine, model, states, trained, wall_seconds),
         "test": _scores(kept.test, settings),
         "validation": _scores(kept.validation, settings),
+        "calibration": dataclasses.asdict(choose_temperature(kept.validation)) if settings.calibrate else None,
         "seeds": {"kept": kept.trial.seed, **seed_metrics([one.test for one in largest(outcomes)], seed=settings.seed)},
         "baselines": {
             name: baseline_facts(baseline, kept.test, seed=settings.seed) for name, baseline in baselines.items()
