@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from domain_ft.corpus import left_out
 from domain_ft.report import instruct_words, task_words, words
 from domain_ft.report.data import AdaptReport, EvaluationReport
 from domain_ft.report.instruct_data import InstructReport
@@ -124,7 +125,7 @@ def print_classify(report: ClassifyReport, console: Console | None = None) -> No
             )
     console.print(table)
     console.print(Text(task_words.headline(report), style="bold"))
-    for sentence in task_words.findings(report):
+    for sentence in (*task_words.findings(report), *left_out.sentences(report.result)):
         console.print(Text(sentence))
 
 

@@ -217,8 +217,9 @@ def set_up(
     Raises:
         SettingsError: the processes do not have the same settings, examples and model.
     """
+    rejected = [] if rejected is None else rejected
     with machine.main_first():
-        data = open_task(TaskSource.of(settings), rejects=(rejected or []).append, progress=display.job)
+        data = open_task(TaskSource.of(settings), rejects=rejected.append, progress=display.job)
         leaks = find_leaks(data, adapted_to(settings.model, display), display.job)
         if settings.remove_leaks:
             data = remove_leaks(data, leaks)
@@ -265,6 +266,10 @@ def _say_what_is_odd(
     display: ProgressDisplay,
 ) -> None:
     """What a person should know before the numbers come."""
+    fields = data.facts["fields"]
+    length = f"{data.facts['mean_characters']:,} characters on average"
+    second = f", the second text from '{fields['pair']}'" if fields["pair"] else ""
+    display.say(f"the text is read from '{fields['text']}' ({length}){second}, the label from '{fields['label']}'")
     for note in (*data.notes, *model.notes):
         display.say(f"note: {note}")
     cut = cut_fraction(rows)
@@ -416,6 +421,8 @@ def _report(
         "leaks": dict(job.leaks.counts),
         "cut_fraction": cut_fraction(job.rows),
         "examples": {split: len(examples) for split, examples in job.data.splits.items()},
+        "fields": job.data.facts["fields"],
+        **job.data.left_out.to_result(),
     }
     return ClassifyReport.of(
         result,
@@ -507,6 +514,8 @@ def _dry_run(settings: ClassifySettings) -> dict[str, Any]:
         "steps": sum(loop.total_steps for loop in loops),
         "leaks": dict(job.leaks.counts),
         "cut_fraction": cut_fraction(job.rows),
+        "fields": job.data.facts["fields"],
+        **job.data.left_out.to_result(),
         "settings": job.settings.to_dict(),
         "output": str(output_folder(settings)),
     }

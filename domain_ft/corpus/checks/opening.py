@@ -15,6 +15,7 @@ from domain_ft.corpus.checks.items import Item, Rejections, example_items, tag_i
 from domain_ft.corpus.conversations.formats import FORMATS, FieldChoice, Format, recognise
 from domain_ft.corpus.readers import ENDINGS, raw_records
 from domain_ft.corpus.readers.base import BadRecords, RawRecord, read_lines
+from domain_ft.corpus.readers.choosing import Holds, what_fields_hold
 from domain_ft.corpus.readers.files import ending
 from domain_ft.corpus.tasks.conll import COLUMNS, DOCUMENT, columns_of
 from domain_ft.corpus.tasks.entities import is_tag
@@ -28,6 +29,7 @@ from domain_ft.corpus.tasks.entity_files import (
 )
 from domain_ft.corpus.tasks.fields import LABEL_NAMES, FieldNames
 from domain_ft.corpus.tasks.knowledge_bases import is_knowledge_base
+from domain_ft.corpus.tasks.labels import LabelRules
 from domain_ft.corpus.tasks.reading import RECORD_ENDINGS
 from domain_ft.errors import CorpusError
 
@@ -44,12 +46,14 @@ class Fields:
     Attributes:
         choice: of conversations.
         text, pair, label: of examples; `text` of tags and text too.
+        rules: how the labels of examples are written.
     """
 
     choice: FieldChoice = field(default_factory=FieldChoice)
     text: str | None = None
     pair: str | None = None
     label: str | None = None
+    rules: LabelRules = field(default_factory=LabelRules)
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,8 @@ class CheckedFile:
         if self.kind == "conversations" and self.format is not None:
             return conversation_items(self.records(bad), self.name, self.format, fields.choice)
         if self.kind == "examples":
-            return example_items(self.path, self.name, FieldNames(fields.text, fields.pair, fields.label), bad)
+            names = FieldNames(fields.text, fields.pair, fields.label)
+            return example_items(self.path, self.name, names, bad, fields.rules)
         if self.kind == "tags":
             return tag_items(self.path, self.name, self.tag_fields, bad)
         return text_items(self.path, self.name, fields.text, bad)
@@ -168,7 +173,9 @@ def _kind_of(record: Mapping[str, Any], fields: Fields) -> Kind | None:
     labelled = any(name in record for name in LABEL_NAMES)
     if chosen is not None and not (chosen == "qa" and labelled and not fields.choice.answer_field):
         return "conversations"
-    texts = [name for name, value in record.items() if isinstance(value, str) and name not in LABEL_NAMES]
+    held = what_fields_hold([record])
+    texts = [name for name, holds in held.items() if holds is Holds.TEXT and isinstance(record[name], str)]
+    texts = [name for name in texts if name not in LABEL_NAMES]
     if labelled and texts:
         return "examples"
     return "text" if fields.text or "text" in texts or len(texts) == 1 else None

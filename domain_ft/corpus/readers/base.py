@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import csv
 import gzip
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, cast
@@ -236,12 +237,23 @@ class TextField:
 
 
 def field_names(given: str | None) -> tuple[str, ...]:
-    """The names in an option that may give several, separated by commas.
+    """The names in an option that may give several, separated by commas; one that holds a comma is quoted.
 
-    >>> field_names("title, body")
-    ('title', 'body')
+    >>> field_names('title, "findings, all"')
+    ('title', 'findings, all')
     """
-    return tuple(part.strip() for part in given.split(",") if part.strip()) if given else ()
+    if not given:
+        return ()
+    parts = next(csv.reader([given.replace("\n", " ")], skipinitialspace=True), [])
+    names = (part if f'"{part}"' in given else part.strip() for part in parts)
+    return tuple(name for name in names if name.strip())
+
+
+def join_names(names: Iterable[str]) -> str:
+    """The names as one option gives them: what `field_names` takes apart again."""
+    return ",".join(
+        '"' + name.replace('"', '""') + '"' if "," in name or name != name.strip() else name for name in names
+    )
 
 
 def kind_of(value: Any) -> str:

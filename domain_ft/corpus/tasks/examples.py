@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from domain_ft.corpus.left_out import LeftOut
+
 SPLITS = ("train", "validation", "test")
 
 
@@ -93,6 +95,7 @@ class TaskData:
         key: names the content of all of it.
         facts: what reports tell of it: description, licence, citation, language, how it was split, known weaknesses.
         notes: what a person should know, in sentences (a numeric label is a class, classes that appear once).
+        left_out: the records, fields and files that were not read.
     """
 
     name: str
@@ -101,3 +104,4 @@ class TaskData:
     key: str
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    left_out: LeftOut = field(default_factory=LeftOut)

@@ -1,19 +1,23 @@
 """From the fields of a record to an example: which field is the text, the pair, the label, and what a label may be.
 
 A label is a name. A number is one too, and so are true and false: `1` and `"1"` are one class, whatever the file.
-Where a record has a list of labels, or several columns of 0 and 1, any number of classes may hold.
+Where a record has a list of labels, or several columns of 0 and 1, any number of classes may hold. `labels` says how
+else labels are written, which all records of a file tell together: they are looked at before one is read (`survey`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from domain_ft.corpus.cleaning import clean
-from domain_ft.corpus.readers.base import BadRecords, RawRecord, TextField, field_names, kind_of
+from domain_ft.corpus.left_out import LeftOut
+from domain_ft.corpus.readers.base import BadRecords, RawRecord, TextField, field_names, join_names, kind_of
+from domain_ft.corpus.readers.choosing import LOOKED_AT, Holds, what_fields_hold
 from domain_ft.corpus.tasks.examples import Example
+from domain_ft.corpus.tasks.labels import LabelForm, LabelProblem, LabelRules, LabelSurvey
 from domain_ft.errors import CorpusError, nearest
 
 TEXT_NAMES = ("text", "sentence", "sentence1", "document", "content", "body", "question", "premise", "text1")
@@ -49,13 +53,17 @@ class ExampleFields:
         names: the fields that are known.
         labelled: whether records have labels; those to be predicted have none, or any.
         several: whether several labels may hold, where that is known already.
-        classes: the names that numbers stand for, by field, as the data sets of a hub have them.
+        classes: the names that numbers stand for, by field, as the data sets of a hub and Parquet files have them.
+        rules: what the user said of how labels are written.
+        known: classes that are known already: those of the training examples.
 
     Attributes:
         names: the fields, all found once a record was read.
         several: whether several labels may hold; None before the first record.
         kinds: how many labels were text, numbers, true or false.
         unread: a field that looks like the second text of pairs, and was not asked for.
+        form: how labels are written.
+        left_out: the fields that nothing reads.
     """
 
     def __init__(
@@ -65,9 +73,15 @@ class ExampleFields:
         labelled: bool = True,
         several: bool | None = None,
         classes: Mapping[str, Sequence[str]] | None = None,
+        rules: LabelRules | None = None,
+        known: Collection[str] = (),
     ) -> None:
         self.names, self.labelled, self.several = names, labelled, several
         self.classes = classes or {}
+        self.rules, self.known = rules or LabelRules(), frozenset(known)
+        self.form = LabelForm(separator=self.rules.label_separator, literal=self.rules.label_kind == "names")
+        self.left_out = LeftOut()
+        self._absent: tuple[str, ...] = ()  # columns of a file that are not read, and so are not in its records
         self.kinds: Counter[str] = Counter()
         self.unread: str | None = None
         self._settled = False
@@ -92,6 +106,7 @@ class ExampleFields:
             for field in wanted:
                 if field not in fields:
                     raise CorpusError(f"there is no field '{field}'", where=file, fix=nearest(field, fields))
+            self._absent = tuple(field for field in fields if field not in wanted)
             return list(dict.fromkeys(wanted))
 
         return choose
@@ -99,7 +114,9 @@ class ExampleFields:
     def example(self, record: RawRecord, file: str, bad: BadRecords) -> Example | None:
         """The example that a record is; None where it is none, which is reported once."""
         fields = record.fields
-        self._settle({field: _is_text(value) for field, value in fields.items()}, file)
+        self._settle(what_fields_hold([fields]), file)
+        if self.labelled:
+            self.left_out.fields.update(self.unread_in(record))
         text, pair = self._text.of(fields, bad, record.line), None
         if text is None:
             return None
@@ -120,11 +137,33 @@ class ExampleFields:
         group = "" if labels is None or not self.names.group else self._plain(record, self.names.group, file, bad)
         return None if labels is None or group is None else Example(name, text, labels, pair, group, file, record.line)
 
-    def _settle(self, fields: Mapping[str, bool], file: str) -> None:
-        """Find the fields that were not named. `fields`: those of the first record, and whether each holds text."""
+    def survey(self) -> FieldSurvey:
+        """What finds the fields, and how labels are written, by all records."""
+        return FieldSurvey(self)
+
+    def unread_in(self, record: RawRecord) -> list[str]:
+        """The fields of a record that hold something and are not read."""
+        known = (*self._text.names, *self._pair.names, *self.label_columns, self.names.id, self.names.group)
+        held = [str(name) for name, value in record.fields.items() if value is not None and value != ""]
+        return [name for name in dict.fromkeys([*held, *self._absent]) if name not in known]
+
+    def _name_whole(self, fields: Mapping[str, Any]) -> None:
+        """Take what was given for one name where the file has such a field, whatever commas and blanks are in it."""
+        whole = {
+            kind: join_names([given])
+            for kind in ("text", "pair", "label")
+            if (given := getattr(self.names, kind)) in fields and field_names(given) != (given,)
+        }
+        if whole:
+            self.names = replace(self.names, **whole)
+            self._text.names, self._pair.names = field_names(self.names.text), field_names(self.names.pair)
+
+    def _settle(self, fields: Mapping[str, int], file: str) -> None:
+        """Find the fields that were not named. `fields`: those of the first records, and what each holds."""
         self._text.name = self._pair.name = file
         if self._settled:
             return
+        self._name_whole(fields)
         label = self.names.label
         if self.labelled and label is None:
             label = next((name for name in LABEL_NAMES if name in fields), None)
@@ -137,10 +176,12 @@ class ExampleFields:
         if not self.labelled and not set(self._text.names) <= set(fields):
             self._text.names = ()  # what is to be predicted may call its text by another name than the training did
         taken = {*field_names(label), *self._pair.names, self.names.id, self.names.group}
-        text = self._text.settle({name: is_text and name not in taken for name, is_text in fields.items()})
+        # A field with a usual name is taken whatever it holds; one that is the only one left, if it holds no ids.
+        sure = {name: holds and (name in TEXT_NAMES or holds != Holds.NAMES) for name, holds in fields.items()}
+        text = self._text.settle({name: bool(is_text) and name not in taken for name, is_text in sure.items()})
         second = _SECOND_NAMES.get(text[0]) if not self.names.text and not self.names.pair else None
         self.unread = second if fields.get(second or "") else None
-        self.names = replace(self.names, text=",".join(text), label=label)
+        self.names = replace(self.names, text=join_names(text), label=label and join_names(field_names(label)))
         self._settled = True
 
     def _labels(self, record: RawRecord, file: str, bad: BadRecords) -> tuple[str, ...] | None:
@@ -153,7 +194,31 @@ class ExampleFields:
         if len(columns) > 1:
             self.several = True
             return self._marked(record, columns, file, bad)
-        value = record.fields[columns[0]]
+        value = given = record.fields[columns[0]]
+        if self.form.no_label(value):
+            shown = kind_of(value) if not isinstance(value, str) or not value.strip() else repr(value.strip())
+            shown = "an empty label" if isinstance(value, str) and not value.strip() else shown
+            shown = f"the number {value}" if shown == "a number" else shown
+            hidden = " (the labels of this split seem to be hidden)" if value == -1 else ""
+            reason = f"the field holds {shown}, where a label is wanted: there is no label{hidden}"
+            fix = "give the record its label"
+            fix += "" if value is None or shown == "an empty label" else "; if this is a class: --label-kind names"
+            bad.add(reason, file=file, line=record.line, field=columns[0], fix=fix)
+            return None
+        value = self.form.parts(value)
+        if value is None:
+            reason = f"the field holds {str(given)[:40]!r}, where the other records hold lists of labels"
+            bad.add(reason, file=file, line=record.line, field=columns[0], fix="write all labels in the same way")
+            return None
+        if self.form.positions:
+            self.several = True
+            held = self.form.held(value)
+            if held is None:
+                reason = f"the field holds {str(given)[:40]!r}, where a list of {len(self.form.positions)} times 0 or 1"
+                bad.add(f"{reason} is wanted", file=file, line=record.line, field=columns[0])
+                return None
+            self.kinds["positions"] += 1
+            return held
         several = isinstance(value, list)
         if self.several is None:
             self.several = several
@@ -193,15 +258,21 @@ class ExampleFields:
             self.kinds["bool"] += 1
             return "true" if value else "false"
         if isinstance(value, str):
+            if self.rules.label_names and value.strip().isdecimal():  # a CSV file has no numbers
+                return self._class(int(value), field)
             self.kinds["text"] += 1
             return clean(value)
         if not isinstance(value, int | float) or value != value:
             return None
-        known = self.classes.get(field)
-        if known is not None:
+        known = self._known_names(field)
+        if known:
             return clean(known[int(value)]) if 0 <= value < len(known) else None
         self.kinds["number"] += 1
         return str(int(value)) if value == int(value) else str(value)
+
+    def _known_names(self, field: str) -> Sequence[str]:
+        """What whole numbers stand for: as the user said, else as the file says."""
+        return self.rules.label_names or self.classes.get(field, ())
 
     def _name(self, record: RawRecord, file: str, bad: BadRecords) -> str | None:
         field = self.names.id
@@ -221,5 +292,57 @@ class ExampleFields:
         return None
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, list) and bool(value) and isinstance(value[0], str))
+class FieldSurvey(ExampleFields):
+    """Takes the records of a file as `ExampleFields` does, gives no examples, and finds what they tell together."""
+
+    def __init__(self, fields: ExampleFields) -> None:
+        super().__init__(
+            fields.names,
+            several=fields.several,
+            classes=fields.classes,
+            rules=fields.rules,
+            known=fields.known,
+        )
+        self._fields = fields
+        self._first: list[tuple[RawRecord, str]] = []
+        self._labels_seen: LabelSurvey | None = None
+
+    def columns(self, file: str) -> Callable[[Mapping[str, bool]], list[str] | None]:  # type: ignore[override]
+        """All columns: which of them are wanted is not known yet."""
+        del file
+        return lambda _: None
+
+    def example(self, record: RawRecord, file: str, bad: BadRecords) -> Example | None:
+        """Look at a record."""
+        del bad
+        if self._labels_seen is None:
+            self._first.append((record, file))
+            if len(self._first) == LOOKED_AT:
+                self._begin()
+            return None
+        self._see(record, file)
+        return None
+
+    def finish(self) -> tuple[list[str], list[LabelProblem]]:
+        """Tell the fields what was found; gives notes for a person, and what would be learned wrongly."""
+        if self._first and self._labels_seen is None:
+            self._begin()
+        if self._labels_seen is None:
+            return [], []
+        fields = self._fields
+        fields.form, notes, problems = self._labels_seen.decide()
+        fields.names, fields.classes = self.names, self.classes
+        fields._text.names, fields._pair.names = self._text.names, self._pair.names
+        return notes, problems
+
+    def _begin(self) -> None:
+        self._settle(what_fields_hold(record.fields for record, _ in self._first), self._first[0][1])
+        names = self._known_names(self.label_columns[0]) if len(self.label_columns) == 1 else ()
+        self._labels_seen = LabelSurvey(self.rules, names, self.known)
+        for record, file in self._first:
+            self._see(record, file)
+        self._first = []
+
+    def _see(self, record: RawRecord, file: str) -> None:
+        if self._labels_seen is not None and len(self.label_columns) == 1:
+            self._labels_seen.add(record.fields.get(self.label_columns[0]), file, record.line)

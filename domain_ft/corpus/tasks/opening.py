@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.corpus import content_key
+from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers.base import BadRecords, Reject, decode, read_bytes
 from domain_ft.corpus.readers.files import ending
 from domain_ft.corpus.tasks.examples import SPLITS, Labels, TaskData
@@ -59,9 +60,16 @@ class _Opening:
     """One call of `open_task`, step by step."""
 
     def __init__(self, source: TaskSource, rejects: Callable[[Reject], None], progress: Progress | None) -> None:
-        self.source, self.rejects, self.progress = source, rejects, progress
+        self.source, self.progress = source, progress
+        self.left_out = LeftOut()
+        self._told = rejects
         self.notes: list[str] = []
         self.facts: dict[str, Any] = {}
+
+    def rejects(self, reject: Reject) -> None:
+        """Count and hand on a record that is left out."""
+        self.left_out.records += 1
+        self._told(reject)
 
     def run(self) -> TaskData:
         self.source, given, self.facts = find_places(self.source, self.progress)
@@ -74,10 +82,17 @@ class _Opening:
         )
         tables: dict[str, ExampleTable] = {}
         several: bool | None = None
+        known: set[str] = set()
         for split in SPLITS:
             if split in given:
-                tables[split] = self._table(given[split], names, several)
+                tables[split] = self._table(given[split], names, several, known)
                 names, several = tables[split].facts.fields, tables[split].facts.several
+                known |= set(tables[split].facts.counts) if split == "train" else set()
+                self.left_out.fields.update(tables[split].facts.unread_fields)
+                self.left_out.files += given[split].unread
+                self.notes += [note for note in tables[split].facts.notes if note not in self.notes]
+        train = tables["train"].facts
+        self.facts["mean_characters"] = round(train.characters / max(train.examples, 1))
         unread = tables["train"].facts.unread
         if unread:
             self.notes.append(f"Only '{names.text}' is read: for pairs name the second text, --pair-field {unread}.")
@@ -91,15 +106,15 @@ class _Opening:
         facts["sources"] = {split: place.name for split, place in given.items()}
         facts["examples"] = {split: len(table) for split, table in splits.items()}
         key = content_key(labels.names, labels.several, {split: table.key for split, table in splits.items()})
-        return TaskData(self._name(), labels, splits, key, facts, self.notes)
+        return TaskData(self._name(), labels, splits, key, facts, self.notes, self.left_out)
 
     # --- tables ---
 
-    def _table(self, place: Place, names: FieldNames, several: bool | None) -> ExampleTable:
+    def _table(self, place: Place, names: FieldNames, several: bool | None, known: Collection[str]) -> ExampleTable:
         table = tabulate(
             place.content,
             place.read,
-            ExampleFields(names, several=several),
+            ExampleFields(names, several=several, rules=self.source.label_rules, known=known),
             on_bad_record=self.source.on_bad_record,
             rejects=self.rejects,
             progress=self.progress,
@@ -266,7 +281,9 @@ class _Opening:
                 f"Labels are of different types ({said}): they are compared by name, so 1 and '1' are one."
             )
         if "number" in every or (every == {"text"} and all(map(_is_number, names))):
-            self.notes.append(f"The labels in '{field}' are numbers: each is a class. Regression is not done.")
+            self.notes.append(
+                f"The labels in '{field}' are numbers: each is a class. If they are scores: regression is not done yet."
+            )
 
     def _note_counts(self, splits: Mapping[str, ExampleTable], labels: Labels) -> None:
         counts = Counter(itertools.chain.from_iterable(splits["train"].labels()))

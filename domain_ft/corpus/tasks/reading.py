@@ -8,11 +8,12 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from domain_ft.corpus.corpus import content_key, hash_files, hub_revision
+from domain_ft.corpus.left_out import UnreadFile
 from domain_ft.corpus.readers import ENDINGS, raw_records
 from domain_ft.corpus.readers.base import (
     BOM,
@@ -48,11 +49,13 @@ class Place:
         name: what it is called in messages.
         content: plain values: equal content, equal examples.
         read: gives the examples, in an order that stays.
+        unread: files beside the examples that are not read.
     """
 
     name: str
     content: Any
     read: Callable[[ExampleFields, BadRecords], Iterator[Example]]
+    unread: Sequence[UnreadFile] = ()
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,10 @@ def file_place(files: Sequence[tuple[Path, str]], kind: str, content: Any = None
 
     def read(fields: ExampleFields, bad: BadRecords) -> Iterator[Example]:
         for path, name in files:
+            if kind == "parquet":
+                from domain_ft.corpus.readers.parquet import file_class_names  # imports pyarrow
+
+                fields.classes = file_class_names(path)
             for record in raw_records(path, name, kind, bad, fields.columns(name)):
                 example = fields.example(record, name, bad)
                 if example is not None:
@@ -175,7 +182,9 @@ def hub_places(
 
         return Place(f"{where} {split}", [*content, split, *reader.content], read)
 
-    return {split: place(name) for split, name in found.items() if name is not None}
+    places = {split: place(name) for split, name in found.items() if name is not None}
+    others = [UnreadFile(f"{where} {name}", "a split of no usual name") for name in there if name not in found.values()]
+    return places | {"train": replace(places["train"], unread=others)}
 
 
 def hub_splits(identifier: str, config: str | None, commit: str | None, content: Any) -> list[str]:
@@ -196,19 +205,30 @@ def _folder_places(path: Path) -> dict[str, Place]:
         split: next((inside[name] for name in names if name in inside), None) for split, names in SPLIT_NAMES.items()
     }
     if found["train"] is not None and any(folder.is_dir() for folder in found["train"].iterdir()):
-        return {split: _class_folders(folder, path) for split, folder in found.items() if folder is not None}
+        places = {split: _class_folders(folder, path) for split, folder in found.items() if folder is not None}
+        beside = [part for part in sorted(path.iterdir()) if part not in found.values()]
+        unread = [UnreadFile(part.name, _beside(part)) for part in beside]
+        return places | {"train": replace(places["train"], unread=[*places["train"].unread, *unread])}
     return {"train": _class_folders(path, path)}
 
 
 def _class_folders(folder: Path, root: Path) -> Place:
     """Texts in a folder for each class: a file is an example, and its folder's name is its label."""
-    files = [
-        (file, file.relative_to(root).as_posix(), part.name)
-        for part in sorted(folder.iterdir(), key=lambda part: part.name)
-        if part.is_dir() and not part.name.startswith(".")
-        for file in sorted(part.rglob("*"), key=lambda file: file.as_posix())
-        if file.is_file() and not file.name.startswith(".") and ENDINGS.get(ending(file)) == "text"
-    ]
+    files: list[tuple[Path, str, str]] = []
+    unread: list[UnreadFile] = []
+    for part in sorted(folder.iterdir(), key=lambda part: part.name):
+        if not part.is_dir() or part.name.startswith("."):
+            unread.append(UnreadFile(part.relative_to(root).as_posix(), _beside(part)))
+            continue
+        for file in sorted(part.rglob("*"), key=lambda file: file.as_posix()):
+            name = file.relative_to(root).as_posix()
+            if file.is_dir():
+                continue
+            reason = _unreadable(file)
+            if reason:
+                unread.append(UnreadFile(name, reason))
+            else:
+                files.append((file, name, part.name))
     if not files:
         raise CorpusError(
             "the folder holds no folders with texts in them, one for each class",
@@ -224,7 +244,27 @@ def _class_folders(folder: Path, root: Path) -> Place:
             if example is not None:
                 yield example
 
-    return Place(str(folder), _hashes([(file, name) for file, name, _ in files]), read)
+    return Place(str(folder), _hashes([(file, name) for file, name, _ in files]), read, unread)
+
+
+def _unreadable(file: Path) -> str | None:
+    """Why a file in the folder of a class is not read; None where it is."""
+    if file.name.startswith("."):
+        return "hidden"
+    if not file.is_file():
+        return "a dead link" if file.is_symlink() else "no regular file"
+    if ENDINGS.get(ending(file)) != "text":
+        return (
+            f"its ending is '{ending(file)}'; texts of classes are .txt or .md" if ending(file) else "it has no ending"
+        )
+    return None
+
+
+def _beside(part: Path) -> str:
+    """Why something beside the folders of classes, or of splits, is not read."""
+    if part.name.startswith("."):
+        return "hidden"
+    return "a folder that is no split" if part.is_dir() else "in no folder of a class"
 
 
 def _hashes(files: Sequence[tuple[Path, str]]) -> list[list[str]]:

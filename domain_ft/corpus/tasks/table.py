@@ -25,7 +25,7 @@ from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
 from domain_ft.storage import alone, cache_folder, new_folder, write_json
 
 # Raise this with every change to reading or cleaning: what older code wrote is then left alone.
-VERSION = 1
+VERSION = 2
 
 Integers = npt.NDArray[np.int64]
 
@@ -56,6 +56,9 @@ class TableFacts:
         examples: how many there are.
         rejects: records that were left out.
         unread: a field that looks like the second text of pairs, and was not asked for.
+        characters: of all texts together.
+        unread_fields: by name, the records that hold a field that nothing reads.
+        notes: what a person should know of how labels are written.
     """
 
     fields: FieldNames
@@ -65,6 +68,9 @@ class TableFacts:
     examples: int
     rejects: int
     unread: str | None
+    characters: int
+    unread_fields: dict[str, int]
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -195,9 +201,10 @@ def tabulate(
 
     Raises:
         RecordError: a record cannot be read, with the policy `stop`.
-        CorpusError: a field is missing, or the disk is full.
+        CorpusError: labels would be learned wrongly, a field is missing, or the disk is full.
     """
-    given = (dataclasses.asdict(fields.names), fields.several)
+    rules = dataclasses.asdict(fields.rules)
+    given = (dataclasses.asdict(fields.names), fields.several, rules, sorted(fields.known))
     key = content_key("examples", VERSION, content, given, on_bad_record)
     folder = cache_folder("tasks") / key
     if not (folder / "table.json").is_file():
@@ -231,7 +238,8 @@ def _write(
     label: str,
 ) -> None:
     counts: Counter[str] = Counter()
-    examples = rejected = 0
+    examples = rejected = characters = 0
+    notes = _survey(read, fields)
     with (folder / "rejects.jsonl").open("w", encoding="utf-8") as rejects:
 
         def leave_out(reject: Reject) -> None:
@@ -246,12 +254,37 @@ def _write(
                 rows = [{**dataclasses.asdict(example), "labels": list(example.labels)} for example in batch]
                 writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=_SCHEMA))
                 examples += len(batch)
+                characters += sum(len(example.text) for example in batch)
                 if progress:
                     progress(label, examples, None)
     facts = TableFacts(
-        fields.names, bool(fields.several), dict(fields.kinds), dict(counts), examples, rejected, fields.unread
+        fields=fields.names,
+        several=bool(fields.several),
+        kinds=dict(fields.kinds),
+        counts=dict(counts),
+        examples=examples,
+        rejects=rejected,
+        unread=fields.unread,
+        characters=characters,
+        unread_fields=dict(fields.left_out.fields),
+        notes=notes,
     )
     write_json(folder / "table.json", dataclasses.asdict(facts))
+
+
+def _survey(read: Callable[[ExampleFields, BadRecords], Iterable[Example]], fields: ExampleFields) -> list[str]:
+    """Find the fields and how labels are written, by all records; gives notes for a person.
+
+    Raises:
+        CorpusError: the labels would be learned wrongly.
+    """
+    survey = fields.survey()
+    for _ in read(survey, BadRecords("skip", lambda _: None)):  # what cannot be read is said when examples are made
+        pass
+    notes, problems = survey.finish()
+    for problem in problems:
+        raise problem.error(fields.names.label or "label")
+    return notes
 
 
 def _batched(examples: Iterable[Example]) -> Iterator[list[Example]]:

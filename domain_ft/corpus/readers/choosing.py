@@ -1,0 +1,82 @@
+"""What the fields of records hold, so that an identifier or an address is not taken for the text.
+
+The first records of a file are looked at, not the first alone: a null there says nothing of the others.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+LOOKED_AT = 100
+"""Records at the beginning of a file by which its fields are judged."""
+
+
+class Holds(enum.IntEnum):
+    """What a field holds, as far as choosing the text goes. Only NOTHING is false."""
+
+    NOTHING = 0  # no text: numbers, nulls, objects
+    NAMES = 1  # text that identifies, or nothing but blanks: ids, addresses, hashes, dates, numbers, codes
+    TEXT = 2
+
+
+# What a field is called that identifies its record or says where it is from, unless it holds sentences.
+_NAMING = re.compile(
+    r"(.*[_\-. ])?(u?u?id|guid|pmid|pmcid|doi|isbn|key|url|uri|link|href|hash|sha\d*|md5|checksum|date|time|"
+    r"timestamp|created|updated|(created|updated|published)[_ ]?at|file|filename|path|lang|language|licen[cs]e|"
+    r"split|version|source)",
+    re.IGNORECASE,
+)
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_IDENTIFIERS = re.compile(
+    r"[a-z][a-z0-9+.-]*://\S+"  # an address
+    r"|www\.\S+|\S+@\S+\.\w+|(/|\./|~/|[A-Za-z]:\\)\S*"  # an address, a path
+    r"|[0-9A-Fa-f]{8,}|[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"  # a hash, a UUID
+    r"|[\d\s.,:;/+%TZ\-]+"  # numbers, dates, times
+    r"|(?=\S*\d)[\w.:/#\-]+",  # one word with a digit in it: an id
+)
+_IDENTIFYING = 0.9  # share of the values from which on a field identifies
+_SENTENCE_WORDS = 4
+_SENTENCE_CHARACTERS = 20  # of one word: a language without spaces, unless it looks like an identifier
+
+
+def what_fields_hold(records: Iterable[Mapping[str, Any]]) -> dict[str, Holds]:
+    """What each field of some records holds, in the order in which the fields come.
+
+    >>> what_fields_hold([{"id": "case-1", "data": ["A text of some words."], "n": 1}])
+    {'id': <Holds.NAMES: 1>, 'data': <Holds.TEXT: 2>, 'n': <Holds.NOTHING: 0>}
+    """
+    values: defaultdict[str, list[str]] = defaultdict(list)
+    for record in records:
+        for name, value in record.items():
+            values[name] += texts_of(value)
+    return {name: _judged(name, found) for name, found in values.items()}
+
+
+def texts_of(value: Any) -> Sequence[str]:
+    """The text that a value is, or the texts of a list of texts; nothing for any other value."""
+    if isinstance(value, str):
+        return [value]
+    return value if isinstance(value, list) and all(isinstance(part, str) for part in value) else []
+
+
+def _judged(name: str, values: Sequence[str]) -> Holds:
+    shortened = [value.strip()[:300] for value in values if value.strip()]
+    if not shortened:
+        return Holds.NAMES if values else Holds.NOTHING
+    identifying = sum(_IDENTIFIERS.fullmatch(value) is not None for value in shortened)
+    if identifying >= _IDENTIFYING * len(shortened):
+        return Holds.NAMES
+    sentences = sum(map(_is_sentence, shortened))
+    if sentences * 2 < len(shortened) and _NAMING.fullmatch(_CAMEL.sub("_", str(name))):
+        return Holds.NAMES
+    return Holds.TEXT
+
+
+def _is_sentence(value: str) -> bool:
+    return len(value.split()) >= _SENTENCE_WORDS or (
+        len(value) >= _SENTENCE_CHARACTERS and not value.isascii() and _IDENTIFIERS.fullmatch(value) is None
+    )
