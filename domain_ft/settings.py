@@ -98,8 +98,8 @@ class LabelOptions(Settings, group="Task"):
     the order of the list, or of the numbers."""
 
     label_kind: Literal["auto", "names"] = "auto"
-    """auto stops where labels seem to be scores, several names in one, or spellings of one name, and takes -, NA, -1 and
-    the like as no label; names takes every label as it is for the name of a class."""
+    """auto stops where labels seem to be scores, several names in one or spellings of one name, and takes NA, - and -1
+    for no label; names takes every label as it is for the name of a class."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -233,7 +233,22 @@ def facts(task: TaskFacts) -> list[tuple[str, str]]:
     ]
     sizes = [(f"{split} examples", f"{amount:,}") for split, amount in task.examples.items()]
     kind = "any number of them an example" if task.several else "one an example"
-    return [*sizes, ("classes", f"{len(task.labels):,}, {kind}"), *named]
+    read = task.facts.get("fields") or {}
+    fields = [
+        (f"{what} read from", f"{read[name]}{length}")
+        for name, what, length in (
+            ("text", "text", _mean_length(task)),
+            ("pair", "second text", ""),
+            ("label", "label", ""),
+        )
+        if read.get(name)
+    ]
+    return [*sizes, ("classes", f"{len(task.labels):,}, {kind}"), *fields, *named]
+
+
+def _mean_length(task: TaskFacts) -> str:
+    mean = task.facts.get("mean_characters")
+    return f", {mean:,} characters on average" if mean else ""
 
 
 def leaks(counts: Mapping[str, Any]) -> list[tuple[str, str]]:

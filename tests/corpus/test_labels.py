@@ -145,8 +145,8 @@ def test_lists_of_class_numbers_are_no_lists_of_0_and_1(tmp_path: Path) -> None:
 
 def test_a_list_of_another_length_is_a_bad_record(tmp_path: Path) -> None:
     train = write(tmp_path / "x.jsonl", [[0, 1, 0], [1, 0, 0]] * 10)
-    test = write(tmp_path / "y.jsonl", [[0, 1, 0], [1, 0]])
-    with pytest.raises(CorpusError, match=r"y.jsonl"):
+    test = write(tmp_path / "y.jsonl", [[0, 1, 0], [1, 1, 0], [0, 0, 1], [1, 0]])
+    with pytest.raises(RecordError, match=r"3 times 0 or 1 is wanted[^$]*y.jsonl, line 4"):
         opened(train, test=str(test), label_names="a,b,c")
 
 
@@ -221,7 +221,7 @@ def test_minus_one_among_others_is_a_class(tmp_path: Path, values: list[Any]) ->
     ],
 )
 def test_spellings_of_one_name_are_refused(tmp_path: Path, names: list[str], group: str) -> None:
-    path = write(tmp_path / "x.jsonl", [*names, "penal"] * 10)
+    path = write(tmp_path / "x.jsonl", [*names, "penal"] * 20)
     with pytest.raises(CorpusError, match="differ in case, blanks or Unicode form alone") as raised:
         opened(path)
     assert group in str(raised.value)
@@ -302,7 +302,7 @@ def test_fields_whose_names_hold_commas_and_blanks(tmp_path: Path) -> None:
     for text_field, label_field in (("text, full", " the label, main "), ('"text, full"', '" the label, main "')):
         data = opened(path, text_field=text_field, label_field=label_field)
         assert data.labels.names == ("a", "b")
-        assert data.splits["train"][0].text.startswith(WORDS[0][:1]) or data.splits["train"][0].text
+        assert data.splits["train"][0].text in {text(number) for number in range(40)}
     rows = [{"text": text(number), "civil, all": number % 2, "penal": 1 - number % 2} for number in range(40)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert opened(path, label_field='"civil, all",penal').labels.names == ("civil, all", "penal")

@@ -145,7 +145,8 @@ class ExampleFields:
         """The fields of a record that hold something and are not read."""
         known = (*self._text.names, *self._pair.names, *self.label_columns, self.names.id, self.names.group)
         held = [str(name) for name, value in record.fields.items() if value is not None and value != ""]
-        return [name for name in dict.fromkeys([*held, *self._absent]) if name not in known]
+        absent = [name for name in self._absent if name not in record.fields]
+        return [name for name in (*held, *absent) if name not in known]
 
     def _name_whole(self, fields: Mapping[str, Any]) -> None:
         """Take what was given for one name where the file has such a field, whatever commas and blanks are in it."""
@@ -232,6 +233,8 @@ class ExampleFields:
         if wrong:
             hidden = " (the labels of this split seem to be hidden)" if wrong[0] == -1 else ""
             what = "an empty label" if wrong[0] == "" else kind_of(wrong[0])
+            numbered = isinstance(wrong[0], str) and wrong[0].strip().isdecimal()
+            what = "a number" if numbered else what
             what = f"the number {wrong[0]}, which stands for no class{hidden}" if what == "a number" else what
             reason = f"the field holds {what}, where a label is wanted"
             bad.add(reason, file=file, line=record.line, field=columns[0], fix="give the record its label")
@@ -333,6 +336,7 @@ class FieldSurvey(ExampleFields):
         fields.form, notes, problems = self._labels_seen.decide()
         fields.names, fields.classes = self.names, self.classes
         fields._text.names, fields._pair.names = self._text.names, self._pair.names
+        fields.unread, fields._settled = self.unread, True
         return notes, problems
 
     def _begin(self) -> None:

@@ -138,16 +138,15 @@ def listed_in(text: str) -> list[Any] | None:
         return [int(bit) for bit in re.findall("[01]", text)]
     if len(text) > _LONGEST_LIST or (text[:1], text[-1:]) not in (("[", "]"), ("(", ")"), ("{", "}")):
         return None
-    numpy = _NUMPY.fullmatch(text)
-    if numpy:  # first: Python takes two texts with a blank between for one
-        items: list[Any] = []
-        for single, double, number in _NUMPY_ITEM.findall(numpy[1]):
-            items.append(single or double if not number else float(number) if "." in number else int(number))
-        return items
     value: Any = None
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
+        numpy = _NUMPY.fullmatch(text)
+        if numpy:  # before Python's form, in which two texts with a blank between are one
+            found = _NUMPY_ITEM.findall(numpy[1])
+            if len(found) > 1:
+                return [_item(*parts) for parts in found]
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
@@ -157,6 +156,13 @@ def listed_in(text: str) -> list[Any] | None:
     if not isinstance(value, list | tuple):
         return None
     return list(value) if all(item is None or isinstance(item, str | int | float) for item in value) else None
+
+
+def _item(single: str, double: str, number: str) -> Any:
+    """A text in single or double quotes, or a number."""
+    if not number:
+        return single or double
+    return float(number) if "." in number else int(number)
 
 
 def truth_of(value: Any) -> int | None:
@@ -270,10 +276,11 @@ class LabelSurvey:
 
     def _positions(self, lists: Sequence[tuple[list[Any], Any]]) -> tuple[tuple[str, ...], list[LabelProblem]]:
         """The classes of the positions, where all lists hold 0 and 1 for each; or what is wrong."""
-        lengths = {len(items) for items, _ in lists}
-        length = max(lengths)
+        lengths = Counter(len(items) for items, _ in lists)
+        length, often = lengths.most_common(1)[0]
         first = lists[0][1]
-        if len(lengths) == 1 and length > 1 and all(truth_of(item) is not None for items, _ in lists for item in items):
+        same = often == len(lists) or (len(self.rules.label_names) == length and often > _MOST * len(lists))
+        if same and length > 1 and all(truth_of(item) is not None for items, _ in lists for item in items):
             if len(self.names) == length:
                 return self.names, []
             if self.names and not self.rules.label_names:

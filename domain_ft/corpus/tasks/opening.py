@@ -281,9 +281,7 @@ class _Opening:
                 f"Labels are of different types ({said}): they are compared by name, so 1 and '1' are one."
             )
         if "number" in every or (every == {"text"} and all(map(_is_number, names))):
-            self.notes.append(
-                f"The labels in '{field}' are numbers: each is a class. If they are scores: regression is not done yet."
-            )
+            self.notes.append(f"The labels in '{field}' are numbers: each is a class. Regression is not done yet.")
 
     def _note_counts(self, splits: Mapping[str, ExampleTable], labels: Labels) -> None:
         counts = Counter(itertools.chain.from_iterable(splits["train"].labels()))
