@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from domain_ft.corpus.left_out import sentences as unread_sentences
 from domain_ft.corpus.tasks.leaks import KIND_WORDS
 from domain_ft.report.task_data import ClassifyReport, ComparedRun, CompareReport, TaskFacts
 from domain_ft.report.words import bounds as interval_of
@@ -249,6 +250,11 @@ def facts(task: TaskFacts) -> list[tuple[str, str]]:
 def _mean_length(task: TaskFacts) -> str:
     mean = task.facts.get("mean_characters")
     return f", {mean:,} characters on average" if mean else ""
+
+
+def left_out(result: Mapping[str, Any]) -> list[str]:
+    """What was not read of the examples."""
+    return unread_sentences(result)
 
 
 def leaks(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
