@@ -11,6 +11,7 @@ inherit from those it has. The docstring under an attribute is its help, `group=
 
 from __future__ import annotations
 
+import codecs
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,26 +32,45 @@ PositiveInt = Annotated[int, Range(at_least=1)]
 PositiveFloat = Annotated[float, Range(above=0)]
 
 
+def _encoding(value: str) -> str | None:
+    try:
+        codecs.lookup(value)
+    except (LookupError, ValueError):
+        return "is no encoding: UTF-8, CP932, EUC-JP, GB18030, UTF-16 and WINDOWS-1252 are some"
+    return None
+
+
 # --- The options, in groups -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorpusOptions(Settings, group="Text"):
+class EncodingOptions(Settings, group="Text"):
+    """How the bytes of files become text."""
+
+    encoding: Annotated[str, _encoding] | None = None
+    """What the text files are written in, such as CP932, EUC-JP, GB18030, UTF-16 or WINDOWS-1252. UTF-8 where none is
+    given: it is never guessed. Parquet, PDF and DOCX say it themselves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusOptions(EncodingOptions, group="Text"):
     """Which text, and how it is read."""
 
     corpus: str = REQUIRED
-    """The text: a name from `domain-ft data list`, a recipe (.toml), a text, Markdown, JSONL, CSV, Parquet or gzip
-    file, a folder of them, or hf:ID of a data set on the hub."""
+    """The text: a name from `domain-ft data list`, a recipe (.toml), a text, Markdown, JSONL, CSV, Parquet or
+    compressed file, HTML, XML, e-mail, DOCX or PDF with `pip install domain-ft[documents]`, a folder of them, or hf:ID
+    of a data set on the hub."""
 
     text_field: str | None = None
-    """The field or column that holds the text. Found by itself where the file has a usual one."""
+    """The field or column that holds the text; several, separated by commas, are joined. A name with a comma is given
+    as it is. Found by itself where the file has a usual one."""
 
     on_bad_record: Literal["stop", "skip"] = "stop"
     """What to do with a record that cannot be read: stop with its line, or skip it and list it in rejects.jsonl."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExampleOptions(Settings, group="Task"):
+class ExampleOptions(EncodingOptions, group="Task"):
     """Which labelled examples, and how they are read."""
 
     train: str | None = None
@@ -302,7 +322,7 @@ class TaskTrainingOptions(TrainingOptions, group="Training"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConversationOptions(Settings, group="Conversations"):
+class ConversationOptions(EncodingOptions, group="Conversations"):
     """How examples of what is asked and answered are read."""
 
     format: Literal["auto", "chat", "alpaca", "prompt", "sharegpt", "qa"] = "auto"
@@ -858,7 +878,7 @@ class TagSettings(
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictSettings(MachineOptions, ScreenOptions, group="Texts"):
+class PredictSettings(EncodingOptions, MachineOptions, ScreenOptions, group="Texts"):
     """Give the labels and probabilities of texts, or their entities, as JSON lines in the order of the input."""
 
     model: str = REQUIRED

@@ -17,9 +17,11 @@ from typing import Any
 
 from domain_ft.corpus import assets
 from domain_ft.corpus.assets import ASSETS, Progress
-from domain_ft.corpus.readers import ENDINGS, reader
-from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject, SourceDocument
-from domain_ft.corpus.readers.files import Listing, list_files
+from domain_ft.corpus.left_out import UnreadFile
+from domain_ft.corpus.readers import reader
+from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject, Seen, SourceDocument
+from domain_ft.corpus.readers.encodings import canonical
+from domain_ft.corpus.readers.files import KNOWN_ENDINGS, Listing, list_files, stem
 from domain_ft.corpus.recipes import Recipe, Source, load_recipe, recipe_names, recipes_folder
 from domain_ft.errors import AssetError, CorpusError, nearest
 from domain_ft.storage import cache_folder, sha256, write_json
@@ -33,26 +35,33 @@ class Corpus:
         name: what it is called in reports.
         recipe: what it is and where its text comes from.
         on_bad_record: whether a record that cannot be read stops the reading or is left out and listed.
+        encoding: what the files are written in; None for UTF-8.
     """
 
     name: str
     recipe: Recipe
     on_bad_record: OnBadRecord = "stop"
+    encoding: str | None = None
 
     def documents(
-        self, rejects: Callable[[Reject], None] | None = None, progress: Progress | None = None
+        self,
+        rejects: Callable[[Reject], None] | None = None,
+        progress: Progress | None = None,
+        seen: Seen | None = None,
     ) -> Iterator[SourceDocument]:
         """The documents as their sources have them, one at a time.
 
         Args:
             rejects: called with each record that is left out (only where `on_bad_record` is "skip").
             progress: told of assets that are fetched.
+            seen: takes what the readers notice: which fields are read, how long their texts are, what is not read.
 
         Raises:
             CorpusError: a source cannot be found or read; RecordError names the record, with "stop".
             AssetError: an asset cannot be fetched.
         """
-        bad = BadRecords(self.on_bad_record, rejects or (lambda _: None))
+        bad = BadRecords(self.on_bad_record, rejects or (lambda _: None), self.encoding)
+        bad.seen = seen or bad.seen
         for source in self.recipe.sources:
             if source.kind == "hub":
                 from domain_ft.corpus.readers.hub import read_hub  # imports datasets
@@ -62,14 +71,10 @@ class Corpus:
             for path, name in self._listing(source, progress).files:
                 yield from reader(source.reader)(path, name, source.text_field, bad)
 
-    def unread_files(self) -> dict[str, int]:
-        """How many files of the corpus' folders are not read, by the ending that nothing here can read."""
-        counts: dict[str, int] = {}
-        for source in self.recipe.sources:
-            if source.kind == "files":
-                for ending, count in self._listing(source, None).unread.items():
-                    counts[ending] = counts.get(ending, 0) + count
-        return counts
+    def unread_files(self) -> list[UnreadFile]:
+        """The files of the corpus' folders that are not read, and why."""
+        sources = [source for source in self.recipe.sources if source.kind == "files"]
+        return [one for source in sources for one in self._listing(source, None).unread]
 
     def identity(self) -> list[dict[str, Any]]:
         """What the corpus holds, by hashes: two corpora of equal identity hold the same text. Fetches nothing."""
@@ -79,6 +84,7 @@ class Corpus:
                 "reader": source.reader,
                 "text_field": source.text_field,
                 "content": self._content(source),
+                **({"encoding": self.encoding} if self.encoding and source.kind == "files" else {}),
             }
             for source in self.recipe.sources
         ]
@@ -101,10 +107,12 @@ class Corpus:
         if not found:
             raise AssetError(f"asset {source.asset} holds no '{source.path}'", where=self.recipe.name)
         parts = [list_files(path, source.reader) for path in found]
-        return Listing(tuple(file for part in parts for file in part.files), {})
+        return Listing(tuple(file for part in parts for file in part.files))
 
 
-def open_corpus(spec: str, *, text_field: str | None = None, on_bad_record: OnBadRecord = "stop") -> Corpus:
+def open_corpus(
+    spec: str, *, text_field: str | None = None, on_bad_record: OnBadRecord = "stop", encoding: str | None = None
+) -> Corpus:
     """Open a corpus without reading its text.
 
     Args:
@@ -112,6 +120,7 @@ def open_corpus(spec: str, *, text_field: str | None = None, on_bad_record: OnBa
             comes first; `./legal` is the folder.
         text_field: the field that holds the text, where records have fields; several, separated by commas, are joined.
         on_bad_record: "stop" at the first record that cannot be read, or "skip" such records and list them.
+        encoding: what the files are written in; None for UTF-8.
 
     Raises:
         CorpusError: there is no such corpus (the nearest names are given), or its TOML has problems.
@@ -125,7 +134,7 @@ def open_corpus(spec: str, *, text_field: str | None = None, on_bad_record: OnBa
             )
         sources = tuple(s if s.kind == "asset" else replace(s, text_field=text_field) for s in recipe.sources)
         recipe = replace(recipe, sources=sources)
-    return Corpus(recipe.name, recipe, on_bad_record)
+    return Corpus(recipe.name, recipe, on_bad_record, encoding and canonical(encoding))
 
 
 def hub_revision(source: Source) -> str | None:
@@ -166,21 +175,19 @@ def _find(spec: str) -> Recipe:
     path = Path(spec).expanduser()
     if path.suffix.lower() == ".toml" and path.is_file():
         return load_recipe(path)
-    if path.exists():
+    if path.exists() or path.is_symlink():
         return _path_recipe(path)
     if len(path.parts) > 1 or path.suffix:
         raise CorpusError("there is no such file or folder", where=spec, fix="check the path")
     raise CorpusError(
         f"there is no corpus '{spec}'",
-        fix=f"{nearest(spec, names)}; or give a TOML, a folder, hf:ID, or a file ending in {', '.join(ENDINGS)}",
+        fix=f"{nearest(spec, names)}; or give a TOML, a folder, hf:ID, or a file ending in {KNOWN_ENDINGS}",
     )
 
 
 def _path_recipe(path: Path) -> Recipe:
     list_files(path)  # says at once where there is nothing to read
-    name = path.resolve().name.removesuffix(".gz")
-    for ending in ENDINGS:
-        name = name.removesuffix(ending)
+    name = stem(path.resolve()) if path.is_file() else path.resolve().name
     source = Source(kind="files", path=str(path.resolve()))
     return Recipe(name, f"Text of {path.name}.", "unknown", "", "und", (source,))
 

@@ -72,3 +72,12 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
         more = f" and {count - LISTED:,} more" if count > LISTED else ""
         told.append(f"{'1 file was' if count == 1 else f'{count:,} files were'} not read: {names}{more}")
     return told
+
+
+def fields_read(text_fields: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Which fields texts were read from and how long they are, from the `text_fields` of a result; in sentences."""
+    return [
+        f"the text is read from the field '{one['field']}'{', found by itself' if one['found'] else ''}: "
+        f"{one['records']:,} records, a median of {one['median_characters']:,} characters"
+        for one in text_fields
+    ]

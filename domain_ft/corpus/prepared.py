@@ -50,7 +50,8 @@ from domain_ft.corpus.duplicates import (
     similar_pairs,
 )
 from domain_ft.corpus.growing import GrowingFiles, unfinished_folder
-from domain_ft.corpus.readers.base import Reject, SourceDocument
+from domain_ft.corpus.left_out import LeftOut, UnreadFile
+from domain_ft.corpus.readers.base import Reject, Seen, SourceDocument
 from domain_ft.corpus.recipes import Recipe
 from domain_ft.corpus.splits import (
     SHORTEST_CUT,
@@ -68,7 +69,7 @@ from domain_ft.errors import CorpusError, RecordError
 from domain_ft.storage import alone, cache_folder, new_folder, sync_folder, write_json
 
 # Raise this with every change to reading, cleaning, duplicates or splits: what older code prepared is then left alone.
-VERSION = 2
+VERSION = 3
 
 Shares = npt.NDArray[np.float64]
 # A document, cleaned, with the digest of what its copies have in common and its signature; both empty where nothing is
@@ -111,7 +112,10 @@ class CorpusStatistics:
         characters, bytes: of the text kept; bytes as UTF-8.
         train_documents, train_characters, evaluation_documents, evaluation_characters: of each split.
         rejects: records that could not be read and were left out.
-        unread_files: files of a folder that nothing here can read, by ending.
+        unread_files: files of a folder that are not read: `count`, and the first `files` with the reason, as
+            `LeftOut.to_result` gives them.
+        text_fields: the fields that texts were read from, as `Seen.text_fields` gives them; none of files without.
+        unread_fields: by name, the records that hold a field that is not read.
         languages: documents by language, where the source says it.
         histogram: (from, below, documents) by length in characters, bounds in the ratio of the square root of ten.
         samples: the beginnings of three documents.
@@ -134,7 +138,9 @@ class CorpusStatistics:
     evaluation_documents: int
     evaluation_characters: int
     rejects: int
-    unread_files: dict[str, int]
+    unread_files: dict[str, Any]
+    text_fields: list[dict[str, Any]]
+    unread_fields: dict[str, int]
     languages: dict[str, int]
     histogram: list[tuple[int, int, int]]
     samples: list[str]
@@ -143,6 +149,15 @@ class CorpusStatistics:
     def as_dict(self) -> dict[str, Any]:
         """The numbers as JSON has them."""
         return dataclasses.asdict(self)
+
+    @property
+    def left_out(self) -> dict[str, Any]:
+        """What was not read, as result.json has it: the keys of `LeftOut.to_result`."""
+        return {
+            "rejected": self.rejects + self.empty,
+            "unread_fields": self.unread_fields,
+            "unread_files": self.unread_files,
+        }
 
 
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:
@@ -271,6 +286,10 @@ def prepare(corpus: Corpus, *, evaluation_fraction: float = 0.05, progress: Prog
                 _make(corpus, folder, evaluation_fraction, progress)
     values = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
     values["histogram"] = [tuple(row) for row in values["histogram"]]
+    # The folder may hold other files by now that are not read; what is read has not changed.
+    attachments = values.pop("attachments")
+    files = [*corpus.unread_files(), *itertools.starmap(UnreadFile, attachments)]
+    values["unread_files"] = LeftOut(files=files).to_result()["unread_files"]
     return PreparedCorpus(corpus.name, corpus.recipe, key, folder, CorpusStatistics(**values))
 
 
@@ -344,6 +363,7 @@ class _Preparation:
         self.progress: Progress = progress or (lambda _label, _done, _total: None)
         self.counts: Counter[str] = Counter()
         self.notes: list[str] = []
+        self.seen = Seen()
 
     def run(self) -> None:
         """Leave the finished files in the folder."""
@@ -386,7 +406,7 @@ class _Preparation:
         label = f"reading {self.corpus.name}"
         batch: list[SourceDocument | Reject] = []  # the sources add to it what they leave out
         waiting = 0
-        for number, document in enumerate(self.corpus.documents(batch.append, self.progress), 1):
+        for number, document in enumerate(self.corpus.documents(batch.append, self.progress, self.seen), 1):
             batch.append(document)
             if number % 100 == 0:
                 self.progress(label, number, None)
@@ -492,9 +512,14 @@ class _Preparation:
             self.notes.append(f"All documents resemble each other: single documents were held out. {_FLATTERS}")
             chosen = np.argsort(hashes, kind="stable")[: max(1, round(self.fraction * len(kept)))]
             return Split(np.isin(np.arange(len(kept)), chosen))
+        copies = self.counts["read"] - self.counts["empty"] - len(kept)
         raise _UnusableError(
-            f"corpus '{self.corpus.name}' holds a single text of {int(characters.sum()):,} characters, "
-            "too little to train on one part and evaluate on another",
+            f"corpus '{self.corpus.name}' holds a single text of {int(characters.sum()):,} characters"
+            + (
+                f": the other {copies:,} of the {self.counts['read']:,} documents are copies or near copies of it"
+                * bool(copies)
+            )
+            + ", too little to train on one part and evaluate on another",
             fix=f"give at least two different documents, or one of {SHORTEST_CUT:,} characters or more",
         )
 
@@ -537,13 +562,16 @@ class _Preparation:
             evaluation_documents=len(characters["evaluation"]),
             evaluation_characters=int(characters["evaluation"].sum()),
             rejects=self.counts["rejects"],
-            unread_files=self.corpus.unread_files(),
+            unread_files={},
+            text_fields=self.seen.text_fields(),
+            unread_fields=dict(self.seen.left_out.fields.most_common()),
             languages=spool.languages(~copies),
             histogram=_histogram(every),
             samples=[train.document(i).text[:_SAMPLE_CHARACTERS] for i in spaced(len(train), _SAMPLES)],
             notes=self.notes,
         )
-        write_json(self.folder / "statistics.json", statistics.as_dict())
+        attachments = [[one.file, one.reason] for one in self.seen.left_out.files]
+        write_json(self.folder / "statistics.json", statistics.as_dict() | {"attachments": attachments})
 
     def _nothing_left(self) -> _UnusableError:
         left_out = [

@@ -58,7 +58,8 @@ SECTION_CHARACTERS = 100_000  # longer documents are tokenised in sections, in p
 COMMIT_BATCHES = 64  # batches after which what is tokenised is safe from a power cut or a kill
 SHORTEST_TAIL = 0.25  # of a full piece
 DOCUMENT_SHARE = 1 / 32  # of an evaluation's budget: the most that one document may take
-_SCANNED = 1 << 16  # documents whose records are looked through at a time
+_SCANNED = 1 << 16  # documents, or tokens, whose records are looked through at a time
+_COUNTED_PARTS = 64  # of so many tokens each, in which a token is counted
 
 CONTINUES, BEGINS, SPECIAL = 0, 1, 2  # what a token is: the rest of a word, the first of one, a special token
 
@@ -178,6 +179,27 @@ class TokenRows:
         some = np.unique(np.linspace(0, self.document_count - 1, min(most, self.document_count), dtype=np.int64))
         rows = (slice(*self._bounds(document, "piece_end")) for document in some.tolist())
         return np.array([self.lengths[its].sum() for its in rows], dtype=np.int64)
+
+    def count_token(self, token: int | None) -> tuple[int, int, int, int]:
+        """How often a token comes in the text, and what it stands for; special tokens around the pieces left out.
+
+        Of a large file, evenly spaced parts are counted.
+
+        Returns:
+            tokens, text_bytes: counted in all.
+            of_token, bytes_of_token: the token with the id `token`; 0 for None.
+        """
+        parts = max(1, -(-self.tokens // _SCANNED))
+        chosen = np.unique(np.linspace(0, parts - 1, min(parts, _COUNTED_PARTS), dtype=np.int64))
+        counts = np.zeros(4, dtype=np.int64)
+        for part in chosen.tolist():
+            start = part * _SCANNED
+            tokens = self._tokens.read([start], [min(_SCANNED, self.tokens - start)])
+            text = tokens[tokens["kind"] != SPECIAL]
+            its = text[text["id"] == token] if token is not None else text[:0]
+            counts += [len(text), text["bytes"].sum(dtype=np.int64), len(its), its["bytes"].sum(dtype=np.int64)]
+        tokens_counted, text_bytes, of_token, bytes_of_token = counts.tolist()
+        return tokens_counted, text_bytes, of_token, bytes_of_token
 
     def _bounds(self, document: int, field: str) -> tuple[int, int]:
         """From where to where something of `document` goes, of which the table of documents says the ends."""

@@ -151,8 +151,12 @@ class EvaluationReport:
         models: in the order given.
         corpora: for each role the name of its corpus.
         provenance: versions, device, hashes.
+        text: of result.json: what of the corpus was not read, and which fields were.
+        rejects: the file that lists the records left out, if there are any.
     """
 
     models: Sequence[ModelScores]
     corpora: Mapping[str, str]
+    text: Mapping[str, Any] = field(default_factory=dict)
+    rejects: Path | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from domain_ft import __version__
+from domain_ft.corpus.left_out import sentences
 from domain_ft.report import instruct_plots, instruct_words, plots, task_plots, task_words, words
 from domain_ft.report.data import AdaptReport, EvaluationReport
 from domain_ft.report.instruct_data import InstructReport
@@ -26,6 +27,7 @@ def render_adapt(report: AdaptReport) -> str:
         "adapt.html.j2",
         title=f"{report.base.short_name} adapted to {report.corpus.name}",
         report=report,
+        not_read=sentences(report.result),
         figures=[(caption, _markup(figure)) for caption, figure in _loss_figures(report)],
         lengths=_markup(plots.length_histogram(report.corpus.lengths)) if any(report.corpus.lengths) else None,
     )
@@ -38,6 +40,7 @@ def render_evaluation(report: EvaluationReport) -> str:
         "evaluate.html.j2",
         title="Models on the same held-out text",
         report=report,
+        not_read=sentences(report.text),
         figure=_markup(plots.comparison(report)) if compared else None,
     )
 

@@ -5,12 +5,15 @@ rich draws them, in colour on a terminal and as plain text where the output is a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from domain_ft.corpus import left_out
+from domain_ft.corpus.left_out import sentences
 from domain_ft.report import instruct_words, task_words, words
 from domain_ft.report.data import AdaptReport, EvaluationReport
 from domain_ft.report.instruct_data import InstructReport
@@ -28,6 +31,15 @@ def print_adapt(report: AdaptReport, console: Console | None = None) -> None:
     console.print(Text(words.headline(report), style="bold"))
     for sentence in words.findings(report):
         console.print(Text(sentence))
+    _print_text(report.result, console)
+
+
+def _print_text(result: Mapping[str, Any], console: Console) -> None:
+    """What is odd about the text, and what of it was not read."""
+    for warning in result.get("warnings") or ():
+        console.print(Text(f"warning: {warning}", style="yellow"))
+    for sentence in sentences(result):
+        console.print(Text(f"note: {sentence}", style="yellow"))
 
 
 def print_instruct(report: InstructReport, console: Console | None = None) -> None:
@@ -104,6 +116,7 @@ def print_evaluation(report: EvaluationReport, console: Console | None = None) -
             )
         console.print(Text(title, style="bold"))
         console.print(table)
+    _print_text(report.text, console)
     if any(difference["loss"] is None for model in report.models for difference in model.differences.values()):
         console.print(Text("* bits per byte: another tokenizer, so the losses do not compare", style="dim"))
 
@@ -125,7 +138,7 @@ def print_classify(report: ClassifyReport, console: Console | None = None) -> No
             )
     console.print(table)
     console.print(Text(task_words.headline(report), style="bold"))
-    for sentence in (*task_words.findings(report), *left_out.sentences(report.result)):
+    for sentence in (*task_words.findings(report), *sentences(report.result)):
         console.print(Text(sentence))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from domain_ft.corpus.left_out import fields_read
 from domain_ft.report.data import AdaptReport
 from domain_ft.report.instruct_data import InstructReport
 
@@ -218,6 +219,12 @@ def statistics(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
         for name, label in STATISTICS.items()
         if counts.get(name) is not None
     ]
+
+
+def about_text(result: Mapping[str, Any]) -> list[str]:
+    """What result.json says of how the text was read, in sentences: warnings, fields, and what was not read."""
+    fields = [sentence[0].upper() + sentence[1:] + "." for sentence in fields_read(result.get("text_fields") or ())]
+    return [*(result.get("warnings") or ()), *fields]
 
 
 def right_guesses(samples: Sequence[Mapping[str, Any]], when: str) -> int:

@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from domain_ft.corpus.left_out import fields_read
 from domain_ft.corpus.masking import mostly_without_words
 from domain_ft.corpus.packing import StepPlan
 from domain_ft.corpus.tokens import TokenRows, tokenize
+from domain_ft.corpus.vocabulary_fit import VocabularyFit
 from domain_ft.evaluation.bootstrap import beyond_control, difference
 from domain_ft.evaluation.samples import Probe, answer, choose_probes, side_by_side
 from domain_ft.evaluation.scores import Scores
@@ -41,7 +43,6 @@ from domain_ft.verbs.language_model import (
     NO_CONTROL,
     HeldOut,
     build_objective,
-    control_of,
     hold_out,
     piece_length,
     prepare_corpora,
@@ -82,6 +83,10 @@ if TYPE_CHECKING:
 
 DEFAULT_TOKENS = 250_000
 
+MANY_EPOCHS = 4
+"""Times that a text is read, beyond which each time teaches less than new text would (Muennighoff et al. 2023). The
+default budget is not cut to it: small corpora gain from reading on, as the curve of held-out text shows. It is said."""
+
 
 @dataclass(frozen=True)
 class AdaptRun:
@@ -111,11 +116,30 @@ class Job(TextJob):
 
     Attributes:
         corpora: by role (`domain`, `control`), prepared; `held_out` has the same roles.
+        fit: how well the tokenizer knows the text.
     """
 
     settings: AdaptSettings
     train_rows: TokenRows
     corpora: Mapping[str, PreparedCorpus]
+    fit: VocabularyFit
+
+    @property
+    def epochs(self) -> float:
+        """How many times the run reads the training text."""
+        return self.loop.total_steps / self.steps_per_epoch
+
+    @property
+    def warnings(self) -> list[str]:
+        """What makes the run worth less than its numbers say, in sentences."""
+        found = self.fit.warnings(self.base.name)
+        if self.epochs > MANY_EPOCHS:
+            found.append(
+                f"The run reads the {self.train_rows.tokens:,} tokens of the corpus {self.epochs:.0f} times. Text that "
+                f"is read more than {MANY_EPOCHS} times teaches less and less: give more text, or a shorter run "
+                f"(--epochs {MANY_EPOCHS})."
+            )
+        return found
 
 
 def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) -> Job:
@@ -140,6 +164,8 @@ def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) 
             for role, prepared in corpora.items()
             if role == "domain" or base.head_is_random
         }
+        fit = VocabularyFit.of(train_rows["domain"], base.tokenizer.unk_token_id)
+        fit.check(base.name, corpora["domain"].name)
         if base.head_is_random:  # fitted on both, to be fair to both
             base = embedded.with_fitted_head(base, list(train_rows.values()), display.job)
         held_out = {
@@ -168,7 +194,7 @@ def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) 
     evaluate_every = settings.evaluate_every or max(1, total_steps // CURVE_POINTS)
     loop = loop_settings(settings, passes, total_steps=total_steps, evaluate_every=evaluate_every)
     settled = settle(settings, machine, length, loop) | {
-        "control": control_of(settings) or NO_CONTROL,
+        "control": settings.control or (corpora["control"].name if "control" in corpora else NO_CONTROL),
         "evaluation_tokens": settings.evaluation_tokens or EVALUATION_TOKENS[base.objective],
     }
     return Job(
@@ -181,6 +207,7 @@ def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) 
         held_out=held_out,
         loop=loop,
         passes=passes,
+        fit=fit,
     )
 
 
@@ -238,8 +265,11 @@ def _keep_rejects(job: Job, folder: RunFolder) -> None:
 
 def _say_what_is_odd(job: Job, display: ProgressDisplay) -> None:
     """What a person should know before the numbers come."""
-    for note in (*job.base.notes, *job.corpora["domain"].statistics.notes):
+    text = job.corpora["domain"].statistics
+    for note in (*job.base.notes, *text.notes, *fields_read(text.text_fields)):
         display.say(f"note: {note}")
+    for warning in job.warnings:
+        display.say(f"warning: {warning}")
     if job.base.objective == "mlm" and job.settings.whole_word and mostly_without_words(job.train_rows):
         display.say("note: this tokenizer shows few word borders in this text (no spaces?): masks are by token there")
 
@@ -288,6 +318,7 @@ def _report(
         "device": job.machine.device.type,
         "kernels": job.machine.kernels,
         **training_facts(job, state, wall_seconds),
+        **text_facts(job),
         "before": summaries(before),
         "after": summaries(after),
     }
@@ -307,6 +338,18 @@ def _report(
         metrics=folder.read_metrics(),
         samples=samples,
     )
+
+
+def text_facts(job: Job) -> dict[str, Any]:
+    """What result.json says of the text: what was not read of it, which fields were, and what is odd about it."""
+    text = job.corpora["domain"].statistics
+    return {
+        **text.left_out,
+        "text_fields": text.text_fields,
+        "tokenizer": job.fit.to_result(),
+        "epochs": round(job.epochs, 2),
+        "warnings": job.warnings,
+    }
 
 
 def _provenance(job: Job) -> dict[str, Any]:
@@ -346,6 +389,7 @@ def _dry_run(settings: AdaptSettings) -> dict[str, Any]:
         "corpus_tokens": job.train_rows.tokens,
         "steps": job.loop.total_steps,
         "tokens": job.planned_tokens,
+        **text_facts(job),
         "trainable_parameters": job.trainable_parameters,
         "settings": job.settings.to_dict(),
         "output": str(output_folder(settings)),

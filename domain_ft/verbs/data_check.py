@@ -88,10 +88,17 @@ def check(settings: DataCheckSettings, progress: Progress | None = None) -> Chec
     if settings.names and not settings.private:
         raise SettingsError("--names with --no-private: names are private", fix="leave one of them out")
     rules = LabelRules(settings.label_separator, field_names(settings.label_names), settings.label_kind)
-    fields = Fields(FieldChoice.of(settings), settings.text_field, settings.pair_field, settings.label_field, rules)
+    fields = Fields(
+        FieldChoice.of(settings),
+        settings.text_field,
+        settings.pair_field,
+        settings.label_field,
+        settings.encoding,
+        rules,
+    )
     file = CheckedFile.open(settings.data, settings.kind, fields)
     private = PrivateData(settings.region, settings.names) if settings.private else None
-    rejections = Rejections()
+    rejections = Rejections(encoding=settings.encoding)
     checker = Checker(
         languages=settings.language,
         private=private,

@@ -11,15 +11,16 @@ from typing import Any
 
 from domain_ft.corpus.readers import ENDINGS, RECORDS
 from domain_ft.corpus.readers.base import BadRecords
-from domain_ft.corpus.readers.files import ending
+from domain_ft.corpus.readers.files import check_file, ending
+from domain_ft.corpus.readers.packing import PACKED
 from domain_ft.errors import CorpusError, RecordError, SettingsError
 
 
 class Refusing(BadRecords):
     """Ends the verb at the first record that cannot be read, with its line: none is left out unseen."""
 
-    def __init__(self) -> None:
-        super().__init__("stop", lambda _: None)
+    def __init__(self, encoding: str | None = None) -> None:
+        super().__init__("stop", lambda _: None, encoding)
 
     def add(
         self, reason: str, *, file: str, line: int | None = None, field: str | None = None, fix: str | None = None
@@ -37,14 +38,15 @@ def record_file(given: str) -> tuple[Path, str]:
         CorpusError: there is no such file, or it is of a kind that has no records.
     """
     path = Path(given).expanduser()
-    if not path.is_file():
-        raise CorpusError("there is no such file", where=given, fix="check the path")
+    check_file(path)
     kind = ENDINGS.get(ending(path))
     if kind not in RECORDS:
         known = ", ".join(name for name, reader in ENDINGS.items() if reader in RECORDS)
         what = f"a file ending in '{ending(path)}'" if ending(path) else "a file with no ending"
         raise CorpusError(
-            f"{what} holds no records", where=given, fix=f"the endings that are read: {known}, each also with .gz"
+            f"{what} holds no records",
+            where=given,
+            fix=f"the endings that are read: {known}, each also with {', '.join(PACKED)}",
         )
     return path, kind
 

@@ -142,7 +142,9 @@ def _weights(given: Sequence[str]) -> dict[str, float]:
 def _chat_lines(file: str, settings: DataMixSettings) -> Iterator[bytes]:
     """The conversations of a file as lines in OpenAI's chat format."""
     found = False
-    for conversation in iterate_conversations(Path(file).expanduser(), FieldChoice.of(settings), Refusing()):
+    for conversation in iterate_conversations(
+        Path(file).expanduser(), FieldChoice.of(settings), Refusing(settings.encoding)
+    ):
         found = True
         yield json_line(to_chat(conversation), conversation.place)
     if not found:

@@ -98,7 +98,7 @@ def sample(settings: DataSampleSettings, progress: Progress | None = None) -> Sa
         ModelError: there is no such model.
     """
     rejects: list[Reject] = []
-    bad = BadRecords("skip", rejects.append)
+    bad = BadRecords("skip", rejects.append, settings.encoding)
     path = Path(settings.data).expanduser()
     conversations = list(iterate_conversations(path, FieldChoice.of(settings), bad))
     if not conversations:

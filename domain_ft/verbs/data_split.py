@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,7 @@ def split(settings: DataSplitSettings) -> Split:
                 where=settings.data,
                 fix="ask for another share of it, or choose its records by hand",
             )
-    _write(settings.output, part_of, _lines(path, kind, reading.lines))
+    _write(settings.output, part_of, _lines(path, kind, reading.lines, settings.encoding))
     parts = {part: Part(settings.output / f"{part}.jsonl", count) for part, count in counts.items() if count}
     families = sizes[sizes > 1]
     return Split(len(groups), reading.compared_by, joined, len(families), int(families.sum()), parts)
@@ -201,7 +202,7 @@ class _Reading:
         self.asked: list[str] = []
         self.compared_by = ""
         self._path, self._kind, self._settings = path, kind, settings
-        self._bad = Refusing()
+        self._bad = Refusing(settings.encoding)
 
     def __iter__(self) -> Iterator[str]:
         records = raw_records(self._path, self._path.name, self._kind, self._bad)
@@ -261,16 +262,26 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(part)
 
 
-def _lines(path: Path, kind: str, numbers: Sequence[int | None]) -> Iterator[bytes]:
-    """The records again, each as a line: of JSON lines byte for byte."""
-    if kind != "jsonl":
-        for record in raw_records(path, path.name, kind, Refusing()):
+def _lines(path: Path, kind: str, numbers: Sequence[int | None], encoding: str | None) -> Iterator[bytes]:
+    """The records again, each as a line: of JSON lines in UTF-8 byte for byte."""
+    if kind != "jsonl" or encoding is not None or not _is_a_record_a_line(path):
+        for record in raw_records(path, path.name, kind, Refusing(encoding)):
             yield json_line(record.fields, f"{path.name}, line {record.line}")
         return
     wanted = set(numbers)
     for number, _, content in read_lines(path, path.name, Refusing()):
         if number in wanted:
             yield content.rstrip(b"\r\n") + b"\n"
+
+
+def _is_a_record_a_line(path: Path) -> bool:
+    """Whether JSON lines are what their name says, and no list or objects that are written over lines."""
+    for _, _, content in read_lines(path, path.name, Refusing()):
+        if content.strip():
+            with contextlib.suppress(ValueError):
+                return isinstance(json.loads(content), dict)
+            return False
+    return False
 
 
 def _write(output: Path, part_of: Integers, lines: Iterator[bytes]) -> None:

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from domain_ft.checking import Settings, options
+from domain_ft.corpus.left_out import fields_read, sentences
 from domain_ft.models.activation_checkpointing import ActivationCheckpointing
 from domain_ft.settings import AdaptSettings, EstimateSettings, InstructSettings
 from domain_ft.training.loop import memory_bytes, release_free_memory, train
@@ -99,6 +100,7 @@ class Estimate:
         machine_cost: of the whole run, by --price-per-hour.
         service_cost: of the tokens that the run reads in training, by --price-per-token.
         warnings: what a person should mend or know before the run, in sentences.
+        text: what was read of the text and what was not, as result.json of `adapt` has it; None for conversations.
     """
 
     verb: str
@@ -120,6 +122,7 @@ class Estimate:
     machine_cost: float | None
     service_cost: float | None
     warnings: tuple[str, ...]
+    text: Mapping[str, Any] | None
 
     @property
     def minutes(self) -> float:
@@ -168,7 +171,8 @@ def estimate(settings: EstimateSettings) -> Estimate:
         examples=None if isinstance(job, adapt.Job) else examples_of(job),
         machine_cost=settings.price_per_hour and settings.price_per_hour * hours,
         service_cost=settings.price_per_token and settings.price_per_token * tokens,
-        warnings=() if isinstance(job, adapt.Job) else tuple(warnings_of(job)),
+        warnings=tuple(job.warnings if isinstance(job, adapt.Job) else warnings_of(job)),
+        text=adapt.text_facts(job) if isinstance(job, adapt.Job) else None,
     )
 
 
@@ -188,6 +192,8 @@ def run(settings: EstimateSettings) -> dict[str, Any]:
         console.print()
     for warning in found.warnings:
         console.print(Text(f"warning: {warning}", style="yellow"))
+    for sentence in (*fields_read(text["text_fields"]), *sentences(text)) if (text := found.text) else ():
+        console.print(Text(f"note: {sentence}", style="yellow"))
     return {"command": "data estimate"} | dataclasses.asdict(found) | {"minutes": found.minutes}
 
 
@@ -202,6 +208,7 @@ def _lines(found: Estimate) -> list[tuple[str, str]]:
         ]
     return [
         *learned,
+        *([("tokenizer", _fit(found.text["tokenizer"]))] if found.text else []),
         ("run", f"{found.tokens:,} tokens in {found.steps:,} steps, {found.epochs:.2g} times through the data"),
         ("trains", f"{found.trainable_parameters:,} parameters"),
         ("speed", f"{found.tokens_per_second:,.0f} tokens a second, measured in training on this machine"),
@@ -212,6 +219,12 @@ def _lines(found: Estimate) -> list[tuple[str, str]]:
         ("passes", f"of {found.tokens_per_pass:,} tokens, {checkpointing} activation checkpointing"),
         ("why", found.reason),
     ]
+
+
+def _fit(fit: Mapping[str, Any]) -> str:
+    """How well the tokenizer knows the text."""
+    unknown = f"{fit['unknown_tokens']:.2%} of the tokens unknown"
+    return f"{fit['bytes_per_token']:.1f} bytes of text a token, {unknown}"
 
 
 def _costs(found: Estimate) -> str:

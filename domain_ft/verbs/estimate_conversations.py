@@ -62,7 +62,7 @@ def holds_conversations(settings: EstimateSettings) -> bool:
     kind = ENDINGS.get(ending(path), "")
     if kind not in RECORDS or not path.is_file():
         return False
-    first = next(raw_records(path, path.name, kind, BadRecords("skip", lambda _: None)), None)
+    first = next(raw_records(path, path.name, kind, BadRecords("skip", lambda _: None, settings.encoding)), None)
     return first is not None and recognise(first.fields, FieldChoice.of(settings)) is not None
 
 

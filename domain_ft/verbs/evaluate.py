@@ -6,6 +6,7 @@ report = domain_ft.evaluate(EvaluateSettings(model=("minilm", "runs/legal-minilm
 from __future__ import annotations
 
 import gc
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,8 @@ def evaluate(settings: EvaluateSettings) -> EvaluationReport:
             for place, (name, own) in enumerate(zip(settings.model, scores, strict=True))
         ],
         corpora={role: prepared.name for role, prepared in corpora.items()},
+        text=corpora["domain"].statistics.left_out | {"text_fields": corpora["domain"].statistics.text_fields},
+        rejects=corpora["domain"].rejects_path,
         provenance=provenance(machine) | {"models": bases},
     )
 
@@ -108,6 +111,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     result = {
         "command": "evaluate",
         "corpora": dict(report.corpora),
+        **report.text,
         "wall_seconds": time.perf_counter() - began,
         "models": [
             {"model": model.name, "scores": dict(model.scores), "differences": dict(model.differences)}
@@ -116,6 +120,8 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     }
     print_evaluation(report, Console(quiet=settings.json or not main))
     if folder:
+        if report.rejects is not None:
+            shutil.copyfile(report.rejects, folder.rejects)
         folder.write_report(render_evaluation(report))
         folder.write_result(result)
     return result

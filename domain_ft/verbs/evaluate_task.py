@@ -136,6 +136,7 @@ def _examples(
             validation_fraction=trained.validation_fraction,
             test_fraction=trained.test_fraction,
             on_bad_record=settings.on_bad_record,
+            encoding=settings.encoding,
         )
         data = open_task(source, rejects=rejects.append, progress=display.job)
         examples: Examples = data.splits["test"]
@@ -154,6 +155,7 @@ def _examples(
                 known=facts.labels,
             ),
             on_bad_record=settings.on_bad_record,
+            encoding=settings.encoding,
             rejects=rejects.append,
             progress=display.job,
             label=f"reading {place.name}",

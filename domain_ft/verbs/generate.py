@@ -150,7 +150,7 @@ def _answer_file(
         output = stack.enter_context(open_output(settings, stdout))
         rejects = stack.enter_context(open_rejects(settings))
         source = Path(str(settings.input)) if settings.input != "-" else stdin or sys.stdin.buffer
-        bad = bad_records(rejects)
+        bad = bad_records(rejects, settings.encoding)
         questions = _questions(
             iterate_conversations(source, FieldChoice.of(settings), bad, answered=False), speakers, bad
         )

@@ -9,11 +9,13 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from domain_ft.corpus.corpus import open_corpus
+from domain_ft.corpus.corpus import Corpus, open_corpus
 from domain_ft.corpus.masking import MaskVocabulary
+from domain_ft.corpus.overlap import shared_text
 from domain_ft.corpus.prepared import PreparedCorpus, prepare
 from domain_ft.corpus.rows import DocumentRows
 from domain_ft.corpus.tokens import tokenize
+from domain_ft.errors import SettingsError
 from domain_ft.evaluation.language_model import score
 from domain_ft.evaluation.scores import Scores
 from domain_ft.models.base import BaseModel
@@ -26,6 +28,9 @@ from domain_ft.verbs.machine import Machine
 
 NO_CONTROL = "none"
 """`--control none`: measure no forgetting."""
+
+SAME_TEXT = 0.2
+"""The share of a control's held-out documents that also stand in the corpus, from which on it is no control for it."""
 
 
 ReadsText: TypeAlias = AdaptSettings | EvaluateSettings
@@ -53,27 +58,55 @@ class HeldOut:
     selected: npt.NDArray[np.int64]
 
 
-def control_of(settings: ReadsText) -> str | None:
-    """The corpus that shows what is forgotten: --control, or an embedded one of another field; None for `none`."""
-    control = settings.control or ("medical" if settings.corpus == "legal" else "legal")
-    return None if control == NO_CONTROL else control
-
-
 def prepare_corpora(settings: ReadsText, display: ProgressDisplay) -> dict[str, PreparedCorpus]:
     """Read, clean, deduplicate and split the corpus and its control, by role: `domain`, `control`.
 
-    --text-field and --on-bad-record are about the corpus itself; the control's fields are found by themselves.
+    --text-field, --encoding and --on-bad-record are about the corpus itself; the control's fields are found by
+    themselves.
     """
     assert settings.corpus is not None  # `evaluate` goes another way without one
-    corpora = {
-        "domain": open_corpus(settings.corpus, text_field=settings.text_field, on_bad_record=settings.on_bad_record)
-    }
-    if control := control_of(settings):
-        corpora["control"] = open_corpus(control)
-    return {
-        role: prepare(corpus, evaluation_fraction=settings.evaluation_fraction, progress=display.job)
-        for role, corpus in corpora.items()
-    }
+
+    def ready(corpus: Corpus) -> PreparedCorpus:
+        return prepare(corpus, evaluation_fraction=settings.evaluation_fraction, progress=display.job)
+
+    domain = ready(
+        open_corpus(
+            settings.corpus,
+            text_field=settings.text_field,
+            on_bad_record=settings.on_bad_record,
+            encoding=settings.encoding,
+        )
+    )
+    control = _control(settings, domain, ready, display)
+    return {"domain": domain} | ({} if control is None else {"control": control})
+
+
+def _control(
+    settings: ReadsText, domain: PreparedCorpus, ready: Callable[[Corpus], PreparedCorpus], display: ProgressDisplay
+) -> PreparedCorpus | None:
+    """The corpus that shows what is forgotten: --control, or an embedded one that does not hold the same text.
+
+    Raises:
+        SettingsError: --control holds the text of --corpus.
+    """
+    if settings.control == NO_CONTROL:
+        return None
+    if settings.control is not None:
+        control = ready(open_corpus(settings.control))
+        if shared_text(control, domain) >= SAME_TEXT:
+            raise SettingsError(
+                f"--control {settings.control} holds the same text as --corpus {settings.corpus}: it cannot show what "
+                "is forgotten",
+                fix="give a corpus of another field, or --control none",
+            )
+        return control
+    names = ("medical", "legal") if settings.corpus == "legal" else ("legal", "medical")
+    for name in names:
+        control = ready(open_corpus(name))
+        if shared_text(control, domain) < SAME_TEXT:
+            return control
+        display.say(f"note: '{domain.name}' holds the text of the corpus {name}, which is not taken as its control")
+    return None
 
 
 def hold_out(

@@ -40,7 +40,12 @@ def training_corpora(model: str, display: ProgressDisplay) -> tuple[list[Prepare
 
 def _training_corpus(settings: AdaptSettings, display: ProgressDisplay) -> PreparedCorpus | None:
     try:
-        corpus = open_corpus(settings.corpus, text_field=settings.text_field, on_bad_record=settings.on_bad_record)
+        corpus = open_corpus(
+            settings.corpus,
+            text_field=settings.text_field,
+            on_bad_record=settings.on_bad_record,
+            encoding=settings.encoding,
+        )
         return prepare(corpus, evaluation_fraction=settings.evaluation_fraction, progress=display.job)
     except UserError:  # moved, changed, or a hub out of reach
         return None

@@ -56,7 +56,9 @@ def predict(settings: PredictSettings, stdin: BinaryIO | None = None, stdout: Te
         output = stack.enter_context(open_output(settings, stdout or sys.stdout))
         rejects = stack.enter_context(open_rejects(settings, settings.rejects))
         source = Path(settings.input) if settings.input != "-" else stdin or sys.stdin.buffer
-        texts = iterate_inputs(source, _fields(facts, settings), settings.id_field, bad_records(rejects))
+        texts = iterate_inputs(
+            source, _fields(facts, settings), settings.id_field, bad_records(rejects, settings.encoding)
+        )
         pass_over(texts, output, settings)
         written = output.done
         while batch := list(itertools.islice(texts, BATCH)):

@@ -170,9 +170,9 @@ def open_rejects(settings: StreamOptions, path: Path | None = None) -> Iterator[
         rejects.close()
 
 
-def bad_records(rejects: Rejects | None) -> BadRecords:
+def bad_records(rejects: Rejects | None, encoding: str | None = None) -> BadRecords:
     """What becomes of a record that cannot be read: it is listed, or where there is no list it stops the reading."""
-    return BadRecords("skip", rejects.add) if rejects else BadRecords("stop", _never)
+    return BadRecords("skip", rejects.add, encoding) if rejects else BadRecords("stop", _never, encoding)
 
 
 def _never(reject: Reject) -> None:

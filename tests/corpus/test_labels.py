@@ -354,11 +354,11 @@ def test_files_beside_the_texts_of_classes_are_named(tmp_path: Path) -> None:
         (tmp_path / label).mkdir()
         for number in range(10):
             (tmp_path / label / f"{number}.txt").write_text(text(number + (20 if label == "civil" else 0)))
-    (tmp_path / "civil" / "scan.pdf").write_text("x")
+    (tmp_path / "civil" / "scan.xyz").write_text("x")
     (tmp_path / "civil" / ".hidden").write_text("x")
     (tmp_path / "README.md").write_text("x")
     data = opened(tmp_path)
-    assert sorted(one.file for one in data.left_out.files) == ["README.md", "civil/.hidden", "civil/scan.pdf"]
+    assert sorted(one.file for one in data.left_out.files) == ["README.md", "civil/.hidden", "civil/scan.xyz"]
     assert all(one.reason for one in data.left_out.files)
 
 

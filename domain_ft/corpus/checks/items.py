@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +10,18 @@ from typing import Any
 
 from domain_ft.corpus.checks.findings import Finding
 from domain_ft.corpus.conversations.conversation import Conversation
-from domain_ft.corpus.readers import ENDINGS, raw_records
-from domain_ft.corpus.readers.base import BadRecords, RawRecord, Reject, TextField, decode, field_names, read_lines
+from domain_ft.corpus.readers import ENDINGS, NEEDED, raw_records, reader
+from domain_ft.corpus.readers.base import (
+    BadRecords,
+    RawRecord,
+    Reject,
+    TextField,
+    decode,
+    field_names,
+    join_names,
+    looked_at,
+    read_lines,
+)
 from domain_ft.corpus.readers.files import ending
 from domain_ft.corpus.tasks.entity_files import TagFields, read_tagged
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
@@ -82,14 +93,16 @@ class Rejections:
 
     Attributes:
         found: since `take` was last called.
+        encoding: what the file is written in; None for UTF-8.
     """
 
     found: list[Finding] = field(default_factory=list)
+    encoding: str | None = None
 
     @property
     def bad(self) -> BadRecords:
         """For a reader: it goes on behind what it cannot read."""
-        return BadRecords("skip", self.add)
+        return BadRecords("skip", self.add, self.encoding)
 
     def add(self, reject: Reject) -> None:
         """Note a record that was rejected."""
@@ -138,8 +151,8 @@ def example_items(
         from domain_ft.corpus.readers.parquet import file_class_names  # imports pyarrow
 
         fields.classes = file_class_names(path)
-    survey, silent = fields.survey(), BadRecords("skip", lambda _: None)
-    for record in raw_records(path, name, kind, silent):
+    survey, silent = fields.survey(), BadRecords("skip", lambda _: None, bad.encoding)
+    for record in looked_at(raw_records(path, name, kind, silent), functools.partial(survey.look, file=name), silent):
         survey.example(record, name, silent)
     findings = tuple(
         Finding(one.line, fields.names.label, one.kind, f"{one.what}; {one.fix}", error=True)
@@ -180,13 +193,17 @@ def tag_items(path: Path, name: str, fields: TagFields, bad: BadRecords) -> Iter
 
 def text_items(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[Item]:
     """Documents of records, or the lines of a plain text, as `adapt` reads them."""
-    reader = ENDINGS[ending(path)]
-    if reader != "text":
+    kind = ENDINGS[ending(path)]
+    if kind in NEEDED:
+        for document in reader(kind)(path, name, None, bad):
+            yield Item(None, (Passage("text", document.text),), comparable=False)
+        return
+    if kind != "text":
         chosen = TextField(text_field, name)
-        for record in raw_records(path, name, reader, bad, chosen.settle):
+        for record in looked_at(raw_records(path, name, kind, bad, chosen.settle), chosen.look, bad):
             text = chosen.of(record.fields, bad, record.line)
             if text is not None and not text.strip():
-                bad.add("the text is empty", file=name, line=record.line, field=",".join(chosen.names))
+                bad.add("the text is empty", file=name, line=record.line, field=join_names(chosen.names))
             elif text is not None:
                 found = tuple(_strings_of(record.fields, chosen.names))
                 yield Item(record.line, found)

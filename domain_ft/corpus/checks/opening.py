@@ -13,10 +13,11 @@ from domain_ft.corpus.checks.conversations import conversation_items
 from domain_ft.corpus.checks.copies import Copies
 from domain_ft.corpus.checks.items import Item, Rejections, example_items, tag_items, text_items
 from domain_ft.corpus.conversations.formats import FORMATS, FieldChoice, Format, recognise
-from domain_ft.corpus.readers import ENDINGS, raw_records
-from domain_ft.corpus.readers.base import BadRecords, RawRecord, read_lines
+from domain_ft.corpus.readers import ENDINGS, NEEDED, raw_records, reader
+from domain_ft.corpus.readers.base import BadRecords, RawRecord, read_lines, text_encoding
 from domain_ft.corpus.readers.choosing import Holds, what_fields_hold
-from domain_ft.corpus.readers.files import ending
+from domain_ft.corpus.readers.files import check_file, ending
+from domain_ft.corpus.readers.packing import PACKED
 from domain_ft.corpus.tasks.conll import COLUMNS, DOCUMENT, columns_of
 from domain_ft.corpus.tasks.entities import is_tag
 from domain_ft.corpus.tasks.entity_files import (
@@ -47,13 +48,20 @@ class Fields:
         choice: of conversations.
         text, pair, label: of examples; `text` of tags and text too.
         rules: how the labels of examples are written.
+        encoding: what the file is written in; None for UTF-8.
     """
 
     choice: FieldChoice = field(default_factory=FieldChoice)
     text: str | None = None
     pair: str | None = None
     label: str | None = None
+    encoding: str | None = None
     rules: LabelRules = field(default_factory=LabelRules)
+
+    @property
+    def bad(self) -> BadRecords:
+        """For a first look at the file, of which nothing is reported."""
+        return Rejections(encoding=self.encoding).bad
 
 
 @dataclass(frozen=True)
@@ -79,9 +87,7 @@ class CheckedFile:
             CorpusError: there is no such file, it is not read, or it is not clear what it is for.
         """
         path = Path(spec).expanduser()
-        if not path.is_file():
-            what = "this is a folder, and a file is wanted" if path.is_dir() else "there is no such file"
-            raise CorpusError(what, where=spec, fix="name a file" if path.is_dir() else "check the path")
+        check_file(path)
         name = path.name
         if kind == "auto":
             kind = _recognise(path, name, fields)
@@ -90,7 +96,7 @@ class CheckedFile:
         if ending(path) not in (RECORD_ENDINGS if kind in ("conversations", "examples") else ENDINGS):
             given = f"a file ending in '{ending(path)}'" if ending(path) else "a file with no ending"
             known = ", ".join(RECORD_ENDINGS if kind != "text" else ENDINGS)
-            fix = f"the endings that are read: {known}, each also with .gz"
+            fix = f"the endings that are read: {known}, each also with {', '.join(PACKED)}"
             raise CorpusError(f"{given} holds no {kind} that can be read", where=spec, fix=fix)
         format = _format(path, name, fields) if kind == "conversations" else None
         return cls(path, name, kind, format, fields)
@@ -99,7 +105,10 @@ class CheckedFile:
         """The records as the file has them."""
         if self.kind == "tags":
             return (RawRecord(line, fields) for line, fields in tagged_records(self.path, self.name, bad))
-        return raw_records(self.path, self.name, ENDINGS[ending(self.path)], bad)
+        kind = ENDINGS[ending(self.path)]
+        if kind in NEEDED:
+            return (RawRecord(None, {"text": text.text}) for text in reader(kind)(self.path, self.name, None, bad))
+        return raw_records(self.path, self.name, kind, bad)
 
     def items(self, bad: BadRecords) -> Iterator[Item]:
         """The records as the checks take them; `bad` is told of those that cannot be read."""
@@ -128,23 +137,25 @@ class CheckedFile:
     @functools.cached_property
     def text_fields(self) -> frozenset[str]:
         """The fields that hold the text of examples or documents, as their first one tells."""
-        items = self.items(Rejections().bad)
+        items = self.items(self.fields.bad)
         first = next((item.passages for item in items if item.passages), ())
         return frozenset(passage.field.partition("[")[0] for passage in first)
 
     def copies(self) -> Copies:
         """Fingerprints of all records: those of a test file, to be looked for in another one."""
         copies = Copies()
-        for item in self.items(Rejections().bad):
+        for item in self.items(self.fields.bad):
             copies.add_item(item)
         return copies
 
 
 def _recognise(path: Path, name: str, fields: Fields) -> Kind:
     if ending(path) not in RECORD_ENDINGS:
-        return "tags" if ending(path) not in ENDINGS or _is_conll(path, name) else "text"
+        if ENDINGS.get(ending(path)) in NEEDED:
+            return "text"
+        return "tags" if ending(path) not in ENDINGS or _is_conll(path, name, fields) else "text"
     seen: list[str] = []
-    for record in _first(path, name):
+    for record in _first(path, name, fields):
         found = _kind_of(record.fields, fields)
         if found is not None:
             return found
@@ -174,8 +185,8 @@ def _kind_of(record: Mapping[str, Any], fields: Fields) -> Kind | None:
     if chosen is not None and not (chosen == "qa" and labelled and not fields.choice.answer_field):
         return "conversations"
     held = what_fields_hold([record])
-    texts = [name for name, holds in held.items() if holds is Holds.TEXT and isinstance(record[name], str)]
-    texts = [name for name in texts if name not in LABEL_NAMES]
+    texts = [name for name, holds in held.items() if holds is Holds.TEXT and name not in LABEL_NAMES]
+    texts += ["text"] if held.get("text") and "text" not in texts else []
     if labelled and texts:
         return "examples"
     return "text" if fields.text or "text" in texts or len(texts) == 1 else None
@@ -183,10 +194,10 @@ def _kind_of(record: Mapping[str, Any], fields: Fields) -> Kind | None:
 
 def _format(path: Path, name: str, fields: Fields) -> Format:
     """The format of the first record that has one."""
-    formats = (recognise(record.fields, fields.choice) for record in _first(path, name))
+    formats = (recognise(record.fields, fields.choice) for record in _first(path, name, fields))
     found = next((format for format in formats if format is not None), None)
     if found is None and fields.choice.format == "auto":
-        first = next(_first(path, name), None)
+        first = next(_first(path, name, fields), None)
         if first is not None:
             known = "; ".join(f"{kind}: {what}" for kind, what in FORMATS.items())
             raise CorpusError(
@@ -197,14 +208,15 @@ def _format(path: Path, name: str, fields: Fields) -> Format:
     return found or "chat"
 
 
-def _first(path: Path, name: str) -> Iterator[RawRecord]:
-    records = raw_records(path, name, ENDINGS[ending(path)], Rejections().bad)
+def _first(path: Path, name: str, fields: Fields) -> Iterator[RawRecord]:
+    records = raw_records(path, name, ENDINGS[ending(path)], fields.bad)
     return cast(Iterator[RawRecord], itertools.islice(records, _LOOKED_AT))
 
 
-def _is_conll(path: Path, name: str) -> bool:
+def _is_conll(path: Path, name: str, fields: Fields) -> bool:
     """Whether most lines of a text are columns with a word first and a tag last."""
-    lines = (line.decode("utf-8", "replace").strip() for _, _, line in read_lines(path, name, Rejections().bad))
+    encoding = text_encoding(fields.bad)
+    lines = (line.decode(encoding, "replace").strip() for _, _, line in read_lines(path, name, fields.bad))
     rows = [columns_of(line) for line in itertools.islice(filter(None, lines), _LOOKED_AT)]
     words = [row for row in rows if row[0] != DOCUMENT]
     tagged = sum(COLUMNS[0] <= len(row) <= COLUMNS[1] and is_tag(row[-1]) for row in words)

@@ -142,7 +142,7 @@ class _Repairing:
         """Leave out what the tags of all the others do not allow: without copies they may be of another scheme."""
         file, known = self.file, -1
         while known < len(self.left_out):
-            known, rejections = len(self.left_out), Rejections()
+            known, rejections = len(self.left_out), Rejections(encoding=file.fields.encoding)
             read_tagged(file.path, file.name, file.tag_fields, None, rejections.bad, self.left_out)
             for finding in rejections.take():
                 if finding.line is not None:
@@ -183,7 +183,7 @@ class _Repairing:
 
     def run(self) -> None:
         """Write all that is left."""
-        bad = BadRecords("skip", self.rejected)
+        bad = BadRecords("skip", self.rejected, self.file.fields.encoding)
         if self.file.is_plain and self.file.kind == "tags":
             self._sentences()
             return
@@ -212,7 +212,11 @@ class _Repairing:
 
     def _sentences(self) -> None:
         # A fault in a line is known from the check, and listed for its sentence: what is new is said of the file.
-        bad = BadRecords("skip", lambda reject: self.rejected(reject) if reject.line is None else None)
+        bad = BadRecords(
+            "skip",
+            lambda reject: self.rejected(reject) if reject.line is None else None,
+            self.file.fields.encoding,
+        )
         for sentence, behind in conll_blocks(self.file.path, self.file.name, bad):
             why = next((self.left_out[number] for number, _ in sentence if number in self.left_out), None)
             if why is not None:

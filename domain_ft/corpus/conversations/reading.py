@@ -27,11 +27,12 @@ from domain_ft.corpus.conversations.messages import Fault
 from domain_ft.corpus.corpus import hub_revision
 from domain_ft.corpus.duplicates import FAMILY, NEAR
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, RawRecord, Reject
-from domain_ft.corpus.readers.files import ending
+from domain_ft.corpus.readers.files import ending, stem
+from domain_ft.corpus.readers.packing import PACKED
 from domain_ft.corpus.recipes import Source
 from domain_ft.corpus.tasks.leaks import all_similar_pairs
 from domain_ft.corpus.tasks.reading import RECORD_ENDINGS, SPLIT_NAMES, flat, hub_splits, input_records
-from domain_ft.corpus.tasks.splits import Bools, draw, duplicate_groups, text_fingerprints
+from domain_ft.corpus.tasks.splits import Bools, draw, duplicate_groups, text_fingerprints, why_none_held_out
 from domain_ft.errors import CorpusError
 
 JOINED = {"near copies": FAMILY, "nearest copies": NEAR, "copies": None}
@@ -55,12 +56,13 @@ class ConversationSource:
     test: str | None = None
     choice: FieldChoice = field(default_factory=FieldChoice)
     on_bad_record: OnBadRecord = "stop"
+    encoding: str | None = None
     test_fraction: float = 0.1
 
     @classmethod
     def of(cls, settings: Any) -> ConversationSource:
         """The source that a verb's settings ask for; options that it does not have are as by default."""
-        names = ("data", "test", "on_bad_record", "test_fraction")
+        names = ("data", "test", "on_bad_record", "encoding", "test_fraction")
         given = {name: getattr(settings, name) for name in names if hasattr(settings, name)}
         return cls(choice=FieldChoice.of(settings), **given)
 
@@ -134,7 +136,7 @@ def open_conversations(
         CorpusError: a file or field that is missing or wrong; too few examples to hold any out.
     """
     left_out: list[Reject] = []
-    bad = BadRecords(source.on_bad_record, left_out.append)
+    bad = BadRecords(source.on_bad_record, left_out.append, source.encoding)
     facts: dict[str, Any] = {}
     notes: list[str] = []
     train, format = _read(source.data, "train", source.choice, bad, notes, progress)
@@ -201,7 +203,7 @@ def _unrecognised(record: RawRecord, name: str) -> CorpusError:
 def _check_ending(path: Path) -> None:
     if path.is_file() and ending(path) not in RECORD_ENDINGS:
         given = f"a file ending in '{ending(path)}'" if ending(path) else "a file with no ending"
-        fix = f"the endings that are read: {', '.join(RECORD_ENDINGS)}, each also with .gz"
+        fix = f"the endings that are read: {', '.join(RECORD_ENDINGS)}, each also with {', '.join(PACKED)}"
         raise CorpusError(f"{given} holds no conversations that can be read", where=str(path), fix=fix)
     if path.is_dir():
         raise CorpusError("this is a folder, and a file is wanted", where=str(path), fix="name a file in it")
@@ -260,7 +262,7 @@ def _hub_records(spec: str, part: str) -> Iterator[tuple[RawRecord, str]]:
 def _name(spec: str) -> str:
     """What reports call it: the file without its endings."""
     path = Path(spec.removeprefix("hf:"))
-    return path.name.removesuffix(".gz").removesuffix(ending(path)) or str(path)
+    return stem(path) or str(path)
 
 
 def _key(train: Iterable[Conversation], test: Iterable[Conversation]) -> str:
@@ -302,7 +304,8 @@ def _hold_out(conversations: Sequence[Conversation], source: ConversationSource)
         if held.sum() >= max(wanted / 2, 1):
             return held, f"{source.test_fraction:.0%} of the examples are held out, whole groups of {words} at a time"
     raise CorpusError(
-        f"none of the {len(conversations):,} examples can be held out: there are too few that differ",
+        f"none of the {len(conversations):,} examples can be held out: "
+        + why_none_held_out(groups, [()] * len(conversations), source.test_fraction),
         where=source.data,
         fix="give more examples, a larger --test-fraction, or a file of test examples: --test FILE",
     )

@@ -8,6 +8,7 @@ every record that cannot be read (`base.BadRecords`). A reader is imported when 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -25,21 +26,38 @@ READERS: dict[str, str] = {
     "csv": "records:read_csv",
     "tsv": "records:read_tsv",
     "parquet": "parquet:read_parquet",
+    "html": "extracted:read_html",
+    "xml": "extracted:read_xml",
+    "email": "extracted:read_email",
+    "docx": "extracted:read_docx",
+    "pdf": "extracted:read_pdf",
     "licences": "licences:read_licences",
     "obo": "obo:read_obo",
     "icd-10-cm": "icd:read_icd",
 }
 
-# The ending of a file -> the reader of it; each may also end in .gz.
+# The ending of a file -> the reader of it; each may also end in .gz, .zst, .xz or .bz2.
 ENDINGS: dict[str, str] = {
     ".txt": "text",
     ".md": "text",
     ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
     ".json": "json",
     ".csv": "csv",
     ".tsv": "tsv",
     ".parquet": "parquet",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+    ".xml": "xml",
+    ".eml": "email",
+    ".docx": "docx",
+    ".pdf": "pdf",
 }
+
+# What the readers of documents need beyond the package itself: the modules of the extra `documents`.
+NEEDED: dict[str, str] = {"html": "lxml", "xml": "lxml", "email": "lxml", "docx": "docx", "pdf": "pypdf"}
+EXTRA = "pip install 'domain-ft[documents]'"
 
 # The name of a reader of records -> module:function, which give what the files hold, field by field.
 RECORDS: dict[str, str] = {
@@ -53,6 +71,11 @@ RECORDS: dict[str, str] = {
     "phenotype-systems": "obo:phenotype_systems",
     "icd-chapters": "icd:icd_chapters",
 }
+
+
+def is_installed(name: str) -> bool:
+    """Whether what the reader named `name` needs is installed."""
+    return name not in NEEDED or importlib.util.find_spec(NEEDED[name]) is not None
 
 
 def reader(name: str) -> ReaderFunction:

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import array
 import codecs
 import contextlib
 import csv
-import gzip
+import io
+import itertools
+import statistics
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
 from domain_ft.corpus.documents import Document
+from domain_ft.corpus.left_out import LeftOut
+from domain_ft.corpus.readers.choosing import LOOKED_AT, Holds, what_fields_hold
+from domain_ft.corpus.readers.encodings import UTF8, advice, beginning, candidates, is_iso2022, is_wide, label
+from domain_ft.corpus.readers.packing import BUFFER, DAMAGED, WideError, as_utf8, open_packed, packing
 from domain_ft.errors import CorpusError, RecordError, nearest
 
 OnBadRecord = Literal["stop", "skip"]
 
-LARGEST_WHOLE = 256_000_000  # bytes, unpacked, of a file that has to be read whole
+LARGEST_WHOLE = 256_000_000  # bytes, unpacked, of a file that has to be read whole, and of a line
 BOM = codecs.BOM_UTF8
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_SHOWN = 60  # characters of a user's text that a message shows at most
+_LISTED = 20  # names of fields that a message lists at most
 
 
 @dataclass(frozen=True)
@@ -53,15 +62,62 @@ class RawRecord(NamedTuple):
     key: str | None = None
 
 
-Columns = Callable[[Mapping[str, bool]], "list[str] | None"]
-"""Told every field of a file with a header, and whether it holds text; gives those that are wanted, or None for all."""
+Columns = Callable[[Mapping[str, int]], "list[str] | None"]
+"""Told every field of a file with a header, and what it `Holds`; gives those that are wanted, or None for all."""
+
+
+@dataclass
+class Seen:
+    """What readers noticed on their way, for what a run says of its text.
+
+    Attributes:
+        left_out: the fields and files that were not read.
+        lengths: the characters of each text, by the fields that it was read from.
+        found: those fields that nobody named.
+    """
+
+    left_out: LeftOut = field(default_factory=LeftOut)
+    lengths: dict[str, array.array[int]] = field(default_factory=dict)
+    found: set[str] = field(default_factory=set)
+
+    def text(self, chosen: TextField, record: Mapping[str, Any], text: str) -> None:
+        """Note a text, and the fields of its record that are not read."""
+        name = join_names(chosen.names)
+        if name not in self.lengths:
+            self.lengths[name] = array.array("q")
+        if chosen.guessed:
+            self.found.add(name)
+        self.lengths[name].append(len(text))
+        self.left_out.see_fields(map(str, {**dict.fromkeys(chosen.known), **record}), chosen.names)
+
+    def text_fields(self) -> list[dict[str, Any]]:
+        """The fields that texts were read from, the most used first, as result.json has them."""
+        return [
+            {
+                "field": name,
+                "found": name in self.found,
+                "records": len(lengths),
+                "median_characters": int(statistics.median(lengths)),
+            }
+            for name, lengths in sorted(self.lengths.items(), key=lambda item: -len(item[1]))
+        ]
 
 
 class BadRecords:
-    """What becomes of a record that cannot be read: `stop` raises a RecordError, `skip` hands a Reject to `sink`."""
+    """How records are read, and what becomes of one that cannot be: `stop` raises a RecordError, `skip` hands a Reject
+    to `sink`.
 
-    def __init__(self, policy: OnBadRecord, sink: Callable[[Reject], None]) -> None:
-        self.policy, self.sink = policy, sink
+    Attributes:
+        encoding: what the files are written in; None for UTF-8. Files that say it themselves (Parquet, HTML with a
+            declaration, PDF) are read as they say.
+        seen: what the readers noticed.
+        path: the file that is being read; what can be said of an undecodable byte takes a look at it.
+    """
+
+    def __init__(self, policy: OnBadRecord, sink: Callable[[Reject], None], encoding: str | None = None) -> None:
+        self.policy, self.sink, self.encoding = policy, sink, encoding
+        self.seen = Seen()
+        self.path: Path | None = None
 
     def add(
         self, reason: str, *, file: str, line: int | None = None, field: str | None = None, fix: str | None = None
@@ -75,11 +131,16 @@ class BadRecords:
         raise RecordError(reason, where=where, fix=mend)
 
 
-def open_bytes(path: Path | BinaryIO) -> contextlib.AbstractContextManager[BinaryIO]:
-    """Open a file for reading, unpacked where it ends in .gz. A stream is handed back, and stays open."""
-    if not isinstance(path, Path):
-        return contextlib.nullcontext(path)
-    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix.lower() == ".gz" else path.open("rb")
+def open_bytes(path: Path | BinaryIO, encoding: str | None = None) -> contextlib.AbstractContextManager[BinaryIO]:
+    """Open a file for reading, unpacked whatever its name says. A stream is handed back, and stays open.
+
+    Text in UTF-16 or UTF-32, where `encoding` says so, is given as UTF-8.
+    """
+    if isinstance(path, Path):
+        return cast("contextlib.AbstractContextManager[BinaryIO]", open_packed(path, encoding))
+    if encoding is not None and is_wide(encoding):
+        return contextlib.nullcontext(cast(BinaryIO, as_utf8(path, encoding)))
+    return contextlib.nullcontext(path)
 
 
 @contextlib.contextmanager
@@ -87,22 +148,33 @@ def reported(name: str, bad: BadRecords) -> Iterator[None]:
     """What goes wrong with a file while it is opened and read counts as one bad record."""
     try:
         yield
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        bad.add(f"the gzip data is damaged or cut off ({error})", file=name, fix="fetch or pack the file again")
+    except (*DAMAGED, zlib.error) as error:
+        kind = (packing(bad.path) or ".gz").lstrip(".").replace("gz", "gzip") if bad.path else "packed"
+        bad.add(f"the {kind} data is damaged or cut off ({error})", file=name, fix="fetch or pack the file again")
+    except WideError as error:
+        bad.add(str(error), file=name, fix="check --encoding")
     except OSError as error:
         bad.add(f"the file cannot be read: {error.strerror or error}", file=name)
 
 
 def read_lines(path: Path | BinaryIO, name: str, bad: BadRecords) -> Iterator[tuple[int, int, bytes]]:
-    """The lines of a file as (number from 1, byte offset, bytes), its byte order mark left out."""
-    with reported(name, bad), open_bytes(path) as file:
+    """The lines of a file as (number from 1, byte offset, bytes), its byte order mark left out.
+
+    Lines may end in a carriage return alone, as old spreadsheets write them; they are given with a newline.
+    """
+    bad.path = path if isinstance(path, Path) else None
+    with reported(name, bad), open_bytes(path, bad.encoding) as file:
         offset, number = 0, 0
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(_lines(file), 1):
             content = line
             if number == 1:
                 if is_foreign(line, name, bad):
                     return
                 content = line.removeprefix(BOM)
+            if len(line) > LARGEST_WHOLE:
+                reason = f"the line holds more than {LARGEST_WHOLE / 1e6:,.0f} MB; nothing after it is read"
+                bad.add(reason, file=name, line=number, fix="check that this is text, with a record a line")
+                return
             if content:
                 yield number, offset + len(line) - len(content), content
             offset += len(line)
@@ -110,9 +182,23 @@ def read_lines(path: Path | BinaryIO, name: str, bad: BadRecords) -> Iterator[tu
             report_empty(name, bad)
 
 
-def read_bytes(path: Path, name: str, bad: BadRecords, fix: str) -> bytes | None:
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    begin = file.peek(BUFFER) if isinstance(file, io.BufferedReader) else b""
+    if b"\r" not in begin or b"\n" in begin:
+        yield from iter(lambda: file.readline(LARGEST_WHOLE + 1), b"")
+        return
+    rest = b""
+    while block := file.read(BUFFER):
+        *lines, rest = (rest + block).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        yield from (line + b"\n" for line in lines)
+    if rest:
+        yield rest
+
+
+def read_bytes(path: Path, name: str, bad: BadRecords, fix: str, encoding: str | None = None) -> bytes | None:
     """The bytes of a file that has to be read whole; None where it was rejected, such as for its size."""
-    with reported(name, bad), open_bytes(path) as file:
+    bad.path = path
+    with reported(name, bad), open_bytes(path, encoding) as file:
         data = file.read(LARGEST_WHOLE + 1)
         if len(data) <= LARGEST_WHOLE:
             return data
@@ -123,7 +209,7 @@ def read_bytes(path: Path, name: str, bad: BadRecords, fix: str) -> bytes | None
 
 def read_whole(path: Path, name: str, bad: BadRecords, fix: str = "cut it in several files") -> str | None:
     """The text of a whole file; None where it was rejected. `fix`: what to do with one that is too large."""
-    data = read_bytes(path, name, bad, fix)
+    data = read_bytes(path, name, bad, fix, bad.encoding)
     if data is None or is_foreign(data, name, bad):
         return None
     if not data:
@@ -138,43 +224,80 @@ def report_empty(name: str, bad: BadRecords) -> None:
 
 
 def is_foreign(data: bytes, name: str, bad: BadRecords) -> bool:
-    """Whether a file that begins with `data` is no UTF-8 text at all; if so, it is reported."""
-    if data.startswith(_UTF16):
-        fix = f"convert it: iconv -f UTF-16 -t UTF-8 {name} > utf8-{Path(name).name}"
-        bad.add("the file is UTF-16, and UTF-8 is wanted", file=name, fix=fix)
-        return True
-    if b"\0" in data:
-        bad.add("this is a binary file (it holds a zero byte), not text", file=name, fix="give the text in it as .txt")
+    """Whether a file that begins with `data` is no text that can be cut in lines; if so, it is reported."""
+    if data.startswith(_UTF16) or b"\0" in data:
+        found = candidates(beginning(bad.path) or data)
+        if not found:
+            fix = "give the text in it as .txt"
+            bad.add("this is a binary file (it holds a zero byte), not text", file=name, fix=fix)
+            return True
+        wide = label(found[0])
+        fix = f"read it with --encoding {wide}, or convert it: iconv -f {wide} -t UTF-8 {name} > utf8-{Path(name).name}"
+        bad.add(f"the file is {wide}, and UTF-8 is wanted", file=name, fix=fix)
         return True
     return False
+
+
+def text_encoding(bad: BadRecords) -> str:
+    """What the bytes that `open_bytes` gives are written in."""
+    return UTF8 if bad.encoding is None or is_wide(bad.encoding) else bad.encoding
 
 
 def decode(
     data: bytes, name: str, bad: BadRecords, *, offset: int = 0, line: int | None = None, lines_before: int = 0
 ) -> str | None:
-    """`data` as strict UTF-8; None where a byte is not, which is reported with its line and its offset in the file."""
+    """`data` decoded strictly, as UTF-8 or as `bad` says.
+
+    None where a byte is not, which is reported with its line and its offset in the file.
+    """
+    encoding = text_encoding(bad)
     try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        if line is None:
-            line = lines_before + data.count(b"\n", 0, error.start) + 1
-        bad.add(
-            f"byte 0x{data[error.start]:02X} at offset {offset + error.start} is not UTF-8",
-            file=name,
-            line=line,
-            fix=f"convert the file, if it is in a Western encoding with: iconv -f WINDOWS-1252 -t UTF-8 {name}",
-        )
-        return None
+        text = data.decode(encoding)
+    except UnicodeError as error:
+        start = error.start if isinstance(error, UnicodeDecodeError) else 0
+        what = f"byte 0x{data[start]:02X} at offset {offset + start} is not {label(encoding)}"
+    else:
+        if encoding != UTF8 or not is_iso2022(data):
+            return text
+        start, what = data.find(b"\x1b$"), "the text is in ISO-2022-JP (JIS), and UTF-8 is wanted"
+    if line is None:
+        line = lines_before + data.count(b"\n", 0, start) + 1
+    fix = advice(bad.path, data, name) if bad.policy == "stop" else None
+    bad.add(what, file=name, line=line, fix=fix)
+    return None
+
+
+def shown(text: Any) -> str:
+    """As much of a user's text as a message may show, on one line.
+
+    >>> shown("word " * 30)
+    'word word word word word word word word word word word word…'
+    """
+    flat = " ".join(str(text)[: 4 * _SHOWN].split())
+    return flat if len(flat) <= _SHOWN else f"{flat[:_SHOWN].rstrip()}…"
+
+
+def listed(fields: Iterable[Any]) -> str:
+    """The names of fields as a message lists them."""
+    names = [shown(name) for name in fields]
+    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
+    return (", ".join(names[:_LISTED]) + more) or "none"
 
 
 class TextField:
-    """Which field of a record is the text: the one named, or found by the first record and then kept.
+    """Which field of a record is the text: the one named, or found by the first records and then kept.
 
     Args:
-        text_field: the name; several, separated by commas, are joined by a blank line.
+        text_field: the name; several, separated by commas, are joined by a blank line. The whole is taken for one name
+            where there is such a field; a name with a comma can also stand in double quotes.
         name: of the file, for messages.
         usual: the names that are taken where none is given, the likeliest first.
         option: the option that names the field.
+
+    Attributes:
+        names: the fields, once they are settled.
+        guessed: whether they were found, and not named.
+        known: the fields that the file was seen to have, where it has a header.
     """
 
     def __init__(
@@ -186,54 +309,109 @@ class TextField:
         option: str = "--text-field",
     ) -> None:
         self.names = field_names(text_field)
+        self._given = text_field
+        self.guessed = False
+        self.known: tuple[str, ...] = ()
         self.name, self.usual, self.option = name, usual, option
 
-    def settle(self, fields: Mapping[str, bool]) -> list[str]:
-        """The fields of the text, chosen where none was named. `fields`: every field, and whether it holds text.
+    def settle(self, fields: Mapping[str, int]) -> list[str]:
+        """The fields of the text, chosen where none was named. `fields`: every field, and what it `Holds`.
 
         Raises:
             CorpusError: none has a usual name and not exactly one holds text.
         """
+        if self._given is not None:
+            if self._given in fields:
+                self.names = (self._given,)
+            self._given = None
         if self.names:
             return list(self.names)
-        texts = [field for field, is_text in fields.items() if is_text]
+        texts = [field for field, holds in fields.items() if holds and holds is not Holds.NAMES]
         usual = [field for field in self.usual if fields.get(field)]
         if usual:
             self.names = (usual[0],)
         elif len(texts) == 1:
             self.names = (texts[0],)
         else:
-            listed = ", ".join(fields) or "none"
-            example = texts[0] if texts else "F"
-            joined = f", or several, joined by a blank line: {self.option} {','.join(texts[:2])}" if texts[1:] else ""
-            raise CorpusError(
-                f"it is not clear which field holds the text; the fields are: {listed}",
-                where=self.name,
-                fix=f"name it: {self.option} {example}{joined} ({self.option[2:].replace('-', '_')} in a TOML)",
-            )
+            raise self._unclear(fields, texts)
+        self.guessed = True
         return list(self.names)
+
+    def _unclear(self, fields: Mapping[str, int], texts: Sequence[str]) -> CorpusError:
+        names = [field for field, holds in fields.items() if holds is Holds.NAMES]
+        example = shown(join_names([*texts, *names, "F"][:1]))
+        joined = ""
+        if texts[1:]:
+            joined = f", or several, joined by a blank line: {self.option} {shown(join_names(texts[:2]))}"
+        what = f"it is not clear which field holds the text; the fields are: {listed(fields)}"
+        if names and not texts:
+            what += f" ({listed(names)}: identifiers, addresses, dates or numbers by what they hold)"
+        header = "; if the file has no header, give it one as its first line" if any(map(_no_name, fields)) else ""
+        return CorpusError(
+            what,
+            where=self.name,
+            fix=f"name it: {self.option} {example}{joined} ({self.option[2:].replace('-', '_')} in a TOML){header}",
+        )
+
+    def look(self, records: Sequence[RawRecord]) -> None:
+        """Settle the fields by the first records of a file."""
+        self.settle(fields_of(records))
 
     def of(self, record: Mapping[str, Any], bad: BadRecords, line: int | None) -> str | None:
         """The record's text; None where a field is missing or no text, which is reported.
 
         A list of texts is one text, its parts on lines of their own.
         """
-        self.settle({field: isinstance(value, str) for field, value in record.items()})
+        if self._given is not None or not self.names:
+            self.settle(what_fields_hold([record]))
         parts: list[str] = []
-        for field in self.names:
-            if field not in record:
-                known = nearest(field, map(str, record)) if record else "the record has no fields"
+        for name in self.names:
+            if name not in record:
+                known = nearest(shown(name), map(shown, record)) if record else "the record has no fields"
                 hint = f"name the right one with {self.option} ({known})"
-                bad.add("the field is missing", file=self.name, line=line, field=field, fix=hint)
+                bad.add("the field is missing", file=self.name, line=line, field=name, fix=hint)
                 return None
-            value = record[field]
+            value = record[name]
             if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
                 value = "\n".join(value)
             if not isinstance(value, str):
-                bad.add(f"the field holds {kind_of(value)}, not text", file=self.name, line=line, field=field)
+                bad.add(f"the field holds {kind_of(value)}, not text", file=self.name, line=line, field=name)
                 return None
             parts.append(value)
         return "\n\n".join(part for part in parts if part)
+
+
+def looked_at(
+    records: Iterable[RawRecord], settle: Callable[[Sequence[RawRecord]], Any], bad: BadRecords
+) -> Iterator[RawRecord]:
+    """The records, once `settle` was told the first of them. What is rejected among those is reported in its place."""
+    records, report = iter(records), bad.sink
+    first: list[RawRecord | Reject] = []
+    stopped: RecordError | None = None
+    bad.sink = first.append
+    try:
+        for record in itertools.islice(records, LOOKED_AT):
+            first.append(record)  # noqa: PERF402 (rejects are appended in between)
+    except RecordError as error:  # the records before it come first: they may have an error too
+        stopped = error
+    finally:
+        bad.sink = report
+    seen = [one for one in first if isinstance(one, RawRecord)]
+    if seen:
+        settle(seen)
+    for one in first:
+        if isinstance(one, Reject):
+            report(one)
+        else:
+            yield one
+    if stopped is not None:
+        raise stopped
+    yield from records
+
+
+def fields_of(records: Sequence[RawRecord]) -> dict[str, Holds]:
+    """What the fields of some records hold."""
+    return what_fields_hold(record.fields for record in records)
 
 
 def field_names(given: str | None) -> tuple[str, ...]:
@@ -254,6 +432,11 @@ def join_names(names: Iterable[str]) -> str:
     return ",".join(
         '"' + name.replace('"', '""') + '"' if "," in name or name != name.strip() else name for name in names
     )
+
+
+def _no_name(field: str) -> bool:
+    """Whether this is hardly the name of a field: a whole sentence, or a number."""
+    return len(field) > _SHOWN or len(field.split()) > 5 or field.replace(".", "", 1).isdigit()
 
 
 def kind_of(value: Any) -> str:

@@ -33,7 +33,7 @@ _NAMING = re.compile(
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _IDENTIFIERS = re.compile(
     r"[a-z][a-z0-9+.-]*://\S+"  # an address
-    r"|www\.\S+|\S+@\S+\.\w+|(/|\./|~/|[A-Za-z]:\\)\S*"  # an address, a path
+    r"|www\.\S+|[\w.-]+(/[\w.-]+)+|\S+@\S+\.\w+|(/|\./|~/|[A-Za-z]:\\)\S*"  # an address, a path
     r"|[0-9A-Fa-f]{8,}|[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"  # a hash, a UUID
     r"|[\d\s.,:;/+%TZ\-]+"  # numbers, dates, times
     r"|(?=\S*\d)[\w.:/#\-]+",  # one word with a digit in it: an id

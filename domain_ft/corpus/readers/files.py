@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
+import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from domain_ft.corpus.readers import ENDINGS, reader
+from domain_ft.corpus.left_out import UnreadFile
+from domain_ft.corpus.readers import ENDINGS, EXTRA, is_installed, reader
 from domain_ft.corpus.readers.base import (
     BOM,
     BadRecords,
@@ -17,65 +21,150 @@ from domain_ft.corpus.readers.base import (
     open_bytes,
     report_empty,
     reported,
+    text_encoding,
 )
+from domain_ft.corpus.readers.packing import PACKED, plain_name
 from domain_ft.errors import CorpusError
 
 PART = 16_000_000  # bytes of a plain text, more than which are cut in several documents: some ten long books
+KNOWN_ENDINGS = f"{', '.join(ENDINGS)}, each also with {', '.join(PACKED[:-1])} or {PACKED[-1]}"
+"""The endings of files that are read, as messages list them."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a source: those that can be read, as (path, name), and how many of each other ending there are."""
+    """The files of a source: those that can be read, as (path, name), and those that are not read."""
 
     files: tuple[tuple[Path, str], ...]
-    unread: dict[str, int]
+    unread: tuple[UnreadFile, ...] = ()
 
 
 def ending(path: Path) -> str:
-    """The ending that says what a file is, in small letters, `.gz` left out.
+    """The ending that says what a file is, in small letters, that of its packing left out.
 
     >>> ending(Path("notes.JSONL.gz"))
     '.jsonl'
     """
-    return Path(path.name.lower().removesuffix(".gz")).suffix
+    return Path(plain_name(path.name.lower())).suffix
+
+
+def stem(path: Path) -> str:
+    """The name of a file without the endings that are read.
+
+    >>> stem(Path("notes.jsonl.zst"))
+    'notes'
+    """
+    name = plain_name(path.name)
+    return name[: len(name) - len(ending(path))] if ending(path) in ENDINGS else name
+
+
+def why_unreadable(path: Path) -> str | None:
+    """Why what stands at a path is no file that can be read, in words; None where it is one. Opens nothing."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return "a link to nothing" if path.is_symlink() else "there is no such file"
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    if not stat.S_ISREG(mode):
+        kinds = {
+            stat.S_IFIFO: "a named pipe (FIFO)",
+            stat.S_IFSOCK: "a socket",
+            stat.S_IFCHR: "a device",
+            stat.S_IFBLK: "a device",
+            stat.S_IFDIR: "a folder",
+        }
+        return kinds.get(stat.S_IFMT(mode), "not a file")
+    return None if os.access(path, os.R_OK) else "cannot be read: permission denied"
+
+
+def walk(folder: Path) -> Listing:
+    """Every file under a folder, by path, and what is no file to be read: hidden, no regular file, or closed to us."""
+    files: list[tuple[Path, str]] = []
+    unread: list[UnreadFile] = []
+
+    def refused(error: OSError) -> None:
+        name = Path(os.fspath(error.filename)).relative_to(folder).as_posix()
+        unread.append(UnreadFile(f"{name}/", f"cannot be read: {error.strerror}"))
+
+    for place, folders, names in os.walk(folder, onerror=refused):
+        inside = Path(place).relative_to(folder)
+        for name in list(folders):
+            if name.startswith(".") or (Path(place) / name).is_symlink():
+                folders.remove(name)
+                reason = "a hidden folder" if name.startswith(".") else "a link to a folder"
+                unread.append(UnreadFile(f"{(inside / name).as_posix()}/", reason))
+        for name in names:
+            path, shown = Path(place) / name, (inside / name).as_posix()
+            problem = "hidden" if name.startswith(".") else why_unreadable(path)
+            if problem is None:
+                files.append((path, shown))
+            else:
+                unread.append(UnreadFile(shown, problem))
+    return Listing(
+        tuple(sorted(files, key=lambda file: file[0].as_posix())), tuple(sorted(unread, key=lambda one: one.file))
+    )
+
+
+def why_left_out(path: Path) -> str | None:
+    """Why a file is not read by its ending; None where it is."""
+    kind = ENDINGS.get(ending(path))
+    if kind is None:
+        return f"the ending {ending(path)} is not read" if ending(path) else "no ending says what it is"
+    return None if is_installed(kind) else f"needs {EXTRA}"
 
 
 def list_files(path: Path, reader_name: str = "auto") -> Listing:
     """What is to be read under `path`: the file itself, or every file of the folder, hidden ones left out, sorted.
 
-    With the reader `auto`, files of a folder whose ending says nothing to us are counted, by ending, and not read.
+    With the reader `auto`, files of a folder whose ending says nothing to us are not read.
 
     Raises:
         CorpusError: there is no such path, or nothing in it that can be read.
     """
-    known = ", ".join(ENDINGS)
     if path.is_dir():
-        inside = sorted((file for file in path.rglob("*") if file.is_file()), key=lambda file: file.as_posix())
-        names = [(file, file.relative_to(path).as_posix()) for file in inside]
-        names = [(file, name) for file, name in names if not any(part[0] == "." for part in Path(name).parts)]
-        unread: dict[str, int] = {}
-        files: list[tuple[Path, str]] = []
-        for file, name in names:
-            if reader_name == "auto" and ending(file) not in ENDINGS:
-                unread[ending(file) or "no ending"] = unread.get(ending(file) or "no ending", 0) + 1
-            else:
-                files.append((file, name))
-        if not files:
+        there = walk(path)
+        if reader_name != "auto":
+            found = there
+        else:
+            reasons = {file: why_left_out(file) for file, _ in there.files}
+            more = [UnreadFile(name, reason) for file, name in there.files if (reason := reasons[file])]
+            files = tuple((file, name) for file, name in there.files if not reasons[file])
+            found = Listing(files, tuple(sorted((*there.unread, *more), key=lambda one: one.file)))
+        if not found.files:
+            listed = ", ".join(f"{one.file} ({one.reason})" for one in found.unread[:5])
+            more_of_them = f" and {len(found.unread) - 5:,} more" if len(found.unread) > 5 else ""
             raise CorpusError(
-                "the folder holds no file that can be read",
+                f"the folder holds no file that can be read{f': {listed}{more_of_them}' if listed else ''}",
                 where=str(path),
-                fix=f"the endings that are read: {known}, each also with .gz",
+                fix=f"the endings that are read: {KNOWN_ENDINGS}",
             )
-        return Listing(tuple(files), unread)
-    if not path.exists():
-        raise CorpusError("there is no such file or folder", where=str(path), fix="check the path")
-    if reader_name == "auto" and ending(path) not in ENDINGS:
+        return found
+    check_file(path)
+    reason = why_left_out(path) if reader_name == "auto" else None
+    if reason is not None:
+        if ending(path) in ENDINGS:
+            raise CorpusError(f"a file ending in '{ending(path)}' {reason}", where=str(path), fix=EXTRA)
         raise CorpusError(
             f"a file ending in '{ending(path)}' is not read" if ending(path) else "a file with no ending is not read",
             where=str(path),
-            fix=f"the endings that are read: {known}, each also with .gz",
+            fix=f"the endings that are read: {KNOWN_ENDINGS}",
         )
-    return Listing(((path, path.name),), {})
+    return Listing(((path, path.name),))
+
+
+def check_file(path: Path) -> None:
+    """Check that there is a file that can be read, without opening it: a pipe would wait for ever.
+
+    Raises:
+        CorpusError: there is none.
+    """
+    reason = why_unreadable(path)
+    if reason == "there is no such file":
+        raise CorpusError("there is no such file or folder", where=str(path), fix="check the path")
+    if reason is not None:
+        what = f"this {reason}" if reason.startswith("cannot") else f"this is {reason}, and a file is wanted"
+        raise CorpusError(what, where=str(path), fix="write what is to be read into a file, and name that")
 
 
 def read_by_ending(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
@@ -86,9 +175,10 @@ def read_by_ending(path: Path, name: str, text_field: str | None, bad: BadRecord
 def read_text(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
     """A plain text or Markdown file: one document. A larger one than `PART` is several, so that memory stays flat."""
     del text_field  # a text has no fields
-    with reported(name, bad), open_bytes(path) as file:
+    bad.path = path
+    with reported(name, bad), open_bytes(path, bad.encoding) as file:
         offset = lines = 0
-        for number, data in enumerate(_parts(file), 1):
+        for number, data in enumerate(_parts(file, text_encoding(bad)), 1):
             if is_foreign(data, name, bad):
                 return
             if not data:
@@ -101,14 +191,16 @@ def read_text(path: Path, name: str, text_field: str | None, bad: BadRecords) ->
             offset, lines = offset + len(data), lines + data.count(b"\n")
 
 
-def _parts(file: BinaryIO) -> Iterator[bytes]:
-    """A text, as UTF-8, in parts of up to `PART` bytes, cut after a paragraph, else a line, a space, a character."""
+def _parts(file: BinaryIO, encoding: str) -> Iterator[bytes]:
+    """A text in parts of up to `PART` bytes, cut after a paragraph, else a line, a space, a character."""
     waiting = file.read(PART + 1)
     while len(waiting) > PART:
         ends = [waiting.rfind(end, PART // 2, PART) + len(end) for end in (b"\n\n", b"\n", b" ")]
-        cut = next((end for end in ends if end > PART // 2), PART)
-        while cut > PART - 4 and waiting[cut] & 0xC0 == 0x80:  # within a character
-            cut -= 1
+        cut = next((end for end in ends if end > PART // 2), 0)
+        if not cut:
+            decoder = codecs.getincrementaldecoder(encoding)("replace")
+            decoder.decode(waiting[:PART])
+            cut = PART - len(decoder.getstate()[0])  # without the beginning of a character
         yield waiting[:cut]
         waiting = waiting[cut:] + file.read(cut)
     yield waiting

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from datasets.exceptions import DatasetNotFoundError
 from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
-from domain_ft.corpus.readers.base import BadRecords, SourceDocument, TextField
+from domain_ft.corpus.readers.base import BadRecords, RawRecord, SourceDocument, TextField, looked_at
 from domain_ft.corpus.readers.parquet import row_batches
 from domain_ft.corpus.recipes import Source
 from domain_ft.errors import CorpusError, nearest
@@ -37,9 +37,11 @@ def read_hub(source: Source, revision: str | None, bad: BadRecords) -> Iterator[
         raise CorpusError(f"the data set has no split '{source.split}'", where=where, fix=fix)
     rows = splits[source.split]
     field = TextField(source.text_field, f"hf:{name}")
-    for number, record in enumerate(itertools.islice(rows, source.documents), 1):
+    numbered = (RawRecord(number, row) for number, row in enumerate(itertools.islice(rows, source.documents), 1))
+    for number, record, _ in looked_at(numbered, field.look, bad):
         text = field.of(record, bad, number)
         if text is not None:
+            bad.seen.text(field, record, text)
             yield SourceDocument(id=f"{source.split}:{number}", text=text, source=name)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,6 +24,8 @@ from domain_ft.corpus.readers.base import (
     read_bytes,
     reported,
 )
+from domain_ft.corpus.readers.choosing import LOOKED_AT, Holds, what_fields_hold
+from domain_ft.corpus.readers.packing import packing
 from domain_ft.corpus.readers.records import documents
 from domain_ft.errors import CorpusError, nearest
 
@@ -32,13 +35,19 @@ _ROWS = 256  # rows read at a time: few enough that a batch of long documents is
 def read_parquet(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
     """Read the text column or columns of a Parquet file."""
     field = TextField(text_field, name)
-    yield from documents(parquet_records(path, name, bad, field.settle), field, bad)
+
+    def choose(fields: Mapping[str, int]) -> list[str]:
+        field.known = tuple(fields)  # the records will have those alone that are read
+        return field.settle(fields)
+
+    yield from documents(parquet_records(path, name, bad, choose), field, bad)
 
 
 def parquet_records(path: Path, name: str, bad: BadRecords, columns: Columns | None = None) -> Iterator[RawRecord]:
     """The rows of a Parquet file, of which the columns that are not wanted are not read."""
     with reported(name, bad), contextlib.ExitStack() as stack:
-        if path.suffix.lower() == ".gz":  # Parquet is read from its end, and gzip from its beginning
+        bad.path = path
+        if packing(path) is not None:  # Parquet is read from its end, and packed data from its beginning
             data = read_bytes(path, name, bad, "unpack it: Parquet packs its columns by itself")
             if data is None:
                 return
@@ -51,7 +60,7 @@ def parquet_records(path: Path, name: str, bad: BadRecords, columns: Columns | N
             bad.add(f"this is no sound Parquet file: {str(error).splitlines()[0]}", file=name)
             return
         schema = table.schema_arrow
-        wanted = columns({column.name: _is_text(column.type) for column in schema}) if columns else None
+        wanted = columns(_held(table, name)) if columns else None
         for column in wanted or ():
             if column not in schema.names:
                 raise CorpusError(f"there is no field '{column}'", where=name, fix=nearest(column, schema.names))
@@ -80,8 +89,20 @@ def _rows(table: pq.ParquetFile, name: str, columns: list[str] | None, bad: BadR
             yield RawRecord(number, record)
 
 
+def _held(table: pq.ParquetFile, name: str) -> dict[str, Holds]:
+    """What the columns hold: by their types, and by the first rows of those that may hold text."""
+    schema = table.schema_arrow
+    texts = [column.name for column in schema if _is_text(column.type)]
+    held = dict.fromkeys(schema.names, Holds.NOTHING)
+    if texts:
+        quiet = BadRecords("skip", lambda _: None)  # what is damaged is said when it is read
+        first = itertools.islice(_rows(table, name, texts, quiet), LOOKED_AT)
+        held |= what_fields_hold(row.fields for row in first)
+    return held
+
+
 def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_dictionary(kind):
         kind = kind.value_type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
+from domain_ft.corpus.readers import base
 from domain_ft.corpus.readers.base import (
     BadRecords,
     Columns,
@@ -15,26 +19,36 @@ from domain_ft.corpus.readers.base import (
     SourceDocument,
     TextField,
     decode,
+    fields_of,
     kind_of,
+    listed,
+    looked_at,
     read_lines,
     read_whole,
     report_empty,
+    shown,
+    text_encoding,
 )
+from domain_ft.corpus.readers.choosing import LOOKED_AT, Holds
 from domain_ft.errors import CorpusError
 
 _LARGEST_FIELD = 2**31 - 1  # the csv module's own limit is 131,072 characters; a field may be a whole book
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_LONGEST_NAME = 100  # characters of the name of a column, more than which are a text
+_SWALLOWED = 5  # lines within a quotation that all look like records, from which on it was left open by mistake
+_MOST_LINES = 10_000  # of a quotation that are looked through for that
 
 
 def read_jsonl(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
     """JSON lines: an object a line is a document."""
     field = TextField(text_field, name)
-    yield from documents(jsonl_records(path, name, bad), field, bad)
+    yield from documents(looked_at(jsonl_records(path, name, bad), field.look, bad), field, bad)
 
 
 def read_json(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
     """A JSON file: an object of a list, or of an object of objects, is a document."""
     field = TextField(text_field, name)
-    yield from documents(json_records(path, name, bad), field, bad)
+    yield from documents(looked_at(json_records(path, name, bad), field.look, bad), field, bad)
 
 
 def read_csv(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
@@ -54,17 +68,25 @@ def documents(records: Iterable[RawRecord], field: TextField, bad: BadRecords) -
     for record in records:
         text = field.of(record.fields, bad, record.line)
         if text is not None:
+            bad.seen.text(field, record.fields, text)
             yield SourceDocument(id=record.key or f"{field.name}:{record.line}", text=text, source=field.name)
+
+
+# ---------------------------------------------------------------------------------------------------------------- JSON
 
 
 def jsonl_records(
     path: Path | BinaryIO, name: str, bad: BadRecords, columns: Columns | None = None
 ) -> Iterator[RawRecord]:
-    """The objects of JSON lines, one a line. Blank lines are passed over. There is no header to choose `columns` of."""
+    """The objects of JSON lines, one a line. Blank lines are passed over. There is no header to choose `columns` of.
+
+    A file that holds a list of objects, or objects that are written over lines, is read as well: as a whole.
+    """
     del columns
-    lines, blank = 0, 0
-    for number, offset, raw in read_lines(path, name, bad):
-        lines += 1
+    lines = read_lines(path, name, bad)
+    count = blank = 0
+    for number, offset, raw in lines:
+        count += 1
         if b"\0" in raw:
             bad.add("the line holds a zero byte", file=name, line=number)
             continue
@@ -77,19 +99,28 @@ def jsonl_records(
         try:
             value = json.loads(line)
         except json.JSONDecodeError as error:
+            if blank + 1 == count and _goes_on(line, error):
+                text = _rest(line, lines, name, bad)
+                yield from () if text is None else _objects(text, name, bad, number)
+                return
             bad.add(f"broken JSON: {error.msg} at column {error.colno}", file=name, line=number)
             continue
         except (ValueError, RecursionError) as error:
             bad.add(f"broken JSON: {error}", file=name, line=number)
             continue
-        if is_object(value, name, bad, number):
+        if blank + 1 == count and isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            yield from (RawRecord(place, item) for place, item in enumerate(value, 1))
+        elif is_object(value, name, bad, number):
             yield RawRecord(number, value)
-    if lines and blank == lines:
+    if count and blank == count:
         report_empty(name, bad)
 
 
 def json_records(path: Path, name: str, bad: BadRecords, columns: Columns | None = None) -> Iterator[RawRecord]:
-    """The objects of a JSON list, or of an object that names each. The file is read whole: a large one is refused."""
+    """The objects of a JSON list, or of an object that names each. The file is read whole: a large one is refused.
+
+    JSON lines are read as well, whatever the file is called.
+    """
     del columns
     text = read_whole(path, name, bad, f"write it as JSON lines (.jsonl): jq -c '.[]' {name}")
     if text is None:
@@ -97,6 +128,9 @@ def json_records(path: Path, name: str, bad: BadRecords, columns: Columns | None
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
+        if error.msg == "Extra data":  # JSON lines
+            yield from _objects(text, name, bad, 1)
+            return
         bad.add(f"broken JSON: {error.msg} at column {error.colno}", file=name, line=error.lineno)
         return
     except (ValueError, RecursionError) as error:
@@ -126,6 +160,67 @@ def is_object(value: Any, name: str, bad: BadRecords, line: int) -> bool:
     return False
 
 
+def _goes_on(line: str, error: json.JSONDecodeError) -> bool:
+    """Whether the JSON that a file begins with only lacks what comes in the next lines."""
+    return line.lstrip()[0] in "[{" and error.pos >= len(line.rstrip())
+
+
+def _rest(begin: str, lines: Iterator[tuple[int, int, bytes]], name: str, bad: BadRecords) -> str | None:
+    """`begin` and the lines after it as one text; None where it is too large or cannot be decoded."""
+    parts = [begin]
+    size = 0
+    for number, offset, raw in lines:
+        size += len(raw)
+        if size > base.LARGEST_WHOLE:
+            reason = (
+                f"the file holds more than {base.LARGEST_WHOLE / 1e6:,.0f} MB, and a file of this kind is read whole"
+            )
+            bad.add(reason, file=name, fix=f"write it as JSON lines (.jsonl): jq -c '.[]' {name}")
+            return None
+        line = decode(raw, name, bad, offset=offset, line=number)
+        if line is None:
+            return None
+        parts.append(line)
+    return "".join(parts)
+
+
+def _objects(text: str, name: str, bad: BadRecords, first_line: int) -> Iterator[RawRecord]:
+    """JSON objects one after the other, each over as many lines as it likes; a list gives those in it.
+
+    Behind one that is broken, reading goes on where a line begins with a brace.
+    """
+    decoder = json.JSONDecoder()
+    place, line, counted = 0, first_line, 0
+    while True:
+        while place < len(text) and text[place] in " \t\r\n,":
+            place += 1
+        if place >= len(text):
+            return
+        line += text.count("\n", counted, place)
+        counted = place
+        try:
+            value, place = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError) as error:
+            at = line
+            reason = str(error)
+            if isinstance(error, json.JSONDecodeError):
+                at = line + text.count("\n", counted, error.pos)
+                reason = f"{error.msg} at column {error.colno}"
+            begun = "" if at == line else f" (the record begins in line {line})"
+            bad.add(f"broken JSON: {reason}{begun}", file=name, line=at)
+            place = text.find("\n{", place + 1) + 1
+            if not place:
+                return
+            continue
+        items = value if isinstance(value, list) and all(isinstance(item, dict) for item in value) else [value]
+        for item in items:
+            if is_object(item, name, bad, line):
+                yield RawRecord(line, item)
+
+
+# ---------------------------------------------------------------------------------------------------- CSV and its kin
+
+
 def csv_records(
     path: Path | BinaryIO, name: str, bad: BadRecords, columns: Columns | None = None
 ) -> Iterator[RawRecord]:
@@ -140,58 +235,200 @@ def tsv_records(
     yield from _table_records(path, name, bad, columns, "\t")
 
 
+class _Line(NamedTuple):
+    """A line of a table; `sound` is whether it could be decoded."""
+
+    number: int
+    text: str
+    sound: bool
+
+
+class _Row(NamedTuple):
+    """A record of a table, or what is wrong with it, and the lines that it covers."""
+
+    line: int
+    fields: list[str]
+    lines: int
+    sound: bool = True
+    problem: str | None = None
+
+
 def _table_records(
     path: Path | BinaryIO, name: str, bad: BadRecords, columns: Columns | None, delimiter: str
 ) -> Iterator[RawRecord]:
+    """The rows of a table.
+
+    The delimiter is the one that the file's ending says, unless the first line says another (Excel's `sep=;`) or the
+    header and the rows below it are parted by another one.
+    """
     csv.field_size_limit(_LARGEST_FIELD)
-    undecodable: list[int] = []
-    rows = csv.reader(_text_lines(path, name, bad, undecodable), delimiter=delimiter, strict=True)
+    lines = _text_lines(path, name, bad)
+    begin = list(itertools.islice(lines, 1))
+    if begin and begin[0].text.strip().lower()[:4] == "sep=" and len(begin[0].text.strip()) <= 5:
+        delimiter = begin[0].text.rstrip("\r\n")[4:5] or delimiter
+        begin = []
+    begin += itertools.islice(lines, LOOKED_AT)
+    delimiter = _delimiter(begin, delimiter)
+    rows = _rows(itertools.chain(begin, lines), delimiter)
     header: list[str] | None = None
-    start = 1
-    while True:
-        try:
-            row = next(rows)
-        except StopIteration:
-            break
-        except csv.Error as error:
-            kind = (path.suffix if isinstance(path, Path) else "") or "CSV"
-            fix = "a quotation mark within a quoted field is written twice; an opened quotation is closed"
-            bad.add(f"broken {kind} record: {error}", file=name, line=start, fix=fix)
-            start = rows.line_num + 1
-            continue
-        line, start = start, rows.line_num + 1
-        if undecodable and undecodable[-1] >= line:
+    for row in rows:
+        if not row.sound:
             continue  # already reported; the row that holds the undecodable line is left out
-        if header is None:
-            header = _check_header(row, name, delimiter)
-            if columns:
-                columns(dict.fromkeys(header, True))
-        elif len(row) == len(header):
-            yield RawRecord(line, dict(zip(header, row, strict=True)))
-        elif row:
-            bad.add(f"the record has {len(row)} fields, where the header has {len(header)}", file=name, line=line)
+        if row.problem is not None:
+            _add_problem(row, name, path, bad)
+        elif row.fields:
+            header = row.fields
+            break
+    if header is None:
+        return
+
+    def settle(first: Sequence[RawRecord]) -> None:
+        _check_header(header, [record.fields for record in first], name, delimiter)
+        if columns:
+            columns(fields_of(first) or dict.fromkeys(header, Holds.TEXT))
+
+    records = looked_at(_sound_rows(rows, header, name, path, bad), settle, bad)
+    first = next(records, None)
+    if first is None:
+        settle([])  # a header alone has to be sound too
+        return
+    yield first
+    yield from records
 
 
-def _check_header(header: list[str], name: str, delimiter: str) -> list[str]:
-    """The header row, once it is sure that it is one."""
-    for other, word in ((";", "semicolons"), ("\t", "tabs"), (",", "commas")):
-        if len(header) == 1 and other != delimiter and other in header[0]:
+def _sound_rows(
+    rows: Iterator[_Row], header: Sequence[str], name: str, path: Path | BinaryIO, bad: BadRecords
+) -> Iterator[RawRecord]:
+    for row in rows:
+        if not row.sound:
+            continue
+        if row.problem is not None:
+            _add_problem(row, name, path, bad)
+        elif len(row.fields) == len(header):
+            yield RawRecord(row.line, dict(zip(header, row.fields, strict=True)))
+        elif row.fields:
+            reason = f"the record has {len(row.fields)} fields, where the header has {len(header)}"
+            bad.add(reason, file=name, line=row.line)
+
+
+def _add_problem(row: _Row, name: str, path: Path | BinaryIO, bad: BadRecords) -> None:
+    kind = (path.suffix if isinstance(path, Path) else "") or "CSV"
+    covers = f" (the quotation in it goes on over {row.lines:,} lines, which are read again)" if row.lines > 1 else ""
+    fix = "a quotation mark within a quoted field is written twice; an opened quotation is closed"
+    bad.add(f"broken {kind} record: {row.problem}{covers}", file=name, line=row.line, fix=fix)
+
+
+def _rows(source: Iterator[_Line], delimiter: str) -> Iterator[_Row]:
+    """The records of a table. Where a quotation is broken, only its first line is lost: the others are read again."""
+    again: deque[_Line] = deque()
+    used: list[_Line] = []
+
+    def feed() -> Iterator[str]:
+        while True:
+            line = again.popleft() if again else next(source, None)
+            if line is None:
+                return
+            used.append(line)
+            yield line.text
+
+    columns = 0
+    reader = csv.reader(feed(), delimiter=delimiter, strict=True)
+    while True:
+        used.clear()
+        problem = None
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            fields, problem = [], str(error)
+        first, sound, count = used[0].number, all(line.sound for line in used), len(used)
+        columns = columns or len(fields)
+        if problem is None and count > _SWALLOWED and _swallows(used, fields, columns, delimiter):
+            problem = "a quotation mark is not closed in its line, and the lines below look like records"
+        if problem is not None:
+            again.extendleft(reversed(used[1:]))
+            reader = csv.reader(feed(), delimiter=delimiter, strict=True)
+            sound = used[0].sound
+        yield _Row(first, fields, count, sound, problem)
+
+
+def _swallows(lines: Sequence[_Line], fields: Sequence[str], columns: int, delimiter: str) -> bool:
+    """Whether a record over many lines is likely to be many records, after a quotation mark that was not meant."""
+    inner = lines[1:-1]
+    if columns < 2 or len(inner) > _MOST_LINES:
+        return False
+    if len(fields) != columns:
+        return True
+    return all(len(_split(line.text, delimiter)) == columns for line in inner)
+
+
+def _split(line: str, delimiter: str) -> list[str]:
+    """The fields of a line by itself; none where it is not a sound record."""
+    with contextlib.suppress(csv.Error, StopIteration):
+        return next(csv.reader([line], delimiter=delimiter, strict=True))
+    return []
+
+
+def _delimiter(lines: Sequence[_Line], delimiter: str) -> str:
+    """What parts the fields: the usual delimiter, unless another one parts the header and all first lines alike."""
+    header = next((line.text for line in lines if line.text.strip()), "")
+    if len(_split(header, delimiter)) > 1:
+        return delimiter
+    texts = [line.text for line in lines]
+    for other in _DELIMITERS:
+        columns = len(_split(header, other))
+        if other != delimiter and columns > 1:
+            rows = list(itertools.islice((row.fields for row in _rows(iter(lines), other) if row.fields), len(texts)))
+            if len(rows) > 1 and sum(len(row) == columns for row in rows) >= 0.9 * len(rows):
+                return other
+    return delimiter
+
+
+def _check_header(header: Sequence[str], first: Sequence[Mapping[str, Any]], name: str, delimiter: str) -> None:
+    """Check that the header row is one.
+
+    Raises:
+        CorpusError: the header is parted by another delimiter, is a record, or names a column twice.
+    """
+    where = f"{name}, line 1"
+    for other, word in _DELIMITERS.items():
+        if len(header) == 1 and other != delimiter and other in header[0] and len(header[0]) <= _LONGEST_NAME:
             raise CorpusError(
-                f"the fields seem to be parted by {word}: the header is {header[0]!r}",
-                where=f"{name}, line 1",
-                fix="write .csv with commas and .tsv with tabs",
+                f"the fields seem to be parted by {word}: the header is '{shown(header[0])}'",
+                where=where,
+                fix="write .csv with commas and .tsv with tabs, or name the delimiter in the first line: sep=;",
             )
-    doubled = sorted({column for column in header if header.count(column) > 1})
+    long = next((place for place, column in enumerate(header, 1) if len(column) > _LONGEST_NAME), None)
+    numbers = [place for place, column in enumerate(header, 1) if _is_number(column)]
+    sentences = any(len(column.split()) >= 4 for column in header)
+    alike = all(_is_number(record[header[place - 1]]) for record in first for place in numbers)
+    if long is not None or (numbers and sentences and first and alike):
+        what = f"field {long} has {len(header[long - 1]):,} characters" if long else f"field {numbers[0]} is a number"
+        raise CorpusError(
+            f"the file seems to have no header: its first line looks like a record ({what})",
+            where=where,
+            fix="put the names of the columns into the first line, such as text"
+            + (f"{delimiter if delimiter != chr(9) else ' TAB '}label" if len(header) > 1 else ""),
+        )
+    doubled = sorted({column for column in header if list(header).count(column) > 1})
     if doubled:
-        raise CorpusError(f"the header names '{doubled[0]}' twice", where=f"{name}, line 1")
-    return header
+        raise CorpusError(
+            f"the header names '{shown(doubled[0])}' twice; the fields are: {listed(header)}",
+            where=where,
+            fix="give each column a name of its own; a file without a header needs one",
+        )
 
 
-def _text_lines(path: Path | BinaryIO, name: str, bad: BadRecords, undecodable: list[int]) -> Iterator[str]:
-    """The lines of a file as text. A line that is not UTF-8 is reported, noted, and kept for its quotation marks."""
+def _is_number(value: str) -> bool:
+    with contextlib.suppress(ValueError):
+        float(value)
+        return True
+    return False
+
+
+def _text_lines(path: Path | BinaryIO, name: str, bad: BadRecords) -> Iterator[_Line]:
+    """The lines of a file as text. A line that cannot be decoded is reported, and kept for its quotation marks."""
     for number, offset, raw in read_lines(path, name, bad):
         line = decode(raw, name, bad, offset=offset, line=number)
-        if line is None:
-            undecodable.append(number)
-            line = raw.decode("utf-8", errors="replace")
-        yield line
+        yield _Line(number, raw.decode(text_encoding(bad), "replace") if line is None else line, line is not None)

@@ -14,8 +14,18 @@ from typing import Any
 
 from domain_ft.corpus.cleaning import clean
 from domain_ft.corpus.left_out import LeftOut
-from domain_ft.corpus.readers.base import BadRecords, RawRecord, TextField, field_names, join_names, kind_of
-from domain_ft.corpus.readers.choosing import LOOKED_AT, Holds, what_fields_hold
+from domain_ft.corpus.readers.base import (
+    BadRecords,
+    RawRecord,
+    TextField,
+    field_names,
+    fields_of,
+    join_names,
+    kind_of,
+    listed,
+    shown,
+)
+from domain_ft.corpus.readers.choosing import what_fields_hold
 from domain_ft.corpus.tasks.examples import Example
 from domain_ft.corpus.tasks.labels import LabelForm, LabelProblem, LabelRules, LabelSurvey
 from domain_ft.errors import CorpusError, nearest
@@ -93,10 +103,10 @@ class ExampleFields:
         """The fields of the label: one, or several columns of 0 and 1."""
         return field_names(self.names.label)
 
-    def columns(self, file: str) -> Callable[[Mapping[str, bool]], list[str]]:
+    def columns(self, file: str) -> Callable[[Mapping[str, int]], list[str]]:
         """What chooses the columns of a file that has a header; it raises CorpusError where one is missing."""
 
-        def choose(fields: Mapping[str, bool]) -> list[str]:
+        def choose(fields: Mapping[str, int]) -> list[str]:
             self._settle(fields, file)
             wanted = [*self._text.names, *self._pair.names]
             if self.labelled:
@@ -105,7 +115,8 @@ class ExampleFields:
                 wanted.append(self.names.id)
             for field in wanted:
                 if field not in fields:
-                    raise CorpusError(f"there is no field '{field}'", where=file, fix=nearest(field, fields))
+                    what = f"there is no field '{shown(field)}'; the fields are: {listed(fields)}"
+                    raise CorpusError(what, where=file, fix=nearest(shown(field), map(shown, fields)))
             self._absent = tuple(field for field in fields if field not in wanted)
             return list(dict.fromkeys(wanted))
 
@@ -114,7 +125,7 @@ class ExampleFields:
     def example(self, record: RawRecord, file: str, bad: BadRecords) -> Example | None:
         """The example that a record is; None where it is none, which is reported once."""
         fields = record.fields
-        self._settle(what_fields_hold([fields]), file)
+        self._settle({} if self._settled else what_fields_hold([fields]), file)
         if self.labelled:
             self.left_out.fields.update(self.unread_in(record))
         text, pair = self._text.of(fields, bad, record.line), None
@@ -148,41 +159,33 @@ class ExampleFields:
         absent = [name for name in self._absent if name not in record.fields]
         return [name for name in (*held, *absent) if name not in known]
 
-    def _name_whole(self, fields: Mapping[str, Any]) -> None:
-        """Take what was given for one name where the file has such a field, whatever commas and blanks are in it."""
-        whole = {
-            kind: join_names([given])
-            for kind in ("text", "pair", "label")
-            if (given := getattr(self.names, kind)) in fields and field_names(given) != (given,)
-        }
-        if whole:
-            self.names = replace(self.names, **whole)
-            self._text.names, self._pair.names = field_names(self.names.text), field_names(self.names.pair)
+    def look(self, records: Sequence[RawRecord], file: str) -> None:
+        """Find the fields that were not named by the first records of a file."""
+        self._settle(fields_of(records), file)
 
     def _settle(self, fields: Mapping[str, int], file: str) -> None:
-        """Find the fields that were not named. `fields`: those of the first records, and what each holds."""
+        """Find the fields that were not named. `fields`: those of the first records, and what each `Holds`."""
         self._text.name = self._pair.name = file
         if self._settled:
             return
-        self._name_whole(fields)
         label = self.names.label
         if self.labelled and label is None:
             label = next((name for name in LABEL_NAMES if name in fields), None)
             if label is None:
-                listed = ", ".join(fields) or "none"
                 fix = "name it: --label-field F (label_field in a TOML)"
-                raise CorpusError(
-                    f"it is not clear which field holds the label; the fields are: {listed}", where=file, fix=fix
-                )
+                what = f"it is not clear which field holds the label; the fields are: {listed(fields)}"
+                raise CorpusError(what, where=file, fix=fix)
+        if label is not None and label in fields:
+            label = join_names([label])  # a name with a comma is one name
         if not self.labelled and not set(self._text.names) <= set(fields):
             self._text.names = ()  # what is to be predicted may call its text by another name than the training did
         taken = {*field_names(label), *self._pair.names, self.names.id, self.names.group}
-        # A field with a usual name is taken whatever it holds; one that is the only one left, if it holds no ids.
-        sure = {name: holds and (name in TEXT_NAMES or holds != Holds.NAMES) for name, holds in fields.items()}
-        text = self._text.settle({name: bool(is_text) and name not in taken for name, is_text in sure.items()})
+        text = self._text.settle({name: 0 if name in taken else holds for name, holds in fields.items()})
+        if self.names.pair:
+            self._pair.settle(fields)
         second = _SECOND_NAMES.get(text[0]) if not self.names.text and not self.names.pair else None
         self.unread = second if fields.get(second or "") else None
-        self.names = replace(self.names, text=join_names(text), label=label and join_names(field_names(label)))
+        self.names = replace(self.names, text=join_names(text), label=label)
         self._settled = True
 
     def _labels(self, record: RawRecord, file: str, bad: BadRecords) -> tuple[str, ...] | None:
@@ -307,10 +310,9 @@ class FieldSurvey(ExampleFields):
             known=fields.known,
         )
         self._fields = fields
-        self._first: list[tuple[RawRecord, str]] = []
         self._labels_seen: LabelSurvey | None = None
 
-    def columns(self, file: str) -> Callable[[Mapping[str, bool]], list[str] | None]:  # type: ignore[override]
+    def columns(self, file: str) -> Callable[[Mapping[str, int]], list[str] | None]:  # type: ignore[override]
         """All columns: which of them are wanted is not known yet."""
         del file
         return lambda _: None
@@ -318,35 +320,22 @@ class FieldSurvey(ExampleFields):
     def example(self, record: RawRecord, file: str, bad: BadRecords) -> Example | None:
         """Look at a record."""
         del bad
-        if self._labels_seen is None:
-            self._first.append((record, file))
-            if len(self._first) == LOOKED_AT:
-                self._begin()
-            return None
-        self._see(record, file)
+        self._settle({} if self._settled else what_fields_hold([record.fields]), file)
+        if len(self.label_columns) == 1:
+            label = self.label_columns[0]
+            if self._labels_seen is None:
+                self._labels_seen = LabelSurvey(self.rules, self._known_names(label), self.known)
+            self._labels_seen.add(record.fields.get(label), file, record.line)
         return None
 
     def finish(self) -> tuple[list[str], list[LabelProblem]]:
         """Tell the fields what was found; gives notes for a person, and what would be learned wrongly."""
-        if self._first and self._labels_seen is None:
-            self._begin()
+        fields = self._fields
+        if self._settled:
+            fields.names, fields.classes = self.names, self.classes
+            fields._text.names, fields._pair.names = self._text.names, self._pair.names
+            fields.unread, fields._settled = self.unread, True
         if self._labels_seen is None:
             return [], []
-        fields = self._fields
         fields.form, notes, problems = self._labels_seen.decide()
-        fields.names, fields.classes = self.names, self.classes
-        fields._text.names, fields._pair.names = self._text.names, self._pair.names
-        fields.unread, fields._settled = self.unread, True
         return notes, problems
-
-    def _begin(self) -> None:
-        self._settle(what_fields_hold(record.fields for record, _ in self._first), self._first[0][1])
-        names = self._known_names(self.label_columns[0]) if len(self.label_columns) == 1 else ()
-        self._labels_seen = LabelSurvey(self.rules, names, self.known)
-        for record, file in self._first:
-            self._see(record, file)
-        self._first = []
-
-    def _see(self, record: RawRecord, file: str) -> None:
-        if self._labels_seen is not None and len(self.label_columns) == 1:
-            self._labels_seen.add(record.fields.get(self.label_columns[0]), file, record.line)

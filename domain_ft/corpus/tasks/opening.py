@@ -21,12 +21,12 @@ from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.corpus import content_key
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers.base import BadRecords, Reject, decode, read_bytes
-from domain_ft.corpus.readers.files import ending
+from domain_ft.corpus.readers.files import stem
 from domain_ft.corpus.tasks.examples import SPLITS, Labels, TaskData
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
 from domain_ft.corpus.tasks.reading import Place
 from domain_ft.corpus.tasks.sources import TaskSource, find_places
-from domain_ft.corpus.tasks.splits import MOST_COMPARED, Bools, draw, duplicate_groups, fingerprints
+from domain_ft.corpus.tasks.splits import MOST_COMPARED, Bools, draw, duplicate_groups, fingerprints, why_none_held_out
 from domain_ft.corpus.tasks.table import ExampleTable, tabulate
 from domain_ft.errors import CorpusError, nearest
 
@@ -103,6 +103,8 @@ class _Opening:
         self._note_counts(splits, labels)
         self._note_ids(splits)
         facts = {"fields": dataclasses.asdict(names), **self.facts}
+        files = [one for place in given.values() for one in place.unread]
+        facts["unread_files"] = LeftOut(files=files).to_result()["unread_files"]
         facts["sources"] = {split: place.name for split, place in given.items()}
         facts["examples"] = {split: len(table) for split, table in splits.items()}
         key = content_key(labels.names, labels.several, {split: table.key for split, table in splits.items()})
@@ -116,6 +118,7 @@ class _Opening:
             place.read,
             ExampleFields(names, several=several, rules=self.source.label_rules, known=known),
             on_bad_record=self.source.on_bad_record,
+            encoding=self.source.encoding,
             rejects=self.rejects,
             progress=self.progress,
             label=f"reading {place.name}",
@@ -135,7 +138,7 @@ class _Opening:
         if self.source.task:
             return self.source.task
         path = Path(str(self.source.train).removeprefix("hf:"))
-        return path.name.removesuffix(".gz").removesuffix(ending(path)) or str(path)
+        return stem(path) or str(path)
 
     # --- splits ---
 
@@ -174,10 +177,10 @@ class _Opening:
             held = draw(groups[rows], hashes[rows], [labels[row] for row in rows], fraction)
             if not held.any():
                 raise CorpusError(
-                    f"no {split} examples can be taken from {len(rows):,} training examples: every class "
-                    "would lose its last group of different texts",
+                    f"no {split} examples can be taken from {len(rows):,} training examples: "
+                    + why_none_held_out(groups[rows], [labels[row] for row in rows], fraction),
                     where=self.source.task or self.source.train,
-                    fix=f"give more examples, or a file of them: --{split} FILE",
+                    fix=f"give more examples that differ, or a file of them: --{split} FILE",
                 )
             taken[split], rows = train.take(rows[held]), rows[~held]
             said.append(f"{fraction:.0%} of the training examples are taken for {split}")

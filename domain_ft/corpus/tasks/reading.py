@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,24 +16,26 @@ from typing import Any, BinaryIO
 
 from domain_ft.corpus.corpus import content_key, hash_files, hub_revision
 from domain_ft.corpus.left_out import UnreadFile
-from domain_ft.corpus.readers import ENDINGS, raw_records
+from domain_ft.corpus.readers import ENDINGS, RECORDS, raw_records, reader
 from domain_ft.corpus.readers.base import (
     BOM,
     BadRecords,
     Columns,
     RawRecord,
     decode,
+    looked_at,
     read_lines,
     read_whole,
 )
-from domain_ft.corpus.readers.files import Listing, ending
+from domain_ft.corpus.readers.files import Listing, check_file, ending, walk, why_left_out, why_unreadable
+from domain_ft.corpus.readers.packing import PACKED
 from domain_ft.corpus.recipes import Source
 from domain_ft.corpus.tasks.examples import Example
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
 from domain_ft.errors import CorpusError
 from domain_ft.storage import cache_folder, write_json
 
-RECORD_ENDINGS = tuple(ending for ending, kind in ENDINGS.items() if kind != "text")
+RECORD_ENDINGS = tuple(ending for ending, kind in ENDINGS.items() if kind in RECORDS)
 # What the splits are called, in folders and on hubs.
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -49,13 +53,13 @@ class Place:
         name: what it is called in messages.
         content: plain values: equal content, equal examples.
         read: gives the examples, in an order that stays.
-        unread: files beside the examples that are not read.
+        unread: files of a folder that are not read, and why.
     """
 
     name: str
     content: Any
     read: Callable[[ExampleFields, BadRecords], Iterator[Example]]
-    unread: Sequence[UnreadFile] = ()
+    unread: tuple[UnreadFile, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,14 +119,13 @@ def places(spec: str) -> dict[str, Place]:
     path = Path(spec).expanduser()
     if path.is_dir():
         return _folder_places(path)
-    if not path.exists():
-        raise CorpusError("there is no such file or folder", where=spec, fix="check the path")
+    check_file(path)
     if ending(path) not in RECORD_ENDINGS:
         given = f"a file ending in '{ending(path)}'" if ending(path) else "a file with no ending"
         raise CorpusError(
             f"{given} holds no labelled examples that can be read",
             where=spec,
-            fix=f"the endings that are read: {', '.join(RECORD_ENDINGS)}, each also with .gz; "
+            fix=f"the endings that are read: {', '.join(RECORD_ENDINGS)}, each also with {', '.join(PACKED)}; "
             "or a folder with a folder of texts for each class",
         )
     return {"train": file_place([(path, path.name)], ENDINGS[ending(path)])}
@@ -143,7 +146,8 @@ def file_place(files: Sequence[tuple[Path, str]], kind: str, content: Any = None
                 from domain_ft.corpus.readers.parquet import file_class_names  # imports pyarrow
 
                 fields.classes = file_class_names(path)
-            for record in raw_records(path, name, kind, bad, fields.columns(name)):
+            records = raw_records(path, name, kind, bad, fields.columns(name))
+            for record in looked_at(records, functools.partial(fields.look, file=name), bad):
                 example = fields.example(record, name, bad)
                 if example is not None:
                     yield example
@@ -174,17 +178,21 @@ def hub_places(
 
             rows = open_splits(identifier, config, commit)[split]
             fields.classes = class_names(rows.features)
-            for number, row in enumerate(rows, 1):
-                for record in reader.records(RawRecord(number, row), f"{where} {split}", bad):
-                    example = fields.example(record, f"{where} {split}", bad)
-                    if example is not None:
-                        yield example
+            numbered = (RawRecord(number, row) for number, row in enumerate(rows, 1))
+            each = (reader.records(row, f"{where} {split}", bad) for row in numbered)
+            records = itertools.chain.from_iterable(each)
+            for record in looked_at(records, functools.partial(fields.look, file=f"{where} {split}"), bad):
+                example = fields.example(record, f"{where} {split}", bad)
+                if example is not None:
+                    yield example
 
         return Place(f"{where} {split}", [*content, split, *reader.content], read)
 
     places = {split: place(name) for split, name in found.items() if name is not None}
-    others = [UnreadFile(f"{where} {name}", "a split of no usual name") for name in there if name not in found.values()]
-    return places | {"train": replace(places["train"], unread=others)}
+    unread = tuple(
+        UnreadFile(f"{where} {name}", "a split of no usual name") for name in there if name not in found.values()
+    )
+    return places | {"train": replace(places["train"], unread=unread)}
 
 
 def hub_splits(identifier: str, config: str | None, commit: str | None, content: Any) -> list[str]:
@@ -207,28 +215,29 @@ def _folder_places(path: Path) -> dict[str, Place]:
     if found["train"] is not None and any(folder.is_dir() for folder in found["train"].iterdir()):
         places = {split: _class_folders(folder, path) for split, folder in found.items() if folder is not None}
         beside = [part for part in sorted(path.iterdir()) if part not in found.values()]
-        unread = [UnreadFile(part.name, _beside(part)) for part in beside]
-        return places | {"train": replace(places["train"], unread=[*places["train"].unread, *unread])}
+        unread = [UnreadFile(part.name, "hidden" if part.name[0] == "." else "it is no split") for part in beside]
+        return places | {"train": replace(places["train"], unread=(*places["train"].unread, *unread))}
     return {"train": _class_folders(path, path)}
 
 
 def _class_folders(folder: Path, root: Path) -> Place:
     """Texts in a folder for each class: a file is an example, and its folder's name is its label."""
+    there = walk(folder)
+    prefix = folder.relative_to(root)
     files: list[tuple[Path, str, str]] = []
-    unread: list[UnreadFile] = []
-    for part in sorted(folder.iterdir(), key=lambda part: part.name):
-        if not part.is_dir() or part.name.startswith("."):
-            unread.append(UnreadFile(part.relative_to(root).as_posix(), _beside(part)))
-            continue
-        for file in sorted(part.rglob("*"), key=lambda file: file.as_posix()):
-            name = file.relative_to(root).as_posix()
-            if file.is_dir():
-                continue
-            reason = _unreadable(file)
-            if reason:
-                unread.append(UnreadFile(name, reason))
-            else:
-                files.append((file, name, part.name))
+    unread = [UnreadFile((prefix / one.file).as_posix(), one.reason) for one in there.unread]
+    for file, inside in there.files:
+        name = (prefix / inside).as_posix()
+        reason = why_left_out(file)
+        if reason is None and ENDINGS[ending(file)] in RECORDS:
+            reason = "records are not read where a file is one example"
+        if reason is None and "/" not in inside:
+            reason = "it is in no folder of a class"
+        if reason is None:
+            files.append((file, name, inside.partition("/")[0]))
+        else:
+            unread.append(UnreadFile(name, reason))
+    files.sort(key=lambda file: (file[2], file[0].as_posix()))
     if not files:
         raise CorpusError(
             "the folder holds no folders with texts in them, one for each class",
@@ -238,37 +247,25 @@ def _class_folders(folder: Path, root: Path) -> Place:
 
     def read(fields: ExampleFields, bad: BadRecords) -> Iterator[Example]:
         for file, name, label in files:
-            text = read_whole(file, name, bad)
+            text = _whole_text(file, name, bad)
             record = RawRecord(None, {"text": text, "label": label}, name)
             example = None if text is None else fields.example(record, name, bad)
             if example is not None:
                 yield example
 
-    return Place(str(folder), _hashes([(file, name) for file, name, _ in files]), read, unread)
+    return Place(str(folder), _hashes([(file, name) for file, name, _ in files]), read, tuple(unread))
 
 
-def _unreadable(file: Path) -> str | None:
-    """Why a file in the folder of a class is not read; None where it is."""
-    if file.name.startswith("."):
-        return "hidden"
-    if not file.is_file():
-        return "a dead link" if file.is_symlink() else "no regular file"
-    if ENDINGS.get(ending(file)) != "text":
-        return (
-            f"its ending is '{ending(file)}'; texts of classes are .txt or .md" if ending(file) else "it has no ending"
-        )
-    return None
-
-
-def _beside(part: Path) -> str:
-    """Why something beside the folders of classes, or of splits, is not read."""
-    if part.name.startswith("."):
-        return "hidden"
-    return "a folder that is no split" if part.is_dir() else "in no folder of a class"
+def _whole_text(file: Path, name: str, bad: BadRecords) -> str | None:
+    """The text of a file that is one example; None where it was rejected."""
+    kind = ENDINGS[ending(file)]
+    if kind == "text":
+        return read_whole(file, name, bad)
+    return next((document.text for document in reader(kind)(file, name, None, bad)), None)
 
 
 def _hashes(files: Sequence[tuple[Path, str]]) -> list[list[str]]:
-    return [[name, digest] for (_, name), digest in hash_files(Listing(tuple(files), {}))]
+    return [[name, digest] for (_, name), digest in hash_files(Listing(tuple(files)))]
 
 
 def iterate_inputs(
@@ -289,7 +286,11 @@ def iterate_inputs(
     """
     names = FieldNames(text=fields.text, pair=fields.pair, id=id_field or fields.id)
     maker = ExampleFields(names, labelled=False)
-    for record, name in input_records(spec, bad, maker.columns):
+    records: Iterator[RawRecord] = (record for record, _ in input_records(spec, bad, maker.columns))
+    name = spec.name if isinstance(spec, Path) else STREAM
+    if isinstance(spec, Path):  # a stream is answered line by line: nothing is waited for
+        records = looked_at(records, functools.partial(maker.look, file=name), bad)
+    for record in records:
         example = maker.example(record, name, bad)
         if example is not None:
             yield example
@@ -310,8 +311,9 @@ def input_records(
         lines = raw_records(stream, STREAM, "jsonl", bad) if first == b"{" else _text_lines(stream, STREAM, bad)
         yield from ((record, STREAM) for record in lines)
         return
-    if not spec.is_file():
+    if why_unreadable(spec) == "there is no such file":
         raise CorpusError("there is no such file", where=str(spec), fix="check the path; - is standard input")
+    check_file(spec)
     name = spec.name
     if ending(spec) in RECORD_ENDINGS:
         rows = raw_records(spec, name, ENDINGS[ending(spec)], bad, columns and columns(name))

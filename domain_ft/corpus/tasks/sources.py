@@ -47,6 +47,7 @@ class TaskSource:
     label_separator: str | None = None
     label_kind: LabelKind = "auto"
     on_bad_record: OnBadRecord = "stop"
+    encoding: str | None = None
     validation_fraction: float = 0.1
     test_fraction: float = 0.2
 

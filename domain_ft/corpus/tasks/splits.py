@@ -151,6 +151,31 @@ def duplicate_groups(prints: Fingerprints, *names: Sequence[str], similarity: fl
     return connected(count, itertools.chain(map(tuple, np.concatenate(pairs).tolist()), same))
 
 
+def why_none_held_out(groups: Integers, labels: Sequence[tuple[str, ...]], fraction: float) -> str:
+    """Why `draw` of the same values held out nothing, in a sentence.
+
+    >>> why_none_held_out(np.zeros(29, np.int64), [("a",)] * 29, 0.1)
+    'all 29 are copies or near copies of each other, or share a source: one group, which is not parted'
+    """
+    sizes = np.bincount(np.unique(groups, return_inverse=True)[1]) if len(groups) else np.zeros(0, np.int64)
+    if len(sizes) == 1:
+        alike = "there is one alone" if len(groups) == 1 else f"all {len(groups):,} are copies or near copies of each "
+        return alike if len(groups) == 1 else f"{alike}other, or share a source: one group, which is not parted"
+    limit = max(fraction * len(groups), 1)
+    parted = f"they are {len(sizes):,} groups of copies, near copies and texts of one source, which are not parted"
+    if sizes.min() > limit:
+        return f"{parted}, and each is larger than the share of {fraction:.0%}: the smallest has {sizes.min():,}"
+    holders: dict[str, set[int]] = defaultdict(set)
+    for group, own in zip(groups.tolist(), labels, strict=True):
+        for label in own:
+            holders[label].add(group)
+    single = sorted(label for label, its_groups in holders.items() if len(its_groups) == 1)
+    if single:
+        few = f"{len(single):,} of the {len(holders):,} classes have one group alone"
+        return f"{parted}; {few}, such as '{single[0][:60]}', and every class keeps one to learn from"
+    return f"{parted}, and every class would lose its last group"
+
+
 def draw(groups: Integers, hashes: npt.ArrayLike, labels: Sequence[tuple[str, ...]], fraction: float) -> Bools:
     """(examples,) True for those that are held out: whole groups, the same share of every class.
 

@@ -20,12 +20,13 @@ from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.corpus import content_key
 from domain_ft.corpus.disk import disk_errors
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject
+from domain_ft.corpus.readers.encodings import canonical
 from domain_ft.corpus.tasks.examples import Example
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
 from domain_ft.storage import alone, cache_folder, new_folder, write_json
 
 # Raise this with every change to reading or cleaning: what older code wrote is then left alone.
-VERSION = 2
+VERSION = 3
 
 Integers = npt.NDArray[np.int64]
 
@@ -185,6 +186,7 @@ def tabulate(
     fields: ExampleFields,
     *,
     on_bad_record: OnBadRecord,
+    encoding: str | None = None,
     rejects: Callable[[Reject], None] | None = None,
     progress: Progress | None = None,
     label: str = "reading examples",
@@ -196,6 +198,7 @@ def tabulate(
         read: gives the examples, in an order that stays.
         fields: how records become examples; what is left to find is found by the first record.
         on_bad_record: stop at a record that cannot be read, or leave it out.
+        encoding: what the files are written in; None for UTF-8.
         rejects: told of each record that is left out, also where the table was made before.
         progress: told (label, examples, None).
 
@@ -205,14 +208,15 @@ def tabulate(
     """
     rules = dataclasses.asdict(fields.rules)
     given = (dataclasses.asdict(fields.names), fields.several, rules, sorted(fields.known))
-    key = content_key("examples", VERSION, content, given, on_bad_record)
+    encoding = encoding and canonical(encoding)
+    key = content_key("examples", VERSION, content, given, on_bad_record, encoding)
     folder = cache_folder("tasks") / key
     if not (folder / "table.json").is_file():
         waiting = _Waiting(progress)
         with disk_errors("the examples", folder.parent), alone(folder, waiting.tell):
             if not (folder / "table.json").is_file():
                 with new_folder(folder) as fresh:
-                    _write(fresh, read, fields, on_bad_record, progress, label)
+                    _write(fresh, read, fields, on_bad_record, encoding, progress, label)
     if rejects:
         with (folder / "rejects.jsonl").open(encoding="utf-8") as file:
             for line in file:
@@ -234,12 +238,13 @@ def _write(
     read: Callable[[ExampleFields, BadRecords], Iterable[Example]],
     fields: ExampleFields,
     on_bad_record: OnBadRecord,
+    encoding: str | None,
     progress: Progress | None,
     label: str,
 ) -> None:
     counts: Counter[str] = Counter()
     examples = rejected = characters = 0
-    notes = _survey(read, fields)
+    notes = _survey(read, fields, encoding)
     with (folder / "rejects.jsonl").open("w", encoding="utf-8") as rejects:
 
         def leave_out(reject: Reject) -> None:
@@ -248,7 +253,7 @@ def _write(
             rejects.write(json.dumps(dataclasses.asdict(reject)) + "\n")
 
         with pa.ipc.new_file(str(folder / "examples.arrow"), _SCHEMA) as writer:
-            for batch in _batched(read(fields, BadRecords(on_bad_record, leave_out))):
+            for batch in _batched(read(fields, BadRecords(on_bad_record, leave_out, encoding))):
                 for example in batch:
                     counts.update(example.labels)
                 rows = [{**dataclasses.asdict(example), "labels": list(example.labels)} for example in batch]
@@ -272,14 +277,17 @@ def _write(
     write_json(folder / "table.json", dataclasses.asdict(facts))
 
 
-def _survey(read: Callable[[ExampleFields, BadRecords], Iterable[Example]], fields: ExampleFields) -> list[str]:
+def _survey(
+    read: Callable[[ExampleFields, BadRecords], Iterable[Example]], fields: ExampleFields, encoding: str | None
+) -> list[str]:
     """Find the fields and how labels are written, by all records; gives notes for a person.
 
     Raises:
         CorpusError: the labels would be learned wrongly.
     """
     survey = fields.survey()
-    for _ in read(survey, BadRecords("skip", lambda _: None)):  # what cannot be read is said when examples are made
+    silent = BadRecords("skip", lambda _: None, encoding)  # what cannot be read is said when examples are made
+    for _ in read(survey, silent):
         pass
     notes, problems = survey.finish()
     for problem in problems:

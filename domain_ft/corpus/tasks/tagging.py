@@ -33,6 +33,7 @@ class TaggingSource:
     fields: TagFields = field(default_factory=TagFields)
     scheme: Scheme | None = None
     on_bad_record: OnBadRecord = "stop"
+    encoding: str | None = None
     validation_fraction: float = 0.1
     test_fraction: float = 0.2
 
@@ -62,7 +63,7 @@ def open_tagging(source: TaggingSource, *, rejects: Callable[[Reject], None] | N
         CorpusError: a file cannot be read; there is no entity to learn or to be measured on; a split is empty.
         RecordError: a bad record, where the source does not say to skip it.
     """
-    bad = BadRecords(source.on_bad_record, rejects or (lambda _reject: None))
+    bad = BadRecords(source.on_bad_record, rejects or (lambda _reject: None), source.encoding)
     given = {split: path for split in SPLITS if (path := getattr(source, split)) is not None}
     texts: dict[str, Sequence[TaggedText]] = {}
     schemes: dict[str, Scheme | None] = {}

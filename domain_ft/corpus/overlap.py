@@ -1,0 +1,49 @@
+"""Whether two prepared corpora hold the same text, whatever they are called and however their files are written."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+
+import numpy as np
+
+from domain_ft.corpus.cleaning import normalise
+from domain_ft.corpus.corpus import content_key
+from domain_ft.corpus.documents import Document
+from domain_ft.corpus.duplicates import CONTAINED, Containment, shingles
+from domain_ft.corpus.prepared import PreparedCorpus
+from domain_ft.storage import cache_folder, write_json
+
+LOOKED_THROUGH = 5_000_000  # characters of a corpus: the same text shows itself sooner
+
+
+def shared_text(control: PreparedCorpus, corpus: PreparedCorpus) -> float:
+    """The share of the control's held-out documents of which half or more stands in a document of the corpus.
+
+    A large corpus is looked through in part. What was found is kept for the next run.
+    """
+    if control.key == corpus.key:
+        return 1.0
+    memory = cache_folder("corpora") / f"overlap-{content_key(control.key, corpus.key, LOOKED_THROUGH)}.json"
+    if memory.is_file():
+        return float(json.loads(memory.read_text(encoding="utf-8")))
+    held_out = [shingles(normalise(document.text)) for document in control.split("evaluation").documents()]
+    index = Containment.of_documents(held_out)
+    found = np.zeros(len(held_out), dtype=bool)
+    for document in _first(corpus):
+        owners, shares = index.of(shingles(normalise(document.text)))
+        found[owners[shares >= CONTAINED]] = True
+    share = float(found.mean())
+    write_json(memory, share)
+    return share
+
+
+def _first(corpus: PreparedCorpus) -> Iterator[Document]:
+    """Documents of both splits, those first that are held out, until enough was looked through."""
+    seen = 0
+    for document in itertools.chain(corpus.split("evaluation").documents(), corpus.split("train").documents()):
+        if seen >= LOOKED_THROUGH:
+            return
+        seen += len(document.text)
+        yield document

@@ -1,0 +1,199 @@
+"""Which encoding a file may be written in. Text is read as UTF-8, or as what --encoding names; this finds the advice.
+
+Strict decoding decides which encodings are possible. How likely each of them is only orders them: nothing is read in
+an encoding that nobody named.
+"""
+
+from __future__ import annotations
+
+import codecs
+import unicodedata
+from pathlib import Path
+
+from domain_ft.errors import SettingsError, nearest
+
+UTF8 = "utf-8"
+MOST_BYTES = 4_000_000  # of a file that are tried
+
+_WIDE = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
+_EAST_ASIAN = ("cp932", "euc_jp", "gb18030", "big5hkscs", "cp949")
+_ONE_BYTE = ("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "koi8_r", "iso8859_15")
+# What Python calls an encoding -> what iconv calls it.
+_ICONV = {
+    "cp932": "CP932",
+    "euc_jp": "EUC-JP",
+    "iso2022_jp": "ISO-2022-JP",
+    "gb18030": "GB18030",
+    "big5hkscs": "BIG5-HKSCS",
+    "cp949": "CP949",
+    "koi8_r": "KOI8-R",
+    "iso8859_15": "ISO-8859-15",
+    "utf-16": "UTF-16",
+    "utf-32": "UTF-32",
+    **{name: name.upper() for name in _WIDE},
+    **{f"cp125{number}": f"WINDOWS-125{number}" for number in range(9)},
+}
+_MARKS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"))
+# Every long text in Chinese or Korean is to a tenth or more made of these.
+_FREQUENT = frozenset(
+    "的一是不了在有人这为之大来以个中上们到时国和地要于出会可也对生能而這為來個們時國會對이다는을의에가하고지도를은"
+)
+_LISTED = 4  # encodings that a message names
+
+
+def canonical(name: str) -> str:
+    """What Python calls an encoding of text.
+
+    Raises:
+        SettingsError: there is no such encoding.
+    """
+    try:
+        info = codecs.lookup(name)
+        "".encode(info.name)
+    except (LookupError, ValueError) as error:
+        known = [*_ICONV.values(), "UTF-8", "SHIFT_JIS", "LATIN-1"]
+        raise SettingsError(
+            f"--encoding {name}: there is no such encoding", fix=nearest(name.upper(), known)
+        ) from error
+    # UTF-8 files may begin with a byte order mark, which is taken off in any case.
+    return UTF8 if info.name in (UTF8, "utf-8-sig", "ascii") else info.name
+
+
+def label(encoding: str) -> str:
+    """What an encoding is called in messages, which is also what `iconv` and --encoding take."""
+    return _ICONV.get(encoding, encoding.upper())
+
+
+def is_wide(encoding: str) -> bool:
+    """Whether a line's end is more than one byte in it, so that a file has to be decoded before it is cut in lines."""
+    return encoding.replace("_", "-").startswith(("utf-16", "utf-32", "utf-7"))
+
+
+def candidates(data: bytes) -> list[str]:
+    """The encodings in which `data`, the beginning of a file, can be decoded strictly; the likeliest first."""
+    for mark, encoding in _MARKS:
+        if data.startswith(mark) and _decoded(data, encoding) is not None:
+            return [encoding]
+    if data.startswith(codecs.BOM_UTF16_BE):
+        return ["utf-16"]
+    if b"\0" in data:
+        found = [name for name in _WIDE if (text := _decoded(data, name)) is not None and _is_plain(text)]
+        return sorted(found, key=lambda name: len(data.decode(name, "ignore")))[:1]
+    if is_iso2022(data):
+        return ["iso2022_jp"]
+    found = [name for name in _EAST_ASIAN if (text := _decoded(data, name)) is not None and _is_east_asian(text)]
+    found.sort(key=lambda name: -_familiar(data.decode(name, "ignore")))
+    return found or _one_byte(data)
+
+
+def is_iso2022(data: bytes) -> bool:
+    """Whether bytes that are all ASCII are Japanese text in ISO-2022-JP: its alphabets change by escapes."""
+    if b"\x1b$" not in data:
+        return False
+    text = _decoded(data, "iso2022_jp")
+    return text is not None and not text.isascii()
+
+
+def advice(path: Path | None, data: bytes, name: str) -> str:
+    """What to do about a file that is not UTF-8: the encodings that decode it, and the two ways to read it.
+
+    Args:
+        path: the file, whose beginning is tried; None for a stream, of which `data` is all there is.
+        data: the bytes that could not be read.
+    """
+    found = candidates(beginning(path) or data)
+    if not found:
+        return "write the file as UTF-8; none of the usual encodings decodes it"
+    labels = [label(encoding) for encoding in found[:_LISTED]]
+    which = labels[0] if len(labels) == 1 else f"{', '.join(labels[:-1])} or {labels[-1]}"
+    shown = path.name if path is not None else name
+    return (
+        f"it can be decoded as {which}: if that is what it is, read it with --encoding {labels[0]}, "
+        f"or convert it: iconv -f {labels[0]} -t UTF-8 {shown} > utf8-{Path(shown).name}"
+    )
+
+
+def beginning(path: Path | None) -> bytes:
+    """The first bytes of a file, unpacked; none of a stream, or where they cannot be read."""
+    from domain_ft.corpus.readers.packing import open_packed
+
+    if path is None:
+        return b""
+    try:
+        with open_packed(path) as file:
+            return file.read(MOST_BYTES)
+    except (OSError, EOFError, ValueError):
+        return b""
+
+
+def _decoded(data: bytes, encoding: str) -> str | None:
+    """The text, without a character that is cut off at the end; None where a byte cannot be decoded."""
+    decoder = codecs.getincrementaldecoder(encoding)("strict")
+    try:
+        return decoder.decode(data, len(data) < MOST_BYTES)
+    except UnicodeError:
+        return None
+
+
+def _is_plain(text: str) -> bool:
+    """Whether text has no characters that no text has, as bytes have when they are decoded as what they are not."""
+    strange = sum(unicodedata.category(c) in ("Cc", "Cn", "Co", "Cs") and c not in "\t\n\r\f" for c in text[:10_000])
+    scripts = sum(not c.isascii() for c in text[:10_000])
+    return strange <= len(text[:10_000]) / 100 and (scripts == 0 or _is_east_asian(text) or scripts < len(text) / 2)
+
+
+def _is_east_asian(text: str) -> bool:
+    """Whether the characters beyond ASCII stand together, and not each alone among Latin letters as é does."""
+    foreign = [place for place, character in enumerate(text[:20_000]) if not character.isascii()]
+    if not foreign or any(unicodedata.category(text[place]) in ("Co", "Cn", "Cc") for place in foreign):
+        return False
+    beside = set(foreign)
+    together = sum(place - 1 in beside or place + 1 in beside for place in foreign)
+    wide = sum(unicodedata.east_asian_width(text[place]) in "WF" for place in foreign)
+    return together >= 0.7 * len(foreign) and wide >= 0.9 * len(foreign)
+
+
+def _familiar(text: str) -> float:
+    """How much of the text beyond ASCII is what East Asian text is mostly made of: kana, Hangul, usual ideographs."""
+    foreign = [character for character in text[:20_000] if not character.isascii()]
+    weights = {"HIRAGANA": 1.5, "KATAKANA": 1.2, "HANGUL": 0.8, "IDEOGRAPHIC": 0.8, "FULLWIDTH": 0.8}
+    total = 0.0
+    for character in foreign:
+        first = unicodedata.name(character, "").split(" ")[0]
+        if first == "CJK":
+            first = "IDEOGRAPHIC" if _is_usual(character) else ""
+        total += weights.get(first, 0.0) + 2.0 * (character in _FREQUENT)
+    return total / max(1, len(foreign))
+
+
+def _is_usual(character: str) -> bool:
+    """Whether an ideograph is among the common ones of Japanese or Chinese: those of JIS and GB 2312 level 1."""
+    for encoding, first, last in (("euc_jp", 0xB0, 0xCF), ("gb2312", 0xB0, 0xD7), ("big5", 0xA4, 0xC6)):
+        try:
+            lead = character.encode(encoding)[0]
+        except UnicodeEncodeError:
+            continue
+        if first <= lead <= last:
+            return True
+    return False
+
+
+def _one_byte(data: bytes) -> list[str]:
+    possible = [name for name in _ONE_BYTE if (text := _decoded(data, name)) is not None and _is_plain_latin(text)]
+    if len(possible) < 2:
+        return possible
+    from charset_normalizer import from_bytes  # slow to import
+
+    ranked = [match.encoding for match in from_bytes(data[:200_000], cp_isolation=possible)]
+    western = ["cp1252"] if "cp1252" in possible and _mostly_ascii(data) else []
+    return list(dict.fromkeys([*western, *(name for name in ranked if name in possible), *possible]))
+
+
+def _is_plain_latin(text: str) -> bool:
+    return not any(unicodedata.category(c) in ("Cc", "Cn") and c not in "\t\n\r\f\x1b" for c in text[:20_000])
+
+
+def _mostly_ascii(data: bytes) -> bool:
+    """Whether most letters are ASCII: text in Latin letters, with an accent here and there."""
+    letters = sum(chr(byte).isalpha() for byte in data[:20_000] if byte < 128)
+    return letters > 3 * sum(byte >= 128 for byte in data[:20_000])

@@ -1,0 +1,113 @@
+"""Packed files, unpacked as they are read: gzip, Zstandard, xz and bzip2, told by what they hold, not by their name."""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import contextlib
+import gzip
+import io
+import lzma
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from domain_ft.corpus.readers.encodings import is_wide
+
+BUFFER = 1 << 16  # bytes that are read at a time, in which the kind of line ends is looked for too
+
+
+def _zstd(file: BinaryIO) -> BinaryIO:
+    import pyarrow as pa  # slow to import
+
+    return cast(BinaryIO, pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd"))
+
+
+# What the endings are called, the first bytes of such a file, and what unpacks it.
+_PACKINGS: dict[str, tuple[bytes, Callable[[BinaryIO], BinaryIO]]] = {
+    ".gz": (b"\x1f\x8b", lambda file: cast(BinaryIO, gzip.GzipFile(fileobj=file))),
+    ".zst": (b"\x28\xb5\x2f\xfd", _zstd),
+    ".xz": (b"\xfd7zXZ\0", lambda file: cast(BinaryIO, lzma.LZMAFile(file))),  # noqa: SIM115 (closed by `open_packed`)
+    ".bz2": (b"BZh", lambda file: cast(BinaryIO, bz2.BZ2File(file))),
+}
+PACKED = tuple(_PACKINGS)
+"""The endings that may come after another one, in small letters."""
+
+DAMAGED = (gzip.BadGzipFile, EOFError, lzma.LZMAError)
+"""What is raised where packed data is damaged or cut off, besides OSError and zlib.error."""
+
+
+def plain_name(name: str) -> str:
+    """A file's name without the ending that says how it is packed.
+
+    >>> plain_name("notes.JSONL.zst")
+    'notes.JSONL'
+    """
+    packed = next((ending for ending in PACKED if name.lower().endswith(ending)), "")
+    return name[: len(name) - len(packed)]
+
+
+def packing(path: Path) -> str | None:
+    """How a file is packed, by its first bytes: an ending of `PACKED`, or None where it is not."""
+    with path.open("rb") as file:
+        return _packing_of(file.read(8))
+
+
+def _packing_of(begin: bytes) -> str | None:
+    return next((ending for ending, (magic, _) in _PACKINGS.items() if begin.startswith(magic)), None)
+
+
+@contextlib.contextmanager
+def open_packed(path: Path, encoding: str | None = None) -> Iterator[io.BufferedReader]:
+    """Open a file for reading, unpacked, whatever its name says.
+
+    Args:
+        path: a regular file.
+        encoding: what the text is written in. UTF-16 and UTF-32 are given as UTF-8, since their lines cannot be cut
+            before they are decoded; all others as they are.
+    """
+    with contextlib.ExitStack() as stack:
+        raw = cast(io.BufferedReader, stack.enter_context(path.open("rb", buffering=BUFFER)))
+        kind = _packing_of(raw.peek(8)[:8])
+        stream: Any = raw if kind is None else stack.enter_context(contextlib.closing(_PACKINGS[kind][1](raw)))
+        if encoding is not None and is_wide(encoding):
+            stream = _AsUtf8(stream, encoding)
+        if not isinstance(stream, io.BufferedReader):
+            stream = stack.enter_context(io.BufferedReader(stream, BUFFER))
+        yield stream
+
+
+def as_utf8(stream: BinaryIO, encoding: str) -> io.BufferedReader:
+    """A stream in UTF-16 or UTF-32 as UTF-8."""
+    return io.BufferedReader(_AsUtf8(stream, encoding), BUFFER)
+
+
+class WideError(ValueError):
+    """Bytes that the encoding of a wide file does not have."""
+
+
+class _AsUtf8(io.RawIOBase):
+    """A stream in UTF-16 or UTF-32, strictly decoded, as UTF-8."""
+
+    def __init__(self, source: BinaryIO, encoding: str) -> None:
+        self._source, self._encoding = source, encoding
+        self._decoder = codecs.getincrementaldecoder(encoding)("strict")
+        self._waiting = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(cast(bytearray, buffer))
+        while not self._waiting:
+            data = self._source.read(BUFFER)
+            try:
+                self._waiting = self._decoder.decode(data, not data).encode("utf-8")
+            except UnicodeError as error:
+                raise WideError(f"the bytes are not {self._encoding.upper()}: {error}") from error
+            if not data and not self._waiting:
+                return 0
+        count = min(len(view), len(self._waiting))
+        view[:count] = self._waiting[:count]
+        self._waiting = self._waiting[count:]
+        return count

@@ -1,0 +1,112 @@
+"""Which field is the text: never an id, an address, a hash or a date because the first record has no other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from domain_ft.corpus.corpus import open_corpus
+from domain_ft.corpus.readers.base import Seen, field_names, join_names, shown
+from domain_ft.corpus.readers.choosing import Holds, what_fields_hold
+from domain_ft.errors import CorpusError, RecordError
+
+TEXT = "The licensee shall not sublicense the work, nor remove any notice."
+
+
+def jsonl(folder: Path, *records: dict[str, Any]) -> Path:
+    path = folder / "a.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def texts(path: Path, text_field: str | None = None, seen: Seen | None = None) -> list[str]:
+    return [document.text for document in open_corpus(str(path), text_field=text_field).documents(seen=seen)]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "case-17",
+        "https://example.org/a",
+        "2024-05-01",
+        "d41d8cd98f00b204e9800998ecf8427e",
+        "17",
+        "a/b.txt",
+        "10.1000/x",
+    ],
+)
+def test_what_identifies_is_not_the_text(tmp_path: Path, name: str) -> None:
+    path = jsonl(tmp_path, {"ref": name, "data": [TEXT, "More."]}, {"ref": name, "data": ["Other text.", "More."]})
+    assert texts(path) == [f"{TEXT}\nMore.", "Other text.\nMore."]
+
+
+@pytest.mark.parametrize("field", ["id", "doc_id", "caseId", "url", "source", "created_at", "language"])
+def test_what_is_called_an_id_is_not_the_text_unless_it_holds_sentences(field: str) -> None:
+    assert what_fields_hold([{field: "alpha"}, {field: "beta"}]) == {field: Holds.NAMES}
+    assert what_fields_hold([{field: TEXT}]) == {field: Holds.TEXT}
+
+
+def test_ids_alone_are_refused_with_what_they_are(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, {"id": "case-1", "n": 3}, {"id": "case-2", "n": 4})
+    with pytest.raises(CorpusError, match="identifiers, addresses, dates or numbers") as caught:
+        texts(path)
+    assert "--text-field id" in str(caught.value)
+    assert texts(path, "id") == ["case-1", "case-2"]
+
+
+def test_the_first_record_does_not_decide_alone(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, {"body": None}, {"body": TEXT}, {"body": [TEXT, TEXT]})
+    corpus = open_corpus(str(path), on_bad_record="skip")
+    rejects: list[Any] = []
+    assert [document.text for document in corpus.documents(rejects.append)] == [TEXT, f"{TEXT}\n{TEXT}"]
+    assert [(reject.line, reject.reason) for reject in rejects] == [(1, "the field holds null, not text")]
+    with pytest.raises(RecordError, match=r"null, not text[^$]*line 1"):
+        texts(path)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_a_run_knows_which_field_was_read_and_how_long_its_texts_are(tmp_path: Path, ending: str) -> None:
+    rows = {"id": ["a-1", "a-2", "a-3"], "body": [TEXT, "x y z " * 5, TEXT * 2], "n": ["1", "2", "3"]}
+    path = tmp_path / f"a.{ending}"
+    if ending == "parquet":
+        pq.write_table(pa.table(rows), path)
+    elif ending == "csv":
+        path.write_text("id,body,n\n" + "".join(f'{a},"{b}",{c}\n' for a, b, c in zip(*rows.values(), strict=True)))
+    else:
+        path = jsonl(tmp_path, *(dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)))
+    seen = Seen()
+    assert texts(path, seen=seen) == rows["body"]
+    assert seen.text_fields() == [{"field": "body", "found": True, "records": 3, "median_characters": len(TEXT)}]
+    assert dict(seen.left_out.fields) == {"id": 3, "n": 3}
+
+
+def test_names_with_commas_and_blanks_can_be_given(tmp_path: Path) -> None:
+    record = {"findings, all": "One.", "my text": "Two.", " edge ": "Three."}
+    path = jsonl(tmp_path, record)
+    assert texts(path, "findings, all") == ["One."]
+    assert texts(path, "my text") == ["Two."]
+    assert texts(path, " edge ") == ["Three."]
+    assert texts(path, '"findings, all", my text') == ["One.\n\nTwo."]
+    for names in (("a",), ("a, b", "c"), (" edge ", 'quo"te'), ('x,"y"', "z")):
+        assert field_names(join_names(names)) == names
+
+
+def test_no_message_shows_a_private_text_whole(tmp_path: Path) -> None:
+    private = "The patient, born in Anytown, was treated for a chronic lesion of the left lung in the spring."
+    path = tmp_path / "a.csv"
+    for content in (
+        f'1,"{private}"\n2,"{private}"\n',
+        f"{private}\n1\n",
+        f'"{private}","{private}"\n',
+        f"{private[:70]}\n1\n",
+    ):
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(CorpusError) as caught:
+            texts(path, "text")
+        assert private[:62] not in str(caught.value)
+    assert len(shown(private)) <= 61

@@ -1,0 +1,142 @@
+"""What a folder holds and nothing reads is named with the reason, and a pipe is never waited for."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from domain_ft.corpus import prepared
+from domain_ft.corpus.corpus import open_corpus
+from domain_ft.corpus.left_out import UnreadFile, fields_read, sentences
+from domain_ft.corpus.prepared import prepare
+from domain_ft.corpus.readers import files
+from domain_ft.corpus.readers.files import check_file, list_files
+from domain_ft.corpus.tasks.opening import open_task
+from domain_ft.corpus.tasks.sources import TaskSource
+from domain_ft.errors import CorpusError
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOMAIN_FT_CACHE", str(tmp_path / "cache"))
+
+
+def odd_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Put all that is not read into a folder, and say why not."""
+    (folder / ".git").mkdir(parents=True)
+    for name in (".git/config", ".hidden.txt", "a.ann", "noending", "closed.txt"):
+        (folder / name).write_text("x", encoding="utf-8")
+    os.mkfifo(folder / "pipe.txt")
+    (folder / "dead.txt").symlink_to("nowhere")
+    (folder / "more").mkdir()
+    (folder / "link").symlink_to("more")
+    monkeypatch.chdir(folder)  # the path of a socket must be short
+    with socket.socket(socket.AF_UNIX) as plug:
+        plug.bind("socket.txt")
+    allowed = os.access
+    monkeypatch.setattr(files.os, "access", lambda path, mode: "closed" not in str(path) and allowed(path, mode))
+    return {
+        ".git/": "a hidden folder",
+        ".hidden.txt": "hidden",
+        "a.ann": "the ending .ann is not read",
+        "closed.txt": "cannot be read: permission denied",
+        "dead.txt": "a link to nothing",
+        "link/": "a link to a folder",
+        "noending": "no ending says what it is",
+        "pipe.txt": "a named pipe (FIFO)",
+        "socket.txt": "a socket",
+    }
+
+
+def test_everything_that_is_not_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "texts"
+    wanted = odd_folder(folder, monkeypatch)
+    (folder / "more" / "a.txt").write_text("One text of some words.", encoding="utf-8")
+    listing = list_files(folder)
+    assert [name for _, name in listing.files] == ["more/a.txt"]
+    assert {one.file: one.reason for one in listing.unread} == wanted
+
+
+@pytest.mark.parametrize("name", ["pipe.txt", "dead.txt", "socket.txt", "closed.txt", "more"])
+def test_what_is_no_file_is_refused_without_opening_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    wanted = odd_folder(tmp_path / "texts", monkeypatch)
+    with pytest.raises(CorpusError) as caught:
+        check_file(tmp_path / "texts" / name)
+    assert wanted.get(name, "a folder") in str(caught.value)
+    if name != "more":
+        with pytest.raises(CorpusError):
+            open_corpus(str(tmp_path / "texts" / name))
+
+
+def test_a_folder_with_nothing_to_read_says_what_is_in_it(tmp_path: Path) -> None:
+    (tmp_path / "a.ann").write_text("x", encoding="utf-8")
+    with pytest.raises(CorpusError, match=r"a\.ann \(the ending \.ann is not read\)"):
+        open_corpus(str(tmp_path))
+
+
+def test_a_prepared_corpus_names_them_and_a_new_one_is_seen(tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for number in range(12):
+        words = " ".join(f"word{number}x{place}" for place in range(120))
+        (folder / f"{number}.txt").write_text(words, encoding="utf-8")
+    (folder / "a.ann").write_text("x", encoding="utf-8")
+    first = prepare(open_corpus(str(folder)))
+    assert first.statistics.left_out["unread_files"]["count"] == 1
+    (folder / "b.ann").write_text("x", encoding="utf-8")
+    second = prepare(open_corpus(str(folder)))
+    assert second.key == first.key  # what is read is the same
+    (sentence,) = sentences(second.statistics.left_out)
+    assert sentence.startswith("2 files were not read: a.ann (the ending .ann is not read), b.ann")
+
+
+def test_rejected_records_and_fields_of_a_prepared_corpus(tmp_path: Path) -> None:
+    lines = [f'{{"id": {n}, "body": "{" ".join(f"word{n}x{place}" for place in range(60))}"}}\n' for n in range(12)]
+    (tmp_path / "a.jsonl").write_text("".join([*lines, "broken\n", '{"body": "  "}\n']), encoding="utf-8")
+    ready = prepare(open_corpus(str(tmp_path / "a.jsonl"), on_bad_record="skip"))
+    assert ready.statistics.left_out["rejected"] == 2
+    assert ready.rejects_path is not None
+    assert len(ready.rejects_path.read_text(encoding="utf-8").splitlines()) == 2
+    assert ready.statistics.unread_fields == {"id": 12}
+    (said,) = fields_read(ready.statistics.text_fields)
+    assert said.startswith("the text is read from the field 'body', found by itself: 13 records, a median of ")
+
+
+def test_class_folders_name_what_is_no_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "classes"
+    for label in ("good", "bad"):
+        for number in range(8):
+            place = folder / label / f"{number}.txt"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            words = " ".join(f"{label}{number}x{word}" for word in range(20))
+            place.write_text(words, encoding="utf-8")
+    (folder / "good" / "page.html").write_text("<p>An example in a page of HTML.</p>", encoding="utf-8")
+    (folder / "bad" / "records.csv").write_text("text\nx\n", encoding="utf-8")
+    (folder / "bad" / "a.ann").write_text("x", encoding="utf-8")
+    (folder / "README.md").write_text("About.", encoding="utf-8")
+    os.mkfifo(folder / "good" / "pipe.txt")
+    data = open_task(TaskSource(train=str(folder)))
+    assert sum(data.facts["examples"].values()) == 17
+    assert {one["file"]: one["reason"] for one in data.facts["unread_files"]["files"]} == {
+        "README.md": "it is in no folder of a class",
+        "bad/a.ann": "the ending .ann is not read",
+        "bad/records.csv": "records are not read where a file is one example",
+        "good/pipe.txt": "a named pipe (FIFO)",
+    }
+
+
+def test_a_single_text_says_that_the_others_are_copies(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "The same words."}\n' * 29, encoding="utf-8")
+    with pytest.raises(CorpusError, match="the other 28 of the 29 documents are copies"):
+        prepare(open_corpus(str(tmp_path / "a.jsonl")))
+    assert prepared.VERSION >= 3
+
+
+def test_one_unread_file_is_one_sentence() -> None:
+    unread = {"count": 1, "files": [vars(UnreadFile("a", "b"))]}
+    assert sentences({"unread_files": unread}) == ["1 file was not read: a (b)"]
