@@ -107,7 +107,23 @@ class ExampleOptions(EncodingOptions, group="Task"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskOptions(ExampleOptions, group="Task"):
+class LabelOptions(Settings, group="Task"):
+    """How the labels of examples are written."""
+
+    label_separator: str | None = None
+    """What stands between the names where a label is several of them in one text, such as | in civil|penal."""
+
+    label_names: str | None = None
+    """The names of the classes, separated by commas, where labels are lists of 0 and 1 or whole numbers from 0 on: in
+    the order of the list, or of the numbers."""
+
+    label_kind: Literal["auto", "names"] = "auto"
+    """auto stops where labels seem to be scores, several names in one or spellings of one name, and takes NA, - and -1
+    for no label; names takes every label as it is for the name of a class."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskOptions(ExampleOptions, LabelOptions, group="Task"):
     """Which classification task."""
 
     task: str | None = None
@@ -546,7 +562,7 @@ class EstimateSettings(
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataCheckSettings(ConversationOptions, JsonOptions, group="Checks"):
+class DataCheckSettings(ConversationOptions, LabelOptions, JsonOptions, group="Checks"):
     """Find everything that is wrong with a file of conversations, labelled examples, entities or text, in one pass.
 
     Errors are what a verb would refuse or learn wrongly from; warnings are worth a look. The exit status is 1 where

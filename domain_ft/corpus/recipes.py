@@ -121,7 +121,8 @@ class Task:
         marks: what stands in place of an entity of a relation -> the types of such entities, separated by commas. With
             one mark, its entities are paired with each other; with two, those of the first with those of the second.
         relations: the types of relations that are classes, separated by commas.
-        text_field, pair_field, label_field, id_field, group_field: as the options of these names.
+        text_field, pair_field, label_field, id_field, group_field, label_names, label_separator: as the options of
+            these names.
         classes: how many there are.
         split: how the examples are split, where that is not the files' own way.
         weaknesses: what is known to be wrong with the task.
@@ -149,6 +150,8 @@ class Task:
     label_field: str | None = None
     id_field: str | None = None
     group_field: str | None = None
+    label_names: str | None = None
+    label_separator: str | None = None
     classes: int | None = None
     split: str = ""
     weaknesses: str = ""

@@ -2,12 +2,14 @@
 
 A temperature divides the logits (Guo et al. 2017, "On Calibration of Modern Neural Networks"): it is found on
 validation examples, changes no ranking and no single-label answer, and mends most of what fine-tuning makes
-overconfident. Where several classes may hold, the threshold from which on one is said is found there too.
+overconfident. Few validation examples can mislead it, so it is used only where it also helps on validation examples
+that it was not fitted to (`choose_temperature`); else the probabilities stay as trained. Where several classes may
+hold, the threshold from which on one is said is found there too.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,72 @@ import numpy.typing as npt
 
 from domain_ft.evaluation.counts import macro_f1
 from domain_ft.evaluation.predictions import Predictions
+from domain_ft.randomness import generator
 
 BINS = 15
 TEMPERATURES = (0.05, 20.0)
 """Where a temperature may lie."""
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class TemperatureChoice:
+    """A temperature fitted to validation examples, and whether it is used.
+
+    Attributes:
+        fitted: the best one on all validation examples.
+        used: whether it made held-out validation examples likelier, and their calibration error no larger.
+        loss_before, loss_after: the mean negative log-likelihood of each example without a temperature, and with the
+            one fitted to the other folds; nats.
+        ece_before, ece_after: the expected calibration error in the same way.
+    """
+
+    fitted: float
+    used: bool
+    loss_before: float | None = None
+    loss_after: float | None = None
+    ece_before: float | None = None
+    ece_after: float | None = None
+
+    @property
+    def temperature(self) -> float:
+        """What the logits are divided by."""
+        return self.fitted if self.used else 1.0
+
+
+def choose_temperature(validation: Predictions) -> TemperatureChoice:
+    """Fit a temperature, and decide by cross-validation whether it is used.
+
+    Each fold of the validation examples, whole sources at a time, is read with the temperature fitted to the others.
+    The temperature is used where that lowers the loss by more than its standard error, and does not raise the expected
+    calibration error. The test examples have no part in it.
+    """
+    several = validation.labels.several
+    fitted = fit_temperature(validation.logits, validation.targets, several)
+    _, units = np.unique(validation.groups, return_inverse=True)
+    units = units.reshape(-1)
+    count = int(units.max(initial=-1)) + 1
+    if count < 2:
+        return TemperatureChoice(fitted, used=False)
+    folds = (generator(0, "calibration").permutation(count) % min(FOLDS, count))[units]
+    logits = validation.logits.astype(np.float64)
+    scaled = np.empty_like(logits)
+    for fold in np.unique(folds):
+        held = folds == fold
+        scaled[held] = logits[held] / fit_temperature(logits[~held], validation.targets[~held], several)
+    before, after = (_losses(one, validation.targets, several, 0.0) for one in (logits, scaled))
+    gains = np.bincount(units, weights=before - after)  # by source: examples of one are no independent evidence
+    error = float(np.sqrt(count * gains.var(ddof=1)))
+    ece_before = expected_calibration_error(validation, 1.0)
+    ece_after = expected_calibration_error(replace(validation, logits=scaled), 1.0)
+    return TemperatureChoice(
+        fitted,
+        used=bool(gains.sum() > error) and ece_after <= ece_before,
+        loss_before=float(before.mean()),
+        loss_after=float(after.mean()),
+        ece_before=ece_before,
+        ece_after=ece_after,
+    )
 
 
 def fit_temperature(logits: npt.ArrayLike, targets: npt.ArrayLike, several: bool) -> float:
@@ -59,12 +123,18 @@ def negative_log_likelihood(
         several: whether several may hold.
         smoothing: the share of the truth that is spread evenly over what could have been.
     """
-    given, truth = np.asarray(logits, dtype=np.float64), np.asarray(targets)
+    return float(_losses(np.asarray(logits, dtype=np.float64), np.asarray(targets), several, smoothing).mean())
+
+
+def _losses(
+    logits: npt.NDArray[np.float64], truth: npt.NDArray[Any], several: bool, smoothing: float
+) -> npt.NDArray[np.float64]:
+    """(n,) the loss of each example: where several may hold, the mean over classes."""
     if several:
         smoothed = truth * (1 - smoothing) + smoothing / 2
-        return float((np.logaddexp(0, given) - given * smoothed).mean())
-    said = (1 - smoothing) * given[np.arange(len(given)), truth] + smoothing * given.mean(axis=1)
-    return float((np.logaddexp.reduce(given, axis=1) - said).mean())
+        return np.asarray((np.logaddexp(0, logits) - logits * smoothed).mean(axis=1))
+    said = (1 - smoothing) * logits[np.arange(len(logits)), truth] + smoothing * logits.mean(axis=1)
+    return np.asarray(np.logaddexp.reduce(logits, axis=1) - said)
 
 
 def fit_threshold(predictions: Predictions) -> float:
@@ -126,7 +196,7 @@ def expected_calibration_error(predictions: Predictions, temperature: float | No
 
 def calibrate(validation: Predictions) -> tuple[float, float]:
     """(temperature, threshold) found on validation predictions: what the test's are then to be read with."""
-    temperature = fit_temperature(validation.logits, validation.targets, validation.labels.several)
+    temperature = choose_temperature(validation).temperature
     return temperature, fit_threshold(replace(validation, temperature=temperature))
 
 

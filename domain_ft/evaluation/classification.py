@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,9 +56,7 @@ def classification_metrics(
         "examples": len(predictions),
         "units": units,
         "per_class": _per_class(predictions, level),
-        "interval": {
-            name: _beyond_certainty(found[name]["mean"], found[name]["interval"], units, level) for name in METRICS
-        },
+        "interval": {name: found[name]["interval"] for name in METRICS},
         "level": level,
         "resamples": resamples,
         "few_units": units < FEW_DOCUMENTS,
@@ -265,22 +262,8 @@ def _f1_interval(score: float, units: int, level: float) -> list[float] | None:
     """
     if not units:
         return None
-    low, high = _wilson(score / (2 - score), units, level)
+    low, high = counts.wilson(score / (2 - score), units, level)
     return [2 * low / (1 + low), 2 * high / (1 + high)]
-
-
-def _wilson(share: float, trials: int, level: float) -> tuple[float, float]:
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    reach = z / (1 + z * z / trials) * np.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return max(0.0, float(middle - reach)), min(1.0, float(middle + reach))
-
-
-def _beyond_certainty(value: float, bounds: list[float] | None, units: int, level: float) -> list[float] | None:
-    """An interval, and where all was right, and so in every draw, that of a share: n of n right is no certainty."""
-    if bounds is None or bounds[0] < 1:
-        return bounds
-    return [_wilson(value, units, level)[0], 1.0]
 
 
 def _area(chances: Array, truth: Array, positives: int) -> float:

@@ -18,6 +18,7 @@ seed and with several, whether seeds differ much or little.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,8 @@ def scores(
 ) -> dict[str, dict[str, Any]]:
     """Each score of a run over its seeds: `mean`, `sd` (n - 1; None of one seed), `values` and `interval` of the mean.
 
+    All verbs take the intervals of scores from here, so that they say the same of the same run.
+
     Args:
         seeds: the counts of each seed, over the same units.
         score: what is computed of their sums.
@@ -57,9 +60,22 @@ def scores(
             "mean": float(values.mean()),
             "sd": float(values.std(ddof=1)) if len(values) > 1 else None,
             "values": values.tolist(),
-            "interval": bounds and [max(bounds[0], low), min(bounds[1], high)],
+            "interval": bounds and _beyond_certainty([max(bounds[0], low), min(bounds[1], high)], _units(seeds), level),
         }
     return found
+
+
+def wilson(share: float, trials: int, level: float) -> tuple[float, float]:
+    """Wilson's interval (1927) of a share of `trials`."""
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    reach = z / (1 + z * z / trials) * np.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    return max(0.0, float(middle - reach)), min(1.0, float(middle + reach))
+
+
+def _beyond_certainty(bounds: list[float], units: int, level: float) -> list[float]:
+    """An interval, and where all was right, and so in every draw, that of a share: n of n right is no certainty."""
+    return bounds if bounds[0] < 1 else [wilson(1.0, units, level)[0], 1.0]
 
 
 def counts_difference(

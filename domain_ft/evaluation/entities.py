@@ -24,7 +24,7 @@ import numpy.typing as npt
 from domain_ft.corpus.tasks.entities import Bounds, Span, TaggedText, find_words
 from domain_ft.errors import CheckpointError
 from domain_ft.evaluation.bootstrap import FEW_DOCUMENTS, LEVEL, RESAMPLES
-from domain_ft.evaluation.counts import Array, counts_difference, f1, macro_f1, scores
+from domain_ft.evaluation.counts import Array, counts_difference, f1, macro_f1, scores, wilson
 from domain_ft.storage import write_atomic
 
 RIGHT, FALSE, MISSED = range(3)
@@ -158,13 +158,24 @@ def entity_metrics(seeds: Sequence[EntityCounts], *, seed: int = 0) -> dict[str,
             name: {
                 **{metric: mean[f"{metric} {name}"] for metric in ("precision", "recall", "f1")},
                 "support": support[name],
-                "interval": found[f"f1 {name}"]["interval"],
+                "interval": _type_interval(seeds, name, found[f"f1 {name}"]),
             }
             for name in types
         },
         "interval": {name: found[name]["interval"] for name in METRICS},
         "seeds": {name: {part: found[name][part] for part in ("mean", "sd", "values")} for name in METRICS},
     }
+
+
+def _type_interval(seeds: Sequence[EntityCounts], name: str, found: Mapping[str, Any]) -> list[float] | None:
+    """[low, high] of the F1 of a type. Where all was right, the units that say so are those that have the type."""
+    if found["interval"] is None or found["mean"] < 1:
+        return found["interval"]
+    types = seeds[0].types
+    sums = seeds[0].over_units(types)
+    of_type = sums.reshape(len(sums), 3, len(types))[:, :, types.index(name)]
+    units = int((of_type.sum(axis=1) > 0).sum())
+    return [wilson(1.0, units, LEVEL)[0], 1.0]
 
 
 def entity_difference(

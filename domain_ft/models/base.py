@@ -244,6 +244,23 @@ def load(
     return base
 
 
+def objective_of(name: str, progress: Progress | None = None) -> ObjectiveName:
+    """The objective that a model is made for: its configuration is read and no weights.
+
+    Args:
+        name: as `load` takes it.
+        progress: told what is being fetched.
+
+    Raises:
+        ModelError: no such model, or one that cannot be used.
+        AssetError: an embedded model could not be fetched.
+    """
+    source = find(name, progress)
+    with quiet(), loading(name):
+        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
+        return describe(config, name).objective
+
+
 def prove(base: BaseModel) -> None:
     """Find out on a tiny input how a model that no test of ours covers is to be run, and set `base.packed`.
 

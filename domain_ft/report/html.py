@@ -118,6 +118,8 @@ def _calibration_caption(report: ClassifyReport) -> str:
     if not found:
         return said
     before, after = (task_words.points(found[name]) for name in ("ece_before", "ece_after"))
+    if found.get("temperature", 1.0) == 1.0:
+        return f"{said} Expected calibration error: {before} points as trained; no temperature is used."
     return f"{said} Expected calibration error: {before} points as trained, {after} with the temperature."
 
 

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from domain_ft.corpus.left_out import LeftOut
 from domain_ft.report.data import BaseFacts
 
 if TYPE_CHECKING:
+    from domain_ft.corpus.readers.base import Reject
     from domain_ft.corpus.tasks.examples import Examples, TaskData
     from domain_ft.evaluation.predictions import Predictions
 
@@ -223,6 +225,8 @@ class CompareReport:
         runs: in the order given.
         metrics: the scores that are compared, the first to be looked at first.
         notes: what a person should know, in sentences.
+        left_out: what was not read of the examples, where they were read for this.
+        rejects: the records of them that could not be read.
     """
 
     kind: str
@@ -230,6 +234,8 @@ class CompareReport:
     runs: Sequence[ComparedRun]
     metrics: Sequence[str]
     notes: Sequence[str] = ()
+    left_out: LeftOut = field(default_factory=LeftOut)
+    rejects: Sequence[Reject] = ()
 
     @property
     def of_losses(self) -> bool:

@@ -81,7 +81,7 @@ def calibration(report: ClassifyReport) -> str:
     """How often the model was right against how sure it was, before and after the temperature."""
     found = report.test.get("calibration") or {}
     spoken = "How often it is right against how sure it is."
-    if found:
+    if found.get("temperature", 1.0) != 1.0:
         spoken += (
             f" The expected calibration error went from {task_words.points(found['ece_before'])} to "
             f"{task_words.points(found['ece_after'])} points."

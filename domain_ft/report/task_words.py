@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from domain_ft.corpus.left_out import sentences as unread_sentences
 from domain_ft.corpus.tasks.leaks import KIND_WORDS
 from domain_ft.report.task_data import ClassifyReport, ComparedRun, CompareReport, TaskFacts
 from domain_ft.report.words import bounds as interval_of
@@ -179,10 +180,31 @@ def limits(report: ClassifyReport) -> list[str]:
         "It always answers, on any text: none of its answers is 'none of these'."
         if not task.several
         else "Its classes are all it knows: what a text holds besides, it does not say.",
-        "Probabilities are calibrated on validation examples: where classes are more or less frequent, they are off.",
+        probabilities(report),
         "The test examples were used for measuring alone. If you choose among many runs by their test scores, the best "
         "one's score is too high.",
     ]
+
+
+def probabilities(report: ClassifyReport) -> str:
+    """What the probabilities are worth, and what was done to them."""
+    found, chosen = report.test.get("calibration") or {}, report.result.get("calibration")
+    temperature = found.get("temperature", 1.0)
+    if temperature == 1.0:
+        if not chosen:
+            return "Probabilities are not calibrated: they are what the model was trained to say."
+        return (
+            f"Probabilities are not calibrated: a temperature of {chosen['fitted']:.2f} was fitted to the validation "
+            "examples, and was no sure improvement on those that it was not fitted to, so it is not used."
+        )
+    before, after = (points(found[name]) for name in ("ece_before", "ece_after"))
+    said = f"Probabilities are calibrated on validation examples, with a temperature of {temperature:.2f}."
+    if found["ece_after"] > found["ece_before"]:
+        return (
+            f"{said} On the test examples they are no better for it: the expected calibration error went from {before} "
+            f"to {after} points. Do not take them at their word."
+        )
+    return f"{said} Where classes are more or less frequent than in these examples, they are off."
 
 
 def _against_baselines(report: ClassifyReport) -> list[str]:
@@ -212,7 +234,27 @@ def facts(task: TaskFacts) -> list[tuple[str, str]]:
     ]
     sizes = [(f"{split} examples", f"{amount:,}") for split, amount in task.examples.items()]
     kind = "any number of them an example" if task.several else "one an example"
-    return [*sizes, ("classes", f"{len(task.labels):,}, {kind}"), *named]
+    read = task.facts.get("fields") or {}
+    fields = [
+        (f"{what} read from", f"{read[name]}{length}")
+        for name, what, length in (
+            ("text", "text", _mean_length(task)),
+            ("pair", "second text", ""),
+            ("label", "label", ""),
+        )
+        if read.get(name)
+    ]
+    return [*sizes, ("classes", f"{len(task.labels):,}, {kind}"), *fields, *named]
+
+
+def _mean_length(task: TaskFacts) -> str:
+    mean = task.facts.get("mean_characters")
+    return f", {mean:,} characters on average" if mean else ""
+
+
+def left_out(result: Mapping[str, Any]) -> list[str]:
+    """What was not read of the examples."""
+    return unread_sentences(result)
 
 
 def leaks(counts: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -138,7 +138,7 @@ def print_classify(report: ClassifyReport, console: Console | None = None) -> No
             )
     console.print(table)
     console.print(Text(task_words.headline(report), style="bold"))
-    for sentence in task_words.findings(report):
+    for sentence in (*task_words.findings(report), *sentences(report.result)):
         console.print(Text(sentence))
 
 

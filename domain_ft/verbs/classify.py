@@ -25,7 +25,13 @@ from domain_ft.corpus.tasks.opening import TaskSource, open_task
 from domain_ft.corpus.tasks.rows import ExampleRows, encode
 from domain_ft.errors import SettingsError
 from domain_ft.evaluation.baselines import Baseline, baseline_facts, majority, tfidf_svm
-from domain_ft.evaluation.calibration import calibrate, calibration_facts, fit_threshold, negative_log_likelihood
+from domain_ft.evaluation.calibration import (
+    calibrate,
+    calibration_facts,
+    choose_temperature,
+    fit_threshold,
+    negative_log_likelihood,
+)
 from domain_ft.evaluation.classification import classification_metrics, point_scores, seed_metrics
 from domain_ft.evaluation.logits import compute_features, predict_logits
 from domain_ft.evaluation.predictions import Predictions
@@ -211,8 +217,9 @@ def set_up(
     Raises:
         SettingsError: the processes do not have the same settings, examples and model.
     """
+    rejected = [] if rejected is None else rejected
     with machine.main_first():
-        data = open_task(TaskSource.of(settings), rejects=(rejected or []).append, progress=display.job)
+        data = open_task(TaskSource.of(settings), rejects=rejected.append, progress=display.job)
         leaks = find_leaks(data, adapted_to(settings.model, display), display.job)
         if settings.remove_leaks:
             data = remove_leaks(data, leaks)
@@ -259,6 +266,10 @@ def _say_what_is_odd(
     display: ProgressDisplay,
 ) -> None:
     """What a person should know before the numbers come."""
+    fields = data.facts["fields"]
+    length = f"{data.facts['mean_characters']:,} characters on average"
+    second = f", the second text from '{fields['pair']}'" if fields["pair"] else ""
+    display.say(f"the text is read from '{fields['text']}' ({length}){second}, the label from '{fields['label']}'")
     for note in (*data.notes, *model.notes):
         display.say(f"note: {note}")
     cut = cut_fraction(rows)
@@ -401,6 +412,7 @@ def _report(
         **costs(job.machine, model, states, trained, wall_seconds),
         "test": _scores(kept.test, settings),
         "validation": _scores(kept.validation, settings),
+        "calibration": dataclasses.asdict(choose_temperature(kept.validation)) if settings.calibrate else None,
         "seeds": {"kept": kept.trial.seed, **seed_metrics([one.test for one in largest(outcomes)], seed=settings.seed)},
         "baselines": {
             name: baseline_facts(baseline, kept.test, seed=settings.seed) for name, baseline in baselines.items()
@@ -409,6 +421,8 @@ def _report(
         "leaks": dict(job.leaks.counts),
         "cut_fraction": cut_fraction(job.rows),
         "examples": {split: len(examples) for split, examples in job.data.splits.items()},
+        "fields": job.data.facts["fields"],
+        **job.data.left_out.to_result(),
     }
     return ClassifyReport.of(
         result,
@@ -500,6 +514,8 @@ def _dry_run(settings: ClassifySettings) -> dict[str, Any]:
         "steps": sum(loop.total_steps for loop in loops),
         "leaks": dict(job.leaks.counts),
         "cut_fraction": cut_fraction(job.rows),
+        "fields": job.data.facts["fields"],
+        **job.data.left_out.to_result(),
         "settings": job.settings.to_dict(),
         "output": str(output_folder(settings)),
     }

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from domain_ft.checking import options
+from domain_ft.corpus import left_out
 from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.checks.checking import Checker, CheckResult
 from domain_ft.corpus.checks.findings import Finding
@@ -27,6 +28,8 @@ from domain_ft.corpus.checks.opening import CheckedFile, Fields
 from domain_ft.corpus.checks.private import PrivateData
 from domain_ft.corpus.checks.repairs import Repaired, repair
 from domain_ft.corpus.conversations.formats import FORMATS, FieldChoice
+from domain_ft.corpus.readers.base import field_names
+from domain_ft.corpus.tasks.labels import LabelRules
 from domain_ft.errors import SettingsError
 from domain_ft.settings import ClassifySettings, DataCheckSettings, InstructSettings, TagSettings, TokenOptions
 from domain_ft.training.progress import ProgressDisplay
@@ -84,8 +87,14 @@ def check(settings: DataCheckSettings, progress: Progress | None = None) -> Chec
         raise SettingsError("--max-length counts tokens, and without --model there are none", fix="give --model M")
     if settings.names and not settings.private:
         raise SettingsError("--names with --no-private: names are private", fix="leave one of them out")
+    rules = LabelRules(settings.label_separator, field_names(settings.label_names), settings.label_kind)
     fields = Fields(
-        FieldChoice.of(settings), settings.text_field, settings.pair_field, settings.label_field, settings.encoding
+        FieldChoice.of(settings),
+        settings.text_field,
+        settings.pair_field,
+        settings.label_field,
+        settings.encoding,
+        rules,
     )
     file = CheckedFile.open(settings.data, settings.kind, fields)
     private = PrivateData(settings.region, settings.names) if settings.private else None
@@ -141,6 +150,9 @@ def print_checked(checked: Checked, console: Console) -> None:
         console.print(table)
     if numbers["languages"]:
         console.print(Text(f"languages of the texts: {_counts(numbers['languages'])}"), soft_wrap=False)
+        console.print()
+    for sentence in left_out.sentences(numbers):
+        console.print(Text(sentence), soft_wrap=False)
         console.print()
     for findings, word, style in ((result.errors, "error", "red"), (result.warnings, "warning", "yellow")):
         if findings:

@@ -16,7 +16,7 @@ from rich.console import Console
 from domain_ft.errors import CorpusError, ModelError, SettingsError
 from domain_ft.evaluation.bootstrap import difference
 from domain_ft.evaluation.scores import Scores, shared
-from domain_ft.models.base import BaseModel, load
+from domain_ft.models.base import BaseModel, load, objective_of
 from domain_ft.report.data import EvaluationReport, ModelScores
 from domain_ft.report.html import render_evaluation
 from domain_ft.report.run_folder import RunFolder
@@ -42,8 +42,9 @@ def evaluate(settings: EvaluateSettings) -> EvaluationReport:
     machine = choose_machine(settings)
     with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
         with machine.main_first():
+            # Before a text is read or weights are loaded, which may take long.
+            _refuse_mixture({name: objective_of(name, display.job) for name in settings.model})
             corpora = prepare_corpora(settings, display)
-        objectives: dict[str, str] = {}
         scores: list[dict[str, Scores]] = []
         bases: list[Mapping[str, Any]] = []
         for name in settings.model:
@@ -56,8 +57,6 @@ def evaluate(settings: EvaluateSettings) -> EvaluationReport:
                     )
                     for role, prepared in corpora.items()
                 }
-            objectives[name] = base.objective
-            _refuse_mixture(objectives)
             objective = build_objective(base, settings, machine.kernels)
             scores.append(
                 {

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from domain_ft.corpus.left_out import LeftOut, sentences
+from domain_ft.corpus.readers.base import Reject
 from domain_ft.corpus.tasks.examples import Examples
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
 from domain_ft.corpus.tasks.opening import open_task
@@ -33,6 +37,7 @@ from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.machine import Machine, choose_machine, is_main_process
 
 TOKENS_PER_PASS = 4096
+_LISTED = 5
 
 
 def evaluate_task(settings: EvaluateSettings) -> tuple[CompareReport, list[Predictions]]:
@@ -57,7 +62,7 @@ def evaluate_task(settings: EvaluateSettings) -> tuple[CompareReport, list[Predi
                 f"'{run}' has other classes than '{runs[0]}'", fix="evaluate runs of one task with each other"
             )
     with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
-        subject, examples = _examples(settings, runs[0], facts[0], display)
+        subject, examples, left_out, rejects = _examples(settings, runs[0], facts[0], display)
         said = [_said(run, own, examples, machine, display) for run, own in zip(runs, facts, strict=True)]
     compared: list[ComparedRun] = []
     for name, own, predictions in zip(settings.model, facts, said, strict=True):
@@ -66,7 +71,8 @@ def evaluate_task(settings: EvaluateSettings) -> tuple[CompareReport, list[Predi
         compared.append(ComparedRun(name, own.base, seeds=int(scores.pop("n")), scores=scores, differences=others))
     shown = [metric for metric in METRICS if metric != "micro_f1" or facts[0].several]
     note = "The model that each run has kept, of one seed: what another seed would give is not in the intervals."
-    return CompareReport("classify", subject, compared, shown, (note,)), said
+    notes = [note, *sentences(left_out.to_result()), *_listed(rejects)]
+    return CompareReport("classify", subject, compared, shown, notes, left_out, rejects), said
 
 
 def run(settings: EvaluateSettings) -> dict[str, Any]:
@@ -79,6 +85,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
         "command": "evaluate",
         "task": report.subject,
         "wall_seconds": time.perf_counter() - began,
+        **report.left_out.to_result(),
         "models": [
             {
                 "model": one.name,
@@ -92,17 +99,38 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     if folder:
         from domain_ft.report.html import render_compare  # draws figures: only here
 
+        if report.rejects:
+            folder.write_lines(folder.rejects, map(dataclasses.asdict, report.rejects))
         folder.write_report(render_compare(report))
         folder.write_result(result)
     return result
 
 
+def _listed(rejects: Sequence[Reject]) -> list[str]:
+    """The first records that were left out: without --output there is no rejects.jsonl to look into."""
+    told = [
+        f"Left out: {one.file}" + ("" if one.line is None else f", line {one.line}") + f": {one.reason}."
+        for one in rejects[:_LISTED]
+    ]
+    if len(rejects) > _LISTED:
+        told.append(f"And {len(rejects) - _LISTED:,} more; --output DIR lists all of them in rejects.jsonl.")
+    return told
+
+
 def _examples(
     settings: EvaluateSettings, first: Path, facts: TaskFacts, display: ProgressDisplay
-) -> tuple[str, Examples]:
-    """The name of the examples, and the examples: a task's test, split as the first run has it, or those of a file."""
+) -> tuple[str, Examples, LeftOut, list[Reject]]:
+    """A task's test examples, split as the first run has it, or those of a file.
+
+    Returns:
+        name: of the examples.
+        examples: to be scored.
+        left_out: what was not read.
+        rejects: the records that could not be read.
+    """
+    trained = ClassifySettings.from_toml(first / "config.toml")
+    rejects: list[Reject] = []
     if settings.task:
-        trained = ClassifySettings.from_toml(first / "config.toml")
         source = TaskSource(
             task=settings.task,
             validation_fraction=trained.validation_fraction,
@@ -110,8 +138,9 @@ def _examples(
             on_bad_record=settings.on_bad_record,
             encoding=settings.encoding,
         )
-        data = open_task(source, progress=display.job)
+        data = open_task(source, rejects=rejects.append, progress=display.job)
         examples: Examples = data.splits["test"]
+        left_out = data.left_out
         unknown = sorted(set(data.labels.names) - set(facts.labels))
     else:
         found = places(str(settings.test))
@@ -119,14 +148,20 @@ def _examples(
         table = tabulate(
             place.content,
             place.read,
-            ExampleFields(FieldNames(**facts.fields), several=facts.several),
+            ExampleFields(
+                FieldNames(**facts.fields),
+                several=facts.several,
+                rules=TaskSource.of(trained).label_rules,
+                known=facts.labels,
+            ),
             on_bad_record=settings.on_bad_record,
             encoding=settings.encoding,
-            rejects=lambda _: None,
+            rejects=rejects.append,
             progress=display.job,
             label=f"reading {place.name}",
         )
         examples, unknown = table, sorted(set(table.facts.counts) - set(facts.labels))
+        left_out = LeftOut(len(rejects), Counter(table.facts.unread_fields), list(place.unread))
     if not len(examples):
         raise CorpusError("there is no example that can be used", where=settings.task or settings.test)
     if unknown:
@@ -135,7 +170,7 @@ def _examples(
             where=settings.task or settings.test,
             fix=f"its classes are {', '.join(facts.labels[:10])}",
         )
-    return str(settings.task or settings.test), examples
+    return str(settings.task or settings.test), examples, left_out, rejects
 
 
 def _said(run: Path, facts: TaskFacts, examples: Examples, machine: Machine, display: ProgressDisplay) -> Predictions:

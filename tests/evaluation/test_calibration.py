@@ -17,6 +17,7 @@ from domain_ft.evaluation.calibration import (
     TEMPERATURES,
     calibrate,
     calibration_facts,
+    choose_temperature,
     expected_calibration_error,
     fit_temperature,
     fit_threshold,
@@ -100,6 +101,36 @@ def test_calibrating_on_validation_mends_the_test() -> None:
     assert threshold == 0.5
     assert found["temperature"] > 2
     assert found["ece_after"] < 0.05 < found["ece_before"]
+
+
+def test_a_temperature_that_helps_only_where_it_was_fitted_is_not_used() -> None:
+    """Thirty examples, all right, ask for less certainty than held-out examples of the same kind confirm."""
+    targets = np.arange(30) % 3
+    sure = dataclasses.replace(
+        drawn(30, 3), logits=(np.eye(3)[targets] * 6).astype(np.float32), targets=targets, temperature=1.0
+    )
+    chosen = choose_temperature(sure)
+    assert chosen.fitted > 1
+    assert (chosen.used, calibrate(sure)[0]) == (False, 1.0)
+    assert chosen.ece_after is not None
+    assert chosen.ece_before is not None
+    assert chosen.ece_after > chosen.ece_before
+
+
+def test_most_temperatures_fitted_to_calibrated_probabilities_are_not_used() -> None:
+    """Labels drawn from the probabilities themselves: there is nothing to mend."""
+    used = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        logits = (rng.normal(size=(60, 3)) * 2).astype(np.float32)
+        targets = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+        chosen = choose_temperature(dataclasses.replace(drawn(60, 3), logits=logits, targets=targets))
+        used += chosen.used
+    assert used <= 8
+
+
+def test_one_source_is_too_little_to_judge_a_temperature() -> None:
+    assert not choose_temperature(drawn(20, group=20)).used
 
 
 def test_a_threshold_is_the_best_of_the_grid() -> None:

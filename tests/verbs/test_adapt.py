@@ -14,11 +14,11 @@ import torch
 from huggingface_hub import ModelCard
 from peft import PeftModel
 from safetensors.torch import load_file
-from tiny_models import VOCABULARY, tiny_tokenizer
+from tiny_models import VOCABULARY, save_tiny, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 from verb_jobs import power_cut, settings
 
-from domain_ft.errors import SettingsError
+from domain_ft.errors import ModelError, SettingsError
 from domain_ft.models.activation_checkpointing import ActivationCheckpointing
 from domain_ft.models.base import load
 from domain_ft.settings import AdaptSettings, EstimateSettings, EvaluateSettings, ExportSettings, MachineOptions
@@ -121,6 +121,15 @@ def test_evaluate_gives_the_runs_own_numbers(tmp_path: Path) -> None:
         assert adapted.scores[role]["loss"] == pytest.approx(finished.result["after"][role]["loss"], rel=1e-5)
     difference = adapted.differences["domain"]
     assert difference["loss"] == pytest.approx(finished.result["differences"]["domain"]["loss"], rel=1e-4)
+
+
+def test_an_encoder_beside_a_decoder_is_refused_before_any_text_is_read(tmp_path: Path) -> None:
+    for architecture in ("bert", "llama"):
+        save_tiny(architecture, tmp_path / architecture)
+        (tmp_path / architecture / "model.safetensors").unlink()  # the configuration is enough
+    models = (str(tmp_path / "bert"), str(tmp_path / "llama"))
+    with pytest.raises(ModelError, match="encoders and decoders cannot be compared"):
+        evaluate(EvaluateSettings(model=models, corpus=str(tmp_path / "not-there.txt"), quiet=True))
 
 
 def test_a_run_stacked_on_a_run_starts_where_that_one_ended(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from rich.console import Console
 from domain_ft import cli
 from domain_ft.corpus.tasks.examples import Labels
 from domain_ft.errors import CheckpointError, SettingsError
-from domain_ft.evaluation.entities import EntityCounts
+from domain_ft.evaluation.classification import classification_metrics
+from domain_ft.evaluation.entities import EntityCounts, entity_metrics
 from domain_ft.evaluation.predictions import Predictions
 from domain_ft.evaluation.scores import Scores
 from domain_ft.report.terminal import print_compare
@@ -241,3 +242,24 @@ def test_the_verb_writes_its_folder_and_prints_json(
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "<svg" in page
     assert runs[1] in page
+
+
+def test_the_interval_of_a_run_is_the_one_that_the_run_gives(tmp_path: Path) -> None:
+    """Also where all was right: compare must not be surer than classify and tag were."""
+    for name, skill in (("right", 50.0), ("mixed", 1.0)):
+        one = predictions(skill)
+        report = compared(classify_run(tmp_path / name, one), classify_run(tmp_path / f"{name}-2", one))
+        own = classification_metrics(one)["interval"]
+        for metric in report.metrics:
+            assert report.runs[0].scores[metric]["interval"] == own[metric], metric
+            assert own[metric][0] < 1
+    ids = tuple(f"note-{index}" for index in range(50))
+    found = [EntityCounts(("drug",), np.tile([[[1, 0, 0]]], (50, 1, 1)), ids, ids)]
+    folder = tmp_path / "tag"
+    folder.mkdir()
+    found[0].save(folder / "predictions" / "test-seed-0.npz")
+    write_json(folder / "result.json", {"command": "tag", "model": "minilm", "task": "notes"})
+    report = compared(str(folder), str(folder))
+    low, high = report.runs[0].scores["f1"]["interval"]
+    assert [low, high] == entity_metrics(found)["interval"]["f1"]
+    assert (0.9 < low < 0.95, high) == (True, 1)

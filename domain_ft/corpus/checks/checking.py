@@ -77,6 +77,7 @@ class Checker:
         self.records = self.unreadable = 0
         self.roles: Counter[str] = Counter()
         self.labels: Counter[str] = Counter()
+        self.unread: Counter[str] = Counter()
         self.messages, self.prompts, self.answers, self.texts = Lengths(), Lengths(), Lengths(), Lengths()
 
     def check(self, items: Iterable[Item], rejections: Rejections) -> CheckResult:
@@ -111,6 +112,7 @@ class Checker:
             self._look_at(item, passage)
         self.roles.update(item.roles)
         self.labels.update(item.labels)
+        self.unread.update(item.unread)
         self.copies.add_item(item)
         if item.conversation is not None:
             said = [turn for turn in item.conversation.turns if turn.role == "assistant"]
@@ -152,6 +154,8 @@ class Checker:
             statistics["text_characters"] = self.texts.summary()
         if self.labels:
             statistics["labels"] = dict(self.labels.most_common())
+        if self.unread:
+            statistics["unread_fields"] = dict(self.unread.most_common())
         if self.measure is not None:
             statistics |= self.measure.statistics()
         return statistics | {

@@ -17,6 +17,7 @@ from domain_ft.corpus.readers.base import (
     Reject,
     TextField,
     decode,
+    field_names,
     join_names,
     looked_at,
     read_lines,
@@ -24,6 +25,7 @@ from domain_ft.corpus.readers.base import (
 from domain_ft.corpus.readers.files import ending
 from domain_ft.corpus.tasks.entity_files import TagFields, read_tagged
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
+from domain_ft.corpus.tasks.labels import LabelRules
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Item:
         roles: who speaks, turn by turn.
         conversation: what `instruct` would learn from; None where it would refuse it, or of other files.
         labels: of a labelled example or of the entities of a text.
+        unread: fields that hold something and are not read.
         comparable: whether copies of it are worth a word; lines of running text repeat themselves.
     """
 
@@ -66,6 +69,7 @@ class Item:
     roles: tuple[str, ...] = ()
     conversation: Conversation | None = None
     labels: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
     comparable: bool = True
 
     @property
@@ -125,6 +129,7 @@ _KINDS = {
     "field is missing": "missing-field",
     "the file is empty": "empty-file",
     "is empty": "empty-text",
+    "there is no label": "no-label",
     "the field holds": "wrong-type",
     "an object is wanted": "broken-record",
     "columns": "broken-record",
@@ -138,27 +143,43 @@ def _kind(reason: str) -> str:
     return next((kind for words, kind in _KINDS.items() if words in reason), "unreadable")
 
 
-def example_items(path: Path, name: str, names: FieldNames, bad: BadRecords) -> Iterator[Item]:
-    """Labelled examples, as `classify` reads them."""
-    fields = ExampleFields(names)
-    records = raw_records(path, name, ENDINGS[ending(path)], bad, fields.columns(name))
-    for record in looked_at(records, functools.partial(fields.look, file=name), bad):
+def example_items(
+    path: Path, name: str, names: FieldNames, bad: BadRecords, rules: LabelRules | None = None
+) -> Iterator[Item]:
+    """Labelled examples, as `classify` reads them; the first has what is wrong with the labels of all."""
+    kind = ENDINGS[ending(path)]
+    fields = ExampleFields(names, rules=rules)
+    if kind == "parquet":
+        from domain_ft.corpus.readers.parquet import file_class_names  # imports pyarrow
+
+        fields.classes = file_class_names(path)
+    survey, silent = fields.survey(), BadRecords("skip", lambda _: None, bad.encoding)
+    for record in looked_at(raw_records(path, name, kind, silent), functools.partial(survey.look, file=name), silent):
+        survey.example(record, name, silent)
+    findings = tuple(
+        Finding(one.line, fields.names.label, one.kind, f"{one.what}; {one.fix}", error=True)
+        for one in survey.finish()[1]
+    )
+    for record in raw_records(path, name, kind, bad, fields.columns(name)):
         example = fields.example(record, name, bad)
         texts = tuple(Passage(field, text) for field, text in _texts_of(record, fields.names))
+        unread = tuple(fields.unread_in(record))
         if example is None:
-            yield Item(record.line, texts)
-            continue
-        prompt = example.text if example.pair is None else f"{example.text}\n{example.pair}"
-        answer = ", ".join(sorted(example.labels))
-        yield Item(record.line, texts, prompt, answer, fields.names.label, labels=example.labels)
+            yield Item(record.line, texts, findings=findings, unread=unread)
+        else:
+            prompt = example.text if example.pair is None else f"{example.text}\n{example.pair}"
+            answer = ", ".join(sorted(example.labels))
+            labels = example.labels
+            yield Item(record.line, texts, prompt, answer, fields.names.label, findings, labels=labels, unread=unread)
+        findings = ()
 
 
 def _texts_of(record: RawRecord, names: FieldNames) -> Iterator[tuple[str, str]]:
     for part in (names.text, names.pair):
-        for column in (part or "").split(","):
-            value = record.fields.get(column.strip())
+        for column in field_names(part):
+            value = record.fields.get(column)
             if isinstance(value, str):
-                yield column.strip(), value
+                yield column, value
 
 
 def tag_items(path: Path, name: str, fields: TagFields, bad: BadRecords) -> Iterator[Item]:

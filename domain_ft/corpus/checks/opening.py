@@ -30,6 +30,7 @@ from domain_ft.corpus.tasks.entity_files import (
 )
 from domain_ft.corpus.tasks.fields import LABEL_NAMES, FieldNames
 from domain_ft.corpus.tasks.knowledge_bases import is_knowledge_base
+from domain_ft.corpus.tasks.labels import LabelRules
 from domain_ft.corpus.tasks.reading import RECORD_ENDINGS
 from domain_ft.errors import CorpusError
 
@@ -46,6 +47,7 @@ class Fields:
     Attributes:
         choice: of conversations.
         text, pair, label: of examples; `text` of tags and text too.
+        rules: how the labels of examples are written.
         encoding: what the file is written in; None for UTF-8.
     """
 
@@ -54,6 +56,7 @@ class Fields:
     pair: str | None = None
     label: str | None = None
     encoding: str | None = None
+    rules: LabelRules = field(default_factory=LabelRules)
 
     @property
     def bad(self) -> BadRecords:
@@ -113,7 +116,8 @@ class CheckedFile:
         if self.kind == "conversations" and self.format is not None:
             return conversation_items(self.records(bad), self.name, self.format, fields.choice)
         if self.kind == "examples":
-            return example_items(self.path, self.name, FieldNames(fields.text, fields.pair, fields.label), bad)
+            names = FieldNames(fields.text, fields.pair, fields.label)
+            return example_items(self.path, self.name, names, bad, fields.rules)
         if self.kind == "tags":
             return tag_items(self.path, self.name, self.tag_fields, bad)
         return text_items(self.path, self.name, fields.text, bad)

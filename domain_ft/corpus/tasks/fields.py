@@ -1,17 +1,19 @@
 """From the fields of a record to an example: which field is the text, the pair, the label, and what a label may be.
 
 A label is a name. A number is one too, and so are true and false: `1` and `"1"` are one class, whatever the file.
-Where a record has a list of labels, or several columns of 0 and 1, any number of classes may hold.
+Where a record has a list of labels, or several columns of 0 and 1, any number of classes may hold. `labels` says how
+else labels are written, which all records of a file tell together: they are looked at before one is read (`survey`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from domain_ft.corpus.cleaning import clean
+from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers.base import (
     BadRecords,
     RawRecord,
@@ -25,6 +27,7 @@ from domain_ft.corpus.readers.base import (
 )
 from domain_ft.corpus.readers.choosing import what_fields_hold
 from domain_ft.corpus.tasks.examples import Example
+from domain_ft.corpus.tasks.labels import LabelForm, LabelProblem, LabelRules, LabelSurvey
 from domain_ft.errors import CorpusError, nearest
 
 TEXT_NAMES = ("text", "sentence", "sentence1", "document", "content", "body", "question", "premise", "text1")
@@ -60,13 +63,17 @@ class ExampleFields:
         names: the fields that are known.
         labelled: whether records have labels; those to be predicted have none, or any.
         several: whether several labels may hold, where that is known already.
-        classes: the names that numbers stand for, by field, as the data sets of a hub have them.
+        classes: the names that numbers stand for, by field, as the data sets of a hub and Parquet files have them.
+        rules: what the user said of how labels are written.
+        known: classes that are known already: those of the training examples.
 
     Attributes:
         names: the fields, all found once a record was read.
         several: whether several labels may hold; None before the first record.
         kinds: how many labels were text, numbers, true or false.
         unread: a field that looks like the second text of pairs, and was not asked for.
+        form: how labels are written.
+        left_out: the fields that nothing reads.
     """
 
     def __init__(
@@ -76,9 +83,15 @@ class ExampleFields:
         labelled: bool = True,
         several: bool | None = None,
         classes: Mapping[str, Sequence[str]] | None = None,
+        rules: LabelRules | None = None,
+        known: Collection[str] = (),
     ) -> None:
         self.names, self.labelled, self.several = names, labelled, several
         self.classes = classes or {}
+        self.rules, self.known = rules or LabelRules(), frozenset(known)
+        self.form = LabelForm(separator=self.rules.label_separator, literal=self.rules.label_kind == "names")
+        self.left_out = LeftOut()
+        self._absent: tuple[str, ...] = ()  # columns of a file that are not read, and so are not in its records
         self.kinds: Counter[str] = Counter()
         self.unread: str | None = None
         self._settled = False
@@ -104,6 +117,7 @@ class ExampleFields:
                 if field not in fields:
                     what = f"there is no field '{shown(field)}'; the fields are: {listed(fields)}"
                     raise CorpusError(what, where=file, fix=nearest(shown(field), map(shown, fields)))
+            self._absent = tuple(field for field in fields if field not in wanted)
             return list(dict.fromkeys(wanted))
 
         return choose
@@ -112,6 +126,8 @@ class ExampleFields:
         """The example that a record is; None where it is none, which is reported once."""
         fields = record.fields
         self._settle({} if self._settled else what_fields_hold([fields]), file)
+        if self.labelled:
+            self.left_out.fields.update(self.unread_in(record))
         text, pair = self._text.of(fields, bad, record.line), None
         if text is None:
             return None
@@ -131,6 +147,17 @@ class ExampleFields:
         labels = self._labels(record, file, bad)
         group = "" if labels is None or not self.names.group else self._plain(record, self.names.group, file, bad)
         return None if labels is None or group is None else Example(name, text, labels, pair, group, file, record.line)
+
+    def survey(self) -> FieldSurvey:
+        """What finds the fields, and how labels are written, by all records."""
+        return FieldSurvey(self)
+
+    def unread_in(self, record: RawRecord) -> list[str]:
+        """The fields of a record that hold something and are not read."""
+        known = (*self._text.names, *self._pair.names, *self.label_columns, self.names.id, self.names.group)
+        held = [str(name) for name, value in record.fields.items() if value is not None and value != ""]
+        absent = [name for name in self._absent if name not in record.fields]
+        return [name for name in (*held, *absent) if name not in known]
 
     def look(self, records: Sequence[RawRecord], file: str) -> None:
         """Find the fields that were not named by the first records of a file."""
@@ -171,7 +198,31 @@ class ExampleFields:
         if len(columns) > 1:
             self.several = True
             return self._marked(record, columns, file, bad)
-        value = record.fields[columns[0]]
+        value = given = record.fields[columns[0]]
+        if self.form.no_label(value):
+            shown = kind_of(value) if not isinstance(value, str) or not value.strip() else repr(value.strip())
+            shown = "an empty label" if isinstance(value, str) and not value.strip() else shown
+            shown = f"the number {value}" if shown == "a number" else shown
+            hidden = " (the labels of this split seem to be hidden)" if value == -1 else ""
+            reason = f"the field holds {shown}, where a label is wanted: there is no label{hidden}"
+            fix = "give the record its label"
+            fix += "" if value is None or shown == "an empty label" else "; if this is a class: --label-kind names"
+            bad.add(reason, file=file, line=record.line, field=columns[0], fix=fix)
+            return None
+        value = self.form.parts(value)
+        if value is None:
+            reason = f"the field holds {str(given)[:40]!r}, where the other records hold lists of labels"
+            bad.add(reason, file=file, line=record.line, field=columns[0], fix="write all labels in the same way")
+            return None
+        if self.form.positions:
+            self.several = True
+            held = self.form.held(value)
+            if held is None:
+                reason = f"the field holds {str(given)[:40]!r}, where a list of {len(self.form.positions)} times 0 or 1"
+                bad.add(f"{reason} is wanted", file=file, line=record.line, field=columns[0])
+                return None
+            self.kinds["positions"] += 1
+            return held
         several = isinstance(value, list)
         if self.several is None:
             self.several = several
@@ -185,6 +236,8 @@ class ExampleFields:
         if wrong:
             hidden = " (the labels of this split seem to be hidden)" if wrong[0] == -1 else ""
             what = "an empty label" if wrong[0] == "" else kind_of(wrong[0])
+            numbered = isinstance(wrong[0], str) and wrong[0].strip().isdecimal()
+            what = "a number" if numbered else what
             what = f"the number {wrong[0]}, which stands for no class{hidden}" if what == "a number" else what
             reason = f"the field holds {what}, where a label is wanted"
             bad.add(reason, file=file, line=record.line, field=columns[0], fix="give the record its label")
@@ -211,15 +264,21 @@ class ExampleFields:
             self.kinds["bool"] += 1
             return "true" if value else "false"
         if isinstance(value, str):
+            if self.rules.label_names and value.strip().isdecimal():  # a CSV file has no numbers
+                return self._class(int(value), field)
             self.kinds["text"] += 1
             return clean(value)
         if not isinstance(value, int | float) or value != value:
             return None
-        known = self.classes.get(field)
-        if known is not None:
+        known = self._known_names(field)
+        if known:
             return clean(known[int(value)]) if 0 <= value < len(known) else None
         self.kinds["number"] += 1
         return str(int(value)) if value == int(value) else str(value)
+
+    def _known_names(self, field: str) -> Sequence[str]:
+        """What whole numbers stand for: as the user said, else as the file says."""
+        return self.rules.label_names or self.classes.get(field, ())
 
     def _name(self, record: RawRecord, file: str, bad: BadRecords) -> str | None:
         field = self.names.id
@@ -237,3 +296,46 @@ class ExampleFields:
         reason = "the field is missing" if field not in record.fields else f"the field holds {kind_of(value)}"
         bad.add(f"{reason}, where a name is wanted", file=file, line=record.line, field=field)
         return None
+
+
+class FieldSurvey(ExampleFields):
+    """Takes the records of a file as `ExampleFields` does, gives no examples, and finds what they tell together."""
+
+    def __init__(self, fields: ExampleFields) -> None:
+        super().__init__(
+            fields.names,
+            several=fields.several,
+            classes=fields.classes,
+            rules=fields.rules,
+            known=fields.known,
+        )
+        self._fields = fields
+        self._labels_seen: LabelSurvey | None = None
+
+    def columns(self, file: str) -> Callable[[Mapping[str, int]], list[str] | None]:  # type: ignore[override]
+        """All columns: which of them are wanted is not known yet."""
+        del file
+        return lambda _: None
+
+    def example(self, record: RawRecord, file: str, bad: BadRecords) -> Example | None:
+        """Look at a record."""
+        del bad
+        self._settle({} if self._settled else what_fields_hold([record.fields]), file)
+        if len(self.label_columns) == 1:
+            label = self.label_columns[0]
+            if self._labels_seen is None:
+                self._labels_seen = LabelSurvey(self.rules, self._known_names(label), self.known)
+            self._labels_seen.add(record.fields.get(label), file, record.line)
+        return None
+
+    def finish(self) -> tuple[list[str], list[LabelProblem]]:
+        """Tell the fields what was found; gives notes for a person, and what would be learned wrongly."""
+        fields = self._fields
+        if self._settled:
+            fields.names, fields.classes = self.names, self.classes
+            fields._text.names, fields._pair.names = self._text.names, self._pair.names
+            fields.unread, fields._settled = self.unread, True
+        if self._labels_seen is None:
+            return [], []
+        fields.form, notes, problems = self._labels_seen.decide()
+        return notes, problems

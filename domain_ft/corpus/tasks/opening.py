@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +60,16 @@ class _Opening:
     """One call of `open_task`, step by step."""
 
     def __init__(self, source: TaskSource, rejects: Callable[[Reject], None], progress: Progress | None) -> None:
-        self.source, self.rejects, self.progress = source, rejects, progress
+        self.source, self.progress = source, progress
         self.left_out = LeftOut()
+        self._told = rejects
         self.notes: list[str] = []
         self.facts: dict[str, Any] = {}
+
+    def rejects(self, reject: Reject) -> None:
+        """Count and hand on a record that is left out."""
+        self.left_out.records += 1
+        self._told(reject)
 
     def run(self) -> TaskData:
         self.source, given, self.facts = find_places(self.source, self.progress)
@@ -76,11 +82,17 @@ class _Opening:
         )
         tables: dict[str, ExampleTable] = {}
         several: bool | None = None
+        known: set[str] = set()
         for split in SPLITS:
             if split in given:
-                tables[split] = self._table(given[split], names, several)
+                tables[split] = self._table(given[split], names, several, known)
                 names, several = tables[split].facts.fields, tables[split].facts.several
+                known |= set(tables[split].facts.counts) if split == "train" else set()
+                self.left_out.fields.update(tables[split].facts.unread_fields)
                 self.left_out.files += given[split].unread
+                self.notes += [note for note in tables[split].facts.notes if note not in self.notes]
+        train = tables["train"].facts
+        self.facts["mean_characters"] = round(train.characters / max(train.examples, 1))
         unread = tables["train"].facts.unread
         if unread:
             self.notes.append(f"Only '{names.text}' is read: for pairs name the second text, --pair-field {unread}.")
@@ -98,11 +110,11 @@ class _Opening:
 
     # --- tables ---
 
-    def _table(self, place: Place, names: FieldNames, several: bool | None) -> ExampleTable:
+    def _table(self, place: Place, names: FieldNames, several: bool | None, known: Collection[str]) -> ExampleTable:
         table = tabulate(
             place.content,
             place.read,
-            ExampleFields(names, several=several),
+            ExampleFields(names, several=several, rules=self.source.label_rules, known=known),
             on_bad_record=self.source.on_bad_record,
             encoding=self.source.encoding,
             rejects=self.rejects,
@@ -270,7 +282,7 @@ class _Opening:
                 f"Labels are of different types ({said}): they are compared by name, so 1 and '1' are one."
             )
         if "number" in every or (every == {"text"} and all(map(_is_number, names))):
-            self.notes.append(f"The labels in '{field}' are numbers: each is a class. Regression is not done.")
+            self.notes.append(f"The labels in '{field}' are numbers: each is a class. Regression is not done yet.")
 
     def _note_counts(self, splits: Mapping[str, ExampleTable], labels: Labels) -> None:
         counts = Counter(itertools.chain.from_iterable(splits["train"].labels()))

@@ -142,6 +142,10 @@ def file_place(files: Sequence[tuple[Path, str]], kind: str, content: Any = None
 
     def read(fields: ExampleFields, bad: BadRecords) -> Iterator[Example]:
         for path, name in files:
+            if kind == "parquet":
+                from domain_ft.corpus.readers.parquet import file_class_names  # imports pyarrow
+
+                fields.classes = file_class_names(path)
             records = raw_records(path, name, kind, bad, fields.columns(name))
             for record in looked_at(records, functools.partial(fields.look, file=name), bad):
                 example = fields.example(record, name, bad)
@@ -184,7 +188,11 @@ def hub_places(
 
         return Place(f"{where} {split}", [*content, split, *reader.content], read)
 
-    return {split: place(name) for split, name in found.items() if name is not None}
+    places = {split: place(name) for split, name in found.items() if name is not None}
+    unread = tuple(
+        UnreadFile(f"{where} {name}", "a split of no usual name") for name in there if name not in found.values()
+    )
+    return places | {"train": replace(places["train"], unread=unread)}
 
 
 def hub_splits(identifier: str, config: str | None, commit: str | None, content: Any) -> list[str]:

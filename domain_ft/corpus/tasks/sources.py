@@ -14,6 +14,7 @@ from domain_ft.corpus.readers.base import OnBadRecord, field_names
 from domain_ft.corpus.recipes import Recipe, Task, load_recipe, recipe_names, recipes_folder
 from domain_ft.corpus.tasks.examples import SPLITS
 from domain_ft.corpus.tasks.knowledge_bases import RelationReader
+from domain_ft.corpus.tasks.labels import LabelKind, LabelRules
 from domain_ft.corpus.tasks.reading import (
     Place,
     RowReader,
@@ -25,7 +26,7 @@ from domain_ft.corpus.tasks.reading import (
 )
 from domain_ft.errors import CorpusError, nearest
 
-_FIELDS = ("text_field", "pair_field", "label_field", "id_field", "group_field")
+_FIELDS = ("text_field", "pair_field", "label_field", "id_field", "group_field", "label_names", "label_separator")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ class TaskSource:
     label_field: str | None = None
     id_field: str | None = None
     group_field: str | None = None
+    label_names: str | None = None
+    label_separator: str | None = None
+    label_kind: LabelKind = "auto"
     on_bad_record: OnBadRecord = "stop"
     encoding: str | None = None
     validation_fraction: float = 0.1
@@ -52,6 +56,11 @@ class TaskSource:
         """The source that a verb's settings ask for."""
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: getattr(settings, name) for name in names if hasattr(settings, name)})
+
+    @property
+    def label_rules(self) -> LabelRules:
+        """What is said of how labels are written."""
+        return LabelRules(self.label_separator, field_names(self.label_names), self.label_kind)
 
 
 def find_task(name: str) -> tuple[Recipe, Task]:

@@ -26,7 +26,7 @@ from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
 from domain_ft.storage import alone, cache_folder, new_folder, write_json
 
 # Raise this with every change to reading or cleaning: what older code wrote is then left alone.
-VERSION = 2
+VERSION = 3
 
 Integers = npt.NDArray[np.int64]
 
@@ -57,6 +57,9 @@ class TableFacts:
         examples: how many there are.
         rejects: records that were left out.
         unread: a field that looks like the second text of pairs, and was not asked for.
+        characters: of all texts together.
+        unread_fields: by name, the records that hold a field that nothing reads.
+        notes: what a person should know of how labels are written.
     """
 
     fields: FieldNames
@@ -66,6 +69,9 @@ class TableFacts:
     examples: int
     rejects: int
     unread: str | None
+    characters: int
+    unread_fields: dict[str, int]
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -198,9 +204,10 @@ def tabulate(
 
     Raises:
         RecordError: a record cannot be read, with the policy `stop`.
-        CorpusError: a field is missing, or the disk is full.
+        CorpusError: labels would be learned wrongly, a field is missing, or the disk is full.
     """
-    given = (dataclasses.asdict(fields.names), fields.several)
+    rules = dataclasses.asdict(fields.rules)
+    given = (dataclasses.asdict(fields.names), fields.several, rules, sorted(fields.known))
     encoding = encoding and canonical(encoding)
     key = content_key("examples", VERSION, content, given, on_bad_record, encoding)
     folder = cache_folder("tasks") / key
@@ -236,7 +243,8 @@ def _write(
     label: str,
 ) -> None:
     counts: Counter[str] = Counter()
-    examples = rejected = 0
+    examples = rejected = characters = 0
+    notes = _survey(read, fields, encoding)
     with (folder / "rejects.jsonl").open("w", encoding="utf-8") as rejects:
 
         def leave_out(reject: Reject) -> None:
@@ -251,12 +259,40 @@ def _write(
                 rows = [{**dataclasses.asdict(example), "labels": list(example.labels)} for example in batch]
                 writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=_SCHEMA))
                 examples += len(batch)
+                characters += sum(len(example.text) for example in batch)
                 if progress:
                     progress(label, examples, None)
     facts = TableFacts(
-        fields.names, bool(fields.several), dict(fields.kinds), dict(counts), examples, rejected, fields.unread
+        fields=fields.names,
+        several=bool(fields.several),
+        kinds=dict(fields.kinds),
+        counts=dict(counts),
+        examples=examples,
+        rejects=rejected,
+        unread=fields.unread,
+        characters=characters,
+        unread_fields=dict(fields.left_out.fields),
+        notes=notes,
     )
     write_json(folder / "table.json", dataclasses.asdict(facts))
+
+
+def _survey(
+    read: Callable[[ExampleFields, BadRecords], Iterable[Example]], fields: ExampleFields, encoding: str | None
+) -> list[str]:
+    """Find the fields and how labels are written, by all records; gives notes for a person.
+
+    Raises:
+        CorpusError: the labels would be learned wrongly.
+    """
+    survey = fields.survey()
+    silent = BadRecords("skip", lambda _: None, encoding)  # what cannot be read is said when examples are made
+    for _ in read(survey, silent):
+        pass
+    notes, problems = survey.finish()
+    for problem in problems:
+        raise problem.error(fields.names.label or "label")
+    return notes
 
 
 def _batched(examples: Iterable[Example]) -> Iterator[list[Example]]:

@@ -1,0 +1,426 @@
+"""How the labels of a file are written: one name, a list, a list as text, names with a separator, 0 and 1 by position.
+
+All labels of a file are looked at before one is read (`LabelSurvey`), because a single one does not tell: `-1` may be a
+class or stand for no label, `a|b` may be a name or two. What is clear is read as it is meant (`LabelForm`). What would
+be learned wrongly, such as scores as classes, is a `LabelProblem` that says what to do.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from domain_ft.corpus.cleaning import clean
+from domain_ft.errors import CorpusError
+
+LabelKind = Literal["auto", "names"]
+
+NO_LABEL = frozenset({"", "-", "nan", "na", "n/a", "<na>", "null"})
+"""Texts that stand for no label, without regard to case."""
+
+SEPARATORS = ("|", ";", "#", ",", "+")
+_LISTED = 8  # names that a message lists at most
+_SHOWN = 60  # characters of a label that a message shows at most
+_RECURRING = 0.8  # share of the parts of labels that recur, from which on labels are taken to be joined
+_MOST = 0.5
+_FEW_SCORES = 20  # different whole numbers that are taken for classes wherever they lie
+_FEW_OF_EACH = 5
+_WITHOUT_GAPS = 0.9  # share of the numbers from the lowest to the highest that the numbers of classes cover
+_UNIQUE_FROM = 20  # records, each with a label of its own, from which on a field is no label
+_KEPT = 100_000  # different labels that are remembered
+_LONGEST_LIST = 100_000  # characters of a list as text
+_NUMPY = re.compile(r"""\[\s*((?:'[^']*'|"[^"]*"|-?\d+\.?\d*)(?:\s+(?:'[^']*'|"[^"]*"|-?\d+\.?\d*))*)\s*\]""")
+_NUMPY_ITEM = re.compile(r"""'([^']*)'|"([^"]*)"|(-?\d+\.?\d*)""")
+_BITS = re.compile(r"[01](?:\s*[ ,;|]\s*[01])+")
+_TRUTH = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
+
+
+@dataclass(frozen=True)
+class LabelRules:
+    """What the user said of the labels, as the options of these names.
+
+    Attributes:
+        label_separator: what parts the names of several labels in one text.
+        label_names: the names that the positions of lists of 0 and 1, or whole numbers from 0 on, stand for.
+        label_kind: `names` takes each label as it stands for the name of a class.
+    """
+
+    label_separator: str | None = None
+    label_names: tuple[str, ...] = ()
+    label_kind: LabelKind = "auto"
+
+
+@dataclass(frozen=True)
+class LabelProblem:
+    """What would be learned wrongly.
+
+    Attributes:
+        kind: a slug, such as `multi-hot`.
+        what: what is wrong, in a sentence.
+        fix: what to do.
+        file, line: where it is seen first.
+    """
+
+    kind: str
+    what: str
+    fix: str
+    file: str
+    line: int | None
+
+    def error(self, field: str) -> CorpusError:
+        """The error to raise."""
+        where = self.file + ("" if self.line is None else f", line {self.line}") + f', field "{field}"'
+        return CorpusError(self.what, where=where, fix=self.fix)
+
+
+@dataclass(frozen=True)
+class LabelForm:
+    """How labels are written, as a survey has found.
+
+    Attributes:
+        lists: whether lists are written as text.
+        separator: what parts several names in a text; None where a text is one name.
+        positions: the class of each position of a list of 0 and 1; empty of other labels.
+        minus_one: whether -1 stands for no label.
+        literal: whether words such as `NA` are names of classes too.
+    """
+
+    lists: bool = False
+    separator: str | None = None
+    positions: tuple[str, ...] = ()
+    minus_one: bool = False
+    literal: bool = False
+
+    def no_label(self, value: Any) -> bool:
+        """Whether a value says that the record has no label."""
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return True
+        if isinstance(value, bool | list | dict):
+            return False
+        text = str(value).strip()
+        if self.minus_one and text in ("-1", "-1.0"):
+            return True
+        return text == "" if self.literal else text.casefold() in NO_LABEL
+
+    def parts(self, value: Any) -> Any:
+        """The list that a text stands for; None for a text that is no list where lists are wanted; else the value."""
+        if isinstance(value, str):
+            if self.separator is not None:
+                return [part for part in map(str.strip, value.split(self.separator)) if part]
+            return listed_in(value) if self.lists else value
+        return [value] if self.separator is not None and not isinstance(value, list) else value
+
+    def held(self, bits: Any) -> tuple[str, ...] | None:
+        """The classes that hold by a list of 0 and 1; None where it is none of the right length."""
+        if not isinstance(bits, list) or len(bits) != len(self.positions):
+            return None
+        truths = [truth_of(bit) for bit in bits]
+        if None in truths:
+            return None
+        return tuple(name for name, truth in zip(self.positions, truths, strict=True) if truth)
+
+
+def listed_in(text: str) -> list[Any] | None:
+    """The list in a text, as JSON, Python or numpy write it, or as 0 and 1 in a row; None where there is none.
+
+    >>> listed_in("['a', 'b']"), listed_in('["a"]'), listed_in("['a' 'b']"), listed_in("0 1 1"), listed_in("[sic]")
+    (['a', 'b'], ['a'], ['a', 'b'], [0, 1, 1], None)
+    """
+    text = text.strip()
+    if _BITS.fullmatch(text):
+        return [int(bit) for bit in re.findall("[01]", text)]
+    if len(text) > _LONGEST_LIST or (text[:1], text[-1:]) not in (("[", "]"), ("(", ")"), ("{", "}")):
+        return None
+    value: Any = None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        numpy = _NUMPY.fullmatch(text)
+        if numpy:  # before Python's form, in which two texts with a blank between are one
+            found = _NUMPY_ITEM.findall(numpy[1])
+            if len(found) > 1:
+                return [_item(*parts) for parts in found]
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return None
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=str)
+    if not isinstance(value, list | tuple):
+        return None
+    return list(value) if all(item is None or isinstance(item, str | int | float) for item in value) else None
+
+
+def _item(single: str, double: str, number: str) -> Any:
+    """A text in single or double quotes, or a number."""
+    if not number:
+        return single or double
+    return float(number) if "." in number else int(number)
+
+
+def truth_of(value: Any) -> int | None:
+    """0 or 1, however it is written; None of anything else."""
+    return _TRUTH.get(str(value).strip().lower()) if isinstance(value, str | int | float) else None
+
+
+def number_in(value: Any) -> float | None:
+    """The number that a label is; None where it is a name. A number with zeros before it is a code, and so a name."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | float):
+        return float(value) if math.isfinite(value) else None
+    if not isinstance(value, str) or not re.fullmatch(r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", value.strip()):
+        return None
+    found = float(value)
+    return found if math.isfinite(found) else None
+
+
+def alike(name: str) -> str:
+    """What names have in common that differ in case, blanks or Unicode form alone, or in how a number is written."""
+    number = number_in(name)
+    if number is not None:
+        return str(number)
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def variants(names: Iterable[str]) -> list[list[str]]:
+    """Groups of different names that are `alike`.
+
+    >>> variants(["Civil", "penal", "CIVIL"])
+    [['CIVIL', 'Civil']]
+    """
+    groups: defaultdict[str, set[str]] = defaultdict(set)
+    for name in names:
+        groups[alike(name)].add(name)
+    return [sorted(group) for group in groups.values() if len(group) > 1]
+
+
+class LabelSurvey:
+    """Looks at the labels of all records of a file, then says how they are written.
+
+    Args:
+        rules: what the user said.
+        names: what whole numbers stand for, where the file says it.
+        known: classes that are known already: those of the training examples.
+    """
+
+    def __init__(self, rules: LabelRules, names: Sequence[str] = (), known: Collection[str] = ()) -> None:
+        self.rules, self.known = rules, frozenset(known)
+        self.names = tuple(rules.label_names or names)
+        self._values: Counter[Any] = Counter()  # of what is no list: (whether it is text, value)
+        self._lists: Counter[tuple[Any, ...]] = Counter()
+        self._first: dict[Any, tuple[str, int | None]] = {}
+
+    def add(self, value: Any, file: str, line: int | None) -> None:
+        """Look at one label."""
+        if isinstance(value, dict) or LabelForm(literal=True).no_label(value):
+            return
+        if isinstance(value, list):
+            try:
+                key: Any = tuple(value)
+                hash(key)
+            except TypeError:
+                return
+            counter: Counter[Any] = self._lists
+        else:
+            key = value.strip() if isinstance(value, str) else value
+            counter = self._values
+        key = (type(value).__name__, key)
+        if key in counter or len(counter) < _KEPT:
+            counter[key] += 1
+            self._first.setdefault(key, (file, line))
+
+    def decide(self) -> tuple[LabelForm, list[str], list[LabelProblem]]:
+        """How labels are written, what a person should know of it, and what would be learned wrongly."""
+        literal = self.rules.label_kind == "names"
+        separator = self.rules.label_separator
+        plain = LabelForm(literal=literal, separator=separator)
+        values = {key: count for key, count in self._values.items() if not plain.no_label(key[1])}
+        notes: list[str] = []
+        lists = [(list(key[1]), key) for key in self._lists]
+        in_text = False
+        if not literal and separator is None:
+            parsed = {key: listed_in(key[1]) for key in values if key[0] == "str"}
+            found = {key: items for key, items in parsed.items() if items is not None}
+            texts = sum(count for key, count in values.items() if key[0] == "str")
+            if found and sum(values[key] for key in found) > _MOST * texts:
+                in_text = True
+                lists += [(items, key) for key, items in found.items()]
+                values = {key: count for key, count in values.items() if key not in found}
+                notes.append("Labels are lists written as text: they are read as lists.")
+        if separator is not None:
+            lists += [(plain.parts(key[1]), key) for key in values]
+            values = {}
+        problems: list[LabelProblem] = []
+        positions: tuple[str, ...] = ()
+        if lists and not literal:
+            positions, problems = self._positions(lists)
+        minus_one = not literal and not positions and self._minus_one(values)
+        form = LabelForm(in_text, separator, positions, minus_one, literal)
+        if minus_one:
+            values = {key: count for key, count in values.items() if not form.no_label(key[1])}
+        if not literal and not positions and not problems:
+            problems += self._names_of_no_use(values, lists)
+            problems += self._scores(values) or self._joined(values) or self._all_different(values)
+            problems += self._variants(values, lists)
+        return form, notes, problems
+
+    # --- what is wrong ---
+
+    def _positions(self, lists: Sequence[tuple[list[Any], Any]]) -> tuple[tuple[str, ...], list[LabelProblem]]:
+        """The classes of the positions, where all lists hold 0 and 1 for each; or what is wrong."""
+        lengths = Counter(len(items) for items, _ in lists)
+        length, often = lengths.most_common(1)[0]
+        first = lists[0][1]
+        same = often == len(lists) or (len(self.rules.label_names) == length and often > _MOST * len(lists))
+        if same and length > 1 and all(truth_of(item) is not None for items, _ in lists for item in items):
+            if len(self.names) == length:
+                return self.names, []
+            if self.names and not self.rules.label_names:
+                return (), []  # the file itself names more classes: these are lists of their numbers
+            given = f"{len(self.names)} names are given" if self.names else "the classes have no names"
+            return (), [
+                self._problem(
+                    "multi-hot",
+                    f"the field holds a list of 0 or 1 for each of {length:,} classes, and {given}",
+                    f"name the classes in the order of the lists: --label-names NAME,NAME,... ({length:,} of them); or "
+                    "write in each list the names of the classes that hold",
+                    first,
+                )
+            ]
+        for items, key in lists:
+            if any(isinstance(item, float) and not item.is_integer() for item in items):
+                return (), [
+                    self._problem(
+                        "probabilities",
+                        "the field holds lists of numbers that are neither 0 nor 1: probabilities of classes are not "
+                        "learned from yet",
+                        "write in each list the names of the classes that hold",
+                        key,
+                    )
+                ]
+        return (), []
+
+    def _minus_one(self, values: Mapping[Any, int]) -> bool:
+        """Whether -1 stands for no label: it does among numbers from 0 on, and where it is all that there is.
+
+        With 1 alone beside it, it is one of two classes.
+        """
+        numbers = {number_in(value) for _, value in values}
+        if -1.0 not in numbers or None in numbers or "-1" in self.known:
+            return False
+        others = {number for number in numbers if number is not None} - {-1.0}
+        if not others:
+            return True
+        return min(others) >= 0 and all(number.is_integer() for number in others) and others != {1.0}
+
+    def _names_of_no_use(self, values: Mapping[Any, int], lists: Sequence[tuple[list[Any], Any]]) -> list[LabelProblem]:
+        items = [item for _, item in values] + [item for found, _ in lists for item in found]
+        numbers = [number_in(item) for item in items]
+        if not self.rules.label_names or any(number is not None for number in numbers) or not items:
+            return []
+        fix = "leave --label-names out"
+        what = "--label-names names lists of 0 and 1, or whole numbers, and the labels are names already"
+        return [self._problem("label-names", what, fix, next(iter(self._first)))]
+
+    def _scores(self, values: Mapping[Any, int]) -> list[LabelProblem]:
+        """Numbers that are scores, not classes."""
+        numbers = {key: number_in(key[1]) for key in values}
+        if self.names or not numbers or None in numbers.values() or self._are_known(values):
+            return []
+        found = sorted({number for number in numbers.values() if number is not None})
+        broken = [key for key, number in numbers.items() if number is not None and not number.is_integer()]
+        fix = (
+            "learning scores (regression) is not done yet: make classes of them, such as low and high; or, if each "
+            "number is the name of a class: --label-kind names"
+        )
+        if broken:
+            what = f"the labels are scores: {len(found):,} different numbers from {found[0]:g} to {found[-1]:g}"
+            return [self._problem("scores", what, fix, broken[0])]
+        gaps = len(found) < _WITHOUT_GAPS * (found[-1] - found[0] + 1)
+        if len(found) > _FEW_SCORES and (gaps or sum(values.values()) < _FEW_OF_EACH * len(found)):
+            what = (
+                f"the labels are {len(found):,} different whole numbers from {found[0]:g} to {found[-1]:g}, which look "
+                "like scores and not like classes"
+            )
+            return [self._problem("scores", what, fix, next(iter(numbers)))]
+        return []
+
+    def _joined(self, values: Mapping[Any, int]) -> list[LabelProblem]:
+        """Texts that are several labels with a separator between."""
+        texts = {key[1]: count for key, count in values.items() if key[0] == "str"}
+        if self._are_known(values):
+            return []
+        for separator in SEPARATORS:
+            joined = [text for text in texts if separator in text.strip(separator)]
+            if len(joined) < 2:
+                continue
+            parts: Counter[str] = Counter()
+            for text in texts:
+                parts.update({part for part in map(str.strip, text.split(separator)) if part})
+            of_joined = {part for text in joined for part in map(str.strip, text.split(separator)) if part}
+            recurring = sum(parts[part] > 1 for part in of_joined) / len(of_joined)
+            often = sum(texts[text] for text in joined) > _MOST * sum(texts.values())
+            if recurring >= _RECURRING or (often and recurring >= _MOST):
+                what = (
+                    f"labels look like several names with '{separator}' between, such as {_quoted(joined[0])}: "
+                    f"{len(joined):,} of {len(texts):,} different labels are made of {len(of_joined):,} names"
+                )
+                fix = (
+                    f"read them as several labels: --label-separator '{separator}'; or each as the name of one class: "
+                    "--label-kind names"
+                )
+                return [self._problem("joined-labels", what, fix, ("str", joined[0]))]
+        return []
+
+    def _all_different(self, values: Mapping[Any, int]) -> list[LabelProblem]:
+        total = sum(values.values())
+        if total < _UNIQUE_FROM or len(values) < total or self._are_known(values):
+            return []
+        what = f"each of the {total:,} records has a label that no other has: the field seems to be no label"
+        fix = "name the field that holds the label: --label-field F; or, if these are classes: --label-kind names"
+        return [self._problem("unique-labels", what, fix, next(iter(values)))]
+
+    def _variants(self, values: Mapping[Any, int], lists: Sequence[tuple[list[Any], Any]]) -> list[LabelProblem]:
+        """Names that differ in case, blanks or Unicode form alone."""
+        seen: dict[str, Any] = {}
+        for key in values:
+            if key[0] == "str":
+                seen.setdefault(clean(key[1]), key)
+        for items, key in lists:
+            for item in items:
+                if isinstance(item, str):
+                    seen.setdefault(clean(item), key)
+        return [
+            self._problem(
+                "label-variants",
+                f"labels differ in case, blanks or Unicode form alone: {_listed(group)}",
+                "write them in one way; or, if they are different classes: --label-kind names",
+                next(seen[name] for name in reversed(group) if name in seen),
+            )
+            for group in variants({*seen, *self.known})
+            if any(name in seen for name in group)
+        ]
+
+    def _are_known(self, values: Mapping[Any, int]) -> bool:
+        return bool(self.known) and all(clean(str(value)) in self.known for _, value in values)
+
+    def _problem(self, kind: str, what: str, fix: str, key: Any) -> LabelProblem:
+        file, line = self._first[key]
+        return LabelProblem(kind, what, fix, file, line)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
+    return ", ".join(map(_quoted, names[:_LISTED])) + more
+
+
+def _quoted(name: str) -> str:
+    return f"'{name[:_SHOWN]}{'…' if len(name) > _SHOWN else ''}'"

@@ -1,0 +1,386 @@
+"""How labels are written: what is clear is read as it is meant, what would be learned wrongly is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from domain_ft.corpus.checks.checking import Checker
+from domain_ft.corpus.checks.items import Rejections
+from domain_ft.corpus.checks.opening import CheckedFile, Fields
+from domain_ft.corpus.readers.base import Reject
+from domain_ft.corpus.tasks.examples import TaskData
+from domain_ft.corpus.tasks.labels import LabelRules, LabelSurvey, listed_in, variants
+from domain_ft.corpus.tasks.opening import TaskSource, open_task
+from domain_ft.errors import CorpusError, RecordError, UserError
+
+WORDS = ["court", "clause", "claim", "lease", "fever", "dose", "biopsy", "tenant", "award", "notice"]
+
+
+def text(number: int) -> str:
+    return " ".join(WORDS[(number * step + step) % 10] for step in (1, 3, 7, 9)) + f" of case {number}"
+
+
+def write(path: Path, labels: list[Any], field: str = "label") -> Path:
+    rows = [{"text": text(number), field: label} for number, label in enumerate(labels)]
+    if path.suffix == ".csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["text", field])
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def opened(path: Path, **options: Any) -> TaskData:
+    return open_task(TaskSource(train=str(path), **options))
+
+
+def labels_of(data: TaskData) -> list[tuple[str, ...]]:
+    """The labels of all examples, in the order of the file."""
+    found = {example.line: example.labels for table in data.splits.values() for example in table}
+    return [tuple(sorted(found[line])) for line in sorted(found)]
+
+
+def findings(path: Path, **fields: Any) -> list[tuple[str, int | None]]:
+    rejections = Rejections()
+    file = CheckedFile.open(str(path), "auto", Fields(**fields))
+    assert file.kind == "examples"
+    result = Checker().check(file.items(rejections.bad), rejections)
+    return [(finding.kind, finding.line) for finding in result.errors]
+
+
+# --- lists ---
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("['a', 'b']", ["a", "b"]),
+        ('["a","b"]', ["a", "b"]),
+        ("('a',)", ["a"]),
+        ("{'b', 'a'}", ["a", "b"]),
+        ("['a' 'b']", ["a", "b"]),
+        ("[0 1 1]", [0, 1, 1]),
+        ("[]", []),
+        ("0,1,0", [0, 1, 0]),
+        ("[sic]", None),
+        ("[not known]", None),
+        ("(a)", None),
+        ("[[1]]", None),
+        ("{'a': 1}", None),
+        ("['a", None),
+        ("__import__('os')", None),
+        ("[" * 5000 + "]" * 5000, None),
+    ],
+)
+def test_a_list_in_a_text(written: str, meant: list[Any] | None) -> None:
+    assert listed_in(written) == meant
+
+
+@given(st.lists(st.text(max_size=8) | st.integers(), max_size=5))
+def test_every_list_comes_back_from_json_and_python(items: list[Any]) -> None:
+    assert listed_in(json.dumps(items)) == items
+    if not any(isinstance(item, str) for item in items):
+        assert listed_in(repr(items)) == items
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_a_list_or_none(given: str) -> None:
+    found = listed_in(given)
+    assert found is None or isinstance(found, list)
+
+
+@pytest.mark.parametrize("spelled", [repr, json.dumps])
+def test_lists_written_as_text_are_lists(tmp_path: Path, spelled: Any) -> None:
+    meant = [["penal", "civil"], ["tax"], ["civil", "tax"], ["penal"], []] * 8
+    path = write(tmp_path / "x.csv", [spelled(one) for one in meant])
+    data = opened(path)
+    assert data.labels.names == ("civil", "penal", "tax")
+    assert data.labels.several
+    assert labels_of(data) == [tuple(sorted(one)) for one in meant]
+    assert any("lists written as text" in note for note in data.notes)
+    assert findings(path) == []
+
+
+def test_a_text_among_lists_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", ["['a']", "['b']", "other", *["['a', 'b']"] * 10])
+    with pytest.raises(RecordError, match=r"'other', where the other records hold lists[^$]*line 4"):
+        opened(path)
+
+
+# --- 0 and 1 by position ---
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+@pytest.mark.parametrize("bits", [[0, 1], [False, True], [0.0, 1.0]])
+def test_lists_of_0_and_1_want_names(tmp_path: Path, ending: str, bits: list[Any]) -> None:
+    no, yes = bits
+    rows = [[no, yes, no], [yes, no, no], [yes, no, yes], [no, no, no]]
+    path = write(tmp_path / f"x.{ending}", rows * 10)
+    line = 2 if ending == "csv" else 1
+    with pytest.raises(CorpusError, match=rf"0 or 1 for each of 3 classes[^$]*line {line}[^$]*--label-names"):
+        opened(path)
+    assert findings(path) == [("multi-hot", line)]
+    with pytest.raises(CorpusError, match="2 names are given"):
+        opened(path, label_names="a,b")
+    data = opened(path, label_names='a,"b, c",d')
+    assert data.labels.names == ("a", "b, c", "d")
+    assert labels_of(data)[:4] == [("b, c",), ("a",), ("a", "d"), ()]
+    assert findings(path, rules=LabelRules(label_names=("a", "b", "d"))) == []
+
+
+def test_lists_of_class_numbers_are_no_lists_of_0_and_1(tmp_path: Path) -> None:
+    data = opened(write(tmp_path / "x.jsonl", [[0], [1], [0, 1], [1]] * 10))
+    assert data.labels.names == ("0", "1")
+
+
+def test_a_list_of_another_length_is_a_bad_record(tmp_path: Path) -> None:
+    train = write(tmp_path / "x.jsonl", [[0, 1, 0], [1, 0, 0]] * 10)
+    test = write(tmp_path / "y.jsonl", [[0, 1, 0], [1, 1, 0], [0, 0, 1], [1, 0]])
+    with pytest.raises(RecordError, match=r"3 times 0 or 1 is wanted[^$]*y.jsonl, line 4"):
+        opened(train, test=str(test), label_names="a,b,c")
+
+
+def test_probabilities_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="probabilities of classes are not learned from yet"):
+        opened(write(tmp_path / "x.jsonl", [[0.1, 0.9], [0.5, 0.5]] * 10))
+
+
+# --- separators ---
+
+
+@pytest.mark.parametrize("separator", ["|", ";", "#", ",", "+"])
+def test_joined_names_are_asked_for(tmp_path: Path, separator: str) -> None:
+    meant = [("civil", "penal"), ("penal", "tax"), ("civil", "tax"), ("tax",)] * 10
+    path = write(tmp_path / "x.csv", [separator.join(one) for one in meant])
+    with pytest.raises(CorpusError) as raised:
+        opened(path)
+    assert f"--label-separator '{separator}'" in str(raised.value)
+    assert findings(path) == [("joined-labels", 2)]
+    data = opened(path, label_separator=separator)
+    assert data.labels.names == ("civil", "penal", "tax")
+    assert labels_of(data) == meant
+    assert len(opened(path, label_kind="names").labels) == 4
+
+
+def test_names_that_happen_to_hold_a_separator_are_names(tmp_path: Path) -> None:
+    names = ["Trusts, estates", "Contracts; sale", "C++", "C#", "Penal"]
+    assert set(opened(write(tmp_path / "x.csv", names * 8)).labels.names) == set(names)
+
+
+# --- no label ---
+
+
+@pytest.mark.parametrize("missing", ["-", "", " ", "nan", "NaN", "NA", "N/A", "null", None, float("nan")])
+def test_what_says_that_there_is_no_label_is_left_out_and_listed(tmp_path: Path, missing: Any) -> None:
+    path = write(tmp_path / "x.jsonl", ["a", "b", missing] * 10)
+    with pytest.raises(RecordError, match=r"no label[^$]*line 3"):
+        opened(path)
+    rejects: list[Reject] = []
+    data = open_task(TaskSource(train=str(path), on_bad_record="skip"), rejects=rejects.append)
+    assert data.labels.names == ("a", "b")
+    assert [reject.line for reject in rejects] == list(range(3, 31, 3))
+    assert data.left_out.records == 10
+    assert findings(path) == [("no-label", line) for line in range(3, 31, 3)]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_minus_one_among_numbers_from_0_on_is_no_label(tmp_path: Path, ending: str) -> None:
+    path = write(tmp_path / f"x.{ending}", [0, 1, 2, -1] * 10)
+    with pytest.raises(RecordError, match=r"-1.*no label[^$]*--label-kind names"):
+        opened(path)
+    assert opened(path, on_bad_record="skip").labels.names == ("0", "1", "2")
+    assert opened(path, label_kind="names").labels.names == ("-1", "0", "1", "2")
+
+
+@pytest.mark.parametrize("values", [[-1, 1], [-2, -1, 0, 1, 2], ["-1", "1"]])
+def test_minus_one_among_others_is_a_class(tmp_path: Path, values: list[Any]) -> None:
+    found = opened(write(tmp_path / "x.jsonl", values * 10)).labels.names
+    assert found == tuple(str(value) for value in sorted(values, key=int))
+
+
+# --- spellings ---
+
+
+@pytest.mark.parametrize(
+    ("names", "group"),
+    [
+        (["Civil", "civil ", "CIVIL"], "'CIVIL', 'Civil', 'civil'"),
+        (["ﬁne", "fine"], "'fine', 'ﬁne'"),
+        (["two words", "two\u3000words"], "two"),
+        (["1", "1.0"], "'1', '1.0'"),
+    ],
+)
+def test_spellings_of_one_name_are_refused(tmp_path: Path, names: list[str], group: str) -> None:
+    path = write(tmp_path / "x.jsonl", [*names, "penal"] * 20)
+    with pytest.raises(CorpusError, match="differ in case, blanks or Unicode form alone") as raised:
+        opened(path)
+    assert group in str(raised.value)
+    assert [kind for kind, _ in findings(path)] == ["label-variants"]
+    assert "penal" in opened(path, label_kind="names").labels.names
+
+
+def test_a_spelling_of_the_test_examples_is_refused(tmp_path: Path) -> None:
+    train = write(tmp_path / "x.jsonl", ["Civil", "penal"] * 10)
+    test = write(tmp_path / "y.jsonl", ["civil", "penal"])
+    with pytest.raises(CorpusError, match=r"'Civil', 'civil'[^$]*y.jsonl, line 1"):
+        opened(train, test=str(test))
+
+
+def test_blanks_around_a_name_and_composed_accents_make_no_class(tmp_path: Path) -> None:
+    names = ["dolé", "dole\u0301", " dolé ", "x"]
+    assert opened(write(tmp_path / "x.jsonl", names * 10)).labels.names == ("dolé", "x")
+    assert variants(["a", "b", "A"]) == [["A", "a"]]
+
+
+# --- scores ---
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+@pytest.mark.parametrize(
+    "scores", [[number / 10 for number in range(51)], [number * number for number in range(40)], list(range(100))]
+)
+def test_scores_are_refused(tmp_path: Path, ending: str, scores: list[float]) -> None:
+    path = write(tmp_path / f"x.{ending}", scores)
+    with pytest.raises(CorpusError, match=r"regression\) is not done yet[^$]*--label-kind names"):
+        opened(path)
+    assert [kind for kind, _ in findings(path)] == ["scores"]
+
+
+def test_numbers_of_classes_are_classes(tmp_path: Path) -> None:
+    assert len(opened(write(tmp_path / "x.jsonl", list(range(30)) * 6)).labels) == 30
+    assert len(opened(write(tmp_path / "y.csv", [1.0, 2.0, 3.0] * 10)).labels) == 3
+    assert len(opened(write(tmp_path / "z.csv", [0.5, 1.5] * 10), label_kind="names").labels) == 2
+
+
+def test_a_field_of_labels_that_are_all_different_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="seems to be no label"):
+        opened(write(tmp_path / "x.jsonl", [f"case-{number}" for number in range(30)]))
+
+
+# --- names of numbers ---
+
+
+def test_names_in_the_schema_of_a_parquet_file(tmp_path: Path) -> None:
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["civil", "penal"])}
+    )
+    rows = [{"text": text(number), "label": number % 2} for number in range(40)]
+    path = tmp_path / "x.parquet"
+    datasets.Dataset.from_list(rows, features=features).to_parquet(path)
+    data = opened(path)
+    assert labels_of(data)[:2] == [("civil",), ("penal",)]
+    assert findings(path) == []
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_names_that_the_user_gives_to_numbers(tmp_path: Path, ending: str) -> None:
+    path = write(tmp_path / f"x.{ending}", [0, 1] * 20)
+    assert labels_of(opened(path, label_names="civil,penal"))[:2] == [("civil",), ("penal",)]
+    with pytest.raises(UserError, match="no class"):
+        opened(write(tmp_path / f"y.{ending}", [0, 1, 2] * 20), label_names="civil,penal")
+    with pytest.raises(CorpusError, match="labels are names already"):
+        opened(write(tmp_path / f"z.{ending}", ["a", "b"] * 20), label_names="civil,penal")
+
+
+# --- fields ---
+
+
+def test_fields_whose_names_hold_commas_and_blanks(tmp_path: Path) -> None:
+    rows = [{"text, full": text(number), " the label, main ": "ab"[number % 2]} for number in range(40)]
+    path = tmp_path / "x.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for text_field, label_field in (("text, full", " the label, main "), ('"text, full"', '" the label, main "')):
+        data = opened(path, text_field=text_field, label_field=label_field)
+        assert data.labels.names == ("a", "b")
+        assert data.splits["train"][0].text in {text(number) for number in range(40)}
+    rows = [{"text": text(number), "civil, all": number % 2, "penal": 1 - number % 2} for number in range(40)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert opened(path, label_field='"civil, all",penal').labels.names == ("civil, all", "penal")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("id", "case-{}"),
+        ("link", "https://example.org/{}"),
+        ("sum", "{:032x}"),
+        ("when", "2024-05-{:02d}"),
+    ],
+)
+def test_what_identifies_a_record_is_not_taken_for_its_text(tmp_path: Path, name: str, value: str) -> None:
+    rows = [{name: value.format(number + 1), "label": "ab"[number % 2]} for number in range(20)]
+    path = tmp_path / "x.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(CorpusError, match="not clear which field holds the text"):
+        opened(path)
+    rows = [row | {"story": text(number)} for number, row in enumerate(rows)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert opened(path).facts["fields"]["text"] == "story"
+    assert opened(path, text_field=name, label_field="label").facts["fields"]["text"] == name
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet", "csv"])
+def test_fields_that_nothing_reads_are_counted(tmp_path: Path, ending: str) -> None:
+    rows = [
+        {"text": text(number), "label": "ab"[number % 2], "n": number + 1, "note": "seen" if number < 30 else None}
+        for number in range(40)
+    ]
+    path = tmp_path / f"x.{ending}"
+    if ending == "parquet":
+        datasets.Dataset.from_list(rows).to_parquet(path)
+    elif ending == "csv":
+        datasets.Dataset.from_list(rows).to_csv(path, index=False)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    noted = 40 if ending == "parquet" else 30  # columns that are not read are not looked into
+    for _ in range(2):  # the second time from the cache
+        data = opened(path)
+        assert data.left_out.fields == {"n": 40, "note": noted}
+    assert opened(path, id_field="n").left_out.fields == {"note": noted}
+
+
+def test_files_beside_the_texts_of_classes_are_named(tmp_path: Path) -> None:
+    for label in ("civil", "penal"):
+        (tmp_path / label).mkdir()
+        for number in range(10):
+            (tmp_path / label / f"{number}.txt").write_text(text(number + (20 if label == "civil" else 0)))
+    (tmp_path / "civil" / "scan.xyz").write_text("x")
+    (tmp_path / "civil" / ".hidden").write_text("x")
+    (tmp_path / "README.md").write_text("x")
+    data = opened(tmp_path)
+    assert sorted(one.file for one in data.left_out.files) == ["README.md", "civil/.hidden", "civil/scan.xyz"]
+    assert all(one.reason for one in data.left_out.files)
+
+
+# --- any labels at all ---
+
+LABELS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 60),
+    st.floats(allow_nan=True),
+    st.text(max_size=6),
+    st.lists(st.integers(0, 2) | st.text(max_size=2), max_size=4),
+    st.just({"a": 1}),
+)
+
+
+@given(st.lists(LABELS, max_size=30), st.sampled_from([None, "|"]), st.sampled_from(["auto", "names"]))
+def test_a_survey_of_anything_ends(values: list[Any], separator: str | None, kind: Any) -> None:
+    survey = LabelSurvey(LabelRules(separator, (), kind))
+    for line, value in enumerate(values, 1):
+        survey.add(value, "x", line)
+    form, _, problems = survey.decide()
+    assert all(problem.line is not None and problem.fix for problem in problems)
+    for value in values:
+        form.no_label(value) or form.parts(value)
