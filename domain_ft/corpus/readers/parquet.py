@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -82,3 +84,36 @@ def _is_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def class_names(schema: pa.Schema) -> dict[str, list[str]]:
+    """The names that the numbers of a field stand for, by field, as `datasets` writes them into a file's schema.
+
+    A field of class labels and a field of lists of them have names; all other fields are left out.
+    """
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        found = {field: _names_of(feature) for field, feature in features.items()}
+    except (KeyError, TypeError, AttributeError, ValueError):  # no such metadata, or not what `datasets` writes
+        return {}
+    return {field: names for field, names in found.items() if names}
+
+
+def _names_of(feature: Any) -> list[str]:
+    """The names of a feature's classes; none where it does not hold classes."""
+    while isinstance(feature, list) or (isinstance(feature, dict) and "feature" in feature):
+        feature = feature[0] if isinstance(feature, list) else feature["feature"]
+    if not isinstance(feature, dict) or feature.get("_type") != "ClassLabel":
+        return []
+    names = feature.get("names") or []
+    return [str(name) for name in (names.values() if isinstance(names, dict) else names)]
+
+
+def file_class_names(path: Path) -> dict[str, list[str]]:
+    """`class_names` of a Parquet file; none where it cannot be read, which its reader reports."""
+    try:
+        with open_bytes(path) as file:
+            source = io.BytesIO(file.read()) if path.suffix.lower() == ".gz" else file
+            return class_names(pq.read_schema(source))
+    except (pa.ArrowException, OSError, EOFError, zlib.error):
+        return {}
