@@ -582,6 +582,11 @@ class DataCheckSettings(ConversationOptions, JsonOptions, group="Checks"):
     label_field: str | None = None
     """The field that holds the label, for examples. Found by itself where the file has a usual one."""
 
+    span_offsets: Literal["characters", "utf16", "bytes", "one-based", "inclusive", "one-based-inclusive"] = (
+        "characters"
+    )
+    """How the spans of tags count, as for `tag`. The copy of --fix counts Unicode characters from 0."""
+
     fix: Path | None = None
     """Write a cleaned copy here (.jsonl; of plain text and CoNLL columns a file that ends as they do), and a list of
     every change beside it."""

@@ -84,7 +84,13 @@ def check(settings: DataCheckSettings, progress: Progress | None = None) -> Chec
         raise SettingsError("--max-length counts tokens, and without --model there are none", fix="give --model M")
     if settings.names and not settings.private:
         raise SettingsError("--names with --no-private: names are private", fix="leave one of them out")
-    fields = Fields(FieldChoice.of(settings), settings.text_field, settings.pair_field, settings.label_field)
+    fields = Fields(
+        FieldChoice.of(settings),
+        settings.text_field,
+        settings.pair_field,
+        settings.label_field,
+        settings.span_offsets,
+    )
     file = CheckedFile.open(settings.data, settings.kind, fields)
     private = PrivateData(settings.region, settings.names) if settings.private else None
     rejections = Rejections()

@@ -16,23 +16,19 @@ from domain_ft.corpus.conversations.formats import FORMATS, FieldChoice, Format,
 from domain_ft.corpus.readers import ENDINGS, raw_records
 from domain_ft.corpus.readers.base import BadRecords, RawRecord, read_lines
 from domain_ft.corpus.readers.files import ending
-from domain_ft.corpus.tasks.conll import COLUMNS, DOCUMENT, columns_of
-from domain_ft.corpus.tasks.entities import is_tag
-from domain_ft.corpus.tasks.entity_files import (
-    SPANS_FIELDS,
-    TAGS_FIELDS,
-    TOKENS_FIELDS,
-    TagFields,
-    has_columns,
-    tagged_records,
-)
+from domain_ft.corpus.tasks.annotations import is_annotated
+from domain_ft.corpus.tasks.conll import looks_like_columns
+from domain_ft.corpus.tasks.entity_files import TagFields, entries, file_kind, has_columns, json_values
 from domain_ft.corpus.tasks.fields import LABEL_NAMES, FieldNames
 from domain_ft.corpus.tasks.knowledge_bases import is_knowledge_base
+from domain_ft.corpus.tasks.offsets import Counting
 from domain_ft.corpus.tasks.reading import RECORD_ENDINGS
+from domain_ft.corpus.tasks.standoff import brat_pairs
 from domain_ft.errors import CorpusError
 
 Kind = Literal["conversations", "examples", "tags", "text"]
 
+_JSON = (".json", ".jsonl", ".ndjson")
 _LOOKED_AT = 100  # records, the first of which that is of a known kind says the kind of all
 _MOST_LINES = 0.8  # of those looked at, from which on they are words with tags, whatever is wrong with the others
 
@@ -44,12 +40,14 @@ class Fields:
     Attributes:
         choice: of conversations.
         text, pair, label: of examples; `text` of tags and text too.
+        offsets: how the spans of tags count.
     """
 
     choice: FieldChoice = field(default_factory=FieldChoice)
     text: str | None = None
     pair: str | None = None
     label: str | None = None
+    offsets: Counting = "characters"
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class CheckedFile:
             CorpusError: there is no such file, it is not read, or it is not clear what it is for.
         """
         path = Path(spec).expanduser()
-        if not path.is_file():
+        if not path.is_file() and not (path.is_dir() and brat_pairs(path)):
             what = "this is a folder, and a file is wanted" if path.is_dir() else "there is no such file"
             raise CorpusError(what, where=spec, fix="name a file" if path.is_dir() else "check the path")
         name = path.name
@@ -94,7 +92,8 @@ class CheckedFile:
     def records(self, bad: BadRecords) -> Iterator[RawRecord]:
         """The records as the file has them."""
         if self.kind == "tags":
-            return (RawRecord(line, fields) for line, fields in tagged_records(self.path, self.name, bad))
+            found = entries(self.path, self.name, self.tag_fields, bad)
+            return (RawRecord(entry.line, entry.plain.record) for entry in found)
         return raw_records(self.path, self.name, ENDINGS[ending(self.path)], bad)
 
     def items(self, bad: BadRecords) -> Iterator[Item]:
@@ -118,7 +117,7 @@ class CheckedFile:
     @property
     def tag_fields(self) -> TagFields:
         """Which fields of tagged records hold what."""
-        return TagFields(text=self.fields.text)
+        return TagFields(text=self.fields.text, offsets=self.fields.offsets)
 
     @functools.cached_property
     def text_fields(self) -> frozenset[str]:
@@ -136,14 +135,26 @@ class CheckedFile:
 
 
 def _recognise(path: Path, name: str, fields: Fields) -> Kind:
-    if ending(path) not in RECORD_ENDINGS:
-        return "tags" if ending(path) not in ENDINGS or _is_conll(path, name) else "text"
+    if path.is_dir():
+        return "tags"
+    if ending(path) not in RECORD_ENDINGS and ending(path) not in _JSON:
+        return "tags" if ending(path) not in ENDINGS or _is_tagged_text(path, name) else "text"
     seen: list[str] = []
-    for record in _first(path, name):
-        found = _kind_of(record.fields, fields)
+    unlabelled = False
+    for record in _first_values(path, name):
+        if not isinstance(record, Mapping):
+            if isinstance(record, list):  # spaCy's pairs, sentences of words with tags
+                return "tags"
+            continue
+        found = _kind_of(record, fields)
+        if found == "examples" and record.get("label", record.get("labels")) == [] and not fields.label:
+            unlabelled = True  # an example without a class, or a text without an entity: the next ones tell
+            continue
         if found is not None:
             return found
-        seen = seen or list(map(str, record.fields))
+        seen = seen or list(map(str, record))
+    if unlabelled:
+        return "examples"
     if not seen:  # nothing can be read: why is what is found
         return "conversations"
     raise CorpusError(
@@ -158,11 +169,7 @@ def _kind_of(record: Mapping[str, Any], fields: Fields) -> Kind | None:
     """What a record is for: as the fields that were named say, else by usual names."""
     if fields.label or fields.pair:
         return "examples"
-    if any(name in record for name in TOKENS_FIELDS) and any(name in record for name in TAGS_FIELDS):
-        return "tags"
-    if isinstance(record.get("text"), str) and any(isinstance(record.get(name), list) for name in SPANS_FIELDS[:2]):
-        return "tags"
-    if is_knowledge_base(record):
+    if is_annotated(record) or is_knowledge_base(record):
         return "tags"
     chosen = recognise(record, fields.choice)
     labelled = any(name in record for name in LABEL_NAMES)
@@ -195,10 +202,17 @@ def _first(path: Path, name: str) -> Iterator[RawRecord]:
     return cast(Iterator[RawRecord], itertools.islice(records, _LOOKED_AT))
 
 
-def _is_conll(path: Path, name: str) -> bool:
-    """Whether most lines of a text are columns with a word first and a tag last."""
-    lines = (line.decode("utf-8", "replace").strip() for _, _, line in read_lines(path, name, Rejections().bad))
-    rows = [columns_of(line) for line in itertools.islice(filter(None, lines), _LOOKED_AT)]
-    words = [row for row in rows if row[0] != DOCUMENT]
-    tagged = sum(COLUMNS[0] <= len(row) <= COLUMNS[1] and is_tag(row[-1]) for row in words)
-    return tagged > _MOST_LINES * len(words)
+def _first_values(path: Path, name: str) -> Iterator[Any]:
+    """The first values of a file of records: objects, and of JSON lists too."""
+    if ending(path) in _JSON:
+        values = (value for _, value in json_values(path, name, Rejections().bad))
+        return itertools.islice(values, _LOOKED_AT)
+    return (record.fields for record in _first(path, name))
+
+
+def _is_tagged_text(path: Path, name: str) -> bool:
+    """Whether a text file holds entities: most of its lines are columns, or it is of an annotation tool."""
+    if ending(path) == ".tsv" or file_kind(path) == "columns":
+        lines = (line.decode("utf-8", "replace").strip() for _, _, line in read_lines(path, name, Rejections().bad))
+        return looks_like_columns(list(itertools.islice(filter(None, lines), _LOOKED_AT)), _MOST_LINES)
+    return file_kind(path) in ("brat", "pubtator")

@@ -237,8 +237,8 @@ def _entities(annotation: Mapping[str, Any]) -> list[dict[str, Any]]:
         value = result.get("value") if isinstance(result, Mapping) else None
         if isinstance(value, Mapping) and result.get("type", "labels") == "labels" and "start" in value:
             own = {"text": value["text"]} if isinstance(value.get("text"), str) else {}
-            for label in value.get("labels") or [None]:
-                spans.append({"start": value["start"], "end": value.get("end"), "label": label, **own})
+            place = {"start": value["start"], "end": value.get("end"), **own}
+            spans += [{**place, "label": label} for label in value.get("labels") or [None]]
     return spans
 
 

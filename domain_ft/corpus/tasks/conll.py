@@ -27,7 +27,7 @@ _MISC = re.compile(r"(?:^|\|)(?:NER|NE|ner|ne)=([^|]+)")  # in the last column o
 _CONLLU_COLUMNS = 10
 
 _MOST = 0.9  # of the values of a column, from which on it is one of tags or of numbers
-_CHUNKS = frozenset("NP VP PP ADJP ADVP SBAR PRT CONJP INTJ LST UCP VG PNP".split())
+_CHUNKS = frozenset(["NP", "VP", "PP", "ADJP", "ADVP", "SBAR", "PRT", "CONJP", "INTJ", "LST", "UCP", "VG", "PNP"])
 """The types of phrases that chunk tags have: B-NP is no entity."""
 
 
@@ -203,9 +203,9 @@ def _without_comments(lines: Iterable[str]) -> list[list[str]]:
     for line in lines:
         content = line.rstrip("\r\n")
         parts = columns_of(content)
-        if content.startswith("#") and ((not rows and not is_tag(parts[-1])) or _COMMENT.match(content)):
-            if len(parts) < 2 or not is_tag(parts[-1]):
-                continue
+        comes_first = not rows or _COMMENT.match(content)
+        if content.startswith("#") and comes_first and (len(parts) < 2 or not is_tag(parts[-1])):
+            continue
         rows.append(parts)
     return rows
 

@@ -1,4 +1,4 @@
-"""Files of texts with entities: CoNLL columns, records of words and tags or of text and spans, and annotation tools' files.
+"""Files of texts with entities: CoNLL columns, records of words and tags or of text and spans, and files of tools.
 
 A file is read whole before its tags are judged, since its scheme shows only in all of them; and before spans are, since
 one cause may explain all that do not fit. Offsets count Unicode characters (code points) as Python does, unless
@@ -260,7 +260,7 @@ def _outcomes(
         for record in raw_records(path, name, "parquet", bad):
             yield record.line or 0, Plain(named_classes(record.fields, known))
     else:
-        for line, value in _json_values(path, name, bad):
+        for line, value in json_values(path, name, bad):
             for outcome in outcomes(value, fields.text):
                 yield line, outcome
 
@@ -376,14 +376,17 @@ def _conll_sentences(
             found.append(sentence)
         documents += sum(map(begins_document, block.behind))
     if len(found) == 1 and len(found[0].words) > 1:
-        notes.append(f"the file has no blank line between sentences: its {len(found[0].words):,} words are one text")
+        notes.append(
+            f"the file has no blank line between sentences, so that its {len(found[0].words):,} words are one text: put a "
+            "blank line behind each sentence"
+        )
     return found
 
 
 # ----------------------------------------------------------------------------------------------------------------- JSON
 
 
-def _json_values(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int, Any]]:
+def json_values(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int, Any]]:
     """The records of a file of JSON lines with their lines, or of a JSON list with their numbers.
 
     Which of the two it is shows in the first line: a record, or a list or object that goes on.
