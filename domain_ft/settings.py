@@ -104,6 +104,9 @@ class TaskOptions(ExampleOptions, group="Task"):
     and 1, separated by commas. Found by itself where the file has a usual one."""
 
 
+SpanOffsets = Literal["characters", "utf16", "bytes", "one-based", "inclusive", "one-based-inclusive"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class TagOptions(ExampleOptions, group="Task"):
     """Which texts with entities, and how they are read."""
@@ -127,9 +130,7 @@ class TagOptions(ExampleOptions, group="Task"):
     spans_field: str | None = None
     """The field that holds the entities of a text, by character. By default entities, spans, label, labels or ents."""
 
-    span_offsets: Literal["characters", "utf16", "bytes", "one-based", "inclusive", "one-based-inclusive"] = (
-        "characters"
-    )
+    span_offsets: SpanOffsets = "characters"
     """How spans count: Unicode characters from 0 with the end behind the last; UTF-16 units (JavaScript, Java); UTF-8
     bytes; characters from 1; from 0 with the end at the last; or from 1 with the end at the last."""
 
@@ -582,9 +583,7 @@ class DataCheckSettings(ConversationOptions, JsonOptions, group="Checks"):
     label_field: str | None = None
     """The field that holds the label, for examples. Found by itself where the file has a usual one."""
 
-    span_offsets: Literal["characters", "utf16", "bytes", "one-based", "inclusive", "one-based-inclusive"] = (
-        "characters"
-    )
+    span_offsets: SpanOffsets = "characters"
     """How the spans of tags count, as for `tag`. The copy of --fix counts Unicode characters from 0."""
 
     fix: Path | None = None

@@ -135,10 +135,10 @@ class CheckedFile:
 
 
 def _recognise(path: Path, name: str, fields: Fields) -> Kind:
-    if path.is_dir():
+    if path.is_dir() or (ending(path) in (".tsv", ".txt", ".md") and is_tagged_text(path, name)):
         return "tags"
     if ending(path) not in RECORD_ENDINGS and ending(path) not in _JSON:
-        return "tags" if ending(path) not in ENDINGS or _is_tagged_text(path, name) else "text"
+        return "tags" if ending(path) not in ENDINGS else "text"
     seen: list[str] = []
     unlabelled = False
     for record in _first_values(path, name):
@@ -210,9 +210,9 @@ def _first_values(path: Path, name: str) -> Iterator[Any]:
     return (record.fields for record in _first(path, name))
 
 
-def _is_tagged_text(path: Path, name: str) -> bool:
+def is_tagged_text(path: Path, name: str) -> bool:
     """Whether a text file holds entities: most of its lines are columns, or it is of an annotation tool."""
-    if ending(path) == ".tsv" or file_kind(path) == "columns":
+    if file_kind(path) == "columns":
         lines = (line.decode("utf-8", "replace").strip() for _, _, line in read_lines(path, name, Rejections().bad))
         return looks_like_columns(list(itertools.islice(filter(None, lines), _LOOKED_AT)), _MOST_LINES)
     return file_kind(path) in ("brat", "pubtator")

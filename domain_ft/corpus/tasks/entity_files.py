@@ -51,7 +51,7 @@ from domain_ft.corpus.tasks.offsets import (
     Counting,
     agrees,
     contradiction,
-    likely_cause,
+    likely_causes,
     to_characters,
 )
 from domain_ft.corpus.tasks.standoff import brat_pairs, is_pubtator, read_bioc_xml, read_brat, read_pubtator
@@ -377,8 +377,8 @@ def _conll_sentences(
         documents += sum(map(begins_document, block.behind))
     if len(found) == 1 and len(found[0].words) > 1:
         notes.append(
-            f"the file has no blank line between sentences, so that its {len(found[0].words):,} words are one text: put a "
-            "blank line behind each sentence"
+            f"the file has no blank line between sentences, so that its {len(found[0].words):,} words are one text: "
+            "put a blank line behind each sentence"
         )
     return found
 
@@ -543,9 +543,9 @@ class _Claims:
     def reject(self) -> None:
         """Report each record with a span that contradicts itself, with the cause that explains most of them."""
         claims = [claim for _, _, own in self.contradicted for claim in own]
-        cause, explained = likely_cause(claims, self.fitting) if claims else (None, 0)
+        causes, explained = likely_causes(claims, self.fitting)
         for known, place, own in self.contradicted:
-            reason, fix = contradiction(own[0], cause, explained, len(claims))
+            reason, fix = contradiction(own[0], causes, explained, len(claims))
             known.reject(reason, place, fix)
 
 
@@ -579,8 +579,8 @@ def _spanned_text(known: _Known, claims: _Claims) -> TaggedText | None:
         claims.contradicted.append((known, f"{field}[{wrong[0][0]}]", [claim for _, claim in wrong]))
         return None
     kept, overlapping = keep_longest(spans)
-    place = known.group, known.file, known.line
-    return TaggedText(known.id, text, None, kept, *place, overlapping, joined)
+    where = known.group, known.file, known.line
+    return TaggedText(known.id, text, None, kept, *where, overlapping, joined)
 
 
 def _text_of_passages(known: _Known) -> TaggedText | None:

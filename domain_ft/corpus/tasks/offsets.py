@@ -2,7 +2,7 @@
 
 Offsets here are Unicode characters (code points) from 0, with the end behind the last one. Tools count otherwise: in
 UTF-16 units (JavaScript, Java), in bytes, from 1, or with the last character as the end. Where a span repeats its own
-text, a wrong count shows; `likely_cause` finds it by trying.
+text, a wrong count shows; `likely_causes` finds it by trying.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Cause(NamedTuple):
             ("characters", 0, 1): "inclusive",
             ("characters", 1, 1): "one-based-inclusive",
         }
-        return known.get(tuple(self))
+        return known.get((self.form, self.base, self.inclusive))
 
     @property
     def fix(self) -> str:
@@ -132,8 +132,10 @@ def _bare(text: str) -> str:
     return "".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
-def likely_cause(claims: Sequence[Claim], others: Sequence[Claim] = ()) -> tuple[Cause | None, int]:
-    """The simplest way to count that explains most of the claims, and how many it explains.
+def likely_causes(claims: Sequence[Claim], others: Sequence[Claim] = ()) -> tuple[list[Cause], int]:
+    """The ways to count that explain most of the claims, the simplest first, and how many they explain.
+
+    There are several only where the claims do not tell a shift from another form of the text.
 
     Args:
         claims: spans whose own text is not what they mark.
@@ -141,11 +143,12 @@ def likely_cause(claims: Sequence[Claim], others: Sequence[Claim] = ()) -> tuple
     """
     found = Counter(cause for claim in claims for cause in _causes(claim))
     if not found:
-        return None, 0
+        return [], 0
     most = max(found.values())
-    best = [cause for cause in _CAUSES if found[cause] == most]
     fitting = Counter(cause for claim in others[:1000] for cause in _causes(claim))
-    return max(best, key=lambda cause: fitting[cause]), most
+    best = [cause for cause in _CAUSES if found[cause] == most]
+    best = [cause for cause in best if fitting[cause] == max(fitting[one] for one in best)]
+    return [best[0], *(cause for cause in best[1:] if not cause.base and not cause.inclusive)], most
 
 
 def _causes(claim: Claim) -> Iterator[Cause]:
@@ -160,19 +163,22 @@ def _causes(claim: Claim) -> Iterator[Cause]:
         if not 0 <= start <= end <= len(units):
             continue
         part = units[start:end]
-        if agrees(claim.own, part.decode(codec, "replace") if isinstance(part, bytes) else part):
+        there = part.decode(codec, "replace") if isinstance(part, bytes) else part
+        # White space at the ends counts here: by a shift too far, a span would take the blank beside its word.
+        if agrees(claim.own, there) and len(there) - len(there.strip()) == len(claim.own) - len(claim.own.strip()):
             yield cause
 
 
-def contradiction(claim: Claim, cause: Cause | None, explained: int, count: int) -> tuple[str, str]:
-    """What is wrong with a claim, and what to do: one of `count`, of which the cause explains so many."""
+def contradiction(claim: Claim, causes: Sequence[Cause], explained: int, count: int) -> tuple[str, str]:
+    """What is wrong with a claim, and what to do: one of `count`, of which the causes explain so many."""
     start, end = claim.start, claim.end
     inside = 0 <= start <= end <= len(claim.text)
     there = f"is '{shown(claim.text[start:end])}'" if inside else f"is no text ({len(claim.text)} characters)"
     reason = f"a span says that it is '{shown(claim.own)}', but at [{start}, {end}) {there}"
-    if cause is not None:
+    if causes:
         share = "" if count == 1 else f" (explains {'all' if explained == count else f'{explained:,} of'} {count:,})"
-        return f"{reason}; likely cause: {cause.words}{share}", cause.fix
+        words = "; or ".join(cause.words for cause in causes)
+        return f"{reason}; likely cause: {words}{share}", "; or ".join(dict.fromkeys(cause.fix for cause in causes))
     place = claim.text.find(claim.own)
     if claim.own and place >= 0:
         reason += f"; it is at [{place}, {place + len(claim.own)})"
