@@ -442,6 +442,35 @@ def test_words_with_tags_in_a_parquet_file(tmp_path: Path) -> None:
     assert [(text.text, text.spans) for text in found[:2]] == [(f"fluが{i}", (Span(0, 3, "D"),)) for i in range(2)]
 
 
+@pytest.mark.parametrize("nested", [list, datasets.Sequence])
+def test_numbers_in_a_parquet_file_are_the_names_in_its_schema(tmp_path: Path, nested: Any) -> None:
+    names = datasets.ClassLabel(names=["O", "B-Drug", "I-Drug"])
+    tags = [names] if nested is list else datasets.Sequence(names)
+    features = datasets.Features({"tokens": datasets.Sequence(datasets.Value("string")), "ner_tags": tags})
+    rows = [{"tokens": ["took", "acetic", "acid", str(i)], "ner_tags": [0, 1, 2, 0]} for i in range(3)]
+    datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "train.parquet")
+    found = read(tmp_path / "train.parquet")
+    assert [text.spans for text in found] == [(Span(5, 16, "Drug"),)] * 3
+    rows[1]["ner_tags"] = [0, 1, -1, 0]
+    datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(RecordError, match="the tags hold a number"):
+        read(tmp_path / "train.parquet")
+
+
+def test_spans_of_japanese_within_a_token_are_counted_and_a_zero_length_one_stops(tmp_path: Path) -> None:
+    text = "乳がんが見られた"
+    path = json_lines(tmp_path / "a.jsonl", {"text": text, "entities": [[0, 3, "D"]]})
+    backend = Tokenizer(models.WordLevel({"x": 0, "乳がん": 1, "が見られた": 2}, unk_token="x"))
+    backend.pre_tokenizer = pre_tokenizers.Split("が", "merged_with_next")
+    for spans, inexact in (([[0, 1, "D"]], 0), ([[1, 2, "D"]], 1)):
+        (found,) = read(json_lines(path, {"text": text, "entities": spans}))
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="x", bos_token="x", eos_token="x")
+        rows = encode_tags([found], ("O", "B-D", "I-D"), tokenizer, max_length=16)
+        assert rows.inexact == inexact
+    with pytest.raises(RecordError, match="holds no text"):
+        read(json_lines(path, {"text": text, "entities": [[3, 3, "D"]]}))
+
+
 def test_leaks_are_found_and_left_out(tmp_path: Path) -> None:
     files = {
         "train": conll(tmp_path / "train.txt", "flu/B-D", "Gout/B-D", "same text"),
