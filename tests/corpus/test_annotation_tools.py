@@ -167,6 +167,33 @@ def test_a_masked_copy_moves_the_tokens_of_prodigy_too(tmp_path: Path) -> None:
     assert [written["text"][one["start"] : one["end"]] for one in written["spans"]] == ["aspirin"]
 
 
+def test_a_copy_counts_characters_whatever_the_file_counts(tmp_path: Path) -> None:
+    text = "😀 Give aspirin"
+    path = json_lines(tmp_path / "a.jsonl", {"text": text, "entities": [[8, 15, "Drug"]]})
+    checked, rejections = CheckedFile.open(str(path), "auto", Fields(offsets="utf16")), Rejections()
+    result = Checker().check(checked.items(rejections.bad), rejections)
+    repair(checked, result, tmp_path / "out.jsonl", None, "en")
+    (found,) = read(tmp_path / "out.jsonl")[0]
+    assert [found.text[span.start : span.end] for span in found.spans] == ["aspirin"]
+
+
+def test_a_copy_leaves_out_what_contradicts_itself_or_was_rejected(tmp_path: Path) -> None:
+    span = {"start": 5, "end": 12, "label": "Drug", "text": "aspirin"}
+    path = json_lines(
+        tmp_path / "a.jsonl",
+        {"text": f"{TEXT}, please", "spans": [span], "answer": "accept"},
+        {"text": TEXT, "spans": [span], "answer": "reject"},
+        {"text": f"{TEXT} or never", "spans": [{**span, "end": 11}], "answer": "accept"},
+    )
+    checked, rejections = CheckedFile.open(str(path), "auto", Fields()), Rejections()
+    result = Checker().check(checked.items(rejections.bad), rejections)
+    assert [(finding.kind, finding.line) for finding in result.errors] == [("contradicting-span", 3)]
+    repair(checked, result, tmp_path / "out.jsonl", None, "en")
+    assert [text.text for text in read(tmp_path / "out.jsonl")[0]] == [f"{TEXT}, please"]
+    changes = [json.loads(line) for line in (tmp_path / "out.jsonl.changes.jsonl").read_text().splitlines()]
+    assert [(change["line"], change["kind"]) for change in changes] == [(2, "left-out"), (3, "contradicting-span")]
+
+
 def test_what_an_annotator_rejects_is_left_out_and_listed(tmp_path: Path) -> None:
     span = {"start": 5, "end": 12, "label": "Drug"}
     path = json_lines(
