@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from domain_ft.corpus.checks.checking import Checker
 from domain_ft.corpus.checks.items import Rejections
@@ -327,3 +331,32 @@ def test_types_that_differ_in_case_or_blanks_stop(tmp_path: Path) -> None:
 def test_overlaps_are_said_by_data_check(tmp_path: Path) -> None:
     path = json_lines(tmp_path / "a.jsonl", {"text": TEXT, "entities": [[5, 12, "Drug"], [5, 8, "Part"]]})
     assert check(path) == ("tags", [("overlapping-spans", False)])
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path to each part of a JSON value."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(found for key, part in inner for found in places(part, (*path, key)))]
+
+
+def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    """The value with another part at a path."""
+    if not path:
+        return new
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = replaced(value[path[0]], path[1:], new)
+    return copy
+
+
+@given(st.data(), st.sampled_from([name for name, (_, content) in FILES.items() if not isinstance(content, str)]))
+def test_any_part_may_be_anything_and_no_file_breaks_the_reader(data: st.DataObject, name: str) -> None:
+    file, content = FILES[name]
+    path = data.draw(st.sampled_from(places(content)))
+    wrong: Any = st.sampled_from([None, True, 3, -1, 2.5, "", "x", [], [[]], [3], {}, {"a": 1}, [None], [{}]])
+    with tempfile.TemporaryDirectory() as folder:
+        changed = write(Path(folder) / file, json.dumps(replaced(content, path, data.draw(wrong))))
+        with contextlib.suppress(UserError):
+            texts = read(changed)[0]
+            assert all(0 <= span.start < span.end <= len(text.text) for text in texts for span in text.spans)
+        with contextlib.suppress(UserError):
+            check(changed)

@@ -198,9 +198,8 @@ def _results(task: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
     """Each result of a task with the place where it is."""
     name, made = _annotations(task)
     for number, one in enumerate(made):
-        for place, result in enumerate(one.get("result") or []):
-            if isinstance(result, Mapping):
-                yield f"{name}[{number}].result[{place}]", result
+        for place, result in enumerate(_objects(one.get("result"))):
+            yield f"{name}[{number}].result[{place}]", result
 
 
 def _label_studio(task: Mapping[str, Any], text_field: str | None) -> Outcome:
@@ -222,7 +221,7 @@ def _label_studio(task: Mapping[str, Any], text_field: str | None) -> Outcome:
     if field is None:
         fix = f"name the field of the text: --text-field F (the fields are: {', '.join(map(str, data))})"
         return Refused("Label Studio: it is not clear which field of 'data' holds the text", "data", fix)
-    kinds = {str(result.get("type")) for result in chosen.get("result") or [] if isinstance(result, Mapping)}
+    kinds = {str(result.get("type")) for result in _objects(chosen.get("result"))}
     unread = [key for key in task if key not in ("data", name, "id")]
     unread += [f"data.{key}" for key in data if key != field]
     unread += [f"result of type {kind}" for kind in sorted(kinds - {"labels"})]
@@ -233,12 +232,15 @@ def _label_studio(task: Mapping[str, Any], text_field: str | None) -> Outcome:
 def _entities(annotation: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The spans of an annotation, one for each label of each."""
     spans = []
-    for result in annotation.get("result") or []:
-        value = result.get("value") if isinstance(result, Mapping) else None
+    for result in _objects(annotation.get("result")):
+        value = result.get("value")
         if isinstance(value, Mapping) and result.get("type", "labels") == "labels" and "start" in value:
             own = {"text": value["text"]} if isinstance(value.get("text"), str) else {}
             place = {"start": value["start"], "end": value.get("end"), **own}
-            spans += [{**place, "label": label} for label in value.get("labels") or [None]]
+            labels = value.get("labels")
+            spans += [
+                {**place, "label": label} for label in (labels if isinstance(labels, list) and labels else [None])
+            ]
     return spans
 
 
@@ -274,22 +276,29 @@ def _bioc(document: Mapping[str, Any]) -> Iterator[Outcome]:
         if not isinstance(passage, Mapping):
             yield Refused(f"this is {kind_of(passage)}, where an object is wanted", f"passages[{place}]")
             continue
-        parts = [passage] if passage.get("text") else passage.get("sentences") or []
+        parts = [passage] if passage.get("text") else _objects(passage.get("sentences"))
         for part in parts:
             text, offset = part.get("text"), part.get("offset")
             if not isinstance(text, str) or type(offset) is not int:
                 yield Refused("BioC: a passage has no text or no offset", f"passages[{place}]")
             elif text.strip():
-                spans = [_bioc_span(one, offset) for one in part.get("annotations") or []]
+                spans = [_bioc_span(one, offset) for one in _objects(part.get("annotations"))]
                 relations = ("relations",) if part.get("relations") or document.get("relations") else ()
                 yield Plain({"text": text, "entities": spans, "document": group}, relations, group)
 
 
 def _bioc_span(annotation: Mapping[str, Any], offset: int) -> dict[str, Any]:
     """An annotation as a span of its passage. What is missing stays so, and is refused where spans are judged."""
-    infons = annotation.get("infons") or {}
-    places = [
-        [place.get("offset", 0) - offset, place.get("offset", 0) + place.get("length", 0) - offset]
-        for place in annotation.get("locations") or []
-    ]
-    return {"id": annotation.get("id"), "label": infons.get("type"), "offsets": places, "text": annotation.get("text")}
+    infons = annotation.get("infons")
+    label = infons.get("type") if isinstance(infons, Mapping) else None
+    places: list[Any] = []
+    for place in _objects(annotation.get("locations")):
+        start, length = place.get("offset"), place.get("length")
+        sound = type(start) is int and type(length) is int
+        places.append([start - offset, start + length - offset] if sound else [start, length])
+    return {"id": annotation.get("id"), "label": label, "offsets": places, "text": annotation.get("text")}
+
+
+def _objects(value: Any) -> list[Mapping[str, Any]]:
+    """The objects of a list; none where it is no list."""
+    return [part for part in value if isinstance(part, Mapping)] if isinstance(value, list) else []
