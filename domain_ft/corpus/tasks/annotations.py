@@ -208,6 +208,8 @@ def _label_studio(task: Mapping[str, Any], text_field: str | None) -> Outcome:
     if not kept:
         why = "the annotator skipped it (was_cancelled)" if made else "nobody has annotated it"
         return Passed(f"Label Studio: {why}", name)
+    if any(_are_broken(one.get("result")) for one in kept):
+        return Refused("Label Studio: the result of an annotation is no list of objects", name)
     if any(result.get("type") == "hypertextlabels" for _, result in _results(task)):
         fix = "label plain text (<Text>, not <HyperText>), or write text and entities as JSON lines"
         return Refused("Label Studio: the entities are marked in HTML, whose places are not read", name, fix)
@@ -281,6 +283,8 @@ def _bioc(document: Mapping[str, Any]) -> Iterator[Outcome]:
             text, offset = part.get("text"), part.get("offset")
             if not isinstance(text, str) or type(offset) is not int:
                 yield Refused("BioC: a passage has no text or no offset", f"passages[{place}]")
+            elif _are_broken(part.get("annotations")):
+                yield Refused("BioC: the annotations are no list of objects", f"passages[{place}].annotations")
             elif text.strip():
                 spans = [_bioc_span(one, offset) for one in _objects(part.get("annotations"))]
                 relations = ("relations",) if part.get("relations") or document.get("relations") else ()
@@ -297,6 +301,11 @@ def _bioc_span(annotation: Mapping[str, Any], offset: int) -> dict[str, Any]:
         sound = type(start) is int and type(length) is int
         places.append([start - offset, start + length - offset] if sound else [start, length])
     return {"id": annotation.get("id"), "label": label, "offsets": places, "text": annotation.get("text")}
+
+
+def _are_broken(value: Any) -> bool:
+    """Whether it is something else than a list of objects, or nothing."""
+    return bool(value) and not (isinstance(value, list) and all(isinstance(part, Mapping) for part in value))
 
 
 def _objects(value: Any) -> list[Mapping[str, Any]]:
