@@ -298,8 +298,10 @@ def _bioc_span(annotation: Mapping[str, Any], offset: int) -> dict[str, Any]:
     places: list[Any] = []
     for place in _objects(annotation.get("locations")):
         start, length = place.get("offset"), place.get("length")
-        sound = type(start) is int and type(length) is int
-        places.append([start - offset, start + length - offset] if sound else [start, length])
+        if isinstance(start, int) and isinstance(length, int):
+            places.append([start - offset, start + length - offset])
+        else:
+            places.append([start, length])
     return {"id": annotation.get("id"), "label": label, "offsets": places, "text": annotation.get("text")}
 
 
