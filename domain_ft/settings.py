@@ -140,25 +140,35 @@ class TaskOptions(ExampleOptions, LabelOptions, group="Task"):
     and 1, separated by commas. Found by itself where the file has a usual one."""
 
 
+SpanOffsets = Literal["characters", "utf16", "bytes", "one-based", "inclusive", "one-based-inclusive"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class TagOptions(ExampleOptions, group="Task"):
     """Which texts with entities, and how they are read."""
 
     train: str = REQUIRED
-    """The texts to learn from: CoNLL columns (2 to 4; the word first, the tag last), or JSON lines (.jsonl) or Parquet
-    of words and tags, or of texts and spans; or hf:ID of a data set on the hub."""
+    """The texts to learn from: CoNLL columns; JSON lines, JSON or Parquet of words and tags, or of texts and spans;
+    what Prodigy, doccano, Label Studio or spaCy write; PubTator, BioC, or a folder of BRAT; or hf:ID of a data set on
+    the hub."""
 
     text_field: str | None = None
     """The field of a JSON record that holds the text. By default text."""
 
     tokens_field: str | None = None
-    """The field of a JSON record that holds the words. By default tokens or words."""
+    """The field of a JSON record that holds the words. By default tokens or words. Of CoNLL columns, the number of the
+    column, from 1; by default it is found."""
 
     tags_field: str | None = None
-    """The field that holds the tags of the words. By default tags, ner_tags or labels."""
+    """The field that holds the tags of the words. By default tags, ner_tags or labels. Of CoNLL columns, the number of
+    the column, from 1; by default it is found."""
 
     spans_field: str | None = None
-    """The field that holds the entities of a text, by character. By default entities, spans or label."""
+    """The field that holds the entities of a text, by character. By default entities, spans, label, labels or ents."""
+
+    span_offsets: SpanOffsets = "characters"
+    """How spans count: Unicode characters from 0 with the end behind the last; UTF-16 units (JavaScript, Java); UTF-8
+    bytes; characters from 1; from 0 with the end at the last; or from 1 with the end at the last."""
 
     scheme: Literal["auto", "iob1", "iob2", "bioes", "bilou"] = "auto"
     """How tags say where an entity begins and ends. auto finds it by reading the file."""
@@ -608,6 +618,9 @@ class DataCheckSettings(ConversationOptions, LabelOptions, JsonOptions, group="C
 
     label_field: str | None = None
     """The field that holds the label, for examples. Found by itself where the file has a usual one."""
+
+    span_offsets: SpanOffsets = "characters"
+    """How the spans of tags count, as for `tag`. The copy of --fix counts Unicode characters from 0."""
 
     fix: Path | None = None
     """Write a cleaned copy here (.jsonl; of plain text and CoNLL columns a file that ends as they do), and a list of

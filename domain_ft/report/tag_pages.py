@@ -5,6 +5,7 @@ from __future__ import annotations
 from huggingface_hub import EvalResult, ModelCardData
 from markupsafe import Markup
 
+from domain_ft.corpus.left_out import sentences
 from domain_ft.report import card, html, tag_words, task_plots, task_words
 from domain_ft.report.tag_data import TagReport
 
@@ -19,6 +20,7 @@ def render_page(report: TagReport) -> str:
         facts=_facts(report),
         words=task_words,
         tags=tag_words,
+        unread=sentences(report.result),
     )
 
 
@@ -38,7 +40,9 @@ def _figures(report: TagReport) -> list[tuple[str, str]]:
 
 def render_card(report: TagReport) -> str:
     """The model card of a `tag` run, as Markdown with YAML front matter."""
-    body = card.template("tag_card.md.j2").render(report=report, words=task_words, tags=tag_words, facts=_facts(report))
+    body = card.template("tag_card.md.j2").render(
+        report=report, words=task_words, tags=tag_words, facts=_facts(report), unread=sentences(report.result)
+    )
     return f"---\n{card_data(report).to_yaml()}\n---\n\n{body}\n"
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from domain_ft.corpus.left_out import sentences
 from domain_ft.report import tag_words
 from domain_ft.report.tag_data import TagReport
 from domain_ft.report.task_words import level, points, span
@@ -41,7 +42,7 @@ def print_tag(report: TagReport, console: Console | None = None) -> None:
     if len(types) > MOST_TYPES:
         console.print(Text(f"{len(types) - MOST_TYPES} more types are in result.json", style="dim"))
     console.print(Text(tag_words.headline(report), style="bold"))
-    for sentence in tag_words.findings(report):
+    for sentence in (*tag_words.findings(report), *sentences(report.result)):
         console.print(Text(sentence))
 
 

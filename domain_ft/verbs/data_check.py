@@ -95,6 +95,7 @@ def check(settings: DataCheckSettings, progress: Progress | None = None) -> Chec
         settings.label_field,
         settings.encoding,
         rules,
+        settings.span_offsets,
     )
     file = CheckedFile.open(settings.data, settings.kind, fields)
     private = PrivateData(settings.region, settings.names) if settings.private else None

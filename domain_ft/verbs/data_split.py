@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from domain_ft.corpus.checks.opening import is_tagged_text
 from domain_ft.corpus.cleaning import clean
 from domain_ft.corpus.conversations.formats import FieldChoice, Format, parse, recognise
 from domain_ft.corpus.conversations.reading import JOINED, asked_first, compared_text
@@ -90,6 +91,12 @@ def split(settings: DataSplitSettings) -> Split:
     if not (settings.output.is_dir() and not any(settings.output.iterdir())):
         refuse_existing(settings.output)
     path, kind = record_file(settings.data)
+    if kind == "tsv" and is_tagged_text(path, path.name):
+        raise CorpusError(
+            "this is a file of words and tags in columns, and not a table of records",
+            where=settings.data,
+            fix="give it to tag as it is, which splits it by whole documents or sentences",
+        )
     reading = _Reading(path, kind, settings)
     prints = text_fingerprints(reading)
     joined, groups = _families(reading, prints, max(shares.values()))

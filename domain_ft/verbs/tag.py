@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from domain_ft.corpus.left_out import LeftOut, sentences
 from domain_ft.corpus.readers.base import Reject
 from domain_ft.corpus.tasks.entities import Span, TaggingData
 from domain_ft.corpus.tasks.examples import Labels
@@ -93,6 +94,7 @@ class Job:
         leaks: what stands in two splits, or in the text that the model was adapted to.
         model: the task's model.
         tasks: what the trials share.
+        left: what was not read of the files.
     """
 
     settings: TagSettings
@@ -102,6 +104,7 @@ class Job:
     leaks: Leaks
     model: TaskModel
     tasks: TaskJob
+    left: LeftOut
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,9 @@ def set_up(
     """
     rejected = [] if rejected is None else rejected
     with machine.main_first():
-        data = open_tagging(TaggingSource.of(settings), rejects=rejected.append)
+        left = LeftOut()
+        data = open_tagging(TaggingSource.of(settings), rejects=rejected.append, left=left)
+        left.records = len(rejected)
         leaks = find_leaks(as_task(data), adapted_to(settings.model, display), display.job)
         if settings.remove_leaks:
             data = without(data, leaks.removals)
@@ -210,12 +215,12 @@ def set_up(
         if not len(own):
             raise CorpusError(f"the tokenizer found no token in any of the {split} texts", fix="check their language")
     machine.agree(settings.to_dict() | {"task": data.key, "base model": model.revision}, model.model)
-    _say_what_is_odd(data, leaks, rows, model, settings, display, len(rejected))
+    _say_what_is_odd(data, leaks, rows, model, settings, display, left)
     weights = class_weights(rows["train"].asked, model.labels) if settings.balance == "weights" else None
     objective = TaggingObjective(kernels=machine.kernels, tag_weights=weights)
     tasks = set_up_trials(settings, machine, model, objective, rows["train"], display)
     resolved = dataclasses.replace(settings, **settle(settings, machine, length, tasks))
-    return Job(resolved, machine, data, rows, leaks, model, dataclasses.replace(tasks, settings=resolved))
+    return Job(resolved, machine, data, rows, leaks, model, dataclasses.replace(tasks, settings=resolved), left)
 
 
 def _say_what_is_odd(
@@ -225,13 +230,13 @@ def _say_what_is_odd(
     model: TaskModel,
     settings: TagSettings,
     display: ProgressDisplay,
-    rejected: int,
+    left: LeftOut,
 ) -> None:
     """What a person should know before the numbers come."""
     for note in (*data.notes, *model.notes):
         display.say(f"note: {note}")
-    if rejected:
-        display.warn(f"{rejected:,} records could not be read and are left out; rejects.jsonl lists them")
+    for sentence in sentences(left.to_result()):
+        display.warn(sentence)
     cut = cut_fraction(rows)
     if cut:
         display.say(f"note: {cut:.1%} of the texts are longer than {settings.max_length} tokens, and read in windows")
@@ -318,6 +323,8 @@ def _report(
         "leaks": dict(job.leaks.counts),
         "cut_fraction": cut_fraction(job.rows),
         "inexact_entities": sum(own.inexact for own in job.rows.values()),
+        **_changed(job.data),
+        **job.left.to_result(),
         "examples": {split: len(texts) for split, texts in job.data.splits.items()},
     }
     return TagReport.of(
@@ -330,6 +337,15 @@ def _report(
         metrics=job.tasks.folder(kept.trial, folder).read_metrics(),
         examples=settings.examples,
     )
+
+
+def _changed(data: TaggingData) -> dict[str, int]:
+    """How many entities are left out since they overlap a longer one, and how many of several parts are joined."""
+    texts = [text for own in data.splits.values() for text in own]
+    return {
+        "overlapping_entities": sum(text.overlapping for text in texts),
+        "joined_entities": sum(text.joined for text in texts),
+    }
 
 
 def _scores(seeds: Sequence[EntityCounts], settings: TagSettings) -> dict[str, Any]:
@@ -416,6 +432,8 @@ def _dry_run(settings: TagSettings) -> dict[str, Any]:
         "steps": sum(job.tasks.loop(trial).total_steps for trial in job.tasks.trials),
         "leaks": dict(job.leaks.counts),
         "cut_fraction": cut_fraction(job.rows),
+        **_changed(job.data),
+        **job.left.to_result(),
         "settings": job.settings.to_dict(),
         "output": str(output_folder(settings)),
     }

@@ -250,8 +250,8 @@ def test_a_gzip_file_is_read(tmp_path: Path) -> None:
         ),
         ("A O\n\nB B-P\nC I-Q\n", 4, "I-Q stands after B-P"),
         ("A S-P\n\nB E-P\n", 3, "E-P stands at the beginning of a sentence"),
-        ("A O\n\nB\n", 3, "the line has 1 column, where 2 to 4 are wanted"),
-        ("A x O\n\nB O\n", 3, "the line has 2 columns, where the lines before have 3"),
+        ("A O\n\nB\n", 3, "the line has 1 column, where at least 2 are wanted"),
+        ("A x O\n\nB O\n", 3, "the line has 2 columns, where other lines have 3"),
         ("A O\n\n\tO\n", 3, "the word is empty"),
         ("A O\n\n\u3000\tO\n", 3, "the word is empty"),
         ("A O\n\nB\t\n", 3, "the tag is empty"),
@@ -298,7 +298,6 @@ def test_words_with_tags_in_json_lines(tmp_path: Path) -> None:
         ({"text": "flu", "entities": [[0, 4, "D"]]}, "does not lie in the text, which has 3 characters"),
         ({"text": "flu", "entities": [[2, 1, "D"]]}, "does not lie in the text"),
         ({"text": "a flu", "entities": [[1, 2, "D"]]}, "holds no text"),
-        ({"text": "flu", "entities": [[0, 2, "D"], {"start": 1, "end": 3, "label": "D"}]}, "two spans overlap"),
         ({"text": "flu", "entities": [{"start": 0, "stop": 3, "label": "D"}]}, "is neither"),
         ({"text": "flu", "entities": [[0, 3.5, "D"]]}, "not whole numbers"),
         ({"text": "flu", "entities": [[0, 3, ""]]}, "is no name"),
@@ -316,9 +315,11 @@ def test_a_bad_record_stops_with_its_line_or_is_left_out(tmp_path: Path, record:
     assert [reject.line for reject in rejects] == [2]
 
 
-def test_a_json_list_is_sent_to_json_lines(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match="where an object is wanted"):
-        read(write(tmp_path / "a.json", '[{"text": "a", "entities": []}]'))
+def test_of_spans_that_overlap_the_longest_stays(tmp_path: Path) -> None:
+    spans = [[0, 10, "D"], [0, 4, "P"], [5, 15, "D"], {"start": 8, "end": 12, "label": "D"}, [16, 19, "P"]]
+    (found,) = read(json_lines(tmp_path / "a.jsonl", {"text": "lung cancer and flu", "entities": [*spans, spans[-1]]}))
+    assert found.spans == (Span(0, 10, "D"), Span(16, 19, "P"))
+    assert found.overlapping == 3
 
 
 def test_spans_count_unicode_characters(tmp_path: Path) -> None:
@@ -439,6 +440,35 @@ def test_words_with_tags_in_a_parquet_file(tmp_path: Path) -> None:
     )
     assert scheme == "iob2"
     assert [(text.text, text.spans) for text in found[:2]] == [(f"fluが{i}", (Span(0, 3, "D"),)) for i in range(2)]
+
+
+@pytest.mark.parametrize("nested", [list, datasets.Sequence])
+def test_numbers_in_a_parquet_file_are_the_names_in_its_schema(tmp_path: Path, nested: Any) -> None:
+    names = datasets.ClassLabel(names=["O", "B-Drug", "I-Drug"])
+    tags = [names] if nested is list else datasets.Sequence(names)
+    features = datasets.Features({"tokens": datasets.Sequence(datasets.Value("string")), "ner_tags": tags})
+    rows = [{"tokens": ["took", "acetic", "acid", str(i)], "ner_tags": [0, 1, 2, 0]} for i in range(3)]
+    datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "train.parquet")
+    found = read(tmp_path / "train.parquet")
+    assert [text.spans for text in found] == [(Span(5, 16, "Drug"),)] * 3
+    rows[1]["ner_tags"] = [0, 1, -1, 0]
+    datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(RecordError, match="the tags hold a number"):
+        read(tmp_path / "train.parquet")
+
+
+def test_spans_of_japanese_within_a_token_are_counted_and_a_zero_length_one_stops(tmp_path: Path) -> None:
+    text = "乳がんが見られた"
+    path = json_lines(tmp_path / "a.jsonl", {"text": text, "entities": [[0, 3, "D"]]})
+    backend = Tokenizer(models.WordLevel({"x": 0, "乳がん": 1, "が見られた": 2}, unk_token="x"))
+    backend.pre_tokenizer = pre_tokenizers.Split("が", "merged_with_next")
+    for spans, inexact in (([[0, 1, "D"]], 0), ([[1, 2, "D"]], 1)):
+        (found,) = read(json_lines(path, {"text": text, "entities": spans}))
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="x", bos_token="x", eos_token="x")
+        rows = encode_tags([found], ("O", "B-D", "I-D"), tokenizer, max_length=16)
+        assert rows.inexact == inexact
+    with pytest.raises(RecordError, match="holds no text"):
+        read(json_lines(path, {"text": text, "entities": [[3, 3, "D"]]}))
 
 
 def test_leaks_are_found_and_left_out(tmp_path: Path) -> None:

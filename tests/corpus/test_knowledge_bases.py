@@ -110,7 +110,7 @@ def test_what_reading_changed_about_the_entities_is_said(tmp_path: Path) -> None
     path = str(write(tmp_path / "a.jsonl", [TWO_PASSAGES]))
     data = open_tagging(TaggingSource(train=path, validation=path, test=path))
     assert data.notes[:2] == (
-        "entities that overlap a longer one are left out: 9",
+        "entities that overlap a longer one, or stand at the place of another, are left out: 9",
         "entities of several parts are read as all that lies between the first and the last: 3",
     )
     plain = str(write(tmp_path / "b.jsonl", [record("The flu.", found("The flu.", ("flu", "D")))]))

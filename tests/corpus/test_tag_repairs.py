@@ -23,7 +23,7 @@ from domain_ft.corpus.checks.private import Hit, PrivateData
 from domain_ft.corpus.checks.repairs import repair
 from domain_ft.corpus.checks.tag_repairs import mend_record
 from domain_ft.corpus.readers.base import BadRecords, RawRecord
-from domain_ft.corpus.tasks.conll import columns_of, conll_blocks, with_word
+from domain_ft.corpus.tasks.conll import Layout, columns_of, conll_blocks
 from domain_ft.corpus.tasks.entity_files import TagFields, read_tagged
 from domain_ft.corpus.tasks.tagging import TaggingSource, open_tagging
 from domain_ft.errors import CorpusError
@@ -307,9 +307,10 @@ def test_with_another_word_a_line_is_else_the_same(
     word: str, others: list[str], tag: str, blank: str, new: str
 ) -> None:
     line = blank.strip("\t") + blank.join([word, *others, tag]) + "\r\n"
-    columns = columns_of(with_word(line, new).rstrip("\r\n"))
+    layout = Layout(2 + len(others))
+    columns = columns_of(layout.with_word(line, new).rstrip("\r\n"))
     assert columns == [new if column == word else column for column in (word, *others)] + [tag]
-    assert with_word(line, word) == line
+    assert layout.with_word(line, word) == line
 
 
 @given(

@@ -263,6 +263,37 @@ def test_a_bad_tag_stops_or_is_listed(tmp_path: Path) -> None:
     assert done.result["examples"]["train"] == 96
 
 
+def test_what_is_not_read_is_in_the_result_the_page_and_the_card(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(name: str, count: int) -> str:
+        lines = []
+        for number in range(count):
+            span = {"start": 4, "end": 12, "label": "PARTY", "text": "licensee"}
+            spans = [span, {"start": 4, "end": 7, "label": "PART"}] if number == 0 else [span]
+            lines.append({"text": f"the licensee {number} {name}", "spans": spans, "answer": "accept", "meta": {}})
+        lines[1]["answer"] = "reject"
+        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        return str(tmp_path / name)
+
+    files = {"train": write("a.jsonl", 12), "validation": write("b.jsonl", 6), "test": write("c.jsonl", 6)}
+    result = run(settings(tmp_path, **files, max_steps=2, quiet=False))
+    shown = " ".join(capsys.readouterr().out.split())
+    folder = tmp_path / "run"
+    assert result["rejected"] == 3
+    assert result["unread_fields"] == {"meta": 21}
+    assert result["unread_files"] == {"count": 0, "files": []}
+    assert (result["overlapping_entities"], result["joined_entities"]) == (3, 0)
+    rejects = json_lines(folder / "rejects.jsonl")
+    assert [(reject["file"], reject["line"], reject["field"]) for reject in rejects] == [
+        (name, 2, "answer") for name in ("a.jsonl", "b.jsonl", "c.jsonl")
+    ]
+    told = ("3 records were left out", "meta (21)", "entities that overlap a longer one")
+    for text in ((folder / "report.html").read_text(encoding="utf-8"), (folder / "README.md").read_text()):
+        assert all(words in text for words in told)
+    assert all(words in shown for words in told[:2])
+
+
 def test_leaks_are_listed(tmp_path: Path) -> None:
     wanted = settings(tmp_path, max_steps=2)
     with Path(wanted.test or "").open("a", encoding="utf-8") as file:

@@ -101,7 +101,7 @@ class Checker:
 
     def _rejected(self, rejections: Rejections) -> None:
         found = rejections.take()
-        self.unreadable += len(found)
+        self.unreadable += sum(finding.error for finding in found)
         self.findings += found
 
     def add(self, item: Item) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from domain_ft.corpus.checks.findings import Finding
 from domain_ft.corpus.conversations.conversation import Conversation
+from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers import ENDINGS, NEEDED, raw_records, reader
 from domain_ft.corpus.readers.base import (
     BadRecords,
@@ -23,6 +24,7 @@ from domain_ft.corpus.readers.base import (
     read_lines,
 )
 from domain_ft.corpus.readers.files import ending
+from domain_ft.corpus.tasks.entities import TaggedText, alike
 from domain_ft.corpus.tasks.entity_files import TagFields, read_tagged
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
 from domain_ft.corpus.tasks.labels import LabelRules
@@ -102,9 +104,7 @@ class Rejections:
     @property
     def bad(self) -> BadRecords:
         """For a reader: it goes on behind what it cannot read."""
-        bad = BadRecords("skip", self.add, self.encoding)
-        bad.explains = True
-        return bad
+        return _Noting(self)
 
     def add(self, reject: Reject) -> None:
         """Note a record that was rejected."""
@@ -116,9 +116,25 @@ class Rejections:
         return found
 
 
+class _Noting(BadRecords):
+    """Goes on behind all that it is told of: what an annotator rejected is a warning, what cannot be read an error."""
+
+    def __init__(self, rejections: Rejections) -> None:
+        super().__init__("skip", rejections.add, rejections.encoding)
+        self.explains = True
+        self._rejections = rejections
+
+    def leave_out(self, reason: str, *, file: str, line: int | None = None, field: str | None = None) -> None:
+        """Note a record that is left out since its source says so."""
+        del file
+        self._rejections.found.append(Finding(line, field, "left-out", reason))
+
+
 # What a reader says of a record that it rejects -> the kind of finding that it is. The first of them counts: what is
 # said of a tag shows the word beside it, which may hold any of the others.
 _KINDS = {
+    "a span says that it is": "contradicting-span",
+    "differ in case": "label-spelling",
     "is no tag": "bad-tag",
     "an entity begins with": "bad-tag",
     "is not ended": "bad-tag",
@@ -184,13 +200,30 @@ def _texts_of(record: RawRecord, names: FieldNames) -> Iterator[tuple[str, str]]
 
 def tag_items(path: Path, name: str, fields: TagFields, bad: BadRecords) -> Iterator[Item]:
     """Texts with entities, as `tag` reads them."""
-    texts, _ = read_tagged(path, name, fields, None, bad)
+    left, notes = LeftOut(), list[str]()
+    texts, _ = read_tagged(path, name, fields, None, bad, left=left, notes=notes)
+    about = [Finding(None, None, "columns", note) for note in notes]
+    about += [Finding(None, one.file, "unread-file", f"{one.file} is not read: {one.reason}") for one in left.files]
+    for names in alike(span.label for text in texts for span in text.spans):
+        listed = ", ".join(f"'{own}'" for own in names)
+        bad.add(f"types of entities differ in case, blanks, _ or - only: {listed}", file=name)
     for text in texts:
         labels = tuple(span.label for span in text.spans)
         marked = ";".join(f"{span.start}-{span.end}:{span.label}" for span in text.spans)
-        yield Item(
-            text.line, (Passage(fields.text or "text", text.text),), text.text, marked, "entities", labels=labels
-        )
+        passages = (Passage(fields.text or "text", text.text),)
+        findings = (*about, *_changed_spans(text))
+        about = []
+        yield Item(text.line, passages, text.text, marked, "entities", findings, labels=labels)
+
+
+def _changed_spans(text: TaggedText) -> Iterator[Finding]:
+    """What reading changes about the entities of a text."""
+    if text.overlapping:
+        message = f"entities that overlap a longer one are left out: {text.overlapping:,}"
+        yield Finding(text.line, "entities", "overlapping-spans", message)
+    if text.joined:
+        message = f"entities of several parts are read as all from the first to the last: {text.joined:,}"
+        yield Finding(text.line, "entities", "discontinuous-spans", message)
 
 
 def text_items(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[Item]:

@@ -18,24 +18,20 @@ from domain_ft.corpus.readers.base import BadRecords, RawRecord, read_lines, tex
 from domain_ft.corpus.readers.choosing import Holds, what_fields_hold
 from domain_ft.corpus.readers.files import check_file, ending
 from domain_ft.corpus.readers.packing import PACKED
-from domain_ft.corpus.tasks.conll import COLUMNS, DOCUMENT, columns_of
-from domain_ft.corpus.tasks.entities import is_tag
-from domain_ft.corpus.tasks.entity_files import (
-    SPANS_FIELDS,
-    TAGS_FIELDS,
-    TOKENS_FIELDS,
-    TagFields,
-    has_columns,
-    tagged_records,
-)
+from domain_ft.corpus.tasks.annotations import is_annotated
+from domain_ft.corpus.tasks.conll import looks_like_columns
+from domain_ft.corpus.tasks.entity_files import TagFields, entries, file_kind, has_columns, json_values
 from domain_ft.corpus.tasks.fields import LABEL_NAMES, FieldNames
 from domain_ft.corpus.tasks.knowledge_bases import is_knowledge_base
 from domain_ft.corpus.tasks.labels import LabelRules
+from domain_ft.corpus.tasks.offsets import Counting
 from domain_ft.corpus.tasks.reading import RECORD_ENDINGS
+from domain_ft.corpus.tasks.standoff import brat_pairs
 from domain_ft.errors import CorpusError
 
 Kind = Literal["conversations", "examples", "tags", "text"]
 
+_JSON = (".json", ".jsonl", ".ndjson")
 _LOOKED_AT = 100  # records, the first of which that is of a known kind says the kind of all
 _MOST_LINES = 0.8  # of those looked at, from which on they are words with tags, whatever is wrong with the others
 
@@ -49,6 +45,7 @@ class Fields:
         text, pair, label: of examples; `text` of tags and text too.
         rules: how the labels of examples are written.
         encoding: what the file is written in; None for UTF-8.
+        offsets: how the spans of tags count.
     """
 
     choice: FieldChoice = field(default_factory=FieldChoice)
@@ -62,6 +59,8 @@ class Fields:
     def bad(self) -> BadRecords:
         """For a first look at the file, of which nothing is reported."""
         return Rejections(encoding=self.encoding).bad
+
+    offsets: Counting = "characters"
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,8 @@ class CheckedFile:
             CorpusError: there is no such file, it is not read, or it is not clear what it is for.
         """
         path = Path(spec).expanduser()
-        check_file(path)
+        if not (path.is_dir() and brat_pairs(path)):
+            check_file(path)
         name = path.name
         if kind == "auto":
             kind = _recognise(path, name, fields)
@@ -104,7 +104,8 @@ class CheckedFile:
     def records(self, bad: BadRecords) -> Iterator[RawRecord]:
         """The records as the file has them."""
         if self.kind == "tags":
-            return (RawRecord(line, fields) for line, fields in tagged_records(self.path, self.name, bad))
+            found = entries(self.path, self.name, self.tag_fields, bad)
+            return (RawRecord(entry.line, entry.plain.record) for entry in found)
         kind = ENDINGS[ending(self.path)]
         if kind in NEEDED:
             return (RawRecord(None, {"text": text.text}) for text in reader(kind)(self.path, self.name, None, bad))
@@ -132,7 +133,7 @@ class CheckedFile:
     @property
     def tag_fields(self) -> TagFields:
         """Which fields of tagged records hold what."""
-        return TagFields(text=self.fields.text)
+        return TagFields(text=self.fields.text, offsets=self.fields.offsets)
 
     @functools.cached_property
     def text_fields(self) -> frozenset[str]:
@@ -150,16 +151,28 @@ class CheckedFile:
 
 
 def _recognise(path: Path, name: str, fields: Fields) -> Kind:
-    if ending(path) not in RECORD_ENDINGS:
-        if ENDINGS.get(ending(path)) in NEEDED:
-            return "text"
-        return "tags" if ending(path) not in ENDINGS or _is_conll(path, name, fields) else "text"
+    if path.is_dir() or (ending(path) in (".tsv", ".txt", ".md") and is_tagged_text(path, name, fields)):
+        return "tags"
+    if ENDINGS.get(ending(path)) in NEEDED and not (ending(path) == ".xml" and file_kind(path) == "bioc"):
+        return "text"
+    if ending(path) not in RECORD_ENDINGS and ending(path) not in _JSON:
+        return "tags" if ending(path) not in ENDINGS else "text"
     seen: list[str] = []
-    for record in _first(path, name, fields):
-        found = _kind_of(record.fields, fields)
+    unlabelled = False
+    for record in _first_values(path, name, fields):
+        if not isinstance(record, Mapping):
+            if isinstance(record, list):  # spaCy's pairs, sentences of words with tags
+                return "tags"
+            continue
+        found = _kind_of(record, fields)
+        if found == "examples" and record.get("label", record.get("labels")) == [] and not fields.label:
+            unlabelled = True  # an example without a class, or a text without an entity: the next ones tell
+            continue
         if found is not None:
             return found
-        seen = seen or list(map(str, record.fields))
+        seen = seen or list(map(str, record))
+    if unlabelled:
+        return "examples"
     if not seen:  # nothing can be read: why is what is found
         return "conversations"
     raise CorpusError(
@@ -174,11 +187,7 @@ def _kind_of(record: Mapping[str, Any], fields: Fields) -> Kind | None:
     """What a record is for: as the fields that were named say, else by usual names."""
     if fields.label or fields.pair:
         return "examples"
-    if any(name in record for name in TOKENS_FIELDS) and any(name in record for name in TAGS_FIELDS):
-        return "tags"
-    if isinstance(record.get("text"), str) and any(isinstance(record.get(name), list) for name in SPANS_FIELDS[:2]):
-        return "tags"
-    if is_knowledge_base(record):
+    if is_annotated(record) or is_knowledge_base(record):
         return "tags"
     chosen = recognise(record, fields.choice)
     labelled = any(name in record for name in LABEL_NAMES)
@@ -213,11 +222,19 @@ def _first(path: Path, name: str, fields: Fields) -> Iterator[RawRecord]:
     return cast(Iterator[RawRecord], itertools.islice(records, _LOOKED_AT))
 
 
-def _is_conll(path: Path, name: str, fields: Fields) -> bool:
-    """Whether most lines of a text are columns with a word first and a tag last."""
-    encoding = text_encoding(fields.bad)
-    lines = (line.decode(encoding, "replace").strip() for _, _, line in read_lines(path, name, fields.bad))
-    rows = [columns_of(line) for line in itertools.islice(filter(None, lines), _LOOKED_AT)]
-    words = [row for row in rows if row[0] != DOCUMENT]
-    tagged = sum(COLUMNS[0] <= len(row) <= COLUMNS[1] and is_tag(row[-1]) for row in words)
-    return tagged > _MOST_LINES * len(words)
+def _first_values(path: Path, name: str, fields: Fields) -> Iterator[Any]:
+    """The first values of a file of records: objects, and of JSON lists too."""
+    if ending(path) in _JSON:
+        values = (value for _, value in json_values(path, name, fields.bad))
+        return itertools.islice(values, _LOOKED_AT)
+    return (record.fields for record in _first(path, name, fields))
+
+
+def is_tagged_text(path: Path, name: str, fields: Fields | None = None) -> bool:
+    """Whether a text file holds entities: most of its lines are columns, or it is of an annotation tool."""
+    if file_kind(path) == "columns":
+        bad = (fields or Fields()).bad
+        encoding = text_encoding(bad)
+        lines = (line.decode(encoding, "replace").strip() for _, _, line in read_lines(path, name, bad))
+        return looks_like_columns(list(itertools.islice(filter(None, lines), _LOOKED_AT)), _MOST_LINES)
+    return file_kind(path) in ("brat", "pubtator")

@@ -27,8 +27,8 @@ from domain_ft.corpus.checks.tag_repairs import mend_columns, mend_record
 from domain_ft.corpus.conversations.formats import Fault, parse
 from domain_ft.corpus.readers.base import BOM, BadRecords, RawRecord, Reject, decode, open_bytes, read_lines
 from domain_ft.corpus.readers.files import ending
-from domain_ft.corpus.tasks.conll import begins_document, conll_blocks
-from domain_ft.corpus.tasks.entity_files import read_tagged
+from domain_ft.corpus.tasks.conll import begins_document, conll_blocks, layout_of
+from domain_ft.corpus.tasks.entity_files import file_kind, read_tagged
 from domain_ft.errors import CorpusError
 
 _COPIES = frozenset({"duplicate", "near-duplicate"})
@@ -82,6 +82,10 @@ def repair(
     for path in (output, changes_file):
         if path.exists():
             raise CorpusError(f"--fix {output}: {path} exists already", fix="give a new name; nothing was changed")
+    if file.kind == "tags" and file_kind(file.path) == "brat":
+        raise CorpusError(
+            "--fix: BRAT's files are checked, and not mended", where=file.name, fix="mend them by what is listed"
+        )
     wanted = ending(file.path) if file.is_plain else ".jsonl"
     if output.suffix.lower() != wanted:
         must = f"the name has to end in {wanted}" if wanted else "the name may have no ending"
@@ -217,14 +221,16 @@ class _Repairing:
             lambda reject: self.rejected(reject) if reject.line is None else None,
             self.file.fields.encoding,
         )
-        for sentence, behind in conll_blocks(self.file.path, self.file.name, bad):
+        blocks = list(conll_blocks(self.file.path, self.file.name, bad))
+        layout = layout_of(blocks, self.file.name)
+        for sentence, behind in blocks:
             why = next((self.left_out[number] for number, _ in sentence if number in self.left_out), None)
             if why is not None:
                 self.leave_out(sentence[0][0], *why)
                 behind = list(itertools.dropwhile(lambda line: not begins_document(line), behind))  # the blank lines go
             elif sentence:
                 lines = [(number, line) for number, line in sentence if line is not None]
-                self.copy.writelines(mend_columns(lines, self.find, self.changed))
+                self.copy.writelines(mend_columns(lines, layout, self.find, self.changed))
                 self.keep()
                 self.repaired.records += 1
             self.copy.writelines(behind)

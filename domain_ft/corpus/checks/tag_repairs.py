@@ -16,10 +16,12 @@ from typing import Any
 from domain_ft.corpus.checks.encoding import mend_encoding, without_surrogates
 from domain_ft.corpus.checks.private import Hit, redact
 from domain_ft.corpus.readers.base import RawRecord
-from domain_ft.corpus.tasks.conll import columns_of, with_word
+from domain_ft.corpus.tasks.annotations import ENDS, LABELS, STARTS, first_of
+from domain_ft.corpus.tasks.conll import Layout, columns_of
 from domain_ft.corpus.tasks.entities import Bounds, join_words
 from domain_ft.corpus.tasks.entity_files import TagFields
 from domain_ft.corpus.tasks.knowledge_bases import is_knowledge_base
+from domain_ft.corpus.tasks.offsets import Counting, to_characters
 from domain_ft.errors import CorpusError
 
 Find = Callable[[str], Sequence[Hit]]
@@ -29,12 +31,18 @@ Note = Callable[[int | None, str | None, bool, Sequence[Hit]], None]
 """Told of each word or text: its line, its field, whether it was mended, and what was masked in it."""
 
 
-def mend_columns(lines: Sequence[tuple[int, str]], find: Find, note: Note) -> Iterator[str]:
+def mend_columns(lines: Sequence[tuple[int, str]], layout: Layout, find: Find, note: Note) -> Iterator[str]:
     """The lines of a sound CoNLL sentence, given after their numbers, with their words mended and masked."""
-    words = [columns_of(line.rstrip("\r\n"))[0] for _, line in lines]
-    for (number, line), word, piece in zip(lines, words, _pieces(words, join_words, find), strict=True):
+    columns = [None if layout.is_comment(line) else columns_of(line.rstrip("\r\n")) for _, line in lines]
+    words = [layout.word_of(parts) for parts in columns if parts is not None and layout.is_word(parts)]
+    pieces = iter(_pieces(words, join_words, find))
+    for (number, line), parts in zip(lines, columns, strict=True):
+        if parts is None or not layout.is_word(parts):
+            yield line
+            continue
+        piece = next(pieces)
         note(number, None, piece.mended, piece.hits)
-        yield line if piece.text == word else with_word(line, piece.text)
+        yield line if piece.text == layout.word_of(parts) else layout.with_word(line, piece.text)
 
 
 def mend_record(record: RawRecord, names: TagFields, find: Find, note: Note) -> dict[str, Any]:
@@ -51,20 +59,29 @@ def mend_record(record: RawRecord, names: TagFields, find: Find, note: Note) -> 
             where=f"line {record.line}",
             fix="mend them by the lines that are listed",
         )
-    if tokens in fields:
+    if names.has_words(fields):
         pieces = _pieces(fields[tokens], join_words, find)
         for place, piece in enumerate(pieces):
             note(record.line, f"{tokens}[{place}]", piece.mended, piece.hits)
         return {**fields, tokens: [piece.text for piece in pieces]}
     text_field, spans_field = names.name("text", fields), names.name("spans", fields)
     text, spans = fields[text_field], fields[spans_field]
-    ends = sorted({0, len(text), *itertools.chain(*map(_bounds, spans))})
+    bounds_of = [_bounds(span, text, names.offsets) for span in spans]
+    marked = fields[tokens] if _have_offsets(fields.get(tokens)) else []  # Prodigy's tokens, which have places too
+    tokens_bounds = [_bounds(token, text, names.offsets) for token in marked]
+    ends = sorted({0, len(text), *itertools.chain(*bounds_of, *tokens_bounds)})
     pieces = _pieces([text[start:end] for start, end in itertools.pairwise(ends)], _end_to_end, find)
     hits = [hit for piece in pieces for hit in piece.hits]
     note(record.line, text_field, any(piece.mended for piece in pieces), hits)
     new, bounds = _end_to_end([piece.text for piece in pieces])
     places = dict(zip(ends, (0, *(end for _, end in bounds)), strict=True))
-    return {**fields, text_field: new, spans_field: [_moved(span, places, text, new) for span in spans]}
+    moved = [_moved(span, own, places, text, new) for span, own in zip(spans, bounds_of, strict=True)]
+    fields |= {text_field: new, spans_field: moved}
+    if marked:
+        fields[tokens] = [
+            _moved(token, own, places, text, new) for token, own in zip(marked, tokens_bounds, strict=True)
+        ]
+    return fields
 
 
 @dataclass(frozen=True)
@@ -115,16 +132,35 @@ def _end_to_end(pieces: Sequence[str]) -> tuple[str, tuple[Bounds, ...]]:
     return "".join(pieces), tuple(itertools.pairwise(ends))
 
 
-def _bounds(span: Any) -> Bounds:
-    """Where a span of {"start", "end", "label"} or [start, end, label] begins and ends."""
-    return (span["start"], span["end"]) if isinstance(span, Mapping) else (span[0], span[1])
+def _have_offsets(tokens: Any) -> bool:
+    """Whether they are objects with a start and an end."""
+    return isinstance(tokens, list) and all(
+        isinstance(token, Mapping) and type(token.get("start")) is int and type(token.get("end")) is int
+        for token in tokens
+    )
 
 
-def _moved(span: Any, places: Mapping[int, int], text: str, new: str) -> Any:
-    """A span where its text now stands. If a field of its own repeats that text, it still does."""
-    start, end = _bounds(span)
+def _bounds(span: Any, text: str, counting: Counting) -> Bounds:
+    """Where a sound span begins and ends, in characters: of one of several parts, where the first and the last do."""
+    if not isinstance(span, Mapping):
+        return to_characters(text, span[0], span[1], counting)
+    if "offsets" in span:
+        parts = [to_characters(text, start, end, counting) for start, end in span["offsets"]]
+        return min(start for start, _ in parts), max(end for _, end in parts)
+    return to_characters(text, span[first_of(span, STARTS) or ""], span[first_of(span, ENDS) or ""], counting)
+
+
+def _moved(span: Any, bounds: Bounds, places: Mapping[int, int], text: str, new: str) -> Any:
+    """A span where its text now is, in characters. If a field of its own repeats that text, it still does."""
+    start, end = bounds
     if not isinstance(span, Mapping):
         return [places[start], places[end], *span[2:]]
-    repeated = {name for name, value in span.items() if name != "label" and value == text[start:end]}
-    moved = {**span, "start": places[start], "end": places[end]}
+    repeated = {name for name, value in span.items() if name not in LABELS[:2] and value == text[start:end]}
+    moved = dict(span)
+    if "offsets" in span:
+        own = {"text"} if "text" in span else set()  # of several parts: the text between them belongs to it now
+        repeated |= own
+        del moved["offsets"]
+    moved[first_of(span, STARTS) or "start"] = places[start]
+    moved[first_of(span, ENDS) or "end"] = places[end]
     return moved | dict.fromkeys(repeated, new[places[start] : places[end]])

@@ -132,6 +132,10 @@ class BadRecords:
         mend = (f"{fix}; " if fix else "mend it; ") + "or leave such records out: --on-bad-record skip"
         raise RecordError(reason, where=where, fix=mend)
 
+    def leave_out(self, reason: str, *, file: str, line: int | None = None, field: str | None = None) -> None:
+        """List a record that is left out since its source says so, such as one that its annotator rejected."""
+        self.sink(Reject(file, line, field, reason))
+
 
 def open_bytes(path: Path | BinaryIO, encoding: str | None = None) -> contextlib.AbstractContextManager[BinaryIO]:
     """Open a file for reading, unpacked whatever its name says. A stream is handed back, and stays open.

@@ -15,8 +15,9 @@ stands is a mistake in the file, and is named with its line.
 
 from __future__ import annotations
 
+import bisect
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -97,6 +98,36 @@ class TaggingData:
     def tags(self) -> tuple[str, ...]:
         """The classes of the model's head: O, then B- and I- of each type."""
         return (OUTSIDE, *(f"{prefix}-{name}" for name in self.types for prefix in "BI"))
+
+
+def keep_longest(found: Iterable[Span]) -> tuple[tuple[Span, ...], int]:
+    """The spans, sorted, none of which overlap: of those that do, the longest stays, then the first.
+
+    Returns:
+        the spans, and how many are left out. Spans that say the same of the same place are one.
+    """
+    spans = set(found)
+    kept: list[Span] = []
+    for span in sorted(spans, key=lambda span: (span.start - span.end, span)):
+        place = bisect.bisect(kept, span)
+        before, behind = kept[max(place - 1, 0) : place], kept[place : place + 1]
+        if all(other.end <= span.start for other in before) and all(span.end <= other.start for other in behind):
+            kept.insert(place, span)
+    return tuple(kept), len(spans) - len(kept)
+
+
+def alike(names: Iterable[str]) -> list[list[str]]:
+    """The names that differ from each other in case, blanks, `_` or `-` only, as lists of two or more.
+
+    >>> alike(["Drug", "DRUG ", "Dose"])
+    [['DRUG ', 'Drug']]
+    """
+    by_key: defaultdict[str, list[str]] = defaultdict(list)
+    for name in sorted(set(names)):
+        by_key[
+            "".join(character for character in name.casefold() if not character.isspace() and character not in "_-")
+        ].append(name)
+    return [own for own in by_key.values() if len(own) > 1]
 
 
 class TagError(ValueError):

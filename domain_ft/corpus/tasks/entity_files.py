@@ -1,30 +1,65 @@
-"""Files of texts with entities: CoNLL columns, and records of words and tags, text and spans, or passages and entities.
+"""Files of texts with entities: CoNLL columns, records of words and tags or of text and spans, and files of tools.
 
-A file is read whole before its tags are judged, since its scheme shows only in all of them. Offsets count Unicode
-characters (code points) as Python does: not bytes, and not the UTF-16 units of JavaScript and Java.
+A file is read whole before its tags are judged, since its scheme shows only in all of them; and before spans are, since
+one cause may explain all that do not fit. Offsets count Unicode characters (code points) as Python does, unless
+`TagFields.offsets` says otherwise.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers import raw_records
-from domain_ft.corpus.readers.base import BadRecords, decode, kind_of, read_lines
+from domain_ft.corpus.readers.base import BadRecords, decode, kind_of, read_lines, read_whole
 from domain_ft.corpus.readers.files import ending
-from domain_ft.corpus.tasks.conll import begins_document, column_problem, columns_of, conll_blocks
-from domain_ft.corpus.tasks.entities import Scheme, Span, TagError, TaggedText, chunks, join_words, recognise
+from domain_ft.corpus.tasks.annotations import (
+    ENDS,
+    LABELS,
+    OWN_TEXTS,
+    SPANS_FIELDS,
+    STARTS,
+    VERDICT,
+    Outcome,
+    Passed,
+    Plain,
+    first_of,
+    is_words,
+    outcomes,
+    records_of,
+)
+from domain_ft.corpus.tasks.conll import begins_document, columns_of, conll_blocks, layout_of
+from domain_ft.corpus.tasks.entities import (
+    Bounds,
+    Scheme,
+    Span,
+    TagError,
+    TaggedText,
+    chunks,
+    join_words,
+    keep_longest,
+    recognise,
+)
 from domain_ft.corpus.tasks.knowledge_bases import KnowledgeBaseError, flat_spans, is_knowledge_base, read_document
+from domain_ft.corpus.tasks.offsets import (
+    COUNTED,
+    Claim,
+    Counting,
+    agrees,
+    contradiction,
+    likely_causes,
+    to_characters,
+)
+from domain_ft.corpus.tasks.standoff import brat_pairs, is_pubtator, read_bioc_xml, read_brat, read_pubtator
 from domain_ft.errors import CorpusError, nearest
 
 TEXT_FIELDS = ("text",)
 TOKENS_FIELDS = ("tokens", "words")
 TAGS_FIELDS = ("tags", "ner_tags", "labels")
-SPANS_FIELDS = ("entities", "spans", "label")
 
 Role = Literal["text", "tokens", "tags", "spans"]
 _USUAL: Mapping[Role, tuple[str, ...]] = {
@@ -34,12 +69,27 @@ _USUAL: Mapping[Role, tuple[str, ...]] = {
     "spans": SPANS_FIELDS,
 }
 
-_RECORD_ENDINGS = (".jsonl", ".json", ".ndjson", ".parquet")
+FileKind = Literal["columns", "records", "parquet", "brat", "pubtator", "bioc"]
+
+_RECORD_ENDINGS = (".jsonl", ".json", ".ndjson")
+_TO_JSON_LINES = 'write JSON lines of {"text": ..., "entities": [{"start", "end", "label"}]}'
+_NOT_READ = {
+    ".spacy": ("spaCy's binary format (DocBin)", f"{_TO_JSON_LINES} from DocBin().from_disk(F).get_docs(nlp.vocab)"),
+    ".xmi": ("UIMA's XMI", "export CoNLL columns, BRAT or BioC instead"),
+    ".zip": ("an archive", "unpack it, and give the file or the BRAT folder in it"),
+    ".csv": ("a table, which holds no places of entities", _TO_JSON_LINES),
+}
 
 
 @dataclass(frozen=True)
 class TagFields:
-    """Which fields of a JSON record hold what; where None, the usual names are tried."""
+    """Which fields of a JSON record hold what; where None, the usual names are tried.
+
+    Of a file of columns, `tokens` and `tags` may be the numbers of columns, counted from 1.
+
+    Attributes:
+        offsets: how the spans count.
+    """
 
     text: str | None = None
     tokens: str | None = None
@@ -47,11 +97,31 @@ class TagFields:
     spans: str | None = None
     id: str | None = None
     group: str | None = None
+    offsets: Counting = "characters"
 
     def name(self, role: Role, record: Mapping[str, Any]) -> str:
-        """The field of a role: the one that was named, else the first usual one that is there, else the usual one."""
+        """The field of a role: the one that was named, else the first usual one that is there, else the usual one.
+
+        Of spans, a usual one that holds a list goes first.
+        """
         named: str | None = getattr(self, role)
-        return named or next((name for name in _USUAL[role] if name in record), _USUAL[role][0])
+        if named:
+            return named
+        there = [name for name in _USUAL[role] if name in record]
+        if role == "spans":
+            there = [name for name in there if isinstance(record[name], list)] or there
+        return there[0] if there else _USUAL[role][0]
+
+    def has_words(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record is one of words with tags."""
+        tokens = self.name("tokens", record)
+        if tokens not in record:
+            return False
+        return is_words(record[tokens]) and not (
+            self.name("text", record) in record
+            and self.name("tags", record) not in record
+            and self.name("spans", record) in record
+        )
 
 
 @dataclass
@@ -65,6 +135,64 @@ class _Sentence:
     group: str
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A plain record and where it is: its line, or its number where the source has no lines."""
+
+    line: int
+    plain: Plain
+
+
+# ------------------------------------------------------------------------------------------------------- kinds of files
+
+
+def file_kind(path: Path) -> FileKind:
+    """How a file, or a folder of BRAT's, is read: by its ending, else by its first line.
+
+    Raises:
+        CorpusError: it is of a known kind that is not read.
+    """
+    if brat_pairs(path):
+        return "brat"
+    end = ending(path)
+    if end in _NOT_READ:
+        what, fix = _NOT_READ[end]
+        raise CorpusError(f"this is {what}: `tag` does not read it", where=path.name, fix=fix)
+    if end == ".parquet":
+        return "parquet"
+    if end in _RECORD_ENDINGS:
+        return "records"
+    first = _first_line(path)
+    if first.startswith("#FORMAT=WebAnno"):
+        fix = "export CoNLL 2003 or BRAT from INCEpTION or WebAnno instead"
+        raise CorpusError("this is WebAnno's TSV: `tag` does not read it", where=path.name, fix=fix)
+    if end in (".pubtator",) or is_pubtator(first):
+        return "pubtator"
+    if end == ".xml" or first.lstrip().startswith(("<?xml", "<collection", "<!DOCTYPE")):
+        return "bioc"
+    return "records" if _is_json(first) else "columns"
+
+
+def _first_line(path: Path) -> str:
+    """The first line that is not blank; empty where the file cannot be read, which its reader reports."""
+    lines = read_lines(path, path.name, BadRecords("skip", lambda _: None))
+    return next((raw.decode("utf-8", "replace") for _, _, raw in lines if raw.strip()), "")
+
+
+def _is_json(line: str) -> bool:
+    if line.strip() in ("[", "{", "[{"):
+        return True
+    try:
+        return isinstance(json.loads(line), dict | list)
+    except (ValueError, RecursionError):
+        return False
+
+
+def has_columns(path: Path) -> bool:
+    """Whether a file is read as CoNLL columns."""
+    return file_kind(path) == "columns"
+
+
 def read_tagged(
     path: Path,
     name: str,
@@ -72,65 +200,111 @@ def read_tagged(
     scheme: Scheme | None,
     bad: BadRecords,
     without: Collection[int | None] = (),
+    left: LeftOut | None = None,
+    notes: list[str] | None = None,
 ) -> tuple[list[TaggedText], Scheme | None]:
     """The texts of a file with their entities, and the scheme of its tags.
 
     Args:
-        path: a file of JSON lines (.jsonl, .json, .ndjson) or Parquet by its ending, else CoNLL columns; text files may
-            end in .gz too.
+        path: a file of any `FileKind`, or a folder of BRAT's; text files may end in .gz too.
         name: what it is called in messages and ids.
-        fields: of JSON records.
+        fields: of JSON records, or of columns.
         scheme: of the tags; None to find it.
         bad: told of every record that cannot be read.
         without: lines: sentences of words that have any of them are passed over, as if they were not in the file.
+        left: takes the counts of what nothing reads.
+        notes: takes what a person should know of how the file is read.
 
     Returns:
         the texts in the file's order, and the scheme; None where the file has spans of characters.
 
     Raises:
         RecordError: a bad record, where `bad` stops at them.
+        CorpusError: the file is of a kind that is not read, or it is not clear which column holds the tags.
     """
+    left = LeftOut() if left is None else left
     if not has_columns(path):
-        return read_tagged_records(tagged_records(path, name, bad), name, fields, scheme, bad, without)
-    sentences = list(_conll_sentences(path, name, bad))
+        return read_tagged_records(entries(path, name, fields, bad, left), name, fields, scheme, bad, without, left)
+    sentences = _conll_sentences(path, name, fields, bad, left, [] if notes is None else notes)
     if len({sentence.group for sentence in sentences}) == 1:  # one -DOCSTART- at the top says nothing of documents
         for sentence in sentences:
             sentence.group = sentence.id
     return _with_scheme(sentences, name, scheme, bad, without)
 
 
-def has_columns(path: Path) -> bool:
-    """Whether a file is read as CoNLL columns, as all are that do not end as JSON lines or Parquet do."""
-    return ending(path) not in _RECORD_ENDINGS
+def entries(path: Path, name: str, fields: TagFields, bad: BadRecords, left: LeftOut | None = None) -> Iterator[Entry]:
+    """The plain records of a file without columns. Those that their annotators rejected are listed and left out."""
+    for line, outcome in _outcomes(path, name, fields, bad, LeftOut() if left is None else left):
+        if isinstance(outcome, Plain):
+            yield Entry(line, outcome)
+        elif isinstance(outcome, Passed):
+            bad.leave_out(outcome.reason, file=name, line=line, field=outcome.field)
+        else:
+            bad.add(outcome.reason, file=name, line=line, field=outcome.field, fix=outcome.fix)
 
 
-def tagged_records(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The records of a file without columns, each with its line."""
-    if ending(path) == ".parquet":
-        return ((record.line or 0, record.fields) for record in raw_records(path, name, "parquet", bad))
-    return _json_records(path, name, bad)
+def _outcomes(
+    path: Path, name: str, fields: TagFields, bad: BadRecords, left: LeftOut
+) -> Iterator[tuple[int, Outcome]]:
+    kind = file_kind(path)
+    if kind == "brat":
+        yield from read_brat(path, bad, left)
+    elif kind == "pubtator":
+        yield from read_pubtator(path, name, bad)
+    elif kind == "bioc":
+        yield from read_bioc_xml(path, name, bad)
+    elif kind == "parquet":
+        from domain_ft.corpus.readers.parquet import file_class_names  # imports pyarrow
+
+        known = file_class_names(path)
+        for record in raw_records(path, name, "parquet", bad):
+            yield record.line or 0, Plain(named_classes(record.fields, known))
+    else:
+        for line, value in json_values(path, name, bad):
+            for outcome in outcomes(value, fields.text):
+                yield line, outcome
+
+
+def named_classes(record: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """A record with names where numbers stand for them. A number without a name stays, and is refused as a tag."""
+    named = {
+        field: [
+            known[number] if isinstance(number, int) and 0 <= number < len(known) else number
+            for number in record[field]
+        ]
+        for field, known in names.items()
+        if isinstance(record.get(field), list)
+    }
+    return {**record, **named}
 
 
 def read_tagged_records(
-    records: Iterable[tuple[int, Mapping[str, Any]]],
+    records: Iterable[Entry],
     name: str,
     fields: TagFields,
     scheme: Scheme | None,
     bad: BadRecords,
     without: Collection[int | None] = (),
+    left: LeftOut | None = None,
 ) -> tuple[list[TaggedText], Scheme | None]:
-    """`read_tagged` of records with their lines, whatever they were read from."""
+    """`read_tagged` of plain records, whatever they were read from."""
     sentences: list[_Sentence] = []
     texts: list[TaggedText] = []
-    for line, record in records:
-        known = _Known(record, fields, name, line, bad)
-        if known.has("tokens"):
+    claims = _Claims()
+    for entry in records:
+        known = _Known(entry, fields, name, bad)
+        if fields.has_words(known.record):
             sentence = _tagged_words(known)
             sentences += [sentence] if sentence else []
+            read = sentence is not None
         else:
-            passages = is_knowledge_base(record) and not known.has("text")
-            text = _text_of_passages(known) if passages else _spanned_text(known)
+            passages = is_knowledge_base(known.record) and not known.has("text")
+            text = _text_of_passages(known) if passages else _spanned_text(known, claims)
             texts += [text] if text else []
+            read = text is not None
+        if read and left is not None:
+            known.count_unread(left)
+    claims.reject()
     if sentences and texts:
         raise CorpusError(
             "some records have words with tags, others text with spans",
@@ -167,65 +341,120 @@ def _judged(sentences: Sequence[_Sentence], name: str, scheme: Scheme, bad: BadR
 # --------------------------------------------------------------------------------------------------------------- CoNLL
 
 
-def _conll_sentences(path: Path, name: str, bad: BadRecords) -> Iterator[_Sentence]:
-    """Sentences of columns: the word first, the tag last. A blank line ends one, a -DOCSTART- line a document."""
-    columns = documents = 0
-    for block in conll_blocks(path, name, bad):
+def _conll_sentences(
+    path: Path, name: str, fields: TagFields, bad: BadRecords, left: LeftOut, notes: list[str]
+) -> list[_Sentence]:
+    """Sentences of columns. A blank line ends one, a -DOCSTART- line a document."""
+    documents = 0
+    found = []
+    blocks = list(conll_blocks(path, name, bad))
+    layout = layout_of(blocks, name, fields.tokens, fields.tags)
+    notes += [layout.note] if layout.note else []
+    for block in blocks:
         sentence = _Sentence([], [], [], "", "")
         spoiled = False  # a line of the sentence could not be read: it is left out whole
         for number, line in block.sentence:
             if line is None:
                 spoiled = True
                 continue
+            if layout.is_comment(line):
+                continue
             parts = columns_of(line.rstrip("\r\n"))
-            columns = columns or len(parts)
-            problem = column_problem(parts, columns)
+            problem = layout.problem(parts)
             if problem:
                 if not spoiled:
-                    bad.add(problem, file=name, line=number, fix="write a word a line, the tag in the last column")
+                    bad.add(problem, file=name, line=number, fix="write a word and its tag in each line")
                 spoiled = True
-                continue
-            sentence.words.append(parts[0])
-            sentence.tags.append(parts[-1])
-            sentence.lines.append(number)
+            elif layout.is_word(parts):
+                sentence.words.append(layout.word_of(parts))
+                sentence.tags.append(layout.tag_of(parts))
+                sentence.lines.append(number)
         if sentence.words and not spoiled:
             sentence.id = f"{name}:{sentence.lines[0]}"
             sentence.group = f"{name}: document {documents}" if documents else sentence.id
-            yield sentence
+            left.fields.update(layout.unread)
+            found.append(sentence)
         documents += sum(map(begins_document, block.behind))
+    if len(found) == 1 and len(found[0].words) > 1:
+        notes.append(
+            f"the file has no blank line between sentences, so that its {len(found[0].words):,} words are one text: "
+            "put a blank line behind each sentence"
+        )
+    return found
 
 
-# ---------------------------------------------------------------------------------------------------------- JSON lines
+# ----------------------------------------------------------------------------------------------------------------- JSON
 
 
-def _json_records(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a JSON lines file with their lines. Blank lines are passed over."""
+def json_values(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int, Any]]:
+    """The records of a file of JSON lines with their lines, or of a JSON list with their numbers.
+
+    Which of the two it is shows in the first line: a record, or a list or object that goes on.
+    """
+    first = _first_line(path)
+    try:
+        value = json.loads(first) if first else None
+        whole = isinstance(value, list) and bool(value) and all(isinstance(part, list | dict) for part in value)
+        whole = whole or (isinstance(value, dict) and not isinstance(value.get("text"), str) and _lists_records(value))
+    except (ValueError, RecursionError):
+        whole = first.strip()[:1] in ("[", "{") and (ending(path) == ".json" or first.strip() in ("[", "{", "[{", "[["))
+    if whole:
+        text = read_whole(path, name, bad, f"write it as JSON lines (.jsonl): jq -c '.[]' {name}")
+        if text is None:
+            return
+        try:
+            records = records_of(json.loads(text))
+        except json.JSONDecodeError as error:
+            if error.msg != "Extra data":  # lists as JSON lines: each line is a record
+                bad.add(f"broken JSON: {error.msg} at column {error.colno}", file=name, line=error.lineno)
+                return
+        except (ValueError, RecursionError) as error:
+            bad.add(f"broken JSON: {error}", file=name)
+            return
+        else:
+            yield from enumerate(records or [], 1)
+            return
     for number, offset, raw in read_lines(path, name, bad):
         line = decode(raw, name, bad, offset=offset, line=number)
         if line is None or not line.strip():
             continue
         try:
-            record = json.loads(line)
+            yield number, json.loads(line)
         except (ValueError, RecursionError) as error:
             reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
             fix = "write JSON lines, an object a line; CoNLL columns are read from .txt, .conll and other endings"
             bad.add(f"broken JSON: {reason}", file=name, line=number, fix=fix)
-            continue
-        if not isinstance(record, dict):
-            bad.add(f"the record is {kind_of(record)}, where an object is wanted", file=name, line=number)
-            continue
-        yield number, record
+
+
+def _lists_records(value: Mapping[str, Any]) -> bool:
+    """Whether an object is not a record, but holds several."""
+    found = records_of(value)
+    return found is not None and found != [value]
 
 
 @dataclass(frozen=True)
 class _Known:
-    """A JSON record, its place, and which field is what."""
+    """A plain record, its place, and which field is what."""
 
-    record: Mapping[str, Any]
+    entry: Entry
     fields: TagFields
-    file: str
-    line: int
+    source: str
     bad: BadRecords
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """Its fields."""
+        return self.entry.plain.record
+
+    @property
+    def line(self) -> int:
+        """Its line, or its number."""
+        return self.entry.line
+
+    @property
+    def file(self) -> str:
+        """The file that it is in."""
+        return self.entry.plain.file or self.source
 
     def name(self, role: Role) -> str:
         """The field of a role."""
@@ -240,13 +469,8 @@ class _Known:
         field = self.name(role)
         if field not in self.record:
             known = nearest(field, map(str, self.record)) if self.record else "the record has no fields"
-            self.bad.add(
-                "the field is missing",
-                file=self.file,
-                line=self.line,
-                field=field,
-                fix=f"name the right one with --{role}-field ({known})",
-            )
+            fix = f"name the right one with --{role}-field ({known})"
+            self.reject("the field is missing", field, fix)
             return None
         value = self.record[field]
         if not isinstance(value, kind):
@@ -256,19 +480,37 @@ class _Known:
 
     def reject(self, reason: str, field: str | None = None, fix: str | None = None) -> None:
         """Report the record."""
-        self.bad.add(reason, file=self.file, line=self.line, field=field, fix=fix)
+        line = None if self.entry.plain.file else self.line
+        self.bad.add(reason, file=self.file, line=line, field=field, fix=fix)
+
+    def count_unread(self, left: LeftOut) -> None:
+        """Count the fields that nothing reads."""
+        if self.entry.plain.unread is not None:
+            left.fields.update(self.entry.plain.unread)
+            return
+        read = {self.fields.id, self.fields.group, self.name("text")}
+        if self.fields.has_words(self.record):
+            read |= {self.name("tokens"), self.name("tags")}
+            read -= {self.name("text")}
+        else:
+            read |= {self.name("spans"), *(("passages", "entities") if is_knowledge_base(self.record) else ())}
+        if self.record.get(VERDICT) == "accept":
+            read.add(VERDICT)
+        left.see_fields(map(str, self.record), {name for name in read if name})
 
     @property
     def id(self) -> str:
         """The record's own id, or its place."""
         value = self.record.get(self.fields.id) if self.fields.id else None
-        return f"{self.file}:{self.line}" if value is None else str(value)
+        if value is not None:
+            return str(value)
+        return self.entry.plain.file or f"{self.source}:{self.line}"
 
     @property
     def group(self) -> str:
         """Its group, or its id."""
         value = self.record.get(self.fields.group) if self.fields.group else None
-        return self.id if value is None else str(value)
+        return (self.entry.plain.group or self.id) if value is None else str(value)
 
 
 def _tagged_words(known: _Known) -> _Sentence | None:
@@ -291,7 +533,23 @@ def _tagged_words(known: _Known) -> _Sentence | None:
     return None
 
 
-def _spanned_text(known: _Known) -> TaggedText | None:
+@dataclass
+class _Claims:
+    """What spans say of their own text, over all records of a file: which fit, and which do not."""
+
+    fitting: list[Claim] = field(default_factory=list)
+    contradicted: list[tuple[_Known, str, list[Claim]]] = field(default_factory=list)
+
+    def reject(self) -> None:
+        """Report each record with a span that contradicts itself, with the cause that explains most of them."""
+        claims = [claim for _, _, own in self.contradicted for claim in own]
+        causes, explained = likely_causes(claims, self.fitting)
+        for known, place, own in self.contradicted:
+            reason, fix = contradiction(own[0], causes, explained, len(claims))
+            known.reject(reason, place, fix)
+
+
+def _spanned_text(known: _Known, claims: _Claims) -> TaggedText | None:
     text = known.find("text", str, "text")
     raw = None if text is None else known.find("spans", list, "a list of spans")
     if text is None or raw is None:
@@ -300,18 +558,29 @@ def _spanned_text(known: _Known) -> TaggedText | None:
     if not text.strip():
         known.reject("the text is empty", known.name("text"))
         return None
-    try:
-        spans = sorted(_span(value, text) for value in raw)
-    except ValueError as error:
-        fix = "offsets count Unicode characters from 0, the end is behind the last; not bytes, not UTF-16 units"
-        known.reject(str(error), field, fix)
-        return None
-    for one, other in itertools.pairwise(spans):
-        if other.start < one.end:
-            both = " and ".join(f"[{s.start}, {s.end}) {s.label} '{text[s.start : s.end]}'" for s in (one, other))
-            known.reject(f"two spans overlap: {both}", field, "keep one of them: a word has one tag")
+    spans: list[Span] = []
+    wrong: list[tuple[int, Claim]] = []
+    joined = 0
+    for place, value in enumerate(raw):
+        try:
+            claim = _claim(value, text)
+            if claim is not None and not _holds(value, claim, known.fields.offsets):
+                wrong.append((place, claim))
+                continue
+            span, parts = read_span(value, text, known.fields.offsets)
+        except ValueError as error:
+            fix = f"{COUNTED}; not bytes, not UTF-16 units (--span-offsets names another way)"
+            known.reject(str(error), f"{field}[{place}]", fix)
             return None
-    return TaggedText(known.id, text, None, tuple(spans), known.group, known.file, known.line)
+        claims.fitting += [claim] if claim else []
+        spans.append(span)
+        joined += parts > 1
+    if wrong:
+        claims.contradicted.append((known, f"{field}[{wrong[0][0]}]", [claim for _, claim in wrong]))
+        return None
+    kept, overlapping = keep_longest(spans)
+    where = known.group, known.file, known.line
+    return TaggedText(known.id, text, None, kept, *where, overlapping, joined)
 
 
 def _text_of_passages(known: _Known) -> TaggedText | None:
@@ -326,28 +595,75 @@ def _text_of_passages(known: _Known) -> TaggedText | None:
     return TaggedText(known.id, document.text, None, spans, *place, overlapping, joined)
 
 
-def _span(value: Any, text: str) -> Span:
-    """A span of {"start", "end", "label"} or [start, end, label], without the white space at its ends.
+def _claim(value: Any, text: str) -> Claim | None:
+    """What a span says of its own text; None where it says nothing, or has no sound offsets."""
+    name = first_of(value, OWN_TEXTS) if isinstance(value, Mapping) else None
+    if name is None or not isinstance(value[name], str) or not value[name].strip():
+        return None
+    parts = _parts(value)
+    if not parts:
+        return None
+    return Claim(text, min(start for start, _ in parts), max(end for _, end in parts), value[name])
+
+
+def _parts(value: Mapping[str, Any]) -> list[Bounds]:
+    """The (start, end) of each part of a span as the file has them; none where they are no whole numbers."""
+    if isinstance(value.get("offsets"), list):
+        parts = value["offsets"]
+    else:
+        parts = [[value.get(first_of(value, STARTS) or ""), value.get(first_of(value, ENDS) or "")]]
+    sound = all(isinstance(part, list) and len(part) == 2 and all(type(n) is int for n in part) for part in parts)
+    return [(start, end) for start, end in parts] if sound else []
+
+
+def _holds(value: Mapping[str, Any], claim: Claim, counting: Counting) -> bool:
+    """Whether a span marks the text that it says it does."""
+    try:
+        parts = [to_characters(claim.text, start, end, counting) for start, end in _parts(value)]
+    except ValueError:
+        return False
+    if any(not 0 <= start <= end <= len(claim.text) for start, end in parts):
+        return False
+    return agrees(claim.own, " ".join(claim.text[start:end] for start, end in parts)) or agrees(
+        claim.own, claim.text[parts[0][0] : parts[-1][1]]
+    )
+
+
+def read_span(value: Any, text: str, counting: Counting = "characters") -> tuple[Span, int]:
+    """A span, without the white space at its ends, and how many parts it has.
+
+    Read are objects with a start, an end (or `offsets`, a list of both for each part) and a label, and lists of the
+    three.
 
     Raises:
         ValueError: it is no span of the text, in words.
     """
-    shown = json.dumps(value, ensure_ascii=False)
-    if isinstance(value, Mapping) and {"start", "end", "label"} <= set(value):
-        start, end, label = value["start"], value["end"], value["label"]
+    shown = json.dumps(value, ensure_ascii=False, default=str)
+    if isinstance(value, Mapping):
+        named = first_of(value, LABELS)
+        parts = _parts(value)
+        has_places = "offsets" in value or (first_of(value, STARTS) and first_of(value, ENDS))
+        if named is None or not has_places:
+            raise ValueError(f'{shown} is neither {{"start", "end", "label"}} nor [start, end, label]')
+        label = value[named]
+        if isinstance(label, list) and len(label) == 1:
+            label = label[0]
     elif isinstance(value, list) and len(value) == 3:
-        start, end, label = value
+        parts = [(value[0], value[1])] if all(type(number) is int for number in value[:2]) else []
+        label = value[2]
     else:
         raise ValueError(f'{shown} is neither {{"start", "end", "label"}} nor [start, end, label]')
-    if any(isinstance(number, bool) or not isinstance(number, int) for number in (start, end)):
+    if not parts:
         raise ValueError(f"the start and end of {shown} are not whole numbers")
     if not isinstance(label, str) or not label:
         raise ValueError(f"the label of {shown} is no name")
-    if not 0 <= start <= end <= len(text):
+    places = [to_characters(text, start, end, counting) for start, end in parts]
+    if any(not 0 <= start <= end <= len(text) for start, end in places):
         raise ValueError(f"{shown} does not lie in the text, which has {len(text)} characters")
+    start, end = min(start for start, _ in places), max(end for _, end in places)
     inside = text[start:end]
     start += len(inside) - len(inside.lstrip())
     end -= len(inside) - len(inside.rstrip())
     if start >= end:
         raise ValueError(f"{shown} holds no text")
-    return Span(start, end, label)
+    return Span(start, end, label), len(parts)

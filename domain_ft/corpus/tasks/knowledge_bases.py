@@ -20,7 +20,7 @@ from typing import Any
 
 from domain_ft.corpus.readers.base import BadRecords, RawRecord, kind_of
 from domain_ft.corpus.sentences import sentence_bounds
-from domain_ft.corpus.tasks.entities import Bounds, Span
+from domain_ft.corpus.tasks.entities import Bounds, Span, keep_longest
 
 PASSAGES, ENTITIES, RELATIONS = "passages", "entities", "relations"
 
@@ -116,14 +116,7 @@ def flat_spans(document: Document) -> tuple[tuple[Span, ...], int]:
     Returns:
         the spans, and how many are left out. Entities that say the same of the same place are one.
     """
-    spans = {Span(entity.start, entity.end, entity.type) for entity in document.entities}
-    kept: list[Span] = []
-    for span in sorted(spans, key=lambda span: (span.start - span.end, span)):
-        place = bisect.bisect(kept, span)
-        before, behind = kept[max(place - 1, 0) : place], kept[place : place + 1]
-        if all(other.end <= span.start for other in before) and all(span.end <= other.start for other in behind):
-            kept.insert(place, span)
-    return tuple(kept), len(spans) - len(kept)
+    return keep_longest(Span(entity.start, entity.end, entity.type) for entity in document.entities)
 
 
 # ----------------------------------------------------------------------------------------------------------- relations

@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject
-from domain_ft.corpus.tasks.entities import SPELLED, Scheme, TaggedText, TaggingData
-from domain_ft.corpus.tasks.entity_files import TagFields, read_tagged, read_tagged_records
+from domain_ft.corpus.tasks.annotations import Plain
+from domain_ft.corpus.tasks.entities import SPELLED, Scheme, TaggedText, TaggingData, alike
+from domain_ft.corpus.tasks.entity_files import Entry, TagFields, named_classes, read_tagged, read_tagged_records
 from domain_ft.corpus.tasks.examples import SPLITS, Example, Labels, TaskData
 from domain_ft.corpus.tasks.reading import SPLIT_NAMES
+from domain_ft.corpus.tasks.standoff import brat_pairs
 from domain_ft.errors import CorpusError
 
 
@@ -44,12 +47,16 @@ class TaggingSource:
         kinds = ("text", "tokens", "tags", "spans", "id", "group")
         return cls(
             **{name: getattr(settings, name) for name in own},
-            fields=TagFields(**{kind: getattr(settings, f"{kind}_field") for kind in kinds}),
+            fields=TagFields(
+                **{kind: getattr(settings, f"{kind}_field") for kind in kinds}, offsets=settings.span_offsets
+            ),
             scheme=None if settings.scheme == "auto" else settings.scheme,
         )
 
 
-def open_tagging(source: TaggingSource, *, rejects: Callable[[Reject], None] | None = None) -> TaggingData:
+def open_tagging(
+    source: TaggingSource, *, rejects: Callable[[Reject], None] | None = None, left: LeftOut | None = None
+) -> TaggingData:
     """Read a tagging task and split it.
 
     Where no test or validation texts are given, they are a share of the training texts, drawn by a hash: whole
@@ -58,6 +65,7 @@ def open_tagging(source: TaggingSource, *, rejects: Callable[[Reject], None] | N
 
     Args:
         rejects: takes each record that is left out.
+        left: takes the counts of what nothing reads.
 
     Raises:
         CorpusError: a file cannot be read; there is no entity to learn or to be measured on; a split is empty.
@@ -68,21 +76,27 @@ def open_tagging(source: TaggingSource, *, rejects: Callable[[Reject], None] | N
     texts: dict[str, Sequence[TaggedText]] = {}
     schemes: dict[str, Scheme | None] = {}
     names = _short_names(given)
+    file_notes: dict[str, list[str]] = {}
     for split, path in given.items():
         if path.startswith("hf:"):
-            of_hub = _hub_splits(path, source, bad)
+            of_hub = _hub_splits(path, source, bad, left)
             found = of_hub if split == "train" else {split: of_hub.get(split, of_hub["train"])}
         else:
-            found = {split: read_tagged(_file(path), names[split], source.fields, source.scheme, bad)}
-        for own, (read, scheme) in found.items():
+            own_notes = file_notes.setdefault(names[split], [])
+            file = _file(path)
+            own = read_tagged(file, names[split], source.fields, source.scheme, bad, left=left, notes=own_notes)
+            found = {split: own}
+        for part, (read, scheme) in found.items():
             if not read:
                 raise CorpusError(
                     f"'{path}' holds no text that can be read", fix="give a file with texts and their tags"
                 )
-            texts[own], schemes[own] = read, scheme
+            texts[part], schemes[part] = read, scheme
     names = {split: names.get(split, names["train"]) for split in texts}
-    split_facts = _complete(texts, source)
-    notes = _reading_notes(texts)
+    _check_spelling(texts)
+    split_facts = _complete(texts, source, file_notes.get(names["train"], []))
+    notes = [f"{name}: {note}" for name, own in file_notes.items() for note in own]
+    notes += _reading_notes(texts)
     types = _checked_types(texts, names)
     notes += _type_notes(texts, types)
     if len(set(schemes.values())) > 1:
@@ -172,7 +186,9 @@ def without(data: TaggingData, removals: Mapping[str, npt.NDArray[np.int64]]) ->
     return dataclasses.replace(data, types=types, splits=splits, key=_content_key(splits), notes=notes)
 
 
-def _hub_splits(spec: str, source: TaggingSource, bad: BadRecords) -> dict[str, tuple[list[TaggedText], Scheme | None]]:
+def _hub_splits(
+    spec: str, source: TaggingSource, bad: BadRecords, left: LeftOut | None
+) -> dict[str, tuple[list[TaggedText], Scheme | None]]:
     """The splits of a data set of the hub, or of a folder that stands where an id would, by the names of `SPLITS`.
 
     Numbers that stand for tags are read as the names that the data set gives them.
@@ -189,26 +205,16 @@ def _hub_splits(spec: str, source: TaggingSource, bad: BadRecords) -> dict[str, 
     for split, name in found.items():
         if name is not None:
             rows = there[name]
-            records = enumerate(_named(rows, class_names(rows.features)), 1)
-            texts[split] = read_tagged_records(records, f"{spec} {name}", source.fields, source.scheme, bad)
+            known = class_names(rows.features)
+            records = (Entry(number, Plain(named_classes(row, known))) for number, row in enumerate(rows, 1))
+            texts[split] = read_tagged_records(records, f"{spec} {name}", source.fields, source.scheme, bad, left=left)
     return texts
-
-
-def _named(rows: Iterable[Mapping[str, Any]], names: Mapping[str, Sequence[str]]) -> Iterator[dict[str, Any]]:
-    """The rows with names where numbers stand for them. A number without a name stays, and is refused as a tag."""
-    for row in rows:
-        named = {
-            field: [known[number] if 0 <= number < len(known) else number for number in row[field]]
-            for field, known in names.items()
-            if isinstance(row.get(field), list)
-        }
-        yield {**row, **named}
 
 
 def _file(path: str) -> Path:
     file = Path(path)
-    if not file.is_file():
-        what = "is a folder" if file.is_dir() else "is not there"
+    if not file.is_file() and not (file.is_dir() and brat_pairs(file)):
+        what = "is a folder, and holds no .ann files of BRAT" if file.is_dir() else "is not there"
         raise CorpusError(
             f"'{path}' {what}", fix="give a CoNLL file, or JSON lines of words and tags or text and spans"
         )
@@ -227,16 +233,42 @@ def _short_names(given: Mapping[str, str]) -> dict[str, str]:
     return {split: path if counts[Path(path).name] > 1 else Path(path).name for split, path in given.items()}
 
 
-def _complete(texts: dict[str, Sequence[TaggedText]], source: TaggingSource) -> dict[str, str]:
-    """Take the splits that are not given out of the training texts; says how each was made."""
+def _check_spelling(texts: Mapping[str, Sequence[TaggedText]]) -> None:
+    """Stop where types of entities differ in case or blanks only: they would be learned as different ones."""
+    counts = type_counts(text for own in texts.values() for text in own)
+    clashing = alike(counts)
+    if not clashing:
+        return
+    listed = "; ".join(", ".join(f"'{name}' ({counts[name]:,})" for name in own) for own in clashing[:5])
+    first = next(text for own in texts.values() for text in own for span in text.spans if span.label == clashing[0][-1])
+    raise CorpusError(
+        f"types of entities differ in case, blanks, _ or - only: {listed}",
+        where=f"{first.file}, line {first.line}",
+        fix="write each type in one way",
+    )
+
+
+def _complete(texts: dict[str, Sequence[TaggedText]], source: TaggingSource, notes: Sequence[str]) -> dict[str, str]:
+    """Take the splits that are not given out of the training texts; says how each was made.
+
+    Args:
+        notes: what is to be known of how the training file was read, which a message repeats.
+    """
     facts = dict.fromkeys(texts, "as given")
     if "test" not in texts and source.test_ids is not None:
         wanted = _read_ids(source.test_ids)
-        _part(texts, "test", [text.id in wanted for text in texts["train"]])
+        held_out = [text.id in wanted for text in texts["train"]]
+        if not any(held_out):
+            raise CorpusError(
+                f"none of the {len(wanted):,} ids is that of a training text, such as '{texts['train'][0].id}'",
+                where=str(source.test_ids),
+                fix="name the field that holds the ids: --id-field F",
+            )
+        _part(texts, "test", held_out)
         facts["test"] = f"the ids in {source.test_ids.name}"
     for split, fraction in (("test", source.test_fraction), ("validation", source.validation_fraction)):
         if split not in texts:
-            _part(texts, split, _held_out(texts["train"], fraction, split))
+            _part(texts, split, _held_out(texts["train"], fraction, split, source.train, notes))
             facts[split] = (
                 f"{fraction:.0%} of the training texts, whole documents or repetitions, by a hash of what they hold"
             )
@@ -247,23 +279,43 @@ def _complete(texts: dict[str, Sequence[TaggedText]], source: TaggingSource) -> 
 
 def _part(texts: dict[str, Sequence[TaggedText]], split: str, held_out: Sequence[bool]) -> None:
     chosen = [text for text, out in zip(texts["train"], held_out, strict=True) if out]
-    if not chosen:
-        raise CorpusError(
-            f"no text was chosen for the {split} split out of {len(texts['train'])}",
-            fix=f"give a file: --{split} FILE, or a larger share: --{split}-fraction",
-        )
     texts["train"] = [text for text, out in zip(texts["train"], held_out, strict=True) if not out]
     texts[split] = chosen
 
 
-def _held_out(texts: Sequence[TaggedText], fraction: float, split: str) -> list[bool]:
-    """(texts,) whether the document of each, or where none is known its content, has a hash within the share."""
+def _held_out(texts: Sequence[TaggedText], fraction: float, split: str, train: str, notes: Sequence[str]) -> list[bool]:
+    """(texts,) whether the document of each, or where none is known its content, has a hash within the share.
+
+    Where none has, or none with an entity, the one with the lowest hash is taken too, if something is left to learn.
+
+    Raises:
+        CorpusError: all texts belong together, so that none can be taken.
+    """
     names = [text.group if text.group != text.id else content_key(text) for text in texts]
     contents: dict[str, list[str]] = {}
     for name, text in zip(names, texts, strict=True):
         contents.setdefault(name, []).append(content_key(text))
-    drawn = {name for name, own in contents.items() if _unit_hash(split, "\n".join(sorted(set(own)))) < fraction}
+    places = {name: _unit_hash(split, "\n".join(sorted(set(own)))) for name, own in contents.items()}
+    if len(places) < 2:
+        raise CorpusError(_inseparable(texts, split, notes), where=train, fix=f"give a file: --{split} FILE")
+    drawn = {name for name, place in places.items() if place < fraction}
+    telling = {name for name, text in zip(names, texts, strict=True) if text.spans}
+    if not drawn & telling and len(telling - drawn) > 1:
+        drawn.add(min(telling - drawn, key=lambda name: (places[name], name)))
+    if not drawn:
+        drawn.add(min(places, key=lambda name: (places[name], name)))
     return [name in drawn for name in names]
+
+
+def _inseparable(texts: Sequence[TaggedText], split: str, notes: Sequence[str]) -> str:
+    """Why no text can be taken out of the training texts."""
+    if len(texts) == 1:
+        why = "there is one text only"
+    elif texts[0].group != texts[0].id:
+        why = f"all {len(texts):,} texts are of one document ('{texts[0].group}')"
+    else:
+        why = f"all {len(texts):,} texts say the same, but for case and white space"
+    return f"no text can be taken for the {split} split: {why}" + "".join(f"; {note}" for note in notes)
 
 
 def _unit_hash(split: str, name: str) -> float:
@@ -310,7 +362,9 @@ def _reading_notes(texts: Mapping[str, Sequence[TaggedText]]) -> list[str]:
     overlapping, joined = sum(text.overlapping for text in every), sum(text.joined for text in every)
     notes = []
     if overlapping:
-        notes.append(f"entities that overlap a longer one are left out: {overlapping:,}")
+        notes.append(
+            f"entities that overlap a longer one, or stand at the place of another, are left out: {overlapping:,}"
+        )
     if joined:
         notes.append(f"entities of several parts are read as all that lies between the first and the last: {joined:,}")
     return notes

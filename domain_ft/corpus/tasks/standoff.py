@@ -1,0 +1,203 @@
+"""Entities that are written beside their text: BRAT's .ann files, PubTator, and BioC XML.
+
+Each document becomes a plain record of text and spans (`annotations.Plain`), whose offsets are judged like all others.
+"""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from domain_ft.corpus.left_out import LeftOut, UnreadFile
+from domain_ft.corpus.readers.base import BadRecords, decode, is_foreign, read_bytes, read_lines, report_empty
+from domain_ft.corpus.tasks.annotations import Outcome, Plain, Refused, outcomes
+from domain_ft.errors import CorpusError
+
+_BRAT = re.compile(r"(\S+) (\d+ \d+(?:;\d+ \d+)*)")
+_BRAT_KINDS = {
+    "R": "relations (R)",
+    "E": "events (E)",
+    "A": "attributes (A)",
+    "M": "attributes (M)",
+    "N": "normalizations (N)",
+    "#": "notes (#)",
+    "*": "equivalences (*)",
+}
+_PUBTATOR = re.compile(r"([^|\t]+)\|([ta])\|(.*)", re.DOTALL)
+
+# --- BRAT -------------------------------------------------------------------------------------------------------------
+
+
+def brat_pairs(path: Path) -> list[tuple[Path, Path]]:
+    """The (text, annotations) files of a folder, a .ann file or its .txt file; none where it is no BRAT."""
+    if path.is_dir():
+        return [(ann.with_suffix(".txt"), ann) for ann in sorted(path.rglob("*.ann"))]
+    if path.suffix.lower() == ".ann" or (path.suffix.lower() == ".txt" and path.with_suffix(".ann").is_file()):
+        return [(path.with_suffix(".txt"), path.with_suffix(".ann"))]
+    return []
+
+
+def read_brat(path: Path, bad: BadRecords, left: LeftOut) -> Iterator[tuple[int, Outcome]]:
+    """The documents of a BRAT folder, or the one of a file, each with its number."""
+    pairs = brat_pairs(path)
+    if path.is_dir():
+        known = {file for pair in pairs for file in pair}
+        for file in sorted(file for file in path.rglob("*") if file.is_file() and file not in known):
+            why = "no .ann file beside it" if file.suffix == ".txt" else "no text of BRAT"
+            left.files.append(UnreadFile(file.relative_to(path).as_posix(), why))
+    for number, (text_file, ann) in enumerate(pairs, 1):
+        own = ann.relative_to(path).as_posix() if path.is_dir() else ann.name
+        if not text_file.is_file():
+            bad.add("there is no .txt file of the same name beside it", file=own, fix="put the text there")
+            continue
+        text = _whole(text_file, text_file.name, bad)
+        lines = _whole(ann, own, bad)
+        if text is None or lines is None:
+            continue
+        yield number, _brat_document(text, lines, own)
+
+
+def _whole(path: Path, name: str, bad: BadRecords) -> str | None:
+    """A whole file with its newlines as they are, since offsets count them; an empty file is empty text."""
+    data = read_bytes(path, name, bad, "cut it in several files")
+    return None if data is None or is_foreign(data, name, bad) else decode(data, name, bad)
+
+
+def _brat_document(text: str, annotations: str, name: str) -> Outcome:
+    spans: list[dict[str, Any]] = []
+    unread: list[str] = []
+    for number, line in enumerate(annotations.splitlines(), 1):
+        if not line.strip():
+            continue
+        if line[0] != "T":
+            unread.append(_BRAT_KINDS.get(line[0], f"lines that begin with {line[0]}"))
+            continue
+        parts = line.split("\t")
+        found = _BRAT.fullmatch(parts[1].strip()) if len(parts) > 1 else None
+        if found is None:
+            fix = "write ID, TAB, TYPE START END, TAB, the text of the entity"
+            return Refused(f"{name}, line {number}: this is no entity of BRAT", parts[0].strip() or None, fix)
+        places = [[int(place) for place in part.split()] for part in found[2].split(";")]
+        own = {"text": parts[2]} if len(parts) > 2 else {}
+        spans.append({"id": parts[0], "label": found[1], "offsets": places, **own})
+    return Plain({"text": text, "entities": spans, "document": name}, tuple(dict.fromkeys(unread)), name, name)
+
+
+# --- PubTator ---------------------------------------------------------------------------------------------------------
+
+
+def is_pubtator(line: str) -> bool:
+    """Whether a line begins a document of PubTator, as the first of a file does."""
+    found = _PUBTATOR.match(line)
+    return bool(found) and found is not None and found[2] == "t"
+
+
+def read_pubtator(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int, Outcome]]:
+    """The documents of a PubTator file, each with the line where it begins: title and abstract, a newline between."""
+    block: list[tuple[int, str]] = []
+    for number, offset, raw in read_lines(path, name, bad):
+        line = decode(raw, name, bad, offset=offset, line=number)
+        content = (line or "").rstrip("\r\n")
+        begins = is_pubtator(content) and bool(block)
+        if block and (begins or not content.strip()):
+            yield block[0][0], _pubtator_document(block)
+            block = []
+        if content.strip():
+            block.append((number, content))
+    if block:
+        yield block[0][0], _pubtator_document(block)
+
+
+def _pubtator_document(lines: Sequence[tuple[int, str]]) -> Outcome:
+    texts: dict[str, str] = {}
+    spans: list[dict[str, Any]] = []
+    unread = False
+    key = ""
+    for number, line in lines:
+        found = _PUBTATOR.match(line)
+        if found and found[2] not in texts and not spans:
+            key = key or found[1]
+            texts[found[2]] = found[3]
+            continue
+        parts = line.split("\t")
+        if len(parts) == 4 and not parts[1].isdigit():  # ID, RELATION, ENTITY, ENTITY
+            unread = True
+            continue
+        if len(parts) < 5 or not (parts[1].isdigit() and parts[2].isdigit()):
+            fix = "write ID, START, END, TEXT and TYPE between tabs, below ID|t|TITLE and ID|a|ABSTRACT"
+            return Refused(f"PubTator: line {number} is no annotation", None, fix)
+        spans.append({"start": int(parts[1]), "end": int(parts[2]), "label": parts[4], "text": parts[3]})
+    if "t" not in texts:
+        return Refused("PubTator: the document has no title (ID|t|...)", None, "write ID|t|TITLE first")
+    text = "\n".join(texts[part] for part in ("t", "a") if part in texts)
+    return Plain({"id": key, "text": text, "entities": spans}, ("relations",) if unread else (), key)
+
+
+# --- BioC XML ---------------------------------------------------------------------------------------------------------
+
+
+def read_bioc_xml(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int, Outcome]]:
+    """The passages of a BioC XML file, each with the number of its document. Entity declarations are refused."""
+    data = read_bytes(path, name, bad, "cut the collection in several files")
+    if data is None or is_foreign(data, name, bad):
+        return
+    if not data:
+        report_empty(name, bad)
+        return
+    if b"<!ENTITY" in data:  # they can blow up the memory, or name other files
+        raise CorpusError("the XML declares entities, which are not read", where=name, fix="write it without <!ENTITY")
+    try:
+        root = ET.fromstring(data)
+    except ET.ParseError as error:
+        bad.add(f"broken XML: {error}", file=name, line=error.position[0])
+        return
+    documents = list(root.iter("document"))
+    if not any(document.find("passage") is not None for document in documents):
+        raise CorpusError(
+            f"the XML is not BioC: it has no <document> with a <passage>, its root is <{root.tag}>",
+            where=name,
+            fix="export BioC, BRAT, PubTator, CoNLL columns or JSON lines of text and entities",
+        )
+    for number, document in enumerate(documents, 1):
+        for outcome in outcomes(_document(document)):
+            yield number, outcome
+
+
+def _document(element: ET.Element) -> Mapping[str, Any]:
+    """A document as BioC JSON has it."""
+    return {
+        "id": element.findtext("id", ""),
+        "passages": [_part(passage) for passage in element.findall("passage")],
+        "relations": element.findall("relation"),
+    }
+
+
+def _part(element: ET.Element) -> dict[str, Any]:
+    """A passage or a sentence."""
+    return {
+        "offset": _number(element.findtext("offset")),
+        "text": element.findtext("text"),
+        "sentences": [_part(sentence) for sentence in element.findall("sentence")],
+        "annotations": [_annotation(one) for one in element.findall("annotation")],
+        "relations": element.findall("relation"),
+    }
+
+
+def _annotation(element: ET.Element) -> dict[str, Any]:
+    return {
+        "id": element.get("id"),
+        "infons": {infon.get("key"): infon.text for infon in element.findall("infon")},
+        "locations": [
+            {"offset": _number(place.get("offset")), "length": _number(place.get("length"))}
+            for place in element.findall("location")
+        ],
+        "text": element.findtext("text"),
+    }
+
+
+def _number(text: str | None) -> int:
+    """A whole number; -1, which lies in no text, where it is none."""
+    return int(text) if text and text.strip().isdigit() else -1

@@ -1,0 +1,362 @@
+"""What annotation tools write: read by `tag` and by `data check` alike, or refused by name."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from domain_ft.corpus.checks.checking import Checker
+from domain_ft.corpus.checks.items import Rejections
+from domain_ft.corpus.checks.opening import CheckedFile, Fields
+from domain_ft.corpus.checks.private import PrivateData
+from domain_ft.corpus.checks.repairs import repair
+from domain_ft.corpus.left_out import LeftOut
+from domain_ft.corpus.readers.base import BadRecords, Reject
+from domain_ft.corpus.tasks.entities import Span, TaggedText
+from domain_ft.corpus.tasks.entity_files import TagFields, read_tagged
+from domain_ft.corpus.tasks.tagging import TaggingSource, open_tagging
+from domain_ft.errors import CorpusError, RecordError, UserError
+
+TEXT = "Give aspirin now"
+DRUG = (Span(5, 12, "Drug"),)
+
+
+def write(path: Path, content: str) -> Path:
+    path.write_bytes(content.encode())
+    return path
+
+
+def json_lines(path: Path, *records: Any) -> Path:
+    return write(path, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def read(path: Path, fields: TagFields | None = None) -> tuple[list[TaggedText], list[Reject], LeftOut]:
+    rejects: list[Reject] = []
+    left = LeftOut()
+    bad = BadRecords("stop", rejects.append)
+    return read_tagged(path, path.name, fields or TagFields(), None, bad, left=left)[0], rejects, left
+
+
+def check(path: Path) -> tuple[str, list[tuple[str, bool]]]:
+    """What data check takes the file for, and the kinds of its findings, each with whether it is an error."""
+    file, rejections = CheckedFile.open(str(path), "auto", Fields()), Rejections()
+    result = Checker().check(file.items(rejections.bad), rejections)
+    return file.kind, [(finding.kind, finding.error) for finding in result.findings]
+
+
+def studio(*results: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    """A task of Label Studio, with an annotation for each list of results."""
+    made = [{"id": number, "was_cancelled": False, "result": result} for number, result in enumerate(results)]
+    return {"id": 7, "data": {"text": TEXT, "source": "x"}, "annotations": made, **more}
+
+
+def label(start: int, end: int, name: str = "Drug") -> dict[str, Any]:
+    value = {"start": start, "end": end, "text": TEXT[start:end], "labels": [name]}
+    return {"value": value, "from_name": "label", "to_name": "text", "type": "labels"}
+
+
+BIOC = {
+    "documents": [
+        {
+            "id": "d1",
+            "passages": [
+                {"offset": 0, "text": "A title", "annotations": []},
+                {
+                    "offset": 8,
+                    "text": TEXT,
+                    "annotations": [
+                        {
+                            "id": "1",
+                            "infons": {"type": "Drug"},
+                            "text": "aspirin",
+                            "locations": [{"offset": 13, "length": 7}],
+                        }
+                    ],
+                },
+            ],
+        }
+    ]
+}
+BIOC_XML = """<?xml version="1.0"?><!DOCTYPE collection SYSTEM "BioC.dtd"><collection><document><id>d1</id>
+<passage><offset>8</offset><text>Give aspirin now</text><annotation id="1"><infon key="type">Drug</infon>
+<location offset="13" length="7"/><text>aspirin</text></annotation></passage></document></collection>"""
+PUBTATOR = f"12|t|{TEXT}\n12|a|No aspirin.\n12\t5\t12\taspirin\tDrug\tD1\n12\tCID\tD1\tD2\n\n"
+
+FILES: dict[str, tuple[str, Any]] = {
+    "plain list": ("a.json", [{"text": TEXT, "entities": [{"start": 5, "end": 12, "label": "Drug"}]}]),
+    "doccano": ("a.jsonl", {"id": 1, "text": TEXT, "label": [[5, 12, "Drug"]], "Comments": []}),
+    "doccano, older": ("a.jsonl", {"id": 1, "text": TEXT, "labels": [[5, 12, "Drug"]]}),
+    "doccano with relations": (
+        "a.jsonl",
+        {
+            "text": TEXT,
+            "entities": [{"id": 1, "label": "Drug", "start_offset": 5, "end_offset": 12}],
+            "relations": [],
+        },
+    ),
+    "prodigy": (
+        "a.jsonl",
+        {
+            "text": TEXT,
+            "tokens": [{"text": "Give", "start": 0, "end": 4, "id": 0}, {"text": "aspirin", "start": 5, "end": 12}],
+            "spans": [{"start": 5, "end": 12, "label": "Drug", "token_start": 1, "token_end": 1}],
+            "answer": "accept",
+        },
+    ),
+    "spacy pairs": ("a.json", [[TEXT, {"entities": [[5, 12, "Drug"]]}]]),
+    "spacy pairs as lines": ("a.jsonl", [TEXT, {"entities": [[5, 12, "Drug"]]}]),
+    "spacy doc": (
+        "a.jsonl",
+        {"text": TEXT, "ents": [{"start": 5, "end": 12, "label": "Drug"}], "tokens": [{"id": 0, "start": 0, "end": 4}]},
+    ),
+    "ner annotator": ("a.json", {"classes": ["DRUG"], "annotations": [[TEXT, {"entities": [[5, 12, "Drug"]]}]]}),
+    "label studio": ("a.json", [studio([label(5, 12)])]),
+    "label studio, short": (
+        "a.json",
+        [{"id": 1, "text": TEXT, "ner": [{"start": 5, "end": 12, "text": "aspirin", "labels": ["Drug"]}]}],
+    ),
+    "pairs of words and tags": ("a.json", [[["Give", "O"], ["aspirin", "B-Drug"], ["now", "O"]]]),
+    "words and tags": ("a.json", [{"tokens": TEXT.split(), "tags": ["O", "B-Drug", "O"]}]),
+    "bioc": ("a.json", BIOC),
+    "bioc xml": ("a.xml", BIOC_XML),
+    "pubtator": ("a.txt", PUBTATOR),
+}
+
+
+@pytest.mark.parametrize("name", list(FILES))
+def test_each_form_is_read_by_tag_and_known_to_data_check(tmp_path: Path, name: str) -> None:
+    file, content = FILES[name]
+    path = write(tmp_path / file, content if isinstance(content, str) else json.dumps(content))
+    texts, rejects, _ = read(path)
+    assert rejects == []
+    (text,) = [text for text in texts if text.spans]
+    assert text.spans[:1] == DRUG
+    assert text.text.startswith(TEXT)
+    kind, findings = check(path)
+    assert kind == "tags"
+    assert [finding for finding in findings if finding[1]] == []
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if "words" not in name and name != "pubtator"])
+def test_a_cleaned_copy_of_each_form_is_plain_json_lines_with_the_same_entities(tmp_path: Path, name: str) -> None:
+    file, content = FILES[name]
+    path = write(tmp_path / file, content if isinstance(content, str) else json.dumps(content))
+    checked, rejections = CheckedFile.open(str(path), "auto", Fields()), Rejections()
+    result = Checker().check(checked.items(rejections.bad), rejections)
+    repair(checked, result, tmp_path / "out.jsonl", PrivateData(), "en")
+    again, _, _ = read(tmp_path / "out.jsonl")
+    assert [(text.text, text.spans) for text in again] == [(text.text, text.spans) for text in read(path)[0]]
+
+
+def test_a_masked_copy_moves_the_tokens_of_prodigy_too(tmp_path: Path) -> None:
+    text = "Mail a.b@example.com aspirin"
+    tokens = [{"text": word, "start": text.index(word), "end": text.index(word) + len(word)} for word in text.split()]
+    record = {"text": text, "tokens": tokens, "spans": [{"start": 21, "end": 28, "label": "Drug"}], "answer": "accept"}
+    path = json_lines(tmp_path / "a.jsonl", record)
+    checked, rejections = CheckedFile.open(str(path), "auto", Fields()), Rejections()
+    private = PrivateData()
+    result = Checker(private=private).check(checked.items(rejections.bad), rejections)
+    repair(checked, result, tmp_path / "out.jsonl", private, "en")
+    (written,) = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert written["text"] == "Mail [EMAIL] aspirin"
+    assert [written["text"][one["start"] : one["end"]] for one in written["tokens"]] == ["Mail", "[EMAIL]", "aspirin"]
+    assert [one["text"] for one in written["tokens"]] == ["Mail", "[EMAIL]", "aspirin"]
+    assert [written["text"][one["start"] : one["end"]] for one in written["spans"]] == ["aspirin"]
+
+
+def test_a_copy_counts_characters_whatever_the_file_counts(tmp_path: Path) -> None:
+    text = "😀 Give aspirin"
+    path = json_lines(tmp_path / "a.jsonl", {"text": text, "entities": [[8, 15, "Drug"]]})
+    checked, rejections = CheckedFile.open(str(path), "auto", Fields(offsets="utf16")), Rejections()
+    result = Checker().check(checked.items(rejections.bad), rejections)
+    repair(checked, result, tmp_path / "out.jsonl", None, "en")
+    (found,) = read(tmp_path / "out.jsonl")[0]
+    assert [found.text[span.start : span.end] for span in found.spans] == ["aspirin"]
+
+
+def test_a_copy_leaves_out_what_contradicts_itself_or_was_rejected(tmp_path: Path) -> None:
+    span = {"start": 5, "end": 12, "label": "Drug", "text": "aspirin"}
+    path = json_lines(
+        tmp_path / "a.jsonl",
+        {"text": f"{TEXT}, please", "spans": [span], "answer": "accept"},
+        {"text": TEXT, "spans": [span], "answer": "reject"},
+        {"text": f"{TEXT} or never", "spans": [{**span, "end": 11}], "answer": "accept"},
+    )
+    checked, rejections = CheckedFile.open(str(path), "auto", Fields()), Rejections()
+    result = Checker().check(checked.items(rejections.bad), rejections)
+    assert [(finding.kind, finding.line) for finding in result.errors] == [("contradicting-span", 3)]
+    repair(checked, result, tmp_path / "out.jsonl", None, "en")
+    assert [text.text for text in read(tmp_path / "out.jsonl")[0]] == [f"{TEXT}, please"]
+    changes = [json.loads(line) for line in (tmp_path / "out.jsonl.changes.jsonl").read_text().splitlines()]
+    assert [(change["line"], change["kind"]) for change in changes] == [(2, "left-out"), (3, "contradicting-span")]
+
+
+def test_what_an_annotator_rejects_is_left_out_and_listed(tmp_path: Path) -> None:
+    span = {"start": 5, "end": 12, "label": "Drug"}
+    path = json_lines(
+        tmp_path / "a.jsonl",
+        {"text": TEXT, "spans": [span], "answer": "accept"},
+        {"text": TEXT, "spans": [{**span, "label": "Wrong"}], "answer": "reject"},
+        {"text": TEXT, "spans": [span], "answer": "ignore"},
+        {"text": "No drug", "answer": "accept"},
+    )
+    texts, rejects, left = read(path)
+    assert [text.spans for text in texts] == [DRUG, ()]
+    assert [(reject.line, reject.field, reject.reason) for reject in rejects] == [
+        (2, "answer", "the annotator's answer is reject"),
+        (3, "answer", "the annotator's answer is ignore"),
+    ]
+    assert left.fields == {}
+    kind, findings = check(path)
+    assert kind == "tags"
+    assert [finding for finding in findings if finding[0] == "left-out"] == [("left-out", False)] * 2
+
+
+def test_fields_that_nothing_reads_are_counted(tmp_path: Path) -> None:
+    record = {"text": TEXT, "label": [[5, 12, "Drug"]], "id": 3, "meta": {"a": 1}}
+    _, _, left = read(json_lines(tmp_path / "a.jsonl", record, {**record, "note": ""}), TagFields(id="id"))
+    assert left.fields == {"meta": 2, "note": 1}
+    _, _, left = read(write(tmp_path / "b.json", json.dumps([studio([label(5, 12), {"type": "relation"}])])))
+    assert left.fields == {"data.source": 1, "result of type relation": 1}
+
+
+def test_tasks_of_label_studio_that_were_skipped_or_differ(tmp_path: Path) -> None:
+    cancelled = studio([label(0, 4)])
+    cancelled["annotations"][0]["was_cancelled"] = True
+    tasks = [studio([label(5, 12)], [label(5, 12)]), cancelled, studio()]
+    path = write(tmp_path / "a.json", json.dumps(tasks))
+    texts, rejects, _ = read(path)
+    assert [text.spans for text in texts] == [DRUG]
+    assert ["skipped it" in rejects[0].reason, "nobody has" in rejects[1].reason] == [True, True]
+    differing = studio([label(5, 12)], [label(0, 4)])
+    with pytest.raises(RecordError, match="2 annotators do not mark the same entities"):
+        read(write(tmp_path / "b.json", json.dumps([differing])))
+    differing["annotations"][0]["ground_truth"] = True
+    assert read(write(tmp_path / "b.json", json.dumps([differing])))[0][0].spans == DRUG
+
+
+def test_the_text_of_label_studio_is_named_or_found(tmp_path: Path) -> None:
+    task = studio([label(5, 12)])
+    task["data"] = {"note": TEXT, "title": "Other"}
+    assert read(write(tmp_path / "a.json", json.dumps([task])))[0][0].text == TEXT  # where the entities' texts are
+    task["annotations"][0]["result"] = []
+    with pytest.raises(RecordError, match="which field of 'data' holds the text"):
+        read(write(tmp_path / "a.json", json.dumps([task])))
+    assert read(tmp_path / "a.json", TagFields(text="note"))[0][0].text == TEXT
+
+
+def test_a_folder_of_brat(tmp_path: Path) -> None:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    write(folder / "a.txt", "Left and right lung cancer.\nGive 😀 aspirin.")
+    ann = (
+        "T1\tDisease 0 4;15 26\tLeft lung cancer\nT2\tDrug 35 42\taspirin\nR1\tTreats Arg1:T2 Arg2:T1\n"
+        "#1\tAnnotatorNotes T1\tx\n"
+    )
+    write(folder / "a.ann", ann)
+    write(folder / "lonely.txt", "No annotation.")
+    write(folder / "annotation.conf", "[entities]")
+    (text,), _, left = read(folder)
+    assert [(text.text[s.start : s.end], s.label) for s in text.spans] == [
+        ("Left and right lung cancer", "Disease"),
+        ("aspirin", "Drug"),
+    ]
+    assert (text.joined, text.group, text.file) == (1, "a.ann", "a.ann")
+    assert left.fields == {"relations (R)": 1, "notes (#)": 1}
+    assert [(one.file, one.reason) for one in left.files] == [
+        ("annotation.conf", "no text of BRAT"),
+        ("lonely.txt", "no .ann file beside it"),
+    ]
+    assert read(folder / "a.txt")[0] == read(folder / "a.ann")[0]
+    assert check(folder)[0] == "tags"
+    write(folder / "b.ann", "T1\tDrug 0 4\tGive\n")
+    with pytest.raises(RecordError, match=r"no \.txt file of the same name"):
+        read(folder)
+
+
+def test_offsets_of_brat_that_were_counted_otherwise_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt", "😀 aspirin")
+    write(tmp_path / "a.ann", "T1\tDrug 3 10\taspirin\n")
+    with pytest.raises(RecordError, match="UTF-16 units") as caught:
+        read(tmp_path / "a.ann")
+    assert 'a.ann, field "entities[0]"' in str(caught.value)
+    assert "counted from 1; or offsets count UTF-16 units" in str(caught.value)  # a single span does not tell
+
+
+def test_passages_of_a_document_are_texts_of_one_group(tmp_path: Path) -> None:
+    texts, _, _ = read(write(tmp_path / "a.json", json.dumps(BIOC)))
+    assert [(text.text, text.group) for text in texts] == [("A title", "d1"), (TEXT, "d1")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.spacy", "x", "spaCy's binary format"),
+        ("a.xmi", "x", "UIMA's XMI"),
+        ("a.tsv", "#FORMAT=WebAnno TSV 3.2\n", "WebAnno's TSV"),
+        ("a.xml", "<!DOCTYPE c [<!ENTITY a 'b'>]><collection/>", "declares entities"),
+        ("a.xml", "<html><body/></html>", "is not BioC"),
+        ("a.xml", "<collection>", "broken XML"),
+        ("a.json", '[{"id": 0, "paragraphs": []}]', "spaCy 2's training format"),
+        ("a.json", '[["a", "b"]]', "neither a text with its entities nor words with their tags"),
+        ("a.json", '[{"text": "a", "entities": [}]', "broken JSON"),
+    ],
+)
+def test_what_is_not_read_is_refused_by_name(tmp_path: Path, name: str, content: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        read(write(tmp_path / name, content))
+
+
+def test_entities_marked_in_html_are_refused(tmp_path: Path) -> None:
+    task = studio([{**label(5, 12), "type": "hypertextlabels"}])
+    with pytest.raises(RecordError, match="marked in HTML"):
+        read(write(tmp_path / "a.json", json.dumps([task])))
+
+
+def test_types_that_differ_in_case_or_blanks_stop(tmp_path: Path) -> None:
+    records = [{"text": f"flu {n}", "entities": [[0, 3, name]]} for n, name in enumerate(["Drug", "drug", "DRUG "] * 9)]
+    path = json_lines(tmp_path / "a.jsonl", *records)
+    with pytest.raises(CorpusError, match=r"'DRUG ' \(9\), 'Drug' \(9\), 'drug' \(9\)"):
+        open_tagging(TaggingSource(train=str(path)))
+    assert ("label-spelling", True) in check(path)[1]
+
+
+def test_overlaps_are_said_by_data_check(tmp_path: Path) -> None:
+    path = json_lines(tmp_path / "a.jsonl", {"text": TEXT, "entities": [[5, 12, "Drug"], [5, 8, "Part"]]})
+    assert check(path) == ("tags", [("overlapping-spans", False)])
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path to each part of a JSON value."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(found for key, part in inner for found in places(part, (*path, key)))]
+
+
+def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    """The value with another part at a path."""
+    if not path:
+        return new
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = replaced(value[path[0]], path[1:], new)
+    return copy
+
+
+@given(st.data(), st.sampled_from([name for name, (_, content) in FILES.items() if not isinstance(content, str)]))
+def test_any_part_may_be_anything_and_no_file_breaks_the_reader(data: st.DataObject, name: str) -> None:
+    file, content = FILES[name]
+    path = data.draw(st.sampled_from(places(content)))
+    wrong: Any = st.sampled_from([None, True, 3, -1, 2.5, "", "x", [], [[]], [3], {}, {"a": 1}, [None], [{}]])
+    with tempfile.TemporaryDirectory() as folder:
+        changed = write(Path(folder) / file, json.dumps(replaced(content, path, data.draw(wrong))))
+        with contextlib.suppress(UserError):
+            texts = read(changed)[0]
+            assert all(0 <= span.start < span.end <= len(text.text) for text in texts for span in text.spans)
+        with contextlib.suppress(UserError):
+            check(changed)

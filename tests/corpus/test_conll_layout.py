@@ -1,0 +1,158 @@
+"""Columns of CoNLL files: numbers of words, comments, several columns, and tags in any of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from domain_ft.corpus.checks.checking import Checker
+from domain_ft.corpus.checks.items import Rejections
+from domain_ft.corpus.checks.opening import CheckedFile, Fields
+from domain_ft.corpus.checks.private import PrivateData
+from domain_ft.corpus.checks.repairs import repair
+from domain_ft.corpus.left_out import LeftOut
+from domain_ft.corpus.readers.base import BadRecords
+from domain_ft.corpus.tasks.entity_files import TagFields, read_tagged
+from domain_ft.corpus.tasks.tagging import TaggingSource, open_tagging
+from domain_ft.errors import CorpusError
+from domain_ft.settings import DataSplitSettings
+from domain_ft.verbs.data_split import split
+
+FLU = [("Bad flu", ["flu Disease"]), ("No", [])]
+
+
+def read(path: Path, fields: TagFields | None = None) -> tuple[list[tuple[str, list[str]]], dict[str, int], list[str]]:
+    """Each text with its entities, the columns that nothing reads, and the notes."""
+    left, notes = LeftOut(), list[str]()
+    bad = BadRecords("stop", lambda _: None)
+    texts, _ = read_tagged(path, path.name, fields or TagFields(), None, bad, left=left, notes=notes)
+    found = [(text.text, [f"{text.text[s.start : s.end]} {s.label}" for s in text.spans]) for text in texts]
+    return found, dict(left.fields), notes
+
+
+CONLLU = "{n}\t{w}\t_\tNOUN\t_\t_\t0\troot\t_\t{misc}\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "unread"),
+    [
+        ("1 Bad O\n2 flu B-Disease\n\n1 No O\n", {}),
+        ("0\tBad\tO\n1\tflu\tB-Disease\n\n0\tNo\tO\n", {}),
+        ("1\tBad\tO\tO\n2\tflu\tB-Disease\tO\n\n1\tNo\tO\tO\n", {"column 4": 2}),
+        ("Bad O x\nflu B-Disease y\n\nNo O z\n", {"column 3": 2}),
+        ("O Bad\nB-Disease flu\n\nO No\n", {}),
+        ("Bad JJ B-NP O\nflu NN I-NP B-Disease\n\nNo RB B-NP O\n", {"column 2": 2, "column 3": 2}),
+        ("Bad -X- _ O\nflu -X- _ B-Disease\n\nNo -X- _ O\n", {"column 2": 2, "column 3": 2}),  # Label Studio's
+        ("#\thttp://x.org [2009]\n1\tBad\tO\n2\tflu\tB-Disease\n\n#\thttp://y\n1\tNo\tO\n", {}),
+        ("# id = 1\nBad O\nflu B-Disease\n\n# id = 2\n# text = No\nNo O\n", {}),
+        ("Bad\tO\t\nflu\tB-Disease\t\n\nNo\tO\t\n", {}),
+        ("Bad a b c d e O\nflu a b c d e B-Disease\n\nNo a b c d e O\n", {f"column {n}": 2 for n in range(2, 7)}),
+        ("-DOCSTART- -X- O\n\nBad x O\nflu x B-Disease\n\nNo x O\n", {"column 2": 2}),
+        (
+            "# global.columns = ID FORM LEMMA MY:NER\n1\tBad\tbad\tO\n2\tflu\tflu\tB-Disease\n\n1\tNo\tno\tO\n",
+            {"column 3": 2},
+        ),
+    ],
+)
+def test_the_columns_of_words_and_tags_are_found(tmp_path: Path, content: str, unread: dict[str, int]) -> None:
+    path = tmp_path / "a.conll"
+    path.write_text(content, encoding="utf-8")
+    found, columns, _ = read(path)
+    assert found == FLU
+    assert columns == unread
+
+
+def test_tags_in_conllu_are_read_from_misc_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.conllu"
+    rows = [("1-2", "Badflu", "_"), ("1", "Bad", "_"), ("2", "flu", "SpaceAfter=No|NER=B-Disease"), ("2.1", "x", "_")]
+    lines = [CONLLU.format(n=n, w=w, misc=misc) for n, w, misc in rows]
+    content = "# sent_id = 1\n" + "".join(lines) + "\n" + CONLLU.format(n=1, w="No", misc="_")
+    path.write_text(content, encoding="utf-8")
+    found, _, notes = read(path)
+    assert found == FLU
+    assert notes == ["the tags are read from NER= in the last column (MISC) of CoNLL-U"]
+    path.write_text(content.replace("NER=B-Disease", "x=y"), encoding="utf-8")
+    with pytest.raises(CorpusError, match="this is CoNLL-U, and no column of it holds tags"):
+        read(path)
+
+
+def test_several_columns_of_entities_stop_and_one_can_be_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text("1\tUni\tB-ORG\tO\n2\tBonn\tI-ORG\tB-LOC\n\n1\tNo\tO\tO\n", encoding="utf-8")
+    with pytest.raises(CorpusError, match="several columns hold tags of entities: 3, 4") as caught:
+        read(path)
+    assert "--tags-field 3" in str(caught.value)
+    assert read(path, TagFields(tags="3"))[0][0] == ("Uni Bonn", ["Uni Bonn ORG"])
+    assert read(path, TagFields(tags="4"))[0][0] == ("Uni Bonn", ["Bonn LOC"])
+    with pytest.raises(CorpusError, match="the number of one, from 1 to 4"):
+        read(path, TagFields(tags="ner"))
+
+
+def test_a_column_of_only_o_is_not_taken_in_silence(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("Bad O O\nflu B-Disease O\n\nNo O O\n", encoding="utf-8")
+    found, _, notes = read(path)
+    assert found == FLU
+    assert notes == ["the tags are read from column 2: column 3 holds only O (--tags-field N names another)"]
+
+
+def test_numbers_without_words_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("1 O\n2 B-D\n\n1 O\n2 O\n", encoding="utf-8")
+    with pytest.raises(CorpusError, match="there is no column of words"):
+        read(path)
+
+
+def test_a_word_may_begin_with_a_hash_or_look_like_a_tag(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("# O\nflu B-D\n\n#flu B-D\nB-12 O\n\nB O\n", encoding="utf-8")
+    assert [text for text, _ in read(path)[0]] == ["# flu", "#flu B-12", "B"]
+
+
+def test_a_file_without_a_blank_line_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("Bad O\nflu B-Disease\n" * 20, encoding="utf-8")
+    with pytest.raises(CorpusError, match="no text can be taken for the test split: there is one text only") as caught:
+        open_tagging(TaggingSource(train=str(path)))
+    assert "the file has no blank line between sentences, so that its 40 words are one text" in str(caught.value)
+
+
+def test_texts_that_belong_together_cannot_be_split(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("flu B-D\n\nFlu B-D\n\n" * 5, encoding="utf-8")
+    with pytest.raises(CorpusError, match="all 10 texts say the same, but for case and white space"):
+        open_tagging(TaggingSource(train=str(path)))
+
+
+@pytest.mark.parametrize("count", [3, 4, 10, 29])
+def test_every_split_gets_a_text_with_an_entity_where_there_are_three(tmp_path: Path, count: int) -> None:
+    """By chance alone none of so few texts would have a hash within a tenth."""
+    path = tmp_path / "a.txt"
+    path.write_text("\n".join(f"flu{n} B-D\nn{n} O\n" for n in range(count)), encoding="utf-8")
+    data = open_tagging(TaggingSource(train=str(path), validation_fraction=0.001, test_fraction=0.001))
+    assert [len(data.splits[part]) for part in ("train", "validation", "test")] == [count - 2, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.txt"])
+def test_data_check_reads_the_same_columns_and_its_copy_keeps_all_but_the_words(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    content = "# from a.b@example.com = x\n1\tMail\tO\tO\n2\ta.b@example.com\tO\tO\n3\tflu\tB-D\tO\n\n1\tNo\tO\tO\n"
+    path.write_text(content, encoding="utf-8")
+    file, rejections = CheckedFile.open(str(path), "auto", Fields()), Rejections()
+    assert file.kind == "tags"
+    private = PrivateData()
+    result = Checker(private=private).check(file.items(rejections.bad), rejections)
+    assert result.errors == []
+    assert "columns" in {finding.kind for finding in result.warnings}
+    repair(file, result, tmp_path / f"out{path.suffix}", private, "en")
+    head, _, rest = content.partition("\n")
+    assert (tmp_path / f"out{path.suffix}").read_text() == f"{head}\n{rest.replace('a.b@example.com', '[EMAIL]')}"
+
+
+def test_data_split_refuses_columns_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text("Bad\tO\nflu\tB-D\n\nNo\tO\n" * 5, encoding="utf-8")
+    with pytest.raises(CorpusError, match="words and tags in columns"):
+        split(DataSplitSettings(data=str(path), output=tmp_path / "parts", test_fraction=0.2))
+    assert not (tmp_path / "parts").exists()
