@@ -5,8 +5,9 @@ from __future__ import annotations
 import codecs
 import contextlib
 import gzip
+import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, cast
@@ -57,10 +58,22 @@ Columns = Callable[[Mapping[str, bool]], "list[str] | None"]
 
 
 class BadRecords:
-    """What becomes of a record that cannot be read: `stop` raises a RecordError, `skip` hands a Reject to `sink`."""
+    """What becomes of a record that cannot be read: `stop` raises a RecordError, `skip` hands a Reject to `sink`.
 
-    def __init__(self, policy: OnBadRecord, sink: Callable[[Reject], None]) -> None:
-        self.policy, self.sink = policy, sink
+    Args:
+        policy: stop or skip.
+        sink: told of each record that is left out.
+        advice: how the verb leaves such records out, for the message; None where it cannot.
+    """
+
+    def __init__(
+        self,
+        policy: OnBadRecord,
+        sink: Callable[[Reject], None],
+        *,
+        advice: str | None = "leave such records out: --on-bad-record skip",
+    ) -> None:
+        self.policy, self.sink, self.advice = policy, sink, advice
 
     def add(
         self, reason: str, *, file: str, line: int | None = None, field: str | None = None, fix: str | None = None
@@ -70,7 +83,7 @@ class BadRecords:
             self.sink(Reject(file, line, field, reason))
             return
         where = file + (f", line {line}" if line is not None else "") + (f', field "{field}"' if field else "")
-        mend = (f"{fix}; " if fix else "mend it; ") + "or leave such records out: --on-bad-record skip"
+        mend = (fix or "fix it") + (f"; or {self.advice}" if self.advice else "")
         raise RecordError(reason, where=where, fix=mend)
 
 
@@ -233,6 +246,27 @@ class TextField:
                 return None
             parts.append(value)
         return "\n\n".join(part for part in parts if part)
+
+
+ID_NAMES = ("id", "_id", "uid", "uuid", "guid", "doc_id", "document_id", "record_id", "example_id", "sample_id", "idx")
+"""What the field that names a record is usually called, in any case; the likeliest first."""
+
+
+def usual_id(fields: Iterable[str]) -> str | None:
+    """The field that has a usual name of ids, None where there is none.
+
+    >>> usual_id(["text", "ID"])
+    'ID'
+    """
+    by_name = {str(field).lower(): field for field in fields}
+    return next((by_name[name] for name in ID_NAMES if name in by_name), None)
+
+
+def as_id(value: Any) -> str | int | float | None:
+    """A value as an id, unchanged; None where it names nothing: null, an empty text, NaN, a list or an object."""
+    if isinstance(value, str | int | float) and value != "" and value == value and value not in (math.inf, -math.inf):
+        return value
+    return None
 
 
 def field_names(given: str | None) -> tuple[str, ...]:

@@ -7,13 +7,13 @@ Where a record has a list of labels, or several columns of 0 and 1, any number o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from domain_ft.corpus.cleaning import clean
-from domain_ft.corpus.readers.base import BadRecords, RawRecord, TextField, field_names, kind_of
-from domain_ft.corpus.tasks.examples import Example
+from domain_ft.corpus.readers.base import BadRecords, RawRecord, TextField, as_id, field_names, kind_of, usual_id
+from domain_ft.corpus.tasks.examples import Example, Input
 from domain_ft.errors import CorpusError, nearest
 
 TEXT_NAMES = ("text", "sentence", "sentence1", "document", "content", "body", "question", "premise", "text1")
@@ -50,6 +50,8 @@ class ExampleFields:
         labelled: whether records have labels; those to be predicted have none, or any.
         several: whether several labels may hold, where that is known already.
         classes: the names that numbers stand for, by field, as the data sets of a hub have them.
+        required: of records to be predicted, which of "text" and "id" the user named: these fields have to be there.
+            Where they need not, other fields with usual names serve, and a record without an id is named by its place.
 
     Attributes:
         names: the fields, all found once a record was read.
@@ -65,9 +67,11 @@ class ExampleFields:
         labelled: bool = True,
         several: bool | None = None,
         classes: Mapping[str, Sequence[str]] | None = None,
+        required: Collection[str] = (),
     ) -> None:
         self.names, self.labelled, self.several = names, labelled, several
         self.classes = classes or {}
+        self.required = frozenset(required)
         self.kinds: Counter[str] = Counter()
         self.unread: str | None = None
         self._settled = False
@@ -79,6 +83,12 @@ class ExampleFields:
         """The fields of the label: one, or several columns of 0 and 1."""
         return field_names(self.names.label)
 
+    @property
+    def read(self) -> frozenset[str]:
+        """The fields that are read, once a record was."""
+        names = (*self._text.names, *self._pair.names, *self.label_columns, self.names.id, self.names.group)
+        return frozenset(name for name in names if name)
+
     def columns(self, file: str) -> Callable[[Mapping[str, bool]], list[str]]:
         """What chooses the columns of a file that has a header; it raises CorpusError where one is missing."""
 
@@ -87,7 +97,7 @@ class ExampleFields:
             wanted = [*self._text.names, *self._pair.names]
             if self.labelled:
                 wanted += [*self.label_columns, *([self.names.group] if self.names.group else [])]
-            if self.names.id and (self.labelled or self.names.id in fields):
+            if self.names.id and (self.labelled or "id" in self.required or self.names.id in fields):
                 wanted.append(self.names.id)
             for field in wanted:
                 if field not in fields:
@@ -103,7 +113,7 @@ class ExampleFields:
         text, pair = self._text.of(fields, bad, record.line), None
         if text is None:
             return None
-        text = clean(text)
+        given, text = text, clean(text)
         if not text:
             fix = "leave the record out or give it a text"
             bad.add("the text is empty", file=file, line=record.line, field=self.names.text, fix=fix)
@@ -113,9 +123,12 @@ class ExampleFields:
             if pair is None:
                 return None
             pair = clean(pair)
+        if not self.labelled:
+            key = self._key(record, file, bad)
+            return None if key is None else Input(str(key), text, (), pair, "", file, record.line, given, key)
         name = self._name(record, file, bad)
-        if name is None or not self.labelled:
-            return None if name is None else Example(name, text, (), pair, "", file, record.line)
+        if name is None:
+            return None
         labels = self._labels(record, file, bad)
         group = "" if labels is None or not self.names.group else self._plain(record, self.names.group, file, bad)
         return None if labels is None or group is None else Example(name, text, labels, pair, group, file, record.line)
@@ -134,8 +147,10 @@ class ExampleFields:
                 raise CorpusError(
                     f"it is not clear which field holds the label; the fields are: {listed}", where=file, fix=fix
                 )
-        if not self.labelled and not set(self._text.names) <= set(fields):
+        if not self.labelled and "text" not in self.required and not set(self._text.names) <= set(fields):
             self._text.names = ()  # what is to be predicted may call its text by another name than the training did
+        if not self.labelled and "id" not in self.required and self.names.id not in fields:
+            self.names = replace(self.names, id=usual_id(fields))
         taken = {*field_names(label), *self._pair.names, self.names.id, self.names.group}
         text = self._text.settle({name: is_text and name not in taken for name, is_text in fields.items()})
         second = _SECOND_NAMES.get(text[0]) if not self.names.text and not self.names.pair else None
@@ -205,11 +220,22 @@ class ExampleFields:
 
     def _name(self, record: RawRecord, file: str, bad: BadRecords) -> str | None:
         field = self.names.id
-        if field and (self.labelled or field in record.fields):
+        if field:
             return self._plain(record, field, file, bad)
         if record.key is not None:
             return clean(record.key)
         return f"{file}:{record.line}"
+
+    def _key(self, record: RawRecord, file: str, bad: BadRecords) -> str | int | float | None:
+        """The id of a record to be predicted, as the record has it; None where it has none and one is required."""
+        field = self.names.id
+        key = as_id(record.fields.get(field)) if field else None
+        if key is None and "id" in self.required:
+            reason = "the field is missing" if field not in record.fields else "the field holds no name"
+            fix = "name the right one with --id-field, or leave that out: records are then named by their place"
+            bad.add(f"{reason}, where a name is wanted", file=file, line=record.line, field=field, fix=fix)
+            return None
+        return key if key is not None else record.key or f"{file}:{record.line}"
 
     def _plain(self, record: RawRecord, field: str, file: str, bad: BadRecords) -> str | None:
         """What an id or group is called."""
