@@ -83,19 +83,6 @@ def refuse_folder(path: Path, option: str) -> None:
         )
 
 
-def refuse_existing(path: Path, option: str = "--output") -> None:
-    """Make sure that something new can be made at `path`, and nothing is overwritten.
-
-    Raises:
-        SettingsError: there is something, or nothing can be made there.
-    """
-    refuse_unwritable(path, option)
-    if path.exists() or path.is_symlink():
-        raise SettingsError(
-            f"{option} {path} exists already", fix="remove it, or give another name; nothing was changed"
-        )
-
-
 def _ancestors(path: Path) -> Iterator[Path]:
     """The folders above a path, from the nearest on."""
     yield from Path(os.path.abspath(path)).parents  # noqa: PTH100 (resolve() would follow the last part too)

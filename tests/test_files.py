@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from domain_ft.errors import SettingsError
-from domain_ft.files import refuse_existing, refuse_folder, refuse_same, refuse_unwritable, same_file
+from domain_ft.files import refuse_folder, refuse_same, refuse_unwritable, same_file
 
 
 def test_every_name_of_a_file_is_that_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,14 +74,9 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(SettingsError, match=said):
             refuse_unwritable(path, "--output")
-        with pytest.raises(SettingsError, match=said):
-            refuse_existing(path)
-    for path in (file, tmp_path, tmp_path / "link"):
-        with pytest.raises(SettingsError, match="exists already"):
-            refuse_existing(path)
     with pytest.raises(SettingsError, match=r"--output .* is a folder"):
         refuse_folder(tmp_path, "--output")
-    refuse_existing(tmp_path / "new" / "deep" / "file")
+    refuse_unwritable(tmp_path / "new" / "deep" / "file", "--output")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "link"]
 
 

@@ -27,6 +27,7 @@ from domain_ft.models.task_facts import TaskFacts
 from domain_ft.models.task_model import TaskModel, load_task_run
 from domain_ft.settings import PredictSettings
 from domain_ft.terminal_text import printable
+from domain_ft.training.loop import release_free_memory
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.machine import Machine, choose_machine
 from domain_ft.verbs.streams import bad_records, check_streams, open_input, open_output, open_rejects, pass_over
@@ -79,6 +80,7 @@ def predict(settings: PredictSettings, stdin: BinaryIO | None = None, stdout: Te
             output.write(answer(batch))
             written += len(batch)
             display.job("predicting", written, None)
+            release_free_memory()
     return {
         "command": "predict",
         "model": settings.model,

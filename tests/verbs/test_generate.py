@@ -29,6 +29,7 @@ from domain_ft.models.generation import generate as answers_of
 from domain_ft.models.lora import LoraConfig, apply_lora
 from domain_ft.models.peft_format import save_adapter
 from domain_ft.settings import GenerateSettings
+from domain_ft.terminal_text import printable
 from domain_ft.verbs import generate as generate_verb
 from domain_ft.verbs import speaker as speaker_module
 from domain_ft.verbs.generate import generate
@@ -417,7 +418,7 @@ def test_lines_are_broken_within_the_width(text: str, cuts: list[int], width: in
     assert whole == typed(text, [], width)  # however it comes
     assert all(cell_len(line) <= width for line in whole.split("\n"))
     kept = [character for character in whole if not character.isspace()]
-    assert kept == [c for c in text if not c.isspace() and not ("\x00" <= c < " " or "\x7f" <= c < "\xa0")]
+    assert kept == [character for character in printable(text) if not character.isspace()]
 
 
 def test_words_are_kept_whole() -> None:
@@ -431,7 +432,8 @@ def test_japanese_is_broken_between_characters_and_not_before_a_full_stop() -> N
 
 
 def test_a_model_cannot_steer_the_terminal() -> None:
-    assert typed("a\x1b[2Jb\x07\rc", [], 40) == "  a[2Jbc\n"
+    assert typed("a\x1b[2Jb\x07\rc", [], 40) == "  a\\x1b[2Jb\\x07\\x0dc\n"
+    assert typed("a\r\nb", [2], 40) == "  a\n  b\n"
 
 
 # --- What is refused --------------------------------------------------------------------------------------------------
