@@ -253,6 +253,36 @@ def test_what_cannot_be_asked_is_rejected_with_its_line(model: Path, tmp_path: P
         generate(asked(model, input=str(source)), stdout=io.StringIO())
 
 
+def test_ids_and_unread_fields_of_prompts(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"id": 7, "prompt": "Why?", "topic": "x"}, {"id": "b", "prompt": "Dear {{name}}, who?"}, {"prompt": "Who?"}]
+    source = tmp_path / "prompts.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    result = generate_verb.run(asked(model, input=str(source), output=tmp_path / "out.jsonl", quiet=False))
+    assert [line["id"] for line in lines(tmp_path / "out.jsonl")] == [7, "b", "prompts.jsonl:3"]
+    assert result["unread_fields"] == {"topic": 1}
+    assert result["unfilled_placeholders"] == {"records": 1, "first": "prompts.jsonl, line 2", "example": "{{name}}"}
+    told = " ".join(capsys.readouterr().err.split())
+    assert "topic (1)" in told
+    assert "the first {{name}} in prompts.jsonl, line 2" in told
+
+
+def test_a_prompt_with_a_placeholder_is_warned_of(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for prompt, warned in (("Dear {{ name }}, why?", True), ("{% raw %} {{ 1 + 1 }} {name}", False)):
+        generate(asked(model, prompt=prompt, quiet=False), stdout=io.StringIO())
+        assert ("not filled" in " ".join(capsys.readouterr().err.split())) == warned
+
+
+def test_no_file_of_the_user_is_written_to(model: Path, tmp_path: Path) -> None:
+    source = prompts_file(tmp_path / "prompts.jsonl")
+    before = source.read_bytes()
+    for changes in ({"rejects": source}, {"output": source, "resume": True}):
+        with pytest.raises(SettingsError, match="are the same file"):
+            generate(asked(model, input=str(source), **changes), stdout=io.StringIO())
+    with pytest.raises(SettingsError, match="are for the answers to a file"):
+        generate(asked(model, prompt="Why?", rejects=source), stdout=io.StringIO())
+    assert source.read_bytes() == before
+
+
 # --- A conversation ---------------------------------------------------------------------------------------------------
 
 
