@@ -189,16 +189,6 @@ PIECES = (
     "한",
     "👩\u200d⚕️",
 )
-    "the licensee",
-    "short  stature",
-    "d\u0301elayed",
-    "bones",
-    "\ufb01nding",
-    "licensor",
-    "e\u0301tude",
-    "한",
-    "👩\u200d⚕️",
-)
 
 
 @settings_of_hypothesis(max_examples=25, deadline=None)
