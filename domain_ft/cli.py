@@ -35,6 +35,7 @@ from cyclopts.exceptions import CycloptsError, UnknownCommandError
 
 from domain_ft import __version__, checking, settings
 from domain_ft.errors import SettingsError, UserError, nearest
+from domain_ft.hints import fitted
 
 HELP = """Adapt a small language model to a field, and measure what it gained and what it forgot.
 
@@ -127,6 +128,14 @@ def _dispatch(words: list[str]) -> int:
         return 0
     chosen = _settings(verb, given, unused, problems)
     run = importlib.import_module(f"domain_ft.verbs.{verb.module}").run
+    with fitted(_flags(verb), {" ".join(verb.words): _flags(verb) for verb in VERBS}):
+        result = _run(run, chosen)
+    _leave_the_other_processes()
+    return 1 if verb.fails_on and result.get(verb.fails_on) else 0
+
+
+def _run(run: Callable[[checking.Settings], dict[str, Any]], chosen: checking.Settings) -> dict[str, Any]:
+    """Run a verb, and print its result where it is to be JSON."""
     if not getattr(chosen, "json", False):
         result = run(chosen)
         sys.stdout.flush()
@@ -136,8 +145,7 @@ def _dispatch(words: list[str]) -> int:
             result = run(chosen)
         if _speaks():
             print(json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False), flush=True)
-    _leave_the_other_processes()
-    return 1 if verb.fails_on and result.get(verb.fails_on) else 0
+    return result
 
 
 def _speaks() -> bool:
@@ -377,11 +385,16 @@ def _typed(cls: type[checking.Settings], given: Mapping[str, Any]) -> dict[str, 
     return layer
 
 
-def _left_over(verb: Verb, words: Sequence[str]) -> list[str]:
-    """What to say of words that belong to no option: an unknown option takes the word after it for its value."""
+def _flags(verb: Verb) -> list[str]:
+    """The options of a verb, as they are typed."""
     flags = [option.flag for option in checking.options(verb.settings)]
     flags += [_negative(option) for option in checking.options(verb.settings) if _has_negative(option)]
-    flags += ["--config", "--set", "--debug", "--help"]
+    return [*flags, "--config", "--set", "--debug", "--help"]
+
+
+def _left_over(verb: Verb, words: Sequence[str]) -> list[str]:
+    """What to say of words that belong to no option: an unknown option takes the word after it for its value."""
+    flags = _flags(verb)
     problems = []
     rest = list(words)
     while rest:
