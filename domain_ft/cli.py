@@ -17,6 +17,7 @@ import inspect
 import json
 import os
 import re
+import select
 import shlex
 import shutil
 import signal
@@ -27,13 +28,14 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TextIO
 
 from cyclopts import App, Group, Parameter
 from cyclopts.exceptions import CycloptsError, UnknownCommandError
 
 from domain_ft import __version__, checking, settings
 from domain_ft.errors import SettingsError, UserError, nearest
+from domain_ft.hints import fitted
 
 HELP = """Adapt a small language model to a field, and measure what it gained and what it forgot.
 
@@ -119,13 +121,21 @@ def _terminable() -> Iterator[None]:
 def _dispatch(words: list[str]) -> int:
     verbs: dict[Callable[..., Any], Verb] = {}
     app = _app(verbs)
-    command, given, unused, problems = _parse(app, words)
+    command, given, unused, problems = _parse(app, _with_dashes(words))
     verb = verbs.get(command)
     if verb is None:  # --help, --version, or a group of verbs alone: cyclopts has a command of its own for it
         command(**given)
         return 0
     chosen = _settings(verb, given, unused, problems)
     run = importlib.import_module(f"domain_ft.verbs.{verb.module}").run
+    with fitted(_flags(verb), {" ".join(verb.words): _flags(verb) for verb in VERBS}):
+        result = _run(run, chosen)
+    _leave_the_other_processes()
+    return 1 if verb.fails_on and result.get(verb.fails_on) else 0
+
+
+def _run(run: Callable[[checking.Settings], dict[str, Any]], chosen: checking.Settings) -> dict[str, Any]:
+    """Run a verb, and print its result where it is to be JSON."""
     if not getattr(chosen, "json", False):
         result = run(chosen)
         sys.stdout.flush()
@@ -135,8 +145,7 @@ def _dispatch(words: list[str]) -> int:
             result = run(chosen)
         if _speaks():
             print(json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False), flush=True)
-    _leave_the_other_processes()
-    return 1 if verb.fails_on and result.get(verb.fails_on) else 0
+    return result
 
 
 def _speaks() -> bool:
@@ -252,6 +261,38 @@ _DEBUG = _common("debug", bool, False, "Show where in the code an error came fro
 
 # --- From a command line to settings ----------------------------------------------------------------------------------
 
+_OPTION = re.compile(r"--[A-Za-z][\w-]*(=.*)?", re.DOTALL)
+
+
+def _with_dashes(words: Sequence[str]) -> list[str]:
+    """The words with every value that begins with a dash joined to its option: `--input -` as `--input=-`.
+
+    cyclopts takes such a word for an option. Here it is one only if it is spelled like one: two dashes and a name. So
+    `--prompt "- an item"` has a value, and `--prompt --system x` has none.
+    """
+    verb = next((verb for verb in VERBS if tuple(words[: len(verb.words)]) == verb.words), None)
+    if verb is None or verb.passes_on:
+        return list(words)
+    known = checking.options(verb.settings)
+    takes_value = {option.flag for option in known if option.kind is not bool} | {"--config", "--set"}
+    alone = next((option.flag for option in known if option.name in verb.settings.positional), None)
+    joined: list[str] = list(words[: len(verb.words)])
+    rest = list(words[len(verb.words) :])
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            return [*joined, word, *rest]
+        following = rest[0] if rest else ""
+        if word in takes_value and following.startswith("-") and not _OPTION.fullmatch(following) and following != "--":
+            joined.append(f"{word}={rest.pop(0)}")
+        elif word in takes_value and following and not following.startswith("-"):
+            joined += [word, rest.pop(0)]
+        elif alone and word.startswith("-") and word != "-h" and not _OPTION.fullmatch(word):
+            joined.append(f"{alone}={word}")
+        else:
+            joined.append(word)
+    return joined
+
 
 def _parse(
     app: App, words: Sequence[str]
@@ -344,11 +385,16 @@ def _typed(cls: type[checking.Settings], given: Mapping[str, Any]) -> dict[str, 
     return layer
 
 
-def _left_over(verb: Verb, words: Sequence[str]) -> list[str]:
-    """What to say of words that belong to no option: an unknown option takes the word after it for its value."""
+def _flags(verb: Verb) -> list[str]:
+    """The options of a verb, as they are typed."""
     flags = [option.flag for option in checking.options(verb.settings)]
     flags += [_negative(option) for option in checking.options(verb.settings) if _has_negative(option)]
-    flags += ["--config", "--set", "--debug", "--help"]
+    return [*flags, "--config", "--set", "--debug", "--help"]
+
+
+def _left_over(verb: Verb, words: Sequence[str]) -> list[str]:
+    """What to say of words that belong to no option: an unknown option takes the word after it for its value."""
+    flags = _flags(verb)
     problems = []
     rest = list(words)
     while rest:
@@ -398,7 +444,10 @@ def _say(label: str, message: str) -> None:
     """Print a message to standard error: in colour and wrapped on a terminal, plain and unwrapped to a file or pipe."""
     text = f"{label}: {message}"
     if not sys.stderr.isatty():
-        print(text, file=sys.stderr)
+        try:
+            print(text, file=sys.stderr, flush=True)
+        except BrokenPipeError:  # nobody reads it
+            _reader_has_left()
         return
     from rich.console import Console
     from rich.text import Text
@@ -422,14 +471,24 @@ def _wrap(text: str, width: int) -> str:
 
 
 def _reader_has_left() -> bool:
-    """Whether nobody reads standard output any more (`| head`). If so, it is pointed at nothing, so that Python's own
-    flush at exit does not fail as well."""
+    """Whether nobody reads standard output or standard error any more (`| head`).
+
+    Such a stream is pointed at nothing, so that Python's own flush at exit does not fail as well. The system is asked:
+    what Python could not write it has dropped, and a second flush need not fail.
+    """
+    left = [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]
+    for stream in left:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return bool(left)
+
+
+def _is_unread(stream: TextIO) -> bool:
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        asked = select.poll()
+        asked.register(stream.fileno(), 0)  # errors are told without being asked for
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in asked.poll(0))
+    except (OSError, ValueError, AttributeError):  # no file behind it, as in a test; or no such call, as on Windows
+        return False
 
 
 def _stdout_is_null() -> bool:

@@ -20,13 +20,19 @@ class UserError(Exception):
     """
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
-        self.what, self.where, self.fix = what, where, fix
-        lines = [what]
-        if where:
-            lines.append(f"  where: {where}")
+        self.what, self.where = what, where
+        super().__init__()
+        self.advise(fix)
+
+    def advise(self, fix: str | None) -> None:
+        """Give another hint, or none."""
+        self.fix = fix
+        lines = [self.what]
+        if self.where:
+            lines.append(f"  where: {self.where}")
         if fix:
             lines.append(f"  do:    {fix}")
-        super().__init__("\n".join(lines))
+        self.args = ("\n".join(lines),)
 
 
 class SettingsError(UserError):

@@ -779,8 +779,12 @@ class GenerateSettings(ConversationOptions, MachineOptions, ScreenOptions, group
     output: Path | None = None
     """The file to write JSON lines to. Standard output where none is given."""
 
+    rejects: Path | None = None
+    """Where prompts that cannot be asked are listed with the reason. By default OUTPUT.rejects.jsonl; on standard
+    output they stop the reading."""
+
     id_field: str | None = None
-    """The field that names a record of the input. By default its place there."""
+    """The field that names a record of the input. By default one with a usual name, such as id, else its place."""
 
     raw: bool = False
     """Go on with the prompt as it stands, without a chat template."""
@@ -914,7 +918,8 @@ class PredictSettings(EncodingOptions, MachineOptions, ScreenOptions, group="Tex
     """The field that holds the second text of a pair. By default the one that the model was trained on."""
 
     id_field: str | None = None
-    """The field that names a record. By default its place in the input."""
+    """The field that names a record. By default the one of the training or one with a usual name, such as id, else its
+    place in the input."""
 
     calibrate: bool = True
     """Give probabilities under the temperature that was fitted on the validation examples."""

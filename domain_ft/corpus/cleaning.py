@@ -2,12 +2,22 @@
 
 Unicode is composed (NFC), line ends become `\\n`, control characters go, runs of spaces and of empty lines shrink.
 What carries meaning in some script stays: the ideographic space (U+3000), zero-width joiners, marks of direction.
+
+`Aligned` says where each character of a cleaned text comes from: what is found in it is reported in the text that the
+user gave.
 """
 
 from __future__ import annotations
 
+import functools
 import re
+import sys
 import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 # Line ends other than \n: \r\n, \r, vertical tab, form feed, next line, line and paragraph separators.
 _LINE_ENDS = re.compile("\r\n?|[\v\f\x85\u2028\u2029]")
@@ -20,6 +30,12 @@ _RUNS = re.compile("[ \t]{2,}")
 _TRAILING = re.compile("[ \t]+(?=\n)")
 _SEGMENT = 1_000_000  # characters
 _EMPTY_LINES = re.compile("\n{3,}")
+_MARGINS = re.compile(r"\A[ \t\n]+|[ \t\n]+\Z")
+
+# What is done to a text before Unicode is composed, and after it.
+_Step = tuple[re.Pattern[str], str]
+_BEFORE: tuple[_Step, ...] = ((_LINE_ENDS, "\n"), (_CONTROLS, ""), (_SURROGATES, "\ufffd"))
+_AFTER: tuple[_Step, ...] = ((_SPACES, " "), (_RUNS, " "), (_TRAILING, ""), (_EMPTY_LINES, "\n\n"), (_MARGINS, ""))
 
 
 def clean(text: str) -> str:
@@ -28,12 +44,99 @@ def clean(text: str) -> str:
     >>> clean("one\\r\\ntwo \\x07  three\\n\\n\\n\\nfour ")
     'one\\ntwo three\\n\\nfour'
     """
-    text = _LINE_ENDS.sub("\n", text)
-    text = _SURROGATES.sub("\ufffd", _CONTROLS.sub("", text))
-    text = _SPACES.sub(" ", unicodedata.normalize("NFC", text))
-    text = _RUNS.sub(" ", text)
-    text = _TRAILING.sub("", text)
-    return _EMPTY_LINES.sub("\n\n", text).strip(" \t\n")
+    for pattern, replacement in _BEFORE:
+        text = pattern.sub(replacement, text)
+    text = unicodedata.normalize("NFC", text)
+    for pattern, replacement in _AFTER:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+@dataclass(frozen=True, eq=False)
+class Aligned:
+    """A cleaned text, and where each of its characters comes from.
+
+    Attributes:
+        text: `clean` of the text that was given.
+        starts: (characters of `text`,) the first character of the given text that each one stands for.
+        ends: (characters of `text`,) the one after the last.
+    """
+
+    text: str
+    starts: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, given: str) -> Aligned:
+        """Clean a text as `clean` does, and keep account of every character."""
+        places = np.arange(len(given))
+        aligned = cls(given, places, places + 1)
+        for pattern, replacement in _BEFORE:
+            aligned = aligned._replaced((m.start(), m.end(), replacement) for m in pattern.finditer(aligned.text))
+        aligned = aligned._replaced(_composed(aligned.text))
+        for pattern, replacement in _AFTER:
+            aligned = aligned._replaced((m.start(), m.end(), replacement) for m in pattern.finditer(aligned.text))
+        return aligned
+
+    def given_span(self, start: int, end: int) -> tuple[int, int]:
+        """The characters of the given text that the characters `start` up to `end` of the cleaned one stand for.
+
+        What was left out at the edges of the span is not in it; what was left out within the span is.
+        """
+        if not 0 <= start < end <= len(self.text):
+            raise ValueError(f"[{start}, {end}) is no span of the {len(self.text)} cleaned characters")
+        return int(self.starts[start]), int(self.ends[end - 1])
+
+    def _replaced(self, changes: Iterable[tuple[int, int, str]]) -> Aligned:
+        """The text with each (start, end, replacement) made. Every new character stands for all that it replaces."""
+        texts: list[str] = []
+        starts: list[npt.NDArray[np.int64]] = []
+        ends: list[npt.NDArray[np.int64]] = []
+        kept = 0
+        for start, end, replacement in changes:
+            texts += [self.text[kept:start], replacement]
+            starts += [self.starts[kept:start], np.full(len(replacement), self.starts[start])]
+            ends += [self.ends[kept:start], np.full(len(replacement), self.ends[end - 1])]
+            kept = end
+        if not texts:
+            return self
+        text = "".join([*texts, self.text[kept:]])
+        return Aligned(text, np.concatenate([*starts, self.starts[kept:]]), np.concatenate([*ends, self.ends[kept:]]))
+
+
+def _composed(text: str) -> Iterator[tuple[int, int, str]]:
+    """The changes that make a text NFC: (start, end, composed), from one stable character up to the next.
+
+    A character is stable where what it decomposes to begins with a base that composes with nothing before it. So the
+    NFC of a text is that of its parts between stable characters, one after the other.
+    """
+    if unicodedata.is_normalized("NFC", text):
+        return
+    start = 0
+    for place in range(1, len(text) + 1):
+        if place < len(text) and not _is_stable(text[place]):
+            continue
+        composed = unicodedata.normalize("NFC", text[start:place])
+        if composed != text[start:place]:
+            yield start, place, composed
+        start = place
+
+
+@functools.cache
+def _is_stable(character: str) -> bool:
+    base = unicodedata.normalize("NFD", character)[0]
+    return unicodedata.combining(base) == 0 and base not in _seconds()
+
+
+@functools.cache
+def _seconds() -> frozenset[str]:
+    """The characters that compose with one before them: the second of each pair that Unicode has one character for."""
+    found = {chr(code) for code in (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))}  # of Hangul, by a rule
+    for code in range(sys.maxunicode + 1):
+        parts = unicodedata.decomposition(chr(code)).split()
+        if len(parts) == 2 and not parts[0].startswith("<"):
+            found.add(chr(int(parts[1], 16)))
+    return frozenset(found)
 
 
 def normalise(text: str) -> str:

@@ -59,7 +59,8 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
     rejected = result.get("rejected", 0)
     if rejected:
         records = "1 record was" if rejected == 1 else f"{rejected:,} records were"
-        told.append(f"{records} left out; rejects.jsonl says which and why")
+        listed = result.get("rejects")  # where the verb has a list of another name
+        told.append(f"{records} left out; {listed if isinstance(listed, str) else 'rejects.jsonl'} says which and why")
     fields = result.get("unread_fields") or {}
     if fields:
         counts = ", ".join(f"{name} ({count:,})" for name, count in list(fields.items())[:LISTED])

@@ -26,6 +26,7 @@ from typing import Any
 
 from domain_ft.errors import CheckpointError, SettingsError
 from domain_ft.evaluation.scores import Scores
+from domain_ft.files import refuse_unwritable
 from domain_ft.storage import write_atomic, write_json
 
 _NAMED = 3  # foreign files that a message names
@@ -49,13 +50,22 @@ class RunFolder:
             SettingsError: it holds something else, is no folder, cannot be written to, or there is nothing to resume.
         """
         run = cls(path)
-        held = run._held()
-        if resume:
-            run._check_unfinished(held)
-        else:
-            run._check_empty(held)
+        run.check(resume=resume)
         run._check_writable()
         return run
+
+    def check(self, *, resume: bool = False) -> None:
+        """Judge the folder as `create` does, and change nothing: for a run that is only planned.
+
+        Raises:
+            SettingsError: as `create`.
+        """
+        held = self._held()
+        if resume:
+            self._check_unfinished(held)
+        else:
+            self._check_empty(held)
+        refuse_unwritable(self.path, "--output")
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

@@ -375,6 +375,7 @@ def _write(job: Job, folder: RunFolder, report: AdaptReport) -> None:
 
 def _dry_run(settings: AdaptSettings) -> dict[str, Any]:
     """Check and prepare everything that `adapt` would, and say what it would do."""
+    RunFolder(output_folder(settings)).check(resume=settings.resume)
     machine = choose_machine(settings, sharding=settings.sharding)
     with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
         job = set_up(settings, machine, display)

@@ -23,9 +23,10 @@ from domain_ft.corpus.conversations.conversation import Turn
 from domain_ft.corpus.readers.base import decode
 from domain_ft.errors import UserError
 from domain_ft.models.generation import Generated
+from domain_ft.terminal_text import printable
 from domain_ft.verbs.speaker import Speaker
 from domain_ft.verbs.streams import bad_records
-from domain_ft.verbs.typewriter import Typewriter, printable
+from domain_ft.verbs.typewriter import Typewriter
 
 WIDEST = 100
 """Cells of a line at most: longer ones are hard to read."""
@@ -67,7 +68,7 @@ class AnswerScreen:
             self._stdout.flush()
             return answer
         if self._labelled:
-            self.console.print(Text(speaker.name, style="bold cyan"))
+            self.console.print(Text(printable(speaker.name), style="bold cyan"))
         indent = "  " if self._labelled else ""
         page = Typewriter(self._stdout, self.width, indent)
 
@@ -90,7 +91,7 @@ class AnswerScreen:
         table = Table(box=box.SIMPLE_HEAD, width=self.width, pad_edge=False, show_footer=True)
         for speaker, answer in zip(speakers, answers, strict=True):
             table.add_column(
-                Text(speaker.name, style="bold cyan"), Text(_measures(answer, speaker), style="dim"), ratio=1
+                Text(printable(speaker.name), style="bold cyan"), Text(_measures(answer, speaker), style="dim"), ratio=1
             )
         table.add_row(*(Text(printable(answer.text)) for answer in answers))
         self.console.print(table)
@@ -178,7 +179,7 @@ def _talk_in_terminal(speakers: Sequence[Speaker], system: str | None, stdout: T
         import readline  # noqa: F401  (what is typed can then be edited, and called back)
     for speaker in speakers:
         size = speaker.base.model.num_parameters() / 1e6
-        console.print(Text(speaker.name, style="bold cyan"), Text(f"{size:,.0f} M parameters", style="dim"))
+        console.print(Text(printable(speaker.name), style="bold cyan"), Text(f"{size:,.0f} M parameters", style="dim"))
     console.print(Text(f"{_HELP}\nctrl-C ends an answer, ctrl-D the conversation", style="dim"))
     for text in _typed(console):
         try:
@@ -187,7 +188,7 @@ def _talk_in_terminal(speakers: Sequence[Speaker], system: str | None, stdout: T
         except KeyboardInterrupt:
             console.print(Text("  stopped", style="dim"))
         except UserError as error:
-            console.print(Text(str(error), style="red"))
+            console.print(Text(printable(str(error)), style="red"))
     return talk.asked
 
 
@@ -205,7 +206,7 @@ def _take(line: str, talk: Talk) -> bool:
         talk.begin(rest.strip() or None)
         print(f"begun again {'with this' if rest else 'without a'} system turn", file=sys.stderr)
     else:
-        print(f"there is no command {word}: {_HELP}", file=sys.stderr)
+        print(f"there is no command {printable(word)}: {_HELP}", file=sys.stderr)
     return True
 
 

@@ -496,6 +496,7 @@ def _task_facts(job: Job, kept: Outcome) -> TaskFacts:
 def _dry_run(settings: ClassifySettings) -> dict[str, Any]:
     """Check and prepare everything that `classify` would, and say what it would do."""
     _check(settings)
+    RunFolder(output_folder(settings)).check(resume=settings.resume)
     machine = choose_machine(settings)
     with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
         job = set_up(settings, machine, display)

@@ -11,23 +11,38 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from domain_ft.corpus.conversations.conversation import Conversation, Turn
 from domain_ft.corpus.conversations.formats import FieldChoice
+from domain_ft.corpus.conversations.placeholders import Unfilled
 from domain_ft.corpus.conversations.reading import iterate_conversations
+from domain_ft.corpus.left_out import LeftOut, sentences
 from domain_ft.corpus.readers.base import BadRecords
 from domain_ft.errors import CorpusError, SettingsError
 from domain_ft.models.generation import Generated
 from domain_ft.settings import GenerateSettings
+from domain_ft.terminal_text import printable
+from domain_ft.training.loop import release_free_memory
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.chat import AnswerScreen, chat
 from domain_ft.verbs.machine import choose_machine
 from domain_ft.verbs.speaker import Speaker, trained_from
-from domain_ft.verbs.streams import Output, bad_records, check_streams, open_output, open_rejects, pass_over
+from domain_ft.verbs.streams import (
+    Output,
+    bad_records,
+    check_streams,
+    open_input,
+    open_output,
+    open_rejects,
+    pass_over,
+)
 
 _OF_DRAWS = ("temperature", "top_k", "top_p", "min_p")
+
+_ANSWER = frozenset({"id", "text", "tokens", "stopped", "seconds"})
+FORMS = tuple(_ANSWER | more for more in (set(), {"against"}, {"reference"}, {"against", "reference"}))
+"""The keys that a line of the output may have."""
 
 BATCHES = 4
 """Batches of prompts that are read at once, so that those of about equal lengths share one."""
@@ -44,7 +59,7 @@ def generate(settings: GenerateSettings, stdin: BinaryIO | None = None, stdout: 
         UserError: the model, the input or the output cannot be used. What is written stays, to be gone on with.
     """
     began = time.perf_counter()
-    _check(settings)
+    _check(settings, stdin)
     against = trained_from(settings.model) if settings.against == "base" else settings.against
     machine = choose_machine(settings)
     with ProgressDisplay(quiet=settings.quiet) as display:
@@ -71,21 +86,23 @@ def run(settings: GenerateSettings) -> dict[str, Any]:
     """The verb: generate, and for a file say on standard error how many prompts there were."""
     result = generate(settings)
     if settings.input is not None and not settings.quiet and not settings.json:
-        rejected = f", {result['rejected']:,} rejected" if result["rejected"] else ""
         where = f" in {settings.output}" if settings.output else ""
-        print(
-            f"{result['prompts']:,} prompts{where}{rejected}; of {result['answered']:,} answers written now "
+        told = [
+            f"{result['prompts']:,} prompts{where}; of {result['answered']:,} answers written now "
             f"{result['stopped']:,} ended by themselves",
-            file=sys.stderr,
-        )
+            *sentences(result),
+        ]
+        print(printable("\n".join(told)), file=sys.stderr)
     return result
 
 
-def _check(settings: GenerateSettings) -> None:
+def _check(settings: GenerateSettings, stdin: BinaryIO | None) -> None:
     if settings.input is not None:
-        check_streams(settings, "answers")
-    elif settings.output or settings.resume:
-        raise SettingsError("--output and --resume are for the answers to a file", fix="give the prompts as --input F")
+        check_streams(settings, "answers", stdin)
+    elif settings.output or settings.resume or settings.rejects:
+        raise SettingsError(
+            "--output, --rejects and --resume are for the answers to a file", fix="give the prompts as --input F"
+        )
     elif settings.prompt is None and settings.json:
         raise SettingsError("--json: a conversation has no result to print", fix="give --prompt TEXT or --input F")
     elif settings.prompt is None and settings.raw:
@@ -104,6 +121,10 @@ def _check(settings: GenerateSettings) -> None:
 def _answer_one(speakers: Sequence[Speaker], settings: GenerateSettings, stdout: TextIO) -> dict[str, Any]:
     """Answer --prompt, on the screen unless the result is printed as JSON."""
     assert settings.prompt is not None
+    unfilled = Unfilled()
+    unfilled.see([settings.prompt], "--prompt")
+    if told := unfilled.sentence():
+        ProgressDisplay(quiet=settings.quiet).warn(told)
     turns = [Turn("system", settings.system)] if settings.system else []
     turns.append(Turn("user", settings.prompt))
     prompts = [speaker.prompt(turns) for speaker in speakers]
@@ -131,12 +152,14 @@ class Question:
     """A prompt of a file.
 
     Attributes:
-        id: of its record.
+        id: names it in messages, and its draws.
+        key: of its record, as the record has it.
         prompts: as each speaker is to read it.
         reference: the answer that the file has, where it has one.
     """
 
     id: str
+    key: str | int | float
     prompts: tuple[str, ...]
     reference: str | None
 
@@ -145,35 +168,43 @@ def _answer_file(
     speakers: Sequence[Speaker], settings: GenerateSettings, stdin: BinaryIO | None, stdout: TextIO
 ) -> dict[str, Any]:
     """Answer every prompt of --input."""
+    left_out, unfilled = LeftOut(), Unfilled()
     counts = {"answered": 0, "tokens": 0, "stopped": 0}
     with ProgressDisplay(quiet=settings.quiet) as display, contextlib.ExitStack() as stack:
-        output = stack.enter_context(open_output(settings, stdout))
-        rejects = stack.enter_context(open_rejects(settings))
-        source = Path(str(settings.input)) if settings.input != "-" else stdin or sys.stdin.buffer
-        bad = bad_records(rejects, settings.encoding)
-        questions = _questions(
-            iterate_conversations(source, FieldChoice.of(settings), bad, answered=False), speakers, bad
-        )
-        pass_over(questions, output, settings)
+        rejects = stack.enter_context(open_rejects(settings, left_out))
+        output = stack.enter_context(open_output(settings, stdout, FORMS))
+        source = open_input(str(settings.input), stdin)
+        bad = bad_records(rejects, settings.encoding, "have such records listed: --rejects F")
+        conversations = iterate_conversations(source, FieldChoice.of(settings), bad, answered=False, left_out=left_out)
+        questions = _questions(conversations, speakers, bad, unfilled)
+        pass_over(questions, output, rejects, settings)
         while block := list(itertools.islice(questions, settings.batch_size * BATCHES)):
             for answer in _answer_block(speakers, block, output):
                 counts["answered"] += 1
                 counts["tokens"] += answer.tokens
                 counts["stopped"] += answer.stopped
             display.job("answering", output.done + counts["answered"], None)
+            release_free_memory()
+        if told := unfilled.sentence():
+            display.warn(told)
     return {
         "prompts": output.done + counts["answered"],
         "done_before": output.done,
-        "rejected": rejects.count if rejects else 0,
+        **left_out.to_result(),
+        "rejects": str(rejects.path) if rejects and left_out.records else None,
+        "unfilled_placeholders": unfilled.as_dict(),
         **counts,  # of this call
         "output": str(settings.output) if settings.output else None,
     }
 
 
 def _questions(
-    conversations: Iterator[Conversation], speakers: Sequence[Speaker], bad: BadRecords
+    conversations: Iterator[Conversation], speakers: Sequence[Speaker], bad: BadRecords, unfilled: Unfilled
 ) -> Iterator[Question]:
-    """What is asked in each conversation. Its last answer is the reference; one that cannot be asked is reported."""
+    """What is asked in each conversation. Its last answer is the reference; one that cannot be asked is reported.
+
+    Placeholders that were not filled go to `unfilled`; the prompts that have them are asked all the same.
+    """
     for conversation in conversations:
         turns, reference = conversation.turns, None
         if turns[-1].role == "assistant":
@@ -186,7 +217,9 @@ def _questions(
             reason = f"{error.where}: {error.what}" if error.where else error.what
             bad.add(reason, file=conversation.file, line=conversation.line, fix=error.fix)
             continue
-        yield Question(conversation.id, prompts, reference)
+        unfilled.see((turn.content for turn in turns), conversation.place)
+        key = conversation.id if conversation.key is None else conversation.key
+        yield Question(conversation.id, key, prompts, reference)
 
 
 def _answer_block(speakers: Sequence[Speaker], block: Sequence[Question], output: Output) -> list[Generated]:
@@ -197,7 +230,7 @@ def _answer_block(speakers: Sequence[Speaker], block: Sequence[Question], output
     ]
     output.write(
         {
-            "id": question.id,
+            "id": question.key,
             **_facts(own),
             **({} if question.reference is None else {"reference": question.reference}),
         }

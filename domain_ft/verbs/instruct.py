@@ -270,6 +270,7 @@ def _write(job: Job, folder: RunFolder, report: InstructReport) -> None:
 
 def _dry_run(settings: InstructSettings) -> dict[str, Any]:
     """Check and prepare everything that `instruct` would, and say what it would do."""
+    RunFolder(output_folder(settings)).check(resume=settings.resume)
     machine = choose_machine(settings, sharding=settings.sharding)
     with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
         job = set_up(settings, machine, display)

@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+from domain_ft.corpus.cleaning import Aligned
+from domain_ft.corpus.left_out import LeftOut, sentences
 from domain_ft.corpus.tasks.encoding import Encoder
-from domain_ft.corpus.tasks.examples import Example
+from domain_ft.corpus.tasks.examples import Input
 from domain_ft.corpus.tasks.fields import FieldNames
 from domain_ft.corpus.tasks.reading import iterate_inputs
 from domain_ft.corpus.tasks.rows import ExampleRows
@@ -24,14 +26,22 @@ from domain_ft.evaluation.predictions import probabilities
 from domain_ft.models.task_facts import TaskFacts
 from domain_ft.models.task_model import TaskModel, load_task_run
 from domain_ft.settings import PredictSettings
+from domain_ft.terminal_text import printable
+from domain_ft.training.loop import release_free_memory
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.machine import Machine, choose_machine
-from domain_ft.verbs.streams import bad_records, check_streams, open_output, open_rejects, pass_over
+from domain_ft.verbs.streams import bad_records, check_streams, open_input, open_output, open_rejects, pass_over
 
 BATCH = 512
 """Texts that are answered at once: enough that some have about equal lengths, few enough to be no weight."""
 
-Answer = Callable[[Sequence[Example]], Iterable[dict[str, Any]]]
+FORMS = {
+    "sequence": (frozenset({"id", "label", "probabilities"}), frozenset({"id", "labels", "probabilities"})),
+    "token": (frozenset({"id", "entities"}),),
+}
+"""The keys of a line, by the kind of task."""
+
+Answer = Callable[[Sequence[Input]], Iterable[dict[str, Any]]]
 """Gives the line of each text, in their order."""
 
 
@@ -46,32 +56,39 @@ def predict(settings: PredictSettings, stdin: BinaryIO | None = None, stdout: Te
         UserError: the run, the input or the output cannot be used. What is written stays, to be gone on with.
     """
     began = time.perf_counter()
-    check_streams(settings, "predictions")
+    check_streams(settings, "predictions", stdin)
+    left_out = LeftOut()
     machine = choose_machine(settings)
     with ProgressDisplay(quiet=settings.quiet) as display, contextlib.ExitStack() as stack:
         facts = TaskFacts.load(Path(settings.model))
         model = load_task_run(Path(settings.model), device=machine.device, dtype=machine.weights_dtype(facts.method))
         make = {"sequence": _classes, "token": _entities}[facts.kind]
         answer = make(model, facts, settings, machine)
-        output = stack.enter_context(open_output(settings, stdout or sys.stdout))
-        rejects = stack.enter_context(open_rejects(settings, settings.rejects))
-        source = Path(settings.input) if settings.input != "-" else stdin or sys.stdin.buffer
+        rejects = stack.enter_context(open_rejects(settings, left_out))
+        output = stack.enter_context(open_output(settings, stdout or sys.stdout, FORMS[facts.kind]))
         texts = iterate_inputs(
-            source, _fields(facts, settings), settings.id_field, bad_records(rejects, settings.encoding)
+            open_input(settings.input, stdin),
+            _fields(facts, settings),
+            settings.id_field,
+            bad_records(rejects, settings.encoding, "have such records listed: --rejects F"),
+            left_out,
+            text_required=settings.text_field is not None,
         )
-        pass_over(texts, output, settings)
+        pass_over(texts, output, rejects, settings)
         written = output.done
         while batch := list(itertools.islice(texts, BATCH)):
             output.write(answer(batch))
             written += len(batch)
             display.job("predicting", written, None)
+            release_free_memory()
     return {
         "command": "predict",
         "model": settings.model,
         "device": machine.device.type,
         "texts": written,
         "done_before": output.done,
-        "rejected": rejects.count if rejects else 0,
+        **left_out.to_result(),
+        "rejects": str(rejects.path) if rejects and left_out.records else None,
         "wall_seconds": time.perf_counter() - began,
         "output": str(settings.output) if settings.output else None,
     }
@@ -81,9 +98,9 @@ def run(settings: PredictSettings) -> dict[str, Any]:
     """The verb: predict, and say on standard error how many texts there were."""
     result = predict(settings)
     if not settings.quiet and not settings.json:
-        rejected = f", {result['rejected']:,} rejected" if result["rejected"] else ""
         where = f" in {settings.output}" if settings.output else ""
-        print(f"{result['texts']:,} texts{where}{rejected}", file=sys.stderr)
+        told = [f"{result['texts']:,} texts{where}", *sentences(result)]
+        print(printable("\n".join(told)), file=sys.stderr)
     return result
 
 
@@ -103,7 +120,7 @@ def _classes(model: TaskModel, facts: TaskFacts, settings: PredictSettings, mach
     names = model.labels.names
     encoder = Encoder.of(model.tokenizer, model.labels, max_length=facts.max_length, long_text=facts.long_text)
 
-    def answer(batch: Sequence[Example]) -> Iterator[dict[str, Any]]:
+    def answer(batch: Sequence[Input]) -> Iterator[dict[str, Any]]:
         rows = ExampleRows.of(encoder, batch)
         with machine.accelerator.autocast():
             logits = predict_logits(model, rows, tokens_per_pass=settings.tokens_per_pass)
@@ -116,17 +133,31 @@ def _classes(model: TaskModel, facts: TaskFacts, settings: PredictSettings, mach
                 }
             else:
                 said = {"label": names[max(range(len(own)), key=own.__getitem__)]}
-            yield {"id": example.id, **said, "probabilities": by_name}
+            yield {"id": example.key, **said, "probabilities": by_name}
 
     return answer
 
 
 def _entities(model: TaskModel, facts: TaskFacts, settings: PredictSettings, machine: Machine) -> Answer:
-    """Entities with their character offsets."""
+    """Entities with their character offsets in the text that was given, which may differ from what the model reads."""
     from domain_ft.evaluation.tagging import tag_texts
 
-    def answer(batch: Sequence[Example]) -> Iterator[dict[str, Any]]:
+    def answer(batch: Sequence[Input]) -> Iterator[dict[str, Any]]:
         with machine.accelerator.autocast():
-            yield from tag_texts(model, batch, tokens_per_pass=settings.tokens_per_pass, max_length=facts.max_length)
+            found = tag_texts(model, batch, tokens_per_pass=settings.tokens_per_pass, max_length=facts.max_length)
+            for text, line in zip(batch, found, strict=True):
+                yield {"id": text.key, "entities": _in_given(text, line["entities"])}
 
     return answer
+
+
+def _in_given(text: Input, entities: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Entities of the cleaned text as entities of the given one."""
+    if text.given == text.text or not entities:
+        return list(entities)
+    aligned = Aligned.of(text.given)
+    moved = []
+    for entity in entities:
+        start, end = aligned.given_span(entity["start"], entity["end"])
+        moved.append({**entity, "start": start, "end": end, "text": text.given[start:end]})
+    return moved

@@ -414,6 +414,7 @@ def _write(job: Job, folder: RunFolder, report: TagReport, outcomes: Sequence[Ou
 def _dry_run(settings: TagSettings) -> dict[str, Any]:
     """Check and prepare everything that `tag` would, and say what it would do."""
     check_options(settings)
+    RunFolder(output_folder(settings)).check(resume=settings.resume)
     machine = choose_machine(settings)
     with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
         job = set_up(settings, machine, display)

@@ -8,6 +8,8 @@ from typing import TextIO
 
 from rich.cells import cell_len
 
+from domain_ft.terminal_text import printable
+
 _JOINER = "\N{ZERO WIDTH JOINER}"
 _NEVER_FIRST = ("Pe", "Pf", "Po", "Lm", "Sk")  # closing brackets, stops, marks that lengthen or colour what they follow
 _NEVER_LAST = ("Ps", "Pi")  # opening brackets
@@ -31,9 +33,16 @@ class Typewriter:
         self._column: int | None = None  # cells written on this line; None before its indent
         self._space = ""
         self._word = ""
+        self._return = ""  # a carriage return whose line feed may come with the next text
 
     def write(self, text: str) -> None:
         """Take more text; what is whole of it appears at once."""
+        text = self._return + text
+        self._return = "\r" if text.endswith("\r") else ""
+        self._take(text.removesuffix("\r"))
+        self._file.flush()
+
+    def _take(self, text: str) -> None:
         for character in printable(text):
             if character == "\n":
                 self._put_word()
@@ -45,10 +54,11 @@ class Typewriter:
                 if self._word and not _joined(self._word[-1], character):
                     self._put_word()
                 self._word += character
-        self._file.flush()
 
     def end(self) -> None:
         """Write the last word and end its line."""
+        self._take(self._return)
+        self._return = ""
         self._put_word()
         if self._column is not None:
             self._break()
@@ -89,11 +99,6 @@ def _parts(word: str, room: int) -> Iterator[str]:
             part = ""
         part += character
     yield part
-
-
-def printable(text: str) -> str:
-    """Text without control characters, by which a model could move the cursor or colour what is not its own."""
-    return "".join(character for character in text if character in "\n\t" or unicodedata.category(character) != "Cc")
 
 
 def _joined(before: str, after: str) -> bool:

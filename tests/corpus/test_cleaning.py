@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain_ft.corpus.cleaning import clean, normalise
+from domain_ft.corpus.cleaning import Aligned, clean, normalise
 
 # Text of every kind, thick with what cleaning acts on.
 TEXTS = st.text(
@@ -80,3 +80,56 @@ def test_copies_that_differ_in_white_space_alone_are_the_same(text: str) -> None
 
 def test_case_and_width_make_no_difference() -> None:
     assert normalise("The  Licence\nＡＢＣ") == normalise("the licence abc")
+
+
+@given(TEXTS)
+def test_an_aligned_text_is_the_cleaned_one(text: str) -> None:
+    aligned = Aligned.of(text)
+    assert aligned.text == clean(text)
+    assert len(aligned.starts) == len(aligned.ends) == len(aligned.text)
+
+
+@given(TEXTS, st.data())
+def test_a_span_stands_for_what_was_given(text: str, data: st.DataObject) -> None:
+    """Cleaning what a span stands for gives the span, but for a character that composed with its neighbours."""
+    aligned = Aligned.of(text)
+    for place, character in enumerate(aligned.text):
+        start, end = aligned.given_span(place, place + 1)
+        assert 0 <= start < end <= len(text)
+        part = Aligned.of(f".{text[start:end]}.").text[1:-1]
+        assert character in part or character.isspace()
+    if aligned.text:
+        first = data.draw(st.integers(0, len(aligned.text) - 1))
+        last = data.draw(st.integers(first, len(aligned.text) - 1))
+        start, end = aligned.given_span(first, last + 1)
+        assert start == aligned.given_span(first, first + 1)[0]
+        assert end == aligned.given_span(last, last + 1)[1]
+    assert all(one <= other for one, other in zip(aligned.starts, aligned.starts[1:], strict=False))
+    assert all(one <= other for one, other in zip(aligned.ends, aligned.ends[1:], strict=False))
+
+
+WORDS = st.lists(
+    st.sampled_from(["fi\u0301n", "e\u0301", "\ufb01ne", "caf\u00e9", "가", "\u1112\u1161\u11ab", "x"]), min_size=1
+)
+GAPS = st.text(" \t\r\n\u00a0\u2003\u0007\ufeff", min_size=0, max_size=4)
+
+
+@given(WORDS, GAPS, st.data())
+def test_words_are_found_in_what_was_given(words: list[str], lead: str, data: st.DataObject) -> None:
+    """Each word is found at its own characters, whatever stands between: the map is exact, not near."""
+    text, places = lead, []
+    for word in words:
+        places.append((len(text), len(text) + len(word)))
+        text += word + " " + data.draw(GAPS)
+    aligned = Aligned.of(text)
+    at = 0
+    for word, place in zip(words, places, strict=True):
+        cleaned = clean(word)
+        at = aligned.text.index(cleaned, at)
+        assert aligned.given_span(at, at + len(cleaned)) == place
+        at += len(cleaned)
+
+
+def test_a_span_outside_of_the_text_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="no span"):
+        Aligned.of("  a  ").given_span(0, 2)

@@ -154,3 +154,31 @@ def test_scores_have_a_place_of_their_own(run: RunFolder) -> None:
     path.parent.touch()
     with pytest.raises(CheckpointError, match="scores"):
         run.write_scores(run.scores("after", "control"), scores)
+
+
+def test_a_folder_is_judged_without_being_made(tmp_path: Path) -> None:
+    """As a dry run does."""
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("kept")
+    RunFolder(tmp_path / "new" / "deep").check()
+    for path, said in (("file", "is a file"), ("file/below", "stands under one"), ("full", "holds no run of ours")):
+        with pytest.raises(SettingsError, match=said):
+            RunFolder(tmp_path / path).check()
+    with pytest.raises(SettingsError, match="nothing to resume"):
+        RunFolder(tmp_path / "new").check(resume=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full"]
+
+
+@pytest.mark.parametrize("verb", ["adapt", "classify", "tag", "instruct"])
+def test_every_dry_run_judges_its_output_first(verb: str, tmp_path: Path) -> None:
+    import importlib
+
+    from domain_ft import settings
+
+    (tmp_path / "mine.txt").write_text("kept")
+    data = {"adapt": "corpus", "classify": "train", "tag": "train", "instruct": "data"}[verb]
+    kind = getattr(settings, f"{verb.capitalize()}Settings")
+    asked = kind(**{data: "nowhere.jsonl", "model": "nowhere", "output": tmp_path, "dry_run": True, "quiet": True})
+    with pytest.raises(SettingsError, match="is not empty"):
+        importlib.import_module(f"domain_ft.verbs.{verb}").run(asked)

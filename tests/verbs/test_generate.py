@@ -29,6 +29,7 @@ from domain_ft.models.generation import generate as answers_of
 from domain_ft.models.lora import LoraConfig, apply_lora
 from domain_ft.models.peft_format import save_adapter
 from domain_ft.settings import GenerateSettings
+from domain_ft.terminal_text import printable
 from domain_ft.verbs import generate as generate_verb
 from domain_ft.verbs import speaker as speaker_module
 from domain_ft.verbs.generate import generate
@@ -252,6 +253,36 @@ def test_what_cannot_be_asked_is_rejected_with_its_line(model: Path, tmp_path: P
         generate(asked(model, input=str(source)), stdout=io.StringIO())
 
 
+def test_ids_and_unread_fields_of_prompts(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"id": 7, "prompt": "Why?", "topic": "x"}, {"id": "b", "prompt": "Dear {{name}}, who?"}, {"prompt": "Who?"}]
+    source = tmp_path / "prompts.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    result = generate_verb.run(asked(model, input=str(source), output=tmp_path / "out.jsonl", quiet=False))
+    assert [line["id"] for line in lines(tmp_path / "out.jsonl")] == [7, "b", "prompts.jsonl:3"]
+    assert result["unread_fields"] == {"topic": 1}
+    assert result["unfilled_placeholders"] == {"records": 1, "first": "prompts.jsonl, line 2", "example": "{{name}}"}
+    told = " ".join(capsys.readouterr().err.split())
+    assert "topic (1)" in told
+    assert "the first {{name}} in prompts.jsonl, line 2" in told
+
+
+def test_a_prompt_with_a_placeholder_is_warned_of(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for prompt, warned in (("Dear {{ name }}, why?", True), ("{% raw %} {{ 1 + 1 }} {name}", False)):
+        generate(asked(model, prompt=prompt, quiet=False), stdout=io.StringIO())
+        assert ("not filled" in " ".join(capsys.readouterr().err.split())) == warned
+
+
+def test_no_file_of_the_user_is_written_to(model: Path, tmp_path: Path) -> None:
+    source = prompts_file(tmp_path / "prompts.jsonl")
+    before = source.read_bytes()
+    for changes in ({"rejects": source}, {"output": source, "resume": True}):
+        with pytest.raises(SettingsError, match="are the same file"):
+            generate(asked(model, input=str(source), **changes), stdout=io.StringIO())
+    with pytest.raises(SettingsError, match="are for the answers to a file"):
+        generate(asked(model, prompt="Why?", rejects=source), stdout=io.StringIO())
+    assert source.read_bytes() == before
+
+
 # --- A conversation ---------------------------------------------------------------------------------------------------
 
 
@@ -417,7 +448,7 @@ def test_lines_are_broken_within_the_width(text: str, cuts: list[int], width: in
     assert whole == typed(text, [], width)  # however it comes
     assert all(cell_len(line) <= width for line in whole.split("\n"))
     kept = [character for character in whole if not character.isspace()]
-    assert kept == [c for c in text if not c.isspace() and not ("\x00" <= c < " " or "\x7f" <= c < "\xa0")]
+    assert kept == [character for character in printable(text) if not character.isspace()]
 
 
 def test_words_are_kept_whole() -> None:
@@ -431,7 +462,8 @@ def test_japanese_is_broken_between_characters_and_not_before_a_full_stop() -> N
 
 
 def test_a_model_cannot_steer_the_terminal() -> None:
-    assert typed("a\x1b[2Jb\x07\rc", [], 40) == "  a[2Jbc\n"
+    assert typed("a\x1b[2Jb\x07\rc", [], 40) == "  a\\x1b[2Jb\\x07\\x0dc\n"
+    assert typed("a\r\nb", [2], 40) == "  a\n  b\n"
 
 
 # --- What is refused --------------------------------------------------------------------------------------------------

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import threading
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +120,111 @@ def test_what_does_not_fit_is_refused(finished: Path, tmp_path: Path) -> None:
         predict(asked(finished, input="nowhere.jsonl"))
     with pytest.raises(ModelError, match="not the folder of a finished run"):
         predict(asked(tmp_path, input=str(texts)))
+
+
+def predicted(model: Path, rows: list[dict[str, Any]], **changes: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The result, and the lines, of records on standard input."""
+    text = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    out = io.StringIO()
+    result = predict(asked(model, **changes), stdin=io.BufferedReader(io.BytesIO(text)), stdout=out)  # type: ignore[arg-type]
+    return result, [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+def test_ids_are_kept_as_they_are_given(finished: Path, tmp_path: Path) -> None:
+    text = "the court shall decide"
+    for field in ("id", "ID", "doc_id", "uid"):
+        _, found = predicted(finished, [{field: key, "text": text} for key in (7, "7", " a ", 1.5)])
+        assert [line["id"] for line in found] == [7, "7", " a ", 1.5]
+    _, found = predicted(finished, [{"id": None, "text": text}, {"text": text}, {"id": [1], "text": text}])
+    assert [line["id"] for line in found] == [f"standard input:{number}" for number in (1, 2, 3)]
+    _, found = predicted(finished, [{"id": 7, "name": "a", "text": text}], id_field="name")
+    assert [line["id"] for line in found] == ["a"]
+    with pytest.raises(RecordError, match="the field is missing"):
+        predicted(finished, [{"id": 7, "text": text}], id_field="name")
+    texts = write_jsonl(tmp_path / "texts.jsonl", [{"id": number, "text": text} for number in range(4)])
+    output = tmp_path / "out.jsonl"
+    predict(asked(finished, input=str(texts), output=output))
+    whole = output.read_bytes()
+    output.write_bytes(whole[: len(whole) // 2])
+    predict(asked(finished, input=str(texts), output=output, resume=True))
+    assert [line["id"] for line in lines(output)] == [0, 1, 2, 3]
+
+
+def test_fields_that_are_not_read_are_counted_and_said(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"id": 1, "text": "the court", "source": "x", "label": "ruling"}
+    result, _ = predicted(finished, [row, {**row, "note": ""}, {"text": "bones", "source": "y"}])
+    assert result["unread_fields"] == {"source": 3, "label": 2}
+    table = write_csv(tmp_path / "texts.csv", [row, row])
+    result = predict_verb.run(asked(finished, input=str(table), output=tmp_path / "out", quiet=False))
+    assert result["unread_fields"] == {"source": 2, "label": 2}
+    assert "source (2), label (2)" in capsys.readouterr().err
+
+
+def test_rejects_are_counted_and_said(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = tmp_path / "texts.csv"
+    texts.write_text('id,text\n1,the court\n2,"an unclosed quotation\n3,bones\n', encoding="utf-8")
+    listed = tmp_path / "left.jsonl"
+    result = predict_verb.run(asked(finished, input=str(texts), output=tmp_path / "out", rejects=listed, quiet=False))
+    assert result["texts"] == 1
+    assert result["rejected"] == len(lines(listed)) >= 1
+    assert result["rejects"] == str(listed)
+    assert f"left out; {listed} says which and why" in capsys.readouterr().err
+
+
+def test_a_text_field_that_is_named_is_the_one_that_is_read(finished: Path) -> None:
+    rows = [{"text": "the court", "body": "bones"}]
+    with pytest.raises(RecordError, match=r'field "bdoy"|bdoy'):
+        predicted(finished, rows, text_field="bdoy")
+    assert predicted(finished, rows, text_field="body")[0]["unread_fields"] == {"text": 1}
+
+
+def test_memory_does_not_depend_on_the_number_of_texts(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Python holds is the same after many batches as after few, and what the C library has freed is given back.
+
+    The C library is asked after each batch: passes differ in size, so its heap frays, and only that grew.
+    """
+    released: list[int] = []
+    monkeypatch.setattr(predict_verb, "BATCH", 16)
+    monkeypatch.setattr(
+        predict_verb, "release_free_memory", lambda: released.append(tracemalloc.get_traced_memory()[0])
+    )
+
+    class Nowhere(io.StringIO):
+        def write(self, text: str) -> int:
+            return len(text)
+
+    source = io.BytesIO(b"".join(b"the court shall decide number %d\n" % number for number in range(16 * 24)))
+    tracemalloc.start()
+    try:
+        predict(asked(finished), stdin=source, stdout=Nowhere())
+    finally:
+        tracemalloc.stop()
+    assert len(released) == 24
+    assert released[-1] - released[7] < 50_000  # bytes, in 16 batches
+
+
+def test_a_named_pipe_is_predicted(finished: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(b'{"id": 3, "text": "the court"}\n',))
+    writer.start()
+    out = io.StringIO()
+    predict(asked(finished, input=str(pipe)), stdout=out)
+    writer.join()
+    assert json.loads(out.getvalue())["id"] == 3
+
+
+def test_nothing_is_read_or_written_before_files_are_known(finished: Path, tmp_path: Path) -> None:
+    texts = write_jsonl(tmp_path / "texts.jsonl", records(3))
+    before = texts.read_bytes()
+    for changes in (
+        {"rejects": texts},
+        {"output": texts, "resume": True},
+        {"output": tmp_path / "o", "rejects": texts},
+    ):
+        with pytest.raises(SettingsError, match="are the same file"):
+            predict(asked(finished, input=str(texts), **changes), stdout=io.StringIO())
+    assert texts.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["texts.jsonl"]

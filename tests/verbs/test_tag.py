@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
 from tiny_models import save_tiny
 from transformers import AutoModelForTokenClassification, pipeline
 
+from domain_ft.corpus.cleaning import clean
 from domain_ft.corpus.tasks.examples import Example
 from domain_ft.errors import CorpusError, RecordError, SettingsError
 from domain_ft.evaluation import tagging
@@ -170,6 +175,60 @@ def test_predict_gives_entities_in_the_order_of_the_input(finished: TagRun, tmp_
         assert [(e["start"], e["end"], e["label"]) for e in line["entities"]] == [
             (e["start"], e["end"], e["label"]) for e in other["entities"]
         ]
+
+
+MESSY = st.text(" \t\r\n\u00a0\u3000\u0007\u200b\ufeff\u0301", max_size=4)
+PIECES = (
+    "the licensee",
+    "short  stature",
+    "d\u0301elayed",
+    "bones",
+    "\ufb01nding",
+    "licensor",
+    "e\u0301tude",
+    "한",
+    "👩\u200d⚕️",
+)
+
+
+@settings_of_hypothesis(max_examples=25, deadline=None)
+@given(
+    st.lists(st.tuples(MESSY, st.sampled_from(PIECES)), min_size=1, max_size=6), st.sampled_from(["\n", "\r\n", "  "])
+)
+def test_predicted_positions_are_those_of_the_text_that_was_given(
+    finished: TagRun, parts: list[tuple[str, str]], between: str
+) -> None:
+    """Whatever cleaning changes, input[start:end] is the entity, and the one that the cleaned text has."""
+    text = between.join(gap + piece for gap, piece in parts) + between
+    (line,) = predicted(finished, [{"text": text}])
+    (cleaned,) = tag_texts(finished.model, [Example("x", clean(text), ())])
+    assert [entity["label"] for entity in line["entities"]] == [entity["label"] for entity in cleaned["entities"]]
+    for entity, other in zip(line["entities"], cleaned["entities"], strict=True):
+        assert text[entity["start"] : entity["end"]] == entity["text"]
+        assert clean(entity["text"]) == clean(other["text"])
+
+
+def test_positions_in_texts_that_cleaning_changes(finished: TagRun) -> None:
+    for text, entity in (
+        ("  the  licensee of bones", "licensee"),
+        ("\ufeffbones\r\n\r\n\r\n\r\nof the licensor", "licensor"),
+        ("bones\x07 of short \t stature", "short \t stature"),
+        ("e\u0301 e\u0301 of the li\x00censee", "li\x00censee"),
+        ("the licensee", "licensee"),
+    ):
+        (line,) = predicted(finished, [{"text": text}])
+        found = [(e["start"], e["end"], e["text"]) for e in line["entities"]]
+        assert (text.index(entity), text.index(entity) + len(entity), entity) in found
+        assert all(text[start:end] == said for start, end, said in found)
+
+
+def predicted(finished: TagRun, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines that `predict` writes of records on standard input."""
+    lines = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    asked = PredictSettings(model=str(finished.folder), input="-", device="cpu", dtype="float32", quiet=True)
+    out = io.StringIO()
+    predict(asked, stdin=io.BufferedReader(io.BytesIO(lines)), stdout=out)  # type: ignore[arg-type]
+    return [json.loads(line) for line in out.getvalue().splitlines()]
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,7 @@ class Conversation:
         turns: in their order.
         tools: the tools that the assistant may call, as OpenAI writes them.
         group: what conversations of one source share, where the file says it.
+        key: the record's id as it has it, a number too, where a field names it; else `id`.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Conversation:
     turns: tuple[Turn, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
     group: str | None = None
+    key: str | int | float | None = None
 
     @property
     def messages(self) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ qa        a question and an answer, in fields that are named or have usual names
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -18,7 +18,7 @@ from domain_ft.corpus.conversations.messages import Fault, Faults, Placed, check
 from domain_ft.corpus.readers.base import RawRecord, field_names, kind_of
 from domain_ft.errors import nearest
 
-__all__ = ["FORMATS", "Fault", "FieldChoice", "Format", "Parsed", "parse", "recognise", "to_chat"]
+__all__ = ["FORMATS", "Fault", "FieldChoice", "Format", "Parsed", "parse", "read_fields", "recognise", "to_chat"]
 
 Format = Literal["chat", "alpaca", "prompt", "sharegpt", "qa"]
 
@@ -240,6 +240,28 @@ def qa_fields(fields: Mapping[str, Any], choice: FieldChoice) -> tuple[Sequence[
             return prompts or (usual_prompt,), answer or usual_answer
     alone = next((name for name in _PROMPTS if name in fields and name != answer), _PAIRS[0][0])
     return prompts or (alone,), answer or _PAIRS[0][1]
+
+
+def read_fields(fields: Mapping[str, Any], format: Format, choice: FieldChoice) -> frozenset[str]:
+    """The fields of a record of this format that `parse` reads."""
+    there = {name for name, value in fields.items() if value is not None}
+    named = {name for name in (choice.id_field, choice.group_field) if name}
+    if format == "chat":
+        return frozenset({"messages", "tools", *named})
+    named.add("system")
+    if format == "sharegpt":
+        return frozenset({*_first(_CONVERSATIONS, there), "tools", *named})
+    if format == "prompt":
+        return frozenset({"prompt", "completion", *named})
+    if format == "alpaca":
+        return frozenset({"instruction", *_first(_INPUT, there), *_first(_OUTPUT, there), *named})
+    prompts, answer = qa_fields({name: fields[name] for name in there}, choice)
+    return frozenset({*prompts, answer, *named})
+
+
+def _first(names: Sequence[str], there: Collection[str]) -> list[str]:
+    """The first of the names that is there, in a list; an empty one where none is."""
+    return [name for name in names if name in there][:1]
 
 
 def _pair(asked: str | None, answer: str | None) -> list[Turn]:

@@ -8,6 +8,7 @@ They are kept in memory: some 100,000 of them take a few hundred megabytes.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -22,11 +23,20 @@ import numpy as np
 from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.cleaning import normalise
 from domain_ft.corpus.conversations.conversation import Conversation
-from domain_ft.corpus.conversations.formats import FORMATS, FieldChoice, Format, parse, recognise, to_chat
+from domain_ft.corpus.conversations.formats import (
+    FORMATS,
+    FieldChoice,
+    Format,
+    parse,
+    read_fields,
+    recognise,
+    to_chat,
+)
 from domain_ft.corpus.conversations.messages import Fault
 from domain_ft.corpus.corpus import hub_revision
 from domain_ft.corpus.duplicates import FAMILY, NEAR
-from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, RawRecord, Reject
+from domain_ft.corpus.left_out import LeftOut
+from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, RawRecord, Reject, as_id, usual_id
 from domain_ft.corpus.readers.files import ending, stem
 from domain_ft.corpus.readers.packing import PACKED
 from domain_ft.corpus.recipes import Source
@@ -92,7 +102,12 @@ class ConversationData:
 
 
 def iterate_conversations(
-    spec: Path | BinaryIO, choice: FieldChoice, bad: BadRecords, *, answered: bool = True
+    spec: Path | BinaryIO,
+    choice: FieldChoice,
+    bad: BadRecords,
+    *,
+    answered: bool = True,
+    left_out: LeftOut | None = None,
 ) -> Iterator[Conversation]:
     """The conversations of a file or stream, one at a time, in its order: memory stays flat.
 
@@ -101,14 +116,16 @@ def iterate_conversations(
         choice: the form of the records; found by the first of them where it is left open.
         bad: told of each record that cannot be used.
         answered: whether each has to have an answer to learn. Without, the last turn may be the user's, and a file with
-            another ending, or a stream that does not begin with {, is read as text with a prompt a line.
+            another ending, or a stream that does not begin with {, is read as text with a prompt a line. A field with a
+            usual name of ids is then the `key` of each, where no other is chosen.
+        left_out: counts the fields that nothing reads.
 
     Raises:
         CorpusError: no such file, or it is not clear what the records are; RecordError where `bad` stops.
     """
     if isinstance(spec, Path) and answered:
         _check_ending(spec)
-    reading = _Reading(choice, bad, answered)
+    reading = _Reading(choice, bad, answered, left_out)
     for record, name in input_records(spec, bad):
         conversation = reading.conversation(record, name)
         if conversation is not None:
@@ -166,8 +183,10 @@ def open_conversations(
 class _Reading:
     """The records of one source on their way to conversations: one format for all of them."""
 
-    def __init__(self, choice: FieldChoice, bad: BadRecords, answered: bool = True) -> None:
-        self.choice, self.bad, self.answered = choice, bad, answered
+    def __init__(
+        self, choice: FieldChoice, bad: BadRecords, answered: bool = True, left_out: LeftOut | None = None
+    ) -> None:
+        self.choice, self.bad, self.answered, self.left_out = choice, bad, answered, left_out
         self.format: Format | None = None
         self.warnings: dict[str, list[Fault]] = defaultdict(list)
 
@@ -186,7 +205,15 @@ class _Reading:
             more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
             fix = f"`domain-ft data check {name}` lists all that is wrong"
             self.bad.add(errors[0].message + more, file=name, line=record.line, field=errors[0].field, fix=fix)
-        return parsed.conversation
+        id_field = self.choice.id_field or (None if self.answered else usual_id(record.fields))
+        if self.left_out is not None:
+            absent = [field for field, value in record.fields.items() if value is None or value == ""]
+            read = read_fields(record.fields, self.format, self.choice).union(absent, [id_field] if id_field else [])
+            self.left_out.see_fields(record.fields, read)
+        if parsed.conversation is None:
+            return None
+        key = as_id(record.fields.get(id_field)) if id_field else None
+        return dataclasses.replace(parsed.conversation, key=parsed.conversation.id if key is None else key)
 
 
 def _unrecognised(record: RawRecord, name: str) -> CorpusError:

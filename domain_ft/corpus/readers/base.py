@@ -8,6 +8,7 @@ import contextlib
 import csv
 import io
 import itertools
+import math
 import statistics
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -107,16 +108,28 @@ class BadRecords:
     """How records are read, and what becomes of one that cannot be: `stop` raises a RecordError, `skip` hands a Reject
     to `sink`.
 
-    Attributes:
+    Args:
+        policy: stop or skip.
+        sink: told of each record that is left out.
         encoding: what the files are written in; None for UTF-8. Files that say it themselves (Parquet, HTML with a
             declaration, PDF) are read as they say.
+        advice: how the verb leaves such records out, for the message; None where it cannot.
+
+    Attributes:
         seen: what the readers noticed.
         path: the file that is being read; what can be said of an undecodable byte takes a look at it.
         explains: whether the reason of the next undecodable record is to say which encodings decode the file.
     """
 
-    def __init__(self, policy: OnBadRecord, sink: Callable[[Reject], None], encoding: str | None = None) -> None:
-        self.policy, self.sink, self.encoding = policy, sink, encoding
+    def __init__(
+        self,
+        policy: OnBadRecord,
+        sink: Callable[[Reject], None],
+        encoding: str | None = None,
+        *,
+        advice: str | None = "leave such records out: --on-bad-record skip",
+    ) -> None:
+        self.policy, self.sink, self.encoding, self.advice = policy, sink, encoding, advice
         self.seen = Seen()
         self.path: Path | None = None
         self.explains = False
@@ -129,7 +142,7 @@ class BadRecords:
             self.sink(Reject(file, line, field, reason))
             return
         where = file + (f", line {line}" if line is not None else "") + (f', field "{field}"' if field else "")
-        mend = (f"{fix}; " if fix else "mend it; ") + "or leave such records out: --on-bad-record skip"
+        mend = (fix or "fix it") + (f"; or {self.advice}" if self.advice else "")
         raise RecordError(reason, where=where, fix=mend)
 
     def leave_out(self, reason: str, *, file: str, line: int | None = None, field: str | None = None) -> None:
@@ -415,6 +428,27 @@ def looked_at(
     if stopped is not None:
         raise stopped
     yield from records
+
+
+ID_NAMES = ("id", "_id", "uid", "uuid", "guid", "doc_id", "document_id", "record_id", "example_id", "sample_id", "idx")
+"""What the field that names a record is usually called, in any case; the likeliest first."""
+
+
+def usual_id(fields: Iterable[str]) -> str | None:
+    """The field that has a usual name of ids, None where there is none.
+
+    >>> usual_id(["text", "ID"])
+    'ID'
+    """
+    by_name = {str(field).lower(): field for field in fields}
+    return next((by_name[name] for name in ID_NAMES if name in by_name), None)
+
+
+def as_id(value: Any) -> str | int | float | None:
+    """A value as an id, unchanged; None where it names nothing: null, an empty text, NaN, a list or an object."""
+    if isinstance(value, str | int | float) and value != "" and value == value and value not in (math.inf, -math.inf):
+        return value
+    return None
 
 
 def fields_of(records: Sequence[RawRecord]) -> dict[str, Holds]:

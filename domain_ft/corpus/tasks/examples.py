@@ -38,6 +38,20 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Input(Example):
+    """A text that is to be predicted: an example without labels, with what its record has before cleaning.
+
+    Attributes:
+        given: the text as the user gave it; several fields are joined by a blank line. What is found in `text` is
+            reported in this one.
+        key: the record's id as it has it, a number too; or `file:line`.
+    """
+
+    given: str = ""
+    key: str | int | float = ""
+
+
+@dataclass(frozen=True)
 class Labels:
     """The classes of a task.
 

@@ -18,15 +18,17 @@ from domain_ft.corpus.readers.base import (
     BadRecords,
     RawRecord,
     TextField,
+    as_id,
     field_names,
     fields_of,
     join_names,
     kind_of,
     listed,
     shown,
+    usual_id,
 )
 from domain_ft.corpus.readers.choosing import what_fields_hold
-from domain_ft.corpus.tasks.examples import Example
+from domain_ft.corpus.tasks.examples import Example, Input
 from domain_ft.corpus.tasks.labels import LabelForm, LabelProblem, LabelRules, LabelSurvey
 from domain_ft.errors import CorpusError, nearest
 
@@ -66,6 +68,8 @@ class ExampleFields:
         classes: the names that numbers stand for, by field, as the data sets of a hub and Parquet files have them.
         rules: what the user said of how labels are written.
         known: classes that are known already: those of the training examples.
+        required: of records to be predicted, which of "text" and "id" the user named: these fields have to be there.
+            Where they need not, other fields with usual names serve, and a record without an id is named by its place.
 
     Attributes:
         names: the fields, all found once a record was read.
@@ -85,6 +89,7 @@ class ExampleFields:
         classes: Mapping[str, Sequence[str]] | None = None,
         rules: LabelRules | None = None,
         known: Collection[str] = (),
+        required: Collection[str] = (),
     ) -> None:
         self.names, self.labelled, self.several = names, labelled, several
         self.classes = classes or {}
@@ -92,6 +97,7 @@ class ExampleFields:
         self.form = LabelForm(separator=self.rules.label_separator, literal=self.rules.label_kind == "names")
         self.left_out = LeftOut()
         self._absent: tuple[str, ...] = ()  # columns of a file that are not read, and so are not in its records
+        self.required = frozenset(required)
         self.kinds: Counter[str] = Counter()
         self.unread: str | None = None
         self._settled = False
@@ -103,6 +109,12 @@ class ExampleFields:
         """The fields of the label: one, or several columns of 0 and 1."""
         return field_names(self.names.label)
 
+    @property
+    def read(self) -> frozenset[str]:
+        """The fields that are read, once a record was."""
+        names = (*self._text.names, *self._pair.names, *self.label_columns, self.names.id, self.names.group)
+        return frozenset(name for name in names if name)
+
     def columns(self, file: str) -> Callable[[Mapping[str, int]], list[str]]:
         """What chooses the columns of a file that has a header; it raises CorpusError where one is missing."""
 
@@ -111,7 +123,7 @@ class ExampleFields:
             wanted = [*self._text.names, *self._pair.names]
             if self.labelled:
                 wanted += [*self.label_columns, *([self.names.group] if self.names.group else [])]
-            if self.names.id and (self.labelled or self.names.id in fields):
+            if self.names.id and (self.labelled or "id" in self.required or self.names.id in fields):
                 wanted.append(self.names.id)
             for field in wanted:
                 if field not in fields:
@@ -131,7 +143,7 @@ class ExampleFields:
         text, pair = self._text.of(fields, bad, record.line), None
         if text is None:
             return None
-        text = clean(text)
+        given, text = text, clean(text)
         if not text:
             fix = "leave the record out or give it a text"
             bad.add("the text is empty", file=file, line=record.line, field=self.names.text, fix=fix)
@@ -141,9 +153,12 @@ class ExampleFields:
             if pair is None:
                 return None
             pair = clean(pair)
+        if not self.labelled:
+            key = self._key(record, file, bad)
+            return None if key is None else Input(str(key), text, (), pair, "", file, record.line, given, key)
         name = self._name(record, file, bad)
-        if name is None or not self.labelled:
-            return None if name is None else Example(name, text, (), pair, "", file, record.line)
+        if name is None:
+            return None
         labels = self._labels(record, file, bad)
         group = "" if labels is None or not self.names.group else self._plain(record, self.names.group, file, bad)
         return None if labels is None or group is None else Example(name, text, labels, pair, group, file, record.line)
@@ -154,10 +169,9 @@ class ExampleFields:
 
     def unread_in(self, record: RawRecord) -> list[str]:
         """The fields of a record that hold something and are not read."""
-        known = (*self._text.names, *self._pair.names, *self.label_columns, self.names.id, self.names.group)
         held = [str(name) for name, value in record.fields.items() if value is not None and value != ""]
         absent = [name for name in self._absent if name not in record.fields]
-        return [name for name in (*held, *absent) if name not in known]
+        return [name for name in (*held, *absent) if name not in self.read]
 
     def look(self, records: Sequence[RawRecord], file: str) -> None:
         """Find the fields that were not named by the first records of a file."""
@@ -177,8 +191,10 @@ class ExampleFields:
                 raise CorpusError(what, where=file, fix=fix)
         if label is not None and label in fields:
             label = join_names([label])  # a name with a comma is one name
-        if not self.labelled and not set(self._text.names) <= set(fields):
+        if not self.labelled and "text" not in self.required and not set(self._text.names) <= set(fields):
             self._text.names = ()  # what is to be predicted may call its text by another name than the training did
+        if not self.labelled and "id" not in self.required and self.names.id not in fields:
+            self.names = replace(self.names, id=usual_id(fields))
         taken = {*field_names(label), *self._pair.names, self.names.id, self.names.group}
         text = self._text.settle({name: 0 if name in taken else holds for name, holds in fields.items()})
         if self.names.pair:
@@ -282,11 +298,22 @@ class ExampleFields:
 
     def _name(self, record: RawRecord, file: str, bad: BadRecords) -> str | None:
         field = self.names.id
-        if field and (self.labelled or field in record.fields):
+        if field:
             return self._plain(record, field, file, bad)
         if record.key is not None:
             return clean(record.key)
         return f"{file}:{record.line}"
+
+    def _key(self, record: RawRecord, file: str, bad: BadRecords) -> str | int | float | None:
+        """The id of a record to be predicted, as the record has it; None where it has none and one is required."""
+        field = self.names.id
+        key = as_id(record.fields.get(field)) if field else None
+        if key is None and "id" in self.required:
+            reason = "the field is missing" if field not in record.fields else "the field holds no name"
+            fix = "name the right one with --id-field, or leave that out: records are then named by their place"
+            bad.add(f"{reason}, where a name is wanted", file=file, line=record.line, field=field, fix=fix)
+            return None
+        return key if key is not None else record.key or f"{file}:{record.line}"
 
     def _plain(self, record: RawRecord, field: str, file: str, bad: BadRecords) -> str | None:
         """What an id or group is called."""

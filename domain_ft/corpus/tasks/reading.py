@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from domain_ft.corpus.corpus import content_key, hash_files, hub_revision
-from domain_ft.corpus.left_out import UnreadFile
+from domain_ft.corpus.left_out import LeftOut, UnreadFile
 from domain_ft.corpus.readers import ENDINGS, RECORDS, raw_records, reader
 from domain_ft.corpus.readers.base import (
     BOM,
@@ -30,7 +30,7 @@ from domain_ft.corpus.readers.base import (
 from domain_ft.corpus.readers.files import Listing, check_file, ending, walk, why_left_out, why_unreadable
 from domain_ft.corpus.readers.packing import PACKED
 from domain_ft.corpus.recipes import Source
-from domain_ft.corpus.tasks.examples import Example
+from domain_ft.corpus.tasks.examples import Example, Input
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
 from domain_ft.errors import CorpusError
 from domain_ft.storage import cache_folder, write_json
@@ -276,8 +276,14 @@ def _hashes(files: Sequence[tuple[Path, str]]) -> list[list[str]]:
 
 
 def iterate_inputs(
-    spec: Path | BinaryIO, fields: FieldNames, id_field: str | None, bad: BadRecords
-) -> Iterator[Example]:
+    spec: Path | BinaryIO,
+    fields: FieldNames,
+    id_field: str | None,
+    bad: BadRecords,
+    left_out: LeftOut | None = None,
+    *,
+    text_required: bool = False,
+) -> Iterator[Input]:
     """The texts to predict, one at a time, in the order of the file: memory stays flat. Labels are not looked at.
 
     Args:
@@ -285,21 +291,39 @@ def iterate_inputs(
             text a line, which its first character tells.
         fields: what text and pair were called when the model learned. Where the file has no such text field, it is
             found as in training.
-        id_field: what names a record; else the field of the training if it is there, else `file:line`.
+        id_field: what names a record; else the field of the training if it is there, else one with a usual name of
+            ids, else `file:line`.
         bad: told of each record that cannot be read.
+        left_out: counts the fields that nothing reads.
+        text_required: whether the text has to be in the field that `fields` names.
 
     Raises:
         CorpusError: no such file, or it is not clear which field is the text; RecordError where `bad` stops.
     """
     names = FieldNames(text=fields.text, pair=fields.pair, id=id_field or fields.id)
-    maker = ExampleFields(names, labelled=False)
-    records: Iterator[RawRecord] = (record for record, _ in input_records(spec, bad, maker.columns))
+    required = [kind for kind, asked in (("id", id_field is not None), ("text", text_required)) if asked]
+    maker = ExampleFields(names, labelled=False, required=required)
+    header: list[str] = []
+
+    def columns(file: str) -> Columns:
+        choose = maker.columns(file)
+
+        def note(there: Mapping[str, int]) -> list[str] | None:
+            header[:] = there
+            return choose(there)
+
+        return note
+
+    records: Iterator[RawRecord] = (record for record, _ in input_records(spec, bad, columns))
     name = spec.name if isinstance(spec, Path) else STREAM
-    if isinstance(spec, Path):  # a stream is answered line by line: nothing is waited for
+    if isinstance(spec, Path) and not _is_stream(spec):  # a stream is answered line by line: nothing is waited for
         records = looked_at(records, functools.partial(maker.look, file=name), bad)
     for record in records:
         example = maker.example(record, name, bad)
-        if example is not None:
+        if left_out is not None:
+            absent = [field for field, value in record.fields.items() if value is None or value == ""]
+            left_out.see_fields(header or record.fields, maker.read.union(absent))
+        if isinstance(example, Input):
             yield example
 
 
@@ -312,14 +336,14 @@ def input_records(
         CorpusError: there is no such file.
     """
     if not isinstance(spec, Path):
-        stream = io.BufferedReader(spec) if isinstance(spec, io.RawIOBase) else spec
-        begin = stream.peek(1) if isinstance(stream, io.BufferedReader) else b""
-        first = begin.removeprefix(BOM).lstrip()[:1]
-        lines = raw_records(stream, STREAM, "jsonl", bad) if first == b"{" else _text_lines(stream, STREAM, bad)
-        yield from ((record, STREAM) for record in lines)
+        yield from _stream_records(spec, STREAM, bad)
         return
     if why_unreadable(spec) == "there is no such file":
         raise CorpusError("there is no such file", where=str(spec), fix="check the path; - is standard input")
+    if not spec.is_dir() and _is_stream(spec):
+        with spec.open("rb") as stream:
+            yield from _stream_records(stream, str(spec), bad)
+        return
     check_file(spec)
     name = spec.name
     if ending(spec) in RECORD_ENDINGS:
@@ -327,6 +351,22 @@ def input_records(
     else:
         rows = _text_lines(spec, name, bad)
     yield from ((record, name) for record in rows)
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a path names what can be read but once, such as a named pipe or /dev/stdin, and says nothing of what is
+    in it. One whose ending says it is read by that."""
+    return ending(path) not in RECORD_ENDINGS and (not path.is_file() or path.is_relative_to("/dev"))
+
+
+def _stream_records(stream: BinaryIO, name: str, bad: BadRecords) -> Iterator[tuple[RawRecord, str]]:
+    """JSON lines or a text a line, which the first character tells."""
+    if not isinstance(stream, io.BufferedReader) and isinstance(stream, io.RawIOBase):
+        stream = io.BufferedReader(stream)
+    begin = stream.peek(1) if isinstance(stream, io.BufferedReader) else b""
+    first = begin.removeprefix(BOM).lstrip()[:1]
+    lines = raw_records(stream, name, "jsonl", bad) if first == b"{" else _text_lines(stream, name, bad)
+    yield from ((record, name) for record in lines)
 
 
 def _text_lines(source: Path | BinaryIO, name: str, bad: BadRecords) -> Iterator[RawRecord]:

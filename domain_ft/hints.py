@@ -1,0 +1,61 @@
+"""Hints fit the verb that is running: an error that several verbs can meet names options that not all of them have."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Collection, Iterator, Mapping
+
+from domain_ft.errors import UserError
+
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
+_COMMAND = re.compile(r"domain-ft ([a-z]+(?: [a-z]+)?)")
+_OTHER_PROGRAM = re.compile(r"\b(?:pip|iconv|jq|torchrun|python) ")
+
+
+def misplaced(text: str, flags: Collection[str], commands: Mapping[str, Collection[str]]) -> list[str]:
+    """The options that a text names and that do not exist where it names them.
+
+    Args:
+        text: of a hint.
+        flags: the options of the verb that is running.
+        commands: the options of each verb, by its words: behind `domain-ft VERB` those of that verb count.
+    """
+    wrong = []
+    for found in FLAG.finditer(text):
+        before = text[: found.start()].rpartition("; ")[2]
+        named = [command for command in _COMMAND.finditer(before) if "`" not in before[command.end() :]]
+        own: Collection[str] = flags
+        if named:
+            words = named[-1].group(1)
+            own = commands.get(words) or commands.get(words.split()[0]) or flags
+        if found.group() not in own and not _OTHER_PROGRAM.search(before):
+            wrong.append(found.group())
+    return wrong
+
+
+def fitting(fix: str, flags: Collection[str], commands: Mapping[str, Collection[str]]) -> str | None:
+    """A hint without the ways out that this verb does not offer; None where no other is left.
+
+    >>> fitting("fix it; or leave such records out: --on-bad-record skip", ["--input"], {})
+    'fix it'
+    """
+    if not misplaced(fix, flags, commands):
+        return fix
+    kept = []
+    for part in fix.split("; "):
+        ways = [way for way in part.split(", or ") if not misplaced(way, flags, commands)]
+        if ways:
+            kept.append(", or ".join(ways))
+    return "; ".join(kept).removeprefix("or ") or None
+
+
+@contextlib.contextmanager
+def fitted(flags: Collection[str], commands: Mapping[str, Collection[str]]) -> Iterator[None]:
+    """Inside the block every UserError that leaves it has a hint that fits."""
+    try:
+        yield
+    except UserError as error:
+        if error.fix:
+            error.advise(fitting(error.fix, flags, commands))
+        raise
