@@ -154,12 +154,13 @@ def shard(folder: Path, index: str) -> None:
         ("[]", "not a JSON object but a list"),
         ("{", "not JSON"),
         ("{}", "weight_map"),
+        ('{"weight_map": {"a": "b.safetensors"}}', "metadata"),
         ('{"weight_map": []}', "weight_map"),
         ('{"weight_map": {"a": 3}}', "weight_map"),
         ('{"weight_map": {"a": "b.safetensors"}, "metadata": 3}', "metadata"),
-        ('{"weight_map": {"a": "model-00002-of-00002.safetensors"}}', "1 of the 1 files"),
-        ('{"weight_map": {"a": "../model.safetensors"}}', "in the same folder"),
-        ('{"weight_map": {"a": "pytorch_model.bin"}}', "no safetensors file"),
+        ('{"weight_map": {"a": "model-00002-of-00002.safetensors"}, "metadata": {}}', "1 of the 1 files"),
+        ('{"weight_map": {"a": "../model.safetensors"}, "metadata": {}}', "in the same folder"),
+        ('{"weight_map": {"a": "pytorch_model.bin"}, "metadata": {}}', "no safetensors file"),
     ],
 )
 def test_a_malformed_index_of_weights_is_refused(index: str, said: str, copy: Callable[[str], Path]) -> None:
