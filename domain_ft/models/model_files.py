@@ -306,12 +306,15 @@ def _indexed_files(folder: Path, name: str) -> list[str]:
     where, fix = folder / _INDEX_NAME, "copy the index that was saved with these weights again"
     index = _read_object(where, f"the {_INDEX_NAME} of '{name}'")
     places = index.get("weight_map")
-    good = isinstance(places, dict) and places and all(isinstance(file, str) for file in places.values())
-    if not good or not isinstance(index.setdefault("metadata", {}), dict):
-        field = "metadata" if good else "weight_map"
-        expected = "an object" if good else "an object that gives a file for each weight"
+    if not isinstance(places, dict) or not places or not all(isinstance(file, str) for file in places.values()):
         raise ModelError(
-            f"the field \"{field}\" of {_INDEX_NAME} of '{name}' is not {expected}.", where=str(where), fix=fix
+            f"the field \"weight_map\" of {_INDEX_NAME} of '{name}' does not give a file for each weight.",
+            where=str(where),
+            fix=fix,
+        )
+    if not isinstance(index.get("metadata"), dict):  # transformers reads it
+        raise ModelError(
+            f"the field \"metadata\" of {_INDEX_NAME} of '{name}' is not an object.", where=str(where), fix=fix
         )
     files = sorted(set(places.values()))
     foreign = [file for file in files if Path(file).name != file or not file.endswith(".safetensors")]
