@@ -71,6 +71,7 @@ _CLASSES: dict[Kind, tuple[Any, Any]] = {
     "token": (AutoModelForTokenClassification, MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES),
 }
 _WORDS = {"sequence": "texts", "token": "tokens"}
+_RUN_AGAIN = "take the file from a copy of the run, or run classify or tag again"
 _OUTPUT_LAYERS = ("classifier", "score")  # what gives the logits, as PEFT too knows it
 
 
@@ -305,13 +306,27 @@ def read_task(folder: Path) -> dict[str, Any]:
     """
     where = folder / TASK_NAME
     try:
-        facts: dict[str, Any] = json.loads(where.read_text(encoding="utf-8"))
+        facts: Any = json.loads(where.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(
             f"'{folder}' is no finished run of classify or tag: it has no {TASK_NAME}.", fix="give the folder of one"
         ) from None
     except ValueError as error:
-        raise ModelError(f"{TASK_NAME} is not JSON: {error}", where=str(where)) from None
+        raise ModelError(f"{TASK_NAME} is not JSON: {error}", where=str(where), fix=_RUN_AGAIN) from None
+    if not isinstance(facts, dict):
+        raise ModelError(f"{TASK_NAME} is not a JSON object.", where=str(where), fix=_RUN_AGAIN)
+    labels = facts.get("labels")
+    problems = [
+        key
+        for key, fits in (
+            ("labels", isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels)),
+            ("several", isinstance(facts.get("several"), bool)),
+            ("kind", facts.get("kind") in _CLASSES),
+        )
+        if not fits
+    ]
+    if problems:
+        raise ModelError(f"{TASK_NAME} lacks a usable {' and '.join(problems)}.", where=str(where), fix=_RUN_AGAIN)
     return facts
 
 

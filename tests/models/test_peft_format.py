@@ -11,6 +11,9 @@ from typing import Any
 import peft
 import pytest
 import torch
+from hypothesis import HealthCheck, example, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny_models import SUPPORTED, VOCABULARY
 from tiny_models import tiny_model as float32_model
@@ -550,3 +553,56 @@ def test_an_adapter_that_is_not_finite_is_named(adapter: Path) -> None:
     save_file(tensors, adapter / WEIGHTS_NAME)
     with pytest.raises(ModelError, match=r"not all finite.*lora_A"):
         load_adapter(tiny_model("llama"), adapter)
+
+
+FIELDS: dict[str, list[Any]] = {
+    "target_modules": [["q_proj"], ["q_proj", "fc1"], "all-linear", r".*\.0\..*k_proj", ["embed_tokens", "v_proj"]],
+    "exclude_modules": [None, ["k_proj"], r".*\.1\..*"],
+    "bias": ["none", "all", "lora_only"],
+    "lora_bias": [False, True],
+    "use_rslora": [False, True],
+    "use_dora": [False, True],
+    "init_lora_weights": [True, False, "gaussian", "Gaussian", "orthogonal", "mica", "olora", "pissa"],
+    "rank_pattern": [{}, {"q_proj": 2}],
+    "alpha_pattern": [{}, {r".*\.0\..*": 3}],
+    "lora_alpha": [8, 3],
+    "lora_dropout": [0.0, 0.2],
+    "modules_to_save": [None, ["final_layer_norm"], ["lm_head"]],
+    "layers_to_transform": [None, 1, [0]],
+    "trainable_token_indices": [None, [3, 9]],
+    "fan_in_fan_out": [False, True],
+    "use_qalora": [False, True],
+    "layer_replication": [None, [[0, 2], [1, 2]]],
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@examples(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(chosen=st.fixed_dictionaries({}, optional={key: st.sampled_from(values) for key, values in FIELDS.items()}))
+@example(chosen={"bias": "all", "modules_to_save": ["final_layer_norm"]})
+@example(chosen={"bias": "all", "modules_to_save": ["lm_head"]})
+@example(chosen={"bias": "lora_only", "lora_bias": True})
+@example(chosen={"target_modules": ["embed_tokens", "v_proj"], "bias": "all"})
+@example(chosen={"target_modules": ["embed_tokens", "v_proj"], "trainable_token_indices": [3, 9]})
+@example(chosen={"trainable_token_indices": [3, 9], "modules_to_save": ["lm_head"]})
+def test_whatever_peft_writes_it_loads_with_equal_logits_or_is_refused(
+    chosen: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("adapter")
+    untied = {"tie_word_embeddings": False, "word_embed_proj_dim": 32}
+
+    def model() -> PreTrainedModel:
+        return float32_model("opt", **untied)  # in float32, the only type that some first values take
+
+    try:
+        expected = written_by_peft(model(), folder, **{"target_modules": ["q_proj"], **chosen})
+    except Exception:  # PEFT does not take these together
+        return
+    ours = model()
+    try:
+        load_adapter(ours, folder)
+    except ModelError as error:
+        assert error.where or error.fix
+        assert not has_lora(ours)
+        return
+    torch.testing.assert_close(logits(ours), expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
