@@ -151,6 +151,7 @@ def load_adapter(
     paths = _adapted_modules(model, settings, trained)
     targeting.refuse_unfit(model, paths, embeddings=True)
     _refuse_dora_embeddings(model, config, paths, folder)
+    _refuse_biases_beside_modules(config, tensors, folder)
     embeddings = _embedding_tensors(model)
     lora = insert_lora(model, config, paths, trained)
     slots = _tensors(lora) | {name: slot for name, slot in _base_tensors(lora).items() if name in tensors}
@@ -442,6 +443,18 @@ def _refuse_dora_embeddings(model: nn.Module, config: LoraConfig, paths: Sequenc
         raise ModelError(
             f"the adapter has DoRA on the embedding {embedded[0]}, which cannot be loaded here",
             where=str(folder / CONFIG_NAME),
+            fix=_MERGE_WITH_PEFT,
+        )
+
+
+def _refuse_biases_beside_modules(config: LoraConfig, tensors: dict[str, Tensor], folder: Path) -> None:
+    """With both, PEFT writes biases of the modules trained whole under names that it does not read back."""
+    twice = [name for name in tensors if ".modules_to_save." in name or ".original_module." in name]
+    if config.bias == "all" and twice:
+        raise ModelError(
+            f'the adapter has trained biases (bias = "all") beside modules trained whole, some written twice: '
+            f"{twice[0]}",
+            where=str(folder / WEIGHTS_NAME),
             fix=_MERGE_WITH_PEFT,
         )
 

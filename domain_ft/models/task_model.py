@@ -321,7 +321,7 @@ def read_task(folder: Path) -> dict[str, Any]:
         for key, fits in (
             ("labels", isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels)),
             ("several", isinstance(facts.get("several"), bool)),
-            ("kind", facts.get("kind") in _CLASSES),
+            ("kind", facts.get("kind") in list(_CLASSES)),
         )
         if not fits
     ]

@@ -250,6 +250,13 @@ def test_an_adapter_without_a_base_name_is_refused(tiny_folder: Callable[[str], 
     config.write_text("{")
     with pytest.raises(ModelError, match="not JSON"):
         load(str(tmp_path / "run"))
+    config.write_text("[]")
+    with pytest.raises(ModelError, match="not a JSON object"):
+        load(str(tmp_path / "run"))
+    for key in ("base_model_name_or_path", "revision"):
+        config.write_text(json.dumps({"base_model_name_or_path": "minilm", key: ["a"]}))
+        with pytest.raises(ModelError, match=rf"{key} is \['a'\], which is no text"):
+            load(str(tmp_path / "run"))
 
 
 # Bad folders ----------------------------------------------------------------------------------------------------------

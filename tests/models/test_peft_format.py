@@ -498,6 +498,16 @@ def test_dora_on_an_embedding_is_refused(tmp_path: Path) -> None:
 
 
 @QUIET
+def test_biases_that_peft_writes_twice_are_refused_by_name(tmp_path: Path) -> None:
+    whole = ["final_layer_norm"]
+    written_by_peft(tiny_model("opt"), tmp_path, target_modules=["q_proj"], bias="all", modules_to_save=whole)
+    model = tiny_model("opt")
+    with pytest.raises(ModelError, match=r"trained biases .* beside modules trained whole"):
+        load_adapter(model, tmp_path)
+    assert not has_lora(model)
+
+
+@QUIET
 @pytest.mark.parametrize("start", ["Gaussian", "gaussian", "orthogonal", "mica", "MiCA", False])
 def test_first_values_do_not_matter_after_training(start: Any, tmp_path: Path) -> None:
     model = tiny_model("llama").float()
