@@ -104,6 +104,12 @@ OTHER_CONFIGS: dict[str, dict[str, Any]] = {
     "granite": {**_LLAMA, "logits_scaling": 8.0},
     "mistral": {**_LLAMA, "sliding_window": 8, "head_dim": 8},
 }
+# Types with a causal-LM head, or a masked-LM head, that do not read as that head must.
+SEEING_CONFIGS: dict[str, dict[str, Any]] = {
+    "xlnet": {"vocab_size": VOCABULARY, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48, **_ROBERTA_IDS},
+    "bert-generation": {**_SIZES, **_ROBERTA_IDS, "is_decoder": False},
+    "gemma": {**_LLAMA, "head_dim": 8, "use_bidirectional_attention": True},
+}
 _OTHER_ENCODERS = ("camembert", "mpnet", "deberta-v2")
 
 
@@ -112,7 +118,7 @@ def tiny_model(architecture: str, seed: int = 0, **changes: Any) -> PreTrainedMo
 
     Biases and norms are random too, so that no path which drops one of them can pass a test.
     """
-    settings = {**CONFIGS, **OTHER_CONFIGS}[architecture]
+    settings = {**CONFIGS, **OTHER_CONFIGS, **SEEING_CONFIGS}[architecture]
     auto = AutoModelForMaskedLM if architecture in ENCODERS + _OTHER_ENCODERS else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -7,6 +7,7 @@ described by generic means, and must then pass a proof on a tiny input before it
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,8 +38,19 @@ class Architecture:
     tested: bool = True
 
     def position_offset(self, config: PretrainedConfig) -> int:
-        """The position id of a piece's first token."""
-        return int(config.pad_token_id) + 1 if self.positions_after_padding else 0
+        """The position id of a piece's first token.
+
+        Raises:
+            ModelError: positions begin after the padding token's id, and the config names none.
+        """
+        if not self.positions_after_padding:
+            return 0
+        if config.pad_token_id is None:
+            raise ModelError(
+                f"models of type '{config.model_type}' count positions from pad_token_id, which config.json lacks.",
+                fix="write the id of the padding token there (1 for RoBERTa)",
+            )
+        return int(config.pad_token_id) + 1
 
 
 _BERT_ATTENTION = ("query", "key", "value", "attention.output.dense")
@@ -61,6 +73,8 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 """By the `model_type` of a model's config.json. SmolLM and SmolLM2 are `llama`."""
 
+_TAKE_ANOTHER = f"take a model of one of these types: {', '.join(ARCHITECTURES)}"
+
 
 def describe(config: PretrainedConfig, name: str) -> Architecture:
     """The table's entry for `config`, or a generic one for an architecture that is not in the table.
@@ -70,19 +84,38 @@ def describe(config: PretrainedConfig, name: str) -> Architecture:
     """
     kind = config.model_type
     listed = ARCHITECTURES.get(kind)
-    if config.is_encoder_decoder or (listed is None and _generic_objective(config) is None):
+    if config.is_encoder_decoder:
+        raise encoder_decoder_error(kind, name)
+    if listed is None and _generic_objective(config) is None:
         raise ModelError(
             f"'{name}' is a model of type '{kind}', which is neither an encoder with a masked-LM head nor a decoder "
             "with a causal-LM head.",
-            fix=f"take a model of one of these types: {', '.join(ARCHITECTURES)}",
+            fix=_TAKE_ANOTHER,
         )
     if listed and listed.objective == "mlm" and getattr(config, "is_decoder", False):
         raise ModelError(
             f"'{name}' is of type '{kind}', an encoder, but its config.json says is_decoder = true.",
             fix="take the encoder (is_decoder = false), or a decoder such as smollm2",
         )
-    objective = _generic_objective(config)
-    return listed or Architecture(objective or "clm", tested=False)
+    architecture = listed or Architecture(_generic_objective(config) or "clm", tested=False)
+    for key, value in (("is_causal", False), ("use_bidirectional_attention", True)):
+        given = getattr(config, key, None)
+        if architecture.objective == "clm" and given is not None and bool(given) is value:
+            raise ModelError(
+                f"'{name}' is a decoder of type '{kind}' whose tokens see those after them: its config.json says "
+                f"{key} = {json.dumps(given)}. It cannot be trained to guess the next token, which it sees.",
+                fix="take the causal decoder that it was made from",
+            )
+    return architecture
+
+
+def encoder_decoder_error(kind: str, name: str) -> ModelError:
+    """What to say of a model with an encoder and a decoder, such as T5 and BART."""
+    return ModelError(
+        f"'{name}' is a model of type '{kind}' with an encoder and a decoder. Only encoders with a masked-LM head and "
+        "decoders with a causal-LM head can be adapted.",
+        fix=_TAKE_ANOTHER,
+    )
 
 
 def _generic_objective(config: PretrainedConfig) -> ObjectiveName | None:

@@ -10,22 +10,18 @@ in that table is first tried on a tiny input; where packing is not exact for it,
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -34,6 +30,7 @@ from transformers import (
 from domain_ft.errors import ModelError
 from domain_ft.models import attention, head
 from domain_ft.models.architectures import ARCHITECTURES, Architecture, LogitTail, ObjectiveName, describe, logit_tail
+from domain_ft.models.model_files import check_missing, guarded, load_tokenizer, load_weights, read_config, reason
 from domain_ft.models.sources import Progress, Source, find, quiet
 
 if TYPE_CHECKING:
@@ -212,13 +209,14 @@ def load(
         AssetError: an embedded model could not be fetched.
     """
     source = find(name, progress)
-    with quiet(), loading(name):
-        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
+    with quiet():
+        config = read_config(source.folder, name)
         architecture = describe(config, name)
-        check_request(architecture, config, objective, name)
+        check_objective(architecture, objective, name)
         tokenizer = load_tokenizer(source, name)
-        model, missing = load_weights(language_model_class(architecture), source.folder, config, dtype)
-        check_missing(model, missing, name)
+        auto = language_model_class(architecture)
+        model, missing, notes = load_weights(auto, source.folder, config, dtype, name)
+    check_missing(model, missing, name)
     check_vocabulary(tokenizer, model, name)
     _check_mask_token(tokenizer, architecture, name)
     merge_adapters(model, source)
@@ -233,7 +231,7 @@ def load(
         max_length=longest_piece(config, offset, tokenizer, tested=architecture.tested),
         packed=architecture.tested,
         head_is_random=bool(missing),
-        notes=source.notes + _head_notes(missing),
+        notes=source.notes + notes + _head_notes(missing),
         position_offset=offset,
         tail=logit_tail(config),
     )
@@ -241,6 +239,7 @@ def load(
         attention.install(model)
     else:
         prove(base)
+    prove_reading(base, tested=architecture.tested)
     return base
 
 
@@ -271,161 +270,156 @@ def prove(base: BaseModel) -> None:
     """
     model, before = base.model, base.model.config._attn_implementation
     pieces = trial_pieces(model, base.max_length)
+    failures: list[Exception] = []
     with quiet(), torch.no_grad():
-        truth = torch.cat([model(input_ids=piece[None], **base._no_cache()).logits[0].float() for piece in pieces])
+        with own_code(model, base.name):
+            truth = torch.cat([model(input_ids=piece[None], **base._no_cache()).logits[0].float() for piece in pieces])
         batch = Tokens.of([piece.tolist() for piece in pieces], base.device)
         attention.install(model)
         if model.config._attn_implementation == attention.NAME:
             base.packed = True
             for offset in (0, (model.config.pad_token_id or 0) + 1):  # as BERT counts positions, and as RoBERTa does
                 base.position_offset = offset
-                if _agrees(base, batch, truth):
+                if _agrees(base, batch, truth, failures):
                     base.max_length = longest_piece(model.config, offset, base.tokenizer, tested=False)
                     return
             model.set_attn_implementation(before)
         base.packed = False
-        if _agrees(base, batch, truth):
+        if _agrees(base, batch, truth, failures):
             return
     raise ModelError(
         f"'{base.name}' is of type '{model.config.model_type}', which does not work here: from the input of its output "
-        "projection its logits cannot be had.",
+        f"projection its logits cannot be had{failed_with(failures)}.",
         fix=f"take a model of one of these types: {', '.join(ARCHITECTURES)}",
+    ) from (failures[-1] if failures else None)
+
+
+def prove_reading(base: BaseModel, *, tested: bool) -> None:
+    """Prove on a few random tokens that a model does not see what it has to guess.
+
+    A decoder must not see later tokens: changed tokens leave all hidden states before them alone. An encoder must read
+    what is on both sides of a masked token; that token itself is not in its input.
+
+    Args:
+        tested: the architecture is in the table, so that one change is enough: that of the last token.
+
+    Raises:
+        ModelError: the model reads otherwise, its own code fails, or what it computes is not finite.
+    """
+    length = min(12, base.max_length)
+    if length < 3:
+        return
+    original, other = reading_pieces(base.model, length)
+    if base.objective == "mlm":
+        middle = length // 2
+        original[middle] = other[middle] = base.tokenizer.mask_token_id
+        left = torch.cat([other[:middle], original[middle:]])
+        right = torch.cat([original[: middle + 1], other[middle + 1 :]])
+        changed = [left, right]
+    else:
+        places = [length - 1] if tested else range(1, length)
+        changed = [torch.cat([original[:place], other[place:]]) for place in places]
+    with quiet(), torch.no_grad(), own_code(base.model, base.name):
+        # Two calls of equal shapes: what does not depend on the changed tokens is then computed alike to the bit.
+        hidden, after = (
+            base.hidden(Tokens.of([piece.tolist() for piece in pieces], base.device)).float().unflatten(0, (-1, length))
+            for pieces in ([original] * len(changed), changed)
+        )  # (changed pieces, length, D) each
+    if not bool(hidden.isfinite().all()):
+        raise ModelError(
+            f"'{base.name}' computes NaN or infinity from a few tokens, though all its weights are finite.",
+            fix="load it with --dtype float32, or take another checkpoint",
+        )
+    moved = (after - hidden).abs().amax(-1)  # (changed pieces, length)
+    scale = float(hidden.abs().max())
+    if base.objective == "mlm":
+        unread = [side for side, by in zip(("before", "after"), moved[:, middle], strict=True) if by <= 1e-6 * scale]
+        if unread:
+            raise ModelError(
+                f"'{base.name}' (type '{base.model.config.model_type}') is used as an encoder, but at a masked token "
+                f"it does not read the tokens {' and '.join(unread)} it.",
+                fix="take an encoder, whose attention sees both sides, or give a decoder as one",
+            )
+        return
+    limit = rounding(base.model.dtype) / 10 * scale
+    if any(float(by[:place].max()) > limit for place, by in zip(places, moved, strict=True)):
+        raise ModelError(
+            f"'{base.name}' is of type '{base.model.config.model_type}', and its {type(base.model).__name__} sees the "
+            "tokens that it has to guess: what it computes for a token depends on later ones. Its losses would mean "
+            "nothing.",
+            fix=f"take a causal decoder or an encoder, of one of these types: {', '.join(ARCHITECTURES)}",
+        )
+
+
+def reading_pieces(model: PreTrainedModel, length: int) -> tuple[Tensor, Tensor]:
+    """Two rows of random tokens (length,) that differ at every place."""
+    generator = torch.Generator().manual_seed(1)
+    usable = _usable_tokens(model)
+    first = torch.randint(len(usable), (length,), generator=generator)
+    step = torch.randint(1, len(usable), (length,), generator=generator)
+    return usable[first].clone(), usable[(first + step) % len(usable)].clone()
+
+
+def own_code(model: PreTrainedModel, name: str) -> AbstractContextManager[None]:
+    """Inside the block a model of transformers runs; what its code raises is said to come from there."""
+    return guarded(
+        f"the model's own code ({type(model).__module__}.{type(model).__name__}) failed on a few tokens of '{name}'",
+        fix="check its config.json; if `transformers` alone fails with this model too, the fault is in one of the two",
     )
+
+
+def failed_with(failures: Sequence[Exception]) -> str:
+    """What the last attempt raised, for a message; empty where none failed."""
+    return f" (the last attempt failed: {reason(failures[-1])})" if failures else ""
 
 
 def trial_pieces(model: PreTrainedModel, longest: int) -> list[Tensor]:
     """A few pieces of random tokens, of unequal lengths, without padding tokens (from which some count positions)."""
     generator = torch.Generator().manual_seed(0)
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    usable = [token for token in range(vocabulary) if token != model.config.pad_token_id]
+    usable = _usable_tokens(model)
     lengths = [min(length, longest) for length in (7, 23, 23, 1, 12)]
-    draws = [torch.randint(len(usable), (length,), generator=generator) for length in lengths]
-    return [torch.tensor(usable, device=model.device)[draw.to(model.device)] for draw in draws]
+    return [usable[torch.randint(len(usable), (length,), generator=generator)].to(model.device) for length in lengths]
 
 
-def _agrees(base: BaseModel, batch: Batch, truth: Tensor) -> bool:
-    """Are our logits the model's own, up to the rounding of its dtype?"""
+def _usable_tokens(model: PreTrainedModel) -> Tensor:
+    """The ids that the model has embeddings for, without that of padding, on the CPU."""
+    ids = torch.arange(model.get_input_embeddings().weight.shape[0])
+    return ids[ids != model.config.pad_token_id] if model.config.pad_token_id is not None else ids
+
+
+def _agrees(base: BaseModel, batch: Batch, truth: Tensor, failures: list[Exception]) -> bool:
+    """Are our logits the model's own, up to the rounding of its dtype? What it raises is put on the list."""
     try:
         logits = base.forward_logits(batch)
-    except Exception:  # whatever a model that nobody has tried here may raise
+    except Exception as error:  # whatever a model that nobody has tried here may raise
+        failures.append(error)
         return False
     return same_logits(logits, truth, base.model.dtype)
 
 
 def same_logits(logits: Tensor, truth: Tensor, dtype: torch.dtype) -> bool:
     """Are the two equal, up to the rounding of a model of this dtype?"""
-    tolerance = 1e-4 if dtype in (torch.float32, torch.float64) else 3e-2
-    return logits.shape == truth.shape and bool((logits - truth).abs().max() <= tolerance * truth.abs().max())
+    return logits.shape == truth.shape and bool((logits - truth).abs().max() <= rounding(dtype) * truth.abs().max())
 
 
-@contextlib.contextmanager
-def loading(name: str) -> Iterator[None]:
-    """Turn what transformers raises for a broken or foreign model into one message."""
-    try:
-        yield
-    except SafetensorError as error:
-        raise ModelError(
-            f"the weights of '{name}' are damaged: {error}.", fix="fetch or copy the model again"
-        ) from error
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(
-            f"'{name}' cannot be loaded: {reason}",
-            fix="give a model that transformers loads from safetensors, without code of its own",
-        ) from error
+def rounding(dtype: torch.dtype) -> float:
+    """How far two ways to compute the same may differ in a model of this dtype, as a share of the largest number."""
+    return 1e-4 if dtype in (torch.float32, torch.float64) else 3e-2
 
 
-def check_request(
-    architecture: Architecture, config: PretrainedConfig, objective: ObjectiveName | None, name: str
-) -> None:
-    """Refuse an objective that a model is not made for, and quantised models."""
+def check_objective(architecture: Architecture, objective: ObjectiveName | None, name: str) -> None:
+    """Refuse an objective that a model is not made for."""
     if objective and objective != architecture.objective:
         kind = "an encoder" if architecture.objective == "mlm" else "a decoder"
         raise ModelError(
             f"'{name}' is {kind}, which is trained with the objective {architecture.objective}, not {objective}.",
             fix=f"leave the objective out, or take a model that is made for {objective}",
         )
-    if getattr(config, "quantization_config", None):
-        raise ModelError(
-            f"'{name}' is quantised, and quantised models cannot be adapted yet.",
-            fix="take the model that it was made from, in bfloat16 or float32",
-        )
-
-
-def load_tokenizer(source: Source, name: str) -> PreTrainedTokenizerFast:
-    """The fast tokenizer beside the weights, or beside the last adapter that brings its own."""
-    folders = [folder for folder in (*reversed(source.adapters), source.folder) if _has_tokenizer(folder)]
-    if not folders:
-        raise ModelError(
-            f"'{name}' comes without a tokenizer (tokenizer.json).",
-            where=str(source.folder),
-            fix="copy the tokenizer's files into the model's folder",
-        )
-    tokenizer = AutoTokenizer.from_pretrained(folders[0], trust_remote_code=False, local_files_only=True)
-    if not tokenizer.is_fast:
-        raise ModelError(
-            f"the tokenizer of '{name}' ({type(tokenizer).__name__}) has no fast version, which is needed here.",
-            where=str(folders[0]),
-            fix="convert it to a tokenizer.json with transformers, and put that into the folder",
-        )
-    return tokenizer
-
-
-def _has_tokenizer(folder: Path) -> bool:
-    """Is there a vocabulary in `folder`? (Where there is none, transformers makes up an empty tokenizer in silence.)"""
-    names = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
-    return any((folder / name).is_file() for name in names)
-
-
-def load_weights(
-    auto: Any, folder: Path, config: PretrainedConfig, dtype: torch.dtype, *, any_head: bool = False
-) -> tuple[PreTrainedModel, set[str]]:
-    """The model of an auto class, and the names of the weights that the checkpoint does not hold.
-
-    Args:
-        any_head: the checkpoint may have a head of another shape, which then counts as missing.
-    """
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(
-            "the model has no weights in safetensors format, and no other format is loaded.",
-            where=str(folder),
-            fix="save it again with transformers' save_pretrained, which writes model.safetensors",
-        )
-    model, report = auto.from_pretrained(
-        folder,
-        config=config,
-        dtype=dtype,
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-    )
-    mismatched = sorted(report["mismatched_keys"])
-    misfits = [found for found in mismatched if not any_head or found[0].startswith(f"{model.base_model_prefix}.")]
-    if misfits:
-        key, stored, expected = misfits[0]
-        raise ModelError(
-            f"the weights do not fit config.json: {key} is {tuple(stored)}, where the model has {tuple(expected)}.",
-            where=str(folder),
-            fix="take the config.json and model.safetensors of the same model",
-        )
-    return model, set(report["missing_keys"]) | {key for key, *_ in mismatched}
 
 
 def language_model_class(architecture: Architecture) -> Any:
     """The auto class of an architecture with its LM head."""
     return AutoModelForMaskedLM if architecture.objective == "mlm" else AutoModelForCausalLM
-
-
-def check_missing(model: PreTrainedModel, missing: Iterable[str], name: str) -> None:
-    """Weights of the head may be missing; those of the body may not."""
-    body = sorted(key for key in missing if key.startswith(f"{model.base_model_prefix}."))
-    if body:
-        raise ModelError(
-            f"{len(body)} weights of '{name}' are not in its files, {body[0]} for one.",
-            fix="take a whole checkpoint, whose config.json belongs to its weights",
-        )
 
 
 def _head_notes(missing: set[str]) -> tuple[str, ...]:

@@ -18,12 +18,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from domain_ft.errors import ModelError
 from domain_ft.models.lora import has_lora, lora_of
+from domain_ft.models.model_files import not_finite
 from domain_ft.models.modes import evaluating
 from domain_ft.models.sources import quiet
 from domain_ft.randomness import generator
 from domain_ft.storage import new_folder
 
-_PROBE = (2, 16)  # sequences, tokens
+_LENGTHS = (16, 512)  # tokens of the sequences that are compared; the longest is as long as the model takes, if less
 # How far the logits may move, as a share of the largest: a merge rounds each weight once more.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
@@ -37,6 +38,9 @@ class Exportable(Protocol):
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase: ...
 
+    @property
+    def max_length(self) -> int: ...
+
 
 def export_merged(base: Exportable, folder: Path) -> None:
     """Write `base`, its adapter merged, to `folder`; a model without LoRA is written as it is.
@@ -47,14 +51,20 @@ def export_merged(base: Exportable, folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError(f"{folder} exists already and is not empty", fix="name a new folder")
     model = base.model
+    if bad := not_finite(dict(model.named_parameters())):
+        raise ModelError(
+            f"the model holds numbers that are not finite: NaN or infinity in {bad}; nothing was written",
+            fix="take the checkpoint before its training diverged, or train again with a lower --learning-rate",
+        )
     with quiet(), evaluating(model), new_folder(folder) as temporary:
-        expected = _probe_logits(model)
+        expected = _probe_logits(model, base.max_length)
         with _merged(model):
             model.save_pretrained(temporary)
             base.tokenizer.save_pretrained(temporary)
             reloaded = type(model).from_pretrained(temporary).to(model.device).eval()
             _refuse_other_weights(model, reloaded)
-        _refuse_other_logits(expected, _probe_logits(reloaded), model.dtype)
+        for before, after in zip(expected, _probe_logits(reloaded, base.max_length), strict=True):
+            _refuse_other_logits(before, after, model.dtype)
 
 
 @contextlib.contextmanager
@@ -75,14 +85,18 @@ def _merged(model: PreTrainedModel) -> Iterator[None]:
             lora.unmerge()
 
 
-def _probe_logits(model: PreTrainedModel) -> Tensor:
-    """Logits of ids drawn once for all: (sequences, tokens, V), or (sequences, L) of a classifier of texts.
+def _probe_logits(model: PreTrainedModel, longest: int) -> list[Tensor]:
+    """Logits of ids drawn once for all: for each sequence (1, tokens, V), or (1, L) of a classifier of texts.
 
     Sequences go through one by one, since a decoder without a padding token classifies no batch.
     """
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    ids = torch.from_numpy(generator(0, "export probe").integers(vocabulary, size=_PROBE)).to(model.device)
-    return torch.cat([model(input_ids=one, attention_mask=torch.ones_like(one)).logits for one in ids.split(1)])
+    draw = generator(0, "export probe")
+    logits = []
+    for length in _LENGTHS:
+        ids = torch.from_numpy(draw.integers(vocabulary, size=(1, min(length, longest)))).to(model.device)
+        logits.append(model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits)
+    return logits
 
 
 def _refuse_other_weights(model: PreTrainedModel, reloaded: PreTrainedModel) -> None:

@@ -17,6 +17,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,7 @@ from domain_ft_kernels import lora_linear
 from domain_ft_kernels.dropout import keep_mask
 
 _HANDLE = "_domain_ft_lora"  # the attribute of a model that holds its LoraModel
+_TO_MERGE = "_merge_after_loading"  # the attribute of a layer that was merged when a state dict began to be loaded
 _GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: consecutive layers' seeds lie far apart
 
 
@@ -50,6 +52,8 @@ class LoraConfig:
         alpha_pattern: other alphas, likewise.
         train_modules: modules trained whole beside LoRA, by path or the end of one (PEFT's modules_to_save).
         trainable_tokens: token ids whose rows of the input embedding are trained; a tied output projection follows.
+        bias: which biases of the base are trained too: `none`, those of LoRA's layers (`lora_only`), or `all`.
+        lora_bias: B has a bias of its own, so that a layer adds s · b as well; layers without a bias take none.
 
     Raises:
         ModelError: a value that is out of range.
@@ -65,10 +69,12 @@ class LoraConfig:
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     train_modules: tuple[str, ...] = ()
     trainable_tokens: tuple[int, ...] = ()
+    bias: Literal["none", "all", "lora_only"] = "none"
+    lora_bias: bool = False
 
     def __post_init__(self) -> None:
         for name, rank in {"rank": self.rank, **self.rank_pattern}.items():
-            if not isinstance(rank, int) or rank < 1:
+            if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
                 raise ModelError(f"the LoRA rank {rank!r} ({name}) is no whole number above 0", fix="give 8, say")
         for name, alpha in {"alpha": self.alpha, **self.alpha_pattern}.items():
             if not (math.isfinite(alpha) and alpha > 0):
@@ -79,6 +85,8 @@ class LoraConfig:
             _refuse_malformed(key)
         if len(set(self.trainable_tokens)) != len(self.trainable_tokens):
             raise ModelError("the trainable tokens name a token twice", fix="give each token id once")
+        if self.lora_bias and self.use_dora:
+            raise ModelError("DoRA takes no bias in B (lora_bias)", fix="leave one of the two out")
 
     def rank_of(self, path: str) -> int:
         """The rank of the layer at `path`."""
@@ -122,7 +130,7 @@ class LoraLinear(nn.Module):
 
     Args:
         base: `nn.Linear`, or GPT-2's `Conv1D`, whose weight is stored transposed.
-        rank, alpha, dropout, use_rslora, use_dora: as in `LoraConfig`.
+        rank, alpha, dropout, use_rslora, use_dora, lora_bias: as in `LoraConfig`.
         seed: the dropout's seed, shared with the model's other layers.
         index: this layer's number in the model, or that of the first of its siblings.
         generator: where A's first values come from; B starts at zero, so the layer starts as its base.
@@ -133,6 +141,7 @@ class LoraLinear(nn.Module):
     lora_A: nn.Parameter  # noqa: N815 (the paper's letters, and PEFT's)
     lora_B: nn.Parameter  # noqa: N815
     lora_magnitude_vector: nn.Parameter | None
+    lora_bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -143,6 +152,7 @@ class LoraLinear(nn.Module):
         dropout: float = 0.0,
         use_rslora: bool = False,
         use_dora: bool = False,
+        lora_bias: bool = False,
         seed: DropoutSeed | None = None,
         index: int = 0,
         generator: torch.Generator | None = None,
@@ -158,7 +168,9 @@ class LoraLinear(nn.Module):
         self.index = index
         self.backend = "auto"
         self.call: SharedCall | None = None  # what siblings share while the module around them runs
-        self._original: Tensor | None = None  # the base weight, kept while the update is merged into it
+        # The base's weight, and its bias where that changes too, kept while the update is merged into them.
+        self._original: Tensor | None = None
+        self._original_bias: Tensor | None = None
 
         weight = self.base_weight
         self.out_features, self.in_features = weight.shape
@@ -170,6 +182,11 @@ class LoraLinear(nn.Module):
         self.lora_B = nn.Parameter(torch.zeros(self.out_features, rank, dtype=dtype, device=weight.device))
         lengths = torch.linalg.vector_norm(weight.to(dtype), dim=1) if use_dora else None
         self.lora_magnitude_vector = None if lengths is None else nn.Parameter(lengths)
+        if lora_bias and base.bias is None:
+            raise ModelError(f"a bias in LoRA's B needs a layer with a bias, which {base} has not")
+        bias = torch.zeros(self.out_features, dtype=dtype, device=weight.device) if lora_bias else None
+        self.lora_bias = None if bias is None else nn.Parameter(bias)
+        _keep_updates_apart(self)
 
     @property
     def base_weight(self) -> Tensor:
@@ -178,8 +195,11 @@ class LoraLinear(nn.Module):
 
     @property
     def bias(self) -> Tensor | None:
-        """The base layer's bias (N,)."""
-        return self.base_layer.bias
+        """The bias (N,) with the update in it, or none."""
+        bias: Tensor | None = self.base_layer.bias
+        if self.lora_bias is None or bias is None or self.merged:
+            return bias
+        return (bias.to(self.lora_bias.dtype) + self.scaling * self.lora_bias).to(bias.dtype)
 
     @property
     def weight(self) -> Tensor:
@@ -217,7 +237,7 @@ class LoraLinear(nn.Module):
         return lora_linear(
             x,
             self.base_weight,
-            self.base_layer.bias,
+            self.bias,
             self.lora_A,
             self.lora_B,
             self.scaling,
@@ -255,6 +275,10 @@ class LoraLinear(nn.Module):
         """Put the update into the base layer's weight; a copy of the weight is kept for `unmerge`."""
         if not self.merged:
             merged, original = self.weight, self.base_layer.weight.detach().clone()
+            bias = self.bias
+            if self.lora_bias is not None and bias is not None:
+                self._original_bias = self.base_layer.bias.detach().clone()
+                self.base_layer.bias.copy_(bias)
             self.base_layer.weight.copy_(merged)
             self._original = original
 
@@ -264,10 +288,88 @@ class LoraLinear(nn.Module):
         if self._original is not None:
             self.base_layer.weight.copy_(self._original)
             self._original = None
+        if self._original_bias is not None:
+            self.base_layer.bias.copy_(self._original_bias)
+            self._original_bias = None
+
+    def unmerged_tensors(self) -> dict[str, Tensor]:
+        """The base's tensors that a merge has changed, by their names in this module, as they were before it."""
+        kept = {"base_layer.weight": self._original, "base_layer.bias": self._original_bias}
+        return {name: tensor for name, tensor in kept.items() if tensor is not None}
 
     def extra_repr(self) -> str:
         kind = "DoRA, " if self.lora_magnitude_vector is not None else ""
         return f"{kind}rank={self.lora_A.shape[0]}, scaling={self.scaling:g}, dropout={self.dropout:g}"
+
+
+class LoraEmbedding(nn.Module):
+    """A frozen embedding with a trainable low-rank update of its weight (V, D): W + s · Aᵀ Bᵀ.
+
+    Only adapters of PEFT bring these; its files call the two factors lora_embedding_A and lora_embedding_B. What the
+    update adds is scaled as the embedding scales its own rows, and nothing is dropped. Shapes: ids (...) -> (..., D).
+    """
+
+    base_layer: nn.Embedding
+    lora_embedding_A: nn.Parameter  # noqa: N815
+    lora_embedding_B: nn.Parameter  # noqa: N815
+
+    def __init__(self, base: nn.Embedding, *, rank: int, alpha: float, use_rslora: bool = False) -> None:
+        super().__init__()
+        self.base_layer = base.requires_grad_(False)
+        self.num_embeddings, self.embedding_dim = base.weight.shape
+        self.padding_idx = base.padding_idx
+        self.scaling = alpha / (math.sqrt(rank) if use_rslora else rank)
+        self._original: Tensor | None = None
+        dtype, device = torch.promote_types(base.weight.dtype, torch.float32), base.weight.device
+        self.lora_embedding_A = nn.Parameter(torch.zeros(rank, self.num_embeddings, dtype=dtype, device=device))
+        self.lora_embedding_B = nn.Parameter(torch.zeros(self.embedding_dim, rank, dtype=dtype, device=device))
+        _keep_updates_apart(self)
+
+    @property
+    def weight(self) -> Tensor:
+        """The whole embedding (V, D) with the update in it, differentiable in the factors."""
+        weight = self.base_layer.weight
+        if self.merged:
+            return weight
+        with torch.autocast(weight.device.type, enabled=False):
+            update = self.lora_embedding_A.T @ self.lora_embedding_B.T
+        return (weight.to(update.dtype) + self.scaling * update).to(weight.dtype)
+
+    @property
+    def merged(self) -> bool:
+        """Whether the update stands in the base embedding."""
+        return self._original is not None
+
+    def forward(self, ids: Tensor) -> Tensor:
+        frozen: Tensor = self.base_layer(ids)
+        if self.merged:
+            return frozen
+        with torch.autocast(frozen.device.type, enabled=False):
+            update = F.embedding(ids, self.lora_embedding_A.T) @ self.lora_embedding_B.T  # (..., D)
+        update = update * (self.scaling * getattr(self.base_layer, "embed_scale", 1.0))
+        return (frozen.to(update.dtype) + update).to(frozen.dtype)
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Put the update into the base embedding; a copy of its weight is kept for `unmerge`."""
+        if not self.merged:
+            merged, original = self.weight, self.base_layer.weight.detach().clone()
+            self.base_layer.weight.copy_(merged)
+            self._original = original
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Put the base embedding's weight back as it was, to the last bit."""
+        if self._original is not None:
+            self.base_layer.weight.copy_(self._original)
+            self._original = None
+
+    def unmerged_tensors(self) -> dict[str, Tensor]:
+        """The base's tensors that a merge has changed, by their names in this module, as they were before it."""
+        return {} if self._original is None else {"base_layer.weight": self._original}
+
+    def extra_repr(self) -> str:
+        return f"rank={self.lora_embedding_A.shape[0]}, scaling={self.scaling:g}"
 
 
 class TrainableTokens(nn.Module):
@@ -295,6 +397,7 @@ class TrainableTokens(nn.Module):
         self.register_buffer("slots", slots, persistent=False)
         dtype = torch.promote_types(base.weight.dtype, torch.float32)
         self.rows = nn.Parameter(base.weight.detach()[index].to(dtype))
+        _keep_updates_apart(self)
 
     @property
     def weight(self) -> Tensor:
@@ -329,6 +432,13 @@ class TrainableTokens(nn.Module):
             self.base_layer.weight[self.tokens] = self._original
             self._original = None
 
+    def unmerged_tensors(self) -> dict[str, Tensor]:
+        """The base's tensors that a merge has changed, by their names in this module, as they were before it."""
+        if self._original is None:
+            return {}
+        weight = self.base_layer.weight.detach()
+        return {"base_layer.weight": weight.index_copy(0, self.tokens, self._original)}
+
     def extra_repr(self) -> str:
         return f"trained={len(self.tokens)}"
 
@@ -343,6 +453,24 @@ class TiedProjection(nn.Module):
         super().__init__()
         self.base_layer = base.requires_grad_(False)
         self._embedding = [embedding]  # in a list, for it is the embedding's module, not a second one of ours
+        _keep_updates_apart(self)
+
+    @property
+    def merged(self) -> bool:
+        """Whether the trained rows stand in the base embedding, whose weight this is."""
+        return self._embedding[0].merged
+
+    def merge(self) -> None:
+        """Merge the embedding that this follows."""
+        self._embedding[0].merge()
+
+    def unmerge(self) -> None:
+        """Unmerge the embedding that this follows."""
+        self._embedding[0].unmerge()
+
+    def unmerged_tensors(self) -> dict[str, Tensor]:
+        """The base's tensors that a merge has changed, by their names in this module, as they were before it."""
+        return self._embedding[0].unmerged_tensors()
 
     @property
     def weight(self) -> Tensor:
@@ -359,6 +487,39 @@ class TiedProjection(nn.Module):
         return F.linear(x, self.weight, self.bias)
 
 
+Updated = LoraLinear | LoraEmbedding | TrainableTokens | TiedProjection
+"""The modules of ours that a merge concerns."""
+
+
+def _keep_updates_apart(module: nn.Module) -> None:
+    """Let a state dict of `module` mean the same whether it is merged or not: the base as it was, and the update.
+
+    A merged module's state dict holds the unmerged weights, and one that is loaded into a merged module is merged
+    there. Otherwise the update would be counted twice, or be lost at `unmerge`.
+    """
+    module.register_state_dict_post_hook(_save_unmerged)
+    module.register_load_state_dict_pre_hook(_unmerge_to_load)
+    module.register_load_state_dict_post_hook(_merge_what_was_loaded)
+
+
+def _save_unmerged(module: Updated, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
+    for name, tensor in module.unmerged_tensors().items():
+        if prefix + name in state:
+            state[prefix + name] = tensor.to(state[prefix + name].device)
+
+
+def _unmerge_to_load(module: Updated, *_arguments: Any) -> None:
+    if module.merged:
+        module.unmerge()
+        setattr(module, _TO_MERGE, True)
+
+
+def _merge_what_was_loaded(module: Updated, _incompatible: Any) -> None:
+    if hasattr(module, _TO_MERGE):
+        delattr(module, _TO_MERGE)
+        module.merge()
+
+
 @dataclass(eq=False)
 class LoraModel:
     """A model with LoRA in it: what was put where. `model` is the model that was given, changed in place.
@@ -369,6 +530,8 @@ class LoraModel:
         tied: the projections that follow it, by path.
         trained_modules: the modules that are trained whole, by path.
         siblings: the layers that are computed together.
+        embeddings: the LoRA layers of embeddings by path, which only adapters of PEFT bring.
+        notes: what a person should know, such as a rank that is larger than some layers.
     """
 
     model: nn.Module
@@ -379,6 +542,8 @@ class LoraModel:
     tied: dict[str, TiedProjection]
     trained_modules: dict[str, nn.Module]
     siblings: list[Siblings]
+    embeddings: dict[str, LoraEmbedding] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that training changes, by name; every other parameter of the model is frozen."""
@@ -427,11 +592,11 @@ class LoraModel:
         self.model.requires_grad_(False)
         delattr(self.model, _HANDLE)
 
-    def _updated(self) -> list[LoraLinear | TrainableTokens]:
-        return [*self.layers.values(), *self.trained_tokens.values()]
+    def _updated(self) -> list[LoraLinear | LoraEmbedding | TrainableTokens]:
+        return [*self.layers.values(), *self.embeddings.values(), *self.trained_tokens.values()]
 
-    def _wrappers(self) -> dict[str, LoraLinear | TrainableTokens | TiedProjection]:
-        return {**self.layers, **self.trained_tokens, **self.tied}
+    def _wrappers(self) -> dict[str, Updated]:
+        return {**self.layers, **self.embeddings, **self.trained_tokens, **self.tied}
 
 
 def apply_lora(model: nn.Module, config: LoraConfig, *, seed: int = 0) -> LoraModel:
@@ -448,7 +613,11 @@ def apply_lora(model: nn.Module, config: LoraConfig, *, seed: int = 0) -> LoraMo
     """
     refuse_adapted(model)
     trained = targeting.resolve_modules(model, config.train_modules)
-    return insert_lora(model, config, targeting.resolve_targets(model, config.targets, trained), trained, seed=seed)
+    paths = targeting.resolve_targets(model, config.targets, trained)
+    notes = targeting.check_ranks(model, {path: config.rank_of(path) for path in paths})
+    lora = insert_lora(model, config, paths, trained, seed=seed)
+    lora.notes = notes
+    return lora
 
 
 def insert_lora(
@@ -461,6 +630,9 @@ def insert_lora(
         trained: of the modules that are trained whole.
     """
     _refuse_idle_patterns(config, paths)
+    found = {path: model.get_submodule(path) for path in paths}
+    embedded = {path: module for path, module in found.items() if isinstance(module, nn.Embedding)}
+    paths = [path for path in paths if path not in embedded]
     embedding = _embedding_for(model, config, trained)
 
     model.requires_grad_(False)
@@ -468,6 +640,12 @@ def insert_lora(
     layers = {
         path: _lora_layer(model.get_submodule(path), path, config, shared_seed, index, seed)
         for index, path in enumerate(paths)
+    }
+    embeddings = {
+        path: LoraEmbedding(
+            module, rank=config.rank_of(path), alpha=config.alpha_of(path), use_rslora=config.use_rslora
+        )
+        for path, module in embedded.items()
     }
     siblings = [] if config.use_dora else related.find(layers)
     for family in siblings:
@@ -481,12 +659,28 @@ def insert_lora(
         tied = {path: TiedProjection(layer, rows) for path, layer in targeting.tied_projections(model).items()}
         trained_tokens = {targeting.path_of(model, embedding): rows}
     modules = {path: model.get_submodule(path).requires_grad_(True) for path in trained}
-    lora = LoraModel(model, config, shared_seed, layers, trained_tokens, tied, modules, siblings)
+    for parameter in trained_biases(model, config.bias, layers).values():
+        parameter.requires_grad_(True)
+    lora = LoraModel(model, config, shared_seed, layers, trained_tokens, tied, modules, siblings, embeddings)
     for layer in lora._wrappers().values():
         layer.train(model.training)
     lora.attach()
     setattr(model, _HANDLE, lora)
     return lora
+
+
+def trained_biases(
+    model: nn.Module, kind: Literal["none", "all", "lora_only"], layers: Mapping[str, LoraLinear]
+) -> dict[str, nn.Parameter]:
+    """The biases of the base that are trained beside LoRA, by their names in the model without LoRA."""
+    if kind == "none":
+        return {}
+    if kind == "lora_only":
+        own = {f"{path}.bias": layer.base_layer.bias for path, layer in layers.items()}
+        return {name: bias for name, bias in own.items() if bias is not None}
+    named = dict(model.named_parameters(remove_duplicate=False))
+    biases = {name: bias for name, bias in named.items() if name == "bias" or name.endswith(".bias")}
+    return {name.replace(".base_layer.bias", ".bias"): bias for name, bias in biases.items()}
 
 
 def has_lora(model: nn.Module) -> bool:
@@ -549,6 +743,7 @@ def _lora_layer(
         dropout=config.dropout,
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
+        lora_bias=config.lora_bias,
         seed=shared_seed,
         index=index,
         generator=torch.Generator().manual_seed(derive(seed, "lora", path)),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +22,40 @@ from transformers import PreTrainedModel
 
 from domain_ft.errors import ModelError
 from domain_ft.models import targets as targeting
-from domain_ft.models.lora import LoraConfig, LoraModel, insert_lora, lora_of, refuse_adapted
+from domain_ft.models.lora import (
+    LoraConfig,
+    LoraEmbedding,
+    LoraLinear,
+    LoraModel,
+    insert_lora,
+    lora_of,
+    refuse_adapted,
+    trained_biases,
+)
+from domain_ft.models.model_files import not_finite
 from domain_ft.storage import write_atomic, write_json
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 
-# Initial values that leave the base as it is: what was trained stands whole in the adapter.
-_PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
+# How PEFT may have set the first values of A and B. They do not matter once the adapter is trained, as long as the base
+# is left as it is. (MiCA also freezes B, which matters to training alone.)
+_PLAIN_STARTS = ("gaussian", "orthogonal", "eva", "mica")
+# These put a part of the base's weights into A and B: without the changed base, which is not in the adapter, they mean
+# something else. PEFT writes `true` into the config of one that it has converted.
+_CHANGED_BASES = {
+    "pissa": "PiSSA",
+    "olora": "OLoRA",
+    "corda": "CorDA",
+    "lora_ga": "LoRA-GA",
+}
 # Keys of PEFT's LoRA config that change what is computed in a way that we have no like of, where they are set.
 _VARIANTS = {
     "alora_invocation_tokens": "activated LoRA",
     "arrow_config": "Arrow routing",
     "kasa_config": "KaSA",
     "layer_replication": "layer replication",
-    "lora_bias": "a bias in LoRA's B",
     "megatron_config": "Megatron layers",
     "monteclora_config": "MonteCLoRA",
     "target_parameters": "LoRA on bare parameters",
@@ -45,39 +63,47 @@ _VARIANTS = {
     "use_qalora": "QA-LoRA",
     "velora_config": "VeLoRA",
 }
-_UNDERSTOOD = {
+_HONOURED = {
     "alpha_pattern",
-    "auto_mapping",
-    "base_model_name_or_path",
     "bias",
-    "corda_config",
-    "ensure_weight_tying",
-    "eva_config",
     "exclude_modules",
-    "fan_in_fan_out",
-    "inference_mode",
     "init_lora_weights",
     "layers_pattern",
     "layers_to_transform",
-    "loftq_config",
     "lora_alpha",
+    "lora_bias",
     "lora_dropout",
-    "lora_ga_config",
-    "megatron_core",
     "modules_to_save",
     "peft_type",
-    "peft_version",
-    "qalora_group_size",
     "r",
     "rank_pattern",
-    "revision",
-    "runtime_config",
     "target_modules",
     "task_type",
     "trainable_token_indices",
     "use_dora",
     "use_rslora",
 }
+"""Keys that say what is in the file and how it is computed."""
+
+_IRRELEVANT = {
+    "auto_mapping",  # which class PEFT builds
+    "base_model_name_or_path",  # read by `sources`
+    "corda_config",  # settings of a start, which matter to init_lora_weights alone
+    "ensure_weight_tying",  # of tied modules, which are refused by name
+    "eva_config",
+    "fan_in_fan_out",  # how the base stores a weight, which its class says
+    "inference_mode",
+    "loftq_config",
+    "lora_ga_config",
+    "megatron_core",  # the name of a module, used with megatron_config
+    "peft_version",
+    "qalora_group_size",  # used with use_qalora
+    "revision",  # read by `sources`
+    "runtime_config",
+}
+"""Keys that change nothing about what a trained adapter computes."""
+
+_MERGE_WITH_PEFT = "merge it into its base with PEFT's merge_and_unload and load the merged model"
 
 
 def save_adapter(
@@ -94,7 +120,8 @@ def save_adapter(
     """
     lora = lora_of(model)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(lora).items()}
+    # Copies, since a bias may have two names in the model, and safetensors writes no memory twice.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in _tensors(lora).items()}
     write_atomic(folder / WEIGHTS_NAME, save(tensors, metadata={"format": "pt"}))
     write_json(folder / CONFIG_NAME, _settings(lora, base_name, revision, task_type))
 
@@ -118,10 +145,14 @@ def load_adapter(
     settings = _read_settings(folder)
     tensors = _read_tensors(folder)
     _refuse_foreign(settings, folder)
+    _check_types(settings, folder)
     config = _lora_config(model, settings, folder)
     trained = targeting.resolve_modules(model, [*config.train_modules, *train_modules])
     paths = _adapted_modules(model, settings, trained)
-    targeting.refuse_unfit(model, paths)
+    targeting.refuse_unfit(model, paths, embeddings=True)
+    _refuse_dora_embeddings(model, config, paths, folder)
+    _refuse_biases_beside_modules(config, tensors, folder)
+    embeddings = _embedding_tensors(model)
     lora = insert_lora(model, config, paths, trained)
     slots = _tensors(lora) | {name: slot for name, slot in _base_tensors(lora).items() if name in tensors}
     if train_modules:
@@ -132,6 +163,7 @@ def load_adapter(
         body = f"{_PREFIX}{model.base_model_prefix}."
         tensors = {name: tensor for name, tensor in tensors.items() if name in slots or name.startswith(body)}
     try:
+        tensors = _without_copies(embeddings, slots, tensors, folder)
         _compare(slots, tensors, folder)
     except ModelError:
         lora.discard()
@@ -155,6 +187,13 @@ def _tensors(lora: LoraModel) -> dict[str, Tensor]:
         tensors[f"{_PREFIX}{path}.lora_B.weight"] = layer.lora_B
         if layer.lora_magnitude_vector is not None:
             tensors[f"{_PREFIX}{path}.lora_magnitude_vector"] = layer.lora_magnitude_vector
+        if layer.lora_bias is not None:
+            tensors[f"{_PREFIX}{path}.lora_B.bias"] = layer.lora_bias
+    for path, adapted in lora.embeddings.items():
+        tensors[f"{_PREFIX}{path}.lora_embedding_A"] = adapted.lora_embedding_A
+        tensors[f"{_PREFIX}{path}.lora_embedding_B"] = adapted.lora_embedding_B
+    for name, bias in _biases(lora).items():
+        tensors[f"{_PREFIX}{name}"] = bias
     for path, embedding in lora.trained_tokens.items():
         tensors[f"{_PREFIX}{path}.token_adapter.trainable_tokens_delta"] = embedding.rows
     for path, module in lora.trained_modules.items():
@@ -162,11 +201,22 @@ def _tensors(lora: LoraModel) -> dict[str, Tensor]:
     return tensors
 
 
+def _biases(lora: LoraModel) -> dict[str, Tensor]:
+    """The trained biases of the base under PEFT's names: those of wrapped layers stand in `base_layer`."""
+    wrapped = {f"{path}.bias" for path in lora.layers}
+    biases = trained_biases(lora.model, lora.config.bias, lora.layers)
+    return {
+        name.removesuffix("bias") + "base_layer.bias" if name in wrapped else name: bias
+        for name, bias in biases.items()
+    }
+
+
 def _base_tensors(lora: LoraModel) -> dict[str, Tensor]:
-    """The frozen tensors of LoRA's layers under the names by which PEFT saves those of an output projection too."""
+    """The frozen tensors of LoRA's layers by the names that PEFT has for them, which saves those of embeddings."""
+    wrappers: dict[str, LoraLinear | LoraEmbedding] = {**lora.layers, **lora.embeddings}
     return {
         f"{_PREFIX}{path}.base_layer.{name}": tensor
-        for path, layer in lora.layers.items()
+        for path, layer in wrappers.items()
         for name, tensor in layer.base_layer.state_dict().items()
     }
 
@@ -178,11 +228,12 @@ def _settings(lora: LoraModel, base_name: str | None, revision: str | None, task
         "alpha_pattern": {key: _whole(alpha) for key, alpha in config.alpha_pattern.items()},
         "auto_mapping": _auto_mapping(model) if task_type is None else None,
         "base_model_name_or_path": base_name,
-        "bias": "none",
+        "bias": config.bias,
         "fan_in_fan_out": any(layer.transposed for layer in lora.layers.values()),
         "inference_mode": True,
         "init_lora_weights": True,
         "lora_alpha": _whole(config.alpha),
+        "lora_bias": config.lora_bias,
         "lora_dropout": config.dropout,
         "modules_to_save": list(lora.trained_modules) or None,
         "peft_type": "LORA",
@@ -211,9 +262,9 @@ def _auto_mapping(model: nn.Module) -> dict[str, str] | None:
 
 def _target_modules(lora: LoraModel) -> list[str] | str:
     """The LoRA layers' whole paths; as one expression where PEFT would find a listed path at the end of another."""
-    paths = list(lora.layers)
+    paths = [*lora.layers, *lora.embeddings]
     originals = {path for path, _ in _original_modules(lora)}
-    if all(path in lora.layers or not path.endswith(tuple(f".{target}" for target in paths)) for path in originals):
+    if all(path in paths or not path.endswith(tuple(f".{target}" for target in paths)) for path in originals):
         return sorted(paths)
     return "|".join(re.escape(path) for path in paths)
 
@@ -243,7 +294,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
     path = folder / WEIGHTS_NAME
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except FileNotFoundError:
         pickled = (folder / "adapter_model.bin").exists()
         raise ModelError(
@@ -252,6 +303,13 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         ) from None
     except SafetensorError as error:
         raise ModelError(f"the adapter's {WEIGHTS_NAME} is damaged: {error}", where=str(path)) from None
+    if bad := not_finite(tensors):
+        raise ModelError(
+            f"the adapter's weights are not all finite: NaN or infinity in {bad}",
+            where=str(path),
+            fix="take a checkpoint before its training diverged, or train it again with a lower learning rate",
+        )
+    return tensors
 
 
 def _refuse_foreign(settings: dict[str, Any], folder: Path) -> None:
@@ -261,22 +319,187 @@ def _refuse_foreign(settings: dict[str, Any], folder: Path) -> None:
         raise ModelError(
             f"the adapter's peft_type is {kind!r}; only LORA can be loaded",
             where=str(folder / CONFIG_NAME),
-            fix="merge it into its base with PEFT's merge_and_unload and load the merged model",
+            fix=_MERGE_WITH_PEFT,
         )
     found = [f"{name} ({key})" for key, name in _VARIANTS.items() if settings.get(key)]
-    start = settings.get("init_lora_weights", True)
-    if start not in _PLAIN_STARTS:
-        found.append(f"the initialisation {start!r}, which changes the base model (init_lora_weights)")
-    if settings.get("bias", "none") != "none":
-        found.append(f"trained biases (bias = {settings['bias']!r})")
-    unknown = sorted(settings.keys() - _UNDERSTOOD - _VARIANTS.keys())
+    unknown = sorted(settings.keys() - _HONOURED - _IRRELEVANT - _VARIANTS.keys())
     found += [f"the unknown setting {key} = {settings[key]!r}" for key in unknown if settings[key]]
     if found:
         raise ModelError(
             f"the adapter uses what cannot be loaded here: {'; '.join(found)}",
             where=str(folder / CONFIG_NAME),
-            fix="merge it into its base with PEFT's merge_and_unload and load the merged model",
+            fix=_MERGE_WITH_PEFT,
         )
+    _refuse_changed_base(settings.get("init_lora_weights"), folder)
+
+
+def _refuse_changed_base(start: Any, folder: Path) -> None:
+    """Raise where the adapter began by changing the weights of its base."""
+    if start is None or isinstance(start, bool) or (isinstance(start, str) and start.lower() in _PLAIN_STARTS):
+        return
+    where = f'{folder / CONFIG_NAME}, field "init_lora_weights"'
+    kind = start.lower() if isinstance(start, str) else ""
+    if kind == "loftq":
+        raise ModelError(
+            "the adapter was trained with LoftQ, on a base whose weights were replaced by quantised ones. With the "
+            "original base it computes something else",
+            where=where,
+            fix=_MERGE_WITH_PEFT,
+        )
+    name = next((name for begin, name in _CHANGED_BASES.items() if kind.startswith(begin)), None)
+    if name is None:
+        raise ModelError(
+            f"the adapter's way to set first values, {start!r}, is not known", where=where, fix=_MERGE_WITH_PEFT
+        )
+    raise ModelError(
+        f"the adapter was trained with {name}, which moves a part of the base's weights into it. With the original "
+        "base it computes something else",
+        where=where,
+        fix="convert it with PEFT's save_pretrained(..., path_initial_model_for_weight_conversion=...), or merge it "
+        "into its base with merge_and_unload and load the merged model",
+    )
+
+
+def _check_types(settings: dict[str, Any], folder: Path) -> None:
+    """Raise for values of another type than PEFT writes, and for broken expressions; all of them at once."""
+    problems = []
+    for key, (fits, expected) in _TYPES.items():
+        value = settings.get(key)
+        if value is not None and not fits(value):
+            problems.append(f"{key} is {expected}, not {value!r:.60}")
+        elif key in _EXPRESSIONS and value:
+            expressions = [value] if isinstance(value, str) else value if key != "target_modules" else []
+            problems += [f"{key} holds {text!r}: {_malformed(text)}" for text in expressions if _malformed(text)]
+    if problems:
+        raise ModelError(
+            f"the adapter's {CONFIG_NAME} cannot be used: {'; '.join(problems)}",
+            where=str(folder / CONFIG_NAME),
+            fix="correct these values, or save the adapter with PEFT again",
+        )
+
+
+def _malformed(expression: str) -> str | None:
+    """What is wrong with a regular expression."""
+    try:
+        re.compile(expression)
+    except (re.error, RecursionError, OverflowError) as error:
+        return f"no regular expression ({error})"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _are(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(fits(item) for item in value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_text_or_texts(value: Any) -> bool:
+    return isinstance(value, str) or _are(_is_text)(value)
+
+
+def _is_table_of(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(fits(item) for item in value.values())
+
+
+_TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "alpha_pattern": (_is_table_of(_is_number), "an object of numbers by name"),
+    "bias": (lambda value: value in ("none", "all", "lora_only"), '"none", "all" or "lora_only"'),
+    "exclude_modules": (_is_text_or_texts, "an expression or a list of names"),
+    "layers_pattern": (_is_text_or_texts, "a name or a list of names"),
+    "layers_to_transform": (
+        lambda value: _is_whole(value) or _are(_is_whole)(value),
+        "a whole number or a list of them",
+    ),
+    "lora_alpha": (_is_number, "a number"),
+    "lora_bias": (lambda value: isinstance(value, bool), "true or false"),
+    "lora_dropout": (_is_number, "a number"),
+    "modules_to_save": (_are(_is_text), "a list of names"),
+    "r": (_is_whole, "a whole number"),
+    "rank_pattern": (_is_table_of(_is_whole), "an object of whole numbers by name"),
+    "target_modules": (_is_text_or_texts, "an expression or a list of names"),
+    "trainable_token_indices": (
+        lambda value: _are(_is_whole)(value) or _is_table_of(_are(_is_whole))(value),
+        "a list of token ids, or an object of such lists by module",
+    ),
+    "use_dora": (lambda value: isinstance(value, bool), "true or false"),
+    "use_rslora": (lambda value: isinstance(value, bool), "true or false"),
+}
+_EXPRESSIONS = ("alpha_pattern", "exclude_modules", "layers_pattern", "rank_pattern", "target_modules")
+
+
+def _refuse_dora_embeddings(model: nn.Module, config: LoraConfig, paths: Sequence[str], folder: Path) -> None:
+    embedded = [path for path in paths if isinstance(model.get_submodule(path), nn.Embedding)]
+    if embedded and config.use_dora:
+        raise ModelError(
+            f"the adapter has DoRA on the embedding {embedded[0]}, which cannot be loaded here",
+            where=str(folder / CONFIG_NAME),
+            fix=_MERGE_WITH_PEFT,
+        )
+
+
+def _refuse_biases_beside_modules(config: LoraConfig, tensors: dict[str, Tensor], folder: Path) -> None:
+    """With both, PEFT writes biases of the modules trained whole under names that it does not read back."""
+    twice = [name for name in tensors if ".modules_to_save." in name or ".original_module." in name]
+    if config.bias == "all" and twice:
+        raise ModelError(
+            f'the adapter has trained biases (bias = "all") beside modules trained whole, some written twice: '
+            f"{twice[0]}",
+            where=str(folder / WEIGHTS_NAME),
+            fix=_MERGE_WITH_PEFT,
+        )
+
+
+def _embedding_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of the input embedding and of the output projection, by PEFT's names."""
+    if not isinstance(model, PreTrainedModel):
+        return {}
+    modules = [module for module in (model.get_input_embeddings(), model.get_output_embeddings()) if module is not None]
+    return {
+        f"{_PREFIX}{targeting.path_of(model, module)}.{name}": tensor
+        for module in modules
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def _without_copies(
+    embeddings: dict[str, Tensor], slots: dict[str, Tensor], tensors: dict[str, Tensor], folder: Path
+) -> dict[str, Tensor]:
+    """The adapter's tensors without copies of the base's embeddings, which save_embedding_layers=True adds in PEFT.
+
+    Raises:
+        ModelError: they are no copies: the vocabulary was resized, or they were trained.
+    """
+    kept = dict(tensors)
+    for name in sorted((embeddings.keys() & tensors.keys()) - slots.keys()):
+        saved, base = tensors[name], embeddings[name]
+        if saved.shape[1:] != base.shape[1:]:
+            continue  # of another model, which `_compare` says
+        kept.pop(name)
+        if saved.shape != base.shape:
+            raise ModelError(
+                f"the adapter brings an embedding of its own: {name} has {saved.shape[0]:,} rows, the base model "
+                f"{base.shape[0]:,}. The vocabulary was resized before training",
+                where=str(folder / WEIGHTS_NAME),
+                fix=f"in PEFT call resize_token_embeddings({saved.shape[0]}) on the base model, load the adapter, "
+                "merge it with merge_and_unload, save model and tokenizer, and load that folder",
+            )
+        if not torch.equal(saved.to(base.dtype), base.cpu()):
+            raise ModelError(
+                f"the adapter brings an embedding of its own: {name} is not the base model's",
+                where=str(folder / WEIGHTS_NAME),
+                fix=_MERGE_WITH_PEFT,
+            )
+    return kept
 
 
 def _lora_config(model: nn.Module, settings: dict[str, Any], folder: Path) -> LoraConfig:
@@ -284,6 +507,9 @@ def _lora_config(model: nn.Module, settings: dict[str, Any], folder: Path) -> Lo
     targets = settings.get("target_modules")
     if not targets:
         raise ModelError("the adapter's config names no target_modules", where=str(folder / CONFIG_NAME))
+    for key in ("r", "lora_alpha"):
+        if settings.get(key) is None:
+            raise ModelError(f"the adapter's config lacks {key}", where=str(folder / CONFIG_NAME))
     try:
         return LoraConfig(
             rank=settings["r"],
@@ -296,9 +522,11 @@ def _lora_config(model: nn.Module, settings: dict[str, Any], folder: Path) -> Lo
             alpha_pattern=settings.get("alpha_pattern") or {},
             train_modules=tuple(_modules_to_save(model, settings)),
             trainable_tokens=tuple(_trainable_tokens(model, settings)),
+            bias=settings.get("bias") or "none",
+            lora_bias=bool(settings.get("lora_bias")),
         )
-    except KeyError as error:
-        raise ModelError(f"the adapter's config lacks {error.args[0]}", where=str(folder / CONFIG_NAME)) from None
+    except ModelError as error:
+        raise ModelError(error.what, where=error.where or str(folder / CONFIG_NAME), fix=error.fix) from None
 
 
 def _modules_to_save(model: nn.Module, settings: dict[str, Any]) -> list[str]:
@@ -358,7 +586,7 @@ def _trainable_tokens(model: nn.Module, settings: dict[str, Any]) -> list[int]:
     if not known or not any(embedding.endswith(name) for name in given) or any(other != rows[0] for other in rows):
         raise ModelError(
             f"the adapter trains tokens of {', '.join(given)}; only the input embedding's, {embedding}, can be loaded",
-            fix="merge it into its base with PEFT's merge_and_unload and load the merged model",
+            fix=_MERGE_WITH_PEFT,
         )
     return rows[0]
 

@@ -92,8 +92,12 @@ class Probe:
             raise ModelError(
                 f"the probe has no {Path(error.filename or _WEIGHTS_NAME).name}", where=str(folder)
             ) from None
-        except (SafetensorError, ValueError, KeyError) as error:
-            raise ModelError(f"the probe's files are damaged: {error}", where=str(folder)) from None
+        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(
+                f"the probe's files are damaged: {error}",
+                where=str(folder),
+                fix="take them from a copy of the run, or run classify again",
+            ) from None
 
 
 class Fit(NamedTuple):

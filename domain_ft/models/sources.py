@@ -115,10 +115,23 @@ def _adapted(adapter: Path, progress: Progress | None) -> Source:
     """An adapter on its base. An adapter's base may be a run as well: the adapters then follow each other."""
     where = adapter / "adapter_config.json"
     try:
-        settings: dict[str, Any] = json.loads(where.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError("the adapter's configuration is not JSON.", where=str(where), fix=str(error)) from error
+        settings: Any = json.loads(where.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(
+            f"the adapter's configuration is not JSON: {error}.", where=str(where), fix="fetch or copy the file again"
+        ) from error
+    if not isinstance(settings, dict):
+        raise ModelError(
+            "the adapter's configuration is not a JSON object.", where=str(where), fix="fetch or copy the file again"
+        )
     base_name, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+    for key, value in (("base_model_name_or_path", base_name), ("revision", revision)):
+        if value is not None and not isinstance(value, str):
+            raise ModelError(
+                f"the adapter's {key} is {value!r:.60}, which is no text.",
+                where=f'{where}, field "{key}"',
+                fix="write the name of the model, or of its commit, there",
+            )
     if not base_name:
         raise ModelError(
             "the adapter does not say which model it was trained on.",

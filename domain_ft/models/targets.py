@@ -11,7 +11,7 @@ projection) has no update of its own, for neither module could be merged without
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -61,8 +61,40 @@ def resolve_targets(model: nn.Module, targets: str | Sequence[str], trained_whol
     return paths
 
 
-def refuse_unfit(model: nn.Module, paths: Sequence[str]) -> None:
-    """Raise unless each path is a linear layer whose weight is its own.
+def check_ranks(model: nn.Module, ranks: Mapping[str, int]) -> tuple[str, ...]:
+    """Refuse ranks that no layer can use, and say where one is larger than some layers.
+
+    An update of a weight (N, K) has at most the rank min(N, K): more adds parameters and no freedom.
+
+    Args:
+        model: any torch model.
+        ranks: of the layers by path.
+
+    Returns:
+        A note for a person, or nothing.
+
+    Raises:
+        ModelError: the rank of every layer is larger than the layer.
+    """
+    limits = {path: min(model.get_parameter(f"{path}.weight").shape) for path in ranks}
+    over = [path for path, rank in ranks.items() if rank > limits[path]]
+    if not over:
+        return ()
+    largest, widest = max(ranks[path] for path in over), max(limits.values())
+    if len(over) == len(ranks):
+        raise ModelError(
+            f"the LoRA rank {largest} is larger than every layer that it is for: the largest takes a rank of at most "
+            f"{widest}",
+            fix=f"give a rank of at most {widest}; 8 to 64 is usual",
+        )
+    return (
+        f"the LoRA rank {largest} is larger than {len(over)} of the {len(ranks)} layers, such as {over[0]}, which "
+        f"takes at most {limits[over[0]]}: there it adds parameters and nothing that can be learned",
+    )
+
+
+def refuse_unfit(model: nn.Module, paths: Sequence[str], *, embeddings: bool = False) -> None:
+    """Raise unless each path is a linear layer, or with `embeddings` an embedding, whose weight is its own.
 
     Raises:
         ModelError: a module of another class, or a weight that another module shares.
@@ -70,7 +102,7 @@ def refuse_unfit(model: nn.Module, paths: Sequence[str]) -> None:
     shared = _shared_parameters(model)
     for path in paths:
         layer = model.get_submodule(path)
-        if not isinstance(layer, LINEAR_CLASSES):
+        if not isinstance(layer, LINEAR_CLASSES) and not (embeddings and isinstance(layer, nn.Embedding)):
             raise _no_linear(path, layer)
         others = [name for name in shared.get(id(layer.weight), []) if name != f"{path}.weight"]
         if others:

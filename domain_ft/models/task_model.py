@@ -25,7 +25,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PretrainedConfig,
@@ -43,20 +42,18 @@ from domain_ft.models import attention
 from domain_ft.models.architectures import ARCHITECTURES, Architecture, describe
 from domain_ft.models.base import (
     Batch,
-    check_missing,
-    check_request,
     check_vocabulary,
+    failed_with,
     language_model_class,
-    load_tokenizer,
-    load_weights,
-    loading,
     longest_piece,
     merge_adapters,
+    own_code,
     padded_groups,
     same_logits,
     trial_pieces,
 )
 from domain_ft.models.lora import merge_and_unload
+from domain_ft.models.model_files import check_missing, load_tokenizer, load_weights, read_config
 from domain_ft.models.peft_format import CONFIG_NAME, load_adapter
 from domain_ft.models.probe import HEAD_FOLDER, Probe
 from domain_ft.models.sources import Progress, Source, find, quiet
@@ -74,6 +71,7 @@ _CLASSES: dict[Kind, tuple[Any, Any]] = {
     "token": (AutoModelForTokenClassification, MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES),
 }
 _WORDS = {"sequence": "texts", "token": "tokens"}
+_RUN_AGAIN = "take the file from a copy of the run, or run classify or tag again"
 _OUTPUT_LAYERS = ("classifier", "score")  # what gives the logits, as PEFT too knows it
 
 
@@ -308,13 +306,27 @@ def read_task(folder: Path) -> dict[str, Any]:
     """
     where = folder / TASK_NAME
     try:
-        facts: dict[str, Any] = json.loads(where.read_text(encoding="utf-8"))
+        facts: Any = json.loads(where.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(
             f"'{folder}' is no finished run of classify or tag: it has no {TASK_NAME}.", fix="give the folder of one"
         ) from None
     except ValueError as error:
-        raise ModelError(f"{TASK_NAME} is not JSON: {error}", where=str(where)) from None
+        raise ModelError(f"{TASK_NAME} is not JSON: {error}", where=str(where), fix=_RUN_AGAIN) from None
+    if not isinstance(facts, dict):
+        raise ModelError(f"{TASK_NAME} is not a JSON object.", where=str(where), fix=_RUN_AGAIN)
+    labels = facts.get("labels")
+    problems = [
+        key
+        for key, fits in (
+            ("labels", isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels)),
+            ("several", isinstance(facts.get("several"), bool)),
+            ("kind", facts.get("kind") in list(_CLASSES)),
+        )
+        if not fits
+    ]
+    if problems:
+        raise ModelError(f"{TASK_NAME} lacks a usable {' and '.join(problems)}.", where=str(where), fix=_RUN_AGAIN)
     return facts
 
 
@@ -361,10 +373,9 @@ def _load(
 ) -> tuple[TaskModel, set[str]]:
     """The model with its adapters merged, on the CPU, and the names of the weights that no file holds."""
     auto, known = _CLASSES[kind]
-    with quiet(), loading(name):
-        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
+    with quiet():
+        config = read_config(source.folder, name)
         architecture = describe(config, name)
-        check_request(architecture, config, None, name)
         if config.model_type not in known:
             raise ModelError(
                 f"'{name}' is a model of type '{config.model_type}', for which transformers has no class that "
@@ -373,7 +384,7 @@ def _load(
             )
         tokenizer = load_tokenizer(from_tokenizer or source, name)
         _set_labels(config, labels, kind)
-        model, missing = load_weights(auto, source.folder, config, dtype, any_head=True)
+        model, missing, notes = load_weights(auto, source.folder, config, dtype, name, any_head=True)
     check_missing(model, [key for key in missing if ".pooler." not in key], name)
     check_vocabulary(tokenizer, model, name)
     _merge(model, source, architecture, name, dtype)
@@ -390,7 +401,7 @@ def _load(
         packed=architecture.tested,
         decoder=architecture.objective == "clm",
         position_offset=offset,
-        notes=source.notes,
+        notes=source.notes + notes,
     )
     return task, missing
 
@@ -408,9 +419,9 @@ def _merge(model: PreTrainedModel, source: Source, architecture: Architecture, n
     """
     if not source.adapters:
         return
-    with quiet(), loading(name):
-        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
-        adapted, _ = load_weights(language_model_class(architecture), source.folder, config, dtype)
+    with quiet():
+        config = read_config(source.folder, name)
+        adapted, *_ = load_weights(language_model_class(architecture), source.folder, config, dtype, name)
     merge_adapters(adapted, source)
     own = model.state_dict()
     model.load_state_dict({key: value for key, value in adapted.state_dict().items() if key in own}, strict=False)
@@ -453,30 +464,35 @@ def _prove(task: TaskModel) -> None:
     model, before = task.model, task.model.config._attn_implementation
     pieces = trial_pieces(model, task.max_length)
     inputs = TaskTokens.of([piece.tolist() for piece in pieces], task.device)
+    failures: list[Exception] = []
     with quiet(), torch.no_grad():
-        alone: Sequence[Tensor] = [model(input_ids=piece[None], **task._no_cache()).logits for piece in pieces]
+        with own_code(model, task.name):
+            alone: Sequence[Tensor] = [model(input_ids=piece[None], **task._no_cache()).logits for piece in pieces]
         truth = torch.cat([logits.float().flatten(0, -2) for logits in alone])
         attention.install(model)
         if model.config._attn_implementation == attention.NAME:
             task.packed = True
             for offset in (0, (model.config.pad_token_id or 0) + 1):  # as BERT counts positions, and as RoBERTa does
                 task.position_offset = offset
-                if _agrees(task, inputs, truth):
+                if _agrees(task, inputs, truth, failures):
                     task.max_length = longest_piece(model.config, offset, task.tokenizer, tested=False)
                     return
             model.set_attn_implementation(before)
         task.packed = False
-        if _agrees(task, inputs, truth):
+        if _agrees(task, inputs, truth, failures):
             return
     raise ModelError(
-        f"'{task.name}' is of type '{model.config.model_type}', whose own logits cannot be had from a batch of texts.",
+        f"'{task.name}' is of type '{model.config.model_type}', whose own logits cannot be had from a batch of "
+        f"texts{failed_with(failures)}.",
         fix=f"take a model of one of these types: {', '.join(ARCHITECTURES)}",
-    )
+    ) from (failures[-1] if failures else None)
 
 
-def _agrees(task: TaskModel, inputs: TaskPass, truth: Tensor) -> bool:
-    """Are our logits the model's own, up to the rounding of its dtype?"""
+def _agrees(task: TaskModel, inputs: TaskPass, truth: Tensor, failures: list[Exception]) -> bool:
+    """Are our logits the model's own, up to the rounding of its dtype? What it raises is put on the list."""
     try:
-        return same_logits(task.logits(inputs), truth, task.model.dtype)
-    except Exception:  # whatever a model that nobody has tried here may raise
+        logits = task.logits(inputs)
+    except Exception as error:  # whatever a model that nobody has tried here may raise
+        failures.append(error)
         return False
+    return same_logits(logits, truth, task.model.dtype)

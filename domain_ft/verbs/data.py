@@ -327,16 +327,13 @@ def _count_tokens(prepared: PreparedCorpus, model: str, progress: Progress | Non
 
 def find_tokenizer(model: str, progress: Progress | None) -> PreTrainedTokenizerFast:
     """The tokenizer of a model, with no more of the model made ready than that takes."""
-    from transformers import AutoTokenizer
-
+    from domain_ft.models.model_files import load_tokenizer, read_tokenizer
     from domain_ft.models.sources import find, quiet
 
-    if model in _TOKENIZERS:
-        folder = assets.ensure(EMBEDDED_MODELS[model], progress) / _TOKENIZERS[model]
-    else:
-        folder = find(model, progress).folder
     with quiet():
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        if model in _TOKENIZERS:
+            return read_tokenizer(assets.ensure(EMBEDDED_MODELS[model], progress) / _TOKENIZERS[model], model)
+        return load_tokenizer(find(model, progress), model)
 
 
 def print_view(view: CorpusView, console: Console) -> None:

@@ -25,7 +25,7 @@ from domain_ft.corpus.readers.base import BadRecords, Reject
 from domain_ft.corpus.shuffling import beginning
 from domain_ft.corpus.tokens import plain_backend
 from domain_ft.errors import CorpusError
-from domain_ft.models.base import load_tokenizer
+from domain_ft.models.model_files import load_tokenizer
 from domain_ft.models.sources import Progress, find
 from domain_ft.settings import DataSampleSettings
 from domain_ft.training.progress import ProgressDisplay

@@ -111,6 +111,8 @@ def choose_passes(
     Raises:
         SettingsError: --activation-checkpointing on, for a model that has no list of layers.
     """
+    for note in lora_of(base.model).notes if has_lora(base.model) else ():
+        display.say(f"note: {note}")
     can_checkpoint = ActivationCheckpointing(base.model).possible
     if settings.activation_checkpointing == "on" and not can_checkpoint:
         raise SettingsError(

@@ -250,6 +250,13 @@ def test_an_adapter_without_a_base_name_is_refused(tiny_folder: Callable[[str], 
     config.write_text("{")
     with pytest.raises(ModelError, match="not JSON"):
         load(str(tmp_path / "run"))
+    config.write_text("[]")
+    with pytest.raises(ModelError, match="not a JSON object"):
+        load(str(tmp_path / "run"))
+    for key in ("base_model_name_or_path", "revision"):
+        config.write_text(json.dumps({"base_model_name_or_path": "minilm", key: ["a"]}))
+        with pytest.raises(ModelError, match=rf"{key} is \['a'\], which is no text"):
+            load(str(tmp_path / "run"))
 
 
 # Bad folders ----------------------------------------------------------------------------------------------------------
@@ -309,18 +316,18 @@ def test_weights_of_another_size_are_refused(broken: Path) -> None:
 
 def test_a_broken_config_is_refused(broken: Path) -> None:
     (broken / "config.json").write_text("{oops")
-    refused(broken, "cannot be loaded", "config")
+    refused(broken, "the config.json of", "is not JSON", "line 1")
 
 
 def test_an_unknown_type_is_refused(broken: Path) -> None:
     (broken / "config.json").write_text('{"model_type": "nonsense"}')
-    refused(broken, "cannot be loaded", "nonsense")
+    refused(broken, "is of type 'nonsense'", "does not know")
 
 
 def test_code_that_comes_with_a_model_is_never_run(broken: Path, tmp_path: Path) -> None:
     (broken / "config.json").write_text('{"model_type": "x", "auto_map": {"AutoConfig": "code.Config"}}')
     (broken / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    refused(broken, "cannot be loaded")
+    refused(broken, "is of type 'x'", "code of its own (auto_map), which is never run")
     assert not (tmp_path / "ran").exists()
 
 

@@ -440,3 +440,96 @@ def test_deepcopy_is_a_model_of_its_own() -> None:
     assert lora_of(model).seed.value == 0
     assert not torch.equal(logits(copied), logits(model))
     assert lora_of(copied).model is copied
+
+
+STATES: dict[str, tuple[str, dict[str, Any]]] = {
+    "lora": ("bert", {}),
+    "dora": ("bert", {"use_dora": True}),
+    "conv1d": ("gpt2", {}),
+    "bias in B": ("bert", {"lora_bias": True}),
+    "trained biases": ("bert", {"bias": "all"}),
+    "tokens of a tied embedding": ("gpt2", {"trainable_tokens": (9, 4, 300)}),
+    "tokens of an untied embedding": ("gpt_neox", {"trainable_tokens": (9, 4, 300)}),
+}
+
+
+def adapted(kind: str) -> nn.Module:
+    """A model whose updates are away from where they start."""
+    architecture, changes = STATES[kind]
+    model = tiny_model(architecture).double()
+    apply_lora(model, LoraConfig(rank=2, **changes))
+    disturb(model)
+    return model
+
+
+@pytest.mark.parametrize("into_merged", [False, True])
+@pytest.mark.parametrize("from_merged", [False, True])
+@pytest.mark.parametrize("kind", STATES)
+def test_a_state_dict_holds_the_update_once(kind: str, from_merged: bool, into_merged: bool) -> None:
+    source = adapted(kind)
+    expected, state = logits(source), {name: tensor.clone() for name, tensor in source.state_dict().items()}
+    if from_merged:
+        merge(source)
+        assert source.state_dict().keys() == state.keys()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in source.state_dict().items())
+
+    architecture, changes = STATES[kind]
+    target = tiny_model(architecture, seed=5).double()
+    apply_lora(target, LoraConfig(rank=2, **changes))
+    if into_merged:
+        merge(target)
+    target.load_state_dict(source.state_dict())
+    assert lora_of(target).merged == into_merged
+    torch.testing.assert_close(logits(target), expected)
+    unmerge(target)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in target.state_dict().items())
+    assert torch.equal(logits(target), expected)
+
+
+@pytest.mark.parametrize("kind", STATES)
+def test_a_merged_model_loads_its_own_state_dict(kind: str) -> None:
+    model = adapted(kind)
+    state, expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}, logits(model)
+    merge(model)
+    model.load_state_dict(model.state_dict())
+    torch.testing.assert_close(logits(model), expected)
+    copied = copy.deepcopy(model)
+    unmerge(copied)
+    unmerge(model)
+    for each in (model, copied):
+        assert all(torch.equal(tensor, state[name]) for name, tensor in each.state_dict().items())
+
+
+def test_a_part_of_a_state_dict_leaves_a_merged_model_right() -> None:
+    model = adapted("lora")
+    expected = logits(model)
+    merge(model)
+    part = {name: tensor for name, tensor in model.state_dict().items() if ".lora_" in name}
+    model.load_state_dict(part, strict=False)
+    torch.testing.assert_close(logits(model), expected)
+    with pytest.raises(RuntimeError, match="Unexpected"):
+        model.load_state_dict({"nothing": torch.zeros(1)})
+    torch.testing.assert_close(logits(model), expected)
+    assert lora_of(model).merged
+
+
+def test_a_rank_that_no_layer_can_use_is_refused() -> None:
+    for rank in (33, 1_000_000, 10**20):
+        model = tiny_model("llama")
+        with pytest.raises(ModelError, match=f"rank {rank} is larger than every layer.*at most 32"):
+            apply_lora(model, LoraConfig(rank=rank))
+        assert not has_lora(model)
+
+
+def test_a_rank_that_some_layers_cannot_use_is_said() -> None:
+    lora = apply_lora(tiny_model("llama"), LoraConfig(rank=20))
+    (note,) = lora.notes
+    assert "rank 20 is larger than 4 of the 14 layers" in note
+    assert "k_proj, which takes at most 16" in note
+    assert apply_lora(tiny_model("llama"), LoraConfig(rank=16)).notes == ()
+
+
+@pytest.mark.parametrize("rank", [True, 2.0, "8"])
+def test_a_rank_that_is_no_whole_number_is_refused(rank: Any) -> None:
+    with pytest.raises(ModelError, match="no whole number"):
+        LoraConfig(rank=rank)

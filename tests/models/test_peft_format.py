@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 import peft
 import pytest
 import torch
+from hypothesis import HealthCheck, example, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny_models import SUPPORTED, VOCABULARY
 from tiny_models import tiny_model as float32_model
@@ -17,7 +21,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from domain_ft.errors import ModelError
-from domain_ft.models.lora import LoraConfig, apply_lora, has_lora
+from domain_ft.models import peft_format
+from domain_ft.models.lora import LoraConfig, apply_lora, has_lora, merge_and_unload
 from domain_ft.models.peft_format import CONFIG_NAME, WEIGHTS_NAME, load_adapter, save_adapter
 from domain_ft.models.targets import head_modules
 
@@ -227,10 +232,14 @@ def test_lora_on_an_untied_projection(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"lora_bias": True}, "lora_bias"),
-        ({"bias": "lora_only"}, "trained biases"),
         ({"layer_replication": [[0, 2], [1, 2]]}, "layer replication"),
-        ({"init_lora_weights": "pissa"}, "pissa"),
+        ({"init_lora_weights": "pissa"}, "PiSSA.*moves a part"),
+        ({"init_lora_weights": "pissa_niter_4"}, "PiSSA"),
+        ({"init_lora_weights": "olora"}, "OLoRA"),
+        ({"init_lora_weights": "corda"}, "CorDA"),
+        ({"init_lora_weights": "lora_ga"}, "LoRA-GA"),
+        ({"init_lora_weights": "loftq"}, "LoftQ.*quantised"),
+        ({"init_lora_weights": "warp"}, "warp"),
         ({"target_parameters": ["weight"]}, "bare parameters"),
         ({"new_in_2031": "warp"}, "new_in_2031"),
     ],
@@ -257,7 +266,23 @@ def test_other_methods_are_refused_by_name(kind: str | None, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"target_modules": ["embed_tokens", "q_proj"]}, "embed_tokens, an embedding"),
+        ({"target_modules": ["embed_tokens", "q_proj"]}, "embed_tokens, whose weight is tied"),
+        ({"target_modules": "(q_proj"}, "target_modules holds"),
+        ({"target_modules": 3}, "target_modules is an expression or a list of names, not 3"),
+        ({"exclude_modules": "*"}, "exclude_modules holds"),
+        ({"rank_pattern": {"[": 3}}, "rank_pattern holds"),
+        ({"rank_pattern": [3]}, "rank_pattern is an object"),
+        ({"layers_pattern": "(", "layers_to_transform": 1}, "layers_pattern holds"),
+        ({"layers_to_transform": "one"}, "layers_to_transform is a whole number"),
+        ({"r": "8"}, "r is a whole number"),
+        ({"r": True}, "r is a whole number"),
+        ({"r": 2.5, "lora_alpha": "x"}, "lora_alpha is a number.*; r is a whole number"),
+        ({"lora_dropout": []}, "lora_dropout is a number"),
+        ({"lora_dropout": 3}, "dropout"),
+        ({"modules_to_save": "lm_head"}, "modules_to_save is a list"),
+        ({"trainable_token_indices": ["a"]}, "trainable_token_indices is a list"),
+        ({"use_dora": "no"}, "use_dora is true or false"),
+        ({"bias": "some"}, "bias is"),
         ({"trainable_token_indices": {"lm_head": [3]}}, "only the input embedding"),
         ({"target_modules": None}, "no target_modules"),
         ({"target_modules": "nothing"}, "matches"),
@@ -292,7 +317,7 @@ def adapter(tmp_path: Path) -> Path:
 def test_missing_unexpected_and_misshapen_tensors_are_all_listed(adapter: Path) -> None:
     tensors = load_file(adapter / WEIGHTS_NAME)
     first, second = sorted(tensors)[:2]
-    tensors["base_model.model.lm_head.weight"] = tensors.pop(first)
+    tensors["base_model.model.model.norm.weight"] = tensors.pop(first)
     tensors[second] = tensors[second][:1].contiguous()
     save_file(tensors, adapter / WEIGHTS_NAME)
     model = tiny_model("llama")
@@ -301,7 +326,7 @@ def test_missing_unexpected_and_misshapen_tensors_are_all_listed(adapter: Path) 
         load_adapter(model, adapter)
     message = str(error.value)
     assert f"missing: {first}" in message
-    assert "unexpected: base_model.model.lm_head.weight" in message
+    assert "unexpected: base_model.model.model.norm.weight" in message
     assert f"of another shape: {second}" in message
     assert not has_lora(model)
     assert [name for name, _ in model.named_parameters()] == list(before)
@@ -344,7 +369,7 @@ def test_names_that_peft_would_find_at_the_end_of_others(tmp_path: Path) -> None
         return nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
 
     model, x = network(), torch.randn(3, 4)
-    lora = apply_lora(model, LoraConfig(targets=r"0|1\.1"))
+    lora = apply_lora(model, LoraConfig(rank=2, targets=r"0|1\.1"))
     disturb(lora.trainable_parameters().values())
     save_adapter(model, tmp_path, base_name=None)
     theirs = quiet_peft(network(), tmp_path)
@@ -377,3 +402,217 @@ def test_many_layers_resolve_to_the_same_modules_in_peft(tmp_path: Path) -> None
     theirs = quiet_peft(tiny_model("llama", num_hidden_layers=6), tmp_path)
     assert sorted(theirs.base_model.targeted_module_names) == sorted(lora.layers)
     assert_close(logits(theirs), logits(model), logits(tiny_model("llama", num_hidden_layers=6)))
+
+
+def test_every_field_of_pefts_config_is_honoured_irrelevant_or_refused() -> None:
+    fields = {field.name for field in dataclasses.fields(peft.LoraConfig)}
+    groups = (peft_format._HONOURED, peft_format._IRRELEVANT, set(peft_format._VARIANTS))
+    assert fields == set().union(*groups)
+    assert sum(len(group) for group in groups) == len(fields)
+
+
+@QUIET
+@pytest.mark.parametrize("kind", ["all", "lora_only"])
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "gpt2", "opt", "qwen2"])
+def test_trained_biases_both_ways(architecture: str, kind: str, tmp_path: Path) -> None:
+    names = ["query", "q_proj", "c_attn", "dense"]
+    expected = written_by_peft(tiny_model(architecture), tmp_path / "theirs", target_modules=names, bias=kind)
+    model = tiny_model(architecture)
+    base = logits(model)
+    lora = load_adapter(model, tmp_path / "theirs")
+    assert_close(logits(model), expected, base)
+    assert any(name.endswith(".bias") for name in lora.trainable_parameters())
+
+    disturb(lora.trainable_parameters().values())
+    expected = logits(model)
+    save_adapter(model, tmp_path / "ours", base_name=None)
+    assert_close(logits(quiet_peft(tiny_model(architecture), tmp_path / "ours")), expected, base)
+    merge_and_unload(model)
+    assert_close(logits(model), expected, base)
+
+
+@QUIET
+@pytest.mark.filterwarnings("ignore:.*LoRA tensor.s. have invalid shape")  # PEFT's own, of B's bias
+@pytest.mark.parametrize("use_rslora", [False, True])
+@pytest.mark.parametrize("architecture", ["bert", "gpt2"])
+def test_a_bias_in_b_both_ways(architecture: str, use_rslora: bool, tmp_path: Path) -> None:
+    settings = {"target_modules": ["query", "value", "c_attn"], "lora_bias": True, "use_rslora": use_rslora}
+    expected = written_by_peft(tiny_model(architecture), tmp_path / "theirs", **settings)
+    model = tiny_model(architecture)
+    base = logits(model)
+    lora = load_adapter(model, tmp_path / "theirs")
+    assert_close(logits(model), expected, base)
+
+    disturb(lora.trainable_parameters().values())
+    expected = logits(model)
+    save_adapter(model, tmp_path / "ours", base_name=None)
+    assert_close(logits(quiet_peft(tiny_model(architecture), tmp_path / "ours")), expected, base)
+    lora.merge()
+    assert_close(logits(model), expected, base)
+    lora.unmerge()
+    assert torch.equal(logits(model), expected)
+
+
+@QUIET
+def test_a_bias_in_b_of_a_layer_without_one_is_refused(tmp_path: Path) -> None:
+    written_by_peft(tiny_model("llama"), tmp_path, target_modules=["q_proj"])
+    change_config(tmp_path, lora_bias=True)
+    model = tiny_model("llama")
+    with pytest.raises(ModelError, match="bias in LoRA's B"):
+        load_adapter(model, tmp_path)
+    assert not has_lora(model)
+
+
+@QUIET
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
+@pytest.mark.parametrize("start", [True, "mica"])
+@pytest.mark.parametrize("architecture", ["qwen2", "gpt_neox"])
+def test_lora_on_an_untied_embedding_both_ways(architecture: str, start: Any, tmp_path: Path) -> None:
+    names = ["embed_tokens", "embed_in", "q_proj", "query_key_value"]
+    untied = {"tie_word_embeddings": False}
+    expected = written_by_peft(
+        tiny_model(architecture, **untied).float(), tmp_path / "theirs", target_modules=names, init_lora_weights=start
+    )
+    model = tiny_model(architecture, **untied)
+    base = logits(model)
+    lora = load_adapter(model, tmp_path / "theirs")
+    assert len(lora.embeddings) == 1
+    torch.testing.assert_close(logits(model), expected.double(), rtol=0, atol=1e-5)
+
+    disturb(lora.trainable_parameters().values())
+    expected = logits(model)
+    save_adapter(model, tmp_path / "ours", base_name=None)
+    assert_close(logits(quiet_peft(tiny_model(architecture, **untied), tmp_path / "ours")), expected, base)
+    lora.merge()
+    assert_close(logits(model), expected, base)
+    lora.unmerge()
+    assert torch.equal(logits(model), expected)
+
+
+@QUIET
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
+def test_dora_on_an_embedding_is_refused(tmp_path: Path) -> None:
+    written_by_peft(tiny_model("qwen2"), tmp_path, target_modules=["embed_tokens", "q_proj"], use_dora=True)
+    with pytest.raises(ModelError, match=r"DoRA on the embedding model\.embed_tokens"):
+        load_adapter(tiny_model("qwen2"), tmp_path)
+
+
+@QUIET
+def test_biases_that_peft_writes_twice_are_refused_by_name(tmp_path: Path) -> None:
+    whole = ["final_layer_norm"]
+    written_by_peft(tiny_model("opt"), tmp_path, target_modules=["q_proj"], bias="all", modules_to_save=whole)
+    model = tiny_model("opt")
+    with pytest.raises(ModelError, match=r"trained biases .* beside modules trained whole"):
+        load_adapter(model, tmp_path)
+    assert not has_lora(model)
+
+
+@QUIET
+@pytest.mark.parametrize("start", ["Gaussian", "gaussian", "orthogonal", "mica", "MiCA", False])
+def test_first_values_do_not_matter_after_training(start: Any, tmp_path: Path) -> None:
+    model = tiny_model("llama").float()
+    theirs = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=start))
+    disturb(parameter for parameter in theirs.parameters() if parameter.requires_grad)
+    theirs.save_pretrained(tmp_path)
+    ours = tiny_model("llama").float()
+    base = logits(ours)
+    load_adapter(ours, tmp_path)
+    assert (logits(theirs) - base).abs().max() > 1e-3
+    torch.testing.assert_close(logits(ours), logits(theirs), rtol=0, atol=1e-5)
+
+
+@QUIET
+def test_copies_of_the_bases_embeddings_are_no_obstacle(tmp_path: Path) -> None:
+    for architecture in ("llama", "qwen2", "bert"):
+        folder = tmp_path / architecture
+        names = ["q_proj", "query"]
+        theirs = peft.get_peft_model(tiny_model(architecture), peft.LoraConfig(r=4, target_modules=names))
+        disturb(parameter for parameter in theirs.parameters() if parameter.requires_grad)
+        theirs.save_pretrained(folder, save_embedding_layers=True)
+        assert any("embed" in name for name in load_file(folder / WEIGHTS_NAME))
+        model = tiny_model(architecture)
+        base = logits(model)
+        load_adapter(model, folder)
+        assert_close(logits(model), logits(theirs), base)
+
+
+@QUIET
+def test_embeddings_that_are_no_copies_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    larger = tiny_model("llama")
+    larger.resize_token_embeddings(VOCABULARY + 5)
+    theirs = peft.get_peft_model(larger, peft.LoraConfig(r=4, target_modules=["q_proj"]))
+    theirs.save_pretrained(tmp_path / "resized", save_embedding_layers=True)
+    model = tiny_model("llama")
+    with pytest.raises(ModelError, match="vocabulary was resized") as caught:
+        load_adapter(model, tmp_path / "resized")
+    assert f"resize_token_embeddings({VOCABULARY + 5})" in str(caught.value)
+    assert not has_lora(model)
+
+    written_by_peft(tiny_model("qwen2"), tmp_path / "trained", target_modules=["q_proj"])
+    tensors = load_file(tmp_path / "trained" / WEIGHTS_NAME)
+    tensors["base_model.model.lm_head.weight"] = torch.ones(VOCABULARY, 32, dtype=torch.float64)
+    save_file(tensors, tmp_path / "trained" / WEIGHTS_NAME)
+    with pytest.raises(ModelError, match=r"lm_head\.weight is not the base model's"):
+        load_adapter(tiny_model("qwen2"), tmp_path / "trained")
+
+
+def test_an_adapter_that_is_not_finite_is_named(adapter: Path) -> None:
+    tensors = load_file(adapter / WEIGHTS_NAME)
+    name = sorted(tensors)[0]
+    tensors[name][0, 0] = float("nan")
+    save_file(tensors, adapter / WEIGHTS_NAME)
+    with pytest.raises(ModelError, match=r"not all finite.*lora_A"):
+        load_adapter(tiny_model("llama"), adapter)
+
+
+FIELDS: dict[str, list[Any]] = {
+    "target_modules": [["q_proj"], ["q_proj", "fc1"], "all-linear", r".*\.0\..*k_proj", ["embed_tokens", "v_proj"]],
+    "exclude_modules": [None, ["k_proj"], r".*\.1\..*"],
+    "bias": ["none", "all", "lora_only"],
+    "lora_bias": [False, True],
+    "use_rslora": [False, True],
+    "use_dora": [False, True],
+    "init_lora_weights": [True, False, "gaussian", "Gaussian", "orthogonal", "mica", "olora", "pissa"],
+    "rank_pattern": [{}, {"q_proj": 2}],
+    "alpha_pattern": [{}, {r".*\.0\..*": 3}],
+    "lora_alpha": [8, 3],
+    "lora_dropout": [0.0, 0.2],
+    "modules_to_save": [None, ["final_layer_norm"], ["lm_head"]],
+    "layers_to_transform": [None, 1, [0]],
+    "trainable_token_indices": [None, [3, 9]],
+    "fan_in_fan_out": [False, True],
+    "use_qalora": [False, True],
+    "layer_replication": [None, [[0, 2], [1, 2]]],
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@examples(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(chosen=st.fixed_dictionaries({}, optional={key: st.sampled_from(values) for key, values in FIELDS.items()}))
+@example(chosen={"bias": "all", "modules_to_save": ["final_layer_norm"]})
+@example(chosen={"bias": "all", "modules_to_save": ["lm_head"]})
+@example(chosen={"bias": "lora_only", "lora_bias": True})
+@example(chosen={"target_modules": ["embed_tokens", "v_proj"], "bias": "all"})
+@example(chosen={"target_modules": ["embed_tokens", "v_proj"], "trainable_token_indices": [3, 9]})
+@example(chosen={"trainable_token_indices": [3, 9], "modules_to_save": ["lm_head"]})
+def test_whatever_peft_writes_it_loads_with_equal_logits_or_is_refused(
+    chosen: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("adapter")
+    untied = {"tie_word_embeddings": False, "word_embed_proj_dim": 32}
+
+    def model() -> PreTrainedModel:
+        return float32_model("opt", **untied)  # in float32, the only type that some first values take
+
+    try:
+        expected = written_by_peft(model(), folder, **{"target_modules": ["q_proj"], **chosen})
+    except Exception:  # PEFT does not take these together
+        return
+    ours = model()
+    try:
+        load_adapter(ours, folder)
+    except ModelError as error:
+        assert error.where or error.fix
+        assert not has_lora(ours)
+        return
+    torch.testing.assert_close(logits(ours), expected, rtol=0, atol=1e-4 * float(expected.abs().max()))

@@ -468,3 +468,21 @@ def test_a_task_on_a_run_is_loaded_from_both(adapted: Path, tmp_path: Path) -> N
     model = trained(adapted)
     write_run(model, tmp_path / "run")
     assert_equal(logits(load_task_run(tmp_path / "run", dtype=torch.float64)), logits(model))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[]", "not a JSON object"),
+        ("{", "not JSON"),
+        ("{}", "lacks a usable labels and several and kind"),
+        ('{"labels": ["a", 3], "several": false, "kind": "sequence"}', "lacks a usable labels"),
+        ('{"labels": ["a", "b"], "several": false, "kind": ["sequence"]}', "lacks a usable kind"),
+    ],
+)
+def test_a_task_file_that_is_no_such_thing_is_named(content: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / TASK_NAME).write_text(content)
+    with pytest.raises(ModelError, match=said) as caught:
+        load_task_run(tmp_path)
+    assert str(tmp_path / TASK_NAME) in str(caught.value)
+    assert caught.value.fix
