@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import errno
 import importlib
 import inspect
 import json
@@ -373,15 +372,10 @@ def _mendable(error: Exception) -> str | None:
     """The message of an error that the user can mend, None for a bug. A disk that is full or closed is the user's."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in (
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EACCES,
-        errno.EPERM,
-        errno.EROFS,
-    ):
-        return str(UserError(os.strerror(error.errno), where=error.filename and str(error.filename)))
-    return None
+    from domain_ft.storage import storage_error  # brings file locks, which nothing else here needs
+
+    told = storage_error(error)
+    return None if told is None else str(told)
 
 
 def _bug(debug: bool) -> int:
