@@ -7,10 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from domain_ft.errors import UserError
+from domain_ft.errors import CheckpointError, UserError
 
 Kinds: TypeAlias = Mapping[str, type | tuple[type, ...]]
 """The types that the value of a key may have; float takes whole numbers too."""
+
+_RESULT_KINDS: Kinds = {
+    "command": str,
+    "model": str,
+    "task": str,
+    "data": str,
+    "objective": str,
+    "seeds": dict,
+    "learning_curve": list,
+}
+"""What other verbs count on in a result.json."""
 
 _WORDS = {
     str: "a text",
@@ -47,6 +58,16 @@ def read_object(
         raise error(f"{path.name} holds {describe(value)} where an object is wanted", where=str(path), fix=fix)
     check_kinds(value, kinds or {}, error, path, needed=needed, fix=fix)
     return value
+
+
+def read_result(run: Path, needed: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The result.json of a run folder.
+
+    Raises:
+        CheckpointError: it is damaged, or lacks one of the keys that are `needed`.
+    """
+    fix = "take another run, or run it again"
+    return read_object(run / "result.json", CheckpointError, kinds=_RESULT_KINDS, needed=needed, fix=fix)
 
 
 def check_kinds(

@@ -72,6 +72,19 @@ def writing_beside(target: Path) -> Iterator[None]:
         yield
 
 
+def refuse_below_file(output: Path, option: str = "--output") -> None:
+    """Make sure that no part of the way to `output` is a file.
+
+    Raises:
+        SettingsError: with the part that is.
+    """
+    for folder in output.absolute().parents:
+        if folder.exists() and not folder.is_dir():
+            raise SettingsError(
+                f"{option} {output} is below {folder}, which is a file", fix=f"give {option} another place"
+            )
+
+
 def note_of(lock: Path) -> Path:
     """The file that says who holds `lock`."""
     return lock.with_name(f"{lock.name}.json")

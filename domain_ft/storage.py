@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, content hashes, the user's cache folder, and what a full disk means."""
+"""Files that are whole or absent: atomic writes, hashes, the user's cache folder, and what to say of a full disk."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def storage_error(
     system = as_os_error(error)
     if system is None or system.errno not in _FULL + _DENIED + _MISNAMED + _OTHER:
         return None
-    path = Path(os.fsdecode(system.filename)) if isinstance(system.filename, str | bytes) else where and Path(where)
+    named_by_system = system.filename if isinstance(system.filename, str | bytes) else None
+    place = os.fsdecode(named_by_system) if named_by_system is not None else where
+    path = None if place is None else Path(place)
     reason = os.strerror(system.errno or 0)
     if system.errno in _FULL:
         space = "" if path is None else _free_space(path)

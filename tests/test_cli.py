@@ -239,7 +239,11 @@ def failing(error: BaseException) -> Verb:
         (KeyboardInterrupt(), 130, "interrupted: stopped"),
         (KeyboardInterrupt("checkpoint at step 50"), 130, "interrupted: checkpoint at step 50"),
         (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 2, "error: /x/y cannot be written: No space left"),
-        (PermissionError(errno.EACCES, "Permission denied", "/x/y"), 2, "error: /x/y cannot be written: Permission denied\n  where: /x/y\n  do:    give yourself the right"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/x/y"),
+            2,
+            "error: /x/y cannot be written: Permission denied\n  where: /x/y\n  do:    give yourself the right",
+        ),
         (IsADirectoryError(errno.EISDIR, "Is a directory", "/x/y"), 2, "error: /x/y cannot be written: Is a directory"),
         (RuntimeError("I/O error: File too large (os error 27)"), 2, "error: a file cannot be written: File too large"),
         (ZeroDivisionError("x / 0"), 1, "error: this is a bug of domain-ft: ZeroDivisionError: x / 0\n  do:"),

@@ -8,7 +8,6 @@ and initialisations that change the base) is refused by name.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from domain_ft.errors import ModelError
+from domain_ft.json_files import Kinds, read_object
 from domain_ft.models import targets as targeting
 from domain_ft.models.lora import LoraConfig, LoraModel, insert_lora, lora_of, refuse_adapted
 from domain_ft.storage import write_atomic, write_json
@@ -29,6 +29,25 @@ CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 
+# What we count on in PEFT's config, by kind.
+_KINDS: Kinds = {
+    "alpha_pattern": dict,
+    "base_model_name_or_path": str,
+    "bias": str,
+    "exclude_modules": (str, list),
+    "layers_pattern": (str, list),
+    "layers_to_transform": (int, list),
+    "lora_alpha": float,
+    "lora_dropout": float,
+    "modules_to_save": list,
+    "peft_type": str,
+    "r": int,
+    "rank_pattern": dict,
+    "revision": str,
+    "target_modules": (str, list),
+    "task_type": str,
+    "trainable_token_indices": (list, dict),
+}
 # Initial values that leave the base as it is: what was trained stands whole in the adapter.
 _PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
 # Keys of PEFT's LoRA config that change what is computed in a way that we have no like of, where they are set.
@@ -115,7 +134,7 @@ def load_adapter(
             missing, unexpected or of another shape than this model needs; all of them are listed.
     """
     refuse_adapted(model)
-    settings = _read_settings(folder)
+    settings = read_settings(folder)
     tensors = _read_tensors(folder)
     _refuse_foreign(settings, folder)
     config = _lora_config(model, settings, folder)
@@ -144,7 +163,7 @@ def load_adapter(
 
 def task_type(folder: Path) -> str | None:
     """PEFT's name of the task that the adapter in `folder` is for; None for a masked LM."""
-    return _read_settings(folder).get("task_type")
+    return read_settings(folder).get("task_type")
 
 
 def _tensors(lora: LoraModel) -> dict[str, Tensor]:
@@ -227,17 +246,16 @@ def _original_modules(lora: LoraModel) -> list[tuple[str, nn.Module]]:
         lora.attach()
 
 
-def _read_settings(folder: Path) -> dict[str, Any]:
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The adapter_config.json in `folder`.
+
+    Raises:
+        ModelError: it is missing or damaged.
+    """
     path = folder / CONFIG_NAME
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{folder} holds no adapter: {CONFIG_NAME} is missing") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"the adapter's {CONFIG_NAME} is no JSON: {error}", where=str(path)) from None
-    if not isinstance(settings, dict):
-        raise ModelError(f"the adapter's {CONFIG_NAME} is no JSON object", where=str(path))
-    return settings
+    if not path.is_file():
+        raise ModelError(f"{folder} holds no adapter: {CONFIG_NAME} is missing")
+    return read_object(path, ModelError, kinds=_KINDS, fix="copy the adapter again, or train it again")
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:

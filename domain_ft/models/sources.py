@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import huggingface_hub
 from huggingface_hub import errors as hub_errors
@@ -19,6 +17,7 @@ from huggingface_hub import utils as hub_utils
 from transformers.utils import logging as transformers_logging
 
 from domain_ft.errors import ModelError, nearest
+from domain_ft.json_files import read_object
 from domain_ft.storage import sha256
 
 Progress = Callable[[str, int, int | None], None]
@@ -114,10 +113,12 @@ def _folder(path: Path, progress: Progress | None) -> Source:
 def _adapted(adapter: Path, progress: Progress | None) -> Source:
     """An adapter on its base. An adapter's base may be a run as well: the adapters then follow each other."""
     where = adapter / "adapter_config.json"
-    try:
-        settings: dict[str, Any] = json.loads(where.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError("the adapter's configuration is not JSON.", where=str(where), fix=str(error)) from error
+    settings = read_object(
+        where,
+        ModelError,
+        kinds={"base_model_name_or_path": str, "revision": str},
+        fix="copy the adapter again, or train it again",
+    )
     base_name, revision = settings.get("base_model_name_or_path"), settings.get("revision")
     if not base_name:
         raise ModelError(

@@ -13,7 +13,6 @@ encoder, the last of a decoder, or the mean where the class pools by it. The hea
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -57,10 +56,10 @@ from domain_ft.models.base import (
     trial_pieces,
 )
 from domain_ft.models.lora import merge_and_unload
-from domain_ft.models.peft_format import CONFIG_NAME, load_adapter
+from domain_ft.models.peft_format import load_adapter, read_settings
 from domain_ft.models.probe import HEAD_FOLDER, Probe
 from domain_ft.models.sources import Progress, Source, find, quiet
-from domain_ft.models.task_facts import TASK_NAME
+from domain_ft.models.task_facts import TASK_NAME, read_facts
 from domain_ft.models.task_passes import TaskPass, TaskTokens, last_tokens, one_token_a_piece
 from domain_ft.randomness import derive
 
@@ -254,7 +253,7 @@ def load_task_model(
     _keep_precise(task.model, new)
     if adapter == "continue" and kept:
         load_adapter(task.model, kept[-1], body_only=True, train_modules=new)
-        settings = json.loads((kept[-1] / CONFIG_NAME).read_text(encoding="utf-8"))
+        settings = read_settings(kept[-1])
         task.source, task.revision = settings["base_model_name_or_path"], settings.get("revision") or task.revision
     replaced = [path for path in new if not any(key.startswith(f"{path}.") for key in missing)]
     if replaced:
@@ -306,16 +305,11 @@ def read_task(folder: Path) -> dict[str, Any]:
     Raises:
         ModelError: there is none, or it cannot be read.
     """
-    where = folder / TASK_NAME
-    try:
-        facts: dict[str, Any] = json.loads(where.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not (folder / TASK_NAME).is_file():
         raise ModelError(
             f"'{folder}' is no finished run of classify or tag: it has no {TASK_NAME}.", fix="give the folder of one"
-        ) from None
-    except ValueError as error:
-        raise ModelError(f"{TASK_NAME} is not JSON: {error}", where=str(where)) from None
-    return facts
+        )
+    return read_facts(folder)
 
 
 def reset_head(task: TaskModel, seed: int, shares: npt.NDArray[np.float64] | None = None) -> None:

@@ -26,20 +26,9 @@ from typing import Any
 
 from domain_ft.errors import CheckpointError, SettingsError
 from domain_ft.evaluation.scores import Scores
-from domain_ft.json_files import Kinds, read_object
+from domain_ft.json_files import read_result
 from domain_ft.locks import in_use, is_locked, only_writer
 from domain_ft.storage import storage_error, write_atomic, write_json
-
-RESULT_KINDS: Kinds = {
-    "command": str,
-    "model": str,
-    "task": str,
-    "data": str,
-    "objective": str,
-    "seeds": dict,
-    "learning_curve": list,
-}
-"""What kind of value other verbs count on under the keys of a result.json."""
 
 _LOCK = ".in-use"
 _NAMED = 3  # foreign files that a message names
@@ -229,7 +218,7 @@ class RunFolder:
             CheckpointError: the file is damaged: no JSON object, or a value of another kind than we write.
         """
         self.open(self.path)
-        return read_object(self.result, CheckpointError, kinds=RESULT_KINDS, fix="run it again")
+        return read_result(self.path)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -314,6 +303,16 @@ class RunFolder:
                 file.write(b"\0" * 4096)
         except OSError as error:
             raise self._unusable("written to", error) from error
+
+
+@contextlib.contextmanager
+def report_folder(path: Path | None) -> Iterator[RunFolder | None]:
+    """The folder that a verb which only measures writes its result to; None where none is asked for."""
+    if path is None:
+        yield None
+        return
+    with RunFolder.claimed(path) as folder:
+        yield folder
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ from domain_ft.corpus.checks.items import Item, Rejections
 from domain_ft.corpus.checks.lengths import TokenLengths
 from domain_ft.corpus.checks.opening import CheckedFile, Fields
 from domain_ft.corpus.checks.private import PrivateData
-from domain_ft.corpus.checks.repairs import Repaired, repair
+from domain_ft.corpus.checks.repairs import Repaired, refuse_output, repair
 from domain_ft.corpus.conversations.formats import FORMATS, FieldChoice
 from domain_ft.errors import SettingsError
 from domain_ft.settings import ClassifySettings, DataCheckSettings, InstructSettings, TagSettings, TokenOptions
@@ -86,6 +86,8 @@ def check(settings: DataCheckSettings, progress: Progress | None = None) -> Chec
         raise SettingsError("--names with --no-private: names are private", fix="leave one of them out")
     fields = Fields(FieldChoice.of(settings), settings.text_field, settings.pair_field, settings.label_field)
     file = CheckedFile.open(settings.data, settings.kind, fields)
+    if settings.fix is not None:
+        refuse_output(file, settings.fix)
     private = PrivateData(settings.region, settings.names) if settings.private else None
     rejections = Rejections()
     checker = Checker(

@@ -13,6 +13,7 @@ from domain_ft.corpus.readers import ENDINGS, RECORDS
 from domain_ft.corpus.readers.base import BadRecords
 from domain_ft.corpus.readers.files import ending
 from domain_ft.errors import CorpusError, RecordError, SettingsError
+from domain_ft.locks import refuse_below_file
 
 
 class Refusing(BadRecords):
@@ -49,16 +50,16 @@ def record_file(given: str) -> tuple[Path, str]:
     return path, kind
 
 
-def refuse_existing(output: Path) -> None:
-    """Make sure that nothing is overwritten.
+def refuse_existing(output: Path, option: str = "--output") -> None:
+    """Make sure that nothing is overwritten, and that a file or folder can be made there.
 
     Raises:
-        SettingsError: there is something at `output`.
+        SettingsError: there is something at `output`, or it is below a file.
     """
+    refuse_below_file(output, option)
     if output.exists() or output.is_symlink():
-        raise SettingsError(
-            f"--output {output} exists already", fix="remove it, or give another name; nothing was changed"
-        )
+        what = "is a folder that is there already" if output.is_dir() else "exists already"
+        raise SettingsError(f"{option} {output} {what}", fix="remove it, or give another name; nothing was changed")
 
 
 def json_line(record: Mapping[str, Any], place: str) -> bytes:

@@ -22,6 +22,7 @@ from domain_ft.checking import refuse
 from domain_ft.corpus.conversations.formats import FieldChoice, to_chat
 from domain_ft.corpus.conversations.reading import iterate_conversations
 from domain_ft.errors import CorpusError, SettingsError
+from domain_ft.locks import writing_beside
 from domain_ft.randomness import generator
 from domain_ft.settings import DataMixSettings
 from domain_ft.storage import write_atomic
@@ -87,8 +88,9 @@ def mix(settings: DataMixSettings) -> Mixture:
     ]
     mixed = [own[index] for own, indices in zip(lines, drawn, strict=True) for index in indices]
     order = generator(settings.seed, "order of a mixture").permutation(len(mixed))
-    settings.output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(settings.output, b"".join(mixed[index] for index in order))
+    with writing_beside(settings.output):
+        refuse_existing(settings.output)  # again: another process may have been faster
+        write_atomic(settings.output, b"".join(mixed[index] for index in order))
     taken = tuple(
         Taken(file, weight / math.fsum(weights.values()), len(own), len(indices), len(indices) / len(mixed))
         for (file, weight), own, indices in zip(weights.items(), lines, drawn, strict=True)

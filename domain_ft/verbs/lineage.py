@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from domain_ft.corpus.corpus import open_corpus
 from domain_ft.corpus.prepared import PreparedCorpus, prepare
 from domain_ft.errors import UserError
+from domain_ft.json_files import read_result
 from domain_ft.settings import AdaptSettings, InstructSettings
 from domain_ft.training.progress import ProgressDisplay
 
@@ -21,7 +21,7 @@ def adapted_runs(model: str) -> Iterator[AdaptSettings]:
     folder = Path(model).expanduser()
     if not (folder / "result.json").is_file():
         return
-    command = json.loads((folder / "result.json").read_text(encoding="utf-8")).get("command")
+    command = read_result(folder).get("command")
     if command == "adapt":
         settings = AdaptSettings.from_toml(folder / "config.toml")
         yield settings
