@@ -17,6 +17,7 @@ from typing import Any
 
 from domain_ft.corpus import assets
 from domain_ft.corpus.assets import ASSETS, Progress
+from domain_ft.corpus.naming import name_of
 from domain_ft.corpus.readers import ENDINGS, reader
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject, SourceDocument
 from domain_ft.corpus.readers.files import Listing, list_files
@@ -178,11 +179,8 @@ def _find(spec: str) -> Recipe:
 
 def _path_recipe(path: Path) -> Recipe:
     list_files(path)  # says at once where there is nothing to read
-    name = path.resolve().name.removesuffix(".gz")
-    for ending in ENDINGS:
-        name = name.removesuffix(ending)
     source = Source(kind="files", path=str(path.resolve()))
-    return Recipe(name, f"Text of {path.name}.", "unknown", "", "und", (source,))
+    return Recipe(name_of(str(path)), f"Text of {path.name}.", "unknown", "", "und", (source,))
 
 
 def _hub_recipe(spec: str) -> Recipe:
@@ -191,7 +189,7 @@ def _hub_recipe(spec: str) -> Recipe:
     if not identifier:
         raise CorpusError("'hf:' names no data set", where=spec, fix="write hf:ID or hf:ID:config")
     source = Source(kind="hub", id=identifier, config=config or None)
-    return Recipe(Path(identifier).name, f"The data set {identifier} of the hub.", "unknown", "", "und", (source,))
+    return Recipe(name_of(spec), f"The data set {identifier} of the hub.", "unknown", "", "und", (source,))
 
 
 def hash_files(listing: Listing) -> Iterator[tuple[tuple[Path, str], str]]:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from domain_ft.corpus.masking import mostly_without_words
+from domain_ft.corpus.naming import name_of
 from domain_ft.corpus.packing import StepPlan
 from domain_ft.corpus.tokens import TokenRows, tokenize
 from domain_ft.evaluation.bootstrap import beyond_control, difference
@@ -226,7 +227,7 @@ def output_folder(settings: AdaptSettings) -> Path:
     """--output, or runs/CORPUS-MODEL by the last parts of their names."""
     if settings.output:
         return settings.output
-    return default_folder(Path(settings.corpus).name, Path(settings.model).name)
+    return default_folder(name_of(settings.corpus), name_of(settings.model))
 
 
 def _keep_rejects(job: Job, folder: RunFolder) -> None:

@@ -133,7 +133,7 @@ def _places_of_task(
         "description": task.description,
         "licence": task.licence or recipe.licence,
         "citation": task.citation or recipe.citation,
-        "language": recipe.language,
+        "language": recipe.known_language,
         "weaknesses": task.weaknesses,
         "recipe": content_key(dataclasses.asdict(task)),
     }
