@@ -306,15 +306,22 @@ def _settings(
     problems = [*faults.values(), *(problem for _, found in read for problem in found)]
     if verb.passes_on:
         layers.append({"arguments": checking.Given(tuple(unused), " ".join(unused))})
-    else:
-        problems += _left_over(verb, unused)
+    merged = checking.merge(cls, layers)
+    if not verb.passes_on:
+        wanted = [o.flag for o in checking.options(cls) if o.required and o.name not in merged]
+        problems += _left_over(verb, unused, wanted)
     unread = any(found and not layer for layer, found in files)
 
     def missing(option: checking.Option) -> str | None:
         """Silent where the value may well be there: in a file that could not be read, or lost with another fault."""
-        return None if unread or option.flag in faults else f"{option.flag} is required"
+        if unread or option.flag in faults:
+            return None
+        if option.name not in cls.positional:
+            return f"{option.flag} is required"
+        word = option.name.upper()
+        return f"{word} is required: domain-ft {' '.join(verb.words)} {word}{' ...' if option.many else ''}"
 
-    return checking.build(cls, checking.merge(cls, layers), problems, missing=missing)
+    return checking.build(cls, merged, problems, missing=missing)
 
 
 def _leave_the_other_processes() -> None:
@@ -343,8 +350,16 @@ def _typed(cls: type[checking.Settings], given: Mapping[str, Any]) -> dict[str, 
     return layer
 
 
-def _left_over(verb: Verb, words: Sequence[str]) -> list[str]:
-    """What to say of words that belong to no option: an unknown option takes the word after it for its value."""
+_USUALLY_MEANT = ("--corpus", "--train", "--data", "--input", "--prompt", "--model")
+"""The options that a word alone is meant for, where nothing required is missing."""
+
+
+def _left_over(verb: Verb, words: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """What to say of words that belong to no option: an unknown option takes the word after it for its value.
+
+    Args:
+        wanted: the required options that are not given; a word alone is taken for the value of the first.
+    """
     flags = [option.flag for option in checking.options(verb.settings)]
     flags += [_negative(option) for option in checking.options(verb.settings) if _has_negative(option)]
     flags += ["--config", "--set", "--debug", "--help"]
@@ -353,7 +368,9 @@ def _left_over(verb: Verb, words: Sequence[str]) -> list[str]:
     while rest:
         word = rest.pop(0)
         if not word.startswith("-"):
-            hint = f"; did you mean --corpus {word}?" if "--corpus" in flags else ""
+            usual = [flag for flag in _USUALLY_MEANT if flag in flags]
+            meant = next(iter([*wanted, *usual]), None)
+            hint = f"; did you mean {meant} {word}?" if meant and not verb.settings.positional else ""
             problems.append(f"{word}: belongs to no option{hint}")
             continue
         name = word.partition("=")[0]

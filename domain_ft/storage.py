@@ -101,6 +101,14 @@ def _cache_root() -> Path:
     return Path(root) if root else Path(platformdirs.user_cache_dir("domain-ft"))
 
 
+def user_path(given: str) -> Path:
+    """A path as the user gave it, `~` being the home folder. `~name` of a user that is not there stays as it is."""
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        return Path(given)
+
+
 def cache_folder(*parts: str) -> Path:
     """A folder under the user's cache (`DOMAIN_FT_CACHE`, else the system's usual place), made if it is not there.
 

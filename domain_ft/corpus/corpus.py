@@ -23,7 +23,7 @@ from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject, Sourc
 from domain_ft.corpus.readers.files import Listing, list_files
 from domain_ft.corpus.recipes import Recipe, Source, load_recipe, recipe_names, recipes_folder
 from domain_ft.errors import AssetError, CorpusError, nearest
-from domain_ft.storage import cache_folder, sha256, write_json
+from domain_ft.storage import cache_folder, sha256, user_path, write_json
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Corpus:
         if source.kind == "hub":  # a folder on this machine that stands where an id does
             return list_files(Path(str(source.id)), "any")
         if source.kind == "files":
-            return list_files(self.recipe.folder / Path(str(source.path)).expanduser(), source.reader)
+            return list_files(self.recipe.folder / user_path(str(source.path)), source.reader)
         folder = assets.ensure(str(source.asset), progress)
         found = sorted(folder.glob(str(source.path)))
         if not found:
@@ -164,7 +164,7 @@ def _find(spec: str) -> Recipe:
         return load_recipe(recipes_folder() / f"{spec}.toml")
     if spec.startswith("hf:"):
         return _hub_recipe(spec)
-    path = Path(spec).expanduser()
+    path = user_path(spec)
     if path.suffix.lower() == ".toml" and path.is_file():
         return load_recipe(path)
     if path.exists():

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from domain_ft.corpus.readers import ENDINGS
+from domain_ft.storage import user_path
 
 _TAGGED = (".conll", ".conllu", ".bio", ".iob", ".iob2")
 _PACKED = (".gz", ".zst", ".xz", ".bz2")
@@ -29,7 +30,7 @@ def name_of(given: str) -> str:
     if given.startswith("hf:"):
         identifier, _, config = given.removeprefix("hf:").partition(":")
         return "-".join(part for part in (Path(identifier).name, config) if part) or "data"
-    path = Path(given).expanduser()
+    path = user_path(given)
     if path.name in ("", ".."):  # `.` and `..` and `/` are somewhere
         path = path.resolve()
     name = _without_endings(path.name)

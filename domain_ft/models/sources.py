@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from domain_ft.errors import ModelError, nearest
 from domain_ft.json_files import read_object
-from domain_ft.storage import sha256
+from domain_ft.storage import sha256, user_path
 
 Progress = Callable[[str, int, int | None], None]
 """Told (what is being done, how much of it is done, how much there is or None)."""
@@ -59,7 +59,7 @@ def find(name: str, progress: Progress | None = None, revision: str | None = Non
     if name in embedded.EMBEDDED:
         folder = embedded.resolve(name, progress)
         return Source(folder, name, weights_hash(folder))
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.is_dir():
         return _folder(path, progress)
     if path.exists() or not _HUB_ID.fullmatch(name):

@@ -14,6 +14,7 @@ from domain_ft.corpus.readers.base import BadRecords
 from domain_ft.corpus.readers.files import ending
 from domain_ft.errors import CorpusError, RecordError, SettingsError
 from domain_ft.locks import refuse_below_file
+from domain_ft.storage import user_path
 
 
 class Refusing(BadRecords):
@@ -37,7 +38,7 @@ def record_file(given: str) -> tuple[Path, str]:
     Raises:
         CorpusError: there is no such file, or it is of a kind that has no records.
     """
-    path = Path(given).expanduser()
+    path = user_path(given)
     if not path.is_file():
         raise CorpusError("there is no such file", where=given, fix="check the path")
     kind = ENDINGS.get(ending(path))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from domain_ft.corpus.corpus import open_corpus
 from domain_ft.corpus.prepared import PreparedCorpus, prepare
 from domain_ft.errors import UserError
 from domain_ft.json_files import read_result
 from domain_ft.settings import AdaptSettings, InstructSettings
+from domain_ft.storage import user_path
 from domain_ft.training.progress import ProgressDisplay
 
 
@@ -18,7 +18,7 @@ def adapted_runs(model: str) -> Iterator[AdaptSettings]:
 
     A run of `instruct` stands on what it began with.
     """
-    folder = Path(model).expanduser()
+    folder = user_path(model)
     if not (folder / "result.json").is_file():
         return
     command = read_result(folder).get("command")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from domain_ft.corpus.conversations.conversation import Turn
@@ -15,6 +14,7 @@ from domain_ft.models.base import BaseModel, load
 from domain_ft.models.generation import Generated, Sampling, encode_prompts, generate, refuse_encoder
 from domain_ft.models.sources import Progress
 from domain_ft.settings import GenerateSettings
+from domain_ft.storage import user_path
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.machine import Machine
 
@@ -112,7 +112,7 @@ def trained_from(name: str) -> str:
     Raises:
         ModelError: `name` is neither.
     """
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     for adapter in (folder / "adapter", folder):
         if (adapter / "adapter_config.json").is_file():
             settings = read_object(

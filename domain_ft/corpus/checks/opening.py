@@ -30,6 +30,7 @@ from domain_ft.corpus.tasks.fields import LABEL_NAMES, FieldNames
 from domain_ft.corpus.tasks.knowledge_bases import is_knowledge_base
 from domain_ft.corpus.tasks.reading import RECORD_ENDINGS
 from domain_ft.errors import CorpusError
+from domain_ft.storage import user_path
 
 Kind = Literal["conversations", "examples", "tags", "text"]
 
@@ -74,7 +75,7 @@ class CheckedFile:
         Raises:
             CorpusError: there is no such file, it is not read, or it is not clear what it is for.
         """
-        path = Path(spec).expanduser()
+        path = user_path(spec)
         if not path.is_file():
             what = "this is a folder, and a file is wanted" if path.is_dir() else "there is no such file"
             raise CorpusError(what, where=spec, fix="name a file" if path.is_dir() else "check the path")
