@@ -448,7 +448,25 @@ def apply_lora(model: nn.Module, config: LoraConfig, *, seed: int = 0) -> LoraMo
     """
     refuse_adapted(model)
     trained = targeting.resolve_modules(model, config.train_modules)
-    return insert_lora(model, config, targeting.resolve_targets(model, config.targets, trained), trained, seed=seed)
+    paths = targeting.resolve_targets(model, config.targets, trained)
+    refuse_rank(model, paths, config.rank)
+    return insert_lora(model, config, paths, trained, seed=seed)
+
+
+def refuse_rank(model: nn.Module, paths: Sequence[str], rank: int) -> None:
+    """Raise where no layer that LoRA goes into can use so high a rank: an update has at most min(inputs, outputs).
+
+    Raises:
+        ModelError: with the layer that takes the highest.
+    """
+    highest, path = max((min(model.get_submodule(path).weight.shape), path) for path in paths)
+    if rank > highest:
+        raise ModelError(
+            f"the LoRA rank {rank:,} is above what any of the layers can use: the widest, {path}, has a weight of "
+            f"{' x '.join(map(str, model.get_submodule(path).weight.shape))}",
+            where="--rank",
+            fix=f"give a rank of {highest} at most; 8 to 64 is usual. --method full trains every weight",
+        )
 
 
 def insert_lora(

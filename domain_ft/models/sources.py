@@ -204,6 +204,8 @@ def _hub_errors(name: str) -> Iterator[None]:
             fix=f"{_names(name)}; or give a model's folder, or connect to https://huggingface.co",
         ) from error
     except Exception as error:
+        if told := storage_error(error, f"the model '{name}' from the hub", kind=ModelError):
+            raise told from error
         raise ModelError(f"'{name}' could not be fetched from the hub: {error}", fix="try again later") from error
 
 

@@ -73,6 +73,7 @@ from domain_ft.verbs.text_runs import (
 from domain_ft.verbs.training import (
     choose_passes,
     loop_settings,
+    refuse_unusable_rank,
     trainable_for_now,
 )
 
@@ -135,6 +136,7 @@ def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) 
             dtype=machine.weights_dtype(settings.method, settings.train_modules),
             progress=display.job,
         )
+        refuse_unusable_rank(base.model, settings)
         length = piece_length(base, settings.max_length)
         train_rows = {
             role: tokenize(prepared.split("train"), base.tokenizer, max_length=length, progress=display.job)
