@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from domain_ft.errors import ModelError, nearest
 from domain_ft.json_files import read_object
-from domain_ft.storage import sha256, user_path
+from domain_ft.storage import sha256, storage_error, user_path
 
 Progress = Callable[[str, int, int | None], None]
 """Told (what is being done, how much of it is done, how much there is or None)."""
