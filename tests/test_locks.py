@@ -5,7 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from multiprocessing.synchronize import Event
+import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,10 @@ from domain_ft.report.run_folder import RunFolder
 FORK = multiprocessing.get_context("fork")
 
 
-def hold(path: Path, resume: bool, ready: Event, done: Event) -> None:
+def hold(path: Path, resume: bool, ready: Connection) -> None:
     with RunFolder.claimed(path, resume=resume):
-        ready.set()
-        done.wait(60)
+        ready.send("held")
+        time.sleep(60)
 
 
 @pytest.fixture(params=[False, True], ids=["new", "resumed"])
@@ -28,11 +29,12 @@ def holder(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, bool, 
     path, resume = tmp_path / "run", request.param
     if resume:
         RunFolder.create(path).write_config("rank = 1\n")
-    ready, done = FORK.Event(), FORK.Event()
-    process = FORK.Process(target=hold, args=(path, resume, ready, done))
+    here, there = FORK.Pipe()
+    process = FORK.Process(target=hold, args=(path, resume, there))
     process.start()
-    assert ready.wait(60)
-    request.addfinalizer(lambda: (done.set(), process.join()))
+    request.addfinalizer(process.join)
+    request.addfinalizer(process.kill)
+    assert here.recv() == "held"
     return path, resume, process
 
 
