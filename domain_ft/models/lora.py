@@ -459,11 +459,13 @@ def refuse_rank(model: nn.Module, paths: Sequence[str], rank: int) -> None:
     Raises:
         ModelError: with the layer that takes the highest.
     """
-    highest, path = max((min(model.get_submodule(path).weight.shape), path) for path in paths)
+    shapes = {path: tuple(model.get_submodule(path).get_parameter("weight").shape) for path in paths}
+    widest = max(shapes, key=lambda path: min(shapes[path]))
+    highest = min(shapes[widest])
     if rank > highest:
         raise ModelError(
-            f"the LoRA rank {rank:,} is above what any of the layers can use: the widest, {path}, has a weight of "
-            f"{' x '.join(map(str, model.get_submodule(path).weight.shape))}",
+            f"the LoRA rank {rank:,} is above what any of the layers can use: the widest, {widest}, has a weight of "
+            f"{' x '.join(map(str, shapes[widest]))}",
             where="--rank",
             fix=f"give a rank of {highest} at most; 8 to 64 is usual. --method full trains every weight",
         )

@@ -440,3 +440,13 @@ def test_deepcopy_is_a_model_of_its_own() -> None:
     assert lora_of(model).seed.value == 0
     assert not torch.equal(logits(copied), logits(model))
     assert lora_of(copied).model is copied
+
+
+def test_a_rank_that_no_layer_can_use_is_refused_with_the_highest() -> None:
+    model = tiny_model("bert")  # weights of 32 x 32, 32 x 48 and 48 x 32
+    with pytest.raises(
+        ModelError, match=r"rank 33 is above(.|\n)*weight of (32|48) x (32|48)(.|\n)*rank of 32 at most"
+    ):
+        apply_lora(model, LoraConfig(rank=33))
+    assert not has_lora(model)
+    apply_lora(model, LoraConfig(rank=32))
