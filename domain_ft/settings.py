@@ -28,10 +28,10 @@ def _regular_expression(value: str) -> str | None:
 
 
 # The upper limits are far beyond any use: what is above them is a slip, which would overflow or never end.
-PositiveInt = Annotated[int, Range(at_least=1, at_most=10**12)]
-PositiveFloat = Annotated[float, Range(above=0, at_most=1e9)]
-Length = Annotated[int, Range(at_least=8, at_most=10**7)]
-Seed = Annotated[int, Range(at_least=0, at_most=2**63 - 1)]
+PositiveInt = Annotated[int, Range(at_least=1), Range(at_most=10**12)]
+PositiveFloat = Annotated[float, Range(above=0), Range(at_most=1e9)]
+Length = Annotated[int, Range(at_least=8), Range(at_most=10**7)]
+Seed = Annotated[int, Range(at_least=0), Range(at_most=2**63 - 1)]
 HeldOutShare = Annotated[float, Range(above=0, at_most=0.9)]
 
 
@@ -175,7 +175,7 @@ class ModelOptions(Settings, group="Model"):
 class AdapterOptions(Settings, group="Model"):
     """What an adapter is like."""
 
-    rank: Annotated[int, Range(at_least=1, at_most=65_536)] = 16
+    rank: Annotated[int, Range(at_least=1), Range(at_most=65_536)] = 16
     """The rank of an adapter: how much it can learn, and how large it is."""
 
     alpha: PositiveFloat | None = None
@@ -256,10 +256,10 @@ class TrainingOptions(Settings, group="Training"):
     warmup: Annotated[float, Range(at_least=0, below=1)] = 0.1
     """The share of the steps in which the learning rate rises."""
 
-    weight_decay: Annotated[float, Range(at_least=0, at_most=1e6)] = 0.01
+    weight_decay: Annotated[float, Range(at_least=0), Range(at_most=1e6)] = 0.01
     """Weight decay; never on biases and norms."""
 
-    max_grad_norm: Annotated[float, Range(at_least=0, at_most=1e9)] = 1.0
+    max_grad_norm: Annotated[float, Range(at_least=0), Range(at_most=1e9)] = 1.0
     """Gradients are clipped to this norm; 0 for no clipping."""
 
     sharding: Literal["none", "full"] = "none"
@@ -274,7 +274,7 @@ class TaskTrainingOptions(TrainingOptions, group="Training"):
     batch_size: PositiveInt | None = None
     """Examples in an optimiser step. 16 where --tokens-per-step is not given either."""
 
-    patience: Annotated[int, Range(at_least=0, at_most=10**9)] = 3
+    patience: Annotated[int, Range(at_least=0), Range(at_most=10**9)] = 3
     """Stop after so many evaluations on the validation examples without a better one; 0 for never. The best model by
     macro F1 on them is kept in any case."""
 
@@ -329,7 +329,7 @@ class MeasureOptions(Settings, group="Measuring"):
 class AnswerOptions(Settings, group="Measuring"):
     """What is answered before and after."""
 
-    generate_examples: Annotated[int, Range(at_least=0, at_most=10**9)] = 20
+    generate_examples: Annotated[int, Range(at_least=0), Range(at_most=10**9)] = 20
     """Test prompts that both models answer, for the scores of answers and the report; 0 for none."""
 
     max_new_tokens: PositiveInt = 128
@@ -752,7 +752,7 @@ class GenerateSettings(ConversationOptions, MachineOptions, ScreenOptions, group
     temperature: PositiveFloat = 1.0
     """Divides the logits where tokens are drawn: below 1 the likely ones are likelier."""
 
-    top_k: Annotated[int, Range(at_least=0, at_most=10**9)] = 50
+    top_k: Annotated[int, Range(at_least=0), Range(at_most=10**9)] = 50
     """Draw among so many of the likeliest tokens; 0 for all."""
 
     top_p: Annotated[float, Range(above=0, at_most=1)] = 1.0
@@ -764,7 +764,7 @@ class GenerateSettings(ConversationOptions, MachineOptions, ScreenOptions, group
     repetition_penalty: PositiveFloat = 1.0
     """Above 1, tokens that stand in the text already are less likely."""
 
-    no_repeat_ngram_size: Annotated[int, Range(at_least=0, at_most=10**9)] = 0
+    no_repeat_ngram_size: Annotated[int, Range(at_least=0), Range(at_most=10**9)] = 0
     """No run of so many tokens comes twice; 0 for no such rule."""
 
     num_beams: PositiveInt = 1
