@@ -59,7 +59,7 @@ def refuse_existing(output: Path, option: str = "--output") -> None:
     """
     refuse_below_file(output, option)
     if output.exists() or output.is_symlink():
-        what = "is a folder that is there already" if output.is_dir() else "exists already"
+        what = "exists already, and is a folder" if output.is_dir() else "exists already"
         raise SettingsError(f"{option} {output} {what}", fix="remove it, or give another name; nothing was changed")
 
 
