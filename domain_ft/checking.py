@@ -329,7 +329,7 @@ def read_toml(cls: type[Settings], path: Path) -> tuple[dict[str, Given], list[s
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         return {}, [f"{path}: cannot be read: {error.strerror or error}"]
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # TOML's own and Unicode's errors are ValueErrors, as is a huge date
         return {}, [f"{path}: is not valid TOML: {error}"]
     table.pop(PROVENANCE, None)
     known = {option.name for option in options(cls)}
@@ -358,7 +358,7 @@ def read_assignments(cls: type[Settings], assignments: Iterable[str]) -> tuple[d
         elif by_name[name].many and value.lstrip().startswith("["):
             try:
                 given[name] = Given(tomllib.loads(f"list = {value}")["list"], where)
-            except tomllib.TOMLDecodeError:
+            except (ValueError, RecursionError):
                 problems.append(f"{where}: is not a TOML list such as {key}=['one', 'two']")
         else:
             given[name] = Given(value, where, text=True)
@@ -418,7 +418,7 @@ def _to_float(value: Any, text: bool) -> float:
     with contextlib.suppress(OverflowError):
         if number is not None and math.isfinite(number):
             return float(number)
-    raise ValueError("must be a number")
+    raise ValueError("must be a number" if number is None else "must be a finite number")
 
 
 def _to_number(value: Any, text: bool) -> int | float | None:
@@ -438,9 +438,12 @@ def _to_str(value: Any, text: bool) -> str:
     del text
     if not isinstance(value, str | os.PathLike):
         raise ValueError("must be text")
-    if not os.fspath(value):
+    given = os.fspath(value)
+    if not given:
         raise ValueError("must not be empty")
-    return str(os.fspath(value))
+    if "\0" in given:
+        raise ValueError("must not hold a null character")
+    return str(given)
 
 
 def _to_path(value: Any, text: bool) -> Path:

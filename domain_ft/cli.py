@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import errno
 import importlib
 import inspect
 import json
@@ -348,15 +347,22 @@ def _settings(
     problems = [*faults.values(), *(problem for _, found in read for problem in found)]
     if verb.passes_on:
         layers.append({"arguments": checking.Given(tuple(unused), " ".join(unused))})
-    else:
-        problems += _left_over(verb, unused)
+    merged = checking.merge(cls, layers)
+    if not verb.passes_on:
+        wanted = [o.flag for o in checking.options(cls) if o.required and o.name not in merged]
+        problems += _left_over(verb, unused, wanted)
     unread = any(found and not layer for layer, found in files)
 
     def missing(option: checking.Option) -> str | None:
         """Silent where the value may well be there: in a file that could not be read, or lost with another fault."""
-        return None if unread or option.flag in faults else f"{option.flag} is required"
+        if unread or option.flag in faults:
+            return None
+        if option.name not in cls.positional:
+            return f"{option.flag} is required"
+        word = option.name.upper()
+        return f"{word} is required: domain-ft {' '.join(verb.words)} {word}{' ...' if option.many else ''}"
 
-    return checking.build(cls, checking.merge(cls, layers), problems, missing=missing)
+    return checking.build(cls, merged, problems, missing=missing)
 
 
 def _leave_the_other_processes() -> None:
@@ -385,6 +391,10 @@ def _typed(cls: type[checking.Settings], given: Mapping[str, Any]) -> dict[str, 
     return layer
 
 
+_USUALLY_MEANT = ("--corpus", "--train", "--data", "--input", "--prompt", "--model")
+"""The options that a word alone is meant for, where nothing required is missing."""
+
+
 def _flags(verb: Verb) -> list[str]:
     """The options of a verb, as they are typed."""
     flags = [option.flag for option in checking.options(verb.settings)]
@@ -392,15 +402,21 @@ def _flags(verb: Verb) -> list[str]:
     return [*flags, "--config", "--set", "--debug", "--help"]
 
 
-def _left_over(verb: Verb, words: Sequence[str]) -> list[str]:
-    """What to say of words that belong to no option: an unknown option takes the word after it for its value."""
+def _left_over(verb: Verb, words: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """What to say of words that belong to no option: an unknown option takes the word after it for its value.
+
+    Args:
+        wanted: the required options that are not given; a word alone is taken for the value of the first.
+    """
     flags = _flags(verb)
     problems = []
     rest = list(words)
     while rest:
         word = rest.pop(0)
         if not word.startswith("-"):
-            hint = f"; did you mean --corpus {word}?" if "--corpus" in flags else ""
+            usual = [flag for flag in _USUALLY_MEANT if flag in flags]
+            meant = next(iter([*wanted, *usual]), None)
+            hint = f"; did you mean {meant} {word}?" if meant and not verb.settings.positional else ""
             problems.append(f"{word}: belongs to no option{hint}")
             continue
         name = word.partition("=")[0]
@@ -419,15 +435,10 @@ def _mendable(error: Exception) -> str | None:
     """The message of an error that the user can mend, None for a bug. A disk that is full or closed is the user's."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in (
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EACCES,
-        errno.EPERM,
-        errno.EROFS,
-    ):
-        return str(UserError(os.strerror(error.errno), where=error.filename and str(error.filename)))
-    return None
+    from domain_ft.storage import storage_error  # brings file locks, which nothing else here needs
+
+    told = storage_error(error)
+    return None if told is None else str(told)
 
 
 def _bug(debug: bool) -> int:

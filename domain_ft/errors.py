@@ -63,6 +63,10 @@ class CheckpointError(UserError):
     """A run folder or checkpoint that cannot be written, read or resumed."""
 
 
+class StorageError(UserError):
+    """A file or folder that cannot be written: the disk is full, closed or broken, or the place is taken."""
+
+
 class TrainingError(UserError):
     """Training that cannot go on: a loss that is not finite, or no memory for a single document."""
 

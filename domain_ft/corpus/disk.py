@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 from collections.abc import Iterator
 from pathlib import Path
 
 from domain_ft.errors import CorpusError
-
-_MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+from domain_ft.storage import storage_error
 
 
 @contextlib.contextmanager
 def disk_errors(what: str, folder: Path) -> Iterator[None]:
-    """Turn a full or closed disk into an error that the user can mend: `what` is being written to `folder`."""
+    """Turn a full or closed disk into an error that the user can fix: `what` is being written to `folder`."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _MENDABLE:
+        told = storage_error(error, what, where=folder, kind=CorpusError)
+        if told is None:
             raise
-        raise CorpusError(
-            f"{what} cannot be written: {error.strerror}",
-            where=str(folder),
-            fix="make room, or name another cache folder: DOMAIN_FT_CACHE=DIR",
-        ) from error
+        raise told from error

@@ -174,6 +174,11 @@ class Recipe:
     folder: Path = field(default=Path(), compare=False)
 
     @property
+    def known_language(self) -> str:
+        """The language as people are told of it: empty where it is not known, for which `und` is the code."""
+        return "" if self.language == "und" else self.language
+
+    @property
     def hash(self) -> str:
         """SHA-256 of all that the recipe says of its text: not of its tasks, nor of the folder where it lies."""
         content = {key: value for key, value in asdict(self).items() if key not in ("tasks", "folder")}

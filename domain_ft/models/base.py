@@ -255,9 +255,8 @@ def objective_of(name: str, progress: Progress | None = None) -> ObjectiveName:
         AssetError: an embedded model could not be fetched.
     """
     source = find(name, progress)
-    with quiet(), loading(name):
-        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
-        return describe(config, name).objective
+    with quiet():
+        return describe(read_config(source.folder, name), name).objective
 
 
 def prove(base: BaseModel) -> None:

@@ -8,7 +8,6 @@ and initialisations that change the base) is refused by name.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from domain_ft.errors import ModelError
+from domain_ft.json_files import read_object
 from domain_ft.models import targets as targeting
 from domain_ft.models.lora import (
     LoraConfig,
@@ -142,7 +142,7 @@ def load_adapter(
             missing, unexpected or of another shape than this model needs; all of them are listed.
     """
     refuse_adapted(model)
-    settings = _read_settings(folder)
+    settings = read_settings(folder)
     tensors = _read_tensors(folder)
     _refuse_foreign(settings, folder)
     _check_types(settings, folder)
@@ -176,7 +176,7 @@ def load_adapter(
 
 def task_type(folder: Path) -> str | None:
     """PEFT's name of the task that the adapter in `folder` is for; None for a masked LM."""
-    return _read_settings(folder).get("task_type")
+    return read_settings(folder).get("task_type")
 
 
 def _tensors(lora: LoraModel) -> dict[str, Tensor]:
@@ -278,17 +278,16 @@ def _original_modules(lora: LoraModel) -> list[tuple[str, nn.Module]]:
         lora.attach()
 
 
-def _read_settings(folder: Path) -> dict[str, Any]:
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The adapter_config.json in `folder`.
+
+    Raises:
+        ModelError: it is missing or damaged.
+    """
     path = folder / CONFIG_NAME
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{folder} holds no adapter: {CONFIG_NAME} is missing") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"the adapter's {CONFIG_NAME} is no JSON: {error}", where=str(path)) from None
-    if not isinstance(settings, dict):
-        raise ModelError(f"the adapter's {CONFIG_NAME} is no JSON object", where=str(path))
-    return settings
+    if not path.is_file():
+        raise ModelError(f"{folder} holds no adapter: {CONFIG_NAME} is missing")
+    return read_object(path, ModelError, fix="copy the adapter again, or train it again")
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:

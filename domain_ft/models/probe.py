@@ -7,7 +7,6 @@ logistic regression is fitted to them, or one regression for each class where se
 from __future__ import annotations
 
 import dataclasses
-import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from domain_ft.corpus.tasks.examples import Labels
 from domain_ft.errors import ModelError
+from domain_ft.json_files import read_object
 from domain_ft.storage import write_atomic, write_json
 
 HEAD_FOLDER = "head"
@@ -84,7 +84,13 @@ class Probe:
             ModelError: a file is missing or damaged.
         """
         try:
-            settings = json.loads((folder / _CONFIG_NAME).read_text(encoding="utf-8"))
+            settings = read_object(
+                folder / _CONFIG_NAME,
+                ModelError,
+                kinds={"labels": list, "several": bool, "strength": float, "base": str, "revision": str},
+                needed=("labels", "several", "strength", "base", "revision"),
+                fix="take another run, or run the task again",
+            )
             tensors = load_file(folder / _WEIGHTS_NAME)
             labels = Labels(tuple(settings["labels"]), settings["several"])
             return cls(tensors["weight"], tensors["bias"], labels, settings["strength"]), settings

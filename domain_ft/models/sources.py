@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import huggingface_hub
 from huggingface_hub import errors as hub_errors
@@ -19,7 +17,8 @@ from huggingface_hub import utils as hub_utils
 from transformers.utils import logging as transformers_logging
 
 from domain_ft.errors import ModelError, nearest
-from domain_ft.storage import sha256
+from domain_ft.json_files import read_object
+from domain_ft.storage import sha256, storage_error, user_path
 
 Progress = Callable[[str, int, int | None], None]
 """Told (what is being done, how much of it is done, how much there is or None)."""
@@ -60,7 +59,7 @@ def find(name: str, progress: Progress | None = None, revision: str | None = Non
     if name in embedded.EMBEDDED:
         folder = embedded.resolve(name, progress)
         return Source(folder, name, weights_hash(folder))
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.is_dir():
         return _folder(path, progress)
     if path.exists() or not _HUB_ID.fullmatch(name):
@@ -114,16 +113,12 @@ def _folder(path: Path, progress: Progress | None) -> Source:
 def _adapted(adapter: Path, progress: Progress | None) -> Source:
     """An adapter on its base. An adapter's base may be a run as well: the adapters then follow each other."""
     where = adapter / "adapter_config.json"
-    try:
-        settings: Any = json.loads(where.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ModelError(
-            f"the adapter's configuration is not JSON: {error}.", where=str(where), fix="fetch or copy the file again"
-        ) from error
-    if not isinstance(settings, dict):
-        raise ModelError(
-            "the adapter's configuration is not a JSON object.", where=str(where), fix="fetch or copy the file again"
-        )
+    settings = read_object(
+        where,
+        ModelError,
+        kinds={"base_model_name_or_path": str, "revision": str},
+        fix="copy the adapter again, or train it again",
+    )
     base_name, revision = settings.get("base_model_name_or_path"), settings.get("revision")
     for key, value in (("base_model_name_or_path", base_name), ("revision", revision)):
         if value is not None and not isinstance(value, str):
@@ -216,6 +211,8 @@ def _hub_errors(name: str) -> Iterator[None]:
             fix=f"{_names(name)}; or give a model's folder, or connect to https://huggingface.co",
         ) from error
     except Exception as error:
+        if told := storage_error(error, f"the model '{name}' from the hub", kind=ModelError):
+            raise told from error
         raise ModelError(f"'{name}' could not be fetched from the hub: {error}", fix="try again later") from error
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from domain_ft.errors import ModelError
+from domain_ft.json_files import Kinds, read_object
 from domain_ft.storage import write_json
 
 TASK_NAME = "task.json"
 """The file of a run folder that says what its model is for."""
+
+_FIX = "take another run, or run the task again"
+_NEEDED: Kinds = {"kind": str, "labels": list, "several": bool, "method": str, "base": str, "max_length": int}
+_KINDS: Kinds = {**_NEEDED, "long_text": str, "temperature": float, "threshold": float, "fields": dict}
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,30 @@ class TaskFacts:
                 f"{TASK_NAME if not path.is_file() else 'result.json'}",
                 fix="give the folder that such a run wrote; one that was stopped goes on with --resume",
             )
+        values = read_facts(folder)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
             return cls(**{**values, "labels": tuple(values["labels"])})
-        except (ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"{TASK_NAME} is damaged: {error}", where=str(path), fix="run the task again") from error
+        except TypeError as error:  # a key too many
+            raise ModelError(f"{TASK_NAME} is damaged: {error}", where=str(path), fix=_FIX) from error
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """The values of a run's task.json, each of its kind.
+
+    Raises:
+        ModelError: the file is damaged.
+    """
+    path = folder / TASK_NAME
+    values = read_object(path, ModelError, kinds=_KINDS, needed=tuple(_NEEDED), fix=_FIX)
+    problem = None
+    if values["kind"] not in ("sequence", "token"):
+        problem = f"the kind {values['kind']!r} is neither sequence nor token"
+    elif not values["labels"] or not all(isinstance(label, str) for label in values["labels"]):
+        problem = "the labels are not a list of names"
+    elif values["max_length"] < 1:
+        problem = f"max_length is {values['max_length']}"
+    elif not 0 < values.get("temperature", 1.0) < math.inf:
+        problem = f"the temperature is {values['temperature']}"
+    if problem:
+        raise ModelError(f"{TASK_NAME} is damaged: {problem}", where=str(path), fix=_FIX)
+    return values

@@ -13,7 +13,6 @@ encoder, the last of a decoder, or the mean where the class pools by it. The hea
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -54,10 +53,10 @@ from domain_ft.models.base import (
 )
 from domain_ft.models.lora import merge_and_unload
 from domain_ft.models.model_files import check_missing, load_tokenizer, load_weights, read_config
-from domain_ft.models.peft_format import CONFIG_NAME, load_adapter
+from domain_ft.models.peft_format import load_adapter, read_settings
 from domain_ft.models.probe import HEAD_FOLDER, Probe
 from domain_ft.models.sources import Progress, Source, find, quiet
-from domain_ft.models.task_facts import TASK_NAME
+from domain_ft.models.task_facts import TASK_NAME, read_facts
 from domain_ft.models.task_passes import TaskPass, TaskTokens, last_tokens, one_token_a_piece
 from domain_ft.randomness import derive
 
@@ -252,7 +251,7 @@ def load_task_model(
     _keep_precise(task.model, new)
     if adapter == "continue" and kept:
         load_adapter(task.model, kept[-1], body_only=True, train_modules=new)
-        settings = json.loads((kept[-1] / CONFIG_NAME).read_text(encoding="utf-8"))
+        settings = read_settings(kept[-1])
         task.source, task.revision = settings["base_model_name_or_path"], settings.get("revision") or task.revision
     replaced = [path for path in new if not any(key.startswith(f"{path}.") for key in missing)]
     if replaced:
@@ -304,30 +303,11 @@ def read_task(folder: Path) -> dict[str, Any]:
     Raises:
         ModelError: there is none, or it cannot be read.
     """
-    where = folder / TASK_NAME
-    try:
-        facts: Any = json.loads(where.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not (folder / TASK_NAME).is_file():
         raise ModelError(
             f"'{folder}' is no finished run of classify or tag: it has no {TASK_NAME}.", fix="give the folder of one"
-        ) from None
-    except ValueError as error:
-        raise ModelError(f"{TASK_NAME} is not JSON: {error}", where=str(where), fix=_RUN_AGAIN) from None
-    if not isinstance(facts, dict):
-        raise ModelError(f"{TASK_NAME} is not a JSON object.", where=str(where), fix=_RUN_AGAIN)
-    labels = facts.get("labels")
-    problems = [
-        key
-        for key, fits in (
-            ("labels", isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels)),
-            ("several", isinstance(facts.get("several"), bool)),
-            ("kind", facts.get("kind") in list(_CLASSES)),
         )
-        if not fits
-    ]
-    if problems:
-        raise ModelError(f"{TASK_NAME} lacks a usable {' and '.join(problems)}.", where=str(where), fix=_RUN_AGAIN)
-    return facts
+    return read_facts(folder)
 
 
 def reset_head(task: TaskModel, seed: int, shares: npt.NDArray[np.float64] | None = None) -> None:

@@ -47,7 +47,7 @@ class CorpusFacts:
             description=recipe.description,
             licence=recipe.licence,
             citation=recipe.citation,
-            language=recipe.language,
+            language=recipe.known_language,
             statistics=prepared.statistics.as_dict(),
             notes=tuple(prepared.statistics.notes),
             lengths=lengths,

@@ -9,13 +9,13 @@
     README.md        the model card;  report.html  the page
     result.json      written last: a folder with it is finished
 
-A folder is used for one run. Nothing that stands in it is overwritten: not another run, not somebody's files.
+A folder is used for one run, by one process at a time (`claimed`). Nothing that stands in it is overwritten: not
+another run, not somebody's files.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import math
 import tempfile
@@ -27,8 +27,11 @@ from typing import Any
 from domain_ft.errors import CheckpointError, SettingsError
 from domain_ft.evaluation.scores import Scores
 from domain_ft.files import refuse_unwritable
-from domain_ft.storage import write_atomic, write_json
+from domain_ft.json_files import read_result
+from domain_ft.locks import in_use, is_locked, only_writer
+from domain_ft.storage import storage_error, write_atomic, write_json
 
+_LOCK = ".in-use"
 _NAMED = 3  # foreign files that a message names
 
 
@@ -66,6 +69,21 @@ class RunFolder:
         else:
             self._check_empty(held)
         refuse_unwritable(self.path, "--output")
+
+    @classmethod
+    @contextlib.contextmanager
+    def claimed(cls, path: Path, *, resume: bool = False) -> Iterator[RunFolder]:
+        """`create`, with the folder locked inside the block: no other process can write a run to it.
+
+        Raises:
+            SettingsError: as `create`, or another process has the folder; it is said which.
+        """
+        lock = path / _LOCK
+        if is_locked(lock):  # before the folder's content is judged, which is the other process's
+            raise in_use(lock, path)
+        cls.create(path, resume=resume)
+        with only_writer(lock, path):
+            yield cls.create(path, resume=resume)  # again: another process may have been faster
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -207,14 +225,10 @@ class RunFolder:
 
         Raises:
             SettingsError: the run is not finished.
-            CheckpointError: the file is damaged.
+            CheckpointError: the file is damaged: no JSON object, or a value of another kind than we write.
         """
         self.open(self.path)
-        try:
-            result: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CheckpointError("result.json is damaged", where=str(self.result), fix="run it again") from error
-        return result
+        return read_result(self.path)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -226,11 +240,15 @@ class RunFolder:
         try:
             yield
         except OSError as error:
-            raise CheckpointError(
-                f"a file of the run cannot be written: {error.strerror or error}",
-                where=str(error.filename or self.path),
-                fix=_mend(error),
-            ) from error
+            told = storage_error(error, where=self.path, then="go on with --resume", kind=CheckpointError)
+            if told is None:
+                named = error.filename or self.path
+                told = CheckpointError(
+                    f"{named} cannot be written: {error.strerror or error}",
+                    where=str(self.path),
+                    fix="look at the folder, which must stay where it is; then go on with --resume",
+                )
+            raise told from error
 
     def _held(self) -> set[str]:
         """Names of what stands in the folder; hidden files do not count."""
@@ -244,9 +262,16 @@ class RunFolder:
                 fix="give a folder that is new or empty",
             ) from error
         except OSError as error:
-            raise SettingsError(
-                f"--output {self.path} cannot be read: {error.strerror or error}", fix=_mend(error)
-            ) from error
+            raise self._unusable("read", error) from error
+
+    def _unusable(self, verb: str, error: OSError) -> SettingsError:
+        """What to say where the system refuses the folder."""
+        told = storage_error(error, where=self.path)
+        return SettingsError(
+            f"--output {self.path} cannot be {verb}: {error.strerror or error}",
+            where=told.where if told else None,
+            fix="give an --output in a folder that you may write to, on a disk with room",
+        )
 
     def _check_empty(self, held: set[str]) -> None:
         if self.finished:
@@ -287,9 +312,17 @@ class RunFolder:
             with tempfile.TemporaryFile(dir=self.path) as file:
                 file.write(b"\0" * 4096)
         except OSError as error:
-            raise SettingsError(
-                f"--output {self.path} cannot be written to: {error.strerror or error}", fix=_mend(error)
-            ) from error
+            raise self._unusable("written to", error) from error
+
+
+@contextlib.contextmanager
+def report_folder(path: Path | None) -> Iterator[RunFolder | None]:
+    """The folder that a verb which only measures writes its result to; None where none is asked for."""
+    if path is None:
+        yield None
+        return
+    with RunFolder.claimed(path) as folder:
+        yield folder
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
@@ -299,14 +332,6 @@ def _parsed(line: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return parsed if isinstance(parsed, dict) else None
-
-
-def _mend(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full: make room, then go on with --resume"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return "give an --output in a folder that you may write to"
-    return "look at the disk and the folder, then go on with --resume"
 
 
 def _numbers(value: Any, place: str) -> Iterator[tuple[str, float]]:

@@ -13,7 +13,6 @@ the schedule is a function of the step, so this is all that a run is.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 import re
 import shutil
@@ -26,7 +25,7 @@ from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 
 from domain_ft.errors import CheckpointError
-from domain_ft.storage import new_folder, sha256, write_atomic, write_json
+from domain_ft.storage import new_folder, sha256, storage_error, write_atomic, write_json
 from domain_ft.training.sharding import shard_like, whole
 
 BEST_NAME = "best.safetensors"
@@ -78,11 +77,12 @@ def save_best(folder: Path, parameters: Mapping[str, nn.Parameter], *, write: bo
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / BEST_NAME, save(weights, metadata={"format": "pt"}))
     except OSError as error:
-        raise CheckpointError(
-            f"the best model so far could not be written: {error.strerror or error}",
-            where=str(folder),
-            fix="free some space, then go on with --resume",
-        ) from error
+        told = storage_error(
+            error, "the best model so far", where=folder, then="go on with --resume", kind=CheckpointError
+        )
+        if told is None:
+            raise
+        raise told from error
 
 
 def load_best(folder: Path, parameters: Mapping[str, nn.Parameter]) -> None:
@@ -127,14 +127,16 @@ def save_checkpoint(
             }
             write_json(temporary / "manifest.json", manifest)
     except Exception as error:
-        if not _is_storage_error(error):
+        told = storage_error(
+            error,
+            f"the checkpoint of step {state.step}",
+            where=folder,
+            then="go on from the checkpoint before it with --resume; nothing older was touched",
+            kind=CheckpointError,
+        )
+        if told is None:
             raise
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        raise CheckpointError(
-            f"the checkpoint of step {state.step} could not be written: {'the disk is full' if full else error}",
-            where=str(folder),
-            fix="free some space, then go on from the checkpoint before it with --resume; nothing older was touched",
-        ) from error
+        raise told from error
     for _, old in _steps(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return target
@@ -222,8 +224,3 @@ def _restore(path: Path, parameters: Mapping[str, nn.Parameter], optimizer: torc
         # The count of steps is one number, whole on each process.
         state = value.to(parameter.device) if moment == "step" else shard_like(value, parameter)
         optimizer.state[parameter][moment] = state
-
-
-def _is_storage_error(error: Exception) -> bool:
-    """safetensors reports a failed write as its own error, with the system's words inside."""
-    return isinstance(error, OSError) or type(error).__name__ == "SafetensorError"

@@ -22,6 +22,7 @@ import torch
 
 from domain_ft.corpus.left_out import fields_read
 from domain_ft.corpus.masking import mostly_without_words
+from domain_ft.corpus.naming import name_of
 from domain_ft.corpus.packing import StepPlan
 from domain_ft.corpus.tokens import TokenRows, tokenize
 from domain_ft.corpus.vocabulary_fit import VocabularyFit
@@ -73,6 +74,7 @@ from domain_ft.verbs.text_runs import (
 from domain_ft.verbs.training import (
     choose_passes,
     loop_settings,
+    refuse_unusable_rank,
     trainable_for_now,
 )
 
@@ -158,6 +160,7 @@ def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) 
             dtype=machine.weights_dtype(settings.method, settings.train_modules),
             progress=display.job,
         )
+        refuse_unusable_rank(base.model, settings)
         length = piece_length(base, settings.max_length)
         train_rows = {
             role: tokenize(prepared.split("train"), base.tokenizer, max_length=length, progress=display.job)
@@ -253,7 +256,7 @@ def output_folder(settings: AdaptSettings) -> Path:
     """--output, or runs/CORPUS-MODEL by the last parts of their names."""
     if settings.output:
         return settings.output
-    return default_folder(Path(settings.corpus).name, Path(settings.model).name)
+    return default_folder(name_of(settings.corpus), name_of(settings.model))
 
 
 def _keep_rejects(job: Job, folder: RunFolder) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from domain_ft.corpus.naming import name_of
 from domain_ft.corpus.readers.base import Reject
 from domain_ft.corpus.tasks.examples import TaskData
 from domain_ft.corpus.tasks.leaks import Leaks, find_leaks, remove_leaks
@@ -189,7 +190,7 @@ def output_folder(settings: ClassifySettings) -> Path:
     """--output, or runs/TASK-MODEL by the last parts of their names."""
     if settings.output:
         return settings.output
-    return default_folder(settings.task or Path(settings.train or "task").stem, Path(settings.model).name)
+    return default_folder(settings.task or name_of(settings.train or "task"), name_of(settings.model))
 
 
 def _check(settings: ClassifySettings) -> None:

@@ -22,7 +22,7 @@ from domain_ft.evaluation.bootstrap import difference
 from domain_ft.evaluation.counts import holm
 from domain_ft.evaluation.predictions import Predictions
 from domain_ft.evaluation.scores import Scores, shared
-from domain_ft.report.run_folder import RunFolder
+from domain_ft.report.run_folder import RunFolder, report_folder
 from domain_ft.report.task_data import ComparedRun, CompareReport, Disagreement
 from domain_ft.report.terminal import print_compare
 from domain_ft.settings import CompareSettings
@@ -62,7 +62,12 @@ def compare(settings: CompareSettings) -> CompareReport:
 
 def run(settings: CompareSettings) -> dict[str, Any]:
     """The verb: compare, print the table, write the folder where one is asked for."""
-    folder = RunFolder.create(settings.output) if settings.output else None
+    with report_folder(settings.output) as folder:
+        return _run(settings, folder)
+
+
+def _run(settings: CompareSettings, folder: RunFolder | None) -> dict[str, Any]:
+    """`run` with the folder that is written to, if any."""
     report = compare(settings)
     result = {
         "command": "compare",

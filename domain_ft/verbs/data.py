@@ -26,6 +26,7 @@ from domain_ft.corpus.left_out import fields_read
 from domain_ft.corpus.recipes import Recipe, Source, Task, list_recipes
 from domain_ft.errors import AssetError, nearest
 from domain_ft.settings import DataListSettings, DataPullSettings, DataShowSettings, TokenOptions
+from domain_ft.storage import user_path
 from domain_ft.training.progress import ProgressDisplay
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def _source_entry(source: Source, folder: Path) -> SourceEntry:
     if source.kind == "asset":
         return _asset_entry(str(source.asset))
     if source.kind == "files":
-        return SourceEntry("files", str(source.path), None, (folder / Path(str(source.path)).expanduser()).exists())
+        return SourceEntry("files", str(source.path), None, (folder / user_path(str(source.path))).exists())
     return SourceEntry("hub", ":".join(part for part in ("hf", source.id, source.config) if part), None, None)
 
 

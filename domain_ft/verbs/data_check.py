@@ -26,7 +26,7 @@ from domain_ft.corpus.checks.items import Item, Rejections
 from domain_ft.corpus.checks.lengths import TokenLengths
 from domain_ft.corpus.checks.opening import CheckedFile, Fields
 from domain_ft.corpus.checks.private import PrivateData
-from domain_ft.corpus.checks.repairs import Repaired, repair
+from domain_ft.corpus.checks.repairs import Repaired, refuse_output, repair
 from domain_ft.corpus.conversations.formats import FORMATS, FieldChoice
 from domain_ft.corpus.readers.base import field_names
 from domain_ft.corpus.tasks.labels import LabelRules
@@ -98,6 +98,8 @@ def check(settings: DataCheckSettings, progress: Progress | None = None) -> Chec
         settings.span_offsets,
     )
     file = CheckedFile.open(settings.data, settings.kind, fields)
+    if settings.fix is not None:
+        refuse_output(file, settings.fix)
     private = PrivateData(settings.region, settings.names) if settings.private else None
     rejections = Rejections(encoding=settings.encoding)
     checker = Checker(

@@ -14,6 +14,8 @@ from domain_ft.corpus.readers.base import BadRecords
 from domain_ft.corpus.readers.files import check_file, ending
 from domain_ft.corpus.readers.packing import PACKED
 from domain_ft.errors import CorpusError, RecordError, SettingsError
+from domain_ft.locks import refuse_below_file
+from domain_ft.storage import user_path
 
 
 class Refusing(BadRecords):
@@ -37,7 +39,7 @@ def record_file(given: str) -> tuple[Path, str]:
     Raises:
         CorpusError: there is no such file, or it is of a kind that has no records.
     """
-    path = Path(given).expanduser()
+    path = user_path(given)
     check_file(path)
     kind = ENDINGS.get(ending(path))
     if kind not in RECORDS:
@@ -51,16 +53,16 @@ def record_file(given: str) -> tuple[Path, str]:
     return path, kind
 
 
-def refuse_existing(output: Path) -> None:
-    """Make sure that nothing is overwritten.
+def refuse_existing(output: Path, option: str = "--output") -> None:
+    """Make sure that nothing is overwritten, and that a file or folder can be made there.
 
     Raises:
-        SettingsError: there is something at `output`.
+        SettingsError: there is something at `output`, or it is below a file.
     """
+    refuse_below_file(output, option)
     if output.exists() or output.is_symlink():
-        raise SettingsError(
-            f"--output {output} exists already", fix="remove it, or give another name; nothing was changed"
-        )
+        what = "exists already, and is a folder" if output.is_dir() else "exists already"
+        raise SettingsError(f"{option} {output} {what}", fix="remove it, or give another name; nothing was changed")
 
 
 def json_line(record: Mapping[str, Any], place: str) -> bytes:

@@ -22,10 +22,16 @@ from domain_ft.checking import refuse
 from domain_ft.corpus.conversations.formats import FieldChoice, to_chat
 from domain_ft.corpus.conversations.reading import iterate_conversations
 from domain_ft.errors import CorpusError, SettingsError
+from domain_ft.locks import writing_beside
 from domain_ft.randomness import generator
 from domain_ft.settings import DataMixSettings
-from domain_ft.storage import write_atomic
+from domain_ft.storage import user_path, write_atomic
 from domain_ft.verbs.data_files import Refusing, json_line, refuse_existing
+
+SMALLEST, LARGEST = 1e-6, 1e6
+"""The limits of a weight. Only their ratios count, so that none beyond them is of use."""
+MOST = 10_000_000
+"""Conversations in a mixture at most: all of them are held in memory."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +88,20 @@ def mix(settings: DataMixSettings) -> Mixture:
     lines = [list(_chat_lines(file, settings)) for file in weights]
     first, *_ = weights.values()
     wanted = [round(len(lines[0]) * weight / first) for weight in weights.values()]
+    if settings.repeat and sum(wanted) > MOST:
+        raise SettingsError(
+            f"the mixture would have {sum(wanted):,} conversations, and at most {MOST:,} are written",
+            where="the weights beside the first file's",
+            fix="give the first file a larger weight, or the others smaller ones",
+        )
     drawn = [
         _draw(len(own), count, settings, number) for number, (own, count) in enumerate(zip(lines, wanted, strict=True))
     ]
     mixed = [own[index] for own, indices in zip(lines, drawn, strict=True) for index in indices]
     order = generator(settings.seed, "order of a mixture").permutation(len(mixed))
-    settings.output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(settings.output, b"".join(mixed[index] for index in order))
+    with writing_beside(settings.output):
+        refuse_existing(settings.output)  # again: another process may have been faster
+        write_atomic(settings.output, b"".join(mixed[index] for index in order))
     taken = tuple(
         Taken(file, weight / math.fsum(weights.values()), len(own), len(indices), len(indices) / len(mixed))
         for (file, weight), own, indices in zip(weights.items(), lines, drawn, strict=True)
@@ -129,8 +142,10 @@ def _weights(given: Sequence[str]) -> dict[str, float]:
             weight = float(number)
         except ValueError:
             weight = math.nan
-        if not file or not 0 < weight < math.inf:
+        if not file or math.isnan(weight):
             problems.append(f"{one}: needs a weight above 0 behind a colon, such as {file or one}:0.2")
+        elif not SMALLEST <= weight <= LARGEST:
+            problems.append(f"{one}: the weight must be at least {SMALLEST:g} and at most {LARGEST:g}")
         elif file in weights:
             problems.append(f"{one}: the file is given twice; give it once, with the sum of the weights")
         else:
@@ -142,9 +157,7 @@ def _weights(given: Sequence[str]) -> dict[str, float]:
 def _chat_lines(file: str, settings: DataMixSettings) -> Iterator[bytes]:
     """The conversations of a file as lines in OpenAI's chat format."""
     found = False
-    for conversation in iterate_conversations(
-        Path(file).expanduser(), FieldChoice.of(settings), Refusing(settings.encoding)
-    ):
+    for conversation in iterate_conversations(user_path(file), FieldChoice.of(settings), Refusing(settings.encoding)):
         found = True
         yield json_line(to_chat(conversation), conversation.place)
     if not found:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from domain_ft.errors import CorpusError
 from domain_ft.models.model_files import load_tokenizer
 from domain_ft.models.sources import Progress, find
 from domain_ft.settings import DataSampleSettings
+from domain_ft.storage import user_path
 from domain_ft.training.progress import ProgressDisplay
 
 STYLES = {"trained": "bold green", "read": "dim", "cut": "red strike"}
@@ -99,7 +99,7 @@ def sample(settings: DataSampleSettings, progress: Progress | None = None) -> Sa
     """
     rejects: list[Reject] = []
     bad = BadRecords("skip", rejects.append, settings.encoding)
-    path = Path(settings.data).expanduser()
+    path = user_path(settings.data)
     conversations = list(iterate_conversations(path, FieldChoice.of(settings), bad))
     if not conversations:
         reason = f": {rejects[0].reason}" if rejects else ""

@@ -30,6 +30,7 @@ from domain_ft.corpus.shuffling import scramble
 from domain_ft.corpus.tasks.fields import TEXT_NAMES
 from domain_ft.corpus.tasks.splits import Fingerprints, duplicate_groups, text_fingerprints
 from domain_ft.errors import CorpusError, SettingsError
+from domain_ft.locks import writing_beside
 from domain_ft.settings import DataSplitSettings
 from domain_ft.storage import new_folder
 from domain_ft.verbs.data_files import Refusing, json_line, record_file, refuse_existing
@@ -88,8 +89,7 @@ def split(settings: DataSplitSettings) -> Split:
         CorpusError: no such file, or too few records for a part that was asked for.
     """
     shares = _shares(settings)
-    if not (settings.output.is_dir() and not any(settings.output.iterdir())):
-        refuse_existing(settings.output)
+    _refuse_taken(settings.output)
     path, kind = record_file(settings.data)
     if kind == "tsv" and is_tagged_text(path, path.name):
         raise CorpusError(
@@ -137,6 +137,11 @@ def run(settings: DataSplitSettings) -> dict[str, Any]:
         )
     parts = {name: {"file": str(part.file), "records": part.records} for name, part in found.parts.items()}
     return {"command": "data split", "data": settings.data} | dataclasses.asdict(found) | {"parts": parts}
+
+
+def _refuse_taken(output: Path) -> None:
+    if not (output.is_dir() and not any(output.iterdir())):
+        refuse_existing(output)
 
 
 def _shares(settings: DataSplitSettings) -> dict[str, float]:
@@ -293,7 +298,8 @@ def _is_a_record_a_line(path: Path) -> bool:
 
 def _write(output: Path, part_of: Integers, lines: Iterator[bytes]) -> None:
     """Write each line to the file of its part."""
-    with new_folder(output) as folder, contextlib.ExitStack() as stack:
+    with writing_beside(output), new_folder(output) as folder, contextlib.ExitStack() as stack:
+        _refuse_taken(output)  # again: another process may have been faster
         files = {
             place: stack.enter_context((folder / f"{PARTS[place]}.jsonl").open("wb"))
             for place in np.unique(part_of).tolist()

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from domain_ft.corpus.conversations.formats import FieldChoice, recognise
@@ -15,6 +14,7 @@ from domain_ft.corpus.readers import ENDINGS, RECORDS, raw_records
 from domain_ft.corpus.readers.base import BadRecords
 from domain_ft.corpus.readers.files import ending
 from domain_ft.settings import EstimateSettings
+from domain_ft.storage import user_path
 
 if TYPE_CHECKING:
     from domain_ft.verbs.instruct_job import Job
@@ -58,7 +58,7 @@ def holds_conversations(settings: EstimateSettings) -> bool:
         return False
     if settings.format != "auto" or settings.prompt_field or settings.answer_field:
         return True
-    path = Path(settings.corpus).expanduser()
+    path = user_path(settings.corpus)
     kind = ENDINGS.get(ending(path), "")
     if kind not in RECORDS or not path.is_file():
         return False

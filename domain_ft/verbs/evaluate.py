@@ -19,7 +19,7 @@ from domain_ft.evaluation.scores import Scores, shared
 from domain_ft.models.base import BaseModel, load, objective_of
 from domain_ft.report.data import EvaluationReport, ModelScores
 from domain_ft.report.html import render_evaluation
-from domain_ft.report.run_folder import RunFolder
+from domain_ft.report.run_folder import RunFolder, report_folder
 from domain_ft.report.terminal import print_evaluation
 from domain_ft.settings import EvaluateSettings
 from domain_ft.training.progress import ProgressDisplay
@@ -104,9 +104,14 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
         from domain_ft.verbs import evaluate_task
 
         return evaluate_task.run(settings)
+    with report_folder(settings.output if is_main_process() else None) as folder:
+        return _run(settings, folder)
+
+
+def _run(settings: EvaluateSettings, folder: RunFolder | None) -> dict[str, Any]:
+    """`run` with the folder that is written to, if any."""
     began = time.perf_counter()
     main = is_main_process()
-    folder = RunFolder.create(settings.output) if settings.output and main else None
     report = evaluate(settings)
     result = {
         "command": "evaluate",

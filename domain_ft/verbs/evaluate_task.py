@@ -29,7 +29,7 @@ from domain_ft.evaluation.logits import predict_logits
 from domain_ft.evaluation.predictions import Predictions
 from domain_ft.models.task_facts import TaskFacts
 from domain_ft.models.task_model import load_task_run
-from domain_ft.report.run_folder import RunFolder
+from domain_ft.report.run_folder import RunFolder, report_folder
 from domain_ft.report.task_data import ComparedRun, CompareReport
 from domain_ft.report.terminal import print_compare
 from domain_ft.settings import ClassifySettings, EvaluateSettings
@@ -77,9 +77,14 @@ def evaluate_task(settings: EvaluateSettings) -> tuple[CompareReport, list[Predi
 
 def run(settings: EvaluateSettings) -> dict[str, Any]:
     """The verb: score, print the table, write the folder where one is asked for."""
+    with report_folder(settings.output if is_main_process() else None) as folder:
+        return _run(settings, folder)
+
+
+def _run(settings: EvaluateSettings, folder: RunFolder | None) -> dict[str, Any]:
+    """`run` with the folder that is written to, if any."""
     began = time.perf_counter()
     main = is_main_process()
-    folder = RunFolder.create(settings.output) if settings.output and main else None
     report, said = evaluate_task(settings)
     result = {
         "command": "evaluate",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from domain_ft.errors import ModelError
+from domain_ft.errors import ModelError, SettingsError
+from domain_ft.locks import refuse_below_file, writing_beside
 from domain_ft.models.base import load
 from domain_ft.models.export import Exportable, export_merged
 from domain_ft.models.task_facts import TASK_NAME
@@ -21,9 +22,21 @@ def export(settings: ExportSettings) -> Path:
         ModelError: the run cannot be loaded, or the merged model does not give its logits.
         SettingsError: the folder holds something already.
     """
+    _refuse_taken(settings.output)
     with ProgressDisplay(quiet=settings.quiet) as display:
-        export_merged(_load(settings.model, display), settings.output)
+        model = _load(settings.model, display)
+        with writing_beside(settings.output):
+            _refuse_taken(settings.output)  # again: another process may have been faster
+            export_merged(model, settings.output)
     return settings.output
+
+
+def _refuse_taken(output: Path) -> None:
+    """Make sure that the folder can be made, before a model is loaded for it."""
+    refuse_below_file(output)
+    if output.is_symlink() or (output.exists() and not (output.is_dir() and not any(output.iterdir()))):
+        what = "holds something already" if output.is_dir() else "is a file"
+        raise SettingsError(f"--output {output} {what}", fix="give a new or empty folder; nothing was changed")
 
 
 def _load(name: str, display: ProgressDisplay) -> Exportable:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from domain_ft.corpus.naming import name_of
 from domain_ft.evaluation.answers import AnswerScores, answer_differences
 from domain_ft.evaluation.bootstrap import difference
 from domain_ft.evaluation.scores import Scores
@@ -110,7 +111,7 @@ def output_folder(settings: InstructSettings) -> Path:
     """--output, or runs/DATA-MODEL by the last parts of their names."""
     if settings.output:
         return settings.output
-    return default_folder(Path(settings.data).name.split(".")[0], Path(settings.model).name)
+    return default_folder(name_of(settings.data), name_of(settings.model))
 
 
 def _say_what_is_odd(job: Job, display: ProgressDisplay) -> None:

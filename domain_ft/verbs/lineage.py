@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 
 from domain_ft.corpus.corpus import open_corpus
 from domain_ft.corpus.prepared import PreparedCorpus, prepare
 from domain_ft.errors import UserError
+from domain_ft.json_files import read_result
 from domain_ft.settings import AdaptSettings, InstructSettings
+from domain_ft.storage import user_path
 from domain_ft.training.progress import ProgressDisplay
 
 
@@ -18,10 +18,10 @@ def adapted_runs(model: str) -> Iterator[AdaptSettings]:
 
     A run of `instruct` stands on what it began with.
     """
-    folder = Path(model).expanduser()
+    folder = user_path(model)
     if not (folder / "result.json").is_file():
         return
-    command = json.loads((folder / "result.json").read_text(encoding="utf-8")).get("command")
+    command = read_result(folder).get("command")
     if command == "adapt":
         settings = AdaptSettings.from_toml(folder / "config.toml")
         yield settings

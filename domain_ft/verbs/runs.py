@@ -62,17 +62,20 @@ def default_folder(*words: str) -> Path:
 def started(settings: TrainSettings, path: Path) -> Iterator[Started]:
     """Make the folder of a run, or with --resume take it up; at the end of the block all processes wait for each other.
 
+    The folder is locked for the main process, which writes for all of them.
+
     Raises:
         SettingsError: the folder cannot be used, or what the settings ask of the machine is not there.
     """
     folder = RunFolder(path)
     machine = choose_machine(settings, sharding=settings.sharding, track=settings.track, project=path)
-    with machine.main_first():
-        if machine.is_main:
-            folder = RunFolder.create(path, resume=settings.resume)
-    with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
-        yield Started(folder, machine, display)
-        machine.accelerator.wait_for_everyone()
+    with contextlib.ExitStack() as claim:
+        with machine.main_first():
+            if machine.is_main:
+                folder = claim.enter_context(RunFolder.claimed(path, resume=settings.resume))
+        with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
+            yield Started(folder, machine, display)
+            machine.accelerator.wait_for_everyone()
 
 
 def console_of(settings: TrainSettings) -> Console:

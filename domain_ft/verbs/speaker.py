@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from domain_ft.corpus.conversations.conversation import Turn
 from domain_ft.corpus.conversations.rendering import ChatTemplate
 from domain_ft.errors import CorpusError, ModelError
+from domain_ft.json_files import read_object, read_result
 from domain_ft.models.base import BaseModel, load
 from domain_ft.models.generation import Generated, Sampling, encode_prompts, generate, refuse_encoder
 from domain_ft.models.sources import Progress
 from domain_ft.settings import GenerateSettings
+from domain_ft.storage import user_path
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.machine import Machine
 
@@ -112,13 +112,19 @@ def trained_from(name: str) -> str:
     Raises:
         ModelError: `name` is neither.
     """
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     for adapter in (folder / "adapter", folder):
         if (adapter / "adapter_config.json").is_file():
-            settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+            settings = read_object(
+                adapter / "adapter_config.json",
+                ModelError,
+                kinds={"base_model_name_or_path": str},
+                needed=("base_model_name_or_path",),
+                fix="name the model to compare it with: --against M",
+            )
             return str(settings["base_model_name_or_path"])
     if (folder / "result.json").is_file():
-        return str(json.loads((folder / "result.json").read_text(encoding="utf-8"))["model"])
+        return str(read_result(folder, needed=("model",))["model"])
     raise ModelError(
         f"--against base: '{name}' is no run, so it was trained from no base here",
         fix="name the model to compare it with: --against M",

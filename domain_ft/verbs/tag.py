@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from domain_ft.corpus.left_out import LeftOut, sentences
+from domain_ft.corpus.naming import name_of
 from domain_ft.corpus.readers.base import Reject
 from domain_ft.corpus.tasks.entities import Span, TaggingData
 from domain_ft.corpus.tasks.examples import Labels
@@ -170,9 +171,7 @@ def output_folder(settings: TagSettings) -> Path:
     """--output, or runs/TASK-MODEL by the last parts of their names."""
     if settings.output:
         return settings.output
-    train = Path(settings.train)
-    name = train.resolve().parent.name if train.stem == "train" else train.stem
-    return default_folder(name, Path(settings.model).name)
+    return default_folder(name_of(settings.train), name_of(settings.model))
 
 
 # --- Before the first step --------------------------------------------------------------------------------------------

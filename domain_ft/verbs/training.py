@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from domain_ft.corpus.rows import Rows
 from domain_ft.errors import SettingsError
+from domain_ft.models import targets as targeting
 from domain_ft.models.activation_checkpointing import ActivationCheckpointing
 from domain_ft.models.lora import LoraConfig, apply_lora, has_lora, lora_of, set_backend
 from domain_ft.objectives.base import Objective, TrainedModel
@@ -71,6 +72,18 @@ def make_trainable(
     )
     apply_lora(model, config, seed=seed)
     set_backend(model, kernels)
+
+
+def refuse_unusable_rank(model: PreTrainedModel, settings: TrainSettings) -> None:
+    """Raise for a --rank that no layer can use, before text is read and tokenised for it.
+
+    Raises:
+        ModelError: with the highest rank that is of use.
+    """
+    if settings.method == "lora" or settings.method == "dora":
+        trained = targeting.resolve_modules(model, settings.train_modules)
+        paths = targeting.resolve_targets(model, settings.targets, trained)
+        targeting.check_ranks(model, dict.fromkeys(paths, settings.rank))
 
 
 @contextlib.contextmanager

@@ -361,7 +361,7 @@ def test_splits_as_given_with_what_a_person_should_know(tmp_path: Path) -> None:
     assert data.types == ("D", "P")
     assert data.tags == ("O", "B-D", "I-D", "B-P", "I-P")
     assert data.scheme == "IOB2"
-    assert data.name == tmp_path.name
+    assert data.name == f"{tmp_path.name}-train"
     assert data.notes == (
         "too little to learn from, as it appears once in the training texts: P",
         "in the test texts but never in training, so that all are missed: L",

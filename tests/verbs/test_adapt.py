@@ -391,7 +391,7 @@ def test_estimate_measures_both_ways_and_leaves_nothing(
 def test_the_default_folder_is_named_after_corpus_and_model() -> None:
     assert output_folder(AdaptSettings(corpus="legal")) == Path("runs/legal-minilm")
     asked = AdaptSettings(corpus="data/my texts.jsonl", model="answerdotai/ModernBERT-base")
-    assert output_folder(asked) == Path("runs/my-texts.jsonl-ModernBERT-base")
+    assert output_folder(asked) == Path("runs/my-texts-ModernBERT-base")
 
 
 def test_a_japanese_corpus_is_adapted_to(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from domain_ft.corpus.tasks.offsets import Counting
 from domain_ft.corpus.tasks.reading import RECORD_ENDINGS
 from domain_ft.corpus.tasks.standoff import brat_pairs
 from domain_ft.errors import CorpusError
+from domain_ft.storage import user_path
 
 Kind = Literal["conversations", "examples", "tags", "text"]
 
@@ -85,7 +86,7 @@ class CheckedFile:
         Raises:
             CorpusError: there is no such file, it is not read, or it is not clear what it is for.
         """
-        path = Path(spec).expanduser()
+        path = user_path(spec)
         if not (path.is_dir() and brat_pairs(path)):
             check_file(path)
         name = path.name

@@ -30,6 +30,7 @@ from domain_ft.corpus.readers.files import ending
 from domain_ft.corpus.tasks.conll import begins_document, conll_blocks, layout_of
 from domain_ft.corpus.tasks.entity_files import file_kind, read_tagged
 from domain_ft.errors import CorpusError
+from domain_ft.locks import refuse_below_file, writing_beside
 
 _COPIES = frozenset({"duplicate", "near-duplicate"})
 # Errors that `_mended` may mend, so that the record is judged again.
@@ -78,8 +79,18 @@ def repair(
     Raises:
         CorpusError: there is such a file already, or its name does not end as that of such a file.
     """
-    changes_file = output.with_name(f"{output.name}.changes.jsonl")
-    for path in (output, changes_file):
+    with writing_beside(output):
+        return _repair(file, found, output, private, language)
+
+
+def refuse_output(file: CheckedFile, output: Path) -> None:
+    """Make sure, before the file is read, that its cleaned copy can be written to `output`.
+
+    Raises:
+        UserError: there is such a file or folder already, it is below a file, or its name does not end as it must.
+    """
+    refuse_below_file(output, "--fix")
+    for path in (output, _changes_file(output)):
         if path.exists():
             raise CorpusError(f"--fix {output}: {path} exists already", fix="give a new name; nothing was changed")
     if file.kind == "tags" and file_kind(file.path) == "brat":
@@ -91,7 +102,17 @@ def repair(
         must = f"the name has to end in {wanted}" if wanted else "the name may have no ending"
         what = "as that of the file does" if file.is_plain else "since the copy is JSON lines"
         raise CorpusError(f"--fix {output}: {must}, {what}", fix=f"give {output.stem}{wanted}")
-    output.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _changes_file(output: Path) -> Path:
+    return output.with_name(f"{output.name}.changes.jsonl")
+
+
+def _repair(
+    file: CheckedFile, found: CheckResult, output: Path, private: PrivateData | None, language: str | None
+) -> Repaired:
+    refuse_output(file, output)
+    changes_file = _changes_file(output)
     repaired = Repaired(output, changes_file)
     with _written(output) as copy, _written(changes_file) as changes:
         repairing = _Repairing(file, found, private, language, copy, changes, repaired)

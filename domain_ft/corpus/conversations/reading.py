@@ -44,6 +44,7 @@ from domain_ft.corpus.tasks.leaks import all_similar_pairs
 from domain_ft.corpus.tasks.reading import RECORD_ENDINGS, SPLIT_NAMES, flat, hub_splits, input_records
 from domain_ft.corpus.tasks.splits import Bools, draw, duplicate_groups, text_fingerprints, why_none_held_out
 from domain_ft.errors import CorpusError
+from domain_ft.storage import user_path
 
 JOINED = {"near copies": FAMILY, "nearest copies": NEAR, "copies": None}
 """What makes a group that is not parted, by the similarity from which on texts are joined: the first that leaves enough
@@ -263,7 +264,7 @@ def _records(spec: str, part: str, bad: BadRecords) -> Iterator[tuple[RawRecord,
     if spec.startswith("hf:"):
         yield from _hub_records(spec, part)
         return
-    path = Path(spec).expanduser()
+    path = user_path(spec)
     _check_ending(path)
     yield from input_records(path, bad)
 

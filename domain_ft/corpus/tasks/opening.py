@@ -20,8 +20,8 @@ import numpy as np
 from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.corpus import content_key
 from domain_ft.corpus.left_out import LeftOut
+from domain_ft.corpus.naming import name_of
 from domain_ft.corpus.readers.base import BadRecords, Reject, decode, read_bytes
-from domain_ft.corpus.readers.files import stem
 from domain_ft.corpus.tasks.examples import SPLITS, Labels, TaskData
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
 from domain_ft.corpus.tasks.reading import Place
@@ -135,8 +135,7 @@ class _Opening:
         """What reports call the task: its own name, else that of the training file without its endings."""
         if self.source.task:
             return self.source.task
-        path = Path(str(self.source.train).removeprefix("hf:"))
-        return stem(path) or str(path)
+        return name_of(str(self.source.train))
 
     # --- splits ---
 

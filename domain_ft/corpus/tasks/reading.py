@@ -33,7 +33,7 @@ from domain_ft.corpus.recipes import Source
 from domain_ft.corpus.tasks.examples import Example, Input
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
 from domain_ft.errors import CorpusError
-from domain_ft.storage import cache_folder, write_json
+from domain_ft.storage import cache_folder, user_path, write_json
 
 RECORD_ENDINGS = tuple(ending for ending, kind in ENDINGS.items() if kind in RECORDS)
 # What the splits are called, in folders and on hubs.
@@ -116,7 +116,7 @@ def places(spec: str) -> dict[str, Place]:
     if spec.startswith("hf:"):
         identifier, _, config = spec.removeprefix("hf:").partition(":")
         return hub_places(identifier, config or None, None)
-    path = Path(spec).expanduser()
+    path = user_path(spec)
     if path.is_dir():
         return _folder_places(path)
     check_file(path)

@@ -25,6 +25,7 @@ from domain_ft.corpus.tasks.reading import (
     single_label,
 )
 from domain_ft.errors import CorpusError, nearest
+from domain_ft.storage import user_path
 
 _FIELDS = ("text_field", "pair_field", "label_field", "id_field", "group_field", "label_names", "label_separator")
 
@@ -70,7 +71,7 @@ def find_task(name: str) -> tuple[Recipe, Task]:
         CorpusError: there is no such recipe or task; the nearest names are given.
     """
     corpus, _, wanted = name.rpartition("/")
-    path = Path(corpus).expanduser()
+    path = user_path(corpus)
     if corpus in recipe_names():
         recipe = load_recipe(recipes_folder() / f"{corpus}.toml")
     elif path.suffix.lower() == ".toml" and path.is_file():
@@ -125,7 +126,7 @@ def _given(files: TaskSource | Task, folder: Path) -> dict[str, Place]:
     for split in SPLITS:
         spec = getattr(files, split)
         if spec:
-            there = places(spec if spec.startswith("hf:") else str(folder / Path(spec).expanduser()))
+            there = places(spec if spec.startswith("hf:") else str(folder / user_path(spec)))
             found.update(there if split == "train" else {split: there.get(split, there["train"])})
     return found
 
@@ -143,7 +144,7 @@ def _places_of_task(
         "description": task.description,
         "licence": task.licence or recipe.licence,
         "citation": task.citation or recipe.citation,
-        "language": recipe.language,
+        "language": recipe.known_language,
         "weaknesses": task.weaknesses,
         "recipe": content_key(dataclasses.asdict(task)),
     }
@@ -153,7 +154,7 @@ def _places_of_task(
         return source, hub_places(str(task.id), task.config, task.revision, _row_reader(task)), facts
     if task.kind == "files":
         if task.test_ids:
-            source = dataclasses.replace(source, test_ids=recipe.folder / Path(task.test_ids).expanduser())
+            source = dataclasses.replace(source, test_ids=recipe.folder / user_path(task.test_ids))
         return source, _given(task, recipe.folder), facts
     folder = assets.ensure(str(task.asset), progress)
     files = [(path, path.name) for path in sorted(folder.glob(str(task.path)))]

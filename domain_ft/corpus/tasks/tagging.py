@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from domain_ft.corpus.left_out import LeftOut
+from domain_ft.corpus.naming import name_of
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject
 from domain_ft.corpus.tasks.annotations import Plain
 from domain_ft.corpus.tasks.entities import SPELLED, Scheme, TaggedText, TaggingData, alike
@@ -104,7 +105,7 @@ def open_tagging(
         notes.append(f"the files are tagged in different ways, and are read all the same ({spelled})")
     scheme = schemes["train"]
     return TaggingData(
-        name=_task_name(Path(source.train.removeprefix("hf:"))),
+        name=name_of(source.train),
         types=types,
         splits=texts,
         scheme=SPELLED[scheme] if scheme else None,
@@ -219,12 +220,6 @@ def _file(path: str) -> Path:
             f"'{path}' {what}", fix="give a CoNLL file, or JSON lines of words and tags or text and spans"
         )
     return file
-
-
-def _task_name(train: Path) -> str:
-    """The file's name, or its folder's where that says nothing."""
-    name = train.name.split(".")[0]
-    return train.resolve().parent.name if name == "train" else name
 
 
 def _short_names(given: Mapping[str, str]) -> dict[str, str]:

@@ -1,0 +1,50 @@
+"""What a corpus, a task or a run is called after the file, folder or id that was given for it.
+
+name_of("mails.csv") == "mails"; name_of("conll/train.txt") == "conll-train"; name_of("hf:org/news:en") == "news-en"
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from domain_ft.corpus.readers import ENDINGS
+from domain_ft.storage import user_path
+
+_TAGGED = (".conll", ".conllu", ".bio", ".iob", ".iob2")
+_PACKED = (".gz", ".zst", ".xz", ".bz2")
+# What says nothing alone: the names of splits and of what every tool writes, numbers, and one or two letters.
+_COMMON = {
+    *("train", "training", "test", "testing", "dev", "valid", "validation", "eval", "all", "data", "dataset", "corpus"),
+    *("text", "texts", "input", "output", "examples", "records", "file", "files", "model", "adapter", "checkpoint"),
+}
+_SAYS_NOTHING = re.compile(r"[\W\d_]*|\w{1,2}|(train|test|validation)?[-_.]?\d+[-_]of[-_]\d+")
+
+
+def name_of(given: str) -> str:
+    """A short name for what was given, never empty; a common file name has its folder's before it, where one is given.
+
+    Args:
+        given: a file, a folder, a recipe (.toml), `hf:ID[:config]`, or a name.
+    """
+    if given.startswith("hf:"):
+        identifier, _, config = given.removeprefix("hf:").partition(":")
+        return "-".join(part for part in (Path(identifier).name, config) if part) or "data"
+    path = user_path(given)
+    if path.name in ("", ".."):  # `.` and `..` and `/` are somewhere
+        path = path.resolve()
+    name = _without_endings(path.name)
+    folder = path.parent.name
+    if folder not in ("", "..") and (name.lower() in _COMMON or _SAYS_NOTHING.fullmatch(name)):
+        return f"{folder}-{name}"
+    return name or "data"
+
+
+def _without_endings(name: str) -> str:
+    """A file's name without the endings that say how it is read; a name that is nothing else stays as it is."""
+    bare = name
+    for endings in (_PACKED, (*ENDINGS, *_TAGGED, ".toml")):
+        found = next((ending for ending in endings if bare.lower().endswith(ending)), None)
+        if found and len(bare) > len(found):
+            bare = bare[: -len(found)]
+    return bare.lstrip(".") or name

@@ -1,0 +1,106 @@
+"""What is said of a disk that is full or closed, and what is left behind there: nothing."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from domain_ft.errors import StorageError
+from domain_ft.storage import as_os_error, cache_folder, new_folder, storage_error, user_path, write_atomic
+
+
+def test_a_full_disk_is_said_with_its_place_its_room_and_what_to_do(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "a" / "b"))
+    told = storage_error(full, "the checkpoint", then="go on with --resume")
+    assert told is not None
+    assert told.what == "the checkpoint cannot be written: No space left on device"
+    assert str(told.where).startswith(f"{tmp_path / 'a' / 'b'} (")
+    assert "free on this disk" in str(told.where)
+    assert str(told.fix).startswith("make room there")
+    assert str(told.fix).endswith("then go on with --resume")
+
+
+def test_the_cache_is_moved_by_its_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOMAIN_FT_CACHE", str(tmp_path / "cache"))
+    told = storage_error(OSError(errno.EDQUOT, "quota", str(tmp_path / "cache" / "tokens")))
+    assert told is not None
+    assert "DOMAIN_FT_CACHE=FOLDER" in str(told.fix)
+
+
+def test_an_error_of_another_kind_is_ours() -> None:
+    assert storage_error(ValueError("no")) is None
+    assert storage_error(FileNotFoundError(errno.ENOENT, "gone", "/x")) is None
+    assert storage_error(ConnectionRefusedError(errno.ECONNREFUSED, "refused")) is None
+
+
+def test_a_library_in_rust_reports_the_systems_error() -> None:
+    found = as_os_error(RuntimeError("I/O error: No space left on device (os error 28)"))
+    assert found is not None
+    assert found.errno == errno.ENOSPC
+    assert as_os_error(RuntimeError("no")) is None
+
+
+class SafetensorError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_folder_that_cannot_be_filled_is_named_and_absent(error: Exception, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left") as raised, new_folder(tmp_path / "merged") as folder:
+        (folder / "half").write_text("half")
+        raise error
+    assert raised.value.filename == str(tmp_path / "merged")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_about_another_file_keeps_its_name(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError) as raised, new_folder(tmp_path / "merged"):
+        raise PermissionError(errno.EACCES, "Permission denied", "/etc/shadow")
+    assert raised.value.filename == "/etc/shadow"
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace", "mkstemp"])
+def test_a_file_is_whole_or_as_it_was(step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "result.json"
+    path.write_text("old")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    target = {"fsync": "os.fsync", "replace": "pathlib.Path.replace", "mkstemp": "tempfile.mkstemp"}[step]
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left") as raised:
+        patch.setattr(target, full)
+        write_atomic(path, "new")
+    assert raised.value.filename == str(path)
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["result.json"]
+
+
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_cache_that_is_a_file_is_named(below: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cache").write_text("mine")
+    monkeypatch.setenv("DOMAIN_FT_CACHE", str(tmp_path / "cache" / below))
+    with pytest.raises(StorageError, match=r"cache folder .*cache.* cannot be used(.|\n)*DOMAIN_FT_CACHE=FOLDER"):
+        cache_folder("tokens")
+    assert (tmp_path / "cache").read_text() == "mine"
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOMAIN_FT_CACHE", str(tmp_path))
+    monkeypatch.setattr("os.access", lambda *_: False)  # as root every folder can be written
+    with pytest.raises(StorageError, match="Permission denied"):
+        cache_folder("tokens")
+
+
+def test_the_home_of_nobody_is_a_path_like_any_other() -> None:
+    assert user_path("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
+    assert user_path("~/x") == Path.home() / "x"
