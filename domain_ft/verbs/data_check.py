@@ -27,6 +27,7 @@ from domain_ft.corpus.checks.opening import CheckedFile, Fields
 from domain_ft.corpus.checks.private import PrivateData
 from domain_ft.corpus.checks.repairs import Repaired, repair
 from domain_ft.corpus.conversations.formats import FORMATS, FieldChoice
+from domain_ft.corpus.left_out import sentences
 from domain_ft.errors import SettingsError
 from domain_ft.settings import ClassifySettings, DataCheckSettings, InstructSettings, TagSettings, TokenOptions
 from domain_ft.training.progress import ProgressDisplay
@@ -139,6 +140,9 @@ def print_checked(checked: Checked, console: Console) -> None:
         console.print(table)
     if numbers["languages"]:
         console.print(Text(f"languages of the texts: {_counts(numbers['languages'])}"), soft_wrap=False)
+        console.print()
+    for sentence in sentences({"unread_fields": numbers.get("unread_fields")}):
+        console.print(Text(sentence), soft_wrap=False)
         console.print()
     for findings, word, style in ((result.errors, "error", "red"), (result.warnings, "warning", "yellow")):
         if findings:

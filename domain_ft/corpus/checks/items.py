@@ -44,6 +44,7 @@ class Item:
         roles: who speaks, turn by turn.
         conversation: what `instruct` would learn from; None where it would refuse it, or of other files.
         labels: of a labelled example or of the entities of a text.
+        unread: its fields that the verb does not read.
         comparable: whether copies of it are worth a word; lines of running text repeat themselves.
     """
 
@@ -57,6 +58,7 @@ class Item:
     conversation: Conversation | None = None
     labels: tuple[str, ...] = ()
     comparable: bool = True
+    unread: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
