@@ -416,20 +416,9 @@ def test_every_field_is_read_refused_or_counted(more: dict[str, Any]) -> None:
     found = parsed({**more, **CHAT})
     assert plain is not None
     if found.conversation is not None and found.conversation.turns == plain.turns:
+        marks = {"weight", "train", "training", "loss", "label", "kto_tag"}
         there = {name for name, value in more.items() if value is not None}
-        known = {
-            "weight",
-            "train",
-            "training",
-            "loss",
-            "tools",
-            "system",
-            "system_prompt",
-            "messages",
-            "label",
-            "kto_tag",
-        }
-        assert there - known <= set(found.unread)
+        assert there - marks - {"tools", "system", "system_prompt", "messages"} <= set(found.unread)
 
 
 # --- Placeholders -----------------------------------------------------------------------------------------------------
@@ -501,7 +490,7 @@ def test_data_check_looks_into_context_and_history_for_private_data(tmp_path: Pa
     [
         ("ユーザー", "user"),
         ("アシスタント", "assistant"),
-        ("ｕｓｅｒ", "user"),
+        ("\uff55\uff53\uff45\uff52", "user"),  # full-width letters
         ("User", "user"),
         ("Human", "user"),
         ("GPT", "assistant"),

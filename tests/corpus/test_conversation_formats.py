@@ -177,7 +177,7 @@ def test_sharegpts_calls_are_read() -> None:
 
 def test_prompts_alone_are_read_where_no_answer_is_needed() -> None:
     for fields in ({"prompt": "Why?"}, {"question": "Why?"}, {"instruction": "Why?"}, {"text": "Why?"}):
-        conversation, faults = read(fields, answered=False)
+        conversation, faults, *_ = read(fields, answered=False)
         assert faults == ()
         assert conversation is not None
         assert conversation.turns == (ASKED,)

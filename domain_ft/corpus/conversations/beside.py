@@ -30,7 +30,7 @@ _MEDIA_FILE = re.compile(
     r"^data:|\.(jpe?g|png|gif|webp|bmp|tiff?|mp3|wav|flac|ogg|m4a|mp4|avi|mov|mkv|webm)$", re.IGNORECASE
 )
 _MEDIA_PLACE = re.compile(
-    r"(?:\A|^)\s*<(image|video|audio)(?:[ _]?\d+)?>|<(image|video|audio)(?:[ _]?\d+)?>\s*(?:\Z|$)", re.M
+    r"^\s*<(image|video|audio)(?:[ _]?\d+)?>|<(image|video|audio)(?:[ _]?\d+)?>\s*$", re.MULTILINE
 )
 _OPTION_COLUMNS = (
     ("opa", "opb", "opc", "opd", "ope"),

@@ -17,7 +17,7 @@ class Turn:
     Attributes:
         role: who.
         content: the text; empty for an assistant that only calls tools.
-        trained: whether the model learns to say it: every turn of the assistant but those that a mark (weight 0) leaves out.
+        trained: whether the model learns to say it: an answer that no mark (weight 0) leaves out.
         tool_calls: what an assistant calls, as OpenAI writes it, with the arguments as an object.
         name: of the tool that answers, where it is given.
         tool_call_id: which call a tool answers.

@@ -31,9 +31,7 @@ _OTHER_NAMES: dict[str, Role] = {
 """What roles are called besides, in OpenAI's newer and older files and in ShareGPT's."""
 
 _MEANT: dict[str, Role] = {
-    **dict.fromkeys(
-        ("ユーザー", "ユーザ", "人間", "質問者", "利用者", "用户", "customer", "client", "patient"), "user"
-    ),
+    **dict.fromkeys(("ユーザー", "ユーザ", "人間", "質問者", "用户", "customer", "client", "patient"), "user"),
     **dict.fromkeys(("アシスタント", "助手", "回答者", "ai", "bot", "model", "agent", "doctor"), "assistant"),
     **dict.fromkeys(("システム", "系统", "instruction"), "system"),
 }

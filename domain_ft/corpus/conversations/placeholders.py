@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 _CODE = re.compile(r"```.*?(```|\Z)|`[^`\n]*`", re.DOTALL)
 _DOUBLE = re.compile(r"\{\{\s*[^\W\d][\w .-]{0,40}\}\}")
-_SINGLE = re.compile(r"(?<![\\\w^}{$%])\{[^\W\d]\w{2,40}\}(?!\})|<[A-Z][A-Z_]{2,40}>")
+_SINGLE = re.compile(r"(?<![\\\w^}{$%)])\{[^\W\d]\w{2,40}\}(?!\})|<[A-Z][A-Z_]{2,40}>")
 _RECURS = 3  # records from which on one of a single brace is a template's
 _SHARE = 0.02  # of all records, which it has to be in as well
 

@@ -269,9 +269,8 @@ class _Encoder:
                 else:
                     reason = f"its first answer begins after {begin:,} tokens, and max-length is {self.max_length:,}"
                 at = (conversation.file, conversation.line)
-                self.dropped.append(
-                    Dropped(conversation.id, conversation.place, f"nothing is left to learn: {reason}", *at)
-                )
+                reason = f"nothing is left to learn: {reason}"
+                self.dropped.append(Dropped(conversation.id, conversation.place, reason, *at))
             self.tokens += kept
             self.documents += [self.done] * len(kept)
             self.cut += [lost] * len(kept)
