@@ -58,11 +58,8 @@ NAMES = {"RUN": "runs/medical-smollm2", "my-model": "minilm", "texts/": "letters
 
 def commands() -> list[tuple[str, str]]:
     """(document, words) of every command that a document prints, in order."""
-    found = []
-    for name in DOCUMENTS:
-        for match in COMMAND.finditer((ROOT / name).read_text(encoding="utf-8")):
-            found.append((name, match["words"]))
-    return found
+    texts = ((name, (ROOT / name).read_text(encoding="utf-8")) for name in DOCUMENTS)
+    return [(name, match["words"]) for name, text in texts for match in COMMAND.finditer(text)]
 
 
 def verb_of(words: list[str]) -> Verb:
@@ -129,7 +126,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for number, name in enumerate(("legal", "medical")):
         field = [" ".join(word(20_000 + 9_000 * number + 100 * n + i) for i in range(30)) for n in range(60)]
         lines(str(recipe_folder / f"{name}-text.jsonl"), [{"text": text} for text in field])
-        source = f'[[sources]]\nkind = "path"\npath = "{name}-text.jsonl"\n'
+        source = f'[[sources]]\nkind = "files"\npath = "{name}-text.jsonl"\n'
         head = f'name = "{name}"\ndescription = "A stand-in."\nlicence = "CC0-1.0"\nlanguage = "en"\n'
         (recipe_folder / f"{name}.toml").write_text(f"{head}\n{source}", encoding="utf-8")
     for room in (corpus, recipes, sources):
