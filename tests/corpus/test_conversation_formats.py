@@ -184,7 +184,7 @@ def test_prompts_alone_are_read_where_no_answer_is_needed() -> None:
     conversation, faults, *_ = read(messages(("user", "Why?")), answered=False)
     assert faults == ()
     assert conversation is not None
-    conversation, _ = read({"question": "Why?", "answer": "Because."}, answered=False)
+    conversation, *_ = read({"question": "Why?", "answer": "Because."}, answered=False)
     assert conversation is not None
     assert conversation.turns == (ASKED, ANSWER)
 
