@@ -47,12 +47,11 @@ BUDGET: dict[str, object] = {
 
 RUNS = (
     "adapt --corpus legal --output runs/legal-minilm",
-    "adapt --corpus medical --model smollm2 --output runs/medical-smollm2",
     "classify --train mails.csv --output runs/mails-minilm",
 )
 """What the documents take for granted: the demo's runs, and the base that a run is compared with."""
 
-NAMES = {"RUN": "runs/medical-smollm2", "my-model": "minilm", "texts/": "letters/"}
+NAMES = {"RUN": "runs/medical-smollm2", "my-model": "minilm"}
 """What stands for something of the reader's own; in evaluations of tasks RUN is a run of `classify`."""
 
 
@@ -87,9 +86,10 @@ def write_files() -> None:
     """The files that the documents name, in the current folder."""
     texts = [" ".join(word(100 * n + i) for i in range(30)) + "." for n in range(60)]
     lines("contracts.jsonl", [{"text": text} for text in texts])
-    Path("letters").mkdir()
-    for number, text in enumerate(texts[:30]):
-        Path(f"letters/{number}.txt").write_text(text, encoding="utf-8")
+    for folder in ("letters", "texts"):
+        Path(folder).mkdir()
+        for number, text in enumerate(texts[:30]):
+            Path(f"{folder}/{number}.txt").write_text(text, encoding="utf-8")
     rows = "".join(f"{text},{('bill', 'order', 'other')[n % 3]}\n" for n, text in enumerate(texts))
     for name in ("mails.csv", "other.csv"):
         Path(name).write_text(f"text,label\n{rows}", encoding="utf-8")
