@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from domain_ft.corpus.left_out import sentences
 from domain_ft.report.instruct_data import InstructReport
 from domain_ft.report.task_words import count, difference_span, listed, points
 from domain_ft.report.words import change, control_finding, level, number, verdict
@@ -219,6 +220,11 @@ def facts(report: InstructReport) -> list[tuple[str, str]]:
         ("format", _FORMATS.get(report.data.format, report.data.format)),
         ("chat template", _TEMPLATES[report.result["template"]]),
     ]
+
+
+def not_read(report: InstructReport) -> list[str]:
+    """What of the examples was not read, in sentences."""
+    return sentences(report.result)
 
 
 def clipped(text: str) -> str:

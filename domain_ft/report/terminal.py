@@ -51,7 +51,7 @@ def print_instruct(report: InstructReport, console: Console | None = None) -> No
         _add_answers(table, report)
     console.print(table)
     console.print(Text(instruct_words.headline(report), style="bold"))
-    for sentence in instruct_words.findings(report):
+    for sentence in (*instruct_words.findings(report), *instruct_words.not_read(report)):
         console.print(Text(sentence))
 
 

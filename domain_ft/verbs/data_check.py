@@ -18,7 +18,6 @@ from rich.table import Table
 from rich.text import Text
 
 from domain_ft.checking import options
-from domain_ft.corpus import left_out
 from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.checks.checking import Checker, CheckResult
 from domain_ft.corpus.checks.findings import Finding
@@ -28,6 +27,7 @@ from domain_ft.corpus.checks.opening import CheckedFile, Fields
 from domain_ft.corpus.checks.private import PrivateData
 from domain_ft.corpus.checks.repairs import Repaired, refuse_output, repair
 from domain_ft.corpus.conversations.formats import FORMATS, FieldChoice
+from domain_ft.corpus.left_out import sentences
 from domain_ft.corpus.readers.base import field_names
 from domain_ft.corpus.tasks.labels import LabelRules
 from domain_ft.errors import SettingsError
@@ -154,7 +154,7 @@ def print_checked(checked: Checked, console: Console) -> None:
     if numbers["languages"]:
         console.print(Text(f"languages of the texts: {_counts(numbers['languages'])}"), soft_wrap=False)
         console.print()
-    for sentence in left_out.sentences(numbers):
+    for sentence in sentences(numbers):
         console.print(Text(sentence), soft_wrap=False)
         console.print()
     for findings, word, style in ((result.errors, "error", "red"), (result.warnings, "warning", "yellow")):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from rich.text import Text
 from domain_ft.checking import refuse
 from domain_ft.corpus.conversations.formats import FieldChoice, to_chat
 from domain_ft.corpus.conversations.reading import iterate_conversations
+from domain_ft.corpus.left_out import LeftOut, sentences
 from domain_ft.errors import CorpusError, SettingsError
 from domain_ft.locks import writing_beside
 from domain_ft.randomness import generator
@@ -85,7 +86,8 @@ def mix(settings: DataMixSettings) -> Mixture:
     if settings.output.suffix.lower() != ".jsonl":
         raise SettingsError(f"--output {settings.output} does not end in .jsonl", fix="the mixture is JSON lines")
     refuse_existing(settings.output)
-    lines = [list(_chat_lines(file, settings)) for file in weights]
+    left_out = {file: LeftOut() for file in weights}
+    lines = [list(_chat_lines(file, settings, left_out[file])) for file in weights]
     first, *_ = weights.values()
     wanted = [round(len(lines[0]) * weight / first) for weight in weights.values()]
     if settings.repeat and sum(wanted) > MOST:
@@ -106,7 +108,7 @@ def mix(settings: DataMixSettings) -> Mixture:
         Taken(file, weight / math.fsum(weights.values()), len(own), len(indices), len(indices) / len(mixed))
         for (file, weight), own, indices in zip(weights.items(), lines, drawn, strict=True)
     )
-    return Mixture(settings.output, len(mixed), taken, tuple(_notes(taken, wanted)))
+    return Mixture(settings.output, len(mixed), taken, (*_notes(taken, wanted), *_left_out_notes(left_out)))
 
 
 def run(settings: DataMixSettings) -> dict[str, Any]:
@@ -154,10 +156,11 @@ def _weights(given: Sequence[str]) -> dict[str, float]:
     return weights
 
 
-def _chat_lines(file: str, settings: DataMixSettings) -> Iterator[bytes]:
+def _chat_lines(file: str, settings: DataMixSettings, left_out: LeftOut) -> Iterator[bytes]:
     """The conversations of a file as lines in OpenAI's chat format."""
     found = False
-    for conversation in iterate_conversations(user_path(file), FieldChoice.of(settings), Refusing(settings.encoding)):
+    path, choice = user_path(file), FieldChoice.of(settings)
+    for conversation in iterate_conversations(path, choice, Refusing(settings.encoding), left_out=left_out):
         found = True
         yield json_line(to_chat(conversation), conversation.place)
     if not found:
@@ -169,6 +172,15 @@ def _draw(count: int, wanted: int, settings: DataMixSettings, number: int) -> np
     readings = -(-wanted // count) if settings.repeat else 1
     orders = [generator(settings.seed, "mixture", number, reading).permutation(count) for reading in range(readings)]
     return np.concatenate([*orders, np.zeros(0, np.int64)])[:wanted]
+
+
+def _left_out_notes(left_out: Mapping[str, LeftOut]) -> Iterator[str]:
+    """What of the files is not in the mixture."""
+    for file, own in left_out.items():
+        if own.records:
+            yield f"{own.records:,} records of {file} are marked as not to be learned, and are not in the mixture"
+        for sentence in sentences({"unread_fields": own.to_result()["unread_fields"]}):
+            yield f"{file}: {sentence}; they are not in the mixture"
 
 
 def _notes(taken: Sequence[Taken], wanted: Sequence[int]) -> Iterator[str]:

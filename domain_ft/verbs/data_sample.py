@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from domain_ft.corpus.conversations.formats import FieldChoice
 from domain_ft.corpus.conversations.reading import iterate_conversations
 from domain_ft.corpus.conversations.rendering import ChatTemplate, Rendered
 from domain_ft.corpus.conversations.rows import trained_mask
+from domain_ft.corpus.left_out import LeftOut, sentences
 from domain_ft.corpus.readers.base import BadRecords, Reject
 from domain_ft.corpus.shuffling import beginning
 from domain_ft.corpus.tokens import plain_backend
@@ -80,14 +81,16 @@ class Samples:
     Attributes:
         template: whose chat template: `model`, or `plain` for a model that has none.
         conversations: that the file holds.
-        rejects: records that are none.
+        rejects: records that are none, or are marked as not to be learned.
         samples: in the order of the file.
+        unread_fields: by name, the records that have a field that nothing reads.
     """
 
     template: str
     conversations: int
     rejects: tuple[Reject, ...]
     samples: tuple[Sample, ...]
+    unread_fields: dict[str, int] = field(default_factory=dict)
 
 
 def sample(settings: DataSampleSettings, progress: Progress | None = None) -> Samples:
@@ -100,7 +103,9 @@ def sample(settings: DataSampleSettings, progress: Progress | None = None) -> Sa
     rejects: list[Reject] = []
     bad = BadRecords("skip", rejects.append, settings.encoding)
     path = user_path(settings.data)
-    conversations = list(iterate_conversations(path, FieldChoice.of(settings), bad))
+    left_out = LeftOut()
+    choice = FieldChoice.of(settings)
+    conversations = list(iterate_conversations(path, choice, bad, left_out=left_out, marked=rejects.append))
     if not conversations:
         reason = f": {rejects[0].reason}" if rejects else ""
         raise CorpusError(
@@ -116,7 +121,8 @@ def sample(settings: DataSampleSettings, progress: Progress | None = None) -> Sa
         for place in chosen
         for rendered in template.render(conversations[place])
     )
-    return Samples("plain" if template.is_plain else "model", len(conversations), tuple(rejects), samples)
+    unread = left_out.to_result()["unread_fields"]
+    return Samples("plain" if template.is_plain else "model", len(conversations), tuple(rejects), samples, unread)
 
 
 def run(settings: DataSampleSettings) -> dict[str, Any]:
@@ -134,10 +140,12 @@ def run(settings: DataSampleSettings) -> dict[str, Any]:
         first = found.rejects[0]
         console.print(
             Text(
-                f"note: {len(found.rejects):,} records are no conversations, such as line {first.line}: {first.reason}",
+                f"note: {len(found.rejects):,} records are left out, such as line {first.line}: {first.reason}",
                 style="yellow",
             )
         )
+    for sentence in sentences({"unread_fields": found.unread_fields}):
+        console.print(Text(f"note: {sentence}", style="yellow"))
     return {"command": "data sample", "model": settings.model} | dataclasses.asdict(found)
 
 

@@ -22,6 +22,7 @@ from rich.text import Text
 
 from domain_ft.corpus.checks.opening import is_tagged_text
 from domain_ft.corpus.cleaning import clean
+from domain_ft.corpus.conversations.beside import is_preference
 from domain_ft.corpus.conversations.formats import FieldChoice, Format, parse, recognise
 from domain_ft.corpus.conversations.reading import JOINED, asked_first, compared_text
 from domain_ft.corpus.readers import raw_records
@@ -232,7 +233,8 @@ class _Reading:
     def _settle(self, first: RawRecord) -> Callable[[RawRecord], _Compared]:
         """How records are compared; the first of them settles it for all."""
         settings, name = self._settings, self._path.name
-        format_ = None if settings.text_field else recognise(first.fields, FieldChoice.of(settings))
+        foreign = bool(settings.text_field) or is_preference(first.fields)
+        format_ = None if foreign else recognise(first.fields, FieldChoice.of(settings))
         if format_ is not None:
             self.compared_by = "what is asked and answered"
             return lambda record: self._conversation(record, format_)
@@ -247,10 +249,11 @@ class _Reading:
 
     def _conversation(self, record: RawRecord, format_: Format) -> _Compared:
         name = self._path.name
-        conversation, faults = parse(record, name, format_, FieldChoice.of(self._settings))
-        for fault in faults:
+        parsed = parse(record, name, format_, FieldChoice.of(self._settings), compared=True)
+        for fault in parsed.faults:
             if fault.error:
                 self._bad.add(fault.message, file=name, line=record.line, field=fault.field)
+        conversation = parsed.conversation
         assert conversation is not None  # without a fault that is an error it is one
         return _Compared(compared_text(conversation), asked_first(conversation))
 

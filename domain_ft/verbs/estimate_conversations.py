@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from domain_ft.corpus.conversations.formats import FieldChoice, recognise
 from domain_ft.corpus.conversations.variety import dominant_answer, dominant_phrase
+from domain_ft.corpus.left_out import sentences
 from domain_ft.corpus.readers import ENDINGS, RECORDS, raw_records
 from domain_ft.corpus.readers.base import BadRecords
 from domain_ft.corpus.readers.files import ending
@@ -39,6 +40,8 @@ class Examples:
         cut: rows whose end is cut.
         trained_tokens: of the tokens of `train`, those that are learned: answers, and the ends of their turns.
         run_trained_tokens: that the whole run learns, each as often as it is read.
+        rejected: records that are left out: they cannot be used, are marked so, or have no answer within the length.
+        unread_fields: by name, the records that have a field that nothing reads.
     """
 
     format: str
@@ -48,6 +51,8 @@ class Examples:
     cut: int
     trained_tokens: int
     run_trained_tokens: int
+    rejected: int
+    unread_fields: dict[str, int]
 
 
 def holds_conversations(settings: EstimateSettings) -> bool:
@@ -73,10 +78,12 @@ def examples_of(job: Job) -> Examples:
         format=job.data.format,
         train=len(rows),
         test=len(job.held_out["test"].rows.lengths),
-        dropped=len(rows.dropped),
+        dropped=len(job.dropped),
         cut=int(rows.cut.sum()),
         trained_tokens=job.learned_tokens(job.steps_per_epoch),
         run_trained_tokens=job.learned_tokens(job.loop.total_steps),
+        rejected=len(job.all_rejects),
+        unread_fields=job.left_out.to_result()["unread_fields"],
     )
 
 
@@ -89,8 +96,11 @@ def warnings_of(job: Job) -> Iterator[str]:
         longer = f" (--max-length; this model reads up to {job.base.max_length:,})"
         mend = longer if job.base.max_length > length else ""
         yield f"{cut:,} examples are longer than {length:,} tokens, and their ends are cut{mend}"
-    if rows.dropped:
-        yield f"{len(rows.dropped):,} examples have no answer left once they are cut, and are not trained on"
+    if job.dropped:
+        yield f"{len(job.dropped):,} examples have no answer left once they are cut, and are not trained on"
+    if job.rejects:
+        yield f"{len(job.rejects):,} records are left out, the first because {job.rejects[0].reason}"
+    yield from sentences({"unread_fields": job.left_out.to_result()["unread_fields"]})
     if answer := dominant_answer(job.data.train):
         said = _shown(answer.text)
         yield f"{answer.share:.0%} of the examples are answered by {said}: a model may learn to say only that"

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, TextIO
 
 from domain_ft.corpus.conversations.conversation import Conversation, Turn
 from domain_ft.corpus.conversations.formats import FieldChoice
-from domain_ft.corpus.conversations.placeholders import Unfilled
+from domain_ft.corpus.conversations.placeholders import Placeholders
 from domain_ft.corpus.conversations.reading import iterate_conversations
 from domain_ft.corpus.left_out import LeftOut, sentences
 from domain_ft.corpus.readers.base import BadRecords
@@ -64,6 +64,8 @@ def generate(settings: GenerateSettings, stdin: BinaryIO | None = None, stdout: 
     machine = choose_machine(settings)
     with ProgressDisplay(quiet=settings.quiet) as display:
         names = (settings.model, against) if against else (settings.model,)
+        for name in names:
+            display.say(f"loading {name}")
         speakers = [Speaker.load(name, settings, machine, display) for name in names]
     if settings.prompt is not None:
         result = _answer_one(speakers, settings, stdout or sys.stdout)
@@ -121,10 +123,10 @@ def _check(settings: GenerateSettings, stdin: BinaryIO | None) -> None:
 def _answer_one(speakers: Sequence[Speaker], settings: GenerateSettings, stdout: TextIO) -> dict[str, Any]:
     """Answer --prompt, on the screen unless the result is printed as JSON."""
     assert settings.prompt is not None
-    unfilled = Unfilled()
-    unfilled.see([settings.prompt], "--prompt")
-    if told := unfilled.sentence():
-        ProgressDisplay(quiet=settings.quiet).warn(told)
+    placeholders = Placeholders()
+    placeholders.add(None, [settings.prompt])
+    for one in placeholders.unfilled():
+        ProgressDisplay(quiet=settings.quiet).warn(f"in --prompt, {one.message}")
     turns = [Turn("system", settings.system)] if settings.system else []
     turns.append(Turn("user", settings.prompt))
     prompts = [speaker.prompt(turns) for speaker in speakers]
@@ -168,7 +170,7 @@ def _answer_file(
     speakers: Sequence[Speaker], settings: GenerateSettings, stdin: BinaryIO | None, stdout: TextIO
 ) -> dict[str, Any]:
     """Answer every prompt of --input."""
-    left_out, unfilled = LeftOut(), Unfilled()
+    left_out, placeholders = LeftOut(), Placeholders()
     counts = {"answered": 0, "tokens": 0, "stopped": 0}
     with ProgressDisplay(quiet=settings.quiet) as display, contextlib.ExitStack() as stack:
         rejects = stack.enter_context(open_rejects(settings, left_out))
@@ -176,7 +178,7 @@ def _answer_file(
         source = open_input(str(settings.input), stdin)
         bad = bad_records(rejects, settings.encoding, "have such records listed: --rejects F")
         conversations = iterate_conversations(source, FieldChoice.of(settings), bad, answered=False, left_out=left_out)
-        questions = _questions(conversations, speakers, bad, unfilled)
+        questions = _questions(conversations, speakers, bad, placeholders)
         pass_over(questions, output, rejects, settings)
         while block := list(itertools.islice(questions, settings.batch_size * BATCHES)):
             for answer in _answer_block(speakers, block, output):
@@ -185,25 +187,25 @@ def _answer_file(
                 counts["stopped"] += answer.stopped
             display.job("answering", output.done + counts["answered"], None)
             release_free_memory()
-        if told := unfilled.sentence():
-            display.warn(told)
+        for one in placeholders.unfilled():
+            display.warn(one.message)
     return {
         "prompts": output.done + counts["answered"],
         "done_before": output.done,
         **left_out.to_result(),
         "rejects": str(rejects.path) if rejects and left_out.records else None,
-        "unfilled_placeholders": unfilled.as_dict(),
+        "unfilled_placeholders": [one._asdict() for one in placeholders.unfilled()],
         **counts,  # of this call
         "output": str(settings.output) if settings.output else None,
     }
 
 
 def _questions(
-    conversations: Iterator[Conversation], speakers: Sequence[Speaker], bad: BadRecords, unfilled: Unfilled
+    conversations: Iterator[Conversation], speakers: Sequence[Speaker], bad: BadRecords, placeholders: Placeholders
 ) -> Iterator[Question]:
     """What is asked in each conversation. Its last answer is the reference; one that cannot be asked is reported.
 
-    Placeholders that were not filled go to `unfilled`; the prompts that have them are asked all the same.
+    Placeholders that were not filled go to `placeholders`; the prompts that have them are asked all the same.
     """
     for conversation in conversations:
         turns, reference = conversation.turns, None
@@ -217,7 +219,7 @@ def _questions(
             reason = f"{error.where}: {error.what}" if error.where else error.what
             bad.add(reason, file=conversation.file, line=conversation.line, fix=error.fix)
             continue
-        unfilled.see((turn.content for turn in turns), conversation.place)
+        placeholders.add(conversation.line, (turn.content for turn in turns))
         key = conversation.id if conversation.key is None else conversation.key
         yield Question(conversation.id, key, prompts, reference)
 

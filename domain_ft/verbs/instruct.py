@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from domain_ft.corpus.left_out import sentences
 from domain_ft.corpus.naming import name_of
 from domain_ft.evaluation.answers import AnswerScores, answer_differences
 from domain_ft.evaluation.bootstrap import difference
@@ -120,18 +121,20 @@ def _say_what_is_odd(job: Job, display: ProgressDisplay) -> None:
         display.say(f"note: {note}")
     if job.template.is_plain:
         display.say("note: the model has no chat template; a plain one is used, and kept with the run")
-    dropped, cut = len(job.train_rows.dropped), int(job.train_rows.cut.sum())
+    dropped, cut = job.dropped, int(job.train_rows.cut.sum())
     if dropped:
-        first = job.train_rows.dropped[0]
-        display.warn(f"{dropped:,} conversations are not trained on, such as {first.place}: {first.reason}")
+        display.warn(
+            f"{len(dropped):,} conversations are neither trained on nor measured, such as {dropped[0].place}: "
+            f"{dropped[0].reason}"
+        )
     if cut:
         share = cut / len(job.train_rows)
         display.say(
             f"note: {cut:,} conversations ({share:.0%}) are longer than --max-length {job.settings.max_length}: their "
             "end is cut"
         )
-    if job.rejects:
-        display.warn(f"{len(job.rejects):,} records are left out; rejects.jsonl says which and why")
+    for sentence in sentences(job.left_out.to_result()):
+        display.warn(sentence)
     unasked = job.settings.generate_examples and not job.questions
     if unasked:
         display.say("note: no test prompt leaves room for an answer, so none is written")
@@ -192,9 +195,10 @@ def _report(
             "train": len(job.train_rows),
             "test": len(job.held_out["test"].rows.lengths),
             "rejected": len(job.rejects),
-            "dropped": len(job.train_rows.dropped),
+            "dropped": len(job.dropped),
             "cut": int(job.train_rows.cut.sum()),
         },
+        **job.left_out.to_result(),
         "template": "plain" if job.template.is_plain else "model",
         **training_facts(job, state, wall_seconds),
         "tokens_trained": job.learned_tokens(state.step),
@@ -260,8 +264,8 @@ def _write(job: Job, folder: RunFolder, report: InstructReport) -> None:
         write_model(base, job.settings.method, folder, "CAUSAL_LM")
         if job.settings.method != "full":
             base.tokenizer.save_pretrained(folder.adapter)
-    if job.rejects:
-        folder.write_lines(folder.rejects, map(dataclasses.asdict, job.rejects))
+    if job.all_rejects:
+        folder.write_lines(folder.rejects, map(dataclasses.asdict, job.all_rejects))
     if report.answers:
         folder.write_lines(folder.path / "answers.jsonl", map(dataclasses.asdict, report.answers))
     folder.write_card(card.render_instruct(report))
@@ -286,6 +290,7 @@ def _dry_run(settings: InstructSettings) -> dict[str, Any]:
         "kernels": machine.kernels,
         "format": job.data.format,
         "examples": {"train": len(job.train_rows), "test": len(job.held_out["test"].rows.lengths)},
+        **job.left_out.to_result(),
         "steps": job.loop.total_steps,
         "tokens": job.planned_tokens,
         "tokens_trained": job.learned_tokens(job.loop.total_steps),

@@ -12,8 +12,9 @@ import numpy as np
 from domain_ft.corpus.conversations.conversation import Conversation
 from domain_ft.corpus.conversations.reading import ConversationData, ConversationSource, open_conversations
 from domain_ft.corpus.conversations.rendering import ChatTemplate
-from domain_ft.corpus.conversations.rows import ConversationRows, encode_conversations
+from domain_ft.corpus.conversations.rows import ConversationRows, Dropped, encode_conversations
 from domain_ft.corpus.corpus import open_corpus
+from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.packing import StepPlan
 from domain_ft.corpus.prepared import PreparedCorpus, prepare
 from domain_ft.corpus.readers.base import Reject
@@ -97,6 +98,23 @@ class Job(TextJob):
         )
 
     @property
+    def dropped(self) -> Sequence[Dropped]:
+        """Conversations of which nothing is left to learn or to measure within --max-length."""
+        held_out = self.held_out["test"].rows
+        assert isinstance(held_out, ConversationRows)
+        return (*self.train_rows.dropped, *held_out.dropped)
+
+    @property
+    def all_rejects(self) -> Sequence[Reject]:
+        """The lines of rejects.jsonl: each record that is neither learned nor measured, with why."""
+        return (*self.rejects, *(one.reject for one in self.dropped))
+
+    @property
+    def left_out(self) -> LeftOut:
+        """What was not read, for result.json."""
+        return LeftOut(records=len(self.all_rejects), fields=self.data.left_out.fields)
+
+    @property
     def references_within_limit(self) -> int:
         """How many references would have ended before --max-new-tokens cuts them: no model can be asked for more."""
         return sum(question.reference_tokens <= self.settings.max_new_tokens for question in self.questions)
@@ -111,9 +129,11 @@ def set_up(settings: InstructSettings, machine: Machine, display: ProgressDispla
         SettingsError: the processes do not have the same settings, data and model.
     """
     rejects: list[Reject] = []
+    display.say(f"reading {settings.data}")
     with machine.main_first():
         data = open_conversations(ConversationSource.of(settings), rejects=rejects.append, progress=display.job)
         dtype = machine.weights_dtype(settings.method, settings.train_modules)
+        display.say(f"loading {settings.model}")
         base = load(settings.model, device=machine.device, dtype=dtype, progress=display.job)
         refuse_encoder(base)
         today = day_of(settings)

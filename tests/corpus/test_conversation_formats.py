@@ -26,14 +26,14 @@ def read(fields: dict[str, Any], choice: FieldChoice = AUTO, *, answered: bool =
 
 
 def turns(fields: dict[str, Any], choice: FieldChoice = AUTO) -> tuple[Turn, ...]:
-    conversation, faults = read(fields, choice)
+    conversation, faults, *_ = read(fields, choice)
     assert conversation is not None
     assert faults == ()
     return conversation.turns
 
 
 def errors(fields: dict[str, Any], choice: FieldChoice = AUTO) -> list[tuple[str, str | None]]:
-    conversation, faults = read(fields, choice)
+    conversation, faults, *_ = read(fields, choice)
     assert (conversation is None) == any(fault.error for fault in faults)
     return [(fault.kind, fault.field) for fault in faults]
 
@@ -96,7 +96,7 @@ def test_fields_are_chosen() -> None:
         group_field="doctor",
         system="Write the section.",
     )
-    conversation, faults = read(fields, choice)
+    conversation, faults, *_ = read(fields, choice)
     assert faults == ()
     assert conversation is not None
     assert [(turn.role, turn.content) for turn in conversation.turns] == [
@@ -154,7 +154,7 @@ def test_calls_of_tools_are_read() -> None:
         ],
         "tools": [WEATHER],
     }
-    conversation, faults = read(record)
+    conversation, faults, *_ = read(record)
     assert faults == ()
     assert conversation is not None
     assert (conversation.turns, conversation.tools) == (tool_chat().turns, tool_chat().tools)
@@ -167,7 +167,7 @@ def test_sharegpts_calls_are_read() -> None:
         {"from": "observation", "value": '{"rain": true}'},
         {"from": "gpt", "value": "It is."},
     ]
-    conversation, faults = read({"conversations": spoken, "tools": json.dumps([WEATHER])})
+    conversation, faults, *_ = read({"conversations": spoken, "tools": json.dumps([WEATHER])})
     assert faults == ()
     assert conversation is not None
     assert conversation.turns[1].tool_calls[0]["function"] == tool_chat().turns[1].tool_calls[0]["function"]
@@ -177,14 +177,14 @@ def test_sharegpts_calls_are_read() -> None:
 
 def test_prompts_alone_are_read_where_no_answer_is_needed() -> None:
     for fields in ({"prompt": "Why?"}, {"question": "Why?"}, {"instruction": "Why?"}, {"text": "Why?"}):
-        conversation, faults = read(fields, answered=False)
+        conversation, faults, *_ = read(fields, answered=False)
         assert faults == ()
         assert conversation is not None
         assert conversation.turns == (ASKED,)
-    conversation, faults = read(messages(("user", "Why?")), answered=False)
+    conversation, faults, *_ = read(messages(("user", "Why?")), answered=False)
     assert faults == ()
     assert conversation is not None
-    conversation, _ = read({"question": "Why?", "answer": "Because."}, answered=False)
+    conversation, *_ = read({"question": "Why?", "answer": "Because."}, answered=False)
     assert conversation is not None
     assert conversation.turns == (ASKED, ANSWER)
 
@@ -271,7 +271,7 @@ def test_wrong_calls_are_named() -> None:
 
 def test_what_is_only_odd_is_a_warning() -> None:
     record = messages(("user", "Why?"), ("user", "Well?"), GOOD, ("system", "Hm."), ("user", "\ud83d!"))
-    conversation, faults = read(record)
+    conversation, faults, *_ = read(record)
     assert conversation is not None
     assert conversation.turns[-1].content == "\ufffd!"
     assert {fault.kind for fault in faults if not fault.error} == {

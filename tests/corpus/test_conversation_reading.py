@@ -144,7 +144,7 @@ def test_a_bad_record_stops_with_its_line_and_field_or_is_left_out(tmp_path: Pat
     assert "and 1 more" in told[1].reason
     assert data.facts["rejects"] == 2
     assert len(data.train) + len(data.test) == 18
-    assert any("2 records" in note for note in data.notes)
+    assert data.left_out.records == 2
 
 
 def test_warnings_are_notes(tmp_path: Path) -> None:

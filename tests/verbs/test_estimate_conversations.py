@@ -91,6 +91,8 @@ def test_the_tokens_that_a_run_would_read_and_train(
         "cut": 0,
         "trained_tokens": rows.trained_tokens,
         "run_trained_tokens": 2 * rows.trained_tokens,
+        "rejected": 0,
+        "unread_fields": {},
     }
     assert found["machine_cost"] == pytest.approx(6.0 * found["minutes"] / 60)
     assert found["service_cost"] == pytest.approx(2e-6 * rows.tokens)

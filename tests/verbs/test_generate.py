@@ -260,7 +260,7 @@ def test_ids_and_unread_fields_of_prompts(model: Path, tmp_path: Path, capsys: p
     result = generate_verb.run(asked(model, input=str(source), output=tmp_path / "out.jsonl", quiet=False))
     assert [line["id"] for line in lines(tmp_path / "out.jsonl")] == [7, "b", "prompts.jsonl:3"]
     assert result["unread_fields"] == {"topic": 1}
-    assert result["unfilled_placeholders"] == {"records": 1, "first": "prompts.jsonl, line 2", "example": "{{name}}"}
+    assert result["unfilled_placeholders"] == [{"text": "{{name}}", "records": 1, "line": 2}]
     told = " ".join(capsys.readouterr().err.split())
     assert "topic (1)" in told
     assert "the first {{name}} in prompts.jsonl, line 2" in told

@@ -15,6 +15,7 @@ from domain_ft.corpus.checks.items import Item, Passage, Rejections
 from domain_ft.corpus.checks.languages import Languages, languages_of
 from domain_ft.corpus.checks.private import Hit, PrivateData, masked
 from domain_ft.corpus.checks.statistics import Lengths
+from domain_ft.corpus.conversations.placeholders import Placeholders
 
 
 class Measure(Protocol):
@@ -73,6 +74,7 @@ class Checker:
         self.languages = Languages(languages)
         self.private, self.measure, self.test = private, measure, test
         self.copies, self.endings = Copies(), Endings()
+        self.placeholders = Placeholders()
         self.findings: list[Finding] = []
         self.records = self.unreadable = 0
         self.roles: Counter[str] = Counter()
@@ -94,6 +96,9 @@ class Checker:
         self.findings += self.languages.findings()
         self.findings += self.endings.findings()
         self.findings += self.copies.findings()
+        self.findings += [
+            Finding(one.line, None, "unfilled-placeholder", one.message) for one in self.placeholders.unfilled()
+        ]
         if self.test is not None:
             self.findings += self.copies.leaks(self.test)
         self.findings.sort(key=lambda finding: finding.order)
@@ -117,6 +122,7 @@ class Checker:
         if item.conversation is not None:
             said = [turn for turn in item.conversation.turns if turn.role == "assistant"]
             answers = sum(len(turn.content) for turn in said)
+            self.placeholders.add(item.line, (turn.content for turn in item.conversation.turns))
             self.messages.add(len(item.conversation.turns))
             self.answers.add(answers)
             self.prompts.add(sum(len(turn.content) for turn in item.conversation.turns) - answers)
@@ -154,11 +160,10 @@ class Checker:
             statistics["text_characters"] = self.texts.summary()
         if self.labels:
             statistics["labels"] = dict(self.labels.most_common())
-        if self.unread:
-            statistics["unread_fields"] = dict(self.unread.most_common())
         if self.measure is not None:
             statistics |= self.measure.statistics()
         return statistics | {
+            "unread_fields": dict(self.unread.most_common()),
             "languages": dict(self.languages.counts.most_common()),
             "duplicates": kinds["duplicate"],
             "near_duplicates": kinds["near-duplicate"],

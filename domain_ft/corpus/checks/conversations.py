@@ -7,13 +7,15 @@ from typing import Any
 
 from domain_ft.corpus.checks.findings import Finding
 from domain_ft.corpus.checks.items import Item, Passage, Visit
+from domain_ft.corpus.conversations.beside import CONTEXT, HISTORY, OPTIONS, REASONING
 from domain_ft.corpus.conversations.conversation import Conversation
+from domain_ft.corpus.conversations.faults import Faults
 from domain_ft.corpus.conversations.formats import FieldChoice, Format, parse, qa_fields
-from domain_ft.corpus.conversations.messages import Faults, read_turns
+from domain_ft.corpus.conversations.messages import read_turns
 from domain_ft.corpus.readers.base import RawRecord
 
 _MESSAGES = {"chat": ("messages",), "sharegpt": ("conversations", "conversation")}
-_SAID = ("content", "value", "text", "tool_calls", "function", "arguments")
+_SAID = ("content", "value", "text", "tool_calls", "function", "arguments", *REASONING)
 """What of a message somebody says: its texts, and what tools are called with."""
 
 
@@ -27,8 +29,9 @@ def conversation_items(records: Iterable[RawRecord], name: str, format: Format, 
         choice: which fields.
     """
     for record in records:
-        conversation, faults = parse(record, name, format, choice)
-        findings = tuple(Finding(record.line, f.field, f.kind, f.message, f.error) for f in faults)
+        conversation, faults, unread, left_out = parse(record, name, format, choice)
+        noted = faults if left_out is None else (*faults, left_out)
+        findings = tuple(Finding(record.line, f.field, f.kind, f.message, f.error) for f in noted)
         passages: list[Passage] = []
         rewrite(record.fields, format, choice, collect(passages))
         prompt, answer = (None, None) if conversation is None else _asked_and_said(conversation)
@@ -42,6 +45,7 @@ def conversation_items(records: Iterable[RawRecord], name: str, format: Format, 
             findings,
             () if conversation is None else tuple(turn.role for turn in conversation.turns),
             conversation,
+            unread=unread,
         )
 
 
@@ -60,7 +64,9 @@ def rewrite(fields: Mapping[str, Any], format: Format, choice: FieldChoice, visi
     rewritten = dict(fields)
     for name, role in _spoken_fields(fields, format, choice).items():
         value = fields[name]
-        if isinstance(value, list):
+        if role == "text":
+            rewritten[name] = _rewrite_all(value, name, visit)
+        elif isinstance(value, list):
             rewritten[name] = _rewrite_messages(value, name, visit)
         elif isinstance(value, str):
             rewritten[name] = visit(Passage(name, value, role))
@@ -72,7 +78,7 @@ def _spoken_fields(fields: Mapping[str, Any], format: Format, choice: FieldChoic
     given = {name: value for name, value in fields.items() if value is not None}
     if format == "qa":
         prompts, answer = qa_fields(given, choice)
-        roles = {"system": "system", **dict.fromkeys(prompts, "user"), answer: "assistant"}
+        roles = {"system": "system", "input": "user", **dict.fromkeys(prompts, "user"), answer: "assistant"}
     elif format == "alpaca":
         users = ("instruction", "input", "context")
         roles = {"system": "system", **dict.fromkeys(users, "user"), "output": "assistant", "response": "assistant"}
@@ -80,7 +86,19 @@ def _spoken_fields(fields: Mapping[str, Any], format: Format, choice: FieldChoic
         roles = {"system": "system", "prompt": "user", "completion": "assistant"}
     else:
         roles = {"system": "system", **dict.fromkeys(_MESSAGES[format], "user")}
-    return {name: role for name, role in roles.items() if name in given}
+    beside = dict.fromkeys((HISTORY, *CONTEXT, *OPTIONS, *REASONING), "text")
+    return {name: role for name, role in (beside | {"system_prompt": "system"} | roles).items() if name in given}
+
+
+def _rewrite_all(value: Any, place: str, visit: Visit) -> Any:
+    """Every text in a value, whatever its form."""
+    if isinstance(value, str):
+        return visit(Passage(place, value))
+    if isinstance(value, list):
+        return [_rewrite_all(part, f"{place}[{number}]", visit) for number, part in enumerate(value)]
+    if isinstance(value, Mapping):
+        return {name: _rewrite_all(part, f"{place}.{name}", visit) for name, part in value.items()}
+    return value
 
 
 def _rewrite_messages(messages: list[Any], place: str, visit: Visit) -> list[Any]:

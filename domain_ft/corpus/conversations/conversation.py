@@ -17,10 +17,11 @@ class Turn:
     Attributes:
         role: who.
         content: the text; empty for an assistant that only calls tools.
-        trained: whether the model learns to say it: every turn of the assistant but those of weight 0.
+        trained: whether the model learns to say it: an answer that no mark (weight 0) leaves out.
         tool_calls: what an assistant calls, as OpenAI writes it, with the arguments as an object.
         name: of the tool that answers, where it is given.
         tool_call_id: which call a tool answers.
+        reasoning: what an assistant thought before it answered, where that is a field of its own.
     """
 
     role: Role
@@ -29,6 +30,7 @@ class Turn:
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     name: str | None = None
     tool_call_id: str | None = None
+    reasoning: str | None = None
 
     def message(self) -> dict[str, Any]:
         """The turn as chat templates take it."""
@@ -39,6 +41,8 @@ class Turn:
             message["name"] = self.name
         if self.tool_call_id is not None:
             message["tool_call_id"] = self.tool_call_id
+        if self.reasoning is not None:
+            message["reasoning_content"] = self.reasoning
         return message
 
 

@@ -9,16 +9,37 @@ qa        a question and an answer, in fields that are named or have usual names
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
+from domain_ft.corpus.conversations.beside import (
+    CONTEXT,
+    HISTORY,
+    OPTIONS,
+    REASONING,
+    SYSTEM,
+    context_of,
+    history_of,
+    is_blank,
+    is_preference,
+    marked_out,
+    options_of,
+    preference_fault,
+    reasoning_of,
+    refuse_fields,
+    refuse_media,
+    refuse_media_places,
+    refuse_option_columns,
+    refuse_unsaid,
+)
 from domain_ft.corpus.conversations.conversation import Conversation, Turn
-from domain_ft.corpus.conversations.messages import Fault, Faults, Placed, check_turns, read_tools, read_turns, to_chat
+from domain_ft.corpus.conversations.faults import Fault, Faults
+from domain_ft.corpus.conversations.messages import Placed, check_turns, read_tools, read_turns, to_chat
 from domain_ft.corpus.readers.base import RawRecord, field_names, kind_of
 from domain_ft.errors import nearest
 
-__all__ = ["FORMATS", "Fault", "FieldChoice", "Format", "Parsed", "parse", "read_fields", "recognise", "to_chat"]
+__all__ = ["FORMATS", "Fault", "FieldChoice", "Format", "Parsed", "parse", "recognise", "to_chat"]
 
 Format = Literal["chat", "alpaca", "prompt", "sharegpt", "qa"]
 
@@ -43,6 +64,8 @@ _PAIRS = (
     ("question", "response"),
     ("instruction", "answer"),
 )
+_OF_MEANING = ("unsupported-media", "unsupported-field", "bad-history", "bad-weight")
+"""Faults of fields beside what is said."""
 _PROMPTS = (*dict.fromkeys(prompt for prompt, _ in _PAIRS), "text")
 
 
@@ -72,12 +95,16 @@ class Parsed(NamedTuple):
     """What a record is.
 
     Attributes:
-        conversation: None where a fault is an error.
+        conversation: None where a fault is an error, or it is left out.
         faults: all that is wrong with it.
+        unread: its fields that nothing reads, those of messages as `messages[].tag`.
+        left_out: why it is not learned, where the record itself is marked so: no fault.
     """
 
     conversation: Conversation | None
     faults: tuple[Fault, ...]
+    unread: tuple[str, ...] = ()
+    left_out: Fault | None = None
 
 
 def recognise(fields: Mapping[str, Any], choice: FieldChoice, *, answered: bool = True) -> Format | None:
@@ -100,6 +127,8 @@ def recognise(fields: Mapping[str, Any], choice: FieldChoice, *, answered: bool 
         return "alpaca"
     if "prompt" in fields and "completion" in fields:
         return "prompt"
+    if answered and is_preference(fields):
+        return "prompt"  # which says why it is not learned
     if any(prompt in fields and answer in fields for prompt, answer in _PAIRS):
         return "qa"
     if not answered and "prompt" in fields:
@@ -109,7 +138,15 @@ def recognise(fields: Mapping[str, Any], choice: FieldChoice, *, answered: bool 
     return None
 
 
-def parse(record: RawRecord, file: str, format: Format, choice: FieldChoice, *, answered: bool = True) -> Parsed:
+def parse(
+    record: RawRecord,
+    file: str,
+    format: Format,
+    choice: FieldChoice,
+    *,
+    answered: bool = True,
+    compared: bool = False,
+) -> Parsed:
     """The conversation that a record is, and all that is wrong with it.
 
     Args:
@@ -118,19 +155,38 @@ def parse(record: RawRecord, file: str, format: Format, choice: FieldChoice, *, 
         format: of the record.
         choice: which fields; `format` in it is not looked at.
         answered: whether there has to be an answer to learn; else the last turn may be the user's.
+        compared: only what is said counts, for records that are compared and not learned: marks are not followed, and
+            fields that cannot be followed are no fault.
     """
     faults = Faults()
     fields = {name: value for name, value in record.fields.items() if value is not None}
-    turns = [turn for turn in _Record(fields, choice, faults, answered).turns(format) if _says_something(turn)]
-    system = choice.system if format == "chat" else _system(fields, choice, faults)
+    read = {*(name for name in (choice.id_field, choice.group_field) if name)}
+    if answered and not compared:
+        left_out = marked_out(fields, of_prompts=format == "prompt", read=read, faults=faults)
+        if left_out is not None:
+            return Parsed(None, tuple(faults.found), left_out=left_out)
+        if is_preference(fields) and not choice.answer_field:
+            return Parsed(None, (preference_fault(),))
+    reading = _Record(fields, choice, faults, answered, read)
+    turns = [turn for turn in reading.turns(format) if _says_something(turn)]
+    system = reading.system(turns)
     if system and not any(turn.role == "system" for turn in turns):
         turns = [Turn("system", system), *turns]
-    tools = read_tools(fields.get("tools"), faults) if format in ("chat", "sharegpt") else ()
+    tools: tuple[Mapping[str, Any], ...] = ()
+    if format != "qa":
+        read.add("tools")
+        tools = read_tools(fields.get("tools"), faults)
+    if not compared:
+        refuse_media(fields, "", faults)
+        refuse_media_places(turns, faults)
+        refuse_fields(fields, faults)
     name = _name(record, choice.id_field, faults) or record.key or f"{file}:{record.line}"
     group = _name(record, choice.group_field, faults)
-    if faults.fatal:
-        return Parsed(None, tuple(faults.found))
-    return Parsed(Conversation(name, file, record.line, tuple(turns), tools, group), tuple(faults.found))
+    unread = (*(name for name in map(str, fields) if name not in read), *sorted(faults.unread))
+    found = tuple(fault for fault in faults.found if not (compared and fault.kind in _OF_MEANING))
+    if any(fault.error for fault in found):
+        return Parsed(None, found, unread)
+    return Parsed(Conversation(name, file, record.line, tuple(turns), tools, group), found, unread)
 
 
 def _says_something(turn: Turn) -> bool:
@@ -146,6 +202,12 @@ class _Record:
     choice: FieldChoice
     faults: Faults
     answered: bool
+    read: set[str] = field(default_factory=set)
+
+    @property
+    def named(self) -> bool:
+        """Whether it was said which fields are read: then no other is."""
+        return bool(self.choice.prompt_field or self.choice.answer_field)
 
     def turns(self, format: Format) -> list[Turn]:
         """The turns of a record of this format; what is wrong goes to `faults`."""
@@ -157,29 +219,50 @@ class _Record:
             return self._prompt()
         return self._alpaca() if format == "alpaca" else self._qa()
 
+    def system(self, turns: Sequence[Turn]) -> str | None:
+        """What the system turn says: the record's own field, else as chosen."""
+        name = next((name for name in SYSTEM if not is_blank(self.fields.get(name))), None)
+        self.read.update(name for name in SYSTEM if is_blank(self.fields.get(name)))
+        if name is None:
+            return self.choice.system
+        text = self.faults.text(self.fields[name], name)
+        told = next((turn.content for turn in turns if turn.role == "system"), None)
+        if told is not None and text is not None and told.strip() != text.strip():
+            reason = "the messages have a system turn that says something else: the field is not read"
+            self.faults.warn("two-system-texts", name, reason)
+            return None
+        self.read.add(name)
+        return text
+
     def _messages(self, name: str) -> list[Turn]:
+        self.read.add(name)
         if name not in self.fields:
             self._missing(name)
             return []
         placed = read_turns(self.fields[name], name, self.faults)
         check_turns(placed, name, self.faults, answered=self.answered)
-        return [turn for _, turn in placed if turn is not None]
+        turns = [turn for _, turn in placed if turn is not None]
+        refuse_unsaid(self.fields, turns, self.read, self.faults)
+        return turns
 
     def _prompt(self) -> list[Turn]:
         """Either side may be a list of messages, as TRL's conversational form has it."""
         asked, answer = self.fields.get("prompt"), self.fields.get("completion")
+        self.read.update(("prompt", "completion"))
         placed: list[Placed] = []
         if isinstance(asked, list):
             placed += read_turns(asked, "prompt", self.faults)
+            refuse_unsaid(self.fields, [turn for _, turn in placed if turn], self.read, self.faults)
         else:
             text = self._asked("prompt")
-            placed.append(Placed("prompt", None if text is None else Turn("user", text)))
+            placed += [Placed(HISTORY, turn) for turn in self._history()]
+            placed.append(Placed("prompt", None if text is None else Turn("user", self._with_beside(text, ["prompt"]))))
         if isinstance(answer, list):
             placed += read_turns(answer, "completion", self.faults)
         else:
             text = self._answer("completion")
             # Files for older services have a space before each completion.
-            turn = None if text is None else Turn("assistant", text.lstrip(" "), trained=True)
+            turn = None if text is None else self._said(text.lstrip(" "))
             placed.append(Placed("completion", turn))
         if isinstance(asked, list) or isinstance(answer, list):
             check_turns(placed, "completion", self.faults, answered=self.answered)
@@ -187,14 +270,17 @@ class _Record:
 
     def _alpaca(self) -> list[Turn]:
         asked = self._asked("instruction")
-        name = next((name for name in _INPUT if name in self.fields), None)
-        more = self.faults.text(self.fields[name], name) if name else None
-        if asked and more and more.strip():
-            asked = f"{asked}\n\n{more}"
-        return _pair(asked, self._answer(next((name for name in _OUTPUT if name in self.fields), _OUTPUT[0])))
+        self.read.update(_INPUT)
+        parts = [self.faults.text(self.fields[name], name) for name in _INPUT if not is_blank(self.fields.get(name))]
+        if asked:
+            asked = "\n\n".join([asked, *(part for part in parts if part)])
+            asked = self._with_beside(asked, ["instruction"], contexts=())
+        answer = next((name for name in _OUTPUT if name in self.fields), _OUTPUT[0])
+        return [*self._history(), *self._pair(asked, self._answer(answer))]
 
     def _qa(self) -> list[Turn]:
         prompts, answer = qa_fields(self.fields, self.choice)
+        self.read.update((*prompts, answer))
         texts: list[str | None] = []
         for name in prompts:
             if name in self.fields:
@@ -205,18 +291,66 @@ class _Record:
         asked = "\n\n".join(text for text in texts if text and text.strip())
         if not asked and None not in texts:
             self.faults.error("empty-prompt", prompts[0], "the prompt is empty")
-        return _pair(asked or None, self._answer(answer))
+        if not self.named and not is_blank(self.fields.get("instruction")) and "instruction" not in prompts:
+            named = ",".join(["instruction", *prompts])
+            reason = f"the instruction beside {prompts[0]} is not read: name both, --prompt-field {named}"
+            self.faults.error("unsupported-field", "instruction", f"{reason} --answer-field {answer}")
+        if asked and not self.named and "input" not in (*prompts, answer) and not is_blank(self.fields.get("input")):
+            self.read.add("input")
+            asked = "\n\n".join(part for part in (asked, self.faults.text(self.fields["input"], "input")) if part)
+        asked = self._with_beside(asked, prompts) if asked else asked
+        return [*self._history(), *self._pair(asked or None, self._answer(answer))]
+
+    def _with_beside(self, asked: str, prompts: Sequence[str], contexts: Sequence[str] = CONTEXT) -> str:
+        """A question with the context before it and the options below it, each after a blank line."""
+        if self.named:
+            return asked
+        parts = [asked]
+        for name in contexts:
+            if name in self.fields and name not in prompts:
+                self.read.add(name)
+                if not is_blank(self.fields[name]):
+                    parts.insert(len(parts) - 1, context_of(self.fields[name], name, self.faults))
+        for name in OPTIONS:
+            if name in self.fields:
+                self.read.add(name)
+                if not is_blank(self.fields[name]):
+                    parts.append(options_of(self.fields[name], name, self.faults))
+        refuse_option_columns(self.fields, prompts, self.faults)
+        return "\n\n".join(part for part in parts if part)
+
+    def _history(self) -> list[Turn]:
+        """The earlier turns, of which the answers are learned too."""
+        if self.named or HISTORY not in self.fields:
+            return []
+        self.read.add(HISTORY)
+        value = self.fields[HISTORY]
+        return [] if is_blank(value) else history_of(value, HISTORY, self.faults)
+
+    def _pair(self, asked: str | None, answer: str | None) -> list[Turn]:
+        turns = [] if asked is None else [Turn("user", asked)]
+        return turns if answer is None else [*turns, self._said(answer)]
+
+    def _said(self, answer: str) -> Turn:
+        """The answer to learn, with the reasoning that stands in a field of its own."""
+        turn = Turn("assistant", answer, trained=True)
+        if self.named:
+            return turn
+        self.read.update(REASONING)
+        return replace(turn, reasoning=reasoning_of(self.fields, "", self.faults))
 
     def _asked(self, name: str) -> str | None:
         return self._text(name, "empty-prompt", f"the {name} is empty")
 
     def _answer(self, name: str) -> str | None:
+        self.read.add(name)
         if not self.answered and not self.fields.get(name):
             return None
         return self._text(name, "empty-answer", "the answer is empty")
 
     def _text(self, name: str, kind: str, empty: str) -> str | None:
         """A text that says something; None where there is none, which is noted."""
+        self.read.add(name)
         if name not in self.fields:
             self._missing(name)
             return None
@@ -240,42 +374,6 @@ def qa_fields(fields: Mapping[str, Any], choice: FieldChoice) -> tuple[Sequence[
             return prompts or (usual_prompt,), answer or usual_answer
     alone = next((name for name in _PROMPTS if name in fields and name != answer), _PAIRS[0][0])
     return prompts or (alone,), answer or _PAIRS[0][1]
-
-
-def read_fields(fields: Mapping[str, Any], format: Format, choice: FieldChoice) -> frozenset[str]:
-    """The fields of a record of this format that `parse` reads."""
-    there = {name for name, value in fields.items() if value is not None}
-    named = {name for name in (choice.id_field, choice.group_field) if name}
-    if format == "chat":
-        return frozenset({"messages", "tools", *named})
-    named.add("system")
-    if format == "sharegpt":
-        return frozenset({*_first(_CONVERSATIONS, there), "tools", *named})
-    if format == "prompt":
-        return frozenset({"prompt", "completion", *named})
-    if format == "alpaca":
-        return frozenset({"instruction", *_first(_INPUT, there), *_first(_OUTPUT, there), *named})
-    prompts, answer = qa_fields({name: fields[name] for name in there}, choice)
-    return frozenset({*prompts, answer, *named})
-
-
-def _first(names: Sequence[str], there: Collection[str]) -> list[str]:
-    """The first of the names that is there, in a list; an empty one where none is."""
-    return [name for name in names if name in there][:1]
-
-
-def _pair(asked: str | None, answer: str | None) -> list[Turn]:
-    turns = [] if asked is None else [Turn("user", asked)]
-    return turns if answer is None else [*turns, Turn("assistant", answer, trained=True)]
-
-
-def _system(fields: Mapping[str, Any], choice: FieldChoice, faults: Faults) -> str | None:
-    """What the system turn says: the record's own field, else as chosen."""
-    own = fields.get("system")
-    if own is None:
-        return choice.system
-    text = faults.text(own, "system")
-    return text if text and text.strip() else choice.system
 
 
 def _name(record: RawRecord, field: str | None, faults: Faults) -> str | None:

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+from domain_ft.corpus.conversations.beside import MARKS, REASONING, reasoning_of, refuse_media, turn_mark
 from domain_ft.corpus.conversations.conversation import ROLES, Conversation, Role, Turn
+from domain_ft.corpus.conversations.faults import Faults
 from domain_ft.corpus.readers.base import kind_of
 from domain_ft.errors import nearest
 
-_SURROGATES = re.compile("[\ud800-\udfff]")  # halves of a character, as cut JSON escapes leave them
-_LINE_ENDS = re.compile("\r+\n")
 _OTHER_NAMES: dict[str, Role] = {
     "developer": "system",
     "human": "user",
@@ -29,54 +30,16 @@ _OTHER_NAMES: dict[str, Role] = {
 }
 """What roles are called besides, in OpenAI's newer and older files and in ShareGPT's."""
 
+_MEANT: dict[str, Role] = {
+    **dict.fromkeys(("ユーザー", "ユーザ", "人間", "質問者", "用户", "customer", "client", "patient"), "user"),
+    **dict.fromkeys(("アシスタント", "助手", "回答者", "ai", "bot", "model", "agent", "doctor"), "assistant"),
+    **dict.fromkeys(("システム", "系统", "instruction"), "system"),
+}
+"""What is probably meant by other names of roles; said in the message, since a guess would be learned."""
 
-@dataclass(frozen=True)
-class Fault:
-    """Something wrong with a record.
-
-    Attributes:
-        kind: a short name, such as `unknown-role`.
-        field: where in the record, such as `messages[2].role`; None for the whole of it.
-        message: what is wrong, in a sentence.
-        error: the record cannot be used; else it is a warning.
-    """
-
-    kind: str
-    field: str | None
-    message: str
-    error: bool = True
-
-
-@dataclass
-class Faults:
-    """Collects the faults of a record."""
-
-    found: list[Fault] = field(default_factory=list)
-
-    def error(self, kind: str, place: str | None, message: str) -> None:
-        """Note what makes the record useless."""
-        self.found.append(Fault(kind, place, message))
-
-    def warn(self, kind: str, place: str | None, message: str) -> None:
-        """Note what is worth a look."""
-        self.found.append(Fault(kind, place, message, error=False))
-
-    @property
-    def fatal(self) -> bool:
-        """Whether the record cannot be used."""
-        return any(fault.error for fault in self.found)
-
-    def text(self, value: Any, place: str) -> str | None:
-        """A text, whole, its lines ended by \\n; None where it is none, which is noted."""
-        if not isinstance(value, str):
-            self.error("wrong-type", place, f"the field holds {kind_of(value)}, where text is wanted")
-            return None
-        if _SURROGATES.search(value):
-            self.warn(
-                "half-character", place, "half of a character (a lone surrogate) stands in the text: it is replaced"
-            )
-            value = _SURROGATES.sub("\ufffd", value)
-        return _LINE_ENDS.sub("\n", value)
+_READ_OF_MESSAGES = {
+    *("role", "content", "from", "value", "name", "tool_calls", "function_call", "tool_call_id", *MARKS),
+}
 
 
 class Placed(NamedTuple):
@@ -199,7 +162,7 @@ def _turn(message: Any, place: str, faults: Faults) -> Turn | None:
         ("from", "value") if "from" in message and "role" not in message else ("role", "content")
     )
     role = _role(message, role_field, place, faults)
-    weight = _weight(message, role, place, faults)
+    learned = _learned(message, role, place, faults)
     calls = _calls(message, role, place, faults)
     content: str | None = ""
     if message.get(role_field) == "function_call":
@@ -211,9 +174,14 @@ def _turn(message: Any, place: str, faults: Faults) -> Turn | None:
         content = None
     if content is not None and not content.strip() and not calls and "function_call" not in message:
         _note_empty(role, content_field in message, f"{place}.{content_field}", faults)
+    refuse_media(message, place, faults)
+    reasoning = reasoning_of(message, place, faults) if role in ("assistant", None) else None
+    read = {*_READ_OF_MESSAGES, *(REASONING if role == "assistant" else ())}
+    list_place = re.sub(r"\[\d+\]", "[]", place)
+    faults.unread.update(f"{list_place}.{field}" for field in message if field not in read)
     if role is None:
         return None
-    turn = Turn(role, content or "", role == "assistant" and weight == 1, calls)
+    turn = Turn(role, content or "", role == "assistant" and learned, calls, reasoning=reasoning)
     if "name" in message:
         turn = replace(turn, name=faults.text(message["name"], f"{place}.name"))
     if "tool_call_id" in message:
@@ -232,19 +200,22 @@ def _role(message: Mapping[str, Any], name: str, place: str, faults: Faults) -> 
     for known in ROLES:
         if role == known:
             return known
-    faults.error("unknown-role", f"{place}.{name}", f"there is no role '{value[:40]}'; {nearest(value, ROLES)}")
+    plain = unicodedata.normalize("NFKC", value).strip().casefold()
+    meant = plain if plain in ROLES else _OTHER_NAMES.get(plain) or _MEANT.get(plain)
+    hint = f"if it is the {meant}, write '{meant}'" if meant else nearest(plain, ROLES)
+    faults.error("unknown-role", f"{place}.{name}", f"there is no role '{value[:40]}'; {hint}")
     return None
 
 
-def _weight(message: Mapping[str, Any], role: Role | None, place: str, faults: Faults) -> int:
-    """1 for what is learned, 0 for what is not."""
-    value = message.get("weight", 1)
-    if isinstance(value, bool) or value not in (0, 1):
-        faults.error("bad-weight", f"{place}.weight", f"the weight is {str(value)[:40]}, and 0 or 1 is wanted")
-        return 1
-    if "weight" in message and role not in ("assistant", None):
-        faults.warn("bad-weight", f"{place}.weight", "only turns of the assistant have a weight: it is not read")
-    return int(value)
+def _learned(message: Mapping[str, Any], role: Role | None, place: str, faults: Faults) -> bool:
+    """Whether a turn of the assistant is learned: unless a mark says no."""
+    marked = turn_mark(message, place, faults)
+    if role not in ("assistant", None):
+        for name in MARKS:
+            if name in message and (name == "weight" or marked):
+                reason = f"only turns of the assistant are learned: the {name} is not read"
+                faults.warn("bad-weight", f"{place}.{name}", reason)
+    return marked is not False
 
 
 def _content(value: Any, place: str, faults: Faults) -> str | None:

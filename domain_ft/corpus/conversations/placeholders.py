@@ -1,57 +1,64 @@
-"""Placeholders of a template that were never filled, such as {{name}}: a model would read them as they are."""
+"""Placeholders of a template that nobody filled: `Dear {{name}},` is learned as it stands there.
+
+Two braces are reported wherever they are. `{name}` and `<NAME>` stand in many texts that mean them, so they are
+reported only where the same one comes in several records, as those of a template do. Code is not looked at.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
-_PLACEHOLDER = re.compile(r"\{\{\s*[^\W\d][\w.-]*\s*\}\}")
+_CODE = re.compile(r"```.*?(```|\Z)|`[^`\n]*`", re.DOTALL)
+_DOUBLE = re.compile(r"\{\{\s*[^\W\d][\w .-]{0,40}\}\}")
+_SINGLE = re.compile(r"(?<![\\\w^}{$%)])\{[^\W\d]\w{2,40}\}(?!\})|<[A-Z][A-Z_]{2,40}>")
+_RECURS = 3  # records from which on one of a single brace is a template's
+_SHARE = 0.02  # of all records, which it has to be in as well
 
 
-def find_placeholder(text: str) -> str | None:
-    """The first placeholder in a text: a name in two braces. Jinja's expressions and code are none.
+class Unfilled(NamedTuple):
+    """A placeholder: its text, the records that hold it, and the line of the first."""
 
-    >>> find_placeholder("Dear {{ name }},")
-    '{{ name }}'
-    """
-    found = _PLACEHOLDER.search(text)
-    return found.group() if found else None
+    text: str
+    records: int
+    line: int | None
+
+    @property
+    def message(self) -> str:
+        """What is said of it."""
+        records = "1 record holds" if self.records == 1 else f"{self.records:,} records hold"
+        where = "" if self.line is None else f", the first in line {self.line}"
+        return f"{records} the placeholder {self.text}{where}: if a template was to fill it, it is not filled"
 
 
 @dataclass
-class Unfilled:
-    """Counts the records of a file that have placeholders.
+class Placeholders:
+    """Counts the placeholders of records."""
 
-    Attributes:
-        count: of the records.
-        place: of the first of them, such as `prompts.jsonl, line 3`.
-        example: the placeholder there.
-    """
+    records: int = 0
+    _found: dict[str, tuple[int, int | None]] = field(default_factory=dict)
 
-    count: int = 0
-    place: str | None = None
-    example: str | None = None
+    def add(self, line: int | None, texts: Iterable[str]) -> None:
+        """Look at the texts of a record."""
+        self.records += 1
+        seen: set[str] = set()
+        for text in texts:
+            if "{" in text or "<" in text:
+                bare = _CODE.sub(" ", text)
+                seen.update(re.sub(r"\s", "", match[0]) for match in _DOUBLE.finditer(bare))
+                seen.update(match[0] for match in _SINGLE.finditer(bare))
+        for placeholder in seen:
+            count, first = self._found.get(placeholder, (0, line))
+            self._found[placeholder] = (count + 1, first)
 
-    def see(self, texts: Iterable[str], place: str) -> None:
-        """Look at the texts of one record."""
-        found = next((one for text in texts if (one := find_placeholder(text))), None)
-        if found:
-            self.count += 1
-            self.place, self.example = self.place or place, self.example or found
-
-    def as_dict(self) -> dict[str, Any]:
-        """As result.json has it."""
-        return {"records": self.count, "first": self.place, "example": self.example}
-
-    def sentence(self) -> str | None:
-        """What a person is told; None where there are none."""
-        if not self.count:
-            return None
-        prompts = (
-            "1 prompt has a placeholder that was"
-            if self.count == 1
-            else (f"{self.count:,} prompts have placeholders that were")
-        )
-        return f"{prompts} not filled, the first {self.example} in {self.place}: the model reads it as it is"
+    def unfilled(self) -> list[Unfilled]:
+        """Those that seem to be a template's, the most frequent first."""
+        least = max(_RECURS, _SHARE * self.records)
+        found = [
+            Unfilled(text, count, line)
+            for text, (count, line) in self._found.items()
+            if text.startswith("{{") or count >= least
+        ]
+        return sorted(found, key=lambda one: (-one.records, one.text))

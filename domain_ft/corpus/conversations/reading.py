@@ -23,16 +23,9 @@ import numpy as np
 from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.cleaning import normalise
 from domain_ft.corpus.conversations.conversation import Conversation
-from domain_ft.corpus.conversations.formats import (
-    FORMATS,
-    FieldChoice,
-    Format,
-    parse,
-    read_fields,
-    recognise,
-    to_chat,
-)
-from domain_ft.corpus.conversations.messages import Fault
+from domain_ft.corpus.conversations.faults import Fault
+from domain_ft.corpus.conversations.formats import FORMATS, FieldChoice, Format, parse, recognise, to_chat
+from domain_ft.corpus.conversations.placeholders import Placeholders
 from domain_ft.corpus.corpus import hub_revision
 from domain_ft.corpus.duplicates import FAMILY, NEAR
 from domain_ft.corpus.left_out import LeftOut
@@ -51,6 +44,7 @@ JOINED = {"near copies": FAMILY, "nearest copies": NEAR, "copies": None}
 to hold out. With all but the last, conversations that ask the same are joined as well."""
 
 _LISTED = 100  # leaks that the facts name
+_PLACEHOLDERS = 5  # that are named in notes
 _PROGRESS = 1_000  # records between two words of progress
 
 
@@ -91,6 +85,7 @@ class ConversationData:
             examples that have a copy or near copy in training) and `leak_list` (of the first of them: the ids of both,
             and how alike they are).
         notes: what a person should know, in sentences.
+        left_out: records that cannot be used or are marked as not to be learned, and fields that nothing reads.
     """
 
     train: Sequence[Conversation]
@@ -100,6 +95,7 @@ class ConversationData:
     name: str
     facts: dict[str, Any]
     notes: list[str]
+    left_out: LeftOut = field(default_factory=LeftOut)
 
 
 def iterate_conversations(
@@ -109,6 +105,7 @@ def iterate_conversations(
     *,
     answered: bool = True,
     left_out: LeftOut | None = None,
+    marked: Callable[[Reject], None] | None = None,
 ) -> Iterator[Conversation]:
     """The conversations of a file or stream, one at a time, in its order: memory stays flat.
 
@@ -119,14 +116,15 @@ def iterate_conversations(
         answered: whether each has to have an answer to learn. Without, the last turn may be the user's, and a file with
             another ending, or a stream that does not begin with {, is read as text with a prompt a line. A field with a
             usual name of ids is then the `key` of each, where no other is chosen.
-        left_out: counts the fields that nothing reads.
+        left_out: counts the fields that nothing reads, and the records that are marked as not to be learned.
+        marked: told of each such record.
 
     Raises:
         CorpusError: no such file, or it is not clear what the records are; RecordError where `bad` stops.
     """
     if isinstance(spec, Path) and answered:
         _check_ending(spec)
-    reading = _Reading(choice, bad, answered, left_out)
+    reading = _Reading(choice, bad, answered, left_out=left_out, marked=marked)
     for record, name in input_records(spec, bad):
         conversation = reading.conversation(record, name)
         if conversation is not None:
@@ -153,13 +151,19 @@ def open_conversations(
     Raises:
         CorpusError: a file or field that is missing or wrong; too few examples to hold any out.
     """
-    left_out: list[Reject] = []
-    bad = BadRecords(source.on_bad_record, left_out.append, source.encoding)
+    rejected: list[Reject] = []
+    left_out = LeftOut()
+    bad = BadRecords(source.on_bad_record, rejected.append, source.encoding)
     facts: dict[str, Any] = {}
     notes: list[str] = []
-    train, format = _read(source.data, "train", source.choice, bad, notes, progress)
+
+    def read(spec: str, part: str) -> tuple[list[Conversation], Format]:
+        reading = _Reading(source.choice, bad, left_out=left_out, marked=rejected.append)
+        return _read(spec, part, reading, rejected, notes, progress)
+
+    train, format = read(source.data, "train")
     if source.test is not None:
-        test, _ = _read(source.test, "test", source.choice, bad, notes, progress)
+        test, _ = read(source.test, "test")
         facts["split"] = "as given"
         facts["leaks"], facts["leak_list"] = _leaks(train, test)
         if facts["leaks"]:
@@ -173,22 +177,33 @@ def open_conversations(
         test = list(itertools.compress(train, held))
         train = list(itertools.compress(train, ~held))
     if rejects:
-        for reject in left_out:
+        for reject in rejected:
             rejects(reject)
-    if left_out:
-        notes.append(f"{len(left_out):,} records that could not be used were left out.")
-    facts |= {"examples": {"train": len(train), "test": len(test)}, "rejects": len(left_out), "format": format}
-    return ConversationData(train, test, format, _key(train, test), _name(source.data), facts, notes)
+    if left_out.records:
+        notes.append(
+            f"{left_out.records:,} records are marked as not to be learned, and are left out; rejects.jsonl lists them."
+        )
+    left_out.records = len(rejected)
+    facts |= {"examples": {"train": len(train), "test": len(test)}, "rejects": len(rejected), "format": format}
+    return ConversationData(train, test, format, _key(train, test), _name(source.data), facts, notes, left_out)
 
 
 class _Reading:
     """The records of one source on their way to conversations: one format for all of them."""
 
     def __init__(
-        self, choice: FieldChoice, bad: BadRecords, answered: bool = True, left_out: LeftOut | None = None
+        self,
+        choice: FieldChoice,
+        bad: BadRecords,
+        answered: bool = True,
+        *,
+        left_out: LeftOut | None = None,
+        marked: Callable[[Reject], None] | None = None,
     ) -> None:
-        self.choice, self.bad, self.answered, self.left_out = choice, bad, answered, left_out
+        self.choice, self.bad, self.answered = choice, bad, answered
+        self.left_out, self.marked = left_out or LeftOut(), marked
         self.format: Format | None = None
+        self.placeholders = Placeholders()
         self.warnings: dict[str, list[Fault]] = defaultdict(list)
 
     def conversation(self, record: RawRecord, name: str) -> Conversation | None:
@@ -198,6 +213,16 @@ class _Reading:
             if self.format is None:
                 raise _unrecognised(record, name)
         parsed = parse(record, name, self.format, self.choice, answered=self.answered)
+        id_field = self.choice.id_field or (None if self.answered else usual_id(record.fields))
+        blank = [name for name, value in record.fields.items() if value is None or value == ""]
+        self.left_out.see_fields(parsed.unread, [*blank, *([id_field] if id_field else [])])
+        if parsed.left_out is not None:
+            self.left_out.records += 1
+            if self.marked is not None:
+                self.marked(Reject(name, record.line, parsed.left_out.field, parsed.left_out.message))
+            return None
+        if parsed.conversation is not None:
+            self.placeholders.add(record.line, (turn.content for turn in parsed.conversation.turns))
         errors = [fault for fault in parsed.faults if fault.error]
         for fault in parsed.faults:
             if not fault.error:
@@ -206,11 +231,6 @@ class _Reading:
             more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
             fix = f"`domain-ft data check {name}` lists all that is wrong"
             self.bad.add(errors[0].message + more, file=name, line=record.line, field=errors[0].field, fix=fix)
-        id_field = self.choice.id_field or (None if self.answered else usual_id(record.fields))
-        if self.left_out is not None:
-            absent = [field for field, value in record.fields.items() if value is None or value == ""]
-            read = read_fields(record.fields, self.format, self.choice).union(absent, [id_field] if id_field else [])
-            self.left_out.see_fields(record.fields, read)
         if parsed.conversation is None:
             return None
         key = as_id(record.fields.get(id_field)) if id_field else None
@@ -241,22 +261,29 @@ def _check_ending(path: Path) -> None:
 
 
 def _read(
-    spec: str, part: str, choice: FieldChoice, bad: BadRecords, notes: list[str], progress: Progress | None
+    spec: str,
+    part: str,
+    reading: _Reading,
+    rejected: Sequence[Reject],
+    notes: list[str],
+    progress: Progress | None,
 ) -> tuple[list[Conversation], Format]:
     """All conversations of a source, and their format; what is worth a look goes to `notes`."""
-    reading = _Reading(choice, bad)
     conversations = []
-    for number, (record, name) in enumerate(_records(spec, part, bad), 1):
+    for number, (record, name) in enumerate(_records(spec, part, reading.bad), 1):
         conversation = reading.conversation(record, name)
         if conversation is not None:
             conversations.append(conversation)
         if progress and number % _PROGRESS == 0:
             progress(f"reading {name}", number, None)
     if not conversations or reading.format is None:
-        fix = "look into rejects.jsonl" if bad.policy == "skip" else "give a file with some"
-        raise CorpusError("there is no conversation that can be used", where=spec, fix=fix)
+        first = rejected[0] if rejected else None
+        why = f": {len(rejected):,} records are left out, the first because {first.reason}" if first else ""
+        fix = "`domain-ft data check` lists all that is wrong" if first else "give a file with some"
+        raise CorpusError(f"there is no conversation that can be used{why}", where=spec, fix=fix)
     for kind, faults in reading.warnings.items():
         notes.append(f"{len(faults):,} times in {spec}: {faults[0].message} ({kind}).")
+    notes += [f"In {spec}, {one.message}." for one in reading.placeholders.unfilled()[:_PLACEHOLDERS]]
     return conversations, reading.format
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
+from domain_ft.corpus.conversations.beside import REASONING
 from domain_ft.corpus.conversations.conversation import Conversation, Turn
 from domain_ft.errors import CorpusError, RecordError
 
@@ -84,6 +85,10 @@ class ChatTemplate:
             (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special), key=len, reverse=True
         )
         self._special = re.compile("|".join(map(re.escape, specials)) or r"(?!)")
+        texts = [text] if isinstance(text, str) else list(text.values())
+        self._reasoning = tuple(
+            name for name in REASONING if any(re.search(rf"(?:\.|['\"]){name}\b", one) for one in texts)
+        )
         self.end = self._end_of_turn()
         ids = [tokenizer.convert_tokens_to_ids(token) for token in (self.end, tokenizer.eos_token) if token]
         self.stop_tokens: tuple[int, ...] = tuple(dict.fromkeys(ids))
@@ -158,10 +163,10 @@ class ChatTemplate:
         told = self._apply(turns, tools, place)
         given = self._apply(turns[:-1], tools, place, answer=True) if number > 1 else ""
         start = _common(given, told)
-        content = _find(told, turn.content, start)
+        content = _find_answer(told, turn, start)
         if content is None and number > 1:
             # A generation prompt may say the beginning of the answer already, such as the opening of its thoughts.
-            content = _find(told, turn.content, _common(self._apply(turns[:-1], tools, place), told))
+            content = _find_answer(told, turn, _common(self._apply(turns[:-1], tools, place), told))
         if content is None:
             raise RecordError(
                 "the model's chat template leaves out or changes a part of this answer",
@@ -171,6 +176,8 @@ class ChatTemplate:
             )
         if told[:start] != given:  # what they have in common may reach into the answer
             start = min(start, content[0])
+        if turn.reasoning and _find(told, turn.reasoning, start) is None:
+            raise self._leaves_out("the reasoning of this answer", place, number, turn)
         after = told[content[1] :]
         for call in turn.tool_calls:
             if call["function"]["name"] not in told[start:]:
@@ -200,7 +207,11 @@ class ChatTemplate:
     def _check_contents(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]], place: str) -> None:
         """Refuse the text of a special token inside what somebody says: it would be read as the token."""
         for number, turn in enumerate(turns, 1):
-            said = turn.content + (json.dumps(turn.tool_calls, ensure_ascii=False) if turn.tool_calls else "")
+            said = (
+                turn.content
+                + (turn.reasoning or "")
+                + (json.dumps(turn.tool_calls, ensure_ascii=False) if turn.tool_calls else "")
+            )
             found = self._special.search(said)
             if found:
                 reason = f"the text holds '{found[0]}', which is a special token of this model and would be read as one"
@@ -218,6 +229,11 @@ class ChatTemplate:
             text: the turns, rendered with or without a generation prompt.
         """
         for number, turn in enumerate(turns):
+            if turn.reasoning and not self._reasoning:
+                reason = "the model's chat template does not know reasoning that stands in a field of its own"
+                fix = "write it into the answer, such as between <think> and </think>, take the field out, or take a "
+                fix += "model whose template knows reasoning_content"
+                raise RecordError(reason, where=_where(place, number + 1, turn), fix=fix)
             if turn.role == "assistant" or turn.content.strip() in text:
                 continue
             # It may be written otherwise, such as in JSON. Then another content gives another text.
@@ -246,13 +262,19 @@ class ChatTemplate:
         if not isinstance(template, str):
             template = template.get("tool_use", self.text) if tools else self.text
         text: str = self._tokenizer.apply_chat_template(
-            [turn.message() for turn in turns],
+            [self._message(turn) for turn in turns],
             tools=[dict(tool) for tool in tools] or None,
             chat_template=_dated(template, self._today) if self._today else template,
             add_generation_prompt=answer,
             tokenize=False,
         )
         return text
+
+    def _message(self, turn: Turn) -> dict[str, Any]:
+        """The turn with its reasoning under the names that the template reads."""
+        message = turn.message()
+        reasoning = message.pop(REASONING[0], None)
+        return message if reasoning is None else message | dict.fromkeys(self._reasoning, reasoning)
 
     def _refusal(
         self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]], place: str, answer: bool, error: Exception
@@ -309,6 +331,13 @@ def _find(text: str, content: str, start: int) -> tuple[int, int] | None:
     bare = "".join(stripped.split())
     found = "".join(text[index] for index in places).find(bare)
     return (places[found], places[found + len(bare) - 1] + 1) if found >= 0 else None
+
+
+def _find_answer(text: str, turn: Turn, start: int) -> tuple[int, int] | None:
+    """Where a turn's content stands in `text` from `start` on, after its reasoning where it has some."""
+    thought = _find(text, turn.reasoning, start) if turn.reasoning else None
+    found = None if thought is None else _find(text, turn.content, thought[1])
+    return found or _find(text, turn.content, start)
 
 
 def _where(place: str, number: int, turn: Turn) -> str:

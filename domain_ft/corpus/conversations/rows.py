@@ -63,11 +63,19 @@ class Dropped:
         id: of the conversation.
         place: where it stands.
         reason: why, in words.
+        file, line: of the conversation.
     """
 
     id: str
     place: str
     reason: str
+    file: str = ""
+    line: int | None = None
+
+    @property
+    def reject(self) -> Reject:
+        """As a line of rejects.jsonl."""
+        return Reject(self.file, self.line, None, self.reason)
 
 
 class ConversationRows:
@@ -260,7 +268,9 @@ class _Encoder:
                     reason = "the tokenizer finds no token in its answers"
                 else:
                     reason = f"its first answer begins after {begin:,} tokens, and max-length is {self.max_length:,}"
-                self.dropped.append(Dropped(conversation.id, conversation.place, reason))
+                at = (conversation.file, conversation.line)
+                reason = f"nothing is left to learn: {reason}"
+                self.dropped.append(Dropped(conversation.id, conversation.place, reason, *at))
             self.tokens += kept
             self.documents += [self.done] * len(kept)
             self.cut += [lost] * len(kept)

@@ -1,0 +1,528 @@
+"""Fields beside what is said: followed where they are well known, refused by name where not, counted where unread."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_chats import CHATML, THINKING, chat_tokenizer
+
+from domain_ft.corpus.checks.checking import Checker, CheckResult
+from domain_ft.corpus.checks.items import Rejections
+from domain_ft.corpus.checks.opening import CheckedFile, Fields
+from domain_ft.corpus.conversations.conversation import Conversation, Turn
+from domain_ft.corpus.conversations.formats import FieldChoice, Parsed, parse, recognise, to_chat
+from domain_ft.corpus.conversations.placeholders import Placeholders
+from domain_ft.corpus.conversations.reading import (
+    ConversationData,
+    ConversationSource,
+    iterate_conversations,
+    open_conversations,
+)
+from domain_ft.corpus.conversations.rendering import ChatTemplate
+from domain_ft.corpus.conversations.rows import encode_conversations
+from domain_ft.corpus.left_out import LeftOut
+from domain_ft.corpus.readers.base import BadRecords, RawRecord, Reject
+from domain_ft.errors import CorpusError, RecordError
+
+ASKED, ANSWER = Turn("user", "Why?"), Turn("assistant", "Because.", trained=True)
+QA = {"question": "Why?", "answer": "Because."}
+CHAT = {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]}
+
+
+def parsed(fields: dict[str, Any], *, answered: bool = True, compared: bool = False, **choice: Any) -> Parsed:
+    chosen = FieldChoice(**choice)
+    format = recognise(fields, chosen, answered=answered)
+    assert format is not None
+    return parse(RawRecord(4, fields), "f.jsonl", format, chosen, answered=answered, compared=compared)
+
+
+def turns(fields: dict[str, Any], **choice: Any) -> tuple[Turn, ...]:
+    found = parsed(fields, **choice)
+    assert found.faults == ()
+    assert found.conversation is not None
+    assert found.unread == ()
+    return found.conversation.turns
+
+
+def asked(fields: dict[str, Any], **choice: Any) -> str:
+    return next(turn.content for turn in turns(fields, **choice) if turn.role == "user")
+
+
+def faults(fields: dict[str, Any], **choice: Any) -> list[tuple[str, str | None]]:
+    return [(fault.kind, fault.field) for fault in parsed(fields, **choice).faults if fault.error]
+
+
+def write(path: Path, records: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def opened(path: Path) -> tuple[ConversationData, list[Reject]]:
+    told: list[Reject] = []
+    return open_conversations(ConversationSource(str(path)), rejects=told.append), told
+
+
+def chats(count: int, **more: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": f"What is {n * 7919:x} {n * 104729:x}?"},
+                {"role": "assistant", "content": f"It is {n * 1299709:x}."},
+            ],
+            **more,
+        }
+        for n in range(1, count + 1)
+    ]
+
+
+# --- Earlier turns ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"instruction": "Why?", "input": "", "output": "Because."},
+        {"prompt": "Why?", "response": "Because."},
+        {"prompt": "Why?", "completion": " Because."},
+    ],
+)
+@pytest.mark.parametrize("as_text", [False, True])
+def test_history_is_earlier_turns_that_are_learned(record: dict[str, str], as_text: bool) -> None:
+    history: Any = [["Who?", "You."], ["When?", "Now."]]
+    told = turns({"system": "Be brief.", **record, "history": json.dumps(history) if as_text else history})
+    assert [(turn.role, turn.content, turn.trained) for turn in told] == [
+        ("system", "Be brief.", False),
+        ("user", "Who?", False),
+        ("assistant", "You.", True),
+        ("user", "When?", False),
+        ("assistant", "Now.", True),
+        ("user", "Why?", False),
+        ("assistant", "Because.", True),
+    ]
+
+
+@pytest.mark.parametrize("nothing", [[], "", None, "  "])
+def test_an_empty_history_is_none(nothing: Any) -> None:
+    assert turns({"instruction": "Why?", "output": "Because.", "history": nothing}) == (ASKED, ANSWER)
+
+
+@pytest.mark.parametrize("history", ["x", [["a"]], [["a", 3]], [["a", " "]], {"a": "b"}, ["ab"]])
+def test_a_history_of_another_form_is_refused(history: Any) -> None:
+    found = faults({"instruction": "Why?", "output": "Because.", "history": history})
+    assert found
+    assert all(str(field).startswith("history") for _, field in found)
+
+
+def test_history_beside_messages_is_refused() -> None:
+    assert faults({**CHAT, "history": [["Who?", "You."]]}) == [("unsupported-field", "history")]
+
+
+# --- Marks of what is learned -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mark", [{"train": False}, {"loss": False}, {"training": False}, {"weight": 0}, {"loss": 0}])
+@pytest.mark.parametrize("names", [("messages", "role", "content"), ("conversations", "from", "value")])
+def test_marked_turns_are_not_learned(mark: dict[str, Any], names: tuple[str, str, str]) -> None:
+    field, role, said = names
+    told = turns(
+        {
+            field: [
+                {role: "user", said: "Why?"},
+                {role: "assistant", said: "BAD", **mark},
+                {role: "user", said: "Well?"},
+                {role: "assistant", said: "Because.", **{name: True for name in mark if name != "weight"}},
+            ]
+        }
+    )
+    assert [turn.trained for turn in told] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("mark", "field"),
+    [
+        ({"train": "no"}, "messages[1].train"),
+        ({"loss": 0.5}, "messages[1].loss"),
+        ({"weight": 0.5}, "messages[1].weight"),
+        ({"weight": 1, "train": False}, "messages[1]"),
+    ],
+)
+def test_marks_that_are_none_or_disagree_are_refused(mark: dict[str, Any], field: str) -> None:
+    record = {"messages": [CHAT["messages"][0], {**CHAT["messages"][1], **mark}]}
+    assert ("bad-weight", field) in faults(record)
+
+
+def test_parts_of_a_turn_cannot_be_left_out() -> None:
+    detail = [{"begin_offset": 0, "end_offset": 2, "train": False}]
+    record = {"messages": [CHAT["messages"][0], {**CHAT["messages"][1], "train_detail": detail}]}
+    assert faults(record) == [("unsupported-field", "messages[1].train_detail")]
+
+
+@pytest.mark.parametrize(
+    ("record", "field"),
+    [
+        ({**CHAT, "weight": 0}, "weight"),
+        ({**QA, "weight": "0"}, "weight"),
+        ({**QA, "train": False}, "train"),
+        ({**QA, "loss": False}, "loss"),
+        ({"prompt": "Why?", "completion": "BAD", "label": False}, "label"),
+        ({"prompt": "Why?", "completion": "BAD", "label": "false"}, "label"),
+        ({"prompt": "Why?", "completion": "BAD", "label": 0}, "label"),
+        ({**CHAT, "kto_tag": False}, "kto_tag"),
+    ],
+)
+def test_marked_records_are_left_out_and_are_no_fault(record: dict[str, Any], field: str) -> None:
+    found = parsed(record)
+    assert found.conversation is None
+    assert found.faults == ()
+    assert found.left_out is not None
+    assert found.left_out.field == field
+    assert parsed(record, compared=True).conversation is not None  # `data split` parts them too
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {**CHAT, "weight": 1},
+        {**QA, "weight": "1.0"},
+        {**QA, "weight": ""},
+        {"prompt": "Why?", "completion": "Because.", "label": True},
+    ],
+)
+def test_records_that_are_marked_to_be_learned_are(record: dict[str, Any]) -> None:
+    assert turns(record) == (ASKED, ANSWER)
+
+
+def test_a_class_or_a_measurement_is_no_mark() -> None:
+    assert parsed({**QA, "label": 0, "loss": 0.0}).unread == ("label", "loss")
+
+
+@pytest.mark.parametrize("weight", [0.5, 2, -1, "high"])
+def test_weights_between_are_refused(weight: Any) -> None:
+    assert faults({**CHAT, "weight": weight}) == [("bad-weight", "weight")]
+
+
+def test_marked_records_are_counted_and_listed_once(tmp_path: Path) -> None:
+    records = chats(30)
+    for record in records[:5]:
+        record["weight"] = 0
+    data, told = opened(write(tmp_path / "a.jsonl", records))
+    assert len(data.train) + len(data.test) == 25
+    assert [reject.line for reject in told] == [1, 2, 3, 4, 5]
+    assert data.left_out.records == data.facts["rejects"] == 5
+    assert sum("5 records are marked" in note for note in data.notes) == 1
+    with pytest.raises(CorpusError, match=r"(?s)30 records are left out, .*weight is off"):
+        opened(write(tmp_path / "b.jsonl", chats(30, weight=0)))
+
+
+def test_bad_completions_name_the_verb_that_is_coming(tmp_path: Path) -> None:
+    records = [
+        {"prompt": f"What is {n * 7919:x}?", "completion": f"It is {n * 104729:x}.", "label": n % 2 == 0}
+        for n in range(40)
+    ]
+    data, told = opened(write(tmp_path / "a.jsonl", records))
+    assert len(data.train) + len(data.test) == len(told) == 20
+    assert "preference tuning is coming" in told[0].reason
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": "Why?", "chosen": "Because.", "rejected": "No."},
+        {"instruction": "Why?", "input": "", "chosen": "Because.", "rejected": "No."},
+        {"chosen": "Human: Why? Assistant: So.", "rejected": "Human: Why? Assistant: No."},
+        {"conversations": [{"from": "human", "value": "Why?"}], "chosen": {"from": "gpt"}, "rejected": {"from": "gpt"}},
+    ],
+)
+def test_pairs_of_answers_are_refused_by_name(record: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"(?s)a chosen and a rejected answer.*--answer-field chosen"):
+        opened(write(tmp_path / "a.jsonl", [record] * 3))
+
+
+def test_the_chosen_answers_alone_can_be_named() -> None:
+    found = parsed(
+        {"prompt": "Why?", "chosen": "Because.", "rejected": "No."}, prompt_field="prompt", answer_field="chosen"
+    )
+    assert found.conversation is not None
+    assert found.conversation.turns == (ASKED, ANSWER)
+    assert found.unread == ("rejected",)
+
+
+# --- Reasoning --------------------------------------------------------------------------------------------------------
+
+REASONS = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.reasoning_content %}<think>\n{{ message.reasoning_content }}\n</think>\n\n{% endif %}"
+    "{{ message.content }}<|im_end|>{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant{{ '\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+@pytest.mark.parametrize("template", [REASONS, REASONS.replace("reasoning_content", "thinking")])
+def test_reasoning_is_rendered_and_learned_where_the_template_knows_it(name: str, template: str) -> None:
+    record = {"messages": [CHAT["messages"][0], {**CHAT["messages"][1], name: "Because. Or not?"}]}
+    conversation = parsed(record).conversation
+    assert conversation is not None
+    (rendered,) = ChatTemplate.of(chat_tokenizer(template)).render(conversation)
+    (span,) = rendered.spans
+    assert rendered.text[slice(*span)] == "<think>\nBecause. Or not?\n</think>\n\nBecause.<|im_end|>"
+    assert parsed(to_chat(conversation)).conversation == conversation
+
+
+@pytest.mark.parametrize("template", [CHATML, THINKING, None])
+def test_reasoning_that_a_template_does_not_know_is_refused(template: str | None) -> None:
+    for record in ({**QA, "reasoning": "Hm."}, {"instruction": "Why?", "output": "So.", "thinking": "Hm."}):
+        conversation = parsed(record).conversation
+        assert conversation is not None
+        with pytest.raises(RecordError, match=r"(?s)does not know reasoning.*<think>"):
+            ChatTemplate.of(chat_tokenizer(template)).render(conversation)
+
+
+def test_reasoning_in_the_content_stays_text() -> None:
+    record = {"messages": [CHAT["messages"][0], {"role": "assistant", "content": "<think>Hm.</think>Because."}]}
+    assert turns(record)[1].content == "<think>Hm.</think>Because."
+
+
+def test_two_reasonings_that_differ_are_refused() -> None:
+    assert faults({**QA, "reasoning": "a", "thinking": "b"}) == [("unsupported-field", None)]
+    assert turns({**QA, "reasoning": "a", "thinking": "a"})[1].reasoning == "a"
+
+
+# --- Context and options ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({**QA, "context": "It rained."}, "It rained.\n\nWhy?"),
+        ({**QA, "context": ["It rained.", "We stayed."]}, "It rained.\n\nWe stayed.\n\nWhy?"),
+        ({**QA, "context": {"contexts": ["It rained."], "labels": ["A"]}}, "It rained.\n\nWhy?"),
+        ({**QA, "input": "the rain"}, "Why?\n\nthe rain"),
+        ({**QA, "options": ["yes", "no"]}, "Why?\n\nA. yes\nB. no"),
+        ({**QA, "options": ["A. yes", "B. no"]}, "Why?\n\nA. yes\nB. no"),
+        ({**QA, "choices": {"text": ["yes", "no"], "label": ["1", "2"]}}, "Why?\n\n1. yes\n2. no"),
+        ({**QA, "options": {"A": "yes", "B": "no"}}, "Why?\n\nA. yes\nB. no"),
+        ({**QA, "options": [{"key": "A", "value": "yes"}, {"key": "B", "value": "no"}]}, "Why?\n\nA. yes\nB. no"),
+        ({**QA, "options": "A) yes B) no"}, "Why?\n\nA) yes B) no"),
+        ({**QA, "context": "", "options": [], "choices": None}, "Why?"),
+        ({"prompt": "Why?", "completion": "So.", "context": "It rained."}, "It rained.\n\nWhy?"),
+        ({"instruction": "Why?", "context": "It rained.", "response": "So."}, "Why?\n\nIt rained."),
+        ({"instruction": "Why?", "input": "a", "context": "b", "output": "So."}, "Why?\n\na\n\nb"),
+        ({"instruction": "Why?", "output": "So.", "options": ["y", "n"]}, "Why?\n\nA. y\nB. n"),
+        ({**QA, "context": "It rained.", "options": ["yes"]}, "It rained.\n\nWhy?\n\nA. yes"),
+    ],
+)
+def test_context_and_options_are_asked_too(fields: dict[str, Any], expected: str) -> None:
+    assert asked(fields) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({**QA, "context": {"page": 3}}, "context"),
+        ({**QA, "options": [{"a": 1}]}, "options"),
+        ({**QA, "options": 4}, "options"),
+        ({**QA, "opa": "yes", "opb": "no"}, "opa"),
+        ({**QA, "A": "yes", "B": "no"}, "A"),
+        ({**QA, "instruction": "Answer in rhymes."}, "instruction"),
+        ({**CHAT, "context": "It rained."}, "context"),
+        ({**CHAT, "options": ["yes", "no"]}, "options"),
+        ({**CHAT, "functions": [{"name": "f"}]}, "functions"),
+        ({**CHAT, "chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused_by_name(fields: dict[str, Any], field: str) -> None:
+    assert faults(fields) == [("unsupported-field", field)]
+
+
+def test_named_fields_are_the_only_ones_that_are_read() -> None:
+    fields = {**QA, "opa": "yes", "opb": "no", "reasoning": "Hm.", "context": "It rained."}
+    found = parsed(fields, prompt_field="question,opa,opb")
+    assert found.conversation is not None
+    assert found.conversation.turns == (Turn("user", "Why?\n\nyes\n\nno"), ANSWER)
+    assert found.unread == ("reasoning", "context")
+
+
+def test_context_that_a_message_says_already_is_read() -> None:
+    assert turns({**CHAT, "context": "Why?"}) == (ASKED, ANSWER)
+
+
+def test_system_texts_beside_the_messages_are_heard() -> None:
+    assert turns({**CHAT, "system": "Be brief."})[0] == Turn("system", "Be brief.")
+    assert turns({**QA, "system_prompt": "Be brief."})[0] == Turn("system", "Be brief.")
+    other = {"messages": [{"role": "system", "content": "Be kind."}, *CHAT["messages"]], "system": "Be brief."}
+    found = parsed(other)
+    assert [fault.kind for fault in found.faults] == ["two-system-texts"]
+    assert found.unread == ("system",)
+
+
+# --- Pictures ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {**CHAT, "images": ["a.jpg"]},
+        {**QA, "image": "scans/a.PNG"},
+        {**QA, "image": {"bytes": "x", "path": None}},
+        {**CHAT, "videos": "a.mp4"},
+        {**CHAT, "audios": ["a.wav"]},
+        {"conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A dog."}]},
+        {**QA, "question": "What is this? <image>"},
+        {"messages": [{"role": "user", "content": "Hm?", "images": ["a.jpg"]}, CHAT["messages"][1]]},
+    ],
+)
+def test_pictures_are_refused_by_name(fields: dict[str, Any]) -> None:
+    assert {kind for kind, _ in faults(fields)} == {"unsupported-media"}
+    assert parsed(fields, compared=True).conversation is not None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {**CHAT, "images": []},
+        {**CHAT, "images": None},
+        {**QA, "question": "What does <image> mean in this file?"},
+        {**QA, "question": "Read:\n<image>\n<url>a</url>\n</image>"},
+    ],
+)
+def test_what_is_no_picture_is_not_refused(fields: dict[str, Any]) -> None:
+    assert faults(fields) == []
+
+
+# --- Unread fields ----------------------------------------------------------------------------------------------------
+
+
+def test_unread_fields_are_counted_and_never_stop(tmp_path: Path) -> None:
+    records = chats(30, id=7, source="x", meta={"a": 1}, note=None)
+    records[3]["messages"][1]["tag"] = "t"
+    data, _ = opened(write(tmp_path / "a.jsonl", records))
+    assert data.left_out.to_result()["unread_fields"] == {"id": 30, "source": 30, "meta": 30, "messages[].tag": 1}
+    left_out = LeftOut()
+    bad = BadRecords("stop", lambda _: None)
+    list(iterate_conversations(tmp_path / "a.jsonl", FieldChoice(id_field="id"), bad, left_out=left_out))
+    assert "id" not in left_out.fields
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=8), st.integers() | st.text(max_size=5) | st.none(), max_size=4))
+def test_every_field_is_read_refused_or_counted(more: dict[str, Any]) -> None:
+    plain = parsed(CHAT).conversation
+    found = parsed({**more, **CHAT})
+    assert plain is not None
+    if found.conversation is not None and found.conversation.turns == plain.turns:
+        marks = {"weight", "train", "training", "loss", "label", "kto_tag"}
+        there = {name for name, value in more.items() if value is not None}
+        assert there - marks - {"tools", "system", "system_prompt", "messages"} <= set(found.unread)
+
+
+# --- Placeholders -----------------------------------------------------------------------------------------------------
+
+
+def unfilled(*texts: str) -> list[tuple[str, int, int | None]]:
+    found = Placeholders()
+    for line, text in enumerate(texts, 1):
+        found.add(line, [text])
+    return [tuple(one) for one in found.unfilled()]
+
+
+def test_placeholders_are_found_with_their_first_line() -> None:
+    assert unfilled("a", "Dear {{ name }},", "Dear {{name}}, {{name}}") == [("{{name}}", 2, 2)]
+    assert unfilled("Dear {name},", "Dear {name},", "To <NAME>", "Dear {name}") == [("{name}", 3, 1)]
+    assert unfilled(*["To <NAME>."] * 3) == [("<NAME>", 3, 1)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [r"\frac{abc}{bcd}", "x^{abc}", "`{name}` is code", "```\nf'{name}'\n```", "f(){return}", "<b>", "{a}", "${home}"],
+)
+def test_code_and_mathematics_are_no_placeholders(text: str) -> None:
+    assert unfilled(*[text] * 5) == []
+
+
+def test_unfilled_placeholders_are_said_by_instruct_and_found_by_data_check(tmp_path: Path) -> None:
+    records = chats(30)
+    records[6]["messages"][0]["content"] += " {{topic}}"
+    path = write(tmp_path / "a.jsonl", records)
+    data, _ = opened(path)
+    assert any("{{topic}}" in note and "line 7" in note for note in data.notes)
+    found = checked(path)
+    assert [(one.line, one.error) for one in found.findings if one.kind == "unfilled-placeholder"] == [(7, False)]
+
+
+# --- data check -------------------------------------------------------------------------------------------------------
+
+
+def checked(path: Path) -> CheckResult:
+    rejections = Rejections()
+    file = CheckedFile.open(str(path), "auto", Fields())
+    return Checker().check(file.items(rejections.bad), rejections)
+
+
+def test_data_check_finds_what_instruct_refuses_leaves_out_and_does_not_read(tmp_path: Path) -> None:
+    records = chats(10, source="x")
+    records[1]["weight"] = 0
+    records[2]["images"] = ["a.jpg"]
+    records[3]["context"] = "It rained."
+    found = checked(write(tmp_path / "a.jsonl", records))
+    kinds = {(one.line, one.kind, one.error) for one in found.findings}
+    assert {(2, "not-learned", False), (3, "unsupported-media", True), (4, "unsupported-field", True)} <= kinds
+    assert found.statistics["unread_fields"]["source"] == 9  # of a record that is left out nothing is read
+
+
+def test_data_check_looks_into_context_and_history_for_private_data(tmp_path: Path) -> None:
+    record = {"instruction": "Why?", "output": "So.", "history": [["Who is a@b.org?", "Nobody."]]}
+    file = CheckedFile.open(str(write(tmp_path / "a.jsonl", [record])), "auto", Fields())
+    (item,) = file.items(Rejections().bad)
+    assert ("history[0][0]", "Who is a@b.org?") in {(one.field, one.text) for one in item.passages}
+
+
+# --- Roles ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("role", "meant"),
+    [
+        ("ユーザー", "user"),
+        ("アシスタント", "assistant"),
+        ("\uff55\uff53\uff45\uff52", "user"),  # full-width letters
+        ("User", "user"),
+        ("Human", "user"),
+        ("GPT", "assistant"),
+    ],
+)
+def test_other_names_of_roles_are_refused_with_what_is_meant(role: str, meant: str) -> None:
+    found = parsed({"conversations": [{"from": role, "value": "なぜ？"}, {"from": "gpt", "value": "だから。"}]})
+    assert found.conversation is None
+    fault = next(fault for fault in found.faults if fault.kind == "unknown-role")
+    assert fault.field == "conversations[0].from"
+    assert f"write '{meant}'" in fault.message
+
+
+# --- Files and rows ---------------------------------------------------------------------------------------------------
+
+
+def test_a_json_list_is_read_wherever_json_lines_are(tmp_path: Path) -> None:
+    records = chats(30)
+    (tmp_path / "a.json").write_text(json.dumps(records, indent=2), encoding="utf-8")
+    (tmp_path / "a.json.gz").write_bytes(gzip.compress(json.dumps(records).encode()))
+    lines, _ = opened(write(tmp_path / "a.jsonl", records))
+    for name in ("a.json", "a.json.gz"):
+        data, _ = opened(tmp_path / name)
+        assert [one.turns for one in data.train] == [one.turns for one in lines.train]
+
+
+def test_a_conversation_of_which_nothing_is_left_has_its_line_and_reason() -> None:
+    long = Conversation("a", "f.jsonl", 3, (Turn("user", "long " * 300), ANSWER))
+    short = Conversation("b", "f.jsonl", 4, (ASKED, ANSWER))
+    tokenizer = chat_tokenizer()
+    rows = encode_conversations([long, short], tokenizer, ChatTemplate.of(tokenizer), max_length=64)
+    (reject,) = (one.reject for one in rows.dropped)
+    assert (reject.file, reject.line) == ("f.jsonl", 3)
+    assert "nothing is left to learn" in reject.reason
+    assert len(rows) == 1
