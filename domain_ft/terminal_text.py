@@ -1,0 +1,28 @@
+"""Text of unknown origin, made safe to print: file names, fields of records, what a model wrote.
+
+A control character can move the cursor, recolour or clear the screen, or answer as if it had been typed. A character
+that opens a scope of writing direction changes the order of what is printed after it. Both appear as visible escapes.
+"""
+
+from __future__ import annotations
+
+import re
+
+# C0 but tab and newline, DEL, C1; the scopes of direction (embeddings, overrides, isolates, and what closes them); and
+# lone surrogates, which cannot be written as UTF-8: the name of a file may hold them. The marks of direction (U+200E,
+# U+200F, U+061C) stay: Arabic and Hebrew need them, and they open no scope.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""The text with control characters as visible escapes. Newlines and tabs stay, and so do line ends of Windows.
+
+    >>> printable("notes\x1b[31m.txt")
+    'notes\\x1b[31m.txt'
+    """
+    return _UNSAFE.sub(_escape, text.replace("\r\n", "\n"))
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found.group())
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
