@@ -176,7 +176,7 @@ def test_few_examples_are_flagged_and_counted_in_the_singular() -> None:
     text = " ".join([instruct_words.headline(report), *instruct_words.findings(report)])
     for said in ("Too few examples", "too few for an interval, 1 example)", "Only 1 example of", "nothing is shown"):
         assert said in text
-    assert "independent test prompts: the intervals are rough." in " ".join(instruct_words.findings(REPORTS["long"]))
+    assert "There are only 4 independent test prompts: too few" in " ".join(instruct_words.findings(REPORTS["long"]))
     assert "no interval" in html.render_instruct(report) + card.render_instruct(report)
 
 
