@@ -35,6 +35,7 @@ from cyclopts.exceptions import CycloptsError, UnknownCommandError
 from domain_ft import __version__, checking, settings
 from domain_ft.errors import SettingsError, UserError, nearest
 from domain_ft.hints import fitted
+from domain_ft.terminal_text import printable
 
 HELP = """Adapt a small language model to a field, and measure what it gained and what it forgot.
 
@@ -126,6 +127,7 @@ def _dispatch(words: list[str]) -> int:
         command(**given)
         return 0
     chosen = _settings(verb, given, unused, problems)
+    _announce(chosen)
     run = importlib.import_module(f"domain_ft.verbs.{verb.module}").run
     with fitted(_flags(verb), {" ".join(verb.words): _flags(verb) for verb in VERBS}):
         result = _run(run, chosen)
@@ -145,6 +147,15 @@ def _run(run: Callable[[checking.Settings], dict[str, Any]], chosen: checking.Se
         if _speaks():
             print(json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False), flush=True)
     return result
+
+
+def _announce(chosen: checking.Settings) -> None:
+    """Name the model that is about to be loaded: to import torch and read its weights can take a minute, in silence."""
+    model = getattr(chosen, "model", None)
+    if not model or getattr(chosen, "quiet", False) or not _speaks():
+        return
+    names = ", ".join(map(str, model)) if isinstance(model, (list, tuple)) else str(model)
+    print(f"loading {printable(names)}", file=sys.stderr, flush=True)
 
 
 def _speaks() -> bool:
@@ -453,7 +464,7 @@ def _bug(debug: bool) -> int:
 
 def _say(label: str, message: str) -> None:
     """Print a message to standard error: in colour and wrapped on a terminal, plain and unwrapped to a file or pipe."""
-    text = f"{label}: {message}"
+    text = f"{label}: {printable(message)}"
     if not sys.stderr.isatty():
         try:
             print(text, file=sys.stderr, flush=True)

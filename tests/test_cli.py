@@ -286,7 +286,7 @@ def test_json_is_the_only_standard_output(
     assert cli.main(["adapt", "--corpus", "x", "--json"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out) == {"after": {"loss": 1.5}, "name": "ü"}
-    assert captured.err == "a library chatters\n"
+    assert captured.err == "loading minilm\na library chatters\n"
 
 
 def test_of_several_processes_one_prints(
@@ -350,3 +350,22 @@ def test_pydantic_has_no_say_where_something_has_imported_it(capfd: pytest.Captu
     pytest.importorskip("pydantic")
     assert cli.main(["adapt", "--corpus", "legal", "--rank", "eight", "--train-modules", "a", "--no-examples"]) == 2
     assert capfd.readouterr().err == "error: --rank eight: must be a whole number\n"
+
+
+def test_the_model_is_named_before_it_is_loaded(capsys: pytest.CaptureFixture[str], verb: Any) -> None:
+    """Importing torch and reading weights takes seconds to a minute; the screen is not blank for it."""
+    seen = []
+    verb("adapt", lambda _settings: seen.append(capsys.readouterr().err) or {})
+    assert cli.main(["adapt", "--corpus", "legal", "--model", "some/\x1b[31mmodel"]) == 0
+    assert seen == ["loading some/\\x1b[31mmodel\n"]
+    verb("evaluate", lambda _settings: seen.append(capsys.readouterr().err) or {})
+    assert cli.main(["evaluate", "--model", "a", "--model", "b", "--corpus", "legal"]) == 0
+    assert seen[1] == "loading a, b\n"
+    verb("adapt", lambda _settings: seen.append(capsys.readouterr().err) or {})
+    assert cli.main(["adapt", "--corpus", "legal", "--quiet"]) == 0
+    assert seen[2] == ""
+
+
+def test_a_message_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["adapt", "--corpus", "no\x1b[2Jfile.txt", "--rank", "x"]) == 2
+    assert "\x1b" not in capsys.readouterr().err

@@ -30,6 +30,10 @@ LEVEL = 0.95
 FEW_DOCUMENTS = 10
 """With fewer than this, an interval says little: it is flagged."""
 
+FEWEST_UNITS = 5
+"""With fewer than this there is no interval, so nothing is claimed. The bootstrap of n units knows n values: of two
+documents that both improved every draw says "better", and by chance alone two improve in one case of four."""
+
 _BLOCK = 1 << 21  # document draws held in memory at a time
 
 Array = npt.NDArray[np.float64]
@@ -65,8 +69,11 @@ def _draws(units: int, resamples: int, rng: np.random.Generator, width: int = 1)
 
 
 def interval(replicates: Array, documents: int, level: float = LEVEL) -> list[float] | None:
-    """[low, high] of the expanded percentile interval of (resamples,) `replicates`; None of a single document."""
-    if documents < 2:
+    """[low, high] of the expanded percentile interval of (resamples,) `replicates`.
+
+    None for fewer than `FEWEST_UNITS` documents.
+    """
+    if documents < FEWEST_UNITS:
         return None
     normal = NormalDist()
     widened = math.sqrt(documents / (documents - 1)) * _student(normal.inv_cdf((1 + level) / 2), documents - 1)
@@ -83,7 +90,7 @@ def difference(
     Returns:
         `loss` (nats a token) with `interval`, `bits_per_byte` with `bits_per_byte_interval`, then `level`, `documents`,
         `resamples` and `few_documents`. `loss` and `interval` are None where the two models scored different tokens
-        (another tokenizer): then only bits per byte compare. Intervals are None of a single document.
+        (another tokenizer): then only bits per byte compare. Intervals are None of fewer than `FEWEST_UNITS` documents.
 
     Raises:
         ValueError: the two have scored different documents (see `scores.shared`).

@@ -97,12 +97,13 @@ def counts_difference(
         seed: of the draws.
 
     Returns:
-        For each score `difference` (of the means over seeds), `interval` (None of a single unit), `p_value`,
-        `verdict`, `level`, `units`, `resamples`, `seeds` (how many of base and other) and `few_units`. The verdict
-        goes by the interval alone: `better` or `worse` where it excludes zero, else `not shown`. The p-value is twice
-        the share of draws on the other side of zero, with one draw added to it so that it is never 0 (Davison & Hinkley
-        1997, section 4.2): it reads off the same draws what the interval does, is no smaller than 2 / (resamples + 1),
-        and is as rough as the interval where units are few.
+        For each score `difference` (of the means over seeds), `interval` (None of fewer than `FEWEST_UNITS` units),
+        `p_value`, `verdict`, `level`, `units`, `resamples`, `seeds` (how many of base and other) and `few_units`.
+
+        The verdict goes by the interval alone: `better` or `worse` where it excludes zero, else `not shown`. The
+        p-value is twice the share of draws on the other side of zero, with one draw added to it so that it is never 0
+        (Davison & Hinkley 1997, section 4.2): it reads off the same draws what the interval does, is no smaller than
+        2 / (resamples + 1), and is as rough as the interval where units are few.
     """
     drawn = _resampled([base, other], score, seed, resamples)
     found = {}

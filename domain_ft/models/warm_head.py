@@ -196,7 +196,7 @@ def _hidden_states(
             part = _Positions(hidden, labels[rows])
             (held_out if number % HELD_OUT == 0 else training).append(part)
             if progress:
-                progress("reading masked positions", number + 1, len(passes))
+                progress("fitting a masked-LM head (once, then cached): reading", number + 1, len(passes))
     finally:
         handle.remove()
     if not training:
@@ -319,7 +319,7 @@ def _descend(
         optimizer.step()
         schedule.step()
         if progress:
-            progress("warming the head", step + 1, steps)
+            progress("fitting a masked-LM head (once, then cached): training", step + 1, steps)
     for parameter in (fit.W, *vectors):
         parameter.requires_grad_(False)
     if fit.b is not None and bias is not None:

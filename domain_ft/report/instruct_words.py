@@ -11,8 +11,8 @@ from typing import Any
 
 from domain_ft.corpus.left_out import sentences
 from domain_ft.report.instruct_data import InstructReport
-from domain_ft.report.task_words import count, difference_span, listed, points
-from domain_ft.report.words import change, control_finding, level, number, verdict
+from domain_ft.report.task_words import count, difference_span, few_units, points
+from domain_ft.report.words import change, control_finding, few_held_out, level, number, too_few, verdict
 
 METRICS = {
     "exact_match": "exact match",
@@ -54,6 +54,8 @@ _FACTS = {
 def headline(report: InstructReport) -> str:
     """What came out, in one sentence for everybody."""
     name, data = report.base.short_name, report.data.name
+    if too_few(report.differences["test"]):
+        return f"Too few examples were held out to show whether {name} predicts the answers of {data} better."
     said = f"After training, {name} predicts the answers of {data}"
     return {
         "better": f"{said} better.",
@@ -76,11 +78,9 @@ def findings(report: InstructReport) -> list[str]:
         sentences.append("What the model forgot was not measured: there was no control corpus.")
     else:
         sentences.append(control_finding(report))
-    few = [data.name for role, data in report.roles if report.differences[role]["few_documents"]]
+    sentences += few_held_out(report, "example")
     if report.answered and report.differences["answers"]["chrf"]["few_units"]:
-        few.append("answers")
-    if few:
-        sentences.append(f"Few examples were measured ({listed(few)}: fewer than ten), so the intervals are rough.")
+        sentences.append(few_units(report.differences["answers"]["chrf"]["units"], "test prompts"))
     return sentences
 
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from domain_ft.corpus.left_out import sentences
 from domain_ft.report import tag_words
+from domain_ft.report.plain import plain
 from domain_ft.report.tag_data import TagReport
 from domain_ft.report.task_words import level, points, span
 
@@ -29,23 +30,23 @@ def print_tag(report: TagReport, console: Console | None = None) -> None:
     if len(types) > 1:
         for place, (name, scores) in enumerate(types[:MOST_TYPES], 1):
             last = place == min(len(types), MOST_TYPES)
-            table.add_row(Text(name), *_numbers(scores, scores["support"], scores["interval"]), end_section=last)
+            table.add_row(plain(name), *_numbers(scores, scores["support"], scores["interval"]), end_section=last)
     test = report.test
-    table.add_row(Text("all", style="bold"), *_numbers(test, test["entities"], test["interval"]["f1"]))
+    table.add_row(plain("all", style="bold"), *_numbers(test, test["entities"], test["interval"]["f1"]))
     if len(types) > 1:
         macro = points(test["macro_f1"]), span(test["interval"]["macro_f1"])
-        table.add_row(Text("mean over types"), "", "", "", macro[0], Text(macro[1], style="dim"))
+        table.add_row(plain("mean over types"), "", "", "", macro[0], plain(macro[1], style="dim"))
     gazetteer = (report.result.get("baselines") or {}).get("gazetteer")
     if gazetteer:
-        table.add_row(Text("looked up"), *_numbers(gazetteer, gazetteer["entities"], gazetteer["interval"]["f1"]))
+        table.add_row(plain("looked up"), *_numbers(gazetteer, gazetteer["entities"], gazetteer["interval"]["f1"]))
     console.print(table)
     if len(types) > MOST_TYPES:
-        console.print(Text(f"{len(types) - MOST_TYPES} more types are in result.json", style="dim"))
-    console.print(Text(tag_words.headline(report), style="bold"))
+        console.print(plain(f"{len(types) - MOST_TYPES} more types are in result.json", style="dim"))
+    console.print(plain(tag_words.headline(report), style="bold"))
     for sentence in (*tag_words.findings(report), *sentences(report.result)):
-        console.print(Text(sentence))
+        console.print(plain(sentence))
 
 
 def _numbers(scores: Mapping[str, Any], amount: int, interval: Any) -> tuple[str | Text, ...]:
     shown = (points(scores[name]) for name in ("precision", "recall", "f1"))
-    return (f"{amount:,}", *shown, Text(span(interval), style="dim"))
+    return (f"{amount:,}", *shown, plain(span(interval), style="dim"))

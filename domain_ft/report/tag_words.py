@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from domain_ft.report.tag_data import TagReport
-from domain_ft.report.task_words import FEW, count, level, listed, points, span, verdict
+from domain_ft.report.task_words import FEW, count, few_units, level, listed, points, span, verdict
 
 
 def headline(report: TagReport) -> str:
@@ -60,7 +60,7 @@ def doubts(report: TagReport) -> list[str]:
     test, types = report.test, report.test["per_type"]
     sentences = []
     if test["few_units"]:
-        sentences.append("There are fewer than ten independent test texts: the intervals are rough.")
+        sentences.append(few_units(test["units"], "test texts"))
     few = [name for name, scores in types.items() if 0 < scores["support"] < FEW]
     if few:
         sentences.append(f"Too few in the test texts (fewer than {FEW}) to say much of: {listed(few)}.")

@@ -70,6 +70,7 @@ def training(report: ClassifyReport | TagReport) -> str:
                 [best[0]], [100 * best[1]], marker="o", markersize=11, fillstyle="none", color=INK, markeredgewidth=1.4
             )
             drawn[1].set_title("Macro F1 on validation examples", fontweight="normal")
+            within_points(drawn[1])
         drawn[-1].set_xlabel("tokens read")
         drawn[-1].xaxis.set_major_locator(MaxNLocator(5))
         drawn[-1].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
@@ -189,7 +190,15 @@ def _draw_curve(axes: Axes, curve: Sequence[Mapping[str, Any]], colour: str, mar
     axes.plot(sizes, means, color=colour, marker=marker, markersize=5, linewidth=1.6, label=label)
 
 
+def within_points(axes: Axes) -> None:
+    """Keep the vertical axis of a score within 0 to 100, with room for the markers at either end."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -2), min(high, 102))
+    axes.yaxis.set_major_locator(FixedLocator([tick for tick in axes.get_yticks() if 0 <= tick <= 100]))
+
+
 def _finish_curve(axes: Axes, curves: Sequence[Sequence[Mapping[str, Any]]]) -> None:
+    within_points(axes)
     sizes = sorted({point["examples"] for curve in curves for point in curve})
     axes.set_xscale("log")
     apart = [size for size, larger in zip(sizes, [*sizes[1:], math.inf], strict=True) if larger >= 1.6 * size]

@@ -11,6 +11,7 @@ from typing import Any
 
 from domain_ft.corpus.left_out import sentences as unread_sentences
 from domain_ft.corpus.tasks.leaks import KIND_WORDS
+from domain_ft.evaluation.bootstrap import FEWEST_UNITS
 from domain_ft.report.task_data import ClassifyReport, ComparedRun, CompareReport, TaskFacts
 from domain_ft.report.words import bounds as interval_of
 from domain_ft.report.words import number, signed
@@ -78,9 +79,8 @@ def verdict(difference: Difference, metric: str) -> str:
     """
     bounds, said = difference["interval"], f"points of {METRICS[metric]}"
     if difference["verdict"] == "not shown":
-        return (
-            f"not shown: {difference_span(bounds)} {said}" if bounds else "not shown: a single source has no interval"
-        )
+        found = f"{difference_span(bounds)} {said}" if bounds else "too few independent examples for an interval"
+        return f"not shown: {found}"
     low, high = sorted(abs(bound) for bound in bounds)
     amount = f"{points(abs(difference['difference']))} {said} ({points(low)} to {points(high)})"
     return f"{difference['verdict']} by {amount}"
@@ -150,7 +150,7 @@ def doubts(report: ClassifyReport) -> list[str]:
     test, classes = report.test, report.test["per_class"]
     sentences = []
     if test.get("few_units"):
-        sentences.append("There are fewer than ten independent test examples: the intervals are rough.")
+        sentences.append(few_units(test["units"], "test examples"))
     absent = [name for name, scores in classes.items() if not scores["support"]]
     if absent:
         sentences.append(f"Not in the test examples, so not measured: {listed(absent)}.")
@@ -169,6 +169,13 @@ def doubts(report: ClassifyReport) -> list[str]:
             f"Of {share} of the examples not all text was read: --max-length and --long-text decide on that."
         )
     return sentences
+
+
+def few_units(units: int, what: str) -> str:
+    """What so few independent `what` are worth."""
+    if units < FEWEST_UNITS:
+        return f"There are only {units:,} independent {what}: too few for an interval, so nothing is shown."
+    return f"There are only {units:,} independent {what}: the intervals are rough."
 
 
 def limits(report: ClassifyReport) -> list[str]:

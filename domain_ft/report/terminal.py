@@ -17,6 +17,7 @@ from domain_ft.corpus.left_out import sentences
 from domain_ft.report import instruct_words, task_words, words
 from domain_ft.report.data import AdaptReport, EvaluationReport
 from domain_ft.report.instruct_data import InstructReport
+from domain_ft.report.plain import plain
 from domain_ft.report.task_data import ClassifyReport, CompareReport
 
 STYLES = {"better": "green", "worse": "red", "unclear": "dim", "not shown": "dim"}
@@ -28,18 +29,18 @@ def print_adapt(report: AdaptReport, console: Console | None = None) -> None:
     table = _table("held-out text", "measure", "before", "after", "change", words.level(report.differences["domain"]))
     _add_losses(table, report)
     console.print(table)
-    console.print(Text(words.headline(report), style="bold"))
+    console.print(plain(words.headline(report), style="bold"))
     for sentence in words.findings(report):
-        console.print(Text(sentence))
+        console.print(plain(sentence))
     _print_text(report.result, console)
 
 
 def _print_text(result: Mapping[str, Any], console: Console) -> None:
     """What is odd about the text, and what of it was not read."""
     for warning in result.get("warnings") or ():
-        console.print(Text(f"warning: {warning}", style="yellow"))
+        console.print(plain(f"warning: {warning}", style="yellow"))
     for sentence in sentences(result):
-        console.print(Text(f"note: {sentence}", style="yellow"))
+        console.print(plain(f"note: {sentence}", style="yellow"))
 
 
 def print_instruct(report: InstructReport, console: Console | None = None) -> None:
@@ -50,9 +51,9 @@ def print_instruct(report: InstructReport, console: Console | None = None) -> No
     if report.answered:
         _add_answers(table, report)
     console.print(table)
-    console.print(Text(instruct_words.headline(report), style="bold"))
+    console.print(plain(instruct_words.headline(report), style="bold"))
     for sentence in (*instruct_words.findings(report), *instruct_words.not_read(report)):
-        console.print(Text(sentence))
+        console.print(plain(sentence))
 
 
 def _add_losses(table: Table, report: words.LossReport) -> None:
@@ -61,7 +62,7 @@ def _add_losses(table: Table, report: words.LossReport) -> None:
         difference = report.differences[role]
         before, after = (report.result[when][role] for when in ("before", "after"))
         style = STYLES[words.verdict(difference)]
-        name = Text(corpus.name, style="bold") + Text(" (control)" if role == "control" else "", style="dim")
+        name = plain(corpus.name, style="bold") + plain(" (control)" if role == "control" else "", style="dim")
         rows = (
             ("loss", words.signed(difference["loss"], 3), words.bounds(difference["interval"], 3)),
             ("perplexity", f"× {words.number(after['perplexity'] / before['perplexity'])}", ""),
@@ -77,8 +78,8 @@ def _add_losses(table: Table, report: words.LossReport) -> None:
                 measure.replace("_", " "),
                 words.measure(measure, before[measure]),
                 words.measure(measure, after[measure]),
-                Text(change, style=style),
-                Text(interval, style="dim"),
+                plain(change, style=style),
+                plain(interval, style="dim"),
                 end_section=place == len(rows) - 1,
             )
 
@@ -86,7 +87,7 @@ def _add_losses(table: Table, report: words.LossReport) -> None:
 def _add_answers(table: Table, report: InstructReport) -> None:
     """The rows of the answers' scores before and after."""
     before, after = (report.result[when]["answers"] for when in ("before", "after"))
-    name = Text(task_words.count(after["examples"], "answer"), style="bold")
+    name = plain(task_words.count(after["examples"], "answer"), style="bold")
     for place, metric in enumerate((*instruct_words.likeness_metrics(report), "end_of_turn_rate")):
         difference = report.differences["answers"][metric]
         table.add_row(
@@ -94,8 +95,8 @@ def _add_answers(table: Table, report: InstructReport) -> None:
             instruct_words.METRICS[metric],
             task_words.points(before[metric]),
             task_words.points(after[metric]),
-            Text(task_words.signed_points(difference["difference"]), style=STYLES[difference["verdict"]]),
-            Text(task_words.difference_span(difference["interval"]), style="dim"),
+            plain(task_words.signed_points(difference["difference"]), style=STYLES[difference["verdict"]]),
+            plain(task_words.difference_span(difference["interval"]), style="dim"),
         )
     for row in instruct_words.answer_rows(report):
         table.add_row("", *row)
@@ -110,15 +111,15 @@ def print_evaluation(report: EvaluationReport, console: Console | None = None) -
         for model in report.models:
             scores = model.scores[role]
             table.add_row(
-                Text(model.name, style="bold"),
+                plain(model.name, style="bold"),
                 *(words.measure(measure, scores[measure]) for measure in words.MEASURES),
                 *_against_first(model.differences.get(role)),
             )
-        console.print(Text(title, style="bold"))
+        console.print(plain(title, style="bold"))
         console.print(table)
     _print_text(report.text, console)
     if any(difference["loss"] is None for model in report.models for difference in model.differences.values()):
-        console.print(Text("* bits per byte: another tokenizer, so the losses do not compare", style="dim"))
+        console.print(plain("* bits per byte: another tokenizer, so the losses do not compare", style="dim"))
 
 
 def print_classify(report: ClassifyReport, console: Console | None = None) -> None:
@@ -131,15 +132,15 @@ def print_classify(report: ClassifyReport, console: Console | None = None) -> No
     for place, (name, scores) in enumerate(rows):
         if "macro_f1" in scores:
             table.add_row(
-                Text(name, style="" if place else "bold"),
-                Text(task_words.points(scores["macro_f1"]), style="" if place else "bold"),
-                Text(task_words.span((scores.get("interval") or {}).get("macro_f1")), style="dim"),
+                plain(name, style="" if place else "bold"),
+                plain(task_words.points(scores["macro_f1"]), style="" if place else "bold"),
+                plain(task_words.span((scores.get("interval") or {}).get("macro_f1")), style="dim"),
                 *(task_words.points(scores.get(metric)) for metric in ("accuracy", "mcc", "auroc")),
             )
     console.print(table)
-    console.print(Text(task_words.headline(report), style="bold"))
+    console.print(plain(task_words.headline(report), style="bold"))
     for sentence in (*task_words.findings(report), *sentences(report.result)):
-        console.print(Text(sentence))
+        console.print(plain(sentence))
 
 
 def print_compare(report: CompareReport, console: Console | None = None) -> None:
@@ -153,31 +154,31 @@ def print_compare(report: CompareReport, console: Console | None = None) -> None
         for run in report.runs:
             scores, found = run.scores[metric], run.differences.get(metric)
             if report.of_losses:
-                cells = [Text(words.measure(name, scores[name])) for name in words.MEASURES]
+                cells = [plain(words.measure(name, scores[name])) for name in words.MEASURES]
                 cells += _against_first(found)
             else:
                 cells = [
-                    Text(task_words.points(scores["mean"])),
-                    Text(task_words.span(scores["interval"]), style="dim"),
+                    plain(task_words.points(scores["mean"])),
+                    plain(task_words.span(scores["interval"]), style="dim"),
                 ]
                 cells += _score_against_first(found)
-            table.add_row(Text(run.name, style="bold"), *cells)
+            table.add_row(plain(run.name, style="bold"), *cells)
         if report.of_losses:
-            console.print(Text(metric, style="bold"))
+            console.print(plain(metric, style="bold"))
         console.print(table)
     for run in report.runs[1:]:
-        console.print(Text(task_words.compared(run, report), style="bold"))
+        console.print(plain(task_words.compared(run, report), style="bold"))
     for note in report.notes:
-        console.print(Text(note))
+        console.print(plain(note))
 
 
 def _score_against_first(difference: task_words.Difference | None) -> tuple[Text, ...]:
     if difference is None:
         return Text(), Text(), Text()
     return (
-        Text(task_words.signed_points(difference["difference"]), style=STYLES[difference["verdict"]]),
-        Text(task_words.difference_span(difference["interval"]), style="dim"),
-        Text(task_words.p_value(difference).removeprefix("adjusted ").removeprefix("p ").removeprefix("= ")),
+        plain(task_words.signed_points(difference["difference"]), style=STYLES[difference["verdict"]]),
+        plain(task_words.difference_span(difference["interval"]), style="dim"),
+        plain(task_words.p_value(difference).removeprefix("adjusted ").removeprefix("p ").removeprefix("= ")),
     )
 
 
@@ -186,18 +187,18 @@ def _against_first(difference: words.Difference | None) -> tuple[Text, Text]:
         return Text(), Text()
     if difference["loss"] is None:
         return (
-            Text(words.signed(difference["bits_per_byte"], 3) + "*"),
-            Text(words.bounds(difference["bits_per_byte_interval"], 3), style="dim"),
+            plain(words.signed(difference["bits_per_byte"], 3) + "*"),
+            plain(words.bounds(difference["bits_per_byte_interval"], 3), style="dim"),
         )
     return (
-        Text(words.signed(difference["loss"], 3), style=STYLES[words.verdict(difference)]),
-        Text(words.bounds(difference["interval"], 3), style="dim"),
+        plain(words.signed(difference["loss"], 3), style=STYLES[words.verdict(difference)]),
+        plain(words.bounds(difference["interval"], 3), style="dim"),
     )
 
 
 def _table(first: str, *others: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
-    table.add_column(first, overflow="fold")
+    table.add_column(plain(first), overflow="fold")
     for name in others:
         right = name != "measure"
         table.add_column(name, justify="right" if right else "left", no_wrap=True)

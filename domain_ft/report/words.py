@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from domain_ft.corpus.left_out import fields_read
+from domain_ft.evaluation.bootstrap import FEWEST_UNITS
 from domain_ft.report.data import AdaptReport
 from domain_ft.report.instruct_data import InstructReport
 
@@ -95,6 +96,8 @@ def verdict(difference: Difference) -> str:
 def headline(report: AdaptReport) -> str:
     """What came out, in one sentence for everybody."""
     name, corpus = report.base.short_name, report.corpus.name
+    if too_few(report.differences["domain"]):
+        return f"Too few documents were held out to show whether {name} reads {corpus} text better."
     return {
         "better": f"After training, {name} reads {corpus} text better.",
         "worse": f"After training, {name} reads {corpus} text worse.",
@@ -111,12 +114,25 @@ def findings(report: AdaptReport) -> list[str]:
         sentences.append(control_finding(report))
         if "beyond_control" in report.differences:
             sentences.append(_own_finding(report))
-    few = [corpus.name for role, corpus in report.roles if report.differences[role].get("few_documents")]
-    if few:
-        sentences.append(
-            f"Few documents were held out ({' and '.join(few)}: fewer than ten), so the intervals are rough."
-        )
+    return sentences + few_held_out(report, "document")
+
+
+def few_held_out(report: LossReport, unit: str) -> list[str]:
+    """What so few held-out documents (`unit`) are worth, a sentence for each role that has few."""
+    sentences = []
+    for role, data in report.roles:
+        difference = report.differences[role]
+        if not difference.get("few_documents"):
+            continue
+        worth = "the interval is rough" if difference["documents"] >= FEWEST_UNITS else "nothing is shown"
+        plural = "" if difference["documents"] == 1 else "s"
+        sentences.append(f"Only {difference['documents']:,} {unit}{plural} of {data.name} held out: {worth}.")
     return sentences
+
+
+def too_few(difference: Difference) -> bool:
+    """Whether so few documents were measured that nothing can be shown."""
+    return bool(difference["documents"] < FEWEST_UNITS)
 
 
 def _domain_finding(report: AdaptReport) -> str:
@@ -162,9 +178,12 @@ def change(report: LossReport, role: str, unit: str = "document") -> str:
     digits = digits_for(difference)
     before, after = (report.result[when][role]["loss"] for when in ("before", "after"))
     units = f"{difference['documents']:,} {unit}{'' if difference['documents'] == 1 else 's'}"
+    interval = f"{level(difference)} {bounds(difference['interval'], digits)}"
+    if difference["interval"] is None:
+        interval = "too few for an interval"
     return (
         f"{number(before, digits)} to {number(after, digits)} ({signed(difference['loss'], digits)}; "
-        f"{level(difference)} {bounds(difference['interval'], digits)}, {units})"
+        f"{interval}, {units})"
     )
 
 

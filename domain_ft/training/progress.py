@@ -15,6 +15,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from domain_ft.terminal_text import printable
+
 PLAIN_INTERVAL_SECONDS = 10.0
 """Without a terminal, at most one line in so many seconds for the same job."""
 
@@ -34,10 +36,10 @@ class ProgressDisplay:
         self.quiet = quiet
         self._live: Live | None = None
         self._bars = Progress(
-            TextColumn("{task.description}", table_column=None),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[detail]}"),
+            TextColumn("{task.fields[detail]}", markup=False),
             TimeRemainingColumn(compact=True),
             console=self.console,
             transient=True,
@@ -62,7 +64,7 @@ class ProgressDisplay:
     def say(self, message: str, style: str = "") -> None:
         """One line that stays."""
         if not self.quiet:
-            self.console.print(Text(message, style=style), soft_wrap=not self.console.is_terminal)
+            self.console.print(Text(printable(message), style=style), soft_wrap=not self.console.is_terminal)
 
     def warn(self, message: str) -> None:
         """One line that stays, marked as a warning."""
@@ -88,7 +90,7 @@ class ProgressDisplay:
         finished = total is not None and done >= total
         if self._live:
             if label not in self._tasks:
-                self._tasks[label] = self._bars.add_task(label, total=total, detail=detail)
+                self._tasks[label] = self._bars.add_task(printable(label), total=total, detail=detail)
             self._bars.update(self._tasks[label], completed=done, total=total, detail=detail)
             if finished:
                 self._bars.remove_task(self._tasks.pop(label))

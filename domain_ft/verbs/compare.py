@@ -24,6 +24,7 @@ from domain_ft.evaluation.predictions import Predictions
 from domain_ft.evaluation.scores import Scores, shared
 from domain_ft.report.run_folder import RunFolder, report_folder
 from domain_ft.report.task_data import ComparedRun, CompareReport, Disagreement
+from domain_ft.report.task_words import few_units
 from domain_ft.report.terminal import print_compare
 from domain_ft.settings import CompareSettings
 
@@ -336,8 +337,9 @@ def _notes(runs: Sequence[ComparedRun]) -> list[str]:
             f"One seed only: {single}. What another seed would give is "
             + ("not in the intervals." if all(run.seeds == 1 for run in runs) else "taken from the runs with several.")
         )
-    if any(found.get("few_units") for run in runs for found in run.differences.values()):
-        notes.append("There are fewer than ten independent test examples: the intervals are rough.")
+    few = [found["units"] for run in runs for found in run.differences.values() if found.get("few_units")]
+    if few:
+        notes.append(few_units(min(few), "test examples"))
     if len(runs) > 2:
         notes.append(
             f"{len(runs) - 1} runs are compared with the first: the p-values are adjusted for that (Holm), the "

@@ -19,6 +19,7 @@ from domain_ft.models.export import Exportable, export_merged
 from domain_ft.models.peft_format import save_adapter
 from domain_ft.objectives.base import TrainedModel
 from domain_ft.report.data import BaseFacts
+from domain_ft.report.plain import plain
 from domain_ft.report.run_folder import RunFolder
 from domain_ft.training.checkpoints import TrainingState
 from domain_ft.training.loop import LoopSettings, over_ranks, peak_memory_bytes
@@ -85,8 +86,8 @@ def console_of(settings: TrainSettings) -> Console:
 
 def print_paths(folder: Path, console: Console) -> None:
     """Say where the run and its report are, in lines that no terminal breaks."""
-    console.print(f"\nrun folder: {folder}", highlight=False, soft_wrap=True)
-    console.print(f"report:     {folder / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(plain(f"\nrun folder: {folder}"), soft_wrap=True)
+    console.print(plain(f"report:     {folder / 'report.html'}"), soft_wrap=True)
 
 
 # --- The settings -----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain_ft.errors import CheckpointError
-from domain_ft.evaluation.bootstrap import beyond_control, difference, interval, resampled_sums
+from domain_ft.evaluation.bootstrap import FEWEST_UNITS, beyond_control, difference, interval, resampled_sums
 from domain_ft.evaluation.scores import Scores, shared
 
 
@@ -84,10 +84,11 @@ def test_only_what_both_have_read_is_shared() -> None:
 def test_an_equal_shift_of_all_documents_is_found_exactly(shift: float, documents: int, seed: int) -> None:
     before = random_scores(documents, np.random.default_rng(seed))
     found = difference(before, shifted(before, shift), seed=seed, resamples=50)
-    low, high = found["interval"]
     assert found["loss"] == pytest.approx(shift, abs=1e-9)
-    assert low == pytest.approx(shift, abs=1e-9)
-    assert high == pytest.approx(shift, abs=1e-9)
+    if documents < FEWEST_UNITS:
+        assert found["interval"] is None
+    else:
+        assert found["interval"] == pytest.approx([shift, shift], abs=1e-9)
     assert found["few_documents"] == (documents < 10)
 
 
@@ -172,3 +173,12 @@ def test_few_documents_widen_the_interval() -> None:
     assert many is not None
     assert few[1] - few[0] > 1.3 * (many[1] - many[0])
     assert many == pytest.approx([-1.96, 1.96], abs=0.06)
+
+
+@given(st.integers(1, FEWEST_UNITS - 1), st.integers(0, 100))
+def test_of_fewer_than_five_documents_nothing_is_shown(documents: int, seed: int) -> None:
+    before = random_scores(documents, np.random.default_rng(seed))
+    found = difference(before, shifted(before, -1.0), seed=seed, resamples=50)
+    assert found["loss"] == pytest.approx(-1.0)
+    assert found["interval"] is None
+    assert found["bits_per_byte_interval"] is None

@@ -103,7 +103,10 @@ def test_progress_is_told(passes: list[tuple[Tokens, Tensor]], tmp_path: Path) -
     seen: list[tuple[str, int, int | None]] = []
     base = load(str(save_tiny("bert", tmp_path)))
     warm_head(base, passes, frequencies(base, passes), epochs=2, progress=lambda *step: seen.append(step))
-    assert list(dict.fromkeys(label for label, _, _ in seen)) == ["reading masked positions", "warming the head"]
+    assert list(dict.fromkeys(label for label, _, _ in seen)) == [
+        "fitting a masked-LM head (once, then cached): reading",
+        "fitting a masked-LM head (once, then cached): training",
+    ]
     assert all(done == total for (label, done, total), after in itertools.pairwise(seen) if label != after[0])
     assert seen[-1][1] == seen[-1][2]
 

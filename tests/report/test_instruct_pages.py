@@ -174,9 +174,9 @@ def test_few_examples_are_flagged_and_counted_in_the_singular() -> None:
     report = unanswered()
     report = dataclasses.replace(report, differences={"test": one})
     text = " ".join([instruct_words.headline(report), *instruct_words.findings(report)])
-    for said in ("neither better nor worse", "no interval, 1 example)", "fewer than ten"):
+    for said in ("Too few examples", "too few for an interval, 1 example)", "Only 1 example of", "nothing is shown"):
         assert said in text
-    assert "(answers: fewer than ten)" in " ".join(instruct_words.findings(REPORTS["long"]))
+    assert "There are only 4 independent test prompts: too few" in " ".join(instruct_words.findings(REPORTS["long"]))
     assert "no interval" in html.render_instruct(report) + card.render_instruct(report)
 
 

@@ -194,10 +194,11 @@ def test_few_documents_and_none_to_compare_are_said() -> None:
     one = {**difference(-1.0, 0.1, 1), "interval": None, "bits_per_byte_interval": None}
     report = adapt_report(differences={"domain": one}, control=None)
     text = " ".join([words.headline(report), *words.findings(report)])
-    assert "neither better nor worse" in text
-    assert "no interval" in text
+    assert "Too few documents were held out to show whether" in text
+    assert "too few for an interval" in text
     assert "1 document)" in text
-    assert "fewer than ten" in text
+    assert "Only 1 document of" in text
+    assert "nothing is shown" in text
     for rendered in (html.render_adapt(report), card.render(report)):
         assert "no interval" in rendered
 

@@ -208,3 +208,26 @@ def test_figures_are_the_same_each_time() -> None:
         assert draw(report) == draw(report)
     assert "compared" in PAGES["compare, plain"]
     assert "better by 2.1 points of macro F1 (0.4 to 3.8); p = 0.031" in PAGES["compare, plain"]
+
+
+def test_a_name_is_neither_markup_nor_a_command_to_the_terminal() -> None:
+    """A task or a run may be called anything, by a file's name."""
+    name = "[red]notes[/] \x1b[2J\x9b31m"
+    file = io.StringIO()
+    report = dataclasses.replace(REPORTS["full"], task=dataclasses.replace(REPORTS["full"].task, name=name))
+    console = Console(file=file, width=200)
+    terminal.print_classify(report, console)
+    terminal.print_compare(compare_report(name), console)
+    assert "[red]notes[/]" in file.getvalue()
+    assert r"\x1b[2J\x9b31m" in file.getvalue()
+    assert not set(file.getvalue()) & {"\x1b", "\x9b"}
+
+
+def test_an_axis_of_scores_ends_at_100() -> None:
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    axes.plot([1, 2], [97.0, 100.0])
+    task_plots.within_points(axes)
+    assert axes.get_ylim()[1] <= 102
+    assert max(axes.get_yticks()) <= 100
