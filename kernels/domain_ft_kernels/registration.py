@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch.utils.flop_counter import register_flop_formula
 
 
 class Op:
@@ -25,6 +27,7 @@ class Op:
         function: what computes it.
         fake: from the same arguments to empty tensors such as the results.
         mutates: the arguments that it writes to.
+        flops: from the arguments' shapes, as torch.utils.flop_counter gives them, to the number of operations.
     """
 
     def __init__(
@@ -35,24 +38,36 @@ class Op:
         fake: Callable[..., Any],
         *,
         mutates: Iterable[str] = (),
+        flops: Callable[..., int] | None = None,
     ) -> None:
         self.function, self.mutates = function, tuple(mutates)
         self.registered = torch.library.custom_op(
             f"domain_ft_kernels::{name}", function, mutates_args=self.mutates, schema=schema
         )
         self.registered.register_fake(fake)
+        if flops is not None:
+            count = flops
+
+            def formula(*shapes: Any, **_: Any) -> int:  # the counter hands on the result's shape as a keyword
+                return count(*shapes)
+
+            register_flop_formula(getattr(torch.ops.domain_ft_kernels, name))(formula)
         self.returns_list = schema.endswith("Tensor[]")
         self.setup_context: Callable[..., None] | None = None
         self.differentiate: Callable[..., tuple[Any, ...]] | None = None
 
     def differentiable(self, differentiate: Callable[..., tuple[Any, ...]], setup_context: Callable[..., None]) -> Op:
-        """Give it a backward, as `torch.library.register_autograd` takes it; returns the op."""
-        self.differentiate, self.setup_context = differentiate, setup_context
-        self.registered.register_autograd(differentiate, setup_context=setup_context)
+        """Give it a backward, as `torch.library.register_autograd` takes it; returns the op.
+
+        It is differentiable once: a second derivative raises.
+        """
+        self.differentiate, self.setup_context = _once(differentiate), setup_context
+        self.registered.register_autograd(self.differentiate, setup_context=setup_context)
         return self
 
     def __call__(self, *inputs: Any) -> Any:
         tensors = list(_tensors(inputs))
+        _refuse_forward_mode(tensors)
         if self.mutates or _watched(tensors):  # autograd has to count the writes
             return self.registered(*inputs)
         if self.differentiate is None or not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
@@ -97,8 +112,62 @@ def _watched(tensors: list[Tensor]) -> bool:
         torch.compiler.is_compiling()
         or _get_current_dispatch_mode() is not None
         or peek_interpreter_stack() is not None
-        or any(type(tensor) not in (Tensor, torch.nn.Parameter) for tensor in tensors)
+        or any(type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.is_meta for tensor in tensors)
     )
+
+
+def _once(differentiate: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+    """`differentiate`, whose gradients raise where they are differentiated again.
+
+    Left alone, autograd would differentiate what backward happens to compute by ordinary operations, and take the rest
+    for constants: a wrong number without a word. `once_differentiable` does not help where the incoming gradient is a
+    constant, as that of a sum is: it attaches its error to gradients that depend on one that asks for a gradient.
+    """
+
+    def once(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return differentiate(ctx, *grads)
+        roots = [t for t in (*_tensors(grads), *ctx.saved_tensors) if isinstance(t, Tensor) and t.is_floating_point()]
+        with torch.no_grad():
+            gradients = differentiate(ctx, *grads)
+        return tuple(
+            [_refused(entry, roots) for entry in gradient] if isinstance(gradient, list) else _refused(gradient, roots)
+            for gradient in gradients
+        )
+
+    return once
+
+
+def _refused(gradient: Tensor | None, roots: list[Tensor]) -> Tensor | None:
+    """The gradient, as a tensor that depends on `roots` and on a leaf, and raises in its backward."""
+    return None if gradient is None else _Refuse.apply(gradient.detach().requires_grad_(), *roots)
+
+
+class _Refuse(torch.autograd.Function):
+    """The first tensor as it is; a backward that raises."""
+
+    @staticmethod
+    def forward(gradient: Tensor, *_roots: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def setup_context(_ctx: Any, _inputs: tuple[Any, ...], _output: Any) -> None: ...
+
+    @staticmethod
+    def backward(_ctx: Any, *_grads: Any) -> Any:
+        raise RuntimeError(
+            "the ops of domain_ft_kernels are differentiable once; for a second derivative use backend='reference'"
+        )
+
+
+def _refuse_forward_mode(tensors: list[Tensor]) -> None:
+    """Raise for tensors with tangents: the ops have no formula for them, and would give zeros."""
+    if forward_ad._current_level < 0 or torch.compiler.is_compiling():
+        return
+    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors if tensor.is_floating_point()):
+        raise NotImplementedError(
+            "the ops of domain_ft_kernels have no forward-mode derivative (torch.func.jvp); use backend='reference'"
+        )
 
 
 def _holds_tensors(argument: Any) -> bool:
