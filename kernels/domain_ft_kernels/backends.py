@@ -72,13 +72,18 @@ def compute_dtype(name: str, x: Tensor, weight: Tensor) -> torch.dtype:
         if tensor.dtype not in FLOATS:
             raise ValueError(f"{given} has dtype {tensor.dtype}; wanted float32, bfloat16, float16 or float64")
     device = x.device.type
-    if torch.is_autocast_enabled(device) and torch.float64 not in (x.dtype, weight.dtype):
+    if _autocasts(device) and torch.float64 not in (x.dtype, weight.dtype):
         return torch.get_autocast_dtype(device)
     if x.dtype != weight.dtype:
         raise ValueError(
             f"{name} has dtype {x.dtype} and weight {weight.dtype}; wanted the same, as F.linear does outside autocast"
         )
     return x.dtype
+
+
+def _autocasts(device: str) -> bool:
+    """Whether autocast is on for a type of device. Some have none, such as `meta`; asking them raises."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -92,7 +97,7 @@ def in_given_types(kernel: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(kernel)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         device = next(argument.device.type for argument in args if isinstance(argument, Tensor))
-        if not torch.is_autocast_enabled(device):
+        if not _autocasts(device):
             return kernel(*args, **kwargs)
         with torch.autocast(device, enabled=False):
             return kernel(*args, **kwargs)
@@ -101,7 +106,13 @@ def in_given_types(kernel: Callable[P, T]) -> Callable[P, T]:
 
 
 def check_same_device(**tensors: Tensor | None) -> None:
-    """Raise ValueError unless all tensors given lie on one device."""
+    """Raise ValueError unless all tensors given lie on one device, and none is a DTensor."""
+    for name, tensor in tensors.items():
+        if tensor is not None and hasattr(tensor, "full_tensor"):  # asked so that torch.distributed is not imported
+            raise ValueError(
+                f"{name} is a DTensor; these ops take the tensors of one process: pass {name}.full_tensor() to compute"
+                f" on all of it, or {name}.to_local() inside of a parallel style that handles the shards"
+            )
     devices = {name: tensor.device for name, tensor in tensors.items() if tensor is not None}
     if len(set(devices.values())) > 1:
         raise ValueError(

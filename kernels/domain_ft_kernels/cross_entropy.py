@@ -28,7 +28,7 @@ from domain_ft_kernels.backends import (
     in_given_types,
     resolve_backend,
 )
-from domain_ft_kernels.registration import Op
+from domain_ft_kernels.registration import Op, has_values
 
 BLOCK_BYTES = 4 * 2**20
 """How much of the logits the torch backend widens at a time: about what a core's caches hold."""
@@ -298,7 +298,7 @@ def cross_entropy(
         target: (...), integers in [0, V), or `ignore_index` where there is nothing to predict.
         label_smoothing: ε in [0, 1], as in F.cross_entropy.
         z_loss: ζ >= 0 adds ζ · logsumexp² to each row's loss.
-        softcap: c > 0 replaces each logit u by c · tanh(u / c).
+        softcap: c > 0 replaces each logit u by c · tanh(u / c); None or 0 leaves the logits alone.
         reduction: `sum`; `mean` over the rows that have a target (NaN where none has, as in F.cross_entropy); `none`,
             a loss for each position of target, 0 where ignored.
         inplace: the logits' memory may become the gradient's in backward: they are lost, and a tensor of their size is
@@ -315,6 +315,7 @@ def cross_entropy(
         )
     check_loss_arguments(target, logits.shape[:-1], logits.shape[-1], label_smoothing, z_loss, softcap, reduction)
     check_same_device(logits=logits, target=target)
+    softcap = softcap or None
     rows, classes = logits.reshape(target.numel(), logits.shape[-1]), target.reshape(-1).long()
     backend = resolve_backend(backend, logits.device, logits.dtype)
     if backend == "reference":
@@ -328,13 +329,14 @@ def cross_entropy(
 
 
 def mean_of(total: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-    """A sum of losses over the rows that have a target; NaN where none has."""
-    return total / (target != ignore_index).sum()
+    """A sum of losses over the rows that have a target; NaN where none has, with gradients of 0 as in PyTorch."""
+    count = (target != ignore_index).sum()
+    return (total / count.clamp(min=1)).where(count > 0, float("nan"))
 
 
 def check_targets(target: Tensor, classes: int, ignore_index: int) -> None:
     """Raise ValueError for a target that is no class, where looking is cheap: on a CPU, outside of a trace."""
-    if torch.compiler.is_compiling() or target.device.type != "cpu":
+    if target.device.type != "cpu" or not has_values(target):
         return
     wrong = ((target < 0) | (target >= classes)) & (target != ignore_index)
     if wrong.any():
@@ -364,7 +366,7 @@ def check_loss_arguments(
         raise ValueError(f"label_smoothing={label_smoothing}: wanted 0 <= label_smoothing <= 1")
     if not z_loss >= 0.0:
         raise ValueError(f"z_loss={z_loss}: wanted z_loss >= 0")
-    if softcap is not None and not softcap > 0.0:
-        raise ValueError(f"softcap={softcap}: wanted softcap > 0, or None")
+    if softcap is not None and not softcap >= 0.0:
+        raise ValueError(f"softcap={softcap}: wanted softcap > 0; 0 and None mean none")
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction={reduction!r}: wanted one of {', '.join(REDUCTIONS)}")

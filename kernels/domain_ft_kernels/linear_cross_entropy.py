@@ -415,9 +415,9 @@ def _differentiate_by(backward: Callable[..., tuple[Tensor, ...]]) -> Callable[.
 
 def _setup_context_with_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     hidden, weight, _, bias, *options = inputs
-    ctx.options, ctx.needs = options, options[-1]
+    ctx.options, ctx.needs, ctx.made = options, options[-1], len(output) - 1
     ctx.types = [hidden.dtype, weight.dtype, weight.dtype if bias is None else bias.dtype]
-    ctx.save_for_backward(*output[1:])
+    ctx.save_for_backward(*output[1:], hidden, weight, bias)  # the inputs so that a second derivative can raise
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
@@ -429,7 +429,7 @@ def _scale_by(scale: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[T
         nothing = (None,) * len(ctx.options)
         if grad is None:
             return (None,) * 4 + nothing
-        gradients = scale(grad, *ctx.saved_tensors, *ctx.types, ctx.needs)
+        gradients = scale(grad, *ctx.saved_tensors[: ctx.made], *ctx.types, ctx.needs)
         d_hidden, d_weight, d_bias = (g if need else None for g, need in zip(gradients, ctx.needs, strict=True))
         return d_hidden, d_weight, None, d_bias, *nothing
 
@@ -550,6 +550,7 @@ def linear_cross_entropy(
     check_same_device(hidden=hidden, weight=weight, target=target, bias=bias)
     compute = compute_dtype("hidden", hidden, weight)
     rows, labels = hidden.reshape(target.numel(), size), target.reshape(-1).long()
+    softcap = softcap or None
     options = (ignore_index, label_smoothing, z_loss, softcap, compute)
     differentiable = torch.is_grad_enabled()
     needs = [differentiable and t is not None and t.requires_grad for t in (hidden, weight, bias)]
