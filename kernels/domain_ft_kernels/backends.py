@@ -36,14 +36,9 @@ def resolve_backend(backend: str, device: torch.device, dtype: torch.dtype | Non
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r}: wanted one of {', '.join(BACKENDS)}")
-    if backend != "reference" and not torch.compiler.is_compiling() and peek_interpreter_stack() is not None:
-        if backend == "auto":
-            return "reference"
-        raise ValueError(
-            f"backend={backend!r}: a transform of torch.func sees through plain operations alone; use 'auto' or"
-            " 'reference'"
-        )
     if backend == "auto":
+        if not torch.compiler.is_compiling() and peek_interpreter_stack() is not None:
+            return "reference"
         return "torch" if device.type == "cpu" or _why_not_triton(device, dtype) else "triton"
     if backend == "triton" and (reason := _why_not_triton(device, dtype)):
         raise ValueError(f"backend='triton': {reason}; use 'auto'")
@@ -81,7 +76,7 @@ def compute_dtype(name: str, x: Tensor, weight: Tensor) -> torch.dtype:
         if tensor.dtype not in FLOATS:
             raise ValueError(f"{given} has dtype {tensor.dtype}; wanted float32, bfloat16, float16 or float64")
     device = x.device.type
-    if autocasts(device) and torch.float64 not in (x.dtype, weight.dtype):
+    if _autocasts(device) and torch.float64 not in (x.dtype, weight.dtype):
         return torch.get_autocast_dtype(device)
     if x.dtype != weight.dtype:
         raise ValueError(
@@ -90,8 +85,8 @@ def compute_dtype(name: str, x: Tensor, weight: Tensor) -> torch.dtype:
     return x.dtype
 
 
-def autocasts(device: str) -> bool:
-    """Whether autocast is on for this type of device; it does not know them all ("meta")."""
+def _autocasts(device: str) -> bool:
+    """Whether autocast is on for a type of device. Some have none, such as `meta`; asking them raises."""
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
@@ -106,7 +101,7 @@ def in_given_types(kernel: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(kernel)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         device = next(argument.device.type for argument in args if isinstance(argument, Tensor))
-        if not autocasts(device):
+        if not _autocasts(device):
             return kernel(*args, **kwargs)
         with torch.autocast(device, enabled=False):
             return kernel(*args, **kwargs)
@@ -115,12 +110,12 @@ def in_given_types(kernel: Callable[P, T]) -> Callable[P, T]:
 
 
 def check_same_device(**tensors: Tensor | None) -> None:
-    """Raise ValueError unless all tensors given are plain ones that lie on one device."""
+    """Raise ValueError unless all tensors given lie on one device, and none is a DTensor."""
     for name, tensor in tensors.items():
-        if type(tensor).__name__ == "DTensor":
+        if tensor is not None and hasattr(tensor, "full_tensor"):  # asked so that torch.distributed is not imported
             raise ValueError(
-                f"{name} is a DTensor; wanted a plain tensor: give this process's part, {name}.to_local(), or the"
-                f" whole, {name}.full_tensor()"
+                f"{name} is a DTensor; these ops take the tensors of one process: pass {name}.full_tensor() to compute"
+                f" on all of it, or {name}.to_local() inside of a parallel style that handles the shards"
             )
     devices = {name: tensor.device for name, tensor in tensors.items() if tensor is not None}
     if len(set(devices.values())) > 1:

@@ -448,9 +448,9 @@ def _differentiate_by(backward: Callable[..., tuple[Tensor, ...]]) -> Callable[.
 
 def _setup_context_with_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     hidden, weight, _, bias, _, *options = inputs
-    ctx.options, ctx.needs = options, options[-1]
+    ctx.options, ctx.needs, ctx.made = options, options[-1], len(output) - 1
     ctx.types = [hidden.dtype, weight.dtype, weight.dtype if bias is None else bias.dtype]
-    ctx.save_for_backward(*output[1:])
+    ctx.save_for_backward(*output[1:], hidden, weight, bias)  # the inputs so that a second derivative can raise
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
@@ -462,7 +462,7 @@ def _scale_by(scale: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[T
         nothing = (None,) * (1 + len(ctx.options))
         if grad is None:
             return (None,) * 4 + nothing
-        gradients = scale(grad, *ctx.saved_tensors, *ctx.types, ctx.needs)
+        gradients = scale(grad, *ctx.saved_tensors[: ctx.made], *ctx.types, ctx.needs)
         d_hidden, d_weight, d_bias = (g if need else None for g, need in zip(gradients, ctx.needs, strict=True))
         return d_hidden, d_weight, None, d_bias, *nothing
 
