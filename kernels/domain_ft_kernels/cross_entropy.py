@@ -15,7 +15,7 @@ are not computed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -47,21 +47,33 @@ class Terms(NamedTuple):
 # The reference
 
 
-def reference_losses(logits: Tensor, target: Tensor, ignore_index: int, terms: Terms) -> Tensor:
+def reference_losses(
+    logits: Tensor, target: Tensor, ignore_index: int, terms: Terms, class_weight: Tensor | None = None
+) -> Tensor:
     """The definition: a loss for each row of logits (n, V), 0 where target (n,) is ignored. Autograd differentiates."""
     z = logits.to(accumulation_dtype(logits.dtype))
     if terms.softcap is not None:
         z = terms.softcap * torch.tanh(z / terms.softcap)
     labelled = target != ignore_index
     inside = (target >= 0) & (target < z.shape[1])
-    log_probabilities = z.log_softmax(1)
-    picked = log_probabilities.gather(1, target.where(inside, 0).unsqueeze(1)).squeeze(1)
+    weighed = log_probabilities = z.log_softmax(1)
+    if class_weight is not None:
+        weighed = log_probabilities * class_weight.to(z.dtype)
+    picked = weighed.gather(1, target.where(inside, 0).unsqueeze(1)).squeeze(1)
     losses = (terms.label_smoothing - 1) * picked
     if terms.label_smoothing:
-        losses = losses - terms.label_smoothing * log_probabilities.mean(1)
+        losses = losses - terms.label_smoothing * weighed.mean(1)
     if terms.z_loss:
         losses = losses + terms.z_loss * z.logsumexp(1) ** 2
     return losses.where(inside, float("nan")).where(labelled, 0.0)
+
+
+def reference_lse(logits: Tensor, target: Tensor, ignore_index: int, softcap: float | None) -> Tensor:
+    """The log-sum-exp of each row of capped logits (n, V), 0 where target (n,) is ignored."""
+    z = logits.detach().to(accumulation_dtype(logits.dtype))
+    if softcap is not None:
+        z = softcap * torch.tanh(z / softcap)
+    return z.logsumexp(1).where(target != ignore_index, 0.0)
 
 
 # The torch backend. Its parts work on tiles: columns first..first+width of the logits of some rows, already widened.
@@ -279,28 +291,68 @@ _OPS = {
 # The public function
 
 
+@overload
 def cross_entropy(
     logits: Tensor,
     target: Tensor,
     *,
+    weight: Tensor | None = ...,
+    ignore_index: int = ...,
+    label_smoothing: float = ...,
+    z_loss: float = ...,
+    softcap: float | None = ...,
+    reduction: str = ...,
+    return_lse: Literal[False] = ...,
+    inplace: bool = ...,
+    backend: str = ...,
+) -> Tensor: ...
+
+
+@overload
+def cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    weight: Tensor | None = ...,
+    ignore_index: int = ...,
+    label_smoothing: float = ...,
+    z_loss: float = ...,
+    softcap: float | None = ...,
+    reduction: str = ...,
+    return_lse: Literal[True],
+    inplace: bool = ...,
+    backend: str = ...,
+) -> tuple[Tensor, Tensor]: ...
+
+
+def cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    weight: Tensor | None = None,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     softcap: float | None = None,
     reduction: str = "sum",
+    return_lse: bool = False,
     inplace: bool = False,
     backend: str = "auto",
-) -> Tensor:
+) -> Tensor | tuple[Tensor, Tensor]:
     """Cross-entropy of logits (..., V) against the classes target (...), in float32 (float64 for float64 logits).
 
     Args:
         logits: (..., V), any float type; not written to, unless by `inplace`.
         target: (...), integers in [0, V), or `ignore_index` where there is nothing to predict.
+        weight: (V,), a weight for each class, as in F.cross_entropy: `mean` divides by the sum of the targets' weights.
+            It does not weigh the z-loss. With label_smoothing or z_loss it needs backend='reference'.
         label_smoothing: ε in [0, 1], as in F.cross_entropy.
         z_loss: ζ >= 0 adds ζ · logsumexp² to each row's loss.
         softcap: c > 0 replaces each logit u by c · tanh(u / c); None or 0 leaves the logits alone.
         reduction: `sum`; `mean` over the rows that have a target (NaN where none has, as in F.cross_entropy); `none`,
             a loss for each position of target, 0 where ignored.
+        return_lse: return (loss, lse): lse is the log-sum-exp of the capped logits at each position, in the loss's
+            type, 0 where ignored. It has no gradient.
         inplace: the logits' memory may become the gradient's in backward: they are lost, and a tensor of their size is
             saved. Autograd raises where something else needs them after that, or backward runs twice.
         backend: `auto`, `reference`, `torch` or `triton`.
@@ -314,24 +366,71 @@ def cross_entropy(
             f"logits has shape {tuple(logits.shape)} and dtype {logits.dtype}; wanted (..., V) and a float type"
         )
     check_loss_arguments(target, logits.shape[:-1], logits.shape[-1], label_smoothing, z_loss, softcap, reduction)
-    check_same_device(logits=logits, target=target)
+    check_same_device(logits=logits, target=target, weight=weight)
     softcap = softcap or None
     rows, classes = logits.reshape(target.numel(), logits.shape[-1]), target.reshape(-1).long()
     backend = resolve_backend(backend, logits.device, logits.dtype)
+    check_class_weight("weight", weight, logits.shape[-1], label_smoothing, z_loss, backend)
+    lse = None
     if backend == "reference":
         check_targets(classes, logits.shape[-1], ignore_index)
-        losses = reference_losses(rows, classes, ignore_index, Terms(label_smoothing, z_loss, softcap))
+        losses = reference_losses(rows, classes, ignore_index, Terms(label_smoothing, z_loss, softcap), weight)
+        if return_lse:
+            lse = reference_lse(rows, classes, ignore_index, softcap)
     else:
-        losses, *_ = _OPS[backend](rows, classes, ignore_index, label_smoothing, z_loss, softcap, inplace)
+        losses, peaks, masses = _OPS[backend](rows, classes, ignore_index, label_smoothing, z_loss, softcap, inplace)
+        if weight is not None:
+            losses = losses * target_weights(weight, classes, ignore_index, losses.dtype)
+        if return_lse:
+            lse = (peaks + masses.log()).where(classes != ignore_index, 0.0)
+    loss = reduced(losses, classes, ignore_index, reduction, weight, target.shape)
+    return loss if lse is None else (loss, lse.reshape(target.shape))
+
+
+def target_weights(class_weight: Tensor, target: Tensor, ignore_index: int, dtype: torch.dtype) -> Tensor:
+    """The weight of each row's target (n,); 0 where it is ignored or no class."""
+    known = (target != ignore_index) & (target >= 0) & (target < len(class_weight))
+    return class_weight.detach().to(dtype)[target.where(known, 0)].where(known, 0.0)
+
+
+def reduced(
+    losses: Tensor,
+    target: Tensor,
+    ignore_index: int,
+    reduction: str,
+    class_weight: Tensor | None,
+    shape: torch.Size,
+) -> Tensor:
+    """Losses, (n,) or already their sum, as `reduction` asks: one number, or the `shape` of the targets."""
     if reduction == "none":
-        return losses.reshape(target.shape)
-    return mean_of(losses.sum(), classes, ignore_index) if reduction == "mean" else losses.sum()
+        return losses.reshape(shape)
+    total = losses.sum()
+    if reduction == "sum":
+        return total
+    if class_weight is None:
+        return mean_of(total, (target != ignore_index).sum())
+    return mean_of(total, target_weights(class_weight, target, ignore_index, total.dtype).sum())
 
 
-def mean_of(total: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-    """A sum of losses over the rows that have a target; NaN where none has, with gradients of 0 as in PyTorch."""
-    count = (target != ignore_index).sum()
-    return (total / count.clamp(min=1)).where(count > 0, float("nan"))
+def mean_of(total: Tensor, count: Tensor) -> Tensor:
+    """total / count; NaN where there is nothing to divide by, with gradients of 0 as in PyTorch."""
+    return (total / count.where(count != 0, 1)).where(count != 0, float("nan"))
+
+
+def check_class_weight(
+    name: str, class_weight: Tensor | None, classes: int, label_smoothing: float, z_loss: float, backend: str
+) -> None:
+    """Raise ValueError for class weights that do not fit, or that `backend` does not combine with the other terms."""
+    if class_weight is None:
+        return
+    check_shape(name, class_weight, (classes,), "(V,)")
+    if class_weight.dtype not in FLOATS:
+        raise ValueError(f"{name} has dtype {class_weight.dtype}; wanted a float type")
+    if backend != "reference" and (label_smoothing or z_loss):
+        raise ValueError(
+            f"{name} together with label_smoothing or z_loss is computed by backend='reference' alone, not by"
+            f" {backend!r}: pass backend='reference', or leave one of them out"
+        )
 
 
 def check_targets(target: Tensor, classes: int, ignore_index: int) -> None:

@@ -23,7 +23,7 @@ Sums and losses are float32 whatever the inputs' type (float64 for float64), and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
@@ -40,15 +40,18 @@ from domain_ft_kernels.backends import (
 from domain_ft_kernels.cross_entropy import (
     Terms,
     cap_,
+    check_class_weight,
     check_loss_arguments,
     check_targets,
     finite,
     gradient_,
     labelled_rows,
     losses_from_sums,
-    mean_of,
     pick,
+    reduced,
     reference_losses,
+    reference_lse,
+    target_weights,
 )
 from domain_ft_kernels.products import add_mm_, mm
 from domain_ft_kernels.registration import Op
@@ -76,10 +79,12 @@ def reference(
     ignore_index: int,
     terms: Terms,
     compute: torch.dtype,
-) -> Tensor:
-    """The definition: a loss for each row of hidden (n, D), through the full logits. Differentiable by autograd."""
+    class_weight: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The definition: losses and log-sum-exps of hidden (n, D), through the full logits. Losses by autograd."""
     logits = F.linear(hidden.to(compute), weight.to(compute), None if bias is None else bias.to(compute))
-    return reference_losses(logits, target, ignore_index, terms)
+    losses = reference_losses(logits, target, ignore_index, terms, class_weight)
+    return losses, reference_lse(logits, target, ignore_index, terms.softcap)
 
 
 # The torch backend
@@ -496,20 +501,60 @@ _triton_forward_with_gradients_op = Op(
 # The public function
 
 
+@overload
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None = ...,
+    *,
+    class_weight: Tensor | None = ...,
+    ignore_index: int = ...,
+    label_smoothing: float = ...,
+    z_loss: float = ...,
+    softcap: float | None = ...,
+    reduction: str = ...,
+    return_lse: Literal[False] = ...,
+    filter_eps: float | None = ...,
+    backend: str = ...,
+) -> Tensor: ...
+
+
+@overload
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None = ...,
+    *,
+    class_weight: Tensor | None = ...,
+    ignore_index: int = ...,
+    label_smoothing: float = ...,
+    z_loss: float = ...,
+    softcap: float | None = ...,
+    reduction: str = ...,
+    return_lse: Literal[True],
+    filter_eps: float | None = ...,
+    backend: str = ...,
+) -> tuple[Tensor, Tensor]: ...
+
+
 def linear_cross_entropy(
     hidden: Tensor,
     weight: Tensor,
     target: Tensor,
     bias: Tensor | None = None,
     *,
+    class_weight: Tensor | None = None,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     softcap: float | None = None,
     reduction: str = "sum",
+    return_lse: bool = False,
     filter_eps: float | None = None,
     backend: str = "auto",
-) -> Tensor:
+) -> Tensor | tuple[Tensor, Tensor]:
     """`cross_entropy(F.linear(hidden, weight, bias), target, ...)` that never holds the logits.
 
     Differentiable once, in hidden, weight and bias; a gradient that nothing asks for is not computed. Beyond inputs and
@@ -522,7 +567,9 @@ def linear_cross_entropy(
         weight: (V, D).
         target: (...), integers in [0, V), or `ignore_index` where there is nothing to predict: such rows cost nothing.
         bias: (V,) or None.
-        label_smoothing, z_loss, softcap, reduction: as for `cross_entropy`.
+        class_weight: (V,), a weight for each class: the `weight` of `cross_entropy`.
+        label_smoothing, z_loss, softcap, reduction, return_lse: as for `cross_entropy`. With class_weight or return_lse
+            the losses are made row by row, as for reduction `none`.
         filter_eps: a permission to leave out of the gradients' products what is at most this in all of a tile of
             ∂loss/∂u (128 rows and columns): dx is off by at most filter_eps · |g| · Σ |W| over the classes left out,
             dW and db likewise over rows. Late in training, where most classes are nearly impossible, that saves
@@ -547,27 +594,54 @@ def linear_cross_entropy(
     check_loss_arguments(target, hidden.shape[:-1], classes, label_smoothing, z_loss, softcap, reduction)
     if filter_eps is not None and not filter_eps >= 0.0:
         raise ValueError(f"filter_eps={filter_eps}: wanted filter_eps >= 0, or None")
-    check_same_device(hidden=hidden, weight=weight, target=target, bias=bias)
+    check_same_device(hidden=hidden, weight=weight, target=target, bias=bias, class_weight=class_weight)
     compute = compute_dtype("hidden", hidden, weight)
     rows, labels = hidden.reshape(target.numel(), size), target.reshape(-1).long()
     softcap = softcap or None
     options = (ignore_index, label_smoothing, z_loss, softcap, compute)
     differentiable = torch.is_grad_enabled()
     needs = [differentiable and t is not None and t.requires_grad for t in (hidden, weight, bias)]
-    summed = reduction != "none"
+    summed = reduction != "none" and class_weight is None
     chosen = resolve_backend(backend, hidden.device, compute)
+    check_class_weight("class_weight", class_weight, classes, label_smoothing, z_loss, chosen)
+    lse = None
     if chosen == "reference":
         check_targets(labels, classes, ignore_index)
         terms = Terms(label_smoothing, z_loss, softcap)
-        losses = reference(rows, weight, labels, bias, ignore_index, terms, compute)
+        losses, lse = reference(rows, weight, labels, bias, ignore_index, terms, compute, class_weight)
+    elif return_lse:
+        check_targets(labels, classes, ignore_index)
+        losses, lse = _with_lse(chosen, rows, weight, labels, bias, (*options, filter_eps), any(needs))
     elif chosen == "torch":
         losses = _torch_losses(rows, weight, labels, bias, options, summed, needs)
     else:
         check_targets(labels, classes, ignore_index)
         losses = _triton_losses(rows, weight, labels, bias, (*options, filter_eps), summed, needs)
-    if reduction == "none":
-        return losses.reshape(target.shape)
-    return mean_of(losses.sum(), labels, ignore_index) if reduction == "mean" else losses.sum()
+    if class_weight is not None and chosen != "reference":
+        losses = losses * target_weights(class_weight, labels, ignore_index, losses.dtype)
+    loss = reduced(losses, labels, ignore_index, reduction, class_weight, target.shape)
+    return (loss, lse.reshape(target.shape)) if return_lse and lse is not None else loss
+
+
+def _with_lse(
+    backend: str,
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None,
+    options: tuple[Any, ...],
+    any_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    """Losses and log-sum-exps, (n,) each, 0 where ignored; backward makes the gradients."""
+    ignore_index, compute = options[0], options[4]
+    labelled = target != ignore_index
+    if backend == "torch":
+        losses, peaks, masses = _forward_op(hidden, weight, target, bias, *options[:-1])
+        return losses, (peaks + masses.log()).where(labelled, 0.0)
+    keep = any_gradient and chunk_rows(len(target), len(weight), compute.itemsize) >= len(target)
+    losses, peaks, masses, *_ = _triton_forward_op(hidden, weight, target, bias, *options, keep)
+    slots = (labelled.cumsum(0) - 1).clamp(min=0)  # the kernels number the labelled rows in order
+    return losses, (peaks + masses.log())[slots].where(labelled, 0.0)
 
 
 def _torch_losses(
