@@ -106,3 +106,12 @@ def test_wrong_weights(backend: str) -> None:
         linear_cross_entropy(hidden, weight, target, class_weight=class_weight[:5], backend=backend)
     with pytest.raises(ValueError, match=r"weight has dtype torch.int64; wanted a float type"):
         cross_entropy(hidden @ weight.t(), target, weight=class_weight.long(), backend=backend)
+
+
+def test_class_probabilities_are_refused_by_name() -> None:
+    hidden, weight, *_ = make()
+    probabilities = torch.softmax(hidden @ weight.t(), 1)
+    with pytest.raises(ValueError, match=r"class probabilities are not computed here.*functional.cross_entropy"):
+        cross_entropy(hidden @ weight.t(), probabilities)
+    with pytest.raises(ValueError, match=r"class probabilities are not computed here"):
+        linear_cross_entropy(hidden, weight, probabilities)
