@@ -458,8 +458,8 @@ def check_loss_arguments(
     """Raise ValueError for arguments of a loss over `rows` rows and `classes` classes that do not fit."""
     if target.dtype.is_floating_point and target.dim() == len(rows) + 1:
         raise ValueError(
-            f"target has dtype {target.dtype} and shape {tuple(target.shape)}: class probabilities are not computed here;"
-            " wanted class indices (torch.int64), or take torch.nn.functional.cross_entropy"
+            f"target has dtype {target.dtype} and shape {tuple(target.shape)}: class probabilities are not computed"
+            "; wanted class indices (torch.int64), or take torch.nn.functional.cross_entropy"
         )
     if target.dtype.is_floating_point or target.dtype.is_complex or target.dtype == torch.bool:
         raise ValueError(f"target has dtype {target.dtype}; wanted integers (torch.int64)")
