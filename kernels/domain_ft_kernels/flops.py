@@ -42,7 +42,8 @@ def _lora_linear_backward(
     need_x, need_weights = needs[0], needs[1 : 1 + layers]
     need_as, need_bs = needs[-2 * layers : -layers], needs[-layers:]
     flops = 0
-    for layer, ((n, _k), (r, _)) in enumerate(zip(weights, lora_as, strict=True)):
+    for layer, (weight, lora_a) in enumerate(zip(weights, lora_as, strict=True)):
+        n, r = weight[0], lora_a[0]
         products = need_x * (n * k + r * k) + (need_x or any(need_as)) * n * r  # g W, dt A, and dt = g B
         products += need_weights[layer] * n * k + need_as[layer] * r * k + need_bs[layer] * n * r
         flops += 2 * m * products
