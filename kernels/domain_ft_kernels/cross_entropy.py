@@ -17,7 +17,7 @@ float64). Rows whose target is `ignore_index` are not computed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -319,9 +319,9 @@ def _register(name: str, forward: Callable[..., Any], fill_gradient: Callable[..
     saved = "Tensor target, Tensor? class_weight, Tensor peaks, Tensor masses"
 
     def forward_with_lse(*inputs: Any) -> tuple[Tensor, ...]:
-        *inputs, with_lse, _ = inputs  # `inplace` is for backward alone
-        _, target, _, ignore_index, *_ = inputs
-        losses, peaks, masses = forward(*inputs)
+        *operands, with_lse, _ = inputs  # `inplace` is for backward alone
+        _, target, _, ignore_index, *_ = operands
+        losses, peaks, masses = forward(*operands)
         lse = log_sum_exp(peaks, masses, target, ignore_index) if with_lse else losses.new_empty(0)
         return losses, lse, peaks, masses
 
@@ -375,6 +375,40 @@ _OPS = {
 
 
 # The public function
+
+
+@overload
+def cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    weight: Tensor | None = ...,
+    ignore_index: int = ...,
+    label_smoothing: float = ...,
+    z_loss: float = ...,
+    softcap: float | None = ...,
+    reduction: str = ...,
+    return_lse: Literal[False] = ...,
+    inplace: bool = ...,
+    backend: str = ...,
+) -> Tensor: ...
+
+
+@overload
+def cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    weight: Tensor | None = ...,
+    ignore_index: int = ...,
+    label_smoothing: float = ...,
+    z_loss: float = ...,
+    softcap: float | None = ...,
+    reduction: str = ...,
+    return_lse: Literal[True],
+    inplace: bool = ...,
+    backend: str = ...,
+) -> tuple[Tensor, Tensor]: ...
 
 
 def cross_entropy(
@@ -501,6 +535,6 @@ def check_loss_arguments(
     if not z_loss >= 0.0:
         raise ValueError(f"z_loss={z_loss}: wanted z_loss >= 0")
     if softcap is not None and not softcap >= 0.0:
-        raise ValueError(f"softcap={softcap}: wanted softcap > 0, or None (or 0) for none")
+        raise ValueError(f"softcap={softcap}: wanted softcap > 0; 0 and None mean none")
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction={reduction!r}: wanted one of {', '.join(REDUCTIONS)}")

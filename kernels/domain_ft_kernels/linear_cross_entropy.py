@@ -22,9 +22,8 @@ Sums and losses are float32 whatever the inputs' type (float64 for float64), and
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
@@ -57,8 +56,6 @@ from domain_ft_kernels.cross_entropy import (
 )
 from domain_ft_kernels.products import add_mm_, mm
 from domain_ft_kernels.registration import Op
-
-Shape = Sequence[int]
 
 TILE = 2048
 """Columns of the vocabulary in a tile: the fastest of 512 to 4,096 on an AVX2 CPU, within 4 % of it with AVX-512."""
@@ -474,29 +471,6 @@ def _scaled(grad: Tensor, d_hidden: Tensor, d_weight: Tensor, d_bias: Tensor, *_
     return tuple((g * factor).to(g.dtype) if g.numel() else g for g in (d_hidden, d_weight, d_bias))
 
 
-# Multiplications and additions, as torch.utils.flop_counter counts them: of products alone, and as if all rows had a
-# target, since a shape does not tell how many do.
-
-
-def _forward_flops(hidden: Shape, weight: Shape, *_: Any) -> int:
-    return 2 * math.prod(hidden[:-1]) * math.prod(weight)
-
-
-def _forward_flops_with_gradients(hidden: Shape, weight: Shape, *rest: Any) -> int:
-    needs = rest[-1]
-    return _forward_flops(hidden, weight) * (1 + needs[0] + needs[1])
-
-
-def _backward_flops(kept: int) -> Callable[..., int]:
-    """Of a backward op, whose arguments are `kept` tensors and then those of forward: logits again, dx and dW."""
-
-    def count(*shapes: Any) -> int:
-        again = not (kept == 6 and shapes[-2])  # the triton backend may have kept the logits
-        return _forward_flops(*shapes[kept : kept + 2]) * (again + shapes[-1][0] + shapes[-1][1])
-
-    return count
-
-
 _INPUTS = "Tensor hidden, Tensor weight, Tensor target, Tensor? bias, Tensor? class_weight"
 _OPTIONS = "int ignore_index, float label_smoothing, float z_loss, float? softcap, ScalarType compute"
 _KEPT = "Tensor peaks, Tensor masses"
@@ -507,21 +481,18 @@ _backward_op = Op(
     " -> (Tensor, Tensor, Tensor)",
     _backward,
     _fake_backward,
-    flops=_backward_flops(4),
 )
 _forward_op = Op(
     "linear_cross_entropy",
     f"({_INPUTS}, {_OPTIONS}, bool with_lse) -> (Tensor, Tensor, Tensor, Tensor)",
     _forward,
     _fake_forward,
-    flops=_forward_flops,
 ).differentiable(_differentiate_by(_backward_op), _setup_context_by(5))
 _forward_with_gradients_op = Op(
     "linear_cross_entropy_with_gradients",
     f"({_INPUTS}, {_OPTIONS}, bool summed, bool[] needs) -> (Tensor, Tensor, Tensor, Tensor)",
     _forward_with_gradients,
     _fake_forward_with_gradients,
-    flops=_forward_flops_with_gradients,
 ).differentiable(_scale_by(_scaled), _setup_context_with_gradients)
 
 _triton_backward_op = Op(
@@ -530,7 +501,6 @@ _triton_backward_op = Op(
     " float? filter_eps, bool with_lse, bool keep, bool[] needs) -> (Tensor, Tensor, Tensor)",
     _in_triton("backward"),
     _fake_triton_backward,
-    flops=_backward_flops(6),
 )
 _triton_forward_op = Op(
     "linear_cross_entropy_triton",
@@ -538,7 +508,6 @@ _triton_forward_op = Op(
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _in_triton("forward"),
     _fake_triton_forward,
-    flops=_forward_flops,
 ).differentiable(_differentiate_by(_triton_backward_op), _setup_context_by(6))
 _triton_finish_op = Op(
     "linear_cross_entropy_finish_triton",
@@ -553,11 +522,48 @@ _triton_forward_with_gradients_op = Op(
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     _in_triton("forward_with_gradients"),
     _fake_triton_forward_with_gradients,
-    flops=_forward_flops_with_gradients,
 ).differentiable(_scale_by(_triton_finish_op), _setup_context_with_gradients)
 
 
 # The public function
+
+
+@overload
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None = ...,
+    *,
+    class_weight: Tensor | None = ...,
+    ignore_index: int = ...,
+    label_smoothing: float = ...,
+    z_loss: float = ...,
+    softcap: float | None = ...,
+    reduction: str = ...,
+    return_lse: Literal[False] = ...,
+    filter_eps: float | None = ...,
+    backend: str = ...,
+) -> Tensor: ...
+
+
+@overload
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None = ...,
+    *,
+    class_weight: Tensor | None = ...,
+    ignore_index: int = ...,
+    label_smoothing: float = ...,
+    z_loss: float = ...,
+    softcap: float | None = ...,
+    reduction: str = ...,
+    return_lse: Literal[True],
+    filter_eps: float | None = ...,
+    backend: str = ...,
+) -> tuple[Tensor, Tensor]: ...
 
 
 def linear_cross_entropy(

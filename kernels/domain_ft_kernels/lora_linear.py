@@ -269,31 +269,6 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> N
     ctx.set_materialize_grads(False)
 
 
-def _layer_flops(x: Sequence[int], layers: Sequence[Sequence[Sequence[int]]]) -> Iterator[tuple[int, int]]:
-    """For each layer the operations of x Wᵀ and of x Aᵀ Bᵀ, products alone, from shapes."""
-    weights, _, lora_as, _ = layers
-    for (n, k), (r, _) in zip(weights, lora_as, strict=True):
-        yield 2 * x[0] * n * k, 2 * x[0] * r * (n + k)
-
-
-def _forward_flops(x: Sequence[int], *rest: Any) -> int:
-    return sum(base + update for base, update in _layer_flops(x, rest[:4]))
-
-
-def _backward_flops(_grads: Any, x: Sequence[int], _down: Any, *rest: Any) -> int:
-    """dx (through W and through B and A), dW, dA and dB, of those that are needed; dt is counted with what needs it."""
-    need_x, *needs = rest[-1]
-    layers = rest[:4]
-    need_weights, _, need_as, need_bs = by_kind(needs, layers)
-    total = 0
-    for index, (base, _) in enumerate(_layer_flops(x, layers)):
-        (n, k), (r, _) = layers[0][index], layers[2][index]
-        through_b, through_a = 2 * x[0] * n * r, 2 * x[0] * r * k
-        total += base * (need_x + need_weights[index])
-        total += through_b * ((need_x or any(need_as)) + need_bs[index]) + through_a * (need_x + need_as[index])
-    return total
-
-
 def _register(
     name: str,
     forward: Callable[..., Any],
@@ -308,7 +283,6 @@ def _register(
         f"(Tensor[] grads, Tensor x, Tensor down, {layers}, {options}, bool[] needs) -> Tensor[]",
         backward,
         fake=_fake_backward,
-        flops=_backward_flops,
     )
 
     def fake_forward(*inputs: Any) -> list[Tensor]:
@@ -332,7 +306,7 @@ def _register(
         d_x = next(gradients) if need_x else None
         return (d_x, *([next(gradients) if need else None for need in kind] for kind in need_layers), *(None,) * 4)
 
-    op = Op(name, f"(Tensor x, {layers}, {options}) -> Tensor[]", forward, fake=fake_forward, flops=_forward_flops)
+    op = Op(name, f"(Tensor x, {layers}, {options}) -> Tensor[]", forward, fake=fake_forward)
     return op.differentiable(differentiate, _setup_context)
 
 

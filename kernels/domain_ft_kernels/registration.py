@@ -15,7 +15,6 @@ from torch import Tensor
 from torch._C._functorch import TransformType, get_interpreter_stack, peek_interpreter_stack
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
-from torch.utils.flop_counter import register_flop_formula
 
 
 class Op:
@@ -27,7 +26,6 @@ class Op:
         function: what computes it.
         fake: from the same arguments to empty tensors such as the results.
         mutates: the arguments that it writes to.
-        flops: from the arguments' shapes, as torch.utils.flop_counter gives them, to the number of operations.
     """
 
     def __init__(
@@ -38,20 +36,12 @@ class Op:
         fake: Callable[..., Any],
         *,
         mutates: Iterable[str] = (),
-        flops: Callable[..., int] | None = None,
     ) -> None:
         self.name, self.function, self.mutates = name, function, tuple(mutates)
         self.registered = torch.library.custom_op(
             f"domain_ft_kernels::{name}", function, mutates_args=self.mutates, schema=schema
         )
         self.registered.register_fake(fake)
-        if flops is not None:
-            count = flops
-
-            def formula(*shapes: Any, **_: Any) -> int:  # the counter hands on the result's shape as a keyword
-                return count(*shapes)
-
-            register_flop_formula(getattr(torch.ops.domain_ft_kernels, name))(formula)
         self.returns_list = schema.endswith("Tensor[]")
         self.setup_context: Callable[..., None] | None = None
         self.differentiate: Callable[..., tuple[Any, ...]] | None = None

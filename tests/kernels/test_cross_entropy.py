@@ -208,9 +208,9 @@ def test_opcheck(terms: dict[str, Any]) -> None:
     options = (-100, terms.get("label_smoothing", 0.0), terms.get("z_loss", 0.0), terms.get("softcap"))
     for dtype in (torch.float32, torch.bfloat16):
         z = logits.to(dtype)
-        torch.library.opcheck(OP, (z.clone().requires_grad_(), target, *options))
-        losses, *sums = OP(z, target, *options)
-        torch.library.opcheck(BACKWARD_OP, (losses, z, target, *sums, *options))
+        torch.library.opcheck(OP, (z.clone().requires_grad_(), target, None, *options, False, False))
+        losses, _, *sums = OP(z, target, None, *options, False, False)
+        torch.library.opcheck(BACKWARD_OP, (losses, None, z, target, None, *sums, *options))
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])

@@ -1,4 +1,4 @@
-"""A large LoRA scale in float16: t or dt times the scale would leave the type's range, where y and the gradients do not."""
+"""A large LoRA scale in float16: t or dt times the scale would leave the type's range, y and gradients do not."""
 
 from __future__ import annotations
 

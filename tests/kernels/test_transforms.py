@@ -1,4 +1,4 @@
-"""What the ops do not compute raises by name: second derivatives, forward mode, torch.func. Sizes without values work."""
+"""What the ops do not compute raises by name: second derivatives, forward mode, torch.func. Meta tensors work."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch.autograd import forward_ad
 
 pytest.importorskip("triton")
 
-# torch's own formulas for forward mode, which it loads at the first dual tensor, are written for torch.jit.script
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*is deprecated:DeprecationWarning")
-
 import interpreter  # noqa: F401 (before anything else imports triton: it turns the interpreter on)
 
 from domain_ft_kernels import cross_entropy, linear_cross_entropy, lora_linear, lora_linear_group
+
+# torch's own formulas for forward mode, which it loads at the first dual tensor, are written for torch.jit.script
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*is deprecated:DeprecationWarning")
 
 generator = torch.Generator().manual_seed(0)
 X, W, A, B = (torch.randn(shape, generator=generator) for shape in ((6, 5), (7, 5), (2, 5), (7, 2)))

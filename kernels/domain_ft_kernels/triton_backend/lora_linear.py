@@ -1,7 +1,7 @@
 """The LoRA linear on a GPU: two launches forward and four backward, for a group of layers as for one.
 
 The maths, and what the letters stand for, are in `domain_ft_kernels.lora_linear`. The scale s = scaling / (1 - p) is
-split in two factors, s = s₁ s₂ with |s₁| <= 1 <= s₂. s₁ is part of t and dt here, t = s₁ (x ∘ M) Aᵀ and dt = s₁ g B, and
+split in two, s = s₁ s₂ with |s₁| <= 1 <= s₂. s₁ is part of t and dt here, t = s₁ (x ∘ M) Aᵀ and dt = s₁ g B, and
 s₂ of B and A as they are loaded in float32, and of the sums dA and dB: in float16 a large s would take t or dt beyond
 65,504 before they are stored. t and dt hold the layers side by side, each layer's R columns filled up with zeros to a
 multiple of 16, a tensor core's least and 32 bytes.
@@ -161,8 +161,8 @@ def _linear(
     """y = x Wᵀ + t Bᵀ + b for a tile of one layer's y.
 
     x (m, k), weights (features, k) with the strides weight_n and weight_k, biases (features,), lora_as (ranks, k),
-    lora_bs (features, ranks), ys (m, features); scales and up_scales are s₁ and s₂. down (m, Σ R): a layer's t begins
-    at its column of `starts`; made here
+    lora_bs (features, ranks), ys (m, features); scales are s₁, up_scales s₂.
+    down (m, Σ R): a layer's t begins at its column of `starts`; made here
     with MAKE_DOWN, else read.
     """
     tiles_n = 0
