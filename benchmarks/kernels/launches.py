@@ -66,7 +66,7 @@ def call_linear_cross_entropy(
     biases = _tensor(vocabulary, dtype=dtype) if bias else None
     needs = [True, trained, trained and bias]
     options = (IGNORED, *terms, dtype, filter_eps)
-    _, *gradients = linear_cross_entropy.forward_with_gradients(*operands, target, biases, *options, True, needs)
+    _, *gradients = linear_cross_entropy.forward_with_gradients(*operands, target, biases, None, *options, True, needs)
     linear_cross_entropy.finish(_tensor(dtype=torch.float32), *gradients, dtype, dtype, dtype, needs)
 
 
@@ -74,7 +74,7 @@ def call_losses(vocabulary: int, hidden: int, tokens: int, dtype: torch.dtype, *
     """The head's losses alone: evaluation."""
     operands = (_tensor(tokens, hidden, dtype=dtype), _tensor(vocabulary, hidden, dtype=dtype))
     biases = _tensor(vocabulary, dtype=dtype) if bias else None
-    options = (IGNORED, *NO_TERMS, dtype, None, False)
+    options = (None, IGNORED, *NO_TERMS, dtype, None, False, False)
     linear_cross_entropy.forward(*operands, _tensor(tokens, dtype=torch.int64), biases, *options)
 
 
@@ -82,9 +82,9 @@ def call_unsummed(vocabulary: int, hidden: int, tokens: int, dtype: torch.dtype,
     """A loss for each token, all gradients: from a stash that forward keeps."""
     operands = (_tensor(tokens, hidden, dtype=dtype), _tensor(vocabulary, hidden, dtype=dtype))
     target, biases = _tensor(tokens, dtype=torch.int64), _tensor(vocabulary, dtype=dtype) if bias else None
-    options = (IGNORED, *NO_TERMS, dtype, None, True)
-    losses, *saved = linear_cross_entropy.forward(*operands, target, biases, *options)
-    linear_cross_entropy.backward(losses, *saved, *operands, target, biases, *options, [True, True, bias])
+    options = (None, IGNORED, *NO_TERMS, dtype, None, False, True)
+    losses, _, *saved = linear_cross_entropy.forward(*operands, target, biases, *options)
+    linear_cross_entropy.backward(losses, None, *saved, *operands, target, biases, *options, [True, True, bias])
 
 
 def call_cross_entropy(
@@ -92,8 +92,9 @@ def call_cross_entropy(
 ) -> None:
     """Losses of logits, and their gradient."""
     logits, target = _tensor(tokens, classes, dtype=dtype), _tensor(tokens, dtype=torch.int64)
-    losses, peaks, masses = cross_entropy.forward(logits, target, IGNORED, *terms)
-    cross_entropy.fill_gradient(torch.empty_like(logits), losses, logits, target, peaks, masses, IGNORED, *terms)
+    losses, peaks, masses = cross_entropy.forward(logits, target, None, IGNORED, *terms)
+    gradient = torch.empty_like(logits)
+    cross_entropy.fill_gradient(gradient, losses, None, logits, target, None, peaks, masses, IGNORED, *terms)
 
 
 def variants(op: str, model: Model, dtype: torch.dtype, target: str, *, options: bool) -> list[Launch]:

@@ -25,8 +25,8 @@ from domain_ft.models.blockwise_attention import blockwise_attention, is_faster
 try:
     from torch.nn.attention.varlen import varlen_attn
 
-    HAS_VARLEN = "window_size" in inspect.signature(varlen_attn).parameters
-except ImportError:  # torch before 2.10
+    HAS_VARLEN = {"scale", "window_size", "enable_gqa"} <= inspect.signature(varlen_attn).parameters.keys()
+except ImportError:  # an older torch
     HAS_VARLEN = False
 
 NAME = "domain_ft_packed"

@@ -13,9 +13,14 @@ from domain_ft_kernels.cross_entropy import cross_entropy
 from domain_ft_kernels.dropout import keep_mask
 from domain_ft_kernels.linear_cross_entropy import linear_cross_entropy
 from domain_ft_kernels.lora_linear import lora_linear, lora_linear_group
+from domain_ft_kernels.modules import CrossEntropyLoss, LinearCrossEntropyLoss
+
+from domain_ft_kernels import flops as _flops  # isort: skip  # noqa: F401 (formulas of the ops above)
 
 __all__ = [
     "BACKENDS",
+    "CrossEntropyLoss",
+    "LinearCrossEntropyLoss",
     "cross_entropy",
     "keep_mask",
     "linear_cross_entropy",

@@ -13,6 +13,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,7 +28,8 @@ def resolve_backend(backend: str, device: torch.device, dtype: torch.dtype | Non
     """The backend that `backend` stands for on `device`, for operands of `dtype`: `reference`, `torch` or `triton`.
 
     `auto` is `triton` on a GPU that has bfloat16 tensor cores, where triton is installed and the operands are not
-    float64; else `torch`.
+    float64; else `torch`. Inside a transform of torch.func (grad, jvp, vmap, hessian), which sees through plain
+    operations alone, it is `reference`.
 
     Raises:
         ValueError: no such backend, or one that cannot run there; the message says why.
@@ -35,6 +37,8 @@ def resolve_backend(backend: str, device: torch.device, dtype: torch.dtype | Non
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r}: wanted one of {', '.join(BACKENDS)}")
     if backend == "auto":
+        if not torch.compiler.is_compiling() and peek_interpreter_stack() is not None:
+            return "reference"
         return "torch" if device.type == "cpu" or _why_not_triton(device, dtype) else "triton"
     if backend == "triton" and (reason := _why_not_triton(device, dtype)):
         raise ValueError(f"backend='triton': {reason}; use 'auto'")
@@ -72,13 +76,18 @@ def compute_dtype(name: str, x: Tensor, weight: Tensor) -> torch.dtype:
         if tensor.dtype not in FLOATS:
             raise ValueError(f"{given} has dtype {tensor.dtype}; wanted float32, bfloat16, float16 or float64")
     device = x.device.type
-    if torch.is_autocast_enabled(device) and torch.float64 not in (x.dtype, weight.dtype):
+    if _autocasts(device) and torch.float64 not in (x.dtype, weight.dtype):
         return torch.get_autocast_dtype(device)
     if x.dtype != weight.dtype:
         raise ValueError(
             f"{name} has dtype {x.dtype} and weight {weight.dtype}; wanted the same, as F.linear does outside autocast"
         )
     return x.dtype
+
+
+def _autocasts(device: str) -> bool:
+    """Whether autocast is on for a type of device. Some have none, such as `meta`; asking them raises."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -92,7 +101,7 @@ def in_given_types(kernel: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(kernel)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         device = next(argument.device.type for argument in args if isinstance(argument, Tensor))
-        if not torch.is_autocast_enabled(device):
+        if not _autocasts(device):
             return kernel(*args, **kwargs)
         with torch.autocast(device, enabled=False):
             return kernel(*args, **kwargs)
@@ -101,7 +110,13 @@ def in_given_types(kernel: Callable[P, T]) -> Callable[P, T]:
 
 
 def check_same_device(**tensors: Tensor | None) -> None:
-    """Raise ValueError unless all tensors given lie on one device."""
+    """Raise ValueError unless all tensors given lie on one device, and none is a DTensor."""
+    for name, tensor in tensors.items():
+        if tensor is not None and hasattr(tensor, "full_tensor"):  # asked so that torch.distributed is not imported
+            raise ValueError(
+                f"{name} is a DTensor; these ops take the tensors of one process: pass {name}.full_tensor() to compute"
+                f" on all of it, or {name}.to_local() inside of a parallel style that handles the shards"
+            )
     devices = {name: tensor.device for name, tensor in tensors.items() if tensor is not None}
     if len(set(devices.values())) > 1:
         raise ValueError(

@@ -1,21 +1,23 @@
 """Cross-entropy from logits, for heads that have them; its parts also serve `linear_cross_entropy`, which has none.
 
-The maths, for one row of logits u (V,) with target t, smoothing ε, z-loss ζ and softcap c:
+The maths, for one row of logits u (V,) with target t, smoothing ε, z-loss ζ, softcap c and class weights w (or 1):
 
     z = c tanh(u / c)                                  (z = u without a softcap)
     m = max_j z_j,  S = Σ_j exp(z_j - m),  L = m + log S
-    loss = log S - (1 - ε) (z_t - m) - ε (mean(z) - m) + ζ L²
-    ∂loss/∂u_j = [(1 + 2ζL) exp(z_j - m) / S - (1 - ε) 1{j = t} - ε/V] · (1 - (z_j / c)²)
+    a = (1 - ε) w_t + ε mean(w)                        (a = 1 without class weights)
+    loss = a log S - (1 - ε) w_t (z_t - m) - ε (mean(w z) - mean(w) m) + ζ L²
+    ∂loss/∂u_j = [(a + 2ζL) exp(z_j - m) / S - (1 - ε) w_t 1{j = t} - ε w_j / V] · (1 - (z_j / c)²)
+    ∂L/∂u_j    = exp(z_j - m) / S · (1 - (z_j / c)²)
 
-Label smoothing is F.cross_entropy's; the z-loss is that of PaLM (Chowdhery et al. 2022), the softcap Gemma 2's.
-Losses and log-sum-exps are float32 whatever the logits' type (float64 for float64). Rows whose target is `ignore_index`
-are not computed.
+Label smoothing and class weights are F.cross_entropy's; the z-loss, which is not weighted, is that of PaLM (Chowdhery
+et al. 2022), the softcap Gemma 2's. Losses and log-sum-exps are float32 whatever the logits' type (float64 for
+float64). Rows whose target is `ignore_index` are not computed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -28,7 +30,7 @@ from domain_ft_kernels.backends import (
     in_given_types,
     resolve_backend,
 )
-from domain_ft_kernels.registration import Op
+from domain_ft_kernels.registration import Op, has_values
 
 BLOCK_BYTES = 4 * 2**20
 """How much of the logits the torch backend widens at a time: about what a core's caches hold."""
@@ -44,11 +46,44 @@ class Terms(NamedTuple):
     softcap: float | None
 
 
+class Weights(NamedTuple):
+    """Class weights as some rows need them.
+
+    Attributes:
+        of_row: w_t of each row's target, (rows,); 0 for a target that is no class.
+        of_class: w, (V,).
+        mean: mean(w), ().
+    """
+
+    of_row: Tensor
+    of_class: Tensor
+    mean: Tensor
+
+    @classmethod
+    def of(cls, class_weight: Tensor | None, target: Tensor, dtype: torch.dtype) -> Weights | None:
+        """The weights (V,) for rows with the targets (rows,), in `dtype`; None for None."""
+        if class_weight is None:
+            return None
+        weights = class_weight.to(dtype)
+        return cls(weights_of(weights, target), weights, weights.mean())
+
+
+def weights_of(weights: Tensor, target: Tensor) -> Tensor:
+    """w_t for each target, 0 where it is no class."""
+    inside = (target >= 0) & (target < len(weights))
+    return weights[target.where(inside, 0)].where(inside, 0.0)
+
+
 # The reference
 
 
-def reference_losses(logits: Tensor, target: Tensor, ignore_index: int, terms: Terms) -> Tensor:
-    """The definition: a loss for each row of logits (n, V), 0 where target (n,) is ignored. Autograd differentiates."""
+def reference_losses(
+    logits: Tensor, target: Tensor, ignore_index: int, terms: Terms, class_weight: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The definition: the loss and the log-sum-exp of each row of logits (n, V), 0 where target (n,) is ignored.
+
+    Autograd differentiates it.
+    """
     z = logits.to(accumulation_dtype(logits.dtype))
     if terms.softcap is not None:
         z = terms.softcap * torch.tanh(z / terms.softcap)
@@ -56,12 +91,16 @@ def reference_losses(logits: Tensor, target: Tensor, ignore_index: int, terms: T
     inside = (target >= 0) & (target < z.shape[1])
     log_probabilities = z.log_softmax(1)
     picked = log_probabilities.gather(1, target.where(inside, 0).unsqueeze(1)).squeeze(1)
+    weights = Weights.of(class_weight, target, z.dtype)
+    if weights is not None:
+        picked, log_probabilities = weights.of_row * picked, weights.of_class * log_probabilities
     losses = (terms.label_smoothing - 1) * picked
     if terms.label_smoothing:
         losses = losses - terms.label_smoothing * log_probabilities.mean(1)
+    lse = z.logsumexp(1)
     if terms.z_loss:
-        losses = losses + terms.z_loss * z.logsumexp(1) ** 2
-    return losses.where(inside, float("nan")).where(labelled, 0.0)
+        losses = losses + terms.z_loss * lse**2
+    return losses.where(inside, float("nan")).where(labelled, 0.0), lse.where(labelled, 0.0)
 
 
 # The torch backend. Its parts work on tiles: columns first..first+width of the logits of some rows, already widened.
@@ -89,16 +128,31 @@ def pick(tile: Tensor, target: Tensor, first: int) -> Tensor:
 
 
 def losses_from_sums(
-    peak: Tensor, mass: Tensor, picked: Tensor, total: Tensor | None, target: Tensor, classes: int, terms: Terms
+    peak: Tensor,
+    mass: Tensor,
+    picked: Tensor,
+    total: Tensor | None,
+    target: Tensor,
+    classes: int,
+    terms: Terms,
+    weights: Weights | None,
 ) -> Tensor:
-    """The loss of each row from its m, S, z_t and Σz. A target that is no class gives NaN: it was never read."""
-    log_mass = mass.log()
-    losses = log_mass - (1 - terms.label_smoothing) * (picked - peak)
+    """The loss of each row from its m, S, z_t and Σ w z. A target that is no class gives NaN: it was never read."""
+    log_mass, smoothing = mass.log(), terms.label_smoothing
+    own = (1 - smoothing) * (picked - peak)
+    losses = log_mass - own if weights is None else _slope_of_lse(terms, weights) * log_mass - weights.of_row * own
     if total is not None:
-        losses = losses - terms.label_smoothing * (total / classes - peak)
+        losses = losses - smoothing * (total / classes - (peak if weights is None else weights.mean * peak))
     if terms.z_loss:
         losses = losses + terms.z_loss * (peak + log_mass) ** 2
     return losses.where((target >= 0) & (target < classes), float("nan"))
+
+
+def _slope_of_lse(terms: Terms, weights: Weights | None) -> Tensor | float:
+    """a, what a row's log-sum-exp counts for in its loss, the z-loss aside."""
+    if weights is None:
+        return 1.0
+    return (1 - terms.label_smoothing) * weights.of_row + terms.label_smoothing * weights.mean
 
 
 def gradient_(
@@ -110,21 +164,28 @@ def gradient_(
     first: int,
     classes: int,
     terms: Terms,
+    weights: Weights | None,
+    lse_scale: Tensor | None,
 ) -> Tensor:
-    """Turn a tile of capped logits into scale · ∂loss/∂u, in place.
+    """Turn a tile of capped logits into scale · ∂loss/∂u + lse_scale · ∂L/∂u, in place.
 
-    peak and mass (rows,) are m and S, scale (rows,) the gradient of each row's loss.
+    peak and mass (rows,) are m and S, scale and lse_scale (rows,) the gradients of each row's loss and L.
     """
     slope = None if terms.softcap is None else (tile * tile).mul_(-1 / terms.softcap**2).add_(1)
-    factor = scale / mass
+    of_lse = _slope_of_lse(terms, weights)
     if terms.z_loss:
-        factor = factor * (1 + 2 * terms.z_loss * (peak + mass.log()))
+        of_lse = of_lse + 2 * terms.z_loss * (peak + mass.log())
+    factor = scale * of_lse / mass
+    if lse_scale is not None:
+        factor = factor + lse_scale / mass
     tile.sub_(peak.unsqueeze(1)).exp_().mul_(factor.unsqueeze(1))
     column, inside = _column(target, first, tile.shape[1])
-    hit = (scale * (terms.label_smoothing - 1)).where(inside, 0.0)
+    own = scale * (terms.label_smoothing - 1)
+    hit = (own if weights is None else own * weights.of_row).where(inside, 0.0)
     tile.scatter_add_(1, column.unsqueeze(1), hit.unsqueeze(1))  # one column a row: no two writes meet
     if terms.label_smoothing:
-        tile.sub_((scale * (terms.label_smoothing / classes)).unsqueeze(1))
+        share = (scale * (terms.label_smoothing / classes)).unsqueeze(1)
+        tile.sub_(share if weights is None else share * weights.of_class[first : first + tile.shape[1]])
     if slope is not None:
         tile.mul_(slope)
     return tile
@@ -142,9 +203,20 @@ def _blocks(rows: Tensor, logits: Tensor) -> Iterator[Tensor]:
     return iter(rows.split(max(1, BLOCK_BYTES // row_bytes)))
 
 
+def log_sum_exp(peaks: Tensor, masses: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """L of rows with these m and S, (n,); 0 where ignored."""
+    return (peaks + masses.log()).where(target != ignore_index, 0.0)
+
+
 @in_given_types
 def _forward(
-    logits: Tensor, target: Tensor, ignore_index: int, label_smoothing: float, z_loss: float, softcap: float | None
+    logits: Tensor,
+    target: Tensor,
+    class_weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    z_loss: float,
+    softcap: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Losses, m and S of logits (n, V): (n,) each, 0 where ignored."""
     terms = Terms(label_smoothing, z_loss, softcap)
@@ -155,10 +227,14 @@ def _forward(
     for rows in _blocks(labelled_rows(target, ignore_index), logits):
         z = cap_(logits.index_select(0, rows).to(wide), softcap)
         t = target[rows]
-        picked, total = pick(z, t, 0), z.sum(1) if label_smoothing else None
+        weights = Weights.of(class_weight, t, wide)
+        total = None
+        if label_smoothing:
+            total = z.sum(1) if weights is None else torch.mv(z, weights.of_class)
+        picked = pick(z, t, 0)
         peaks[rows] = peak = finite(z.amax(1))
         masses[rows] = mass = z.sub_(peak.unsqueeze(1)).exp_().sum(1)
-        losses[rows] = losses_from_sums(peak, mass, picked, total, t, classes, terms)
+        losses[rows] = losses_from_sums(peak, mass, picked, total, t, classes, terms, weights)
     return losses, peaks, masses
 
 
@@ -166,8 +242,10 @@ def _forward(
 def _fill_gradient(
     gradient: Tensor,
     grad: Tensor,
+    lse_grad: Tensor | None,
     logits: Tensor,
     target: Tensor,
+    class_weight: Tensor | None,
     peaks: Tensor,
     masses: Tensor,
     ignore_index: int,
@@ -175,23 +253,31 @@ def _fill_gradient(
     z_loss: float,
     softcap: float | None,
 ) -> None:
-    """Write the gradient in the logits (n, V) of losses with gradients `grad` (n,) to `gradient`, which they may be."""
+    """Write the gradient in the logits (n, V) to `gradient`, which they may be.
+
+    grad and lse_grad (n,) are the gradients of the losses and of the log-sum-exps.
+    """
     terms = Terms(label_smoothing, z_loss, softcap)
     gradient.index_fill_(0, (target == ignore_index).nonzero().squeeze(1), 0)
     for rows in _blocks(labelled_rows(target, ignore_index), logits):
         z = cap_(logits.index_select(0, rows).to(masses.dtype), softcap)
-        gradient_(z, peaks[rows], masses[rows], target[rows], grad[rows], 0, z.shape[1], terms)
+        t = target[rows]
+        weights = Weights.of(class_weight, t, masses.dtype)
+        lse_scale = None if lse_grad is None else lse_grad[rows]
+        gradient_(z, peaks[rows], masses[rows], t, grad[rows], 0, z.shape[1], terms, weights, lse_scale)
         gradient.index_copy_(0, rows, z.to(logits.dtype))
 
 
 # The Triton backend, imported where it runs
 
 
-def _triton_forward(logits: Tensor, target: Tensor, ignore_index: int, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _triton_forward(
+    logits: Tensor, target: Tensor, class_weight: Tensor | None, ignore_index: int, *options: Any
+) -> tuple[Tensor, Tensor, Tensor]:
     from domain_ft_kernels.triton_backend import cross_entropy as kernels
 
     check_targets(target, logits.shape[1], ignore_index)
-    return kernels.forward(logits, target, ignore_index, *options)
+    return kernels.forward(logits, target, class_weight, ignore_index, *options)
 
 
 def _triton_fill_gradient(*arguments: Any) -> None:
@@ -204,8 +290,9 @@ def _triton_fill_gradient(*arguments: Any) -> None:
 
 
 def _fake_forward(*inputs: Any) -> tuple[Tensor, ...]:
-    logits, target, *_ = inputs
-    return tuple(logits.new_empty(target.shape, dtype=accumulation_dtype(logits.dtype)) for _ in range(3))
+    logits, target, *_, with_lse, _ = inputs
+    shapes = target.shape, target.shape if with_lse else (0,), target.shape, target.shape
+    return tuple(logits.new_empty(shape, dtype=accumulation_dtype(logits.dtype)) for shape in shapes)
 
 
 def _apart(logits: Tensor) -> bool:
@@ -213,58 +300,69 @@ def _apart(logits: Tensor) -> bool:
     return logits.stride(1) == 1 and logits.stride(0) >= logits.shape[1]
 
 
-def _empty_gradient(_grad: Tensor, logits: Tensor, *_: Any) -> Tensor:
+def _empty_gradient(_grad: Tensor, _lse_grad: Tensor | None, logits: Tensor, *_: Any) -> Tensor:
     """A tensor for the gradient, rows as far apart as in the logits where they allow it."""
     return logits.new_empty_strided(logits.shape, (logits.stride(0) if _apart(logits) else logits.shape[1], 1))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    logits, target, *ctx.options, inplace = inputs
+    logits, target, class_weight, *ctx.options, with_lse, inplace = inputs
     ctx.inplace = inplace and _apart(logits)
-    ctx.save_for_backward(logits, target, *output[1:])
-    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(logits, target, class_weight, *output[2:])
+    ctx.mark_non_differentiable(*output[2 if with_lse else 1 :])
     ctx.set_materialize_grads(False)
 
 
 def _register(name: str, forward: Callable[..., Any], fill_gradient: Callable[..., None]) -> Op:
     """The differentiable op `name`, which runs `forward` and, backward, `fill_gradient`."""
     options = "int ignore_index, float label_smoothing, float z_loss, float? softcap"
-    saved = "Tensor target, Tensor peaks, Tensor masses"
+    saved = "Tensor target, Tensor? class_weight, Tensor peaks, Tensor masses"
+
+    def forward_with_lse(*inputs: Any) -> tuple[Tensor, ...]:
+        *operands, with_lse, _ = inputs  # `inplace` is for backward alone
+        _, target, _, ignore_index, *_ = operands
+        losses, peaks, masses = forward(*operands)
+        lse = log_sum_exp(peaks, masses, target, ignore_index) if with_lse else losses.new_empty(0)
+        return losses, lse, peaks, masses
 
     def backward(*inputs: Any) -> Tensor:
         gradient = _empty_gradient(*inputs)
         fill_gradient(gradient, *inputs)
         return gradient
 
-    def backward_inplace(grad: Tensor, logits: Tensor, *inputs: Any) -> None:
-        fill_gradient(logits, grad, logits, *inputs)
+    def backward_inplace(grad: Tensor, lse_grad: Tensor | None, logits: Tensor, *inputs: Any) -> None:
+        fill_gradient(logits, grad, lse_grad, logits, *inputs)
 
-    def differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    def differentiate(ctx: Any, grad: Tensor | None, lse_grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad is None and lse_grad is None:
+            return (None,) * 9
         if grad is None:
-            return (None,) * 7
+            assert lse_grad is not None
+            grad = torch.zeros_like(lse_grad)
         logits, *saved = ctx.saved_tensors
         if not ctx.inplace:
-            return backward_op(grad, logits, *saved, *ctx.options), *(None,) * 6
-        inplace_op(grad, logits, *saved, *ctx.options)
-        return logits.detach(), *(None,) * 6
+            return backward_op(grad, lse_grad, logits, *saved, *ctx.options), *(None,) * 8
+        inplace_op(grad, lse_grad, logits, *saved, *ctx.options)
+        return logits.detach(), *(None,) * 8
 
     backward_op = Op(
         f"{name}_backward",
-        f"(Tensor grad, Tensor logits, {saved}, {options}) -> Tensor",
+        f"(Tensor grad, Tensor? lse_grad, Tensor logits, {saved}, {options}) -> Tensor",
         backward,
         fake=_empty_gradient,
     )
     inplace_op = Op(
         f"{name}_backward_",
-        f"(Tensor grad, Tensor(a!) logits, {saved}, {options}) -> ()",
+        f"(Tensor grad, Tensor? lse_grad, Tensor(a!) logits, {saved}, {options}) -> ()",
         backward_inplace,
         fake=lambda *_: None,
         mutates=["logits"],
     )
     op = Op(
         name,
-        f"(Tensor logits, Tensor target, {options}, bool inplace=False) -> (Tensor, Tensor, Tensor)",
-        lambda *inputs: forward(*inputs[:6]),  # `inplace` is for backward alone
+        f"(Tensor logits, Tensor target, Tensor? class_weight, {options}, bool with_lse, bool inplace)"
+        " -> (Tensor, Tensor, Tensor, Tensor)",
+        forward_with_lse,
         fake=_fake_forward,
     )
     return op.differentiable(differentiate, _setup_context)
@@ -279,28 +377,68 @@ _OPS = {
 # The public function
 
 
+@overload
 def cross_entropy(
     logits: Tensor,
     target: Tensor,
     *,
+    weight: Tensor | None = ...,
+    ignore_index: int = ...,
+    label_smoothing: float = ...,
+    z_loss: float = ...,
+    softcap: float | None = ...,
+    reduction: str = ...,
+    return_lse: Literal[False] = ...,
+    inplace: bool = ...,
+    backend: str = ...,
+) -> Tensor: ...
+
+
+@overload
+def cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    weight: Tensor | None = ...,
+    ignore_index: int = ...,
+    label_smoothing: float = ...,
+    z_loss: float = ...,
+    softcap: float | None = ...,
+    reduction: str = ...,
+    return_lse: Literal[True],
+    inplace: bool = ...,
+    backend: str = ...,
+) -> tuple[Tensor, Tensor]: ...
+
+
+def cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    weight: Tensor | None = None,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     softcap: float | None = None,
     reduction: str = "sum",
+    return_lse: bool = False,
     inplace: bool = False,
     backend: str = "auto",
-) -> Tensor:
+) -> Tensor | tuple[Tensor, Tensor]:
     """Cross-entropy of logits (..., V) against the classes target (...), in float32 (float64 for float64 logits).
 
     Args:
         logits: (..., V), any float type; not written to, unless by `inplace`.
-        target: (...), integers in [0, V), or `ignore_index` where there is nothing to predict.
+        target: (...), integers in [0, V), or `ignore_index` where there is nothing to predict. Probabilities of classes
+            are refused.
+        weight: (V,) class weights, as in F.cross_entropy; no gradient is computed for them.
         label_smoothing: ε in [0, 1], as in F.cross_entropy.
-        z_loss: ζ >= 0 adds ζ · logsumexp² to each row's loss.
-        softcap: c > 0 replaces each logit u by c · tanh(u / c).
-        reduction: `sum`; `mean` over the rows that have a target (NaN where none has, as in F.cross_entropy); `none`,
-            a loss for each position of target, 0 where ignored.
+        z_loss: ζ >= 0 adds ζ · logsumexp² to each row's loss. Class weights do not weigh it.
+        softcap: c > 0 replaces each logit u by c · tanh(u / c); 0 or None leaves them.
+        reduction: `sum`; `mean` over the rows that have a target, by class weights weighted as in F.cross_entropy (NaN
+            where no row has one); `none`, a loss for each position of target, 0 where ignored.
+        return_lse: return also the log-sum-exp of each row's logits (after the softcap), (...), 0 where ignored. It is
+            differentiable.
         inplace: the logits' memory may become the gradient's in backward: they are lost, and a tensor of their size is
             saved. Autograd raises where something else needs them after that, or backward runs twice.
         backend: `auto`, `reference`, `torch` or `triton`.
@@ -313,28 +451,57 @@ def cross_entropy(
         raise ValueError(
             f"logits has shape {tuple(logits.shape)} and dtype {logits.dtype}; wanted (..., V) and a float type"
         )
+    check_same_device(logits=logits, target=target, weight=weight)
     check_loss_arguments(target, logits.shape[:-1], logits.shape[-1], label_smoothing, z_loss, softcap, reduction)
-    check_same_device(logits=logits, target=target)
+    weight = check_class_weight("weight", weight, logits.shape[-1])
     rows, classes = logits.reshape(target.numel(), logits.shape[-1]), target.reshape(-1).long()
     backend = resolve_backend(backend, logits.device, logits.dtype)
+    apart = z_loss_apart(weight, z_loss, reduction)
+    terms = Terms(label_smoothing, 0.0 if apart else z_loss, softcap or None)
     if backend == "reference":
         check_targets(classes, logits.shape[-1], ignore_index)
-        losses = reference_losses(rows, classes, ignore_index, Terms(label_smoothing, z_loss, softcap))
+        losses, lse = reference_losses(rows, classes, ignore_index, terms, weight)
     else:
-        losses, *_ = _OPS[backend](rows, classes, ignore_index, label_smoothing, z_loss, softcap, inplace)
-    if reduction == "none":
-        return losses.reshape(target.shape)
-    return mean_of(losses.sum(), classes, ignore_index) if reduction == "mean" else losses.sum()
+        with_lse = return_lse or bool(apart)
+        losses, lse, *_ = _OPS[backend](rows, classes, weight, ignore_index, *terms, with_lse, inplace)
+    loss = losses.reshape(target.shape) if reduction == "none" else losses.sum()
+    if reduction == "mean":
+        loss = mean_of(loss, classes, ignore_index, weight)
+    if apart:
+        loss = loss + mean_of(apart * (lse * lse).sum(), classes, ignore_index)
+    return (loss, lse.reshape(target.shape)) if return_lse else loss
 
 
-def mean_of(total: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-    """A sum of losses over the rows that have a target; NaN where none has."""
-    return total / (target != ignore_index).sum()
+def z_loss_apart(class_weight: Tensor | None, z_loss: float, reduction: str) -> float:
+    """ζ where the z-loss has a mean of its own, over rows, since the mean of the rest is weighted; else 0."""
+    return z_loss if class_weight is not None and reduction == "mean" else 0.0
+
+
+def mean_of(total: Tensor, target: Tensor, ignore_index: int, class_weight: Tensor | None = None) -> Tensor:
+    """A sum of losses over the rows that have a target, or over their weights; NaN, with gradient 0, where none has."""
+    labelled = target != ignore_index
+    if class_weight is None:
+        amount = labelled.sum().to(total.dtype)
+    else:
+        amount = weights_of(class_weight, target).where(labelled, 0.0).sum(dtype=total.dtype)
+    nothing = amount == 0
+    # A division by 0 would give the right loss, but its gradient is infinite, and times 0 rows NaN.
+    return total / amount.where(~nothing, 1.0) + torch.where(nothing, float("nan"), 0.0).to(total.dtype)
+
+
+def check_class_weight(name: str, class_weight: Tensor | None, classes: int) -> Tensor | None:
+    """The class weights, as constants; raise ValueError for weights that are no (V,) of a float type."""
+    if class_weight is None:
+        return None
+    check_shape(name, class_weight, (classes,), "(V,)")
+    if class_weight.dtype not in FLOATS:
+        raise ValueError(f"{name} has dtype {class_weight.dtype}; wanted a float type")
+    return class_weight.detach()
 
 
 def check_targets(target: Tensor, classes: int, ignore_index: int) -> None:
     """Raise ValueError for a target that is no class, where looking is cheap: on a CPU, outside of a trace."""
-    if torch.compiler.is_compiling() or target.device.type != "cpu":
+    if target.device.type != "cpu" or not has_values(target):
         return
     wrong = ((target < 0) | (target >= classes)) & (target != ignore_index)
     if wrong.any():
@@ -356,7 +523,10 @@ def check_loss_arguments(
 ) -> None:
     """Raise ValueError for arguments of a loss over `rows` rows and `classes` classes that do not fit."""
     if target.dtype.is_floating_point or target.dtype.is_complex or target.dtype == torch.bool:
-        raise ValueError(f"target has dtype {target.dtype}; wanted integers (torch.int64)")
+        raise ValueError(
+            f"target has dtype {target.dtype}; wanted integers (torch.int64). For probabilities of classes use"
+            " torch.nn.functional.cross_entropy"
+        )
     check_shape("target", target, tuple(rows), "the leading dimensions")
     if classes < 1:
         raise ValueError("there are 0 classes; wanted at least 1")
@@ -364,7 +534,7 @@ def check_loss_arguments(
         raise ValueError(f"label_smoothing={label_smoothing}: wanted 0 <= label_smoothing <= 1")
     if not z_loss >= 0.0:
         raise ValueError(f"z_loss={z_loss}: wanted z_loss >= 0")
-    if softcap is not None and not softcap > 0.0:
-        raise ValueError(f"softcap={softcap}: wanted softcap > 0, or None")
+    if softcap is not None and not softcap >= 0.0:
+        raise ValueError(f"softcap={softcap}: wanted softcap > 0; 0 and None mean none")
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction={reduction!r}: wanted one of {', '.join(REDUCTIONS)}")

@@ -23,7 +23,7 @@ Sums and losses are float32 whatever the inputs' type (float64 for float64), and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
@@ -39,16 +39,20 @@ from domain_ft_kernels.backends import (
 )
 from domain_ft_kernels.cross_entropy import (
     Terms,
+    Weights,
     cap_,
+    check_class_weight,
     check_loss_arguments,
     check_targets,
     finite,
     gradient_,
     labelled_rows,
+    log_sum_exp,
     losses_from_sums,
     mean_of,
     pick,
     reference_losses,
+    z_loss_apart,
 )
 from domain_ft_kernels.products import add_mm_, mm
 from domain_ft_kernels.registration import Op
@@ -73,13 +77,14 @@ def reference(
     weight: Tensor,
     target: Tensor,
     bias: Tensor | None,
+    class_weight: Tensor | None,
     ignore_index: int,
     terms: Terms,
     compute: torch.dtype,
-) -> Tensor:
-    """The definition: a loss for each row of hidden (n, D), through the full logits. Differentiable by autograd."""
+) -> tuple[Tensor, Tensor]:
+    """The definition: a loss and a log-sum-exp for each row of hidden (n, D), through the full logits. By autograd."""
     logits = F.linear(hidden.to(compute), weight.to(compute), None if bias is None else bias.to(compute))
-    return reference_losses(logits, target, ignore_index, terms)
+    return reference_losses(logits, target, ignore_index, terms, class_weight)
 
 
 # The torch backend
@@ -111,10 +116,10 @@ class _Head:
 
 
 class _Sums:
-    """What the loss needs of each row, gathered tile by tile: m and S (online), z_t and, for smoothing, Σz."""
+    """What the loss needs of each row, gathered tile by tile: m and S (online), z_t and, for smoothing, Σ w z."""
 
-    def __init__(self, target: Tensor, like: Tensor, terms: Terms) -> None:
-        self.target, self.terms = target, terms
+    def __init__(self, target: Tensor, like: Tensor, terms: Terms, weights: Weights | None) -> None:
+        self.target, self.terms, self.weights = target, terms, weights
         rows = like.new_zeros(len(target))
         self.peak = torch.full_like(rows, torch.finfo(rows.dtype).min)
         self.mass, self.picked = rows.clone(), rows.clone()
@@ -124,7 +129,8 @@ class _Sums:
         """Take in a tile of capped logits; `scratch` (the tile's shape, or the tile itself) is overwritten."""
         self.picked += pick(tile, self.target, first)
         if self.total is not None:
-            self.total += tile.sum(1)
+            w = None if self.weights is None else self.weights.of_class[first : first + tile.shape[1]]
+            self.total += tile.sum(1) if w is None else torch.mv(tile, w)
         peak = torch.maximum(self.peak, finite(tile.amax(1)))
         self.mass *= (self.peak - peak).exp_()
         self.mass += torch.sub(tile, peak.unsqueeze(1), out=scratch).exp_().sum(1)
@@ -132,7 +138,8 @@ class _Sums:
 
     def losses(self, classes: int) -> Tensor:
         """The rows' losses, once all tiles are in."""
-        return losses_from_sums(self.peak, self.mass, self.picked, self.total, self.target, classes, self.terms)
+        sums = self.peak, self.mass, self.picked, self.total
+        return losses_from_sums(*sums, self.target, classes, self.terms, self.weights)
 
 
 class _Gradients:
@@ -167,13 +174,15 @@ def _forward(
     weight: Tensor,
     target: Tensor,
     bias: Tensor | None,
+    class_weight: Tensor | None,
     ignore_index: int,
     label_smoothing: float,
     z_loss: float,
     softcap: float | None,
     compute: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses, m and S, (n,) each, 0 where ignored: one walk over the tiles, which are not kept."""
+    with_lse: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Losses, L (or nothing), m and S, (n,) each, 0 where ignored: one walk over the tiles, which are not kept."""
     head, terms = _Head(weight, bias, compute, softcap), Terms(label_smoothing, z_loss, softcap)
     check_targets(target, head.classes, ignore_index)
     losses = hidden.new_zeros(len(target), dtype=head.wide)
@@ -182,12 +191,13 @@ def _forward(
     for block in _row_blocks(len(labelled), min(TILE, head.classes) * head.wide.itemsize):
         rows = labelled[block]
         x = head.widen(hidden.index_select(0, rows))
-        sums = _Sums(target[rows], x, terms)
+        sums = _Sums(target[rows], x, terms, Weights.of(class_weight, target[rows], head.wide))
         for first, last in head.columns():
             tile = head.logits(x, head.columns_of(first, last), first, last)
             sums.add(tile, first, scratch=tile)
         losses[rows], peaks[rows], masses[rows] = sums.losses(head.classes), sums.peak, sums.mass
-    return losses, peaks, masses
+    lse = log_sum_exp(peaks, masses, target, ignore_index) if with_lse else losses.new_empty(0)
+    return losses, lse, peaks, masses
 
 
 @in_given_types
@@ -196,6 +206,7 @@ def _forward_with_gradients(
     weight: Tensor,
     target: Tensor,
     bias: Tensor | None,
+    class_weight: Tensor | None,
     ignore_index: int,
     label_smoothing: float,
     z_loss: float,
@@ -213,7 +224,7 @@ def _forward_with_gradients(
     for block in _row_blocks(len(labelled), head.classes * head.wide.itemsize):
         rows = labelled[block]
         x = head.widen(hidden.index_select(0, rows))
-        sums = _Sums(target[rows], x, terms)
+        sums = _Sums(target[rows], x, terms, Weights.of(class_weight, target[rows], head.wide))
         stash, scratch = [], x.new_empty(len(rows), min(TILE, head.classes))
         for first, last in head.columns():
             tile = head.logits(x, head.columns_of(first, last), first, last)
@@ -222,7 +233,7 @@ def _forward_with_gradients(
         losses[rows] = sums.losses(head.classes)
         ones = torch.ones_like(sums.mass)
         for tile, (first, last) in zip(stash, head.columns(), strict=True):
-            gradient_(tile, sums.peak, sums.mass, target[rows], ones, first, head.classes, terms)
+            gradient_(tile, sums.peak, sums.mass, target[rows], ones, first, head.classes, terms, sums.weights, None)
             gradients.add(tile, x, head.columns_of(first, last), block, first, last)
     return losses.sum() if summed else losses, *_finished(gradients, hidden, weight, bias, labelled)
 
@@ -230,31 +241,39 @@ def _forward_with_gradients(
 @in_given_types
 def _backward(
     grad: Tensor,
+    lse_grad: Tensor | None,
     peaks: Tensor,
     masses: Tensor,
     hidden: Tensor,
     weight: Tensor,
     target: Tensor,
     bias: Tensor | None,
+    class_weight: Tensor | None,
     ignore_index: int,
     label_smoothing: float,
     z_loss: float,
     softcap: float | None,
     compute: torch.dtype,
+    _with_lse: bool,
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients in hidden, weight and bias (empty where not needed) of losses with gradients `grad` (n,)."""
+    """The gradients in hidden, weight and bias (empty where not needed).
+
+    grad and lse_grad (n,) are the gradients of the losses and of the log-sum-exps.
+    """
     head, terms = _Head(weight, bias, compute, softcap), Terms(label_smoothing, z_loss, softcap)
     labelled = labelled_rows(target, ignore_index)
     gradients = _Gradients(head, len(labelled), needs)
     for block in _row_blocks(len(labelled), min(TILE, head.classes) * head.wide.itemsize):
         rows = labelled[block]
-        peak, mass = peaks[rows], masses[rows]
+        peak, mass, t = peaks[rows], masses[rows], target[rows]
+        weights = Weights.of(class_weight, t, head.wide)
+        lse_scale = None if lse_grad is None else lse_grad[rows]
         x = head.widen(hidden.index_select(0, rows))
         for first, last in head.columns():
             columns = head.columns_of(first, last)
             tile = head.logits(x, columns, first, last)
-            gradient_(tile, peak, mass, target[rows], grad[rows], first, head.classes, terms)
+            gradient_(tile, peak, mass, t, grad[rows], first, head.classes, terms, weights, lse_scale)
             gradients.add(tile, x, columns, block, first, last)
     return _finished(gradients, hidden, weight, bias, labelled)
 
@@ -299,7 +318,7 @@ def chunk_rows(rows: int, classes: int, itemsize: int) -> int:
     return max(1, cdiv(rows, chunks * PANEL)) * PANEL
 
 
-def plan(needs: list[bool], summed: bool, rows: int, classes: int, itemsize: int) -> str:
+def plan(needs: list[bool], summed: bool, rows: int, classes: int, itemsize: int, *, with_lse: bool = False) -> str:
     """How the triton backend goes about it, by cost: one of four ways, from shapes and needs alone.
 
     `losses`: no gradient is asked for, so logits are not kept. One matrix product.
@@ -312,10 +331,11 @@ def plan(needs: list[bool], summed: bool, rows: int, classes: int, itemsize: int
     Args:
         needs: whether hidden, weight and bias ask for a gradient.
         summed: whether the losses are reduced to one number.
+        with_lse: whether log-sum-exps are returned too, whose gradients wait for g as well.
     """
     if not any(needs):
         return "losses"
-    if summed or not (needs[1] or needs[2]):
+    if not with_lse and (summed or not (needs[1] or needs[2])):
         return "gradients"
     return "stash" if chunk_rows(rows, classes, itemsize) >= rows else "recompute"
 
@@ -348,8 +368,9 @@ def _fake_gradients(
 
 
 def _fake_forward(*inputs: Any) -> tuple[Tensor, ...]:
-    hidden, _, target, *_, compute = inputs
-    return tuple(hidden.new_empty(target.shape, dtype=accumulation_dtype(compute)) for _ in range(3))
+    hidden, _, target, *_, compute, with_lse = inputs
+    shapes = target.shape, target.shape if with_lse else (0,), target.shape, target.shape
+    return tuple(hidden.new_empty(shape, dtype=accumulation_dtype(compute)) for shape in shapes)
 
 
 def _fake_forward_with_gradients(*inputs: Any) -> tuple[Tensor, ...]:
@@ -359,13 +380,14 @@ def _fake_forward_with_gradients(*inputs: Any) -> tuple[Tensor, ...]:
 
 
 def _fake_backward(*inputs: Any) -> tuple[Tensor, ...]:
-    _, _, _, hidden, weight, _, bias, *_, needs = inputs
+    _, _, _, _, hidden, weight, _, bias, *_, needs = inputs
     return _fake_gradients(hidden, weight, bias, needs)
 
 
 def _fake_triton_forward(*inputs: Any) -> tuple[Tensor, ...]:
-    hidden, weight, target, *_, compute, _, keep = inputs
-    results = [hidden.new_empty(target.shape, dtype=torch.float32) for _ in range(3)]
+    hidden, weight, target, *_, compute, _, with_lse, keep = inputs
+    shapes = target.shape, target.shape if with_lse else (0,), target.shape, target.shape
+    results = [hidden.new_empty(shape, dtype=torch.float32) for shape in shapes]
     if not keep:
         return *results, *(hidden.new_empty(0, dtype=torch.float32) for _ in range(2))
     rows, columns = stash_shape(len(target), len(weight))
@@ -381,7 +403,7 @@ def _fake_triton_forward_with_gradients(*inputs: Any) -> tuple[Tensor, ...]:
 
 
 def _fake_triton_backward(*inputs: Any) -> tuple[Tensor, ...]:
-    _, _, _, _, _, hidden, weight, _, bias, *_, needs = inputs
+    _, _, _, _, _, _, hidden, weight, _, bias, *_, needs = inputs
     return _fake_gradients(hidden, weight, bias, needs)
 
 
@@ -390,23 +412,31 @@ def _fake_triton_finish(*inputs: Any) -> tuple[Tensor, ...]:
     return tuple(g.new_empty(g.shape, dtype=dtype) for g, dtype in zip(gradients, types, strict=True))
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    hidden, weight, target, bias, *ctx.options = inputs
-    ctx.save_for_backward(*output[1:], hidden, weight, target, bias)
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
+def _setup_context_by(place: int) -> Callable[..., None]:
+    """What is kept for a backward that makes gradients; `place` is that of `with_lse` among the options."""
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.options = inputs[5:]
+        ctx.save_for_backward(*output[2:], *inputs[:5])
+        ctx.mark_non_differentiable(*output[2 if ctx.options[place] else 1 :])
+        ctx.set_materialize_grads(False)
+
+    return setup_context
 
 
 def _differentiate_by(backward: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor | None, ...]]:
     """The gradients in all inputs by the op `backward`, from what forward returned beside the losses."""
 
-    def differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        nothing = (None,) * len(ctx.options)
-        if grad is None:
+    def differentiate(ctx: Any, grad: Tensor | None, lse_grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        nothing = (None,) * (1 + len(ctx.options))
+        if grad is None and lse_grad is None:
             return (None,) * 4 + nothing
+        if grad is None:
+            assert lse_grad is not None
+            grad = torch.zeros_like(lse_grad)
         hidden, weight, _target, bias = ctx.needs_input_grad[:4]
         needs = [hidden, weight, bias]
-        gradients = backward(grad, *ctx.saved_tensors, *ctx.options, needs)
+        gradients = backward(grad, lse_grad, *ctx.saved_tensors, *ctx.options, needs)
         d_hidden, d_weight, d_bias = (g if need else None for g, need in zip(gradients, needs, strict=True))
         return d_hidden, d_weight, None, d_bias, *nothing
 
@@ -414,10 +444,10 @@ def _differentiate_by(backward: Callable[..., tuple[Tensor, ...]]) -> Callable[.
 
 
 def _setup_context_with_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    hidden, weight, _, bias, *options = inputs
-    ctx.options, ctx.needs = options, options[-1]
+    hidden, weight, _, bias, _, *options = inputs
+    ctx.options, ctx.needs, ctx.made = options, options[-1], len(output) - 1
     ctx.types = [hidden.dtype, weight.dtype, weight.dtype if bias is None else bias.dtype]
-    ctx.save_for_backward(*output[1:])
+    ctx.save_for_backward(*output[1:], hidden, weight, bias)  # the inputs so that a second derivative can raise
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
@@ -426,10 +456,10 @@ def _scale_by(scale: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[T
     """The chain rule's last factor, by `scale`: one number for all, or for hidden one a row."""
 
     def differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        nothing = (None,) * len(ctx.options)
+        nothing = (None,) * (1 + len(ctx.options))
         if grad is None:
             return (None,) * 4 + nothing
-        gradients = scale(grad, *ctx.saved_tensors, *ctx.types, ctx.needs)
+        gradients = scale(grad, *ctx.saved_tensors[: ctx.made], *ctx.types, ctx.needs)
         d_hidden, d_weight, d_bias = (g if need else None for g, need in zip(gradients, ctx.needs, strict=True))
         return d_hidden, d_weight, None, d_bias, *nothing
 
@@ -441,22 +471,23 @@ def _scaled(grad: Tensor, d_hidden: Tensor, d_weight: Tensor, d_bias: Tensor, *_
     return tuple((g * factor).to(g.dtype) if g.numel() else g for g in (d_hidden, d_weight, d_bias))
 
 
-_INPUTS = "Tensor hidden, Tensor weight, Tensor target, Tensor? bias"
+_INPUTS = "Tensor hidden, Tensor weight, Tensor target, Tensor? bias, Tensor? class_weight"
 _OPTIONS = "int ignore_index, float label_smoothing, float z_loss, float? softcap, ScalarType compute"
 _KEPT = "Tensor peaks, Tensor masses"
 
 _backward_op = Op(
     "linear_cross_entropy_backward",
-    f"(Tensor grad, {_KEPT}, {_INPUTS}, {_OPTIONS}, bool[] needs) -> (Tensor, Tensor, Tensor)",
+    f"(Tensor grad, Tensor? lse_grad, {_KEPT}, {_INPUTS}, {_OPTIONS}, bool with_lse, bool[] needs)"
+    " -> (Tensor, Tensor, Tensor)",
     _backward,
     _fake_backward,
 )
 _forward_op = Op(
     "linear_cross_entropy",
-    f"({_INPUTS}, {_OPTIONS}) -> (Tensor, Tensor, Tensor)",
+    f"({_INPUTS}, {_OPTIONS}, bool with_lse) -> (Tensor, Tensor, Tensor, Tensor)",
     _forward,
     _fake_forward,
-).differentiable(_differentiate_by(_backward_op), _setup_context)
+).differentiable(_differentiate_by(_backward_op), _setup_context_by(5))
 _forward_with_gradients_op = Op(
     "linear_cross_entropy_with_gradients",
     f"({_INPUTS}, {_OPTIONS}, bool summed, bool[] needs) -> (Tensor, Tensor, Tensor, Tensor)",
@@ -466,17 +497,18 @@ _forward_with_gradients_op = Op(
 
 _triton_backward_op = Op(
     "linear_cross_entropy_backward_triton",
-    f"(Tensor grad, {_KEPT}, Tensor stash, Tensor panel_peaks, {_INPUTS}, {_OPTIONS}, float? filter_eps, bool keep,"
-    " bool[] needs) -> (Tensor, Tensor, Tensor)",
+    f"(Tensor grad, Tensor? lse_grad, {_KEPT}, Tensor stash, Tensor panel_peaks, {_INPUTS}, {_OPTIONS},"
+    " float? filter_eps, bool with_lse, bool keep, bool[] needs) -> (Tensor, Tensor, Tensor)",
     _in_triton("backward"),
     _fake_triton_backward,
 )
 _triton_forward_op = Op(
     "linear_cross_entropy_triton",
-    f"({_INPUTS}, {_OPTIONS}, float? filter_eps, bool keep) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"({_INPUTS}, {_OPTIONS}, float? filter_eps, bool with_lse, bool keep)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _in_triton("forward"),
     _fake_triton_forward,
-).differentiable(_differentiate_by(_triton_backward_op), _setup_context)
+).differentiable(_differentiate_by(_triton_backward_op), _setup_context_by(6))
 _triton_finish_op = Op(
     "linear_cross_entropy_finish_triton",
     "(Tensor grad, Tensor d_hidden, Tensor d_weight, Tensor d_bias, Tensor slots, ScalarType hidden_type,"
@@ -496,6 +528,44 @@ _triton_forward_with_gradients_op = Op(
 # The public function
 
 
+@overload
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None = ...,
+    *,
+    class_weight: Tensor | None = ...,
+    ignore_index: int = ...,
+    label_smoothing: float = ...,
+    z_loss: float = ...,
+    softcap: float | None = ...,
+    reduction: str = ...,
+    return_lse: Literal[False] = ...,
+    filter_eps: float | None = ...,
+    backend: str = ...,
+) -> Tensor: ...
+
+
+@overload
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None = ...,
+    *,
+    class_weight: Tensor | None = ...,
+    ignore_index: int = ...,
+    label_smoothing: float = ...,
+    z_loss: float = ...,
+    softcap: float | None = ...,
+    reduction: str = ...,
+    return_lse: Literal[True],
+    filter_eps: float | None = ...,
+    backend: str = ...,
+) -> tuple[Tensor, Tensor]: ...
+
+
 def linear_cross_entropy(
     hidden: Tensor,
     weight: Tensor,
@@ -508,8 +578,10 @@ def linear_cross_entropy(
     softcap: float | None = None,
     reduction: str = "sum",
     filter_eps: float | None = None,
+    class_weight: Tensor | None = None,
+    return_lse: bool = False,
     backend: str = "auto",
-) -> Tensor:
+) -> Tensor | tuple[Tensor, Tensor]:
     """`cross_entropy(F.linear(hidden, weight, bias), target, ...)` that never holds the logits.
 
     Differentiable once, in hidden, weight and bias; a gradient that nothing asks for is not computed. Beyond inputs and
@@ -526,11 +598,16 @@ def linear_cross_entropy(
         filter_eps: a permission to leave out of the gradients' products what is at most this in all of a tile of
             ∂loss/∂u (128 rows and columns): dx is off by at most filter_eps · |g| · Σ |W| over the classes left out,
             dW and db likewise over rows. Late in training, where most classes are nearly impossible, that saves
-            most of the work. Only the triton backend uses it; db is exact. None: exact gradients.
+            most of the work. Only the triton backend uses it, and not with return_lse; db is exact. None: exact
+            gradients.
+        class_weight: (V,), what `cross_entropy` calls weight.
+        return_lse: return also each row's log-sum-exp, as `cross_entropy` does. Gradients are then computed in
+            backward, which makes the logits again: one matrix product more.
         backend: `auto`, `reference`, `torch` or `triton`.
 
     Returns:
-        The loss in float32 (float64 for float64 inputs): (), or (...) with reduction `none`.
+        The loss in float32 (float64 for float64 inputs): (), or (...) with reduction `none`; with return_lse also the
+        log-sum-exps (...).
 
     Raises:
         ValueError: shapes, types, devices or options that do not fit; targets outside [0, V), as for `cross_entropy`.
@@ -544,59 +621,63 @@ def linear_cross_entropy(
         )
     if bias is not None:
         check_shape("bias", bias, (classes,), "(V,)")
+    check_same_device(hidden=hidden, weight=weight, target=target, bias=bias, class_weight=class_weight)
     check_loss_arguments(target, hidden.shape[:-1], classes, label_smoothing, z_loss, softcap, reduction)
+    class_weight = check_class_weight("class_weight", class_weight, classes)
     if filter_eps is not None and not filter_eps >= 0.0:
         raise ValueError(f"filter_eps={filter_eps}: wanted filter_eps >= 0, or None")
-    check_same_device(hidden=hidden, weight=weight, target=target, bias=bias)
     compute = compute_dtype("hidden", hidden, weight)
     rows, labels = hidden.reshape(target.numel(), size), target.reshape(-1).long()
-    options = (ignore_index, label_smoothing, z_loss, softcap, compute)
+    apart = z_loss_apart(class_weight, z_loss, reduction)
+    with_lse = return_lse or bool(apart)
+    terms = Terms(label_smoothing, 0.0 if apart else z_loss, softcap or None)
+    options = (ignore_index, *terms, compute)
+    operands = rows, weight, labels, bias, class_weight
     differentiable = torch.is_grad_enabled()
     needs = [differentiable and t is not None and t.requires_grad for t in (hidden, weight, bias)]
     summed = reduction != "none"
     chosen = resolve_backend(backend, hidden.device, compute)
     if chosen == "reference":
         check_targets(labels, classes, ignore_index)
-        terms = Terms(label_smoothing, z_loss, softcap)
-        losses = reference(rows, weight, labels, bias, ignore_index, terms, compute)
+        losses, lse = reference(*operands, ignore_index, terms, compute)
     elif chosen == "torch":
-        losses = _torch_losses(rows, weight, labels, bias, options, summed, needs)
+        losses, lse = _torch_losses(operands, options, summed, with_lse, needs)
     else:
         check_targets(labels, classes, ignore_index)
-        losses = _triton_losses(rows, weight, labels, bias, (*options, filter_eps), summed, needs)
-    if reduction == "none":
-        return losses.reshape(target.shape)
-    return mean_of(losses.sum(), labels, ignore_index) if reduction == "mean" else losses.sum()
+        eps = None if with_lse else filter_eps
+        losses, lse = _triton_losses(operands, (*options, eps), summed, with_lse, needs)
+    loss = losses.reshape(target.shape) if reduction == "none" else losses.sum()
+    if reduction == "mean":
+        loss = mean_of(loss, labels, ignore_index, class_weight)
+    if apart:
+        loss = loss + mean_of(apart * (lse * lse).sum(), labels, ignore_index)
+    return (loss, lse.reshape(target.shape)) if return_lse else loss
 
 
 def _torch_losses(
-    hidden: Tensor,
-    weight: Tensor,
-    target: Tensor,
-    bias: Tensor | None,
-    options: tuple[Any, ...],
-    summed: bool,
-    needs: list[bool],
-) -> Tensor:
-    """Losses (n,), or their sum where `summed` allows it, by the cheapest of the three ways that the module names."""
+    operands: tuple[Any, ...], options: tuple[Any, ...], summed: bool, with_lse: bool, needs: list[bool]
+) -> tuple[Tensor, Tensor]:
+    """Losses (n,), or their sum where `summed` allows it, by the cheapest of the three ways that the module names.
+
+    Beside them the log-sum-exps (n,); nothing where they are not asked for.
+    """
     one_number_a_row = summed or not (needs[1] or needs[2])
-    if any(needs) and one_number_a_row:
-        return _forward_with_gradients_op(hidden, weight, target, bias, *options, summed, needs)[0]
-    return _forward_op(hidden, weight, target, bias, *options)[0]
+    if any(needs) and one_number_a_row and not with_lse:
+        losses, *_ = _forward_with_gradients_op(*operands, *options, summed, needs)
+        return losses, losses.new_empty(0)
+    losses, lse, *_ = _forward_op(*operands, *options, with_lse)
+    return losses, lse
 
 
 def _triton_losses(
-    hidden: Tensor,
-    weight: Tensor,
-    target: Tensor,
-    bias: Tensor | None,
-    options: tuple[Any, ...],
-    summed: bool,
-    needs: list[bool],
-) -> Tensor:
-    """Losses (n,), or their sum where `summed` allows it, by the way that `plan` takes."""
+    operands: tuple[Any, ...], options: tuple[Any, ...], summed: bool, with_lse: bool, needs: list[bool]
+) -> tuple[Tensor, Tensor]:
+    """The same by the way that `plan` takes."""
+    _, weight, target, *_ = operands
     itemsize = options[4].itemsize
-    way = plan(needs, summed, len(target), len(weight), itemsize)
+    way = plan(needs, summed, len(target), len(weight), itemsize, with_lse=with_lse)
     if way == "gradients":
-        return _triton_forward_with_gradients_op(hidden, weight, target, bias, *options, summed, needs)[0]
-    return _triton_forward_op(hidden, weight, target, bias, *options, way == "stash")[0]
+        losses, *_ = _triton_forward_with_gradients_op(*operands, *options, summed, needs)
+        return losses, losses.new_empty(0)
+    losses, lse, *_ = _triton_forward_op(*operands, *options, with_lse, way == "stash")
+    return losses, lse

@@ -46,6 +46,9 @@ V = TypeVar("V")
 BLOCK_ELEMENTS = 2**17
 """Elements of x that are masked at a time on a CPU, so that mask and product stay in a core's cache."""
 
+MOST_ELEMENTS = 2**31
+"""The Triton kernels find an element of a weight by a 32-bit number."""
+
 # The reference
 
 
@@ -87,9 +90,10 @@ def _masked_blocks(x: Tensor, p: float, seed: Tensor) -> Iterator[tuple[slice, T
         yield block, dropout.apply_bits(x[block], bits, out=buffer[: len(bits)]), bits
 
 
-def _stacked(lora_as: Sequence[Tensor], compute: torch.dtype) -> Tensor:
-    """The layers' A above one another, (Σ R, K)."""
-    return lora_as[0].to(compute) if len(lora_as) == 1 else torch.cat([lora_a.to(compute) for lora_a in lora_as])
+def _stacked(lora_as: Sequence[Tensor], compute: torch.dtype, factors: Sequence[float] = ()) -> Tensor:
+    """The layers' A above one another, (Σ R, K), each times its factor where there are any."""
+    scaled = [_scaled(a, factors[i] if factors else 1.0, compute) for i, a in enumerate(lora_as)]
+    return scaled[0] if len(scaled) == 1 else torch.cat(scaled)
 
 
 @in_given_types
@@ -121,8 +125,24 @@ def _forward(
             ys.append(mm(x, _merged(weight, a, b, s, compute).t(), bias))
         else:
             y = mm(x, weight.to(compute).t(), bias)
-            ys.append(add_mm_(y, t, b.to(compute).t(), s / (1 - dropout_p)))
+            factor, up = split_scale(s / (1 - dropout_p))
+            ys.append(add_mm_(y, t, _scaled(b, up, compute).t(), factor))
     return [*ys, down]
+
+
+def split_scale(scale: float) -> tuple[float, float]:
+    """Two factors of a scale, the first at most 1 in size and the second at least 1.
+
+    In float16 a scale above 1 would take t or dt = g B out of range where their products with the small B and A are
+    not; it goes to B and A, in their own type, before they are rounded.
+    """
+    up = max(abs(scale), 1.0)
+    return scale / up, up
+
+
+def _scaled(small: Tensor, factor: float, compute: torch.dtype) -> Tensor:
+    """factor · small in the type `compute`, rounded once."""
+    return small.to(compute) if factor == 1.0 else (small * factor).to(compute)
 
 
 def _merges(x: Tensor, seed: Tensor | None, compute: torch.dtype) -> bool:
@@ -156,7 +176,7 @@ def _backward(
     need_x, *rest = needs
     need_weights, need_biases, need_as, need_bs = by_kind(rest, (weights, biases, lora_as, lora_bs))
     inputs, ranks = x.to(compute), [len(lora_a) for lora_a in lora_as]
-    scales = [scaling / (1 - dropout_p) for scaling in scalings]
+    scales, ups = zip(*(split_scale(scaling / (1 - dropout_p)) for scaling in scalings), strict=True)
     d_x = None
     d_as: Sequence[Tensor | None] = [None] * len(lora_as)
     merge = _merges(x, seed, compute)
@@ -168,17 +188,20 @@ def _backward(
         d_downs = [mm(g, lora_b.to(compute)).mul_(s) for g, lora_b, s in zip(grads, lora_bs, scales, strict=True)]
         d_down = d_downs[0] if len(d_downs) == 1 else torch.cat(d_downs, dim=1)
         missing = None if merge else d_x
-        d_stacked = _through_lora_a(inputs, d_down, _stacked(lora_as, compute), dropout_p, seed, missing, any(need_as))
+        d_stacked = _through_lora_a(
+            inputs, d_down, _stacked(lora_as, compute, ups), dropout_p, seed, missing, any(need_as)
+        )
         if d_stacked is not None:  # split into tensors of their own, as an op's outputs must be
-            d_as = [d_stacked] if len(ranks) == 1 else [d_a.clone() for d_a in d_stacked.split(ranks)]
+            parts = d_stacked.split(ranks)
+            d_as = [part.to(a.dtype, copy=True).mul_(up) for part, a, up in zip(parts, lora_as, ups, strict=True)]
     d_weights = (mm(grad.t(), inputs) if need else None for grad, need in zip(grads, need_weights, strict=True))
     d_biases = (
         grad.sum(0, dtype=accumulation_dtype(compute)) if need else None
         for grad, need in zip(grads[: len(biases)], need_biases, strict=True)
     )
     d_bs = (
-        mm(t.t(), grad).t().contiguous().mul_(s) if need else None  # t is the thin one
-        for grad, t, s, need in zip(grads, down.split(ranks, dim=1), scales, need_bs, strict=True)
+        mm(t.t(), grad).t().contiguous().to(b.dtype).mul_(s * up) if need else None  # t is the thin one
+        for grad, t, b, s, up, need in zip(grads, down.split(ranks, dim=1), lora_bs, scales, ups, need_bs, strict=True)
     )
     gradients = (d_x, *d_weights, *d_biases, *d_as, *d_bs)
     tensors = (x, *weights, *biases, *lora_as, *lora_bs)
@@ -406,7 +429,16 @@ def _group(
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"dropout_p={dropout_p}: wanted 0 <= dropout_p < 1")
     compute = compute_dtype("x", x, weights[0])
-    backend = resolve_backend(backend, x.device, compute)
+    chosen = resolve_backend(backend, x.device, compute)
+    largest = max(weight.numel() for weight in weights)
+    if chosen == "triton" and largest >= MOST_ELEMENTS:
+        if backend == "triton":
+            raise ValueError(
+                f"a weight has {largest} elements; the Triton kernels count fewer than 2**31 = {MOST_ELEMENTS}:"
+                " pass backend='torch', or 'auto', which takes it"
+            )
+        chosen = "torch"
+    backend = chosen
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     if backend == "triton":  # here and not in the op, so that what is saved for backward is in this type
         rows, weights = rows.to(compute), [weight.to(compute) for weight in weights]

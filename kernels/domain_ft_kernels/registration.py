@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import peek_interpreter_stack
+from torch._C._functorch import TransformType, get_interpreter_stack, peek_interpreter_stack
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 
@@ -36,7 +37,7 @@ class Op:
         *,
         mutates: Iterable[str] = (),
     ) -> None:
-        self.function, self.mutates = function, tuple(mutates)
+        self.name, self.function, self.mutates = name, function, tuple(mutates)
         self.registered = torch.library.custom_op(
             f"domain_ft_kernels::{name}", function, mutates_args=self.mutates, schema=schema
         )
@@ -46,13 +47,41 @@ class Op:
         self.differentiate: Callable[..., tuple[Any, ...]] | None = None
 
     def differentiable(self, differentiate: Callable[..., tuple[Any, ...]], setup_context: Callable[..., None]) -> Op:
-        """Give it a backward, as `torch.library.register_autograd` takes it; returns the op."""
-        self.differentiate, self.setup_context = differentiate, setup_context
-        self.registered.register_autograd(differentiate, setup_context=setup_context)
+        """Give it a backward, as `torch.library.register_autograd` takes it; returns the op.
+
+        A second derivative raises: the gradients carry a node that does, whatever they were computed from.
+        """
+
+        def differentiate_once(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+            if not torch.is_grad_enabled():
+                return differentiate(ctx, *grads)
+            origins = [t for t in (*ctx.saved_tensors, *_tensors(grads)) if t is not None and t.requires_grad]
+            with torch.no_grad():
+                gradients = differentiate(ctx, *grads)
+            return self._final(gradients, origins)
+
+        self.differentiate, self.setup_context = differentiate_once, setup_context
+        self.registered.register_autograd(differentiate_once, setup_context=setup_context)
         return self
+
+    def _final(self, gradients: tuple[Any, ...], origins: list[Tensor]) -> tuple[Any, ...]:
+        """The same gradients, which raise where something differentiates them in `origins`, what they depend on.
+
+        `once_differentiable` does so only where the incoming gradient asks for a gradient. A constant one, as that of
+        a sum, would leave a second derivative silently wrong, or unconnected to the inputs.
+        """
+        lengths = [len(entry) if isinstance(entry, list) else None for entry in gradients]
+        flat = list(_flat(gradients, lengths))
+        places = [place for place, entry in enumerate(flat) if entry is not None]
+        marked = _Final.apply(self.name, len(places), *(flat[place] for place in places), *origins)
+        for place, entry in zip(places, marked, strict=True):
+            flat[place] = entry
+        return tuple(_nested(flat, lengths))
 
     def __call__(self, *inputs: Any) -> Any:
         tensors = list(_tensors(inputs))
+        if not torch.compiler.is_compiling():
+            self._check_transforms(tensors)
         if self.mutates or _watched(tensors):  # autograd has to count the writes
             return self.registered(*inputs)
         if self.differentiate is None or not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
@@ -60,6 +89,19 @@ class Op:
         lengths = [len(argument) if _holds_tensors(argument) else None for argument in inputs]
         results = _Eager.apply(self, lengths, *_flat(inputs, lengths))
         return list(results) if self.returns_list else results
+
+    def _check_transforms(self, tensors: list[Tensor]) -> None:
+        """Raise where the call is differentiated forward or transformed by torch.func: the op has no rules for it."""
+        what = None
+        if peek_interpreter_stack() is not None:
+            keys = [entry.key() for entry in get_interpreter_stack() or []]
+            what = "under torch.func transforms" if any(key != TransformType.Functionalize for key in keys) else None
+        elif forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+            what = "with forward-mode derivatives (torch.autograd.forward_ad)"
+        if what is not None:
+            raise NotImplementedError(
+                f"{self.name} does not work {what} on this backend; pass backend='reference', which is plain PyTorch"
+            )
 
 
 class _Eager(torch.autograd.Function):
@@ -81,6 +123,22 @@ class _Eager(torch.autograd.Function):
         return None, None, *_flat(gradients, ctx.lengths)
 
 
+class _Final(torch.autograd.Function):
+    """Gradients as they are, tied to what they depend on by a node that raises."""
+
+    @staticmethod
+    def forward(ctx: Any, name: str, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.name = name
+        return tuple(tensor.view_as(tensor) for tensor in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> tuple[Any, ...]:
+        raise RuntimeError(
+            f"{ctx.name} has no second derivative on this backend: its gradient cannot be differentiated again"
+            " (create_graph=True); pass backend='reference', which is plain PyTorch"
+        )
+
+
 class _Context:
     """autograd's context with needs_input_grad by argument, a list of them for a list, as torch.library gives it."""
 
@@ -91,13 +149,23 @@ class _Context:
         return getattr(self._context, name)
 
 
+def has_values(tensor: Tensor) -> bool:
+    """Whether the host may look at what a tensor holds: not in a trace, of a FakeTensor, or inside of torch.func."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(tensor) in (Tensor, torch.nn.Parameter)
+        and not tensor.is_meta
+        and peek_interpreter_stack() is None
+    )
+
+
 def _watched(tensors: list[Tensor]) -> bool:
     """Whether something has to see the op as torch.library knows it."""
     return (
         torch.compiler.is_compiling()
         or _get_current_dispatch_mode() is not None
         or peek_interpreter_stack() is not None
-        or any(type(tensor) not in (Tensor, torch.nn.Parameter) for tensor in tensors)
+        or any(type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.is_meta for tensor in tensors)
     )
 
 

@@ -208,9 +208,9 @@ def test_opcheck(terms: dict[str, Any]) -> None:
     options = (-100, terms.get("label_smoothing", 0.0), terms.get("z_loss", 0.0), terms.get("softcap"))
     for dtype in (torch.float32, torch.bfloat16):
         z = logits.to(dtype)
-        torch.library.opcheck(OP, (z.clone().requires_grad_(), target, *options))
-        losses, *sums = OP(z, target, *options)
-        torch.library.opcheck(BACKWARD_OP, (losses, z, target, *sums, *options))
+        torch.library.opcheck(OP, (z.clone().requires_grad_(), target, None, *options, False, False))
+        losses, _, *sums = OP(z, target, None, *options, False, False)
+        torch.library.opcheck(BACKWARD_OP, (losses, None, z, target, None, *sums, *options))
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])
@@ -250,7 +250,7 @@ def test_activation_checkpointing() -> None:
         ({"logits": torch.ones(3, 0)}, r"there are 0 classes"),
         ({"label_smoothing": 1.5}, r"label_smoothing=1.5"),
         ({"z_loss": -1.0}, r"z_loss=-1.0"),
-        ({"softcap": 0.0}, r"softcap=0.0"),
+        ({"softcap": -0.5}, r"softcap=-0.5: wanted softcap > 0; 0 and None mean none"),
         ({"reduction": "avg"}, r"reduction='avg': wanted one of sum, mean, none"),
         ({"logits": torch.ones(3, 4).double(), "backend": "triton"}, r"float32, bfloat16 and float16, not float64"),
         ({"backend": "cuda"}, r"backend='cuda': wanted one of auto, reference, torch, triton"),

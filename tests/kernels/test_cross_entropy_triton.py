@@ -172,9 +172,9 @@ def test_a_target_that_is_no_class_reads_nothing(classes: int) -> None:
     logits, _ = make(5, classes)
     target = torch.tensor([0, classes, -1, -100, 2**40])
     with checked_memory(logits, target) as memory:
-        losses, peaks, masses = kernels.forward(logits, target, -100, 0.0, 0.0, None)
+        losses, peaks, masses = kernels.forward(logits, target, None, -100, 0.0, 0.0, None)
         gradient = torch.empty_like(logits)
-        kernels.fill_gradient(gradient, torch.ones(5), logits, target, peaks, masses, -100, 0.0, 0.0, None)
+        kernels.fill_gradient(gradient, torch.ones(5), None, logits, target, None, peaks, masses, -100, 0.0, 0.0, None)
         memory.assert_written(losses, peaks, masses, gradient)
     assert losses.isnan().tolist() == [False, True, True, False, True]
     torch.testing.assert_close(gradient[1], logits[1].softmax(0))
@@ -200,9 +200,9 @@ def test_launches_are_recorded_without_values() -> None:
     logits = torch.empty(16384, 50257, dtype=torch.bfloat16, device="meta")
     target = torch.empty(16384, dtype=torch.long, device="meta")
     with recording("sm_90") as launches:
-        losses, peaks, masses = kernels.forward(logits, target, -100, 0.0, 0.0, None)
+        losses, peaks, masses = kernels.forward(logits, target, None, -100, 0.0, 0.0, None)
         gradient = torch.empty_like(logits)
-        kernels.fill_gradient(gradient, losses, logits, target, peaks, masses, -100, 0.0, 0.0, None)
+        kernels.fill_gradient(gradient, losses, None, logits, target, None, peaks, masses, -100, 0.0, 0.0, None)
     assert [launch.kernel.__name__ for launch in launches] == ["_forward", "_backward"]
     assert all(launch.grid == (16384,) for launch in launches)
 
@@ -214,16 +214,16 @@ def test_opcheck(terms: dict[str, Any], inplace: bool) -> None:
     options = (-100, terms.get("label_smoothing", 0.0), terms.get("z_loss", 0.0), terms.get("softcap"))
     for dtype in (torch.float32, torch.bfloat16):
         z = logits.to(dtype)
-        losses, *sums = OPS.cross_entropy_triton(z, target, *options)
+        losses, _, *sums = OPS.cross_entropy_triton(z, target, None, *options, False, False)
+        backward = (target, None, *sums, *options)
         if inplace:
-            torch.library.opcheck(
-                OPS.cross_entropy_triton_backward_.default, (losses, z.clone(), target, *sums, *options)
-            )
+            op = OPS.cross_entropy_triton_backward_.default
+            torch.library.opcheck(op, (losses, None, z.clone(), *backward))
             continue
-        torch.library.opcheck(OPS.cross_entropy_triton.default, (z.clone().requires_grad_(), target, *options))
-        torch.library.opcheck(OPS.cross_entropy_triton_backward.default, (losses, z, target, *sums, *options))
-        padded = F.pad(z, (0, 3))[:, :5]
-        torch.library.opcheck(OPS.cross_entropy_triton_backward.default, (losses, padded, target, *sums, *options))
+        forward = (z.clone().requires_grad_(), target, None, *options, False, False)
+        torch.library.opcheck(OPS.cross_entropy_triton.default, forward)
+        for rows in (z, F.pad(z, (0, 3))[:, :5]):
+            torch.library.opcheck(OPS.cross_entropy_triton_backward.default, (losses, None, rows, *backward))
 
 
 @pytest.fixture

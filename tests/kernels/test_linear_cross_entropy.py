@@ -315,16 +315,15 @@ def test_a_graph_can_be_walked_twice() -> None:
 def test_opcheck(terms: dict[str, Any], dtype: torch.dtype) -> None:
     (hidden, weight, bias), target = make(6, 5, 4, dtype=dtype)
     options = (-100, terms.get("label_smoothing", 0.0), terms.get("z_loss", 0.0), terms.get("softcap"), dtype)
-    losses, *sums = OPS.linear_cross_entropy(hidden, weight, target, bias, *options)
+    losses, _, *sums = OPS.linear_cross_entropy(hidden, weight, target, bias, None, *options, False)
     for needs in ([True, True, True], [True, False, False], [False, True, False]):
-        torch.library.opcheck(
-            OPS.linear_cross_entropy_backward.default, (losses, *sums, hidden, weight, target, bias, *options, needs)
-        )
+        backward = (losses, None, *sums, hidden, weight, target, bias, None, *options, False, needs)
+        torch.library.opcheck(OPS.linear_cross_entropy_backward.default, backward)
         tensors = [t.clone().requires_grad_(need) for t, need in zip((hidden, weight, bias), needs, strict=True)]
-        arguments = (*tensors[:2], target, tensors[2], *options)
-        torch.library.opcheck(OPS.linear_cross_entropy.default, arguments)
+        arguments = (*tensors[:2], target, tensors[2], None, *options)
+        torch.library.opcheck(OPS.linear_cross_entropy.default, (*arguments, False))
         torch.library.opcheck(OPS.linear_cross_entropy_with_gradients.default, (*arguments, True, needs))
-    arguments = (hidden.clone().requires_grad_(), weight, target, None, *options)
+    arguments = (hidden.clone().requires_grad_(), weight, target, None, None, *options)
     torch.library.opcheck(OPS.linear_cross_entropy_with_gradients.default, (*arguments, False, [True, False, False]))
 
 

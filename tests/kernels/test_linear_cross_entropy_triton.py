@@ -374,7 +374,7 @@ def test_no_work_that_nobody_asks_for(
     named = dict(zip("hwb", tensors, strict=True))
     for name in needs:
         named[name].requires_grad_()
-    monkeypatch.setattr(MODULE, "plan", lambda *_: way)
+    monkeypatch.setattr(MODULE, "plan", lambda *_, **__: way)
     with launch.recording("sm_90") as launches:
         losses = linear_cross_entropy(named["h"], named["w"], target, named["b"], reduction=reduction, backend="triton")
         if needs:
@@ -426,23 +426,11 @@ def test_memory_does_not_grow_with_the_logits(reduction: str) -> None:
         patch.setattr(torch, "empty", recorded)
         options = (-100, 0.0, 0.0, None, torch.bfloat16, None)
         if reduction == "sum":
-            KERNELS.forward_with_gradients(hidden, weight, target, None, *options, True, [True, True, False])
+            KERNELS.forward_with_gradients(hidden, weight, target, None, None, *options, True, [True, True, False])
         else:
             losses = empty(rows, device="meta")
-            KERNELS.backward(
-                losses,
-                losses,
-                losses,
-                losses,
-                losses,
-                hidden,
-                weight,
-                target,
-                None,
-                *options,
-                False,
-                [True, True, False],
-            )
+            operands = (hidden, weight, target, None, None)
+            KERNELS.backward(losses, None, *[losses] * 4, *operands, *options, False, False, [True, True, False])
     gradients = 4 * (rows + classes) * size
     finished = 2 * (rows + classes) * size if reduction == "none" else 0
     assert rows * classes * 2 > 10 * MODULE.STASH_BYTES
@@ -460,17 +448,17 @@ def test_opcheck(terms: dict[str, Any], dtype: torch.dtype) -> None:
     (hidden, weight, bias), target = make(6, 5, 4, dtype=dtype, ignored=0.0)
     options = (-100, terms.get("label_smoothing", 0.0), terms.get("z_loss", 0.0), terms.get("softcap"), dtype, None)
     for keep in (True, False):
-        losses, *kept = OPS.linear_cross_entropy_triton(hidden, weight, target, bias, *options, keep)
+        losses, _, *kept = OPS.linear_cross_entropy_triton(hidden, weight, target, bias, None, *options, False, keep)
         for needs in ([True, True, True], [False, True, False]):
             torch.library.opcheck(
                 OPS.linear_cross_entropy_backward_triton.default,
-                (losses, *kept, hidden, weight, target, bias, *options, keep, needs),
+                (losses, None, *kept, hidden, weight, target, bias, None, *options, False, keep, needs),
             )
             tensors = [t.clone().requires_grad_(need) for t, need in zip((hidden, weight, bias), needs, strict=True)]
-            arguments = (*tensors[:2], target, tensors[2], *options)
-            torch.library.opcheck(OPS.linear_cross_entropy_triton.default, (*arguments, keep))
+            arguments = (*tensors[:2], target, tensors[2], None, *options)
+            torch.library.opcheck(OPS.linear_cross_entropy_triton.default, (*arguments, False, keep))
             torch.library.opcheck(OPS.linear_cross_entropy_with_gradients_triton.default, (*arguments, True, needs))
-    arguments = (hidden.clone().requires_grad_(), weight, target, None, *options)
+    arguments = (hidden.clone().requires_grad_(), weight, target, None, None, *options)
     needs = [True, False, False]
     torch.library.opcheck(OPS.linear_cross_entropy_with_gradients_triton.default, (*arguments, False, needs))
     losses, *kept = OPS.linear_cross_entropy_with_gradients_triton(*arguments, False, needs)

@@ -25,6 +25,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from domain_ft_kernels.triton_backend.class_weights import lse_slope, row_loss, row_weight, wide_weights
 from domain_ft_kernels.triton_backend.launch import INTERPRETER, Config, launch
 from domain_ft_kernels.triton_backend.tiles import tanh
 
@@ -68,16 +69,26 @@ def _capped(u, softcap):
     return z
 
 
+@triton.jit
+def _weighted(values, weights, column, inside):
+    """The values times the weights of their columns, where there are weights."""
+    if weights is not None:
+        values = values * tl.load(weights + column, mask=inside, other=0.0)
+    return values
+
+
 @triton.jit(do_not_specialize=["n"])
 def _forward(
     logits,
     target,
+    weights,
     losses,
     peaks,
     masses,
     n,
     classes,
     stride,
+    mean_weight,
     ignore_index,
     label_smoothing,
     z_loss,
@@ -88,7 +99,8 @@ def _forward(
 ):
     """Losses, m and S (n,) of logits (n, classes) with rows `stride` apart; 0 where target (n,) is ignored.
 
-    label_smoothing, z_loss and softcap are None where they are not asked for. WIDTH: the power of two that a row fits.
+    weights (classes,) are class weights, mean_weight (1,) their mean. They, label_smoothing, z_loss and softcap are
+    None where they are not asked for. WIDTH: the power of two that a row fits.
     """
     BLOCK: tl.constexpr = min(TILE, WIDTH)
     ROWS: tl.constexpr = TILE // BLOCK
@@ -105,7 +117,7 @@ def _forward(
         inside = (offset >= first[:, None]) & (offset < last[:, None])
         z = _capped(tl.load(logits + start[:, None] + offset, mask=inside, other=0.0), softcap)
         if label_smoothing is not None:
-            total += tl.where(inside, z, 0.0)
+            total += tl.where(inside, _weighted(z, weights, offset - shift[:, None], inside), 0.0)
         z = tl.where(inside, z, float("-inf"))
         above = z - peak
         smaller = tl.exp(-tl.abs(above))  # of z and the peak; the other's exponential is 1
@@ -114,36 +126,34 @@ def _forward(
 
     offset, inside = _edges(shift, first, last, real, classes, LANES)
     z = _capped(tl.load(logits + start[:, None] + offset, mask=inside, other=0.0), softcap)
-    row_total = tl.sum(total, 1) + tl.sum(tl.where(inside, z, 0.0), 1)
+    row_total = tl.sum(total, 1)
+    if label_smoothing is not None:
+        row_total += tl.sum(tl.where(inside, _weighted(z, weights, offset - shift[:, None], inside), 0.0), 1)
     z = tl.where(inside, z, float("-inf"))
     row_peak = tl.maximum(tl.max(peak, 1), tl.max(z, 1))
     row_mass = tl.sum(mass * tl.exp(peak - row_peak[:, None]), 1) + tl.sum(tl.exp(z - row_peak[:, None]), 1)
 
+    row_peak, row_mass = tl.where(real, row_peak, 0.0), tl.where(real, row_mass, 1.0)  # what is not read is finite
     known = real & (label >= 0) & (label < classes)
     picked = _capped(tl.load(logits + row * stride + label, mask=known, other=0.0), softcap)
     log_mass = tl.log(row_mass)
-    if label_smoothing is None:
-        loss = log_mass - (picked - row_peak)
-    else:
-        loss = log_mass - (1 - label_smoothing) * (picked - row_peak)
-        loss -= label_smoothing * (row_total / classes - row_peak)
+    loss = row_loss(log_mass, row_peak, picked, row_total, label, known, weights, mean_weight, classes, label_smoothing)
     if z_loss is not None:
         loss += z_loss * (row_peak + log_mass) * (row_peak + log_mass)
     tl.store(losses + row, tl.where(real, tl.where(known, loss, float("nan")), 0.0), mask=row < n)
-    tl.store(peaks + row, tl.where(real, row_peak, 0.0), mask=row < n)
+    tl.store(peaks + row, row_peak, mask=row < n)
     tl.store(masses + row, tl.where(real, row_mass, 0.0), mask=row < n)
 
 
 @triton.jit
-def _gradient(u, column, label, peak, factor, scale, classes, label_smoothing, softcap):
-    """scale · ∂loss/∂u for logits u (rows, columns); factor is what a row's exponentials are multiplied by."""
+def _gradient(u, column, inside, label, peak, factor, own, share, weights, softcap):
+    """scale · ∂loss/∂u for logits u (rows, columns), by row: factor is what exponentials are multiplied by, own what is
+    taken off at the target, share (or None) what is taken off everywhere, times the class's weight."""
     z = _capped(u, softcap)
     g = tl.exp(z - peak[:, None]) * factor[:, None]
-    hit = column == label[:, None]
-    if label_smoothing is None:
-        g -= tl.where(hit, scale[:, None], 0.0)
-    else:
-        g -= scale[:, None] * (tl.where(hit, 1 - label_smoothing, 0.0) + label_smoothing / classes)
+    g -= tl.where(column == label[:, None], own[:, None], 0.0)
+    if share is not None:
+        g -= _weighted(share[:, None], weights, column, inside)
     if softcap is not None:
         g *= 1 - (z / softcap) * (z / softcap)
     return g
@@ -154,13 +164,17 @@ def _backward(
     logits,
     gradient,
     target,
+    weights,
     grad,
+    lse_grad,
     peaks,
     masses,
     n,
     classes,
     stride,
+    mean_weight,
     grad_stride,
+    lse_grad_stride,
     ignore_index,
     label_smoothing,
     z_loss,
@@ -171,7 +185,8 @@ def _backward(
 ):
     """The gradient (n, classes) in the logits, with their stride, or over them; 0 where target is ignored.
 
-    grad (n,): the gradient of each row's loss, its elements grad_stride apart.
+    grad (n,): the gradient of each row's loss, its elements grad_stride apart; lse_grad likewise of each row's
+    log-sum-exp, or None.
     """
     BLOCK: tl.constexpr = min(TILE, WIDTH)
     ROWS: tl.constexpr = TILE // BLOCK
@@ -181,22 +196,31 @@ def _backward(
     scale = tl.load(grad + row * grad_stride, mask=real, other=0.0).to(tl.float32)
     peak = tl.load(peaks + row, mask=real, other=0.0)
     mass = tl.load(masses + row, mask=real, other=1.0)
-    factor = scale / mass
+    weight = row_weight(label, real & (label >= 0) & (label < classes), weights)
+    factor = scale * lse_slope(weight, mean_weight, label_smoothing)
     if z_loss is not None:
-        factor *= 1 + 2 * z_loss * (peak + tl.log(mass))
+        factor += scale * 2 * z_loss * (peak + tl.log(mass))
+    if lse_grad is not None:
+        factor += tl.load(lse_grad + row * lse_grad_stride, mask=real, other=0.0).to(tl.float32)
+    factor /= mass
+    own = scale * weight
+    share = None
+    if label_smoothing is not None:
+        own *= 1 - label_smoothing
+        share = scale * (label_smoothing / classes)
     start, shift, first, last = _vectors(row * stride, row < n, classes, LANES)
 
     for begin in range(0, tl.max(last, 0), BLOCK):
         offset = begin + tl.arange(0, BLOCK)[None, :]
         inside = (offset >= first[:, None]) & (offset < last[:, None])
         u = tl.load(logits + start[:, None] + offset, mask=inside & real[:, None], other=0.0)
-        g = _gradient(u, offset - shift[:, None], label, peak, factor, scale, classes, label_smoothing, softcap)
+        g = _gradient(u, offset - shift[:, None], inside, label, peak, factor, own, share, weights, softcap)
         g = tl.where(real[:, None], g, 0.0).to(gradient.dtype.element_ty)
         tl.store(gradient + start[:, None] + offset, g, mask=inside)
 
     offset, inside = _edges(shift, first, last, row < n, classes, LANES)
     u = tl.load(logits + start[:, None] + offset, mask=inside & real[:, None], other=0.0)
-    g = _gradient(u, offset - shift[:, None], label, peak, factor, scale, classes, label_smoothing, softcap)
+    g = _gradient(u, offset - shift[:, None], inside, label, peak, factor, own, share, weights, softcap)
     g = tl.where(real[:, None], g, 0.0).to(gradient.dtype.element_ty)
     tl.store(gradient + start[:, None] + offset, g, mask=inside)
 
@@ -217,21 +241,31 @@ CONFIGS = (
 
 
 def forward(
-    logits: Tensor, target: Tensor, ignore_index: int, label_smoothing: float, z_loss: float, softcap: float | None
+    logits: Tensor,
+    target: Tensor,
+    class_weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    z_loss: float,
+    softcap: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Losses, m and S of logits (n, V): (n,) each, float32, 0 where ignored."""
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
     losses, peaks, masses = (logits.new_empty(len(logits), dtype=torch.float32) for _ in range(3))
     outputs = losses, peaks, masses
-    _launch(_forward, logits, (logits, target.contiguous(), *outputs), (ignore_index, label_smoothing, z_loss, softcap))
+    weights, mean_weight = wide_weights(class_weight)
+    tensors = logits, target.contiguous(), weights, *outputs
+    _launch(_forward, logits, tensors, (ignore_index, label_smoothing, z_loss, softcap), mean_weight)
     return outputs
 
 
 def fill_gradient(
     gradient: Tensor,
     grad: Tensor,
+    lse_grad: Tensor | None,
     logits: Tensor,
     target: Tensor,
+    class_weight: Tensor | None,
     peaks: Tensor,
     masses: Tensor,
     ignore_index: int,
@@ -239,24 +273,28 @@ def fill_gradient(
     z_loss: float,
     softcap: float | None,
 ) -> None:
-    """Write the gradient in the logits (n, V) of losses with gradients `grad` (n,) into `gradient`, which they may be.
+    """Write the gradient in the logits (n, V) into `gradient`, which they may be.
 
+    grad and lse_grad (n,) are the gradients of the losses and of the log-sum-exps.
     Its rows are contiguous, and its stride is the logits' own where theirs are and none overlap.
     """
     if logits.stride() != gradient.stride():
         logits = torch.empty_strided(logits.shape, gradient.stride(), dtype=logits.dtype, device=logits.device).copy_(
             logits
         )
-    tensors = logits, gradient, target.contiguous(), grad, peaks, masses
+    weights, mean_weight = wide_weights(class_weight)
+    tensors = logits, gradient, target.contiguous(), weights, grad, lse_grad, peaks, masses
     options = ignore_index, label_smoothing, z_loss, softcap
-    _launch(_backward, logits, tensors, options, grad.stride(0), repeatable=gradient is not logits)
+    strides = grad.stride(0), 0 if lse_grad is None else lse_grad.stride(0)
+    _launch(_backward, logits, tensors, options, mean_weight, *strides, repeatable=gradient is not logits)
 
 
 def _launch(
     kernel: object,
     logits: Tensor,
-    tensors: tuple[Tensor, ...],
+    tensors: tuple[Tensor | None, ...],
     options: tuple[int, float, float, float | None],
+    mean_weight: Tensor | None,
     *strides: int,
     repeatable: bool = True,
 ) -> None:
@@ -272,6 +310,7 @@ def _launch(
         n,
         classes,
         logits.stride(0),
+        mean_weight,
         *strides,
         ignore_index,
         label_smoothing or None,

@@ -33,6 +33,7 @@ import triton.language as tl
 from torch import Tensor
 
 from domain_ft_kernels.linear_cross_entropy import PANEL, cdiv, chunk_rows, stash_dtype, stash_shape
+from domain_ft_kernels.triton_backend.class_weights import lse_slope, row_loss, row_weight, wide_weights
 from domain_ft_kernels.triton_backend.launch import INTERPRETER, Config, dot_precision, launch, processors
 from domain_ft_kernels.triton_backend.tiles import tile_of
 
@@ -82,6 +83,7 @@ def _logits(
     totals,
     picked,
     stash,
+    class_weights,
     first,
     chunk,
     classes,
@@ -101,8 +103,9 @@ def _logits(
     """Logits z of a chunk's rows, a tile of (BLOCK_M rows, one or two panels) at a time, and what is kept of them.
 
     x (n, size), weight (classes, size), bias (classes,) or None. By panel and place (panels, chunk): peaks max_j z_j,
-    masses Σ_j exp(z_j - peak), totals Σ_j z_j or None. picked: z_t by place. stash (chunk, stash_stride) or None:
-    z - peak, and -inf in the columns that the last panel has beyond the classes.
+    masses Σ_j exp(z_j - peak), totals Σ_j w_j z_j or None; w are class_weights (classes,), or 1
+    where None. picked: z_t by place. stash (chunk, stash_stride) or None: z - peak, and -inf in the columns that the
+    last panel has beyond the classes.
     """
     mine = _rows_of(count, first, chunk)
     tiles_m = tl.cdiv(mine, BLOCK_M)
@@ -145,7 +148,10 @@ def _logits(
             tl.store(picked + place, tl.sum(tl.where(hit, z, 0.0), 1), mask=here)
             at = panel * chunk + place
             if totals is not None:
-                tl.store(totals + at, tl.sum(tl.where(inside[None, :], z, 0.0), 1), mask=real)
+                weighted = z
+                if class_weights is not None:
+                    weighted *= tl.load(class_weights + column, mask=inside, other=0.0)[None, :]
+                tl.store(totals + at, tl.sum(tl.where(inside[None, :], weighted, 0.0), 1), mask=real)
             z = tl.where(inside[None, :], z, float("-inf"))
             peak = tl.maximum(tl.max(z, 1), LEAST)
             z -= peak[:, None]
@@ -168,6 +174,9 @@ def _losses(
     row_peaks,
     row_masses,
     losses,
+    lses,
+    class_weights,
+    mean_weight,
     first,
     chunk,
     classes,
@@ -177,7 +186,10 @@ def _losses(
     BLOCK_M: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """Each row's maximum and sum of exponentials, by slot, from those of its panels; and its loss, by row."""
+    """Each row's maximum and sum of exponentials, by slot, from those of its panels; and by row its loss.
+
+    lses, unless None, gets its log-sum-exp. class_weights (classes,) and mean_weight (1,) may be None.
+    """
     mine = _rows_of(count, first, chunk)
     place = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     real = place < mine
@@ -198,16 +210,19 @@ def _losses(
     label = tl.load(labels + first + place, mask=real, other=-1)
     target_logit = tl.load(picked + place, mask=label >= 0, other=0.0)
     log_mass = tl.log(tl.where(real, mass, 1.0))
-    if label_smoothing is None:
-        loss = log_mass - (target_logit - peak)
-    else:
-        loss = log_mass - (1 - label_smoothing) * (target_logit - peak) - label_smoothing * (total / classes - peak)
+    peak = tl.where(real, peak, 0.0)
+    loss = row_loss(
+        log_mass, peak, target_logit, total, label, label >= 0, class_weights, mean_weight, classes, label_smoothing
+    )
     if z_loss is not None:
         loss += z_loss * (peak + log_mass) * (peak + log_mass)
     loss = tl.where(label >= 0, loss, float("nan"))
     tl.store(row_peaks + first + place, peak, mask=real)
     tl.store(row_masses + first + place, mass, mask=real)
-    tl.store(losses + tl.load(rows + first + place, mask=real, other=0), loss, mask=real)
+    row = tl.load(rows + first + place, mask=real, other=0)
+    tl.store(losses + row, loss, mask=real)
+    if lses is not None:
+        tl.store(lses + row, peak + log_mass, mask=real)
 
 
 @triton.jit(do_not_specialize=["depth"])
@@ -220,6 +235,9 @@ def _gradient(
     rows,
     labels,
     grad,
+    lse_grad,
+    class_weights,
+    mean_weight,
     count,
     bias_gradient,
     largest,
@@ -238,7 +256,8 @@ def _gradient(
     """∂loss/∂u of a chunk, from the stash (chunk, stride) into `gradient`, which may be the same bytes; 0 beyond V.
 
     A program has PANEL columns and walks `depth` rows in order, a square at a time: all rows where there is a
-    bias_gradient (classes,), which it writes, or ADDs to. grad: by row, or None for 1. largest, a number a square, or
+    bias_gradient (classes,), which it writes, or ADDs to. grad: by row, or None for 1; with it there may be lse_grad,
+    of the log-sum-exps. class_weights (classes,) and mean_weight (1,) may be None. largest, a number a square, or
     None: the largest |∂loss/∂u| in it, before grad.
     """
     mine = _rows_of(count, first, chunk)
@@ -259,22 +278,35 @@ def _gradient(
             label = tl.load(labels + slot, mask=real, other=-1)
             at = place.to(tl.int64)[:, None] * stride + column[None, :]
             below = tl.load(stash + at, mask=real[:, None], other=0.0).to(tl.float32)
-            factor = tl.exp(panel_peak - peak) / mass
+            own = row_weight(label, label >= 0, class_weights)
+            slope = lse_slope(own, mean_weight, label_smoothing)
+            share = tl.zeros([BLOCK_M], tl.float32)
+            if label_smoothing is not None:
+                own *= 1 - label_smoothing
+                share += label_smoothing / classes
             if z_loss is not None:
-                factor *= 1 + 2 * z_loss * (peak + tl.log(mass))
-            g = tl.exp(below) * factor[:, None]
-            hit = column[None, :] == label[:, None]
-            if label_smoothing is None:
-                g -= tl.where(hit, 1.0, 0.0)
-            else:
-                g -= tl.where(hit, 1 - label_smoothing, 0.0) + label_smoothing / classes
+                slope += 2 * z_loss * (peak + tl.log(mass))
+            if lse_grad is not None:  # two gradients meet here: the loss's cannot wait until the end
+                row = tl.load(rows + slot, mask=real, other=0)
+                scale = tl.load(grad + row, mask=real, other=0.0)
+                slope = slope * scale + tl.load(lse_grad + row, mask=real, other=0.0)
+                own *= scale
+                share *= scale
+            g = tl.exp(below) * (slope * tl.exp(panel_peak - peak) / mass)[:, None]
+            g -= tl.where(column[None, :] == label[:, None], own[:, None], 0.0)
+            if label_smoothing is not None:
+                if class_weights is None:
+                    g -= share[:, None]
+                else:
+                    w = tl.load(class_weights + column, mask=column < classes, other=0.0)
+                    g -= share[:, None] * w[None, :]
             if softcap is not None:
                 capped = (below + panel_peak[:, None]) / softcap
                 g *= 1 - capped * capped
             g = tl.where(inside & real[:, None], g, 0.0)
             if largest is not None:
                 most = tl.maximum(most, tl.max(tl.where(g == g, tl.abs(g), float("inf")), 0))
-            if grad is not None:
+            if grad is not None and lse_grad is None:
                 row = tl.load(rows + slot, mask=real, other=0)
                 g *= tl.load(grad + row, mask=real, other=0.0)[:, None]
             tl.store(gradient + at, g.to(gradient.dtype.element_ty), mask=real[:, None])
@@ -503,6 +535,7 @@ class _Head:
         weight: Tensor,
         target: Tensor,
         bias: Tensor | None,
+        class_weight: Tensor | None,
         ignore_index: int,
         label_smoothing: float,
         z_loss: float,
@@ -510,6 +543,7 @@ class _Head:
         compute: torch.dtype,
         filter_eps: float | None,
     ) -> None:
+        self.class_weights, self.mean_weight = wide_weights(class_weight)
         self.x, self.weight = _row_major(hidden.to(compute)), _row_major(weight.to(compute))
         self.bias = None if bias is None else bias.to(compute).float().contiguous()  # wide: read a word at a time
         self.label_smoothing, self.z_loss, self.softcap = label_smoothing or None, z_loss or None, softcap
@@ -557,7 +591,7 @@ class _Head:
             _logits,
             lambda blocks: (min(most, cdiv(self.chunk, blocks["BLOCK_M"]) * cdiv(self.panels, blocks["PANELS"])),),
             *(self.x, self.weight, self.bias, self.rows, self.labels, self.count),
-            *(self.panel_peaks, self.panel_masses, self.panel_totals, self.picked, stash),
+            *(self.panel_peaks, self.panel_masses, self.panel_totals, self.picked, stash, self.class_weights),
             *(first, self.chunk, self.classes, self.size, self.x.stride(0), self.weight.stride(0)),
             *(self.panels * PANEL, self.softcap),
             configs=_LOGITS,
@@ -566,19 +600,24 @@ class _Head:
             PRECISION=dot_precision(self.compute, self.device),
         )
 
-    def make_losses(self, first: int) -> None:
-        """A chunk's losses, and what its gradient needs of each row."""
+    def make_losses(self, first: int, lses: Tensor | None = None) -> None:
+        """A chunk's losses, and its log-sum-exps if there is room for them; and what its gradient needs of each row."""
         self._launch(
             _losses,
             lambda blocks: (cdiv(self.chunk, blocks["BLOCK_M"]),),
             *(self.panel_peaks, self.panel_masses, self.panel_totals, self.picked, self.rows, self.labels, self.count),
-            *(self.row_peaks, self.row_masses, self.losses),
+            *(self.row_peaks, self.row_masses, self.losses, lses, self.class_weights, self.mean_weight),
             *(first, self.chunk, self.classes, self.panels, self.label_smoothing, self.z_loss),
             configs=_LOSSES,
         )
 
     def make_gradient(
-        self, first: int, stash: Tensor, gradient: Tensor, grad: Tensor | None, bias_gradient: Tensor | None
+        self,
+        first: int,
+        stash: Tensor,
+        gradient: Tensor,
+        grads: tuple[Tensor | None, Tensor | None],
+        bias_gradient: Tensor | None,
     ) -> None:
         """A chunk's ∂loss/∂u, (chunk, panels · PANEL), and what it adds to db."""
         rows = max(self.chunk, PANEL)
@@ -586,7 +625,8 @@ class _Head:
         self._launch(
             _gradient,
             lambda _: (cdiv(self.classes, PANEL), cdiv(rows, depth)),
-            *(stash, gradient, self.panel_peaks, self.row_peaks, self.row_masses, self.rows, self.labels, grad),
+            *(stash, gradient, self.panel_peaks, self.row_peaks, self.row_masses, self.rows, self.labels, *grads),
+            *(self.class_weights, self.mean_weight),
             *(self.count, bias_gradient, self.largest, first, self.chunk, self.classes, self.panels * PANEL),
             *(depth, self.label_smoothing, self.z_loss, self.softcap),
             configs=_GRADIENT,
@@ -642,51 +682,63 @@ class _Gradients:
         self.slices = empty(processors(head.device) * LARGEST_TILE if needs[0] else 0)
         self.parts = empty(1, dtype=torch.int32)
 
-    def add(self, first: int, stash: Tensor, gradient: Tensor, grad: Tensor | None) -> None:
+    def add(
+        self, first: int, stash: Tensor, gradient: Tensor, grad: Tensor | None = None, lse_grad: Tensor | None = None
+    ) -> None:
         """Take in a chunk by its stash; ∂loss/∂u goes to `gradient`, which may be the same bytes."""
         head = self.head
-        head.make_gradient(first, stash, gradient, grad, self.bias if self.needs[2] else None)
+        head.make_gradient(first, stash, gradient, (grad, lse_grad), self.bias if self.needs[2] else None)
         if self.needs[0]:
             head.make_hidden_gradient(first, gradient, self.hidden, self.slices, self.parts)
         if self.needs[1]:
             head.make_weight_gradient(first, gradient, self.weight)
 
 
-def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Losses (n,) by row; by slot each row's maximum and sum; and the one chunk's stash and panels' maxima, if `keep`.
+def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """By row losses (n,) and, if `with_lse`, log-sum-exps (n,); by slot each row's maximum and sum; and the one chunk's
+    stash and panels' maxima, if `keep`.
 
     The op linear_cross_entropy_triton; its arguments are there.
     """
-    *operands, keep = arguments
+    *operands, with_lse, keep = arguments
     head = _Head(*operands)
+    lses = torch.zeros(head.n, dtype=torch.float32, device=head.device) if with_lse else None
     stash = head.new_stash() if keep else None
     for first in head.firsts:
         head.make_logits(first, stash)
-        head.make_losses(first)
+        head.make_losses(first, lses)
+    sums = head.losses, head.make_empty(0) if lses is None else lses, head.row_peaks, head.row_masses
     if stash is None:
-        return head.losses, head.row_peaks, head.row_masses, head.make_empty(0), head.make_empty(0)
-    return head.losses, head.row_peaks, head.row_masses, stash, head.panel_peaks
+        return *sums, head.make_empty(0), head.make_empty(0)
+    return *sums, stash, head.panel_peaks
 
 
 def backward(
-    grad: Tensor, row_peaks: Tensor, row_masses: Tensor, stash: Tensor, panel_peaks: Tensor, *arguments: Any
+    grad: Tensor,
+    lse_grad: Tensor | None,
+    row_peaks: Tensor,
+    row_masses: Tensor,
+    stash: Tensor,
+    panel_peaks: Tensor,
+    *arguments: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients in hidden, weight and bias (empty where not needed) of losses with gradients `grad` (n,).
+    """The gradients in hidden, weight and bias (empty where not needed).
 
+    grad and lse_grad (n,) are the gradients of the losses and of the log-sum-exps.
     From the stash that forward kept, which is left as it is; or from logits that are made again.
     """
-    hidden, weight, target, bias, *options, keep, needs = arguments
+    hidden, weight, target, bias, *options, _with_lse, keep, needs = arguments
     head = _Head(hidden, weight, target, bias, *options)
     head.row_peaks, head.row_masses = row_peaks, row_masses
     gradients, made = _Gradients(head, needs), head.new_stash()
-    grad = grad.contiguous()
+    grads = grad.contiguous(), None if lse_grad is None else lse_grad.contiguous()
     if keep:
         head.panel_peaks = panel_peaks
-        gradients.add(0, stash, made.view(head.compute), grad)
+        gradients.add(0, stash, made.view(head.compute), *grads)
     else:
         for first in head.firsts:
             head.make_logits(first, made)
-            gradients.add(first, made, made.view(head.compute), grad)
+            gradients.add(first, made, made.view(head.compute), *grads)
     types = hidden.dtype, weight.dtype, weight.dtype if bias is None else bias.dtype
     return finish(None, gradients.hidden, gradients.weight, gradients.bias, head.slots, *types, needs)
 
@@ -702,7 +754,7 @@ def forward_with_gradients(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Ten
     for first in head.firsts:
         head.make_logits(first, stash)
         head.make_losses(first)
-        gradients.add(first, stash, stash.view(head.compute), None)
+        gradients.add(first, stash, stash.view(head.compute))
     losses = head.losses.sum() if summed else head.losses
     return losses, gradients.hidden, gradients.weight, gradients.bias, head.slots
 

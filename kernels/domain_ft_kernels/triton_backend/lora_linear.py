@@ -1,8 +1,10 @@
 """The LoRA linear on a GPU: two launches forward and four backward, for a group of layers as for one.
 
 The maths, and what the letters stand for, are in `domain_ft_kernels.lora_linear`. The scale s = scaling / (1 - p) is
-part of t and dt here, t = s (x ∘ M) Aᵀ and dt = s g B, so that no later product needs it. t and dt hold the layers side
-by side, each layer's R columns filled up with zeros to a multiple of 16, a tensor core's least and 32 bytes.
+split in two, s = s₁ s₂ with |s₁| <= 1 <= s₂. s₁ is part of t and dt here, t = s₁ (x ∘ M) Aᵀ and dt = s₁ g B, and
+s₂ of B and A as they are loaded in float32, and of the sums dA and dB: in float16 a large s would take t or dt beyond
+65,504 before they are stored. t and dt hold the layers side by side, each layer's R columns filled up with zeros to a
+multiple of 16, a tensor core's least and 32 bytes.
 
     forward   `_down`       t                          reads x; its mask is made in registers
               `_linear`     y = x Wᵀ + t Bᵀ + b        every layer's tiles in one grid
@@ -31,7 +33,7 @@ import triton.language as tl
 from torch import Tensor
 
 from domain_ft_kernels import dropout
-from domain_ft_kernels.lora_linear import by_kind
+from domain_ft_kernels.lora_linear import by_kind, split_scale
 from domain_ft_kernels.triton_backend.launch import INTERPRETER, Config, dot_precision, launch
 from domain_ft_kernels.triton_backend.tiles import column_keys, dealt, kept, row_keys, tile_of
 
@@ -113,31 +115,32 @@ def _multiply(
 
 @triton.jit
 def _raise(
-    acc, low, up, columns, n, rank, first,
+    acc, low, up, columns, n, rank, first, scale,
     up_r, up_n,
     PRECISION: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
-    """acc + low · up: low (BLOCK_M, BLOCK_R) are the columns of t or dt from `first` on, up (rank, n)."""
+    """acc + low · scale · up: low (BLOCK_M, BLOCK_R) are the columns of t or dt from `first` on, up (rank, n)."""
     ranks = first + tl.arange(0, BLOCK_R)
     inside = (ranks < rank)[:, None] & (columns < n)[None, :]
     up_tile = tl.load(up + ranks[:, None] * up_r + columns[None, :] * up_n, mask=inside, other=0.0)
-    return tl.dot(low, up_tile.to(low.dtype), acc, input_precision=PRECISION)
+    scaled = (up_tile.to(tl.float32) * scale).to(low.dtype)
+    return tl.dot(low, scaled, acc, input_precision=PRECISION)
 
 
 @triton.jit
 def _raise_all(
-    acc, down, up, rows, columns, m, n, rank, down_stride,
+    acc, down, up, rows, columns, m, n, rank, down_stride, scale,
     up_r, up_n,
     PRECISION: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
-    """acc + down · up, where a layer's down (m, R) is in memory, with its columns of zeros."""
+    """acc + down · scale · up, where a layer's down (m, R) is in memory, with its columns of zeros."""
     down_rows = down + rows.to(tl.int64) * down_stride
     width = tl.cdiv(rank, 16) * 16
     for first in range(0, rank, BLOCK_R):
         ranks = first + tl.arange(0, BLOCK_R)
         inside = (rows < m)[:, None] & (ranks < width)[None, :]
         low = tl.load(down_rows[:, None] + ranks[None, :], mask=inside, other=0.0)
-        acc = _raise(acc, low, up, columns, n, rank, first, up_r, up_n, PRECISION, BLOCK_R)
+        acc = _raise(acc, low, up, columns, n, rank, first, scale, up_r, up_n, PRECISION, BLOCK_R)
     return acc
 
 
@@ -150,7 +153,7 @@ def _store_low(down, low, rows, columns, m, rank, down_stride):
 
 @triton.jit(do_not_specialize=["m"])
 def _linear(
-    x, weights, biases, lora_as, lora_bs, ys, down, features, ranks, starts, scales,
+    x, weights, biases, lora_as, lora_bs, ys, down, features, ranks, starts, scales, up_scales,
     m, k, x_stride, weight_n, weight_k, down_stride,
     MAKE_DOWN: tl.constexpr, HAS_BIAS: tl.constexpr, DIVISOR: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -158,7 +161,8 @@ def _linear(
     """y = x Wᵀ + t Bᵀ + b for a tile of one layer's y.
 
     x (m, k), weights (features, k) with the strides weight_n and weight_k, biases (features,), lora_as (ranks, k),
-    lora_bs (features, ranks), ys (m, features). down (m, Σ R): a layer's t begins at its column of `starts`; made here
+    lora_bs (features, ranks), ys (m, features); scales are s₁, up_scales s₂.
+    down (m, Σ R): a layer's t begins at its column of `starts`; made here
     with MAKE_DOWN, else read.
     """
     tiles_n = 0
@@ -180,10 +184,11 @@ def _linear(
         low = (low * _pick(layer, scales)).to(down.dtype.element_ty)
         if tile_n == 0:
             _store_low(down + start, low, rows, tl.arange(0, BLOCK_R), m, rank, down_stride)
-        acc = _raise(acc, low, _pick(layer, lora_bs), columns, n, rank, 0, 1, rank, PRECISION, BLOCK_R)
+        up_scale = _pick(layer, up_scales)
+        acc = _raise(acc, low, _pick(layer, lora_bs), columns, n, rank, 0, up_scale, 1, rank, PRECISION, BLOCK_R)
     else:
         acc = _raise_all(
-            acc, down + start, _pick(layer, lora_bs), rows, columns, m, n, rank, down_stride,
+            acc, down + start, _pick(layer, lora_bs), rows, columns, m, n, rank, down_stride, _pick(layer, up_scales),
             1, rank, PRECISION, BLOCK_R,
         )  # fmt: skip
     if HAS_BIAS:
@@ -195,7 +200,7 @@ def _linear(
 
 @triton.jit(do_not_specialize=["m", "seed", "threshold"])
 def _linear_dx(
-    grads, weights, lora_as, lora_bs, dx, down, features, ranks, starts, scales,
+    grads, weights, lora_as, lora_bs, dx, down, features, ranks, starts, scales, up_scales,
     m, k, grad_strides, weight_n, weight_k, down_stride, seed: tl.int64, threshold: tl.int32,
     MAKE_DOWN: tl.constexpr, DROPOUT: tl.constexpr, DIVISOR: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -225,12 +230,13 @@ def _linear_dx(
     for layer in tl.static_range(len(features)):
         if MAKE_DOWN:
             update = _raise(
-                update, lows[layer], lora_as[layer], columns, k, ranks[layer], 0, k, 1, PRECISION, BLOCK_R
+                update, lows[layer], lora_as[layer], columns, k, ranks[layer], 0, up_scales[layer],
+                k, 1, PRECISION, BLOCK_R,
             )  # fmt: skip
         else:
             update = _raise_all(
                 update, down + starts[layer], lora_as[layer], rows, columns, m, k, ranks[layer], down_stride,
-                k, 1, PRECISION, BLOCK_R,
+                up_scales[layer], k, 1, PRECISION, BLOCK_R,
             )  # fmt: skip
     if DROPOUT:
         column_key = dealt(column_keys(seed, columns), BLOCK_N)
@@ -333,8 +339,8 @@ def _outer(
 
 
 @triton.jit
-def _add_up(partials, outputs, sizes, chunks, chunk_strides, BLOCK: tl.constexpr):
-    """output = Σ partial over its chunks, in order: partials (chunks, sizes), outputs (sizes,)."""
+def _add_up(partials, outputs, sizes, chunks, chunk_strides, scales, BLOCK: tl.constexpr):
+    """output = scale · Σ partial over its chunks, in order: partials (chunks, sizes), outputs (sizes,)."""
     which, block = _locate(tl.program_id(0), sizes, BLOCK)
     places = block * BLOCK + tl.arange(0, BLOCK)
     inside = places < _pick(which, sizes)
@@ -342,6 +348,7 @@ def _add_up(partials, outputs, sizes, chunks, chunk_strides, BLOCK: tl.constexpr
     total = tl.zeros([BLOCK], tl.float32)
     for chunk in range(_pick(which, chunks)):
         total += tl.load(partial + chunk * stride + places, mask=inside, other=0.0)
+    total *= _pick(which, scales)
     output = _pick(which, outputs)
     tl.store(output + places, total.to(output.dtype.element_ty), mask=inside)
 
@@ -420,6 +427,7 @@ class _Group:
     lora_as: tuple[Tensor, ...]
     lora_bs: tuple[Tensor, ...]
     scales: tuple[float, ...]
+    up_scales: tuple[float, ...]
     seed: int
     threshold: int
     dropout: bool
@@ -435,11 +443,13 @@ class _Group:
         seed: Tensor | None,
     ) -> _Group:
         """From the op's arguments."""
+        factors = [split_scale(scaling / (1 - dropout_p)) for scaling in scalings]
         return cls(
             tuple(weights),
             tuple(lora_a.contiguous() for lora_a in lora_as),
             tuple(lora_b.contiguous() for lora_b in lora_bs),
-            tuple(scaling / (1 - dropout_p) for scaling in scalings),
+            tuple(down for down, _ in factors),
+            tuple(up for _, up in factors),
             0 if seed is None else int(seed),
             dropout.threshold(dropout_p),
             seed is not None,
@@ -487,6 +497,7 @@ class _Group:
             lora_as=self.lora_as[one],
             lora_bs=self.lora_bs[one],
             scales=self.scales[one],
+            up_scales=self.up_scales[one],
         )
 
     def strides(self, dimension: int) -> tuple[int, ...]:
@@ -521,7 +532,7 @@ def forward(
         _linear,
         lambda block: (triton.cdiv(m, block["BLOCK_M"]) * _tiles(group.features, block["BLOCK_N"]),),
         *(x, group.weights, tuple(biases), group.lora_as, group.lora_bs, tuple(ys), down),
-        *(group.features, group.ranks, group.starts, group.scales),
+        *(group.features, group.ranks, group.starts, group.scales, group.up_scales),
         *(m, k, x.stride(0), group.strides(0), group.strides(1), down.stride(0)),
         MAKE_DOWN=group.makes_down,
         HAS_BIAS=bool(biases),
@@ -561,12 +572,12 @@ def backward(
     elif d_as:
         _launch_d_down(group, grads, d_down)
 
-    sums: list[tuple[Tensor, Tensor]] = []  # what chunks of rows add up to, and where it goes
+    sums: list[tuple[Tensor, Tensor, float]] = []  # what chunks of rows add up to, where it goes, and times what
     if d_as:
         stacked, _ = _launch_outer(group, [x], d_down, [0], [d_down.shape[1]], transposed=True, masked=group.dropout)
         for layer, d_a in d_as.items():
             first = group.starts[layer]
-            sums.append((stacked[0][:, first : first + len(d_a)], d_a))
+            sums.append((stacked[0][:, first : first + len(d_a)], d_a, group.up_scales[layer]))
     passes = (  # over the rows of g; the first that reads every g whose sum is wanted sums it up
         (d_bs, down, group.starts, group.ranks),
         (d_weights, x, (0,) * len(grads), (x.shape[1],) * len(grads)),
@@ -584,10 +595,11 @@ def backward(
             padded=right is down,
             biased=with_biases,
         )
-        sums += zip(partials, outputs_of.values(), strict=True)
+        factors = [group.up_scales[layer] if right is down else 1.0 for layer in outputs_of]
+        sums += zip(partials, outputs_of.values(), factors, strict=True)
         if with_biases:
             by_layer = dict(zip(outputs_of, totals, strict=True))
-            sums += [(by_layer[layer], d_bias) for layer, d_bias in d_biases.items()]
+            sums += [(by_layer[layer], d_bias, 1.0) for layer, d_bias in d_biases.items()]
             d_biases = {}
     for layer, d_bias in d_biases.items():
         d_bias.copy_(grads[layer].sum(0, dtype=torch.float32))
@@ -639,7 +651,7 @@ def _launch_dx(group: _Group, grads: Sequence[Tensor], d_x: Tensor, d_down: Tens
         _linear_dx,
         lambda block: (triton.cdiv(m, block["BLOCK_M"]) * triton.cdiv(k, block["BLOCK_N"]),),
         *(tuple(grads), group.weights, group.lora_as, group.lora_bs, d_x, d_down),
-        *(group.features, group.ranks, group.starts, group.scales),
+        *(group.features, group.ranks, group.starts, group.scales, group.up_scales),
         *(m, k, tuple(grad.stride(0) for grad in grads), group.strides(0), group.strides(1), d_down.stride(0)),
         *(group.seed, group.threshold),
         MAKE_DOWN=group.makes_d_down,
@@ -702,11 +714,11 @@ def _launch_outer(
     return partials, totals
 
 
-def _launch_add_up(sums: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """Write to each output the sum of its partials (chunks, ...), one launch for each type of output."""
-    for dtype in {output.dtype: None for _, output in sums}:
-        of_type = [(partials, output) for partials, output in sums if output.dtype == dtype]
-        partials, outputs = zip(*of_type, strict=True)
+def _launch_add_up(sums: Sequence[tuple[Tensor, Tensor, float]]) -> None:
+    """Write to each output the scaled sum of its partials (chunks, ...), one launch for each type of output."""
+    for dtype in {output.dtype: None for _, output, _ in sums}:
+        of_type = [entry for entry in sums if entry[1].dtype == dtype]
+        partials, outputs, scales = zip(*of_type, strict=True)
         sizes = tuple(output.numel() for output in outputs)
 
         def grid(block: dict[str, int], sizes: tuple[int, ...] = sizes) -> tuple[int, ...]:
@@ -715,7 +727,14 @@ def _launch_add_up(sums: Sequence[tuple[Tensor, Tensor]]) -> None:
         launch(
             _add_up,
             grid,
-            *(partials, outputs, sizes, tuple(map(len, partials)), tuple(partial.stride(0) for partial in partials)),
+            *(
+                partials,
+                outputs,
+                sizes,
+                tuple(map(len, partials)),
+                tuple(partial.stride(0) for partial in partials),
+                scales,
+            ),
             configs=ADD_UP_CONFIGS,
             device=outputs[0].device,
             dtype=torch.float32,
