@@ -141,7 +141,9 @@ def test_half_precision_is_as_near_as_the_reference(backend: str, dtype: torch.d
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_weights_and_lse_under_opcheck_and_compile(backend: str) -> None:
+    """All rows are labelled: what the ops return of other rows is not written."""
     hidden, weight, bias, target, class_weight = make()
+    target = target.clamp(min=0)
     hidden.requires_grad_()
     op = getattr(torch.ops.domain_ft_kernels, "linear_cross_entropy" + ("_triton" if backend == "triton" else ""))
     last = (None, True, False) if backend == "triton" else (True,)
@@ -169,11 +171,11 @@ def test_lse(backend: str, softcap: float | None, dtype: torch.dtype, trained: b
     plain = linear_cross_entropy(hidden, weight, target, bias, softcap=softcap, backend=backend)
     torch.testing.assert_close(loss, plain)
     assert (lse.dtype, lse.requires_grad, float(lse[3].detach())) == (torch.float32, trained, 0.0)
-    assert relative_error(lse, wanted) < (5e-3 if backend == "reference" and dtype in HALVES else 1e-5)
+    assert relative_error(lse.detach(), wanted) < (5e-3 if backend == "reference" and dtype in HALVES else 1e-5)
     logits = F.linear(hidden, weight, bias)
     _, lse = cross_entropy(logits, target, **how)
     assert (lse.dtype, lse.requires_grad) == (torch.float32, trained)
-    assert relative_error(lse, wanted) < (5e-3 if dtype in HALVES else 1e-5)
+    assert relative_error(lse.detach(), wanted) < (5e-3 if dtype in HALVES else 1e-5)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
