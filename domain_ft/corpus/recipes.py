@@ -61,6 +61,8 @@ _TASK_KEYS: dict[str, tuple[type, bool]] = {
     "label_field": (str, False),
     "id_field": (str, False),
     "group_field": (str, False),
+    "label_names": (str, False),
+    "label_separator": (str, False),
 }
 _TASK_SOURCE_KEYS: dict[str, dict[str, tuple[type, bool]]] = {
     "asset": {"asset": (str, True), "path": (str, True), "reader": (str, True)},

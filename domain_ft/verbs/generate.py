@@ -64,8 +64,6 @@ def generate(settings: GenerateSettings, stdin: BinaryIO | None = None, stdout: 
     machine = choose_machine(settings)
     with ProgressDisplay(quiet=settings.quiet) as display:
         names = (settings.model, against) if against else (settings.model,)
-        for name in names:
-            display.say(f"loading {name}")
         speakers = [Speaker.load(name, settings, machine, display) for name in names]
     if settings.prompt is not None:
         result = _answer_one(speakers, settings, stdout or sys.stdout)

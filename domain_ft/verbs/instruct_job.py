@@ -133,7 +133,6 @@ def set_up(settings: InstructSettings, machine: Machine, display: ProgressDispla
     with machine.main_first():
         data = open_conversations(ConversationSource.of(settings), rejects=rejects.append, progress=display.job)
         dtype = machine.weights_dtype(settings.method, settings.train_modules)
-        display.say(f"loading {settings.model}")
         base = load(settings.model, device=machine.device, dtype=dtype, progress=display.job)
         refuse_encoder(base)
         today = day_of(settings)
