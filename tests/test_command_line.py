@@ -104,7 +104,7 @@ def test_a_reader_that_leaves_ends_it_quietly(
     run_instead(monkeypatch, module, run)
     unread("stdout")
     assert cli.main([module, "--model", "m", "--input", "x"]) == 0
-    assert capfd.readouterr().err == ""
+    assert capfd.readouterr().err == "loading m\n"
 
 
 def test_an_error_that_nobody_reads_is_still_an_error(unread: Callable[[str], TextIO]) -> None:

@@ -19,7 +19,7 @@ EVERY = {flag for flags in COMMANDS.values() for flag in flags}
 # Of other programs that ours runs or names: pip, torchrun, Accelerate.
 FOREIGN = {
     "--dest", "--disable-pip-version-check", "--fsdp", "--ignore-requires-python", "--no-deps", "--no-input",
-    "--only-binary", "--quiet", "--use", "--version",
+    "--only-binary", "--quiet", "--use", "--version", "--noent", "--converter", "--decrypt",
 }  # fmt: skip
 
 
@@ -138,7 +138,7 @@ def test_the_stream_verbs_do_not_name_what_only_training_has(
 ) -> None:
     from domain_ft.verbs.streams import bad_records
 
-    bad = bad_records(None, "have such records listed: --rejects F")
+    bad = bad_records(None, advice="have such records listed: --rejects F")
     with pytest.raises(RecordError) as caught:
         bad.add("broken", file="a", line=1)
     assert json.dumps(str(caught.value)).endswith('fix it; or have such records listed: --rejects F"')

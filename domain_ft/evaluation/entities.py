@@ -11,7 +11,6 @@ import functools
 import hashlib
 import io
 import json
-import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from domain_ft.corpus.tasks.entities import Bounds, Span, TaggedText, find_words
 from domain_ft.errors import CheckpointError
 from domain_ft.evaluation.bootstrap import FEW_DOCUMENTS, LEVEL, RESAMPLES
 from domain_ft.evaluation.counts import Array, counts_difference, f1, macro_f1, scores, wilson
+from domain_ft.evaluation.predictions import DAMAGED
 from domain_ft.storage import write_atomic
 
 RIGHT, FALSE, MISSED = range(3)
@@ -120,7 +120,7 @@ class EntityCounts:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
                 names = {name: tuple(json.loads(stored[name].tobytes())) for name in ("types", "ids", "groups")}
                 return cls(counts=stored["counts"], **names)
-        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        except DAMAGED as error:
             reason = "is missing" if isinstance(error, FileNotFoundError) else "is damaged, or not such a file"
             raise CheckpointError(
                 f"the entities that a run found cannot be read: the file {reason}",

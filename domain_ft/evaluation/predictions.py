@@ -10,7 +10,6 @@ import functools
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,11 @@ from domain_ft.errors import CheckpointError
 from domain_ft.storage import write_atomic
 
 Array = npt.NDArray[Any]
+
+DAMAGED = (
+    OSError, EOFError, ValueError, KeyError, TypeError, OverflowError, AttributeError, zipfile.BadZipFile
+)  # fmt: skip
+"""What numpy and json raise of a file that is cut, edited, or another one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +149,7 @@ class Predictions:
                     temperature=float(stored["temperature"]),
                     threshold=float(stored["threshold"]),
                 )
-        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        except DAMAGED as error:
             reason = "is missing" if isinstance(error, FileNotFoundError) else "is damaged, or not such a file"
             raise CheckpointError(
                 f"the predictions of a run cannot be read: the file {reason}",

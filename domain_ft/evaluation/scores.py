@@ -99,7 +99,7 @@ class Scores:
                 tokens=np.asarray(columns["tokens"], dtype=np.int64),
                 bytes=np.asarray(columns["bytes"], dtype=np.int64),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise CheckpointError(
                 "the scores of a run cannot be read", where=str(path), fix="evaluate the run again"
             ) from error

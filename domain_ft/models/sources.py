@@ -120,13 +120,6 @@ def _adapted(adapter: Path, progress: Progress | None) -> Source:
         fix="copy the adapter again, or train it again",
     )
     base_name, revision = settings.get("base_model_name_or_path"), settings.get("revision")
-    for key, value in (("base_model_name_or_path", base_name), ("revision", revision)):
-        if value is not None and not isinstance(value, str):
-            raise ModelError(
-                f"the adapter's {key} is {value!r:.60}, which is no text.",
-                where=f'{where}, field "{key}"',
-                fix="write the name of the model, or of its commit, there",
-            )
     if not base_name:
         raise ModelError(
             "the adapter does not say which model it was trained on.",

@@ -73,20 +73,24 @@ class TaskFacts:
             raise ModelError(f"{TASK_NAME} is damaged: {error}", where=str(path), fix=_FIX) from error
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
+TO_LOAD = ("kind", "labels", "several")
+"""What the model itself needs of task.json; to predict with it needs the rest."""
+
+
+def read_facts(folder: Path, needed: tuple[str, ...] = tuple(_NEEDED)) -> dict[str, Any]:
     """The values of a run's task.json, each of its kind.
 
     Raises:
         ModelError: the file is damaged.
     """
     path = folder / TASK_NAME
-    values = read_object(path, ModelError, kinds=_KINDS, needed=tuple(_NEEDED), fix=_FIX)
+    values = read_object(path, ModelError, kinds=_KINDS, needed=needed, fix=_FIX)
     problem = None
     if values["kind"] not in ("sequence", "token"):
         problem = f"the kind {values['kind']!r} is neither sequence nor token"
     elif not values["labels"] or not all(isinstance(label, str) for label in values["labels"]):
         problem = "the labels are not a list of names"
-    elif values["max_length"] < 1:
+    elif values.get("max_length", 1) < 1:
         problem = f"max_length is {values['max_length']}"
     elif not 0 < values.get("temperature", 1.0) < math.inf:
         problem = f"the temperature is {values['temperature']}"

@@ -56,7 +56,7 @@ from domain_ft.models.model_files import check_missing, load_tokenizer, load_wei
 from domain_ft.models.peft_format import load_adapter, read_settings
 from domain_ft.models.probe import HEAD_FOLDER, Probe
 from domain_ft.models.sources import Progress, Source, find, quiet
-from domain_ft.models.task_facts import TASK_NAME, read_facts
+from domain_ft.models.task_facts import TASK_NAME, TO_LOAD, read_facts
 from domain_ft.models.task_passes import TaskPass, TaskTokens, last_tokens, one_token_a_piece
 from domain_ft.randomness import derive
 
@@ -307,7 +307,7 @@ def read_task(folder: Path) -> dict[str, Any]:
         raise ModelError(
             f"'{folder}' is no finished run of classify or tag: it has no {TASK_NAME}.", fix="give the folder of one"
         )
-    return read_facts(folder)
+    return read_facts(folder, TO_LOAD)
 
 
 def reset_head(task: TaskModel, seed: int, shares: npt.NDArray[np.float64] | None = None) -> None:

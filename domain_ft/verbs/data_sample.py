@@ -137,10 +137,11 @@ def run(settings: DataSampleSettings) -> dict[str, Any]:
         console.print()
     console.print(_legend(found, settings, coloured))
     if found.rejects:
-        first = found.rejects[0]
+        first, amount = found.rejects[0], len(found.rejects)
+        counted = "1 record is" if amount == 1 else f"{amount:,} records are"
         console.print(
             Text(
-                f"note: {len(found.rejects):,} records are left out, such as line {first.line}: {first.reason}",
+                f"note: {counted} left out, such as line {first.line}: {first.reason}",
                 style="yellow",
             )
         )

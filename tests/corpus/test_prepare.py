@@ -386,7 +386,8 @@ def test_progress_is_told(tmp_path: Path) -> None:
     seen: list[tuple[str, int, int | None]] = []
     path = write(tmp_path, [" ".join(article(seed, 2)) for seed in range(250)])
     prepare(open_corpus(str(path)), progress=lambda *step: seen.append(step))
-    assert ("reading texts", 100, None) in seen and ("reading texts", 250, 250) in seen
+    label = f"reading {tmp_path.name}-texts"
+    assert (label, 100, None) in seen and (label, 250, 250) in seen
 
 
 @pytest.mark.assets

@@ -324,6 +324,6 @@ def test_test_texts_that_stand_in_an_adaptation_corpus(tmp_path: Path) -> None:
     assert {leak.lines[1] for leak in found} == {5, 6, 7, 8}
     assert leaks.counts["corpus_test"] == 4
     assert {leak.ids[0] for leak in found} == {"corpus.jsonl:1", "corpus.jsonl:2"}
-    assert {leak.files[0] for leak in found} == {"corpus"}
+    assert {leak.files[0] for leak in found} == {f"{tmp_path.name}-corpus"}
     assert all(leak.similarity > 0.95 for leak in found if leak.lines[1] != 8)
     assert 0.55 < next(leak.similarity for leak in found if leak.lines[1] == 8) < 0.85

@@ -473,11 +473,11 @@ def test_a_task_on_a_run_is_loaded_from_both(adapted: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("[]", "not a JSON object"),
+        ("[]", "holds a list where an object is wanted"),
         ("{", "not JSON"),
-        ("{}", "lacks a usable labels and several and kind"),
-        ('{"labels": ["a", 3], "several": false, "kind": "sequence"}', "lacks a usable labels"),
-        ('{"labels": ["a", "b"], "several": false, "kind": ["sequence"]}', "lacks a usable kind"),
+        ("{}", "has no 'kind'"),
+        ('{"labels": ["a", 3], "several": false, "kind": "sequence"}', "the labels are not a list of names"),
+        ('{"labels": ["a", "b"], "several": false, "kind": ["sequence"]}', "holds a list where a text is wanted"),
     ],
 )
 def test_a_task_file_that_is_no_such_thing_is_named(content: str, said: str, tmp_path: Path) -> None:

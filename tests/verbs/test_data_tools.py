@@ -478,7 +478,7 @@ def test_samples_as_json_and_what_cannot_be_read(
     assert [one["line"] for one in result["rejects"]] == [2]
     assert all(one["text"][slice(*one["spans"][0])].startswith("It is") for one in result["samples"])
     assert main(command) == 0
-    assert "1 records are no conversations, such as line 2" in " ".join(capsys.readouterr().out.split())
+    assert "1 record is left out, such as line 2" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(CorpusError, match="no conversation"):
         shown_samples(write(tmp_path / "none.jsonl", ['{"messages": []}']), decoder)
 

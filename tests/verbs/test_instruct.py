@@ -275,7 +275,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
         T5Config(vocab_size=VOCABULARY, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
     ).save_pretrained(tmp_path / "t5")
     tiny_tokenizer("gpt2").save_pretrained(tmp_path / "t5")
-    with pytest.raises(ModelError, match="'t5', which is neither an encoder with a masked-LM head nor a decoder"):
+    with pytest.raises(ModelError, match="is a model of type 't5' with an encoder and a decoder"):
         instruct(settings(tmp_path, model=str(tmp_path / "t5"), output=tmp_path / "another"))
     with pytest.raises(CorpusError, match=r"none of the 32 conversations has anything that .*; of one: .* is 8"):
         instruct(settings(tmp_path, output=tmp_path / "other", max_length=8))

@@ -26,7 +26,7 @@ from domain_ft.corpus.tasks.knowledge_bases import is_knowledge_base
 from domain_ft.corpus.tasks.labels import LabelRules
 from domain_ft.corpus.tasks.offsets import Counting
 from domain_ft.corpus.tasks.reading import RECORD_ENDINGS
-from domain_ft.corpus.tasks.standoff import brat_pairs
+from domain_ft.corpus.tasks.standoff import brat_pairs, is_bioc
 from domain_ft.errors import CorpusError
 from domain_ft.storage import user_path
 
@@ -154,8 +154,8 @@ class CheckedFile:
 def _recognise(path: Path, name: str, fields: Fields) -> Kind:
     if path.is_dir() or (ending(path) in (".tsv", ".txt", ".md") and is_tagged_text(path, name, fields)):
         return "tags"
-    if ENDINGS.get(ending(path)) in NEEDED and not (ending(path) == ".xml" and file_kind(path) == "bioc"):
-        return "text"
+    if ENDINGS.get(ending(path)) in NEEDED:
+        return "tags" if ending(path) == ".xml" and is_bioc(path) else "text"
     if ending(path) not in RECORD_ENDINGS and ending(path) not in _JSON:
         return "tags" if ending(path) not in ENDINGS else "text"
     seen: list[str] = []

@@ -260,7 +260,8 @@ class LabelSurvey:
             values = {}
         problems: list[LabelProblem] = []
         positions: tuple[str, ...] = ()
-        if lists and not literal:
+        listed = sum(self._lists.get(key) or self._values.get(key, 0) for _, key in lists)
+        if lists and not literal and listed >= sum(values.values()):  # a few among texts are no form, but mistakes
             positions, problems = self._positions(lists)
         minus_one = not literal and not positions and self._minus_one(values)
         form = LabelForm(in_text, separator, positions, minus_one, literal)

@@ -342,7 +342,12 @@ def input_records(
         raise CorpusError("there is no such file", where=str(spec), fix="check the path; - is standard input")
     if not spec.is_dir() and _is_stream(spec):
         with spec.open("rb") as stream:
-            yield from _stream_records(stream, str(spec), bad)
+            if ending(spec) in RECORD_ENDINGS:
+                chosen = columns and columns(spec.name)
+                rows = raw_records(stream, spec.name, ENDINGS[ending(spec)], bad, chosen)
+                yield from ((record, spec.name) for record in rows)
+            else:
+                yield from _stream_records(stream, str(spec), bad)
         return
     check_file(spec)
     name = spec.name
@@ -354,9 +359,8 @@ def input_records(
 
 
 def _is_stream(path: Path) -> bool:
-    """Whether a path names what can be read but once, such as a named pipe or /dev/stdin, and says nothing of what is
-    in it. One whose ending says it is read by that."""
-    return ending(path) not in RECORD_ENDINGS and (not path.is_file() or path.is_relative_to("/dev"))
+    """Whether a path names what can be read but once, such as a named pipe or /dev/stdin."""
+    return path.is_fifo() or (not path.is_file() and path.exists()) or path.is_relative_to("/dev")
 
 
 def _stream_records(stream: BinaryIO, name: str, bad: BadRecords) -> Iterator[tuple[RawRecord, str]]:

@@ -89,6 +89,15 @@ def _brat_document(text: str, annotations: str, name: str) -> Outcome:
 # --- PubTator ---------------------------------------------------------------------------------------------------------
 
 
+def is_bioc(path: Path) -> bool:
+    """Whether an XML file begins as a BioC collection does."""
+    try:
+        with path.open("rb") as file:
+            return b"<collection" in file.read(2_000)
+    except OSError:
+        return False  # its reader says why
+
+
 def is_pubtator(line: str) -> bool:
     """Whether a line begins a document of PubTator, as the first of a file does."""
     found = _PUBTATOR.match(line)
