@@ -17,7 +17,6 @@ from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
 
 from domain_ft.checking import Settings
 from domain_ft.corpus import assets, left_out
@@ -25,6 +24,7 @@ from domain_ft.corpus.assets import ASSETS, Progress
 from domain_ft.corpus.left_out import fields_read
 from domain_ft.corpus.recipes import Recipe, Source, Task, list_recipes
 from domain_ft.errors import AssetError, nearest
+from domain_ft.report.plain import plain
 from domain_ft.settings import DataListSettings, DataPullSettings, DataShowSettings, TokenOptions
 from domain_ft.storage import user_path
 from domain_ft.training.progress import ProgressDisplay
@@ -170,10 +170,10 @@ def _asset_entry(name: str) -> SourceEntry:
 
 def print_inventory(inventory: Inventory, console: Console) -> None:
     """A paragraph for each corpus and model."""
-    console.print(Text("Corpora", style="bold"))
+    console.print(plain("Corpora", style="bold"))
     for corpus in inventory.corpora:
         _print_entry(console, corpus.name, corpus.description, corpus.licence, corpus.sources, corpus.tasks)
-    console.print(Text("Models", style="bold"))
+    console.print(plain("Models", style="bold"))
     for model in inventory.models:
         _print_entry(console, model.name, model.description, model.licence, [model.source])
     console.print("--task takes a task of a corpus, such as legal/license-category.")
@@ -198,7 +198,7 @@ def _print_entry(
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold cyan", min_width=7, no_wrap=True)
     table.add_column()
-    table.add_row(name, Group(Text(description), _facts(facts)))
+    table.add_row(name, Group(plain(description), _facts(facts)))
     console.print(Padding(table, (0, 0, 1, 2)))
 
 
@@ -339,25 +339,25 @@ def find_tokenizer(model: str, progress: Progress | None) -> PreTrainedTokenizer
 
 def print_view(view: CorpusView, console: Console) -> None:
     """Where the text is from, what became of it, how long the documents are, and how a few of them begin."""
-    console.print(Text(view.name, style="bold cyan"))
-    console.print(Text(view.description))
+    console.print(plain(view.name, style="bold cyan"))
+    console.print(plain(view.description))
     console.print(Padding(_origin(view), (1, 0, 1, 2)))
     if view.tasks:
-        console.print(Text("Tasks", style="bold"))
+        console.print(plain("Tasks", style="bold"))
         for task in view.tasks:
-            console.print(Padding(Group(Text(_task_line(task)), _task_card(task)), (0, 0, 1, 2)))
-    console.print(Text("Documents", style="bold"))
+            console.print(Padding(Group(plain(_task_line(task)), _task_card(task)), (0, 0, 1, 2)))
+    console.print(plain("Documents", style="bold"))
     console.print(Padding(_reading(view), (0, 0, 0, 2)))
     console.print(Padding(_splits(view), (0, 0, 0, 2)))  # its box begins and ends with an empty line
-    console.print(Text("Characters in a document", style="bold"))
+    console.print(plain("Characters in a document", style="bold"))
     console.print(Padding(_histogram(view.statistics["histogram"]), (0, 0, 1, 2)))
-    console.print(Text("Samples", style="bold"))
+    console.print(plain("Samples", style="bold"))
     for name, text in view.samples:
         ellipsis = "…" if len(text) == SAMPLE_CHARACTERS else ""
-        sample = Group(Text(name, style="dim"), Text(" ".join(text.split()) + ellipsis))
+        sample = Group(plain(name, style="dim"), plain(" ".join(text.split()) + ellipsis))
         console.print(Padding(sample, (0, 0, 1, 2)))
     for note in (*view.notes, *left_out.sentences({**vars(view), "rejected": 0})):
-        console.print(Text(f"Note: {note}", style="yellow"))
+        console.print(plain(f"Note: {note}", style="yellow"))
 
 
 def _origin(view: CorpusView) -> RenderableType:
@@ -434,7 +434,7 @@ def _histogram(bins: Sequence[tuple[int, int, int]]) -> Table:
     table.add_column(justify="right")
     most = max((count for _, _, count in bins), default=1)
     for low, high, count in bins:
-        table.add_row(f"{low:,} to {high - 1:,}", Text(_bar(count / most), style="cyan"), f"{count:,}")
+        table.add_row(f"{low:,} to {high - 1:,}", plain(_bar(count / most), style="cyan"), f"{count:,}")
     return table
 
 
@@ -477,10 +477,10 @@ def print_pulled(folders: Mapping[str, Path], console: Console) -> None:
     """A line for each asset, and where they are."""
     table = Table.grid(padding=(0, 2))
     for name in folders:
-        table.add_row(Text("✓", style="green"), f"{name} {ASSETS[name].version}", ASSETS[name].about)
+        table.add_row(plain("✓", style="green"), f"{name} {ASSETS[name].version}", ASSETS[name].about)
     console.print(table)
     for parent in sorted({folder.parent for folder in folders.values()}):
-        console.print(Text(f"in {parent}", style="dim"), soft_wrap=True)
+        console.print(plain(f"in {parent}", style="dim"), soft_wrap=True)
 
 
 # --- The verbs --------------------------------------------------------------------------------------------------------
@@ -519,7 +519,7 @@ def _facts(facts: Mapping[str, str]) -> RenderableType:
     table.add_column(overflow="fold")
     for name, value in facts.items():
         if value:
-            table.add_row(name, Text(value))
+            table.add_row(name, plain(value))
     return table
 
 

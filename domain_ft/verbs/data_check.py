@@ -31,7 +31,9 @@ from domain_ft.corpus.left_out import sentences
 from domain_ft.corpus.readers.base import field_names
 from domain_ft.corpus.tasks.labels import LabelRules
 from domain_ft.errors import SettingsError
+from domain_ft.report.plain import plain
 from domain_ft.settings import ClassifySettings, DataCheckSettings, InstructSettings, TagSettings, TokenOptions
+from domain_ft.terminal_text import printable
 from domain_ft.training.progress import ProgressDisplay
 
 SHOWN = 3
@@ -146,26 +148,26 @@ def run(settings: DataCheckSettings) -> dict[str, Any]:
 def print_checked(checked: Checked, console: Console) -> None:
     """What the file is, how long things are in it, and its findings by kind, each with its first lines."""
     result, numbers = checked.result, checked.result.statistics
-    console.print(Text(checked.file.name, style="bold cyan"), Text(_about(checked)), soft_wrap=False)
+    console.print(plain(checked.file.name, style="bold cyan"), plain(_about(checked)), soft_wrap=False)
     console.print()
     table = _distributions(numbers)
     if table is not None:
         console.print(table)
     if numbers["languages"]:
-        console.print(Text(f"languages of the texts: {_counts(numbers['languages'])}"), soft_wrap=False)
+        console.print(plain(f"languages of the texts: {_counts(numbers['languages'])}"), soft_wrap=False)
         console.print()
     for sentence in sentences(numbers):
-        console.print(Text(sentence), soft_wrap=False)
+        console.print(plain(sentence), soft_wrap=False)
         console.print()
     for findings, word, style in ((result.errors, "error", "red"), (result.warnings, "warning", "yellow")):
         if findings:
             _print_findings(findings, word, style, console)
     if not result.errors:
-        console.print(Text("No errors.", style="green"))
+        console.print(plain("No errors.", style="green"))
     if checked.repaired is not None:
         _print_repaired(checked.repaired, console)
     elif result.findings:
-        console.print(Text("--fix OUT writes a cleaned copy; --json lists every finding.", style="dim"))
+        console.print(plain("--fix OUT writes a cleaned copy; --json lists every finding.", style="dim"))
 
 
 def _about(checked: Checked) -> str:
@@ -201,7 +203,7 @@ def _print_findings(findings: Sequence[Finding], word: str, style: str, console:
         by_kind[finding.kind].append(finding)
     kinds = "1 kind" if len(by_kind) == 1 else f"{len(by_kind)} kinds"
     count = f"{len(findings):,} {word}" + ("" if len(findings) == 1 else "s")
-    console.print(Text(f"{count} of {kinds}", style=f"bold {style}"))
+    console.print(plain(f"{count} of {kinds}", style=f"bold {style}"))
     for kind, own in sorted(by_kind.items(), key=lambda pair: -len(pair[1])):
         console.print(Text.assemble("  ", (kind, style), f"  {len(own):,}"))
         console.print(Padding(_first_of(own), (0, 0, 0, 4)))
@@ -215,18 +217,18 @@ def _first_of(findings: Sequence[Finding]) -> RenderableType:
     for finding in findings[:SHOWN]:
         place = "file" if finding.line is None else f"line {finding.line}"
         field = (f"{finding.field}: ", "cyan") if finding.field else ""
-        table.add_row(place, Text.assemble(field, finding.message))
+        table.add_row(place, Text.assemble(field, printable(finding.message)))
     if len(findings) <= SHOWN:
         return table
     lines = [str(finding.line) for finding in findings[SHOWN : SHOWN + 10] if finding.line is not None]
     more = f"and {len(findings) - SHOWN:,} more" + (f", in lines {', '.join(lines)}" if lines else "")
-    return Group(table, Text(more + (" …" if len(findings) > SHOWN + 10 else ""), style="dim"))
+    return Group(table, plain(more + (" …" if len(findings) > SHOWN + 10 else ""), style="dim"))
 
 
 def _print_repaired(repaired: Repaired, console: Console) -> None:
-    console.print(Text(f"{repaired.records:,} records are written to {repaired.output}", style="bold"), soft_wrap=True)
+    console.print(plain(f"{repaired.records:,} records are written to {repaired.output}", style="bold"), soft_wrap=True)
     changes = _counts(repaired.changes) or "none"
-    console.print(Text(f"changes: {changes}; each is listed in {repaired.changes_file.name}"), soft_wrap=False)
+    console.print(plain(f"changes: {changes}; each is listed in {repaired.changes_file.name}"), soft_wrap=False)
 
 
 def _counts(counts: Mapping[str, int]) -> str:

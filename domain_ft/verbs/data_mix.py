@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from domain_ft.checking import refuse
 from domain_ft.corpus.conversations.formats import FieldChoice, to_chat
@@ -25,6 +24,7 @@ from domain_ft.corpus.left_out import LeftOut, sentences
 from domain_ft.errors import CorpusError, SettingsError
 from domain_ft.locks import writing_beside
 from domain_ft.randomness import generator
+from domain_ft.report.plain import plain
 from domain_ft.settings import DataMixSettings
 from domain_ft.storage import user_path, write_atomic
 from domain_ft.verbs.data_files import Refusing, json_line, refuse_existing
@@ -121,7 +121,7 @@ def run(settings: DataMixSettings) -> dict[str, Any]:
         table.add_column(heading, justify="right")
     for taken in mixture.files:
         table.add_row(
-            Text(taken.file),
+            plain(taken.file),
             f"{taken.conversations:,}",
             f"{taken.taken:,}",
             f"{taken.share:.1%}",
@@ -129,8 +129,8 @@ def run(settings: DataMixSettings) -> dict[str, Any]:
         )
     console.print(table)
     for note in mixture.notes:
-        console.print(Text(f"note: {note}", style="yellow"))
-    console.print(Text(f"\n{mixture.conversations:,} conversations in {mixture.output}"), soft_wrap=True)
+        console.print(plain(f"note: {note}", style="yellow"))
+    console.print(plain(f"\n{mixture.conversations:,} conversations in {mixture.output}"), soft_wrap=True)
     return {"command": "data mix"} | dataclasses.asdict(mixture) | {"output": str(mixture.output)}
 
 

@@ -27,8 +27,10 @@ from domain_ft.corpus.tokens import plain_backend
 from domain_ft.errors import CorpusError
 from domain_ft.models.model_files import load_tokenizer
 from domain_ft.models.sources import Progress, find
+from domain_ft.report.plain import plain
 from domain_ft.settings import DataSampleSettings
 from domain_ft.storage import user_path
+from domain_ft.terminal_text import printable
 from domain_ft.training.progress import ProgressDisplay
 
 STYLES = {"trained": "bold green", "read": "dim", "cut": "red strike"}
@@ -132,7 +134,7 @@ def run(settings: DataSampleSettings) -> dict[str, Any]:
     console = Console(quiet=settings.json, highlight=False)
     coloured = console.color_system is not None
     for one in found.samples:
-        console.print(Text(f"{one.file}, line {one.line}: {_counts(one)}", style="bold"))
+        console.print(plain(f"{one.file}, line {one.line}: {_counts(one)}", style="bold"))
         console.print(_shown(one, coloured))
         console.print()
     console.print(_legend(found, settings, coloured))
@@ -140,13 +142,13 @@ def run(settings: DataSampleSettings) -> dict[str, Any]:
         first, amount = found.rejects[0], len(found.rejects)
         counted = "1 record is" if amount == 1 else f"{amount:,} records are"
         console.print(
-            Text(
+            plain(
                 f"note: {counted} left out, such as line {first.line}: {first.reason}",
                 style="yellow",
             )
         )
     for sentence in sentences({"unread_fields": found.unread_fields}):
-        console.print(Text(f"note: {sentence}", style="yellow"))
+        console.print(plain(f"note: {sentence}", style="yellow"))
     return {"command": "data sample", "model": settings.model} | dataclasses.asdict(found)
 
 
@@ -183,7 +185,7 @@ def _shown(one: Sample, coloured: bool) -> Text:
     for kind, text in one.parts:
         text = text.rstrip() if kind == "cut" else text
         if text:
-            _append(shown, kind, text.replace("\x1b", "␛"), coloured)
+            _append(shown, kind, printable(text), coloured)
     shown.rstrip()
     return shown
 
@@ -191,7 +193,7 @@ def _shown(one: Sample, coloured: bool) -> Text:
 def _legend(found: Samples, settings: DataSampleSettings, coloured: bool) -> Text:
     """What the colours or marks mean, and by whose template the text is made."""
     whose = f"the chat template of {settings.model}" if found.template == "model" else "the plain chat template"
-    legend = Text(f"{len(found.samples)} of {found.conversations:,} conversations by {whose}: ")
+    legend = plain(f"{len(found.samples)} of {found.conversations:,} conversations by {whose}: ")
     for kind, words in (("trained", "trained on"), ("read", "read"), ("cut", "cut off")):
         _append(legend, kind, words, coloured)
         legend.append(", " if kind != "cut" else "")

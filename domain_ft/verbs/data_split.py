@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from domain_ft.corpus.checks.opening import is_tagged_text
 from domain_ft.corpus.cleaning import clean
@@ -32,6 +31,7 @@ from domain_ft.corpus.tasks.fields import TEXT_NAMES
 from domain_ft.corpus.tasks.splits import Fingerprints, duplicate_groups, text_fingerprints
 from domain_ft.errors import CorpusError, SettingsError
 from domain_ft.locks import writing_beside
+from domain_ft.report.plain import plain
 from domain_ft.settings import DataSplitSettings
 from domain_ft.storage import new_folder
 from domain_ft.verbs.data_files import Refusing, json_line, record_file, refuse_existing
@@ -128,7 +128,7 @@ def run(settings: DataSplitSettings) -> dict[str, Any]:
     table.add_column("share", justify="right")
     table.add_column("file", overflow="fold")
     for name, part in found.parts.items():
-        table.add_row(name, f"{part.records:,}", f"{part.records / found.records:.1%}", Text(str(part.file)))
+        table.add_row(name, f"{part.records:,}", f"{part.records / found.records:.1%}", plain(str(part.file)))
     console.print(table)
     if found.families:
         source = "" if settings.group_field is None else f" or of one {settings.group_field}"

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from domain_ft.checking import Settings, options
 from domain_ft.corpus.left_out import fields_read, sentences
 from domain_ft.models.activation_checkpointing import ActivationCheckpointing
+from domain_ft.report.plain import plain
 from domain_ft.settings import AdaptSettings, EstimateSettings, InstructSettings
 from domain_ft.training.loop import memory_bytes, release_free_memory, train
 from domain_ft.training.memory import PassLimits, gib
@@ -191,9 +191,9 @@ def run(settings: EstimateSettings) -> dict[str, Any]:
     if found.warnings:
         console.print()
     for warning in found.warnings:
-        console.print(Text(f"warning: {warning}", style="yellow"))
+        console.print(plain(f"warning: {warning}", style="yellow"))
     for sentence in (*fields_read(text["text_fields"]), *sentences(text)) if (text := found.text) else ():
-        console.print(Text(f"note: {sentence}", style="yellow"))
+        console.print(plain(f"note: {sentence}", style="yellow"))
     return {"command": "data estimate"} | dataclasses.asdict(found) | {"minutes": found.minutes}
 
 
