@@ -88,6 +88,7 @@ def write_inputs(folder: Path) -> None:
         rows = "".join(f'"{text}",{field}\n' for text, field in labelled)
         (folder / f"{name}.csv").write_text(f"text,label\n{rows}", encoding="utf-8")
     (folder / "new.jsonl").write_text("\n".join(json.dumps({"text": text}) for text, _ in labelled[:4]))
+    (folder / "prompts.txt").write_text("What is a?\nWhat is b?\n")
     (folder / "prompts.jsonl").write_text("\n".join(json.dumps({"prompt": f"What is {n}?"}) for n in "ab"))
     tagged = [[f"{word} {'B-Law' if word == 'licence' else 'O'}" for word in text.split()] for text, _ in labelled]
     for name in ("train", "test"):

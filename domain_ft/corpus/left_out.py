@@ -15,6 +15,22 @@ LISTED = 20  # names in a sentence; result.json has up to LISTED_IN_RESULT
 LISTED_IN_RESULT = 1000
 
 
+VERDICT = "answer"
+"""Prodigy's field for what the annotator said of a record: accept, reject or ignore."""
+
+
+def rejected_by_annotator(record: Mapping[str, Any]) -> str | None:
+    """Why a record is left out that its annotator rejected or ignored; None for any other record.
+
+    >>> rejected_by_annotator({"text": "x", "answer": "Reject"})
+    "the annotator's answer is Reject"
+    """
+    value = record.get(VERDICT)
+    if isinstance(value, str) and value.strip().casefold() in ("reject", "ignore"):
+        return f"the annotator's answer is {value.strip()}"
+    return None
+
+
 @dataclass(frozen=True)
 class UnreadFile:
     """A file of a folder that was not read, and why."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from domain_ft.corpus.conversations.conversation import Turn
 from domain_ft.corpus.conversations.faults import Fault, Faults
+from domain_ft.corpus.left_out import VERDICT, rejected_by_annotator
 from domain_ft.corpus.readers.base import kind_of
 
 HISTORY = "history"
@@ -79,15 +80,22 @@ def turn_mark(message: Mapping[str, Any], place: str, faults: Faults) -> bool | 
     return next(iter(found.values()), None)
 
 
-def marked_out(fields: Mapping[str, Any], *, of_prompts: bool, read: set[str], faults: Faults) -> Fault | None:
+def marked_out(
+    fields: Mapping[str, Any], *, of_prompts: bool, of_pairs: bool, read: set[str], faults: Faults
+) -> Fault | None:
     """Why a record is not to be learned, where it is marked so; None where it is.
 
     Args:
         fields: of the record.
         of_prompts: whether it is a prompt and a completion, where `label` is KTO's even as 0 or 1.
+        of_pairs: whether it is a question and an answer, where `answer` is no annotator's verdict.
         read: takes the names of the marks.
         faults: told of a weight that is neither 0 nor 1.
     """
+    rejected = None if of_pairs else rejected_by_annotator(fields)
+    if rejected is not None:
+        read.add(VERDICT)
+        return Fault("not-learned", VERDICT, rejected, error=False)
     for name in MARKS:
         if name not in fields or (name != "weight" and not _is_bool(fields[name])):
             continue  # a number under `loss` or `train` is somebody's measurement
@@ -97,7 +105,9 @@ def marked_out(fields: Mapping[str, Any], *, of_prompts: bool, read: set[str], f
             reason = f"the weight is {str(fields[name])[:40]}, and 0 or 1 is wanted: examples are not weighted"
             faults.error("bad-weight", name, reason)
         elif value is False:
-            return Fault("not-learned", name, f"the record is marked as not to be learned ({name} is off)", error=False)
+            return Fault(
+                "not-learned", name, f"the record is marked as not to be learned ({name}: {fields[name]})", error=False
+            )
     for name in PREFERENCES:
         if name in fields and (_is_bool(fields[name]) or (of_prompts and _truth(fields[name]) is not None)):
             read.add(name)

@@ -162,7 +162,7 @@ def parse(
     fields = {name: value for name, value in record.fields.items() if value is not None}
     read = {*(name for name in (choice.id_field, choice.group_field) if name)}
     if answered and not compared:
-        left_out = marked_out(fields, of_prompts=format == "prompt", read=read, faults=faults)
+        left_out = marked_out(fields, of_prompts=format == "prompt", of_pairs=format == "qa", read=read, faults=faults)
         if left_out is not None:
             return Parsed(None, tuple(faults.found), left_out=left_out)
         if is_preference(fields) and not choice.answer_field:

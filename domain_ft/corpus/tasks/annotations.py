@@ -11,17 +11,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from domain_ft.corpus.left_out import VERDICT, rejected_by_annotator
 from domain_ft.corpus.readers.base import kind_of
 from domain_ft.corpus.tasks.entities import is_tag
 
 SPANS_FIELDS = ("entities", "spans", "label", "labels", "ents", "annotations")
 STARTS, ENDS = ("start", "start_offset", "begin"), ("end", "end_offset")
 LABELS = ("label", "labels", "type", "entity_group")
-OWN_TEXTS = ("text", "mention", "surface", "surface_form", "span_text", "entity_text", "matched_text", "word")
+OWN_TEXTS = (
+    "text", "mention", "surface", "surface_form", "span_text", "entity_text", "matched_text", "word",
+    "quote", "phrase", "content", "string", "token", "form", "exact", "covered_text", "coveredText",
+)  # fmt: skip
 """The keys of a span that may hold its start, its end, its label and its own text."""
-
-VERDICT = "answer"
-_LEFT_OUT = ("reject", "ignore")  # Prodigy's answers, beside accept
 
 _CONTAINERS = ("documents", "PubTator3", "annotations")  # fields of a file's object that list its records
 
@@ -98,8 +99,8 @@ def outcomes(value: Any, text_field: str | None = None) -> Iterator[Outcome]:
         yield Passed("the record is null: nothing was annotated")
     elif not isinstance(value, Mapping):
         yield Refused(f"the record is {kind_of(value)}, where an object is wanted")
-    elif value.get(VERDICT) in _LEFT_OUT:
-        yield Passed(f"the annotator's answer is {value[VERDICT]}", VERDICT)
+    elif (rejected := rejected_by_annotator(value)) is not None:
+        yield Passed(rejected, VERDICT)
     elif is_label_studio(value):
         yield _label_studio(value, text_field)
     elif is_bioc(value):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from domain_ft.corpus.left_out import LeftOut
+from domain_ft.corpus.left_out import VERDICT, LeftOut
 from domain_ft.corpus.readers import raw_records
 from domain_ft.corpus.readers.base import BadRecords, decode, kind_of, read_lines, read_whole
 from domain_ft.corpus.readers.files import ending
@@ -23,7 +23,6 @@ from domain_ft.corpus.tasks.annotations import (
     OWN_TEXTS,
     SPANS_FIELDS,
     STARTS,
-    VERDICT,
     Outcome,
     Passed,
     Plain,

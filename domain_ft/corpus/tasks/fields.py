@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from domain_ft.corpus.cleaning import clean
-from domain_ft.corpus.left_out import LeftOut
+from domain_ft.corpus.left_out import VERDICT, LeftOut, rejected_by_annotator
 from domain_ft.corpus.readers.base import (
     BadRecords,
     RawRecord,
@@ -138,6 +138,10 @@ class ExampleFields:
         """The example that a record is; None where it is none, which is reported once."""
         fields = record.fields
         self._settle({} if self._settled else what_fields_hold([fields]), file)
+        rejected = rejected_by_annotator(fields) if self.labelled and VERDICT not in self.read else None
+        if rejected is not None:
+            bad.leave_out(rejected, file=file, line=record.line, field=VERDICT)
+            return None
         if self.labelled:
             self.left_out.fields.update(self.unread_in(record))
         text, pair = self._text.of(fields, bad, record.line), None
@@ -171,7 +175,7 @@ class ExampleFields:
         """The fields of a record that hold something and are not read."""
         held = [str(name) for name, value in record.fields.items() if value is not None and value != ""]
         absent = [name for name in self._absent if name not in record.fields]
-        return [name for name in (*held, *absent) if name not in self.read]
+        return [name for name in (*held, *absent) if name not in self.read and not _is_accepted(name, record)]
 
     def look(self, records: Sequence[RawRecord], file: str) -> None:
         """Find the fields that were not named by the first records of a file."""
@@ -366,3 +370,8 @@ class FieldSurvey(ExampleFields):
             return [], []
         fields.form, notes, problems = self._labels_seen.decide()
         return notes, problems
+
+
+def _is_accepted(name: str, record: RawRecord) -> bool:
+    """Whether a field is an annotator's verdict that lets the record pass: it is followed, and so it is read."""
+    return name == VERDICT and record.fields.get(name) == "accept"

@@ -22,7 +22,7 @@ from domain_ft.errors import CorpusError
 
 LabelKind = Literal["auto", "names"]
 
-NO_LABEL = frozenset({"", "-", "nan", "na", "n/a", "<na>", "null"})
+NO_LABEL = frozenset({"", "-", "--", "_", "?", "nan", "na", "n/a", "<na>", "null", "unlabeled", "unlabelled"})
 """Texts that stand for no label, without regard to case."""
 
 SEPARATORS = ("|", ";", "#", ",", "+")
@@ -278,10 +278,10 @@ class LabelSurvey:
     def _positions(self, lists: Sequence[tuple[list[Any], Any]]) -> tuple[tuple[str, ...], list[LabelProblem]]:
         """The classes of the positions, where all lists hold 0 and 1 for each; or what is wrong."""
         lengths = Counter(len(items) for items, _ in lists)
-        length, often = lengths.most_common(1)[0]
+        length = lengths.most_common(1)[0][0]
         first = lists[0][1]
-        same = often == len(lists) or (len(self.rules.label_names) == length and often > _MOST * len(lists))
-        if same and length > 1 and all(truth_of(item) is not None for items, _ in lists for item in items):
+        hot = [items for items, _ in lists if len(items) == length and all(truth_of(i) is not None for i in items)]
+        if length > 1 and len(hot) > _MOST * len(lists):  # one odd list does not make names of the zeros and ones
             if len(self.names) == length:
                 return self.names, []
             if self.names and not self.rules.label_names:
