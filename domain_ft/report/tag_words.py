@@ -41,7 +41,7 @@ def findings(report: TagReport) -> list[str]:
         said = verdict(gazetteer["difference"][metric], metric)
         said = f"the model is {said}" if not said.startswith("not shown") else f"no difference is {said[4:]}"
         sentences.append(
-            f"To look up the {gazetteer['entries']:,} entities that training had gives {points(gazetteer[metric])}; "
+            f"Looking up the entities of training ({gazetteer['entries']:,}) gives {points(gazetteer[metric])}; "
             f"against it {said}."
         )
     seeds = report.result["seeds"]

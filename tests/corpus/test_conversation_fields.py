@@ -526,3 +526,14 @@ def test_a_conversation_of_which_nothing_is_left_has_its_line_and_reason() -> No
     assert (reject.file, reject.line) == ("f.jsonl", 3)
     assert "nothing is left to learn" in reject.reason
     assert len(rows) == 1
+
+
+def test_a_conversation_that_an_annotator_rejected_is_left_out(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "That."}]
+    rows = [{"messages": turns, "answer": verdict} for verdict in ("accept", "reject", "Ignore", "accept")]
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    marked: list[Reject] = []
+    found = list(iterate_conversations(path, FieldChoice(), BadRecords("stop", print), marked=marked.append))
+    assert [one.line for one in found] == [1, 4]
+    assert [(one.line, one.field) for one in marked] == [(2, "answer"), (3, "answer")]

@@ -384,3 +384,29 @@ def test_a_survey_of_anything_ends(values: list[Any], separator: str | None, kin
     assert all(problem.line is not None and problem.fix for problem in problems)
     for value in values:
         form.no_label(value) or form.parts(value)
+
+
+ODD_LISTS: list[Any] = [[1, 0], [], [1, 0, None], [1, 0, 2]]
+
+
+@pytest.mark.parametrize("odd", ODD_LISTS)
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_one_odd_list_does_not_make_classes_of_zeros_and_ones(odd: list[Any], policy: Any, tmp_path: Path) -> None:
+    labels = [[number % 2, 1 - number % 2, (number % 3 == 0 and 1) or 0] for number in range(60)]
+    path = write(tmp_path / "train.jsonl", [*labels[:30], odd, *labels[30:]])
+    with pytest.raises(UserError, match=r"a list of 0 or 1 for each of 3 classes"):
+        open_task(TaskSource(train=str(path), on_bad_record=policy))
+
+
+@pytest.mark.parametrize("verdict", ["reject", "ignore", "Reject"])
+def test_what_an_annotator_rejected_is_left_out_and_listed(verdict: str, tmp_path: Path) -> None:
+    rows = [{"text": text(n), "label": "ab"[n % 2], "answer": verdict if n < 3 else "accept"} for n in range(40)]
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rejects: list[Reject] = []
+    data = open_task(TaskSource(train=str(path)), rejects=rejects.append)
+    assert [(one.line, one.field, one.reason) for one in rejects] == [
+        (line, "answer", f"the annotator's answer is {verdict}") for line in (1, 2, 3)
+    ]
+    assert sum(len(split) for split in data.splits.values()) == 37
+    assert "answer" not in data.left_out.fields

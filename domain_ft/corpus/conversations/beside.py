@@ -148,7 +148,7 @@ def preference_fault() -> Fault:
         "chosen",
         "the record holds a chosen and a rejected answer: instruct does not learn preferences (a verb for preference "
         "tuning is coming); to learn the chosen answers alone, where they are texts, name the fields: "
-        "--prompt-field prompt --answer-field chosen",
+        "--prompt-field F --answer-field chosen",
     )
 
 
