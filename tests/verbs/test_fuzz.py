@@ -90,7 +90,7 @@ def _command(draw: st.DrawFn) -> list[str]:
     return words
 
 
-@settings(max_examples=40, **SLACK)
+@settings(max_examples=20, **SLACK)
 @given(words=_command())
 def test_any_options(words: list[str], stubbed: None, capsys: pytest.CaptureFixture[str]) -> None:
     refused_or_done(words, capsys)
@@ -116,7 +116,7 @@ def _config(draw: st.DrawFn) -> tuple[cli.Verb, bytes]:
     return verb, draw(st.sampled_from([text, text[:cut], text[:cut] + b"\xff\x00[[["])) if text else draw(st.binary())
 
 
-@settings(max_examples=40, **SLACK)
+@settings(max_examples=20, **SLACK)
 @given(made=_config())
 def test_any_toml(
     made: tuple[cli.Verb, bytes], stubbed: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -202,6 +202,7 @@ def _try(runs: Path, made: tuple[str, tuple[str, ...], str, Any], folder: Path, 
     refused_or_done([word.format(**places) for word in verb], capsys)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, **SLACK)
 @given(made=_damage())
 def test_any_run_file(
