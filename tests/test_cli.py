@@ -354,14 +354,19 @@ def test_pydantic_has_no_say_where_something_has_imported_it(capfd: pytest.Captu
 
 def test_the_model_is_named_before_it_is_loaded(capsys: pytest.CaptureFixture[str], verb: Any) -> None:
     """Importing torch and reading weights takes seconds to a minute; the screen is not blank for it."""
-    seen = []
-    verb("adapt", lambda _settings: seen.append(capsys.readouterr().err) or {})
+    seen: list[str] = []
+
+    def see(_settings: Any) -> dict[str, Any]:
+        seen.append(capsys.readouterr().err)
+        return {}
+
+    verb("adapt", see)
     assert cli.main(["adapt", "--corpus", "legal", "--model", "some/\x1b[31mmodel"]) == 0
     assert seen == ["loading some/\\x1b[31mmodel\n"]
-    verb("evaluate", lambda _settings: seen.append(capsys.readouterr().err) or {})
+    verb("evaluate", see)
     assert cli.main(["evaluate", "--model", "a", "--model", "b", "--corpus", "legal"]) == 0
     assert seen[1] == "loading a, b\n"
-    verb("adapt", lambda _settings: seen.append(capsys.readouterr().err) or {})
+    verb("adapt", see)
     assert cli.main(["adapt", "--corpus", "legal", "--quiet"]) == 0
     assert seen[2] == ""
 

@@ -47,7 +47,7 @@ def opened(path: Path, **options: Any) -> TaskData:
 def labels_of(data: TaskData) -> list[tuple[str, ...]]:
     """The labels of all examples, in the order of the file."""
     found = {example.line: example.labels for table in data.splits.values() for example in table}
-    return [tuple(sorted(found[line])) for line in sorted(found)]
+    return [tuple(sorted(found[line])) for line in sorted(found)]  # type: ignore[type-var]
 
 
 def findings(path: Path, **fields: Any) -> list[tuple[str, int | None]]:
@@ -303,7 +303,7 @@ def test_fields_whose_names_hold_commas_and_blanks(tmp_path: Path) -> None:
         data = opened(path, text_field=text_field, label_field=label_field)
         assert data.labels.names == ("a", "b")
         assert data.splits["train"][0].text in {text(number) for number in range(40)}
-    rows = [{"text": text(number), "civil, all": number % 2, "penal": 1 - number % 2} for number in range(40)]
+    rows = [{"text": text(number), "civil, all": number % 2, "penal": 1 - number % 2} for number in range(40)]  # type: ignore[dict-item]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert opened(path, label_field='"civil, all",penal').labels.names == ("civil, all", "penal")
 

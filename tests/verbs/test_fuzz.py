@@ -72,7 +72,7 @@ def refused_or_done(words: list[str], capsys: pytest.CaptureFixture[str]) -> Non
     try:
         status = cli.main(words)
     except SystemExit as leaving:  # --help and --version leave so
-        status = leaving.code
+        status = leaving.code  # type: ignore[assignment]
     said = capsys.readouterr().err
     assert status in (0, 2, 130, None), (words, said)
     assert "Traceback" not in said, (words, said)

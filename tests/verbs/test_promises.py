@@ -206,7 +206,7 @@ class Full:
                 raise OSError(errno.ENOSPC, "No space left on device")
             real(descriptor)
 
-        os.fsync = flush
+        os.fsync = flush  # type: ignore[assignment]
 
 
 def test_a_disk_that_fills_at_any_moment_is_said_and_the_run_goes_on(whole: Path) -> None:
