@@ -243,6 +243,5 @@ def test_a_named_pipe_is_read(tmp_path: Path) -> None:
         texts = list(iterate_inputs(pipe, FieldNames(), None, BadRecords("stop", print)))
         writer.join()
         assert [
-            (text.key if isinstance(text.key, int) else text.key.split("/")[-1], text.text)
-            for text in texts  # type: ignore[union-attr]
+            (text.key if isinstance(text.key, int) else str(text.key).split("/")[-1], text.text) for text in texts
         ] == found
