@@ -222,6 +222,7 @@ def test_a_stopped_call_goes_on(model: Path, tmp_path: Path, monkeypatch: pytest
     for cut in (0, 1, len(whole) // 2, len(whole) - 3, len(whole)):
         output = tmp_path / f"cut-{cut}.jsonl"
         output.write_bytes(whole[:cut])
+        shutil.copy(tmp_path / "whole.jsonl.state.jsonl", tmp_path / f"{output.name}.state.jsonl")
         result = generate(asked(model, output=output, resume=True, **choice))
         assert [line["text"] for line in lines(output)] == texts
         assert (result["prompts"], result["rejected"]) == (5, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import threading
 import tracemalloc
 from pathlib import Path
@@ -98,6 +99,7 @@ def test_a_stopped_call_goes_on(finished: Path, tmp_path: Path, monkeypatch: pyt
     for cut in (0, 1, len(whole) // 2, len(whole) - 3, len(whole)):
         output = tmp_path / f"cut-{cut}.jsonl"
         output.write_bytes(whole[:cut])
+        shutil.copy(tmp_path / "whole.jsonl.state.jsonl", tmp_path / f"{output.name}.state.jsonl")
         result = predict(asked(finished, input=str(texts), output=output, resume=True))
         assert [line["id"] for line in lines(output)] == [line["id"] for line in lines(tmp_path / "whole.jsonl")]
         assert (result["texts"], result["rejected"]) == (12, 1)
