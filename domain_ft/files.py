@@ -121,6 +121,19 @@ def refuse_folder(path: Path, option: str) -> None:
         )
 
 
+def refuse_no_file(path: Path) -> None:
+    """Make sure that a file that is about to be read is one: to open a pipe would wait for who writes to it.
+
+    Raises:
+        OSError: it is a folder, a pipe or a device, or the system does not know it.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder, not a file", str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
+
+
 def _ancestors(path: Path) -> Iterator[Path]:
     """The folders above a path, from the nearest on."""
     yield from Path(os.path.abspath(path)).parents  # noqa: PTH100 (resolve() would follow the last part too)

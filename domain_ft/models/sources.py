@@ -18,6 +18,7 @@ from huggingface_hub import utils as hub_utils
 from transformers.utils import logging as transformers_logging
 
 from domain_ft.errors import ModelError, nearest
+from domain_ft.files import refuse_no_file
 from domain_ft.json_files import read_object
 from domain_ft.storage import sha256, storage_error, user_path
 
@@ -82,9 +83,21 @@ def weights_hash(folder: Path) -> str:
 
 
 def hash_of_file(path: Path) -> str:
-    """The SHA-256 of a file. One that has not changed is read once in a process: weights may be gigabytes."""
-    known = path.stat()
-    return _hash_of(path, known.st_size, known.st_mtime_ns, known.st_ino)
+    """The SHA-256 of a file. One that has not changed is read once in a process: weights may be gigabytes.
+
+    Raises:
+        ModelError: it is a folder or a pipe, or it cannot be read.
+    """
+    try:
+        refuse_no_file(path)
+        known = path.stat()
+        return _hash_of(path, known.st_size, known.st_mtime_ns, known.st_ino)
+    except OSError as error:
+        raise ModelError(
+            f"{path.name} cannot be read: {error.strerror or error}",
+            where=str(path),
+            fix="give yourself the right to read it, or fetch or copy the file again",
+        ) from error
 
 
 @functools.lru_cache(maxsize=256)

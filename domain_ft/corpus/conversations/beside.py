@@ -6,7 +6,6 @@ cannot be. All other fields are counted as not read by whoever reads the record.
 
 from __future__ import annotations
 
-import json
 import re
 import string
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ from domain_ft.corpus.conversations.conversation import Turn
 from domain_ft.corpus.conversations.faults import Fault, Faults
 from domain_ft.corpus.left_out import VERDICT, rejected_by_annotator
 from domain_ft.corpus.readers.base import kind_of
+from domain_ft.json_files import loads
 
 HISTORY = "history"
 SYSTEM = ("system", "system_prompt")
@@ -285,7 +285,7 @@ def history_of(value: Any, place: str, faults: Faults) -> list[Turn]:
     """Earlier turns as LLaMA-Factory writes them: a list of [question, answer]. The answers are learned, as there."""
     if isinstance(value, str):  # a table has it as JSON
         try:
-            value = json.loads(value)
+            value = loads(value)
         except ValueError:
             value = None
     wanted = "a list of pairs [question, answer] is wanted"

@@ -17,6 +17,7 @@ from domain_ft.corpus.conversations.conversation import ROLES, Conversation, Rol
 from domain_ft.corpus.conversations.faults import Faults
 from domain_ft.corpus.readers.base import kind_of
 from domain_ft.errors import nearest
+from domain_ft.json_files import loads
 
 _OTHER_NAMES: dict[str, Role] = {
     "developer": "system",
@@ -70,7 +71,7 @@ def read_tools(value: Any, faults: Faults) -> tuple[Mapping[str, Any], ...]:
     """The tools that a conversation may call: a list of objects, or the same as JSON text."""
     if isinstance(value, str) and value.strip():
         try:
-            value = json.loads(value)
+            value = loads(value)
         except ValueError as error:
             faults.error("wrong-type", "tools", f"the tools are no sound JSON: {error}")
             return ()
@@ -274,7 +275,7 @@ def _call(call: Any, place: str, faults: Faults) -> Mapping[str, Any] | None:
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments)
+            arguments = loads(arguments)
         except (ValueError, RecursionError) as error:
             faults.error("bad-tool-call", f"{place}.function.arguments", f"the arguments are no sound JSON: {error}")
             return None
@@ -289,7 +290,7 @@ def _call(call: Any, place: str, faults: Faults) -> Mapping[str, Any] | None:
 def _spoken_call(value: Any, place: str, faults: Faults) -> tuple[Mapping[str, Any], ...]:
     """The call that ShareGPT files have as the text of a turn of `function_call`."""
     try:
-        parsed = json.loads(value) if isinstance(value, str) else value
+        parsed = loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError) as error:
         faults.error("bad-tool-call", place, f"the call is no sound JSON: {error}")
         return ()

@@ -31,6 +31,7 @@ from domain_ft.corpus.readers.base import (
 )
 from domain_ft.corpus.readers.choosing import LOOKED_AT, Holds
 from domain_ft.errors import CorpusError
+from domain_ft.json_files import MARKING, Doubled, RepeatedKeyError, find_doubled, loads
 
 _LARGEST_FIELD = 2**31 - 1  # the csv module's own limit is 131,072 characters; a field may be a whole book
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
@@ -97,7 +98,9 @@ def jsonl_records(
             blank += 1
             continue
         try:
-            value = json.loads(line)
+            value = loads(line)
+        except RepeatedKeyError:
+            value = MARKING.decode(line)  # which record has it is said below
         except json.JSONDecodeError as error:
             if blank + 1 == count and _goes_on(line, error):
                 text = _rest(line, lines, name, bad)
@@ -109,8 +112,9 @@ def jsonl_records(
             bad.add(f"broken JSON: {error}", file=name, line=number)
             continue
         if blank + 1 == count and isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-            yield from (RawRecord(place, item) for place, item in enumerate(value, 1))
-        elif is_object(value, name, bad, number):
+            items = dropping_doubled(enumerate(value, 1), name, bad)
+            yield from (RawRecord(place, item) for place, item in items)
+        elif not is_doubled(value, name, bad, number) and is_object(value, name, bad, number):
             yield RawRecord(number, value)
     if count and blank == count:
         report_empty(name, bad)
@@ -126,7 +130,7 @@ def json_records(path: Path, name: str, bad: BadRecords, columns: Columns | None
     if text is None:
         return
     try:
-        values = json.loads(text)
+        values = MARKING.decode(text)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":  # JSON lines
             yield from _objects(text, name, bad, 1)
@@ -137,8 +141,11 @@ def json_records(path: Path, name: str, bad: BadRecords, columns: Columns | None
         bad.add(f"broken JSON: {error}", file=name)
         return
     if isinstance(values, dict) and values and all(isinstance(value, dict) for value in values.values()):
+        if isinstance(values, Doubled):
+            bad.add(f"the id {values.key!r:.100} is given to two records", file=name, field=values.key, fix=ONE_KEY)
         for number, (key, value) in enumerate(values.items(), 1):
-            yield RawRecord(number, value, key)
+            if not is_doubled(value, name, bad, number):
+                yield RawRecord(number, value, key)
         return
     if not isinstance(values, list):
         bad.add(
@@ -147,9 +154,27 @@ def json_records(path: Path, name: str, bad: BadRecords, columns: Columns | None
             fix="write a list of objects, an object of objects by their ids, or JSON lines (.jsonl), an object a line",
         )
         return
-    for number, value in enumerate(values, 1):
+    for number, value in dropping_doubled(enumerate(values, 1), name, bad):
         if is_object(value, name, bad, number):
             yield RawRecord(number, value)
+
+
+ONE_KEY = "keep one of the two, or give the other another name"
+"""What to do about a record that gives a field twice."""
+
+
+def is_doubled(value: Any, name: str, bad: BadRecords, line: int) -> bool:
+    """Whether a record of `MARKING` gives a field twice, so that one of the values is lost; it is then reported."""
+    key = find_doubled(value)
+    if key is None:
+        return False
+    bad.add(str(RepeatedKeyError(key)), file=name, line=line, field=key, fix=ONE_KEY)
+    return True
+
+
+def dropping_doubled(values: Iterable[tuple[int, Any]], name: str, bad: BadRecords) -> Iterator[tuple[int, Any]]:
+    """The numbered records without those that give a field twice, which are reported."""
+    return ((number, value) for number, value in values if not is_doubled(value, name, bad, number))
 
 
 def is_object(value: Any, name: str, bad: BadRecords, line: int) -> bool:
@@ -189,7 +214,6 @@ def _objects(text: str, name: str, bad: BadRecords, first_line: int) -> Iterator
 
     Behind one that is broken, reading goes on where a line begins with a brace.
     """
-    decoder = json.JSONDecoder()
     place, line, counted = 0, first_line, 0
     while True:
         while place < len(text) and text[place] in " \t\r\n,":
@@ -199,7 +223,7 @@ def _objects(text: str, name: str, bad: BadRecords, first_line: int) -> Iterator
         line += text.count("\n", counted, place)
         counted = place
         try:
-            value, place = decoder.raw_decode(text, place)
+            value, place = MARKING.raw_decode(text, place)
         except (ValueError, RecursionError) as error:
             at = line
             reason = str(error)
@@ -214,7 +238,7 @@ def _objects(text: str, name: str, bad: BadRecords, first_line: int) -> Iterator
             continue
         items = value if isinstance(value, list) and all(isinstance(item, dict) for item in value) else [value]
         for item in items:
-            if is_object(item, name, bad, line):
+            if not is_doubled(item, name, bad, line) and is_object(item, name, bad, line):
                 yield RawRecord(line, item)
 
 

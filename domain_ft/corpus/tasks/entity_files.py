@@ -17,6 +17,7 @@ from domain_ft.corpus.left_out import VERDICT, LeftOut
 from domain_ft.corpus.readers import raw_records
 from domain_ft.corpus.readers.base import BadRecords, decode, kind_of, read_lines, read_whole
 from domain_ft.corpus.readers.files import ending
+from domain_ft.corpus.readers.records import ONE_KEY, dropping_doubled
 from domain_ft.corpus.tasks.annotations import (
     ENDS,
     LABELS,
@@ -55,6 +56,7 @@ from domain_ft.corpus.tasks.offsets import (
 )
 from domain_ft.corpus.tasks.standoff import brat_pairs, is_pubtator, read_bioc_xml, read_brat, read_pubtator
 from domain_ft.errors import CorpusError, nearest
+from domain_ft.json_files import MARKING, Doubled, RepeatedKeyError, loads
 
 TEXT_FIELDS = ("text",)
 TOKENS_FIELDS = ("tokens", "words")
@@ -402,7 +404,8 @@ def json_values(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int, A
         if text is None:
             return
         try:
-            records = records_of(json.loads(text))
+            value = MARKING.decode(text)
+            records = records_of(value)
         except json.JSONDecodeError as error:
             if error.msg != "Extra data":  # lists as JSON lines: each line is a record
                 bad.add(f"broken JSON: {error.msg} at column {error.colno}", file=name, line=error.lineno)
@@ -411,18 +414,24 @@ def json_values(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int, A
             bad.add(f"broken JSON: {error}", file=name)
             return
         else:
-            yield from enumerate(records or [], 1)
+            if isinstance(value, Doubled):
+                bad.add(str(RepeatedKeyError(value.key)), file=name, field=value.key, fix=ONE_KEY)
+            yield from dropping_doubled(enumerate(records or [], 1), name, bad)
             return
     for number, offset, raw in read_lines(path, name, bad):
         line = decode(raw, name, bad, offset=offset, line=number)
         if line is None or not line.strip():
             continue
         try:
-            yield number, json.loads(line)
+            value = loads(line)
+        except RepeatedKeyError as error:
+            bad.add(str(error), file=name, line=number, field=error.key, fix=ONE_KEY)
         except (ValueError, RecursionError) as error:
             reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
             fix = "write JSON lines, an object a line; CoNLL columns are read from .txt, .conll and other endings"
             bad.add(f"broken JSON: {reason}", file=name, line=number, fix=fix)
+        else:
+            yield number, value
 
 
 def _lists_records(value: Mapping[str, Any]) -> bool:
