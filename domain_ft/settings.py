@@ -623,6 +623,15 @@ class DataCheckSettings(ConversationOptions, LabelOptions, JsonOptions, group="C
     label_field: str | None = None
     """The field that holds the label, for examples. Found by itself where the file has a usual one."""
 
+    tokens_field: str | None = None
+    """The field that holds the words of tags, as for `tag`; of CoNLL columns, the number of the column, from 1."""
+
+    tags_field: str | None = None
+    """The field that holds the tags of the words, as for `tag`; of CoNLL columns, the number of the column, from 1."""
+
+    spans_field: str | None = None
+    """The field that holds the entities of a text, by character, as for `tag`."""
+
     span_offsets: SpanOffsets = "characters"
     """How the spans of tags count, as for `tag`. The copy of --fix counts Unicode characters from 0."""
 

@@ -216,7 +216,7 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
     "csv with a field too many": ("a.csv", b"n,text\n1,good\n2,b,c\n", ["3 fields, where the header has 2", "line 3"]),
     "field twice": (
         "a.jsonl",
-        b'{"text": "a"}\n{"text": "b", "n": {"text": 1}, "te\u0078t": "c"}\n',
+        b'{"text": "a"}\n{"text": "b", "n": {"text": 1}, "te\\u0078t": "c"}\n',
         ["the field 'text' is given twice", 'line 2, field "text"'],
     ),
     "field twice within": ("a.jsonl", b'{"text": "a", "meta": [{"k": 1, "k": 1}]}\n', ["'k' is given twice", "line 1"]),

@@ -198,9 +198,9 @@ def _texts_of(record: RawRecord, names: FieldNames) -> Iterator[tuple[str, str]]
                 yield column, value
 
 
-def tag_items(path: Path, name: str, fields: TagFields, bad: BadRecords) -> Iterator[Item]:
-    """Texts with entities, as `tag` reads them."""
-    left, notes = LeftOut(), list[str]()
+def tag_items(path: Path, name: str, fields: TagFields, bad: BadRecords, left: LeftOut) -> Iterator[Item]:
+    """Texts with entities, as `tag` reads them; `left` counts the fields and files that are not read."""
+    notes = list[str]()
     texts, _ = read_tagged(path, name, fields, None, bad, left=left, notes=notes)
     about = [Finding(None, None, "columns", note) for note in notes]
     about += [Finding(None, one.file, "unread-file", f"{one.file} is not read: {one.reason}") for one in left.files]
@@ -241,7 +241,8 @@ def text_items(path: Path, name: str, text_field: str | None, bad: BadRecords) -
                 bad.add("the text is empty", file=name, line=record.line, field=join_names(chosen.names))
             elif text is not None:
                 found = tuple(_strings_of(record.fields, chosen.names))
-                yield Item(record.line, found)
+                unread = tuple(name for name in map(str, record.fields) if name not in chosen.names)
+                yield Item(record.line, found, unread=unread)
         return
     for number, offset, raw in read_lines(path, name, bad):
         line = decode(raw, name, bad, offset=offset, line=number)

@@ -13,6 +13,7 @@ from domain_ft.corpus.checks.conversations import conversation_items
 from domain_ft.corpus.checks.copies import Copies
 from domain_ft.corpus.checks.items import Item, Rejections, example_items, tag_items, text_items
 from domain_ft.corpus.conversations.formats import FORMATS, FieldChoice, Format, recognise
+from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers import ENDINGS, NEEDED, raw_records, reader
 from domain_ft.corpus.readers.base import BadRecords, RawRecord, read_lines, text_encoding
 from domain_ft.corpus.readers.choosing import Holds, what_fields_hold
@@ -24,7 +25,6 @@ from domain_ft.corpus.tasks.entity_files import TagFields, entries, file_kind, h
 from domain_ft.corpus.tasks.fields import LABEL_NAMES, FieldNames
 from domain_ft.corpus.tasks.knowledge_bases import is_knowledge_base
 from domain_ft.corpus.tasks.labels import LabelRules
-from domain_ft.corpus.tasks.offsets import Counting
 from domain_ft.corpus.tasks.reading import RECORD_ENDINGS
 from domain_ft.corpus.tasks.standoff import brat_pairs, is_bioc
 from domain_ft.errors import CorpusError
@@ -43,10 +43,10 @@ class Fields:
 
     Attributes:
         choice: of conversations.
-        text, pair, label: of examples; `text` of tags and text too.
+        text, pair, label: of examples; `text` of text too.
         rules: how the labels of examples are written.
         encoding: what the file is written in; None for UTF-8.
-        offsets: how the spans of tags count.
+        tags: of tagged records or columns, and how their spans count.
     """
 
     choice: FieldChoice = field(default_factory=FieldChoice)
@@ -55,13 +55,17 @@ class Fields:
     label: str | None = None
     encoding: str | None = None
     rules: LabelRules = field(default_factory=LabelRules)
+    tags: TagFields = field(default_factory=TagFields)
 
     @property
     def bad(self) -> BadRecords:
         """For a first look at the file, of which nothing is reported."""
         return Rejections(encoding=self.encoding).bad
 
-    offsets: Counting = "characters"
+    @property
+    def of_tags(self) -> bool:
+        """Whether a field was named that only tagged records have."""
+        return bool(self.tags.tokens or self.tags.tags or self.tags.spans)
 
 
 @dataclass(frozen=True)
@@ -112,8 +116,12 @@ class CheckedFile:
             return (RawRecord(None, {"text": text.text}) for text in reader(kind)(self.path, self.name, None, bad))
         return raw_records(self.path, self.name, kind, bad)
 
-    def items(self, bad: BadRecords) -> Iterator[Item]:
-        """The records as the checks take them; `bad` is told of those that cannot be read."""
+    def items(self, bad: BadRecords, left: LeftOut | None = None) -> Iterator[Item]:
+        """The records as the checks take them; `bad` is told of those that cannot be read.
+
+        Args:
+            left: where fields and files that are not read are counted, in so far as no item has them.
+        """
         fields = self.fields
         if self.kind == "conversations" and self.format is not None:
             return conversation_items(self.records(bad), self.name, self.format, fields.choice)
@@ -121,7 +129,7 @@ class CheckedFile:
             names = FieldNames(fields.text, fields.pair, fields.label)
             return example_items(self.path, self.name, names, bad, fields.rules)
         if self.kind == "tags":
-            return tag_items(self.path, self.name, self.tag_fields, bad)
+            return tag_items(self.path, self.name, self.tag_fields, bad, left or LeftOut())
         return text_items(self.path, self.name, fields.text, bad)
 
     @property
@@ -134,7 +142,7 @@ class CheckedFile:
     @property
     def tag_fields(self) -> TagFields:
         """Which fields of tagged records hold what."""
-        return TagFields(text=self.fields.text, offsets=self.fields.offsets)
+        return self.fields.tags
 
     @functools.cached_property
     def text_fields(self) -> frozenset[str]:
@@ -152,7 +160,11 @@ class CheckedFile:
 
 
 def _recognise(path: Path, name: str, fields: Fields) -> Kind:
-    if path.is_dir() or (ending(path) in (".tsv", ".txt", ".md") and is_tagged_text(path, name, fields)):
+    if (
+        path.is_dir()
+        or fields.of_tags
+        or (ending(path) in (".tsv", ".txt", ".md") and is_tagged_text(path, name, fields))
+    ):
         return "tags"
     if ENDINGS.get(ending(path)) in NEEDED:
         return "tags" if ending(path) == ".xml" and is_bioc(path) else "text"
