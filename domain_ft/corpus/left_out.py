@@ -11,9 +11,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from domain_ft.wording import counted
+
 LISTED = 20  # names in a sentence; result.json has up to LISTED_IN_RESULT
 LISTED_IN_RESULT = 1000
-
 
 VERDICT = "answer"
 """Prodigy's field for what the annotator said of a record: accept, reject or ignore."""
@@ -95,6 +96,6 @@ def fields_read(text_fields: Iterable[Mapping[str, Any]]) -> list[str]:
     """Which fields texts were read from and how long they are, from the `text_fields` of a result; in sentences."""
     return [
         f"the text is read from the field '{one['field']}'{', found by itself' if one['found'] else ''}: "
-        f"{one['records']:,} records, a median of {one['median_characters']:,} characters"
+        f"{counted(one['records'], 'record')}, a median of {counted(one['median_characters'], 'character')}"
         for one in text_fields
     ]

@@ -517,10 +517,20 @@ def _lora_config(model: nn.Module, settings: dict[str, Any], folder: Path) -> Lo
     """Our config for PEFT's `settings`."""
     targets = settings.get("target_modules")
     if not targets:
-        raise ModelError("the adapter's config names no target_modules", where=str(folder / CONFIG_NAME))
+        raise ModelError(
+            "the adapter's config names no target_modules",
+            where=f'{folder / CONFIG_NAME}, field "target_modules"',
+            fix="copy the adapter_config.json that was saved with these weights, or write the names of the modules "
+            "that have LoRA there",
+        )
     for key in ("r", "lora_alpha"):
         if settings.get(key) is None:
-            raise ModelError(f"the adapter's config lacks {key}", where=str(folder / CONFIG_NAME))
+            what = "the rank of the weights" if key == "r" else "the alpha of the training"
+            raise ModelError(
+                f"the adapter's config lacks {key}",
+                where=f'{folder / CONFIG_NAME}, field "{key}"',
+                fix=f"copy the adapter_config.json that was saved with these weights, or write {what} there",
+            )
     try:
         return LoraConfig(
             rank=settings["r"],

@@ -36,6 +36,7 @@ from domain_ft.report.plain import plain
 from domain_ft.settings import ClassifySettings, DataCheckSettings, InstructSettings, TagSettings, TokenOptions
 from domain_ft.terminal_text import printable
 from domain_ft.training.progress import ProgressDisplay
+from domain_ft.wording import counted
 
 SHOWN = 3
 """Findings of a kind that the screen shows; --json has all."""
@@ -185,7 +186,7 @@ def _about(checked: Checked) -> str:
     numbers, file = checked.result.statistics, checked.file
     kind = f"{file.kind} ({FORMATS[file.format]})" if file.format else file.kind
     unread = f", {numbers['unreadable']:,} that cannot be read" if numbers["unreadable"] else ""
-    return f"{numbers['records']:,} records of {kind}{unread}"
+    return f"{counted(numbers['records'], 'record')} of {kind}{unread}"
 
 
 def _distributions(numbers: Mapping[str, Any]) -> Table | None:
@@ -237,7 +238,10 @@ def _first_of(findings: Sequence[Finding]) -> RenderableType:
 
 
 def _print_repaired(repaired: Repaired, console: Console) -> None:
-    console.print(plain(f"{repaired.records:,} records are written to {repaired.output}", style="bold"), soft_wrap=True)
+    console.print(
+        plain(f"{counted(repaired.records, 'record is', 'records are')} written to {repaired.output}", style="bold"),
+        soft_wrap=True,
+    )
     for sentence in sentences({"rejected": repaired.rejected, "rejects": repaired.changes_file.name}):
         console.print(plain(sentence), soft_wrap=False)
     changes = _counts(repaired.changes) or "none"

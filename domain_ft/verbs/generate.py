@@ -41,6 +41,7 @@ from domain_ft.verbs.streams import (
     open_rejects,
     pass_over,
 )
+from domain_ft.wording import counted
 
 _OF_DRAWS = ("temperature", "top_k", "top_p", "min_p")
 
@@ -93,7 +94,7 @@ def run(settings: GenerateSettings) -> dict[str, Any]:
     if settings.input is not None and not settings.quiet and not settings.json:
         where = f" in {settings.output}" if settings.output else ""
         told = [
-            f"{result['prompts']:,} prompts{where}; of {result['answered']:,} answers written now "
+            f"{counted(result['prompts'], 'prompt')}{where}; of {counted(result['answered'], 'answer')} written now "
             f"{result['stopped']:,} ended by themselves",
             *sentences(result),
         ]

@@ -34,6 +34,7 @@ from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.machine import Machine, choose_machine
 from domain_ft.verbs.stream_state import Identity
 from domain_ft.verbs.streams import bad_records, check_streams, open_input, open_output, open_rejects, pass_over
+from domain_ft.wording import counted
 
 BATCH = 512
 """Texts that are answered at once: enough that some have about equal lengths, few enough to be no weight."""
@@ -103,7 +104,7 @@ def run(settings: PredictSettings) -> dict[str, Any]:
     result = predict(settings)
     if not settings.quiet and not settings.json:
         where = f" in {settings.output}" if settings.output else ""
-        told = [f"{result['texts']:,} texts{where}", *sentences(result)]
+        told = [f"{counted(result['texts'], 'text')}{where}", *sentences(result)]
         print(printable("\n".join(told)), file=sys.stderr)
     return result
 

@@ -27,6 +27,7 @@ from domain_ft.corpus.readers.base import BadRecords, Reject
 from domain_ft.errors import SettingsError
 from domain_ft.files import refuse_folder, refuse_same, refuse_unwritable, writing
 from domain_ft.verbs.stream_state import Identity, State, digest, state_is_ours, state_path
+from domain_ft.wording import counted
 
 _LONGEST_LINE = 1 << 26  # bytes; a line of ours is far shorter, and a foreign file may be one line of gigabytes
 
@@ -296,7 +297,7 @@ def pass_over(items: Iterator[Named], output: Output, rejects: Rejects | None, s
     if compared < output.done:
         raise SettingsError(
             f"--resume: {state_path(settings.output) if settings.output else ''} is cut: it has {compared:,} of the "
-            f"{output.done:,} texts that were answered",
+            f"{counted(output.done, 'text')} that were answered",
             fix="put that file back, or give another --output; nothing was changed",
         )
     output.begin()

@@ -38,6 +38,7 @@ from domain_ft.corpus.tasks.reading import RECORD_ENDINGS, SPLIT_NAMES, flat, hu
 from domain_ft.corpus.tasks.splits import Bools, draw, duplicate_groups, text_fingerprints, why_none_held_out
 from domain_ft.errors import CorpusError
 from domain_ft.storage import user_path
+from domain_ft.wording import counted
 
 JOINED = {"near copies": FAMILY, "nearest copies": NEAR, "copies": None}
 """What makes a group that is not parted, by the similarity from which on texts are joined: the first that leaves enough
@@ -181,7 +182,8 @@ def open_conversations(
             rejects(reject)
     if left_out.records:
         notes.append(
-            f"{left_out.records:,} records are marked as not to be learned, and are left out; rejects.jsonl lists them."
+            f"{counted(left_out.records, 'record is', 'records are')} marked as not to be learned "
+            "and left out; rejects.jsonl lists them."
         )
     left_out.records = len(rejected)
     facts |= {"examples": {"train": len(train), "test": len(test)}, "rejects": len(rejected), "format": format}
@@ -278,7 +280,11 @@ def _read(
             progress(f"reading {name}", number, None)
     if not conversations or reading.format is None:
         first = rejected[0] if rejected else None
-        why = f": {len(rejected):,} records are left out, the first because {first.reason}" if first else ""
+        why = (
+            f": {counted(len(rejected), 'record is', 'records are')} left out, the first because {first.reason}"
+            if first
+            else ""
+        )
         fix = "`domain-ft data check` lists all that is wrong" if first else "give a file with some"
         raise CorpusError(f"there is no conversation that can be used{why}", where=spec, fix=fix)
     for kind, faults in reading.warnings.items():
@@ -359,7 +365,7 @@ def _hold_out(conversations: Sequence[Conversation], source: ConversationSource)
         if held.sum() >= max(wanted / 2, 1):
             return held, f"{source.test_fraction:.0%} of the examples are held out, whole groups of {words} at a time"
     raise CorpusError(
-        f"none of the {len(conversations):,} examples can be held out: "
+        f"none of {counted(len(conversations), 'example')} can be held out: "
         + why_none_held_out(groups, [()] * len(conversations), source.test_fraction),
         where=source.data,
         fix="give more examples, a larger --test-fraction, or a file of test examples: --test FILE",

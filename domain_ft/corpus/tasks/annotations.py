@@ -91,8 +91,8 @@ def _is_sentence(value: list[Any]) -> bool:
     )
 
 
-def outcomes(value: Any, text_field: str | None = None) -> Iterator[Outcome]:
-    """What becomes of a record, whatever tool wrote it. `text_field`: the field of the text, where it was named."""
+def outcomes(value: Any, text_field: str | None = None, spans_field: str | None = None) -> Iterator[Outcome]:
+    """What becomes of a record, whatever tool wrote it. `text_field`, `spans_field`: the fields that were named."""
     if isinstance(value, list):
         yield _of_list(value)
     elif value is None:
@@ -109,7 +109,7 @@ def outcomes(value: Any, text_field: str | None = None) -> Iterator[Outcome]:
         fix = "convert the file: python -m spacy convert FILE . --converter json, then write text and entities"
         yield Refused("the record is of spaCy 2's training format, which is not read", "paragraphs", fix)
     else:
-        yield _plain(value)
+        yield Plain(value) if spans_field in value else _plain(value)
 
 
 def is_annotated(record: Mapping[str, Any]) -> bool:

@@ -262,7 +262,7 @@ def _outcomes(
             yield record.line or 0, Plain(named_classes(record.fields, known))
     else:
         for line, value in json_values(path, name, bad):
-            for outcome in outcomes(value, fields.text):
+            for outcome in outcomes(value, fields.text, fields.spans):
                 yield line, outcome
 
 

@@ -223,7 +223,7 @@ class ExampleFields:
             shown = kind_of(value) if not isinstance(value, str) or not value.strip() else repr(value.strip())
             shown = "an empty label" if isinstance(value, str) and not value.strip() else shown
             shown = f"the number {value}" if shown == "a number" else shown
-            hidden = " (the labels of this split seem to be hidden)" if value == -1 else ""
+            hidden = " (-1 often stands for a label that is hidden or was not given)" if value == -1 else ""
             reason = f"the field holds {shown}, where a label is wanted: there is no label{hidden}"
             fix = "give the record its label"
             fix += "" if value is None or shown == "an empty label" else "; if this is a class: --label-kind names"
@@ -254,7 +254,7 @@ class ExampleFields:
         names = [self._class(item, columns[0]) for item in (value if several else [value])]
         wrong = [item for item, name in zip(value if several else [value], names, strict=True) if not name]
         if wrong:
-            hidden = " (the labels of this split seem to be hidden)" if wrong[0] == -1 else ""
+            hidden = " (-1 often stands for a label that is hidden or was not given)" if wrong[0] == -1 else ""
             what = "an empty label" if wrong[0] == "" else kind_of(wrong[0])
             numbered = isinstance(wrong[0], str) and wrong[0].strip().isdecimal()
             what = "a number" if numbered else what

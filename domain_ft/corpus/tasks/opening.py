@@ -29,6 +29,7 @@ from domain_ft.corpus.tasks.sources import TaskSource, find_places
 from domain_ft.corpus.tasks.splits import MOST_COMPARED, Bools, draw, duplicate_groups, fingerprints, why_none_held_out
 from domain_ft.corpus.tasks.table import ExampleTable, tabulate
 from domain_ft.errors import CorpusError, nearest
+from domain_ft.wording import counted
 
 _MANY_CLASSES = 1_000
 _MAJORITY = 0.8  # a class of this share of the training examples is said to be a majority
@@ -123,9 +124,9 @@ class _Opening:
         )
         if not len(table):
             left_out = table.facts.rejects
-            counted = f"; {left_out:,} records could not be read" if left_out else ""
+            unusable = f"; {counted(left_out, 'record')} could not be read" if left_out else ""
             raise CorpusError(
-                f"there is no example that can be used{counted}",
+                f"there is no example that can be used{unusable}",
                 where=place.name,
                 fix="look into rejects.jsonl and check which fields are named" if left_out else "give a file with some",
             )
