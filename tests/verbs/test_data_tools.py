@@ -331,14 +331,6 @@ def test_a_weight_of_less_than_one_conversation_is_said(two: tuple[str, str], tm
     assert "less than one conversation" in found.notes[0]
 
 
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ('{"instruction": "a", "output": ""}', 'general.jsonl, line 3, field "output"'),
-        ('{"text": "no conversation"}', "general.jsonl, line 3"),
-        ("{", "general.jsonl, line 3"),
-    ],
-)
 def test_a_file_of_which_nothing_is_to_be_learned_is_named_with_why(two: tuple[str, str], tmp_path: Path) -> None:
     own, general = two
     for count, said in ((1, "its one record is"), (2, "all 2 records are")):
@@ -349,6 +341,14 @@ def test_a_file_of_which_nothing_is_to_be_learned_is_named_with_why(two: tuple[s
         assert "leave the file out" in str(refused.value.fix)
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"instruction": "a", "output": ""}', 'general.jsonl, line 3, field "output"'),
+        ('{"text": "no conversation"}', "general.jsonl, line 3"),
+        ("{", "general.jsonl, line 3"),
+    ],
+)
 def test_a_line_without_a_conversation_is_refused_and_nothing_is_written(
     line: str, said: str, two: tuple[str, str], tmp_path: Path
 ) -> None:

@@ -365,7 +365,7 @@ def _hold_out(conversations: Sequence[Conversation], source: ConversationSource)
         if held.sum() >= max(wanted / 2, 1):
             return held, f"{source.test_fraction:.0%} of the examples are held out, whole groups of {words} at a time"
     raise CorpusError(
-        f"none of {counted(len(conversations), 'example')} can be held out: "
+        f"none of the {counted(len(conversations), 'example')} can be held out: "
         + why_none_held_out(groups, [()] * len(conversations), source.test_fraction),
         where=source.data,
         fix="give more examples, a larger --test-fraction, or a file of test examples: --test FILE",

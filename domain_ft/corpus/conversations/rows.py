@@ -284,7 +284,7 @@ class _Encoder:
             why = f"; of one: {first.reason}" if first else ""
             cut = any("max-length" in one.reason for one in self.dropped)
             raise CorpusError(
-                f"none of {counted(len(conversations), 'conversation')} has anything that can be learned{why}",
+                f"nothing can be learned from {counted(len(conversations), 'conversation')}{why}",
                 where=first.place if first else None,
                 fix="give a larger --max-length, or shorter prompts"
                 if cut
