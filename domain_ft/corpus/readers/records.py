@@ -7,7 +7,7 @@ import csv
 import itertools
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -21,20 +21,16 @@ from domain_ft.corpus.readers.base import (
     decode,
     fields_of,
     kind_of,
-    listed,
     looked_at,
     read_lines,
     read_whole,
     report_empty,
-    shown,
     text_encoding,
 )
 from domain_ft.corpus.readers.choosing import LOOKED_AT, Holds
-from domain_ft.errors import CorpusError
+from domain_ft.corpus.readers.headers import DELIMITERS, check_header
 
 _LARGEST_FIELD = 2**31 - 1  # the csv module's own limit is 131,072 characters; a field may be a whole book
-_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
-_LONGEST_NAME = 100  # characters of the name of a column, more than which are a text
 _SWALLOWED = 5  # lines within a quotation that all look like records, from which on it was left open by mistake
 _MOST_LINES = 10_000  # of a quotation that are looked through for that
 
@@ -281,9 +277,11 @@ def _table_records(
             break
     if header is None:
         return
+    while len(header) > 1 and not header[-1].strip():  # spreadsheets write empty columns behind the last one
+        header.pop()
 
     def settle(first: Sequence[RawRecord]) -> None:
-        _check_header(header, [record.fields for record in first], name, delimiter)
+        check_header(header, [list(record.fields.values()) for record in first], name, delimiter)
         if columns:
             columns(fields_of(first) or dict.fromkeys(header, Holds.TEXT))
 
@@ -304,11 +302,21 @@ def _sound_rows(
             continue
         if row.problem is not None:
             _add_problem(row, name, path, bad)
-        elif len(row.fields) == len(header):
-            yield RawRecord(row.line, dict(zip(header, row.fields, strict=True)))
-        elif row.fields:
-            reason = f"the record has {len(row.fields)} fields, where the header has {len(header)}"
-            bad.add(reason, file=name, line=row.line)
+            continue
+        fields = row.fields
+        while len(fields) > len(header) and not fields[-1].strip():
+            fields.pop()
+        if len(header) > 1 and not any(map(str.strip, fields)):
+            continue  # a blank line, as spreadsheets write it
+        if fields == header and len(header) > 1:
+            reason = "the record repeats the header, as where files are put together"
+            bad.add(reason, file=name, line=row.line, fix="remove the line")
+        elif len(fields) == len(header):
+            yield RawRecord(row.line, dict(zip(header, fields, strict=True)))
+        elif fields:
+            reason = f"the record has {len(fields)} fields, where the header has {len(header)}"
+            fix = "a field that holds the delimiter is put in double quotes, and an empty one still has its delimiter"
+            bad.add(reason, file=name, line=row.line, fix=fix)
 
 
 def _add_problem(row: _Row, name: str, path: Path | BinaryIO, bad: BadRecords) -> None:
@@ -376,55 +384,13 @@ def _delimiter(lines: Sequence[_Line], delimiter: str) -> str:
     if len(_split(header, delimiter)) > 1:
         return delimiter
     texts = [line.text for line in lines]
-    for other in _DELIMITERS:
+    for other in DELIMITERS:
         columns = len(_split(header, other))
         if other != delimiter and columns > 1:
             rows = list(itertools.islice((row.fields for row in _rows(iter(lines), other) if row.fields), len(texts)))
             if len(rows) > 1 and sum(len(row) == columns for row in rows) >= 0.9 * len(rows):
                 return other
     return delimiter
-
-
-def _check_header(header: Sequence[str], first: Sequence[Mapping[str, Any]], name: str, delimiter: str) -> None:
-    """Check that the header row is one.
-
-    Raises:
-        CorpusError: the header is parted by another delimiter, is a record, or names a column twice.
-    """
-    where = f"{name}, line 1"
-    for other, word in _DELIMITERS.items():
-        if len(header) == 1 and other != delimiter and other in header[0] and len(header[0]) <= _LONGEST_NAME:
-            raise CorpusError(
-                f"the fields seem to be parted by {word}: the header is '{shown(header[0])}'",
-                where=where,
-                fix="write .csv with commas and .tsv with tabs, or name the delimiter in the first line: sep=;",
-            )
-    long = next((place for place, column in enumerate(header, 1) if len(column) > _LONGEST_NAME), None)
-    numbers = [place for place, column in enumerate(header, 1) if _is_number(column)]
-    sentences = any(len(column.split()) >= 4 for column in header)
-    alike = all(_is_number(record[header[place - 1]]) for record in first for place in numbers)
-    if long is not None or (numbers and sentences and first and alike):
-        what = f"field {long} has {len(header[long - 1]):,} characters" if long else f"field {numbers[0]} is a number"
-        raise CorpusError(
-            f"the file seems to have no header: its first line looks like a record ({what})",
-            where=where,
-            fix="put the names of the columns into the first line, such as text"
-            + (f"{delimiter if delimiter != chr(9) else ' TAB '}label" if len(header) > 1 else ""),
-        )
-    doubled = sorted({column for column in header if list(header).count(column) > 1})
-    if doubled:
-        raise CorpusError(
-            f"the header names '{shown(doubled[0])}' twice; the fields are: {listed(header)}",
-            where=where,
-            fix="give each column a name of its own; a file without a header needs one",
-        )
-
-
-def _is_number(value: str) -> bool:
-    with contextlib.suppress(ValueError):
-        float(value)
-        return True
-    return False
 
 
 def _text_lines(path: Path | BinaryIO, name: str, bad: BadRecords) -> Iterator[_Line]:

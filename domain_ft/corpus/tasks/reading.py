@@ -146,7 +146,7 @@ def file_place(files: Sequence[tuple[Path, str]], kind: str, content: Any = None
                 from domain_ft.corpus.readers.parquet import file_class_names  # imports pyarrow
 
                 fields.classes = file_class_names(path)
-            records = raw_records(path, name, kind, bad, fields.columns(name))
+            records = fields.plain(raw_records(path, name, kind, bad, fields.columns(name)), name, bad)
             for record in looked_at(records, functools.partial(fields.look, file=name), bad):
                 example = fields.example(record, name, bad)
                 if example is not None:
@@ -180,7 +180,7 @@ def hub_places(
             fields.classes = class_names(rows.features)
             numbered = (RawRecord(number, row) for number, row in enumerate(rows, 1))
             each = (reader.records(row, f"{where} {split}", bad) for row in numbered)
-            records = itertools.chain.from_iterable(each)
+            records = fields.plain(itertools.chain.from_iterable(each), f"{where} {split}", bad)
             for record in looked_at(records, functools.partial(fields.look, file=f"{where} {split}"), bad):
                 example = fields.example(record, f"{where} {split}", bad)
                 if example is not None:
