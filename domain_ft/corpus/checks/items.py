@@ -145,6 +145,8 @@ _KINDS = {
     "field is missing": "missing-field",
     "the file is empty": "empty-file",
     "is empty": "empty-text",
+    "where a cell is empty": "empty-text",
+    "no records": "empty-file",
     "there is no label": "no-label",
     "the field holds": "wrong-type",
     "an object is wanted": "broken-record",

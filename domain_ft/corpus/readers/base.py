@@ -29,6 +29,10 @@ OnBadRecord = Literal["stop", "skip"]
 
 LARGEST_WHOLE = 256_000_000  # bytes, unpacked, of a file that has to be read whole, and of a line
 BOM = codecs.BOM_UTF8
+_OFFICE = {
+    b"PK\x03\x04": "a ZIP archive, such as an Excel workbook (.xlsx) or a Word document (.docx)",
+    b"\xd0\xcf\x11\xe0": "an old Office file (.xls, .doc) or an encrypted one",
+}
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _LONGEST_NAME = 60  # characters of what is taken for the name of a field
 
@@ -245,6 +249,11 @@ def report_empty(name: str, bad: BadRecords) -> None:
 
 def is_foreign(data: bytes, name: str, bad: BadRecords) -> bool:
     """Whether a file that begins with `data` is no text that can be cut in lines; if so, it is reported."""
+    office = next((what for mark, what in _OFFICE.items() if data.startswith(mark)), None)
+    if office is not None:
+        fix = "export its sheet as CSV (UTF-8), or its text as .txt"
+        bad.add(f"this is {office}, not text", file=name, fix=fix)
+        return True
     if data.startswith(_UTF16) or b"\0" in data:
         found = candidates(beginning(bad.path) or data)
         if not found:

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from domain_ft.errors import CorpusError
 from domain_ft.quoting import listed, shown
 
-DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars", "^": "carets"}
 
 _LONGEST_NAME = 100  # characters of the name of a column, more than which are a text
 _SENTENCE_WORDS = 5  # of a cell that is a sentence where most cells below it are
 _SENTENCE_LETTERS = 20  # the same of a language without spaces
+_SHARED = 0.9  # share of the rows from which on another number of fields than the header's is no accident
 _MOST = 0.8  # share of the cells of a column from which on it holds things of one kind
 # One of these makes the line a header, whatever else is in it.
 _USUAL = frozenset(
@@ -85,6 +86,47 @@ def check_header(header: Sequence[str], rows: Sequence[Sequence[str]], name: str
         )
 
 
+def check_is_table(line: str, name: str) -> None:
+    """Check that a file is a table, by its first line.
+
+    Raises:
+        CorpusError: it is JSON, HTML or XML.
+    """
+    begin = line.lstrip().lower()
+    if begin.startswith(("<!doctype", "<html", "<?xml", "<table")):
+        fix = "save it as CSV, or name it as what it is: .html, .xml"
+        raise CorpusError("this is HTML or XML, and no table", where=name, fix=fix)
+    if begin.startswith(('{"', '[{"')):
+        raise CorpusError("this is JSON, and no table", where=name, fix="name the file .jsonl or .json")
+
+
+def check_shape(header: Sequence[str], counts: Sequence[int], name: str) -> None:
+    """Check that the first rows have as many fields as the header.
+
+    Args:
+        header: the first row.
+        counts: of the fields of the first rows below it.
+        name: of the file, for messages.
+
+    Raises:
+        CorpusError: nearly all of them have another number.
+    """
+    usual, often = Counter(counts).most_common(1)[0] if counts else (len(header), 0)
+    if usual == len(header) or len(counts) < 3 or often < _SHARED * len(counts):
+        return
+    if len(header) == 1:
+        fix = "remove the lines above the one that names the columns"
+    elif usual == len(header) + 1:
+        fix = "put a field that holds the delimiter in double quotes; or give each column a name, the row numbers too"
+    else:
+        fix = "name each column in the first line, and put a field that holds the delimiter in double quotes"
+    raise CorpusError(
+        f"the first line has {_fields(len(header))}, and the lines below it have {usual}: {listed(header)}",
+        where=f"{name}, line 1",
+        fix=fix,
+    )
+
+
 def why_a_record(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str | None:
     """Why the first row of a table is a record, in words; None where it may well be a header.
 
@@ -126,6 +168,10 @@ def _is_sentence(cell: str) -> bool:
     if cell.endswith(("?", ":", "\uff1f", "\uff1a")):
         return False
     return len(cell.split()) >= _SENTENCE_WORDS or (len(cell) >= _SENTENCE_LETTERS and not cell.isascii())
+
+
+def _fields(count: int) -> str:
+    return "1 field" if count == 1 else f"{count} fields"
 
 
 def _is_number(value: str) -> bool:

@@ -28,7 +28,7 @@ from domain_ft.corpus.readers.base import (
     text_encoding,
 )
 from domain_ft.corpus.readers.choosing import LOOKED_AT, Holds
-from domain_ft.corpus.readers.headers import DELIMITERS, check_header
+from domain_ft.corpus.readers.headers import DELIMITERS, check_header, check_is_table, check_shape
 
 _LARGEST_FIELD = 2**31 - 1  # the csv module's own limit is 131,072 characters; a field may be a whole book
 _SWALLOWED = 5  # lines within a quotation that all look like records, from which on it was left open by mistake
@@ -264,8 +264,10 @@ def _table_records(
         delimiter = begin[0].text.rstrip("\r\n")[4:5] or delimiter
         begin = []
     begin += itertools.islice(lines, LOOKED_AT)
+    check_is_table(next((line.text for line in begin if line.text.strip()), ""), name)
     delimiter = _delimiter(begin, delimiter)
-    rows = _rows(itertools.chain(begin, lines), delimiter)
+    blanks = _has_blanks_behind(begin, delimiter)
+    rows = _rows(itertools.chain(begin, lines), delimiter, blanks)
     header: list[str] | None = None
     for row in rows:
         if not row.sound:
@@ -279,6 +281,8 @@ def _table_records(
         return
     while len(header) > 1 and not header[-1].strip():  # spreadsheets write empty columns behind the last one
         header.pop()
+    counts = [len(_trimmed(row.fields, len(header))) for row in _rows(iter(begin), delimiter, blanks) if row.fields]
+    check_shape(header, counts[1:-1] if len(begin) > LOOKED_AT else counts[1:], name)
 
     def settle(first: Sequence[RawRecord]) -> None:
         check_header(header, [list(record.fields.values()) for record in first], name, delimiter)
@@ -289,6 +293,8 @@ def _table_records(
     first = next(records, None)
     if first is None:
         settle([])  # a header alone has to be sound too
+        if not any(counts[1:]):
+            bad.add("the file holds a header and no records", file=name, fix="remove it or put its records in")
         return
     yield first
     yield from records
@@ -303,9 +309,7 @@ def _sound_rows(
         if row.problem is not None:
             _add_problem(row, name, path, bad)
             continue
-        fields = row.fields
-        while len(fields) > len(header) and not fields[-1].strip():
-            fields.pop()
+        fields = _trimmed(row.fields, len(header))
         if len(header) > 1 and not any(map(str.strip, fields)):
             continue  # a blank line, as spreadsheets write it
         if fields == header and len(header) > 1:
@@ -326,8 +330,19 @@ def _add_problem(row: _Row, name: str, path: Path | BinaryIO, bad: BadRecords) -
     bad.add(f"broken {kind} record: {row.problem}{covers}", file=name, line=row.line, fix=fix)
 
 
-def _rows(source: Iterator[_Line], delimiter: str) -> Iterator[_Row]:
-    """The records of a table. Where a quotation is broken, only its first line is lost: the others are read again."""
+def _trimmed(fields: Sequence[str], columns: int) -> list[str]:
+    """The fields without the empty ones behind the last column, as spreadsheets write them."""
+    count = len(fields)
+    while count > columns and not fields[count - 1].strip():
+        count -= 1
+    return list(fields[:count])
+
+
+def _rows(source: Iterator[_Line], delimiter: str, blanks: bool = False) -> Iterator[_Row]:
+    """The records of a table. Where a quotation is broken, only its first line is lost: the others are read again.
+
+    `blanks`: whether a blank behind each delimiter belongs to no field.
+    """
     again: deque[_Line] = deque()
     used: list[_Line] = []
 
@@ -340,7 +355,7 @@ def _rows(source: Iterator[_Line], delimiter: str) -> Iterator[_Row]:
             yield line.text
 
     columns = 0
-    reader = csv.reader(feed(), delimiter=delimiter, strict=True)
+    reader = csv.reader(feed(), delimiter=delimiter, strict=True, skipinitialspace=blanks)
     while True:
         used.clear()
         problem = None
@@ -356,7 +371,7 @@ def _rows(source: Iterator[_Line], delimiter: str) -> Iterator[_Row]:
             problem = "a quotation mark is not closed in its line, and the lines below look like records"
         if problem is not None:
             again.extendleft(reversed(used[1:]))
-            reader = csv.reader(feed(), delimiter=delimiter, strict=True)
+            reader = csv.reader(feed(), delimiter=delimiter, strict=True, skipinitialspace=blanks)
             sound = used[0].sound
         yield _Row(first, fields, count, sound, problem)
 
@@ -376,6 +391,12 @@ def _split(line: str, delimiter: str) -> list[str]:
     with contextlib.suppress(csv.Error, StopIteration):
         return next(csv.reader([line], delimiter=delimiter, strict=True))
     return []
+
+
+def _has_blanks_behind(lines: Sequence[_Line], delimiter: str) -> bool:
+    """Whether a blank follows each delimiter of the header, as in `text, label`: a quotation may begin behind it."""
+    header = _split(next((line.text for line in lines if line.text.strip()), ""), delimiter)
+    return len(header) > 1 and all(name.startswith(" ") for name in header[1:])
 
 
 def _delimiter(lines: Sequence[_Line], delimiter: str) -> str:

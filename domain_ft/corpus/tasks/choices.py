@@ -212,10 +212,7 @@ def _argilla(record: Mapping[str, Any], label: str | None) -> Outcome:
         return Passed("Argilla: the record was discarded", "status")
     if isinstance(record.get("responses"), Mapping):
         given = record["responses"]
-        rest = {
-            **record["fields"],
-            **{name: part for name, part in record.items() if name not in ("fields", "responses")},
-        }
+        rest = {name: part for name, part in record.items() if name not in ("fields", "responses")} | record["fields"]
     else:
         asked = [str(name) for name in record if str(name).endswith(_ANSWERED)]
         given = {name.removesuffix(_ANSWERED): record[name] for name in asked}

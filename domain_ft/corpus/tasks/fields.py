@@ -37,6 +37,7 @@ TEXT_NAMES = ("text", "sentence", "sentence1", "document", "content", "body", "q
 # What the second text of a pair is called where the first has one of these names.
 _SECOND_NAMES = {"sentence1": "sentence2", "premise": "hypothesis", "question": "context", "text1": "text2"}
 LABEL_NAMES = ("label", "labels", "category", "categories", "class", "classes", "target")
+_EMPTIES = frozenset({"nan", "<na>", "null", "#n/a", "#ref!", "#value!", "#name?", "#div/0!", "#null!", "#num!"})
 _TRUTH = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 
 
@@ -153,6 +154,11 @@ class ExampleFields:
             fix = "leave the record out or give it a text"
             bad.add("the text is empty", file=file, line=record.line, field=self.names.text, fix=fix)
             return None
+        if self.labelled and text.casefold() in _EMPTIES:
+            reason = f"the text is '{text}', as a table has it where a cell is empty or wrong"
+            fix = "leave the record out or give it a text"
+            bad.add(reason, file=file, line=record.line, field=self.names.text, fix=fix)
+            return None
         if self.names.pair:
             pair = self._pair.of(fields, bad, record.line)
             if pair is None:
@@ -205,7 +211,7 @@ class ExampleFields:
                 answers = [name for name in answers if name not in taken]
                 label = answers[0] if len(answers) == 1 else None
             if label is None:
-                fix = "name it: --label-field F (label_field in a TOML)"
+                fix = "name it: --label-field F (label_field in a TOML), or the columns of 0 and 1: --label-field F,F"
                 what = f"it is not clear which field holds the label; the fields are: {listed(fields)}"
                 if answers is not None:
                     what = f"this is an export of Label Studio, and {what}"

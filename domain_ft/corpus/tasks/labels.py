@@ -308,9 +308,8 @@ class LabelSurvey:
         problems: list[LabelProblem] = []
         positions: tuple[str, ...] = ()
         listed = sum(self._lists.get(key) or self._values.get(key, 0) for _, key in lists)
-        if (
-            lists and not literal and self._most_chosen is None and listed >= sum(values.values())
-        ):  # a few among texts are no form, but mistakes
+        formed = lists and not literal and self._most_chosen is None
+        if formed and listed >= sum(values.values()):  # a few among texts are no form, but mistakes
             positions, problems = self._positions(lists)
         minus_one = not literal and not positions and self._minus_one(values)
         choices: Literal["one", "several"] | None = None

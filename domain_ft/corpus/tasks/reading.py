@@ -122,10 +122,11 @@ def places(spec: str) -> dict[str, Place]:
     check_file(path)
     if ending(path) not in RECORD_ENDINGS:
         given = f"a file ending in '{ending(path)}'" if ending(path) else "a file with no ending"
+        sheet = "export the sheet as CSV (UTF-8); " if ending(path) in (".xlsx", ".xls", ".xlsm", ".ods") else ""
         raise CorpusError(
             f"{given} holds no labelled examples that can be read",
             where=spec,
-            fix=f"the endings that are read: {', '.join(RECORD_ENDINGS)}, each also with {', '.join(PACKED)}; "
+            fix=f"{sheet}the endings that are read: {', '.join(RECORD_ENDINGS)}, each also with {', '.join(PACKED)}; "
             "or a folder with a folder of texts for each class",
         )
     return {"train": file_place([(path, path.name)], ENDINGS[ending(path)])}
