@@ -259,4 +259,4 @@ def is_tagged_text(path: Path, name: str, fields: Fields | None = None) -> bool:
         encoding = text_encoding(bad)
         lines = (line.decode(encoding, "replace").strip() for _, _, line in read_lines(path, name, bad))
         return looks_like_columns(list(itertools.islice(filter(None, lines), _LOOKED_AT)), _MOST_LINES)
-    return file_kind(path) in ("brat", "pubtator", "table")
+    return file_kind(path) in ("brat", "pubtator")

@@ -444,7 +444,8 @@ def json_values(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int, A
     first = _first_line(path)
     try:
         value = json.loads(first) if first else None
-        whole = isinstance(value, list) and bool(value) and all(isinstance(part, list | dict) for part in value)
+        whole = isinstance(value, list) and all(isinstance(part, list | dict) for part in value)
+        whole = whole and (bool(value) or ending(path) == ".json")
         whole = whole or (isinstance(value, dict) and not isinstance(value.get("text"), str) and _lists_records(value))
     except (ValueError, RecursionError):
         whole = first.strip()[:1] in ("[", "{") and (ending(path) == ".json" or first.strip() in ("[", "{", "[{", "[["))
