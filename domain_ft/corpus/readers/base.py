@@ -443,9 +443,9 @@ def usual_name(fields: Iterable[str], usual: Iterable[str]) -> str | None:
     >>> usual_name(["Label", "Text"], ("text", "sentence"))
     'Text'
     """
-    there = {str(field).strip().casefold(): field for field in reversed(list(fields))}
-    exact = set(there.values())
-    return next((name if name in exact else there[name] for name in usual if name in there), None)
+    names = list(fields)
+    there = {str(field).strip().casefold(): field for field in reversed(names)}
+    return next((name if name in names else there[name] for name in usual if name in there), None)
 
 
 def usual_id(fields: Iterable[str]) -> str | None:

@@ -138,7 +138,7 @@ def _is_label_studio(record: Mapping[str, Any]) -> bool:
     """Whether it is a task of its full export with choices, and no entities."""
     if not is_label_studio(record):
         return False
-    kinds = {result.get("type") for one in _annotations(record) for result in _results(one)}
+    kinds = {str(result.get("type")) for one in _annotations(record) for result in _results(one)}
     return "choices" in kinds and not kinds & {"labels", "hypertextlabels"}
 
 
@@ -173,7 +173,7 @@ def _label_studio(task: Mapping[str, Any], label: str | None, text: str | None) 
         fix = "name the one to learn: --label-field F"
         return Refused(f"Label Studio: the choices are of several questions: {listed(answers)}", name, fix)
     others = [] if one.get("ground_truth") else [_answers(other).get(question, []) for other in kept]
-    if any(set(other) != set(answers[question]) for other in others):
+    if any(_as_set(other) != _as_set(answers[question]) for other in others):
         fix = "mark the right one as ground truth in Label Studio, or leave one annotation for each task"
         return Refused(f"Label Studio: {len(kept)} annotators do not choose the same", name, fix)
     data = task["data"]
@@ -185,7 +185,11 @@ def _label_studio(task: Mapping[str, Any], label: str | None, text: str | None) 
     rest = {f"data.{key}": value for key, value in data.items() if key != field}
     rest |= {key: value for key, value in task.items() if key not in ("data", name)}
     rest |= {f"result of type {kind}": True for kind in kinds}
-    return Plain({**rest, (text if text in data else "text"): data[field], **_label(label, answers[question])})
+    return Plain({**rest, str(text) if text in data else "text": data[field], **_label(label, answers[question])})
+
+
+def _as_set(choices: Sequence[Any]) -> set[str]:
+    return set(map(str, choices))
 
 
 def _answers(annotation: Mapping[str, Any]) -> dict[str, list[Any]]:

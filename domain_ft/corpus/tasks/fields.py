@@ -243,16 +243,16 @@ class ExampleFields:
             return self._marked(record, columns, file, bad)
         value = given = record.fields[columns[0]]
         if self.form.no_label(value):
-            held = kind_of(value) if not isinstance(value, str) or not value.strip() else f"'{shown(value.strip())}'"
-            held = "an empty label" if isinstance(value, str) and not value.strip() else held
-            held = f"the number {value}" if held == "a number" else held
-            held = "no choice" if chosen(value) == [] else held
+            found = kind_of(value) if not isinstance(value, str) or not value.strip() else f"'{shown(value.strip())}'"
+            found = "an empty label" if isinstance(value, str) and not value.strip() else found
+            found = f"the number {value}" if found == "a number" else found
+            found = "no choice" if chosen(value) == [] else found
             hidden = " (the labels of this split seem to be hidden)" if value == -1 else ""
-            reason = f"the field holds {held}, where a label is wanted: there is no label{hidden}"
+            reason = f"the field holds {found}, where a label is wanted: there is no label{hidden}"
             fix = "give the record its label"
             fix += (
                 ""
-                if value is None or held in ("an empty label", "no choice")
+                if value is None or found in ("an empty label", "no choice")
                 else "; if this is a class: --label-kind names"
             )
             bad.add(reason, file=file, line=record.line, field=columns[0], fix=fix)
@@ -387,7 +387,8 @@ class FieldSurvey(ExampleFields):
             label = self.label_columns[0]
             if self._labels_seen is None:
                 self._labels_seen = LabelSurvey(self.rules, self._known_names(label), self.known, self.several)
-            self._labels_seen.add(record.fields.get(label), file, record.line)
+            of_tool = label_studio_answers(record.fields) is not None
+            self._labels_seen.add(record.fields.get(label), file, record.line, of_tool=of_tool)
         return None
 
     def finish(self) -> tuple[list[str], list[LabelProblem]]:

@@ -253,8 +253,10 @@ class LabelSurvey:
         self._entities: tuple[str, int | None] | None = None  # where the field first lists entities
         self._most_chosen: int | None = None  # of the choices of a record, where a tool wrote them
 
-    def add(self, value: Any, file: str, line: int | None) -> None:
-        """Look at one label."""
+    def add(self, value: Any, file: str, line: int | None, *, of_tool: bool = False) -> None:
+        """Look at one label. `of_tool`: whether an annotation tool wrote it, which writes one choice as its name."""
+        if of_tool and self.rules.label_separator is None:
+            self._most_chosen = max(self._most_chosen or 0, 1)
         choices = chosen(value)
         if choices is not None:
             self._most_chosen = max(self._most_chosen or 0, len(choices))
