@@ -697,7 +697,7 @@ def read_span(value: Any, text: str, counting: Counting = "characters") -> tuple
         parts = _parts(value)
         has_places = "offsets" in value or (first_of(value, STARTS) and first_of(value, ENDS))
         if named is None or not has_places:
-            raise ValueError(f"{shown} is no span: {_A_SPAN}")
+            raise ValueError(f"{shown} is neither a span with start, end and label nor a list of the three: {_A_SPAN}")
         label = value[named]
         if isinstance(label, list) and len(label) == 1:
             label = label[0]
@@ -705,7 +705,7 @@ def read_span(value: Any, text: str, counting: Counting = "characters") -> tuple
         parts = [(value[0], value[1])] if all(type(number) is int for number in value[:2]) else []
         label = value[2]
     else:
-        raise ValueError(f"{shown} is no span: {_A_SPAN}")
+        raise ValueError(f"{shown} is neither a span with start, end and label nor a list of the three: {_A_SPAN}")
     if not parts:
         raise ValueError(f"the start and end of {shown} are not whole numbers")
     if not isinstance(label, str) or not label:
