@@ -358,7 +358,7 @@ class TextField:
         names = [field for field, holds in fields.items() if holds is Holds.NAMES]
         example = _argument([*texts, *names, "F"][:1])
         joined = within = ""
-        if texts[1:]:
+        if texts[1:] and _argument(texts[:2]) != "F":
             joined = f", or several, joined by a blank line: {self.option} {_argument(texts[:2])}"
         what = f"it is not clear which field holds the text; the fields are: {listed(fields)}"
         inside = [field for field, holds in fields.items() if holds is Holds.INSIDE]
