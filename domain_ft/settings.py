@@ -115,7 +115,8 @@ class LabelOptions(Settings, group="Task"):
     """How the labels of examples are written."""
 
     label_separator: str | None = None
-    """What stands between the names where a label is several of them in one text, such as | in civil|penal."""
+    """What is between the names where a label is several of them in one text, such as | in civil|penal; \\n is a line's
+    end."""
 
     label_names: str | None = None
     """The names of the classes, separated by commas, where labels are lists of 0 and 1 or whole numbers from 0 on: in

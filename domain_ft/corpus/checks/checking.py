@@ -95,6 +95,8 @@ class Checker:
             self._rejected(rejections)
             self.add(item)
         self._rejected(rejections)
+        if not self.records and not any(finding.error for finding in self.findings):
+            self.findings.append(Finding(None, None, "empty-file", "the file holds no records", error=True))
         self.findings += self.languages.findings()
         self.findings += self.endings.findings()
         self.findings += self.copies.findings()

@@ -145,11 +145,14 @@ _KINDS = {
     "field is missing": "missing-field",
     "the file is empty": "empty-file",
     "is empty": "empty-text",
+    "where a cell is empty": "empty-text",
+    "no records": "empty-file",
     "there is no label": "no-label",
     "the field holds": "wrong-type",
     "an object is wanted": "broken-record",
     "columns": "broken-record",
     "fields, where the header": "broken-record",
+    "repeats the header": "broken-record",
     "tag": "bad-tag",
     "span": "bad-span",
 }
@@ -170,13 +173,15 @@ def example_items(
 
         fields.classes = file_class_names(path)
     survey, silent = fields.survey(), BadRecords("skip", lambda _: None, bad.encoding)
-    for record in looked_at(raw_records(path, name, kind, silent), functools.partial(survey.look, file=name), silent):
+    records = fields.plain(raw_records(path, name, kind, silent), name, silent)
+    for record in looked_at(records, functools.partial(survey.look, file=name), silent):
         survey.example(record, name, silent)
+    notes, problems = survey.finish()
     findings = tuple(
-        Finding(one.line, fields.names.label, one.kind, f"{one.what}; {one.fix}", error=True)
-        for one in survey.finish()[1]
+        Finding(one.line, fields.names.label, one.kind, f"{one.what}; {one.fix}", error=True) for one in problems
     )
-    for record in raw_records(path, name, kind, bad, fields.columns(name)):
+    findings += tuple(Finding(None, fields.names.label, "label-note", note) for note in notes)
+    for record in fields.plain(raw_records(path, name, kind, bad, fields.columns(name)), name, bad):
         example = fields.example(record, name, bad)
         texts = tuple(Passage(field, text) for field, text in _texts_of(record, fields.names))
         unread = tuple(fields.unread_in(record))

@@ -15,19 +15,21 @@ from domain_ft.corpus.checks.items import Item, Rejections, example_items, tag_i
 from domain_ft.corpus.conversations.formats import FORMATS, FieldChoice, Format, recognise
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers import ENDINGS, NEEDED, raw_records, reader
-from domain_ft.corpus.readers.base import BadRecords, RawRecord, read_lines, text_encoding
+from domain_ft.corpus.readers.base import BadRecords, RawRecord, read_lines, text_encoding, usual_name
 from domain_ft.corpus.readers.choosing import Holds, what_fields_hold
 from domain_ft.corpus.readers.files import check_file, ending
 from domain_ft.corpus.readers.packing import PACKED
-from domain_ft.corpus.tasks.annotations import is_annotated
+from domain_ft.corpus.tasks.annotations import has_results, is_annotated, is_label_studio, with_spans
+from domain_ft.corpus.tasks.choices import is_choice, label_studio_answers
 from domain_ft.corpus.tasks.conll import looks_like_columns
 from domain_ft.corpus.tasks.entity_files import TagFields, entries, file_kind, has_columns, json_values
-from domain_ft.corpus.tasks.fields import LABEL_NAMES, FieldNames
+from domain_ft.corpus.tasks.fields import LABEL_NAMES, ExampleFields, FieldNames
 from domain_ft.corpus.tasks.knowledge_bases import is_knowledge_base
 from domain_ft.corpus.tasks.labels import LabelRules
 from domain_ft.corpus.tasks.reading import RECORD_ENDINGS
 from domain_ft.corpus.tasks.standoff import brat_pairs, is_bioc
 from domain_ft.errors import CorpusError
+from domain_ft.quoting import listed
 from domain_ft.storage import user_path
 
 Kind = Literal["conversations", "examples", "tags", "text"]
@@ -114,7 +116,15 @@ class CheckedFile:
         kind = ENDINGS[ending(self.path)]
         if kind in NEEDED:
             return (RawRecord(None, {"text": text.text}) for text in reader(kind)(self.path, self.name, None, bad))
-        return raw_records(self.path, self.name, kind, bad)
+        records = raw_records(self.path, self.name, kind, bad)
+        if self.kind == "examples":
+            return ExampleFields(self.example_names).plain(records, self.name, bad)
+        return records
+
+    @property
+    def example_names(self) -> FieldNames:
+        """Which fields of examples hold what."""
+        return FieldNames(self.fields.text, self.fields.pair, self.fields.label)
 
     def items(self, bad: BadRecords, left: LeftOut | None = None) -> Iterator[Item]:
         """The records as the checks take them; `bad` is told of those that cannot be read.
@@ -126,8 +136,7 @@ class CheckedFile:
         if self.kind == "conversations" and self.format is not None:
             return conversation_items(self.records(bad), self.name, self.format, fields.choice)
         if self.kind == "examples":
-            names = FieldNames(fields.text, fields.pair, fields.label)
-            return example_items(self.path, self.name, names, bad, fields.rules)
+            return example_items(self.path, self.name, self.example_names, bad, fields.rules)
         if self.kind == "tags":
             return tag_items(self.path, self.name, self.tag_fields, bad, left or LeftOut())
         return text_items(self.path, self.name, fields.text, bad)
@@ -172,10 +181,14 @@ def _recognise(path: Path, name: str, fields: Fields) -> Kind:
         return "tags" if ending(path) not in ENDINGS else "text"
     seen: list[str] = []
     unlabelled = False
+    of_label_studio: Kind | None = None  # tasks that nobody annotated, and rows that list no entities, say little
     for record in _first_values(path, name, fields):
         if not isinstance(record, Mapping):
             if isinstance(record, list):  # spaCy's pairs, sentences of words with tags
                 return "tags"
+            continue
+        if _says_little(record) and not fields.label:
+            of_label_studio = "tags" if is_label_studio(record) else "examples"
             continue
         found = _kind_of(record, fields)
         if found == "examples" and record.get("label", record.get("labels")) == [] and not fields.label:
@@ -184,30 +197,38 @@ def _recognise(path: Path, name: str, fields: Fields) -> Kind:
         if found is not None:
             return found
         seen = seen or list(map(str, record))
-    if unlabelled:
-        return "examples"
+    if unlabelled or of_label_studio:
+        return of_label_studio or "examples"
     if not seen:  # nothing can be read: why is what is found
         return "conversations"
     raise CorpusError(
-        f"it is not clear what the records are for; the fields are: {', '.join(seen)}",
+        f"it is not clear what the records are for; the fields are: {listed(seen)}",
         where=name,
         fix="name the fields of conversations (--prompt-field F --answer-field F), of labelled examples "
         "(--text-field F --label-field F) or of text (--kind text --text-field F)",
     )
 
 
+def _says_little(record: Mapping[str, Any]) -> bool:
+    """Whether it is a record of Label Studio that does not tell whether entities or choices are in the file."""
+    if is_label_studio(record):
+        return not is_choice(record) and not has_results(record)
+    return label_studio_answers(record) is not None and not is_annotated(record)
+
+
 def _kind_of(record: Mapping[str, Any], fields: Fields) -> Kind | None:
     """What a record is for: as the fields that were named say, else by usual names."""
-    if fields.label or fields.pair:
+    if fields.label or fields.pair or is_choice(record):
         return "examples"
     if is_annotated(record) or is_knowledge_base(record):
         return "tags"
     chosen = recognise(record, fields.choice)
-    labelled = any(name in record for name in LABEL_NAMES)
+    label = usual_name(map(str, record), LABEL_NAMES)
+    labelled = label is not None
     if chosen is not None and not (chosen == "qa" and labelled and not fields.choice.answer_field):
         return "conversations"
     held = what_fields_hold([record])
-    texts = [name for name, holds in held.items() if holds is Holds.TEXT and name not in LABEL_NAMES]
+    texts = [name for name, holds in held.items() if holds is Holds.TEXT and name != label and name not in LABEL_NAMES]
     texts += ["text"] if held.get("text") and "text" not in texts else []
     if labelled and texts:
         return "examples"
@@ -223,7 +244,7 @@ def _format(path: Path, name: str, fields: Fields) -> Format:
         if first is not None:
             known = "; ".join(f"{kind}: {what}" for kind, what in FORMATS.items())
             raise CorpusError(
-                f"it is not clear what is asked and what is answered; the fields are: {', '.join(first.fields)}",
+                f"it is not clear what is asked and what is answered; the fields are: {listed(first.fields)}",
                 where=name,
                 fix=f"name the fields: --prompt-field F --answer-field F; or write one of the formats ({known})",
             )
@@ -240,7 +261,7 @@ def _first_values(path: Path, name: str, fields: Fields) -> Iterator[Any]:
     if ending(path) in _JSON:
         values = (value for _, value in json_values(path, name, fields.bad))
         return itertools.islice(values, _LOOKED_AT)
-    return (record.fields for record in _first(path, name, fields))
+    return (with_spans(record.fields) for record in _first(path, name, fields))
 
 
 def is_tagged_text(path: Path, name: str, fields: Fields | None = None) -> bool:

@@ -7,6 +7,7 @@ cannot be. All other fields are counted as not read by whoever reads the record.
 from __future__ import annotations
 
 import re
+import shlex
 import string
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,8 +15,9 @@ from typing import Any
 from domain_ft.corpus.conversations.conversation import Turn
 from domain_ft.corpus.conversations.faults import Fault, Faults
 from domain_ft.corpus.left_out import VERDICT, rejected_by_annotator
-from domain_ft.corpus.readers.base import kind_of
+from domain_ft.corpus.readers.base import join_names, kind_of
 from domain_ft.json_files import loads
+from domain_ft.quoting import listed
 
 HISTORY = "history"
 SYSTEM = ("system", "system_prompt")
@@ -190,8 +192,8 @@ def refuse_option_columns(fields: Mapping[str, Any], prompts: Iterable[str], fau
     for names in _OPTION_COLUMNS:
         there = [name for name in names if not is_blank(fields.get(name))]
         if len(there) > 1:
-            named = ",".join([*prompts, *there])
-            reason = f"the options in {', '.join(there)} are not read: name them, --prompt-field {named}"
+            named = shlex.quote(join_names([*prompts, *there]))
+            reason = f"the options in {listed(there)} are not read: name them, --prompt-field {named}"
             faults.error("unsupported-field", there[0], reason)
 
 

@@ -37,6 +37,7 @@ from domain_ft.corpus.tasks.leaks import all_similar_pairs
 from domain_ft.corpus.tasks.reading import RECORD_ENDINGS, SPLIT_NAMES, flat, hub_splits, input_records
 from domain_ft.corpus.tasks.splits import Bools, draw, duplicate_groups, text_fingerprints, why_none_held_out
 from domain_ft.errors import CorpusError
+from domain_ft.quoting import listed
 from domain_ft.storage import user_path
 from domain_ft.wording import counted
 
@@ -240,11 +241,10 @@ class _Reading:
 
 
 def _unrecognised(record: RawRecord, name: str) -> CorpusError:
-    listed = ", ".join(map(str, record.fields)) or "none"
     where = name if record.line is None else f"{name}, line {record.line}"
     known = "; ".join(f"{kind}: {what}" for kind, what in FORMATS.items())
     return CorpusError(
-        f"it is not clear what is asked and what is answered; the fields are: {listed}",
+        f"it is not clear what is asked and what is answered; the fields are: {listed(record.fields)}",
         where=where,
         fix=f"name the fields: --prompt-field F --answer-field F; or write one of the formats ({known})",
     )

@@ -7,6 +7,8 @@ refused with what to do (`Refused`). `tag` and `data check` both read files by `
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 from domain_ft.corpus.left_out import VERDICT, rejected_by_annotator
 from domain_ft.corpus.readers.base import kind_of
 from domain_ft.corpus.tasks.entities import is_tag
+from domain_ft.quoting import listed
 
 SPANS_FIELDS = ("entities", "spans", "label", "labels", "ents", "annotations")
 STARTS, ENDS = ("start", "start_offset", "begin"), ("end", "end_offset")
@@ -126,7 +129,7 @@ def is_annotated(record: Mapping[str, Any]) -> bool:
         return False
     if "spans" in record or (isinstance(record.get("entities"), list) or isinstance(record.get("ents"), list)):
         return any(isinstance(record.get(name), list) for name in ("entities", "spans", "ents"))
-    return any(_are_spans(record.get(name)) for name in record)
+    return any(are_spans(record.get(name)) for name in record)
 
 
 def is_words(tokens: Any) -> bool:
@@ -139,7 +142,7 @@ def first_of(span: Mapping[str, Any], names: Sequence[str]) -> str | None:
     return next((name for name in names if name in span), None)
 
 
-def _are_spans(value: Any) -> bool:
+def are_spans(value: Any) -> bool:
     """Whether it is a list of spans, with one at least."""
     return (
         isinstance(value, list)
@@ -152,6 +155,22 @@ def _are_spans(value: Any) -> bool:
     )
 
 
+def spans_in(cell: Any) -> list[Any] | None:
+    """The spans that the cell of a table lists as JSON, one at least; None where it lists none."""
+    if not isinstance(cell, str) or not cell.lstrip().startswith("["):
+        return None
+    with contextlib.suppress(ValueError, RecursionError):
+        value = json.loads(cell)
+        return value if are_spans(value) else None
+    return None
+
+
+def with_spans(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The record of a table, its cells that list spans as lists; the same one where there are none."""
+    found = {name: spans for name, cell in record.items() if (spans := spans_in(cell)) is not None}
+    return {**record, **found} if found else record
+
+
 def _plain(value: Mapping[str, Any]) -> Plain:
     """A record as it is; where its list of spans has an unusual name, under `entities` too."""
     if not isinstance(value.get("text"), str) or ("tokens" in value and is_words(value["tokens"])):
@@ -159,7 +178,7 @@ def _plain(value: Mapping[str, Any]) -> Plain:
     if not any(isinstance(value.get(name), list) for name in SPANS_FIELDS):
         if value.get(VERDICT) == "accept":  # Prodigy leaves the field out where there is no entity
             return Plain({**value, "spans": []})
-        own = [name for name, part in value.items() if name not in ("tokens", "relations") and _are_spans(part)]
+        own = [name for name, part in value.items() if name not in ("tokens", "relations") and are_spans(part)]
         if len(own) == 1:  # Label Studio's short export names it as the labelling interface does
             rest = {name: part for name, part in value.items() if name != own[0]}
             return Plain({**rest, "entities": value[own[0]]})
@@ -188,6 +207,11 @@ def is_label_studio(record: Mapping[str, Any]) -> bool:
     """Whether it is a task of Label Studio's full export."""
     made = record.get("annotations", record.get("completions"))
     return isinstance(record.get("data"), Mapping) and isinstance(made, list)
+
+
+def has_results(task: Mapping[str, Any]) -> bool:
+    """Whether somebody annotated a task of Label Studio's full export."""
+    return next(_results(task), None) is not None
 
 
 def _annotations(task: Mapping[str, Any]) -> tuple[str, list[Mapping[str, Any]]]:
@@ -222,7 +246,7 @@ def _label_studio(task: Mapping[str, Any], text_field: str | None) -> Outcome:
     data = task["data"]
     field = text_field if text_field in data else _text_field(data, entities)
     if field is None:
-        fix = f"name the field of the text: --text-field F (the fields are: {', '.join(map(str, data))})"
+        fix = f"name the field of the text: --text-field F (the fields are: {listed(data)})"
         return Refused("Label Studio: it is not clear which field of 'data' holds the text", "data", fix)
     kinds = {str(result.get("type")) for result in _objects(chosen.get("result"))}
     unread = [key for key in task if key not in ("data", name, "id")]

@@ -22,6 +22,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from domain_ft.quoting import shown
+
 Scheme = Literal["iob1", "iob2", "bioes", "bilou"]
 Bounds = tuple[int, int]
 
@@ -149,7 +151,7 @@ def split_tag(tag: str) -> tuple[str, str]:
         return tag, ONLY_TYPE
     if tag == OUTSIDE or (hyphen and name and prefix in _PREFIXES):
         return prefix, name
-    raise ValueError(f"'{tag}' is no tag: O, B-TYPE, I-TYPE, and in some schemes E-, S-, L-, U-TYPE are")
+    raise ValueError(f"'{shown(tag)}' is no tag: O, B-TYPE, I-TYPE, and in some schemes E-, S-, L-, U-TYPE are")
 
 
 def is_tag(word: str) -> bool:

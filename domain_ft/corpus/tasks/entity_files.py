@@ -7,6 +7,7 @@ one cause may explain all that do not fit. Offsets count Unicode characters (cod
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from domain_ft.corpus.left_out import VERDICT, LeftOut
-from domain_ft.corpus.readers import raw_records
+from domain_ft.corpus.readers import ENDINGS, raw_records
 from domain_ft.corpus.readers.base import BadRecords, decode, kind_of, read_lines, read_whole
+from domain_ft.corpus.readers.choosing import LOOKED_AT
 from domain_ft.corpus.readers.files import ending
 from domain_ft.corpus.readers.records import ONE_KEY, dropping_doubled
 from domain_ft.corpus.tasks.annotations import (
@@ -27,11 +29,14 @@ from domain_ft.corpus.tasks.annotations import (
     Outcome,
     Passed,
     Plain,
+    Refused,
     first_of,
     is_words,
     outcomes,
     records_of,
+    spans_in,
 )
+from domain_ft.corpus.tasks.choices import label_studio_answers, whole_text_only
 from domain_ft.corpus.tasks.conll import begins_document, columns_of, conll_blocks, layout_of
 from domain_ft.corpus.tasks.entities import (
     Bounds,
@@ -57,6 +62,8 @@ from domain_ft.corpus.tasks.offsets import (
 from domain_ft.corpus.tasks.standoff import brat_pairs, is_pubtator, read_bioc_xml, read_brat, read_pubtator
 from domain_ft.errors import CorpusError, nearest
 from domain_ft.json_files import MARKING, Doubled, RepeatedKeyError, loads
+from domain_ft.quoting import listed
+from domain_ft.quoting import shown as cut
 
 TEXT_FIELDS = ("text",)
 TOKENS_FIELDS = ("tokens", "words")
@@ -70,15 +77,16 @@ _USUAL: Mapping[Role, tuple[str, ...]] = {
     "spans": SPANS_FIELDS,
 }
 
-FileKind = Literal["columns", "records", "parquet", "brat", "pubtator", "bioc"]
+FileKind = Literal["columns", "records", "parquet", "brat", "pubtator", "bioc", "table"]
 
+_A_SPAN = 'write {"start", "end", "label"} or [start, end, label]'
+_LONGEST_SPAN = 300  # characters of a span that a message shows
 _RECORD_ENDINGS = (".jsonl", ".json", ".ndjson")
 _TO_JSON_LINES = 'write JSON lines of {"text": ..., "entities": [{"start", "end", "label"}]}'
 _NOT_READ = {
     ".spacy": ("spaCy's binary format (DocBin)", f"{_TO_JSON_LINES} from DocBin().from_disk(F).get_docs(nlp.vocab)"),
     ".xmi": ("UIMA's XMI", "export CoNLL columns, BRAT or BioC instead"),
     ".zip": ("an archive", "unpack it, and give the file or the BRAT folder in it"),
-    ".csv": ("a table, which holds no places of entities", _TO_JSON_LINES),
 }
 
 
@@ -163,10 +171,14 @@ def file_kind(path: Path) -> FileKind:
         return "parquet"
     if end in _RECORD_ENDINGS:
         return "records"
+    if end == ".csv":
+        return "table"
     first = _first_line(path)
     if first.startswith("#FORMAT=WebAnno"):
         fix = "export CoNLL 2003 or BRAT from INCEpTION or WebAnno instead"
         raise CorpusError("this is WebAnno's TSV: `tag` does not read it", where=path.name, fix=fix)
+    if end == ".tsv" and "annotation_id" in first.split("\t"):  # Label Studio's
+        return "table"
     if end in (".pubtator",) or is_pubtator(first):
         return "pubtator"
     if end == ".xml" or first.lstrip().startswith(("<?xml", "<collection", "<!DOCTYPE")):
@@ -254,6 +266,8 @@ def _outcomes(
         yield from read_pubtator(path, name, bad)
     elif kind == "bioc":
         yield from read_bioc_xml(path, name, bad)
+    elif kind == "table":
+        yield from _table(path, name, fields, bad)
     elif kind == "parquet":
         from domain_ft.corpus.readers.parquet import file_class_names  # imports pyarrow
 
@@ -262,6 +276,10 @@ def _outcomes(
             yield record.line or 0, Plain(named_classes(record.fields, known))
     else:
         for line, value in json_values(path, name, bad):
+            if isinstance(value, Mapping) and whole_text_only(value) and not fields.spans:
+                reason = "the record has choices for its whole text, and no entities"
+                yield line, Refused(reason, None, "labels of whole texts are learned by `domain-ft classify`")
+                continue
             for outcome in outcomes(value, fields.text, fields.spans):
                 yield line, outcome
 
@@ -332,11 +350,44 @@ def _judged(sentences: Sequence[_Sentence], name: str, scheme: Scheme, bad: BadR
             line = sentence.lines[error.index]
             word = sentence.words[error.index]
             fix = "mend the tag, or name the file's scheme if it was taken for another: --scheme iob1|iob2|bioes"
-            bad.add(f"{error}, at the word '{word}'", file=name, line=line, fix=fix)
+            bad.add(f"{error}, at the word '{cut(word)}'", file=name, line=line, fix=fix)
             continue
         text, bounds = join_words(sentence.words)
         spans = tuple(Span(bounds[span.start][0], bounds[span.end - 1][1], span.label) for span in found)
         yield TaggedText(sentence.id, text, bounds, spans, sentence.group, name, sentence.lines[0])
+
+
+# --------------------------------------------------------------------------------------------------------------- tables
+
+
+def _table(path: Path, name: str, fields: TagFields, bad: BadRecords) -> Iterator[tuple[int, Outcome]]:
+    """The rows of a table with a column of spans, each cell of which is a list as JSON: Label Studio writes such.
+
+    Raises:
+        CorpusError: no column holds spans, or several do.
+    """
+    records = raw_records(path, name, ENDINGS[ending(path)], bad)
+    first = list(itertools.islice(records, LOOKED_AT))
+    columns = list(first[0].fields) if first else []
+    found = [column for column in columns if any(spans_in(record.fields[column]) for record in first)]
+    if fields.spans in columns:
+        found = [fields.spans]
+    if len(found) != 1:
+        tool = "this is an export of Label Studio" if label_studio_answers(columns) is not None else "this is a table"
+        what = "none of its columns lists entities with their start, end and label"
+        fix = f"{_TO_JSON_LINES}; labels of whole texts are learned by `domain-ft classify`"
+        if found:
+            what, fix = f"several of its columns list entities: {listed(found)}", "name one: --spans-field F"
+        raise CorpusError(f"{tool}, and {what}", where=name, fix=fix)
+    for record in itertools.chain(first, records):
+        cell = record.fields[found[0]].strip()
+        rest = {column: value for column, value in record.fields.items() if column != found[0]}
+        try:
+            spans = json.loads(cell) if cell else []
+        except (ValueError, RecursionError) as error:
+            yield record.line or 0, Refused(f"broken JSON: {error}", found[0])
+            continue
+        yield from ((record.line or 0, one) for one in outcomes({**rest, fields.spans or "entities": spans}))
 
 
 # --------------------------------------------------------------------------------------------------------------- CoNLL
@@ -395,7 +446,8 @@ def json_values(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int, A
     first = _first_line(path)
     try:
         value = json.loads(first) if first else None
-        whole = isinstance(value, list) and bool(value) and all(isinstance(part, list | dict) for part in value)
+        whole = isinstance(value, list) and all(isinstance(part, list | dict) for part in value)
+        whole = whole and (bool(value) or ending(path) == ".json")
         whole = whole or (isinstance(value, dict) and not isinstance(value.get("text"), str) and _lists_records(value))
     except (ValueError, RecursionError):
         whole = first.strip()[:1] in ("[", "{") and (ending(path) == ".json" or first.strip() in ("[", "{", "[{", "[["))
@@ -646,13 +698,15 @@ def read_span(value: Any, text: str, counting: Counting = "characters") -> tuple
     Raises:
         ValueError: it is no span of the text, in words.
     """
-    shown = json.dumps(value, ensure_ascii=False, default=str)
+    shown = _span_in_words(value)
+    if isinstance(value, str):
+        raise ValueError(f"{shown} is a name, as of a label of the whole text, and a span is wanted: {_A_SPAN}")
     if isinstance(value, Mapping):
         named = first_of(value, LABELS)
         parts = _parts(value)
         has_places = "offsets" in value or (first_of(value, STARTS) and first_of(value, ENDS))
         if named is None or not has_places:
-            raise ValueError(f'{shown} is neither {{"start", "end", "label"}} nor [start, end, label]')
+            raise ValueError(f"{shown} is neither a span with start, end and label nor a list of the three: {_A_SPAN}")
         label = value[named]
         if isinstance(label, list) and len(label) == 1:
             label = label[0]
@@ -660,7 +714,7 @@ def read_span(value: Any, text: str, counting: Counting = "characters") -> tuple
         parts = [(value[0], value[1])] if all(type(number) is int for number in value[:2]) else []
         label = value[2]
     else:
-        raise ValueError(f'{shown} is neither {{"start", "end", "label"}} nor [start, end, label]')
+        raise ValueError(f"{shown} is neither a span with start, end and label nor a list of the three: {_A_SPAN}")
     if not parts:
         raise ValueError(f"the start and end of {shown} are not whole numbers")
     if not isinstance(label, str) or not label:
@@ -675,3 +729,13 @@ def read_span(value: Any, text: str, counting: Counting = "characters") -> tuple
     if start >= end:
         raise ValueError(f"{shown} holds no text")
     return Span(start, end, label), len(parts)
+
+
+def _span_in_words(value: Any) -> str:
+    """A span as a message shows it: its texts are cut, since one may be the whole of a document."""
+    if isinstance(value, Mapping):
+        value = {cut(key): cut(part) if isinstance(part, str) else part for key, part in list(value.items())[:8]}
+    elif isinstance(value, list):
+        value = [cut(part) if isinstance(part, str) else part for part in value[:8]]
+    written = json.dumps(value, ensure_ascii=False, default=str)
+    return written if len(written) <= _LONGEST_SPAN else f"{written[:_LONGEST_SPAN]}…"

@@ -122,10 +122,11 @@ def places(spec: str) -> dict[str, Place]:
     check_file(path)
     if ending(path) not in RECORD_ENDINGS:
         given = f"a file ending in '{ending(path)}'" if ending(path) else "a file with no ending"
+        sheet = "export the sheet as CSV (UTF-8); " if ending(path) in (".xlsx", ".xls", ".xlsm", ".ods") else ""
         raise CorpusError(
             f"{given} holds no labelled examples that can be read",
             where=spec,
-            fix=f"the endings that are read: {', '.join(RECORD_ENDINGS)}, each also with {', '.join(PACKED)}; "
+            fix=f"{sheet}the endings that are read: {', '.join(RECORD_ENDINGS)}, each also with {', '.join(PACKED)}; "
             "or a folder with a folder of texts for each class",
         )
     return {"train": file_place([(path, path.name)], ENDINGS[ending(path)])}
@@ -146,7 +147,7 @@ def file_place(files: Sequence[tuple[Path, str]], kind: str, content: Any = None
                 from domain_ft.corpus.readers.parquet import file_class_names  # imports pyarrow
 
                 fields.classes = file_class_names(path)
-            records = raw_records(path, name, kind, bad, fields.columns(name))
+            records = fields.plain(raw_records(path, name, kind, bad, fields.columns(name)), name, bad)
             for record in looked_at(records, functools.partial(fields.look, file=name), bad):
                 example = fields.example(record, name, bad)
                 if example is not None:
@@ -180,7 +181,7 @@ def hub_places(
             fields.classes = class_names(rows.features)
             numbered = (RawRecord(number, row) for number, row in enumerate(rows, 1))
             each = (reader.records(row, f"{where} {split}", bad) for row in numbered)
-            records = itertools.chain.from_iterable(each)
+            records = fields.plain(itertools.chain.from_iterable(each), f"{where} {split}", bad)
             for record in looked_at(records, functools.partial(fields.look, file=f"{where} {split}"), bad):
                 example = fields.example(record, f"{where} {split}", bad)
                 if example is not None:

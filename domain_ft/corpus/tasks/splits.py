@@ -24,6 +24,7 @@ from domain_ft.corpus.duplicates import FAMILY, PERMUTATIONS, Signatures, Signer
 from domain_ft.corpus.tasks.examples import Example, Examples
 from domain_ft.corpus.tasks.table import ExampleTable, Integers
 from domain_ft.corpus.workers import in_order
+from domain_ft.quoting import shown
 from domain_ft.storage import alone, cache_folder, new_folder
 
 MOST_COMPARED = 1_000_000
@@ -172,7 +173,7 @@ def why_none_held_out(groups: Integers, labels: Sequence[tuple[str, ...]], fract
     single = sorted(label for label, its_groups in holders.items() if len(its_groups) == 1)
     if single:
         few = f"{len(single):,} of the {len(holders):,} classes have one group alone"
-        return f"{parted}; {few}, such as '{single[0][:60]}', and every class keeps one to learn from"
+        return f"{parted}; {few}, such as '{shown(single[0])}', and every class keeps one to learn from"
     return f"{parted}, and every class would lose its last group"
 
 
