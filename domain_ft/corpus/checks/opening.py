@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 from domain_ft.corpus.checks.conversations import conversation_items
 from domain_ft.corpus.checks.copies import Copies
 from domain_ft.corpus.checks.items import Item, Rejections, example_items, tag_items, text_items
-from domain_ft.corpus.conversations.formats import FORMATS, FieldChoice, Format, recognise
+from domain_ft.corpus.conversations.formats import FieldChoice, Format, recognise, unrecognised
 from domain_ft.corpus.readers import ENDINGS, NEEDED, raw_records, reader
 from domain_ft.corpus.readers.base import BadRecords, RawRecord, read_lines, text_encoding
 from domain_ft.corpus.readers.choosing import Holds, what_fields_hold
@@ -209,12 +209,7 @@ def _format(path: Path, name: str, fields: Fields) -> Format:
     if found is None and fields.choice.format == "auto":
         first = next(_first(path, name, fields), None)
         if first is not None:
-            known = "; ".join(f"{kind}: {what}" for kind, what in FORMATS.items())
-            raise CorpusError(
-                f"it is not clear what is asked and what is answered; the fields are: {', '.join(first.fields)}",
-                where=name,
-                fix=f"name the fields: --prompt-field F --answer-field F; or write one of the formats ({known})",
-            )
+            raise unrecognised(first.fields, name)
     return found or "chat"
 
 

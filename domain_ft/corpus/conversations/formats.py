@@ -34,14 +34,21 @@ from domain_ft.corpus.conversations.beside import (
 )
 from domain_ft.corpus.conversations.conversation import Conversation, Turn
 from domain_ft.corpus.conversations.faults import Fault, Faults
-from domain_ft.corpus.conversations.markers import refuse_rendered
+from domain_ft.corpus.conversations.markers import refuse_rendered, rendered_mark
 from domain_ft.corpus.conversations.marks import is_blank, marked_out
 from domain_ft.corpus.conversations.media import refuse_media, refuse_media_places
-from domain_ft.corpus.conversations.messages import Placed, check_turns, read_tools, read_turns, to_chat
+from domain_ft.corpus.conversations.messages import (
+    Placed,
+    check_turns,
+    looks_like_tools,
+    read_tools,
+    read_turns,
+    to_chat,
+)
 from domain_ft.corpus.readers.base import RawRecord, field_names, kind_of
-from domain_ft.errors import nearest
+from domain_ft.errors import CorpusError, nearest
 
-__all__ = ["FORMATS", "Fault", "FieldChoice", "Format", "Parsed", "parse", "recognise", "to_chat"]
+__all__ = ["FORMATS", "Fault", "FieldChoice", "Format", "Parsed", "parse", "recognise", "to_chat", "unrecognised"]
 
 Format = Literal["chat", "alpaca", "prompt", "sharegpt", "qa"]
 
@@ -141,6 +148,30 @@ def recognise(fields: Mapping[str, Any], choice: FieldChoice, *, answered: bool 
     return None
 
 
+def unrecognised(fields: Mapping[str, Any], where: str) -> CorpusError:
+    """What is said of a record whose format is not known.
+
+    Args:
+        fields: of the record.
+        where: its file and line.
+    """
+    rendered = next((name for name, text in fields.items() if isinstance(text, str) and rendered_mark(text)), None)
+    if rendered is not None:
+        return CorpusError(
+            f"the field '{rendered}' holds whole conversations that a chat template rendered "
+            f"({rendered_mark(fields[rendered])}), and the model's own template is to render them",
+            where=where,
+            fix='write each turn as a message: {"messages": [{"role": "user", "content": "..."}, ...]}',
+        )
+    listed = ", ".join(map(str, fields)) or "none"
+    known = "; ".join(f"{kind}: {what}" for kind, what in FORMATS.items())
+    return CorpusError(
+        f"it is not clear what is asked and what is answered; the fields are: {listed}",
+        where=where,
+        fix=f"name the fields: --prompt-field F --answer-field F; or write one of the formats ({known})",
+    )
+
+
 def parse(
     record: RawRecord,
     file: str,
@@ -184,7 +215,7 @@ def parse(
     if system and not any(turn.role == "system" for turn in turns):
         turns = [Turn("system", system), *turns]
     tools: tuple[Mapping[str, Any], ...] = ()
-    if format != "qa":
+    if format != "qa" or (not reading.named and looks_like_tools(fields.get("tools"))):
         read.add("tools")
         tools = read_tools(fields.get("tools"), faults)
     if not compared:

@@ -39,20 +39,20 @@ def rendered_mark(text: str) -> str | None:
 
 def refuse_rendered(turns: Iterable[Turn], faults: Faults) -> None:
     """Note turns whose text was rendered by a template before: an error where it is certain, else a warning."""
-    for turn in turns:
+    for number, turn in enumerate(turns, 1):
         if turn.role == "tool":
             continue  # it answers with whatever it found
+        whose = f"turn {number}, the {turn.role}'s,"
         mark = rendered_mark(turn.content)
         if mark is not None:
-            reason = f"the {turn.role}'s turn holds the mark {mark} of a chat template, and would be rendered twice"
-            fix = (
-                "give each turn as a message with its role, without such marks; or, where the text only speaks of it, "
-            )
-            faults.error("rendered-text", None, f"{reason}: {fix}write it between backticks")
+            reason = f"{whose} holds the mark {mark} of a chat template, and would be rendered twice"
+            fix = "give each turn as a message with its role, without such marks"
+            quote = "where the text only speaks of it, write it between backticks"
+            faults.error("rendered-text", None, f"{reason}: {fix}; {quote}")
             continue
         seen = _hint(turn.content)
         if seen is not None:
-            reason = f"the {turn.role}'s turn holds '{seen}', as a prompt template writes it: it is learned as text"
+            reason = f"{whose} holds '{seen}', as a prompt template writes it: it is learned as text"
             faults.warn("rendered-text", None, reason)
 
 

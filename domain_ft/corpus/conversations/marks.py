@@ -187,7 +187,7 @@ def _verdicts(fields: Mapping[str, Any], said: Iterable[str], *, numbers: bool) 
         said: texts that are no verdict, since they are what is answered.
         numbers: whether 0 and 1 count under `label` and `kto_tag`.
     """
-    answers = {text.strip().casefold() for text in said}
+    answers = {text.strip() for text in said}
     found: dict[str, bool] = {}
     for name, value in fields.items():
         boolean, truth = _is_bool(value), _truth(value)
@@ -202,7 +202,7 @@ def _verdicts(fields: Mapping[str, Any], said: Iterable[str], *, numbers: bool) 
             good = truth
         else:
             good = _judged(name, value)
-        if good is not None and not (isinstance(value, str) and value.strip().casefold() in answers):
+        if good is not None and not (isinstance(value, str) and value.strip() in answers):
             found[name] = good
     return found
 

@@ -86,10 +86,10 @@ def refuse_media_places(turns: Iterable[Turn], fields: Mapping[str, Any], faults
         faults: told of the first placeholder of each turn.
     """
     pictured = any(_HINT.fullmatch(str(name)) and not is_blank(value) for name, value in fields.items())
-    for turn in turns:
+    for number, turn in enumerate(turns, 1):
         found = _placeholder(turn.content, of_answer=turn.role == "assistant", pictured=pictured)
         if found is not None:
-            reason = f"the {turn.role}'s turn holds the placeholder {found}, and only text can be learned"
+            reason = f"turn {number}, the {turn.role}'s, holds the placeholder {found}, and only text can be learned"
             fix = "leave such records out; where the text only speaks of it, write it between backticks"
             faults.error("unsupported-media", None, f"{reason}: {fix}")
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from domain_ft.corpus.conversations.beside import REASONING, reasoning_of
 from domain_ft.corpus.conversations.conversation import ROLES, Conversation, Role, Turn
 from domain_ft.corpus.conversations.faults import Faults
-from domain_ft.corpus.conversations.marks import MARKS, WEIGHTS, turn_mark
+from domain_ft.corpus.conversations.marks import MARKS, WEIGHTS, is_blank, turn_mark
 from domain_ft.corpus.conversations.media import refuse_media
 from domain_ft.corpus.readers.base import kind_of
 from domain_ft.errors import nearest
@@ -86,6 +86,12 @@ def read_tools(value: Any, faults: Faults) -> tuple[Mapping[str, Any], ...]:
         faults.error("wrong-type", "tools", "the field is not a list of objects, each a tool as OpenAI writes it")
         return ()
     return tuple(value)
+
+
+def looks_like_tools(value: Any) -> bool:
+    """Whether a field beside a question declares tools; it may as well hold words about other tools."""
+    tools = read_tools(value, Faults())
+    return bool(tools) and all("function" in tool or "name" in tool for tool in tools)
 
 
 def check_turns(placed: Sequence[Placed], place: str, faults: Faults, *, answered: bool) -> None:
@@ -181,6 +187,7 @@ def _turn(message: Any, place: str, faults: Faults) -> Turn | None:
     if content is not None and not content.strip() and not calls and "function_call" not in message:
         _note_empty(role, content_field in message, f"{place}.{content_field}", faults)
     refuse_media(message, place, faults)
+    _refuse_other_parts(message, place, faults)
     reasoning = reasoning_of(message, place, faults) if role in ("assistant", None) else None
     read = {*_READ_OF_MESSAGES, *marks, *(REASONING if role == "assistant" else ())}
     list_place = re.sub(r"\[\d+\]", "[]", place)
@@ -193,6 +200,20 @@ def _turn(message: Any, place: str, faults: Faults) -> Turn | None:
     if "tool_call_id" in message:
         turn = replace(turn, tool_call_id=faults.text(message["tool_call_id"], f"{place}.tool_call_id"))
     return turn
+
+
+def _refuse_other_parts(message: Mapping[str, Any], place: str, faults: Faults) -> None:
+    """Note what a message says in fields of other forms: a single call, gpt-oss's thoughts in a turn of their own."""
+    for name in ("tool_call", "tool_use"):
+        if not is_blank(message.get(name)):
+            reason = f"{name} is not how OpenAI writes calls of tools: write a list of them, tool_calls"
+            faults.error("bad-tool-call", f"{place}.{name}", reason)
+    channel = message.get("channel")
+    if isinstance(channel, str) and channel.strip().casefold() == "analysis":
+        reason = (
+            "a turn in the channel 'analysis' is no answer: write it into the answer's message, as reasoning_content"
+        )
+        faults.error("unsupported-field", f"{place}.channel", reason)
 
 
 def _role(message: Mapping[str, Any], name: str, place: str, faults: Faults) -> Role | None:

@@ -24,7 +24,7 @@ from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.cleaning import normalise
 from domain_ft.corpus.conversations.conversation import Conversation
 from domain_ft.corpus.conversations.faults import Fault
-from domain_ft.corpus.conversations.formats import FORMATS, FieldChoice, Format, parse, recognise, to_chat
+from domain_ft.corpus.conversations.formats import FieldChoice, Format, parse, recognise, to_chat, unrecognised
 from domain_ft.corpus.conversations.placeholders import Placeholders
 from domain_ft.corpus.corpus import hub_revision
 from domain_ft.corpus.duplicates import FAMILY, NEAR
@@ -211,7 +211,7 @@ class _Reading:
         if self.format is None:
             self.format = recognise(record.fields, self.choice, answered=self.answered)
             if self.format is None:
-                raise _unrecognised(record, name)
+                raise unrecognised(record.fields, name if record.line is None else f"{name}, line {record.line}")
         parsed = parse(record, name, self.format, self.choice, answered=self.answered)
         id_field = self.choice.id_field or (None if self.answered else usual_id(record.fields))
         blank = [name for name, value in record.fields.items() if value is None or value == ""]
@@ -235,17 +235,6 @@ class _Reading:
             return None
         key = as_id(record.fields.get(id_field)) if id_field else None
         return dataclasses.replace(parsed.conversation, key=parsed.conversation.id if key is None else key)
-
-
-def _unrecognised(record: RawRecord, name: str) -> CorpusError:
-    listed = ", ".join(map(str, record.fields)) or "none"
-    where = name if record.line is None else f"{name}, line {record.line}"
-    known = "; ".join(f"{kind}: {what}" for kind, what in FORMATS.items())
-    return CorpusError(
-        f"it is not clear what is asked and what is answered; the fields are: {listed}",
-        where=where,
-        fix=f"name the fields: --prompt-field F --answer-field F; or write one of the formats ({known})",
-    )
 
 
 def _check_ending(path: Path) -> None:
