@@ -13,6 +13,7 @@ from domain_ft.corpus.checks.conversations import conversation_items
 from domain_ft.corpus.checks.copies import Copies
 from domain_ft.corpus.checks.items import Item, Rejections, example_items, tag_items, text_items
 from domain_ft.corpus.conversations.formats import FieldChoice, Format, recognise, unrecognised
+from domain_ft.corpus.inputs import RECORD_ENDINGS
 from domain_ft.corpus.readers import ENDINGS, NEEDED, raw_records, reader
 from domain_ft.corpus.readers.base import BadRecords, RawRecord, read_lines, text_encoding
 from domain_ft.corpus.readers.choosing import Holds, what_fields_hold
@@ -25,7 +26,6 @@ from domain_ft.corpus.tasks.fields import LABEL_NAMES, FieldNames
 from domain_ft.corpus.tasks.knowledge_bases import is_knowledge_base
 from domain_ft.corpus.tasks.labels import LabelRules
 from domain_ft.corpus.tasks.offsets import Counting
-from domain_ft.corpus.tasks.reading import RECORD_ENDINGS
 from domain_ft.corpus.tasks.standoff import brat_pairs, is_bioc
 from domain_ft.errors import CorpusError
 from domain_ft.storage import user_path

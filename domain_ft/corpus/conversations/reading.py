@@ -28,14 +28,21 @@ from domain_ft.corpus.conversations.formats import FieldChoice, Format, parse, r
 from domain_ft.corpus.conversations.placeholders import Placeholders
 from domain_ft.corpus.corpus import hub_revision
 from domain_ft.corpus.duplicates import FAMILY, NEAR
+from domain_ft.corpus.grouping import (
+    Bools,
+    all_similar_pairs,
+    draw,
+    duplicate_groups,
+    text_fingerprints,
+    why_none_held_out,
+)
+from domain_ft.corpus.hub_splits import SPLIT_NAMES, flat, hub_splits
+from domain_ft.corpus.inputs import RECORD_ENDINGS, input_records
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, RawRecord, Reject, as_id, usual_id
 from domain_ft.corpus.readers.files import ending, stem
 from domain_ft.corpus.readers.packing import PACKED
 from domain_ft.corpus.recipes import Source
-from domain_ft.corpus.tasks.leaks import all_similar_pairs
-from domain_ft.corpus.tasks.reading import RECORD_ENDINGS, SPLIT_NAMES, flat, hub_splits, input_records
-from domain_ft.corpus.tasks.splits import Bools, draw, duplicate_groups, text_fingerprints, why_none_held_out
 from domain_ft.errors import CorpusError
 from domain_ft.storage import user_path
 

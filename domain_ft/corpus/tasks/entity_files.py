@@ -32,17 +32,7 @@ from domain_ft.corpus.tasks.annotations import (
     records_of,
 )
 from domain_ft.corpus.tasks.conll import begins_document, columns_of, conll_blocks, layout_of
-from domain_ft.corpus.tasks.entities import (
-    Bounds,
-    Scheme,
-    Span,
-    TagError,
-    TaggedText,
-    chunks,
-    join_words,
-    keep_longest,
-    recognise,
-)
+from domain_ft.corpus.tasks.entities import Scheme, Span, TagError, TaggedText, chunks, keep_longest, recognise
 from domain_ft.corpus.tasks.knowledge_bases import KnowledgeBaseError, flat_spans, is_knowledge_base, read_document
 from domain_ft.corpus.tasks.offsets import (
     COUNTED,
@@ -54,6 +44,7 @@ from domain_ft.corpus.tasks.offsets import (
     to_characters,
 )
 from domain_ft.corpus.tasks.standoff import brat_pairs, is_pubtator, read_bioc_xml, read_brat, read_pubtator
+from domain_ft.corpus.words import Bounds, join_words
 from domain_ft.errors import CorpusError, nearest
 
 TEXT_FIELDS = ("text",)
