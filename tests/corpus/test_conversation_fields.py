@@ -168,6 +168,16 @@ def test_a_turn_that_somebody_rejected_is_not_learned(mark: dict[str, Any]) -> N
     bad = {**CHAT["messages"][1], **mark}
     told = turns({"messages": [CHAT["messages"][0], bad, *CHAT["messages"]]})
     assert [turn.trained for turn in told] == [False, False, False, True]
+    alone = parsed({"messages": [CHAT["messages"][0], bad]})
+    assert alone.faults == ()
+    assert alone.left_out is not None
+    assert alone.left_out.field == "messages"
+
+
+def test_an_annotators_answer_beside_another_answer_is_a_verdict() -> None:
+    record = {"text": "Why?", "said": "Because.", "answer": "reject"}
+    assert parsed(record, prompt_field="text", answer_field="said").left_out is not None
+    assert parsed({**QA, "answer": "reject"}).conversation is not None
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from domain_ft.corpus.conversations.beside import (
 from domain_ft.corpus.conversations.conversation import Conversation, Turn
 from domain_ft.corpus.conversations.faults import Fault, Faults
 from domain_ft.corpus.conversations.markers import refuse_rendered, rendered_mark
-from domain_ft.corpus.conversations.marks import is_blank, marked_out
+from domain_ft.corpus.conversations.marks import is_blank, marked_out, rejected_in
 from domain_ft.corpus.conversations.media import refuse_media, refuse_media_places
 from domain_ft.corpus.conversations.messages import (
     Placed,
@@ -45,6 +45,7 @@ from domain_ft.corpus.conversations.messages import (
     read_turns,
     to_chat,
 )
+from domain_ft.corpus.left_out import VERDICT
 from domain_ft.corpus.readers.base import RawRecord, field_names, kind_of
 from domain_ft.errors import CorpusError, nearest
 
@@ -200,7 +201,7 @@ def parse(
         left_out = marked_out(
             {name: value for name, value in fields.items() if name not in named},
             of_prompts=format == "prompt",
-            of_pairs=format == "qa",
+            of_pairs=format == "qa" and qa_fields(fields, choice)[1] == VERDICT,
             said=_answers(fields, choice),
             read=read,
             faults=faults,
@@ -227,7 +228,13 @@ def parse(
     group = _name(record, choice.group_field, faults)
     unread = (*(name for name in map(str, fields) if name not in read), *sorted(faults.unread))
     found = tuple(fault for fault in faults.found if not (compared and fault.kind in _OF_MEANING))
-    if any(fault.error for fault in found):
+    errors = [fault for fault in found if fault.error]
+    lists = (fields.get(name) for name in ("messages", *_CONVERSATIONS, "completion"))
+    verdict = next(filter(None, map(rejected_in, lists)), None)
+    if verdict is not None and [fault.kind for fault in errors] == ["no-trained-turn"]:
+        reason = f"every answer is marked as not to be learned, or as a bad one ({': '.join(verdict)})"
+        return Parsed(None, (), left_out=Fault("not-learned", errors[0].field, reason, error=False))
+    if errors:
         return Parsed(None, found, unread)
     return Parsed(Conversation(name, file, record.line, tuple(turns), tools, group), found, unread)
 

@@ -91,6 +91,16 @@ def turn_mark(
     return next(iter(found.values()), None), {*MARKS, *verdicts}
 
 
+def rejected_in(messages: Any) -> tuple[str, str] | None:
+    """The first verdict in a list of messages that rejects one: the name of the field, and what it holds."""
+    for message in messages if isinstance(messages, list) else ():
+        verdicts = _verdicts(message, (), numbers=False) if isinstance(message, Mapping) else {}
+        for name, good in verdicts.items():
+            if not good:
+                return name, str(message[name]).strip()[:40]
+    return None
+
+
 def _marked(name: str, value: Any) -> bool | None:
     """Whether a mark says that the turn is learned; None where its value is unclear."""
     truth = _truth(value)
