@@ -172,6 +172,7 @@ def test_a_turn_that_somebody_rejected_is_not_learned(mark: dict[str, Any]) -> N
     assert alone.faults == ()
     assert alone.left_out is not None
     assert alone.left_out.field == "messages"
+    assert parsed({"messages": [CHAT["messages"][0], bad]}, compared=True).conversation is not None
 
 
 def test_an_annotators_answer_beside_another_answer_is_a_verdict() -> None:
@@ -743,6 +744,13 @@ def test_data_check_finds_what_instruct_refuses_leaves_out_and_does_not_read(tmp
     kinds = {(one.line, one.kind, one.error) for one in found.findings}
     assert {(2, "not-learned", False), (3, "unsupported-media", True), (4, "unsupported-field", True)} <= kinds
     assert found.statistics["unread_fields"]["source"] == 9  # of a record that is left out nothing is read
+
+
+def test_data_check_takes_the_documents_of_a_question_for_its_context(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{**QA, "documents": [{"text": "It rained."}]}])
+    file = CheckedFile.open(str(path), "auto", Fields())
+    assert (file.kind, file.format) == ("conversations", "qa")
+    assert [one.kind for one in checked(path).findings if one.error] == []
 
 
 def test_data_check_looks_into_context_and_history_for_private_data(tmp_path: Path) -> None:

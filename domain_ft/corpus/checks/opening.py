@@ -188,9 +188,10 @@ def _kind_of(record: Mapping[str, Any], fields: Fields) -> Kind | None:
     """What a record is for: as the fields that were named say, else by usual names."""
     if fields.label or fields.pair:
         return "examples"
-    if is_annotated(record) or is_knowledge_base(record):
-        return "tags"
     chosen = recognise(record, fields.choice)
+    asks = chosen is not None and "text" not in record  # a question's `documents` are not those of BioC
+    if not asks and (is_annotated(record) or is_knowledge_base(record)):
+        return "tags"
     labelled = any(name in record for name in LABEL_NAMES)
     if chosen is not None and not (chosen == "qa" and labelled and not fields.choice.answer_field):
         return "conversations"

@@ -74,8 +74,11 @@ _PAIRS = (
     ("question", "response"),
     ("instruction", "answer"),
 )
-_OF_MEANING = ("unsupported-media", "unsupported-field", "bad-history", "bad-weight", "rendered-text")
-"""Faults of fields beside what is said."""
+_OF_MEANING = (
+    *("unsupported-media", "unsupported-field", "bad-history", "bad-weight", "rendered-text"),
+    "no-trained-turn",
+)
+"""Faults of what is learned and of fields beside what is said."""
 _ANSWERS = ("completion", *_OUTPUT, *dict.fromkeys(answer for _, answer in _PAIRS))
 _PROMPTS = (*dict.fromkeys(prompt for prompt, _ in _PAIRS), "text")
 
