@@ -221,7 +221,9 @@ def _first(path: Path, name: str, fields: Fields) -> Iterator[RawRecord]:
 
 def _first_values(path: Path, name: str, fields: Fields) -> Iterator[Any]:
     """The first values of a file of records: objects, and of JSON lists too."""
-    if ending(path) in _JSON:
+    first = next(_first(path, name, fields), None) if ending(path) in (".jsonl", ".ndjson") else None
+    asked = first is not None and recognise(first.fields, fields.choice) is not None
+    if ending(path) in _JSON and not asked:  # a question's `documents` are no list of the file's records
         values = (value for _, value in json_values(path, name, fields.bad))
         return itertools.islice(values, _LOOKED_AT)
     return (record.fields for record in _first(path, name, fields))
