@@ -24,11 +24,11 @@ from domain_ft.corpus.cleaning import clean
 from domain_ft.corpus.conversations.beside import is_preference
 from domain_ft.corpus.conversations.formats import FieldChoice, Format, parse, recognise
 from domain_ft.corpus.conversations.reading import JOINED, asked_first, compared_text
+from domain_ft.corpus.grouping import Fingerprints, duplicate_groups, text_fingerprints
 from domain_ft.corpus.readers import raw_records
 from domain_ft.corpus.readers.base import RawRecord, TextField, kind_of, read_lines
 from domain_ft.corpus.shuffling import scramble
 from domain_ft.corpus.tasks.fields import TEXT_NAMES
-from domain_ft.corpus.tasks.splits import Fingerprints, duplicate_groups, text_fingerprints
 from domain_ft.errors import CorpusError, SettingsError
 from domain_ft.locks import writing_beside
 from domain_ft.report.plain import plain

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from tiny_tasks import ROWS, sentence, task, write
 
 from domain_ft.corpus.corpus import open_corpus
+from domain_ft.corpus.grouping import draw
 from domain_ft.corpus.prepared import prepare
 from domain_ft.corpus.readers.base import Reject
 from domain_ft.corpus.tasks import splits
 from domain_ft.corpus.tasks.examples import Labels, TaskData
 from domain_ft.corpus.tasks.leaks import KINDS, find_leaks, remove_leaks
 from domain_ft.corpus.tasks.opening import TaskSource, open_task
-from domain_ft.corpus.tasks.splits import draw
 from domain_ft.corpus.tasks.table import ExampleTable
 from domain_ft.errors import CorpusError
 

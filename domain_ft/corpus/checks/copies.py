@@ -18,7 +18,7 @@ from domain_ft.corpus.checks.findings import Finding
 from domain_ft.corpus.checks.items import Item
 from domain_ft.corpus.cleaning import normalise
 from domain_ft.corpus.duplicates import NEAR, PERMUTATIONS, Shingles, Signatures, Signer, near_copies, shingles
-from domain_ft.corpus.tasks.leaks import all_similar_pairs
+from domain_ft.corpus.grouping import all_similar_pairs
 
 MOST_COMPARED = 1_000_000
 """Records, more than which are compared for exact copies alone: half a gigabyte of signatures."""

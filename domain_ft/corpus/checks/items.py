@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from domain_ft.corpus.checks.findings import Finding
 from domain_ft.corpus.conversations.conversation import Conversation
+from domain_ft.corpus.conversations.markers import rendered_mark
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers import ENDINGS, NEEDED, raw_records, reader
 from domain_ft.corpus.readers.base import (
@@ -247,12 +248,22 @@ def text_items(path: Path, name: str, text_field: str | None, bad: BadRecords) -
             elif text is not None:
                 found = tuple(_strings_of(record.fields, chosen.names))
                 unread = tuple(name for name in map(str, record.fields) if name not in chosen.names)
-                yield Item(record.line, found, unread=unread)
+                yield Item(record.line, found, findings=tuple(_rendered(record.line, found)), unread=unread)
         return
     for number, offset, raw in read_lines(path, name, bad):
         line = decode(raw, name, bad, offset=offset, line=number)
         if line and line.strip():
             yield Item(number, (Passage("", line),), comparable=False)
+
+
+def _rendered(line: int | None, passages: Iterable[Passage]) -> Iterator[Finding]:
+    """A finding for each text that is a conversation, as a chat template rendered it."""
+    for passage in passages:
+        mark = rendered_mark(passage.text)
+        if mark is not None:
+            reason = f"the text holds the mark {mark} of a chat template: to learn its answers alone, with instruct, "
+            message = f"{reason}write its turns as messages (role and content)"
+            yield Finding(line, passage.field, "rendered-text", message, error=False)
 
 
 def _strings_of(fields: Mapping[str, Any], names: tuple[str, ...]) -> Iterator[Passage]:

@@ -12,7 +12,8 @@ from typing import Any, Literal, cast
 from domain_ft.corpus.checks.conversations import conversation_items
 from domain_ft.corpus.checks.copies import Copies
 from domain_ft.corpus.checks.items import Item, Rejections, example_items, tag_items, text_items
-from domain_ft.corpus.conversations.formats import FORMATS, FieldChoice, Format, recognise
+from domain_ft.corpus.conversations.formats import FieldChoice, Format, recognise, unrecognised
+from domain_ft.corpus.inputs import RECORD_ENDINGS
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers import ENDINGS, NEEDED, raw_records, reader
 from domain_ft.corpus.readers.base import BadRecords, RawRecord, read_lines, text_encoding, usual_name
@@ -26,7 +27,6 @@ from domain_ft.corpus.tasks.entity_files import TagFields, entries, file_kind, h
 from domain_ft.corpus.tasks.fields import LABEL_NAMES, ExampleFields, FieldNames
 from domain_ft.corpus.tasks.knowledge_bases import is_knowledge_base
 from domain_ft.corpus.tasks.labels import LabelRules
-from domain_ft.corpus.tasks.reading import RECORD_ENDINGS
 from domain_ft.corpus.tasks.standoff import brat_pairs, is_bioc
 from domain_ft.errors import CorpusError
 from domain_ft.quoting import listed
@@ -220,9 +220,10 @@ def _kind_of(record: Mapping[str, Any], fields: Fields) -> Kind | None:
     """What a record is for: as the fields that were named say, else by usual names."""
     if fields.label or fields.pair or is_choice(record):
         return "examples"
-    if is_annotated(record) or is_knowledge_base(record):
-        return "tags"
     chosen = recognise(record, fields.choice)
+    asks = chosen is not None and "text" not in record  # a question's `documents` are not those of BioC
+    if not asks and (is_annotated(record) or is_knowledge_base(record)):
+        return "tags"
     label = usual_name(map(str, record), LABEL_NAMES)
     labelled = label is not None
     if chosen is not None and not (chosen == "qa" and labelled and not fields.choice.answer_field):
@@ -242,12 +243,7 @@ def _format(path: Path, name: str, fields: Fields) -> Format:
     if found is None and fields.choice.format == "auto":
         first = next(_first(path, name, fields), None)
         if first is not None:
-            known = "; ".join(f"{kind}: {what}" for kind, what in FORMATS.items())
-            raise CorpusError(
-                f"it is not clear what is asked and what is answered; the fields are: {listed(first.fields)}",
-                where=name,
-                fix=f"name the fields: --prompt-field F --answer-field F; or write one of the formats ({known})",
-            )
+            raise unrecognised(first.fields, name)
     return found or "chat"
 
 
@@ -258,7 +254,9 @@ def _first(path: Path, name: str, fields: Fields) -> Iterator[RawRecord]:
 
 def _first_values(path: Path, name: str, fields: Fields) -> Iterator[Any]:
     """The first values of a file of records: objects, and of JSON lists too."""
-    if ending(path) in _JSON:
+    first = next(_first(path, name, fields), None) if ending(path) in (".jsonl", ".ndjson") else None
+    asked = first is not None and recognise(first.fields, fields.choice) is not None
+    if ending(path) in _JSON and not asked:  # a question's `documents` are no list of the file's records
         values = (value for _, value in json_values(path, name, fields.bad))
         return itertools.islice(values, _LOOKED_AT)
     return (with_spans(record.fields) for record in _first(path, name, fields))

@@ -18,10 +18,10 @@ from domain_ft.corpus.checks.private import Hit, redact
 from domain_ft.corpus.readers.base import RawRecord
 from domain_ft.corpus.tasks.annotations import ENDS, LABELS, STARTS, first_of
 from domain_ft.corpus.tasks.conll import Layout, columns_of
-from domain_ft.corpus.tasks.entities import Bounds, join_words
 from domain_ft.corpus.tasks.entity_files import TagFields
 from domain_ft.corpus.tasks.knowledge_bases import is_knowledge_base
 from domain_ft.corpus.tasks.offsets import Counting, to_characters
+from domain_ft.corpus.words import Bounds, join_words
 from domain_ft.errors import CorpusError
 
 Find = Callable[[str], Sequence[Hit]]

@@ -24,20 +24,26 @@ from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.cleaning import normalise
 from domain_ft.corpus.conversations.conversation import Conversation
 from domain_ft.corpus.conversations.faults import Fault
-from domain_ft.corpus.conversations.formats import FORMATS, FieldChoice, Format, parse, recognise, to_chat
+from domain_ft.corpus.conversations.formats import FieldChoice, Format, parse, recognise, to_chat, unrecognised
 from domain_ft.corpus.conversations.placeholders import Placeholders
 from domain_ft.corpus.corpus import hub_revision
 from domain_ft.corpus.duplicates import FAMILY, NEAR
+from domain_ft.corpus.grouping import (
+    Bools,
+    all_similar_pairs,
+    draw,
+    duplicate_groups,
+    text_fingerprints,
+    why_none_held_out,
+)
+from domain_ft.corpus.hub_splits import SPLIT_NAMES, flat, hub_splits
+from domain_ft.corpus.inputs import RECORD_ENDINGS, input_records
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, RawRecord, Reject, as_id, usual_id
 from domain_ft.corpus.readers.files import ending, stem
 from domain_ft.corpus.readers.packing import PACKED
 from domain_ft.corpus.recipes import Source
-from domain_ft.corpus.tasks.leaks import all_similar_pairs
-from domain_ft.corpus.tasks.reading import RECORD_ENDINGS, SPLIT_NAMES, flat, hub_splits, input_records
-from domain_ft.corpus.tasks.splits import Bools, draw, duplicate_groups, text_fingerprints, why_none_held_out
 from domain_ft.errors import CorpusError
-from domain_ft.quoting import listed
 from domain_ft.storage import user_path
 from domain_ft.wording import counted
 
@@ -214,7 +220,7 @@ class _Reading:
         if self.format is None:
             self.format = recognise(record.fields, self.choice, answered=self.answered)
             if self.format is None:
-                raise _unrecognised(record, name)
+                raise unrecognised(record.fields, name if record.line is None else f"{name}, line {record.line}")
         parsed = parse(record, name, self.format, self.choice, answered=self.answered)
         id_field = self.choice.id_field or (None if self.answered else usual_id(record.fields))
         blank = [name for name, value in record.fields.items() if value is None or value == ""]
@@ -238,16 +244,6 @@ class _Reading:
             return None
         key = as_id(record.fields.get(id_field)) if id_field else None
         return dataclasses.replace(parsed.conversation, key=parsed.conversation.id if key is None else key)
-
-
-def _unrecognised(record: RawRecord, name: str) -> CorpusError:
-    where = name if record.line is None else f"{name}, line {record.line}"
-    known = "; ".join(f"{kind}: {what}" for kind, what in FORMATS.items())
-    return CorpusError(
-        f"it is not clear what is asked and what is answered; the fields are: {listed(record.fields)}",
-        where=where,
-        fix=f"name the fields: --prompt-field F --answer-field F; or write one of the formats ({known})",
-    )
 
 
 def _check_ending(path: Path) -> None:

@@ -38,17 +38,7 @@ from domain_ft.corpus.tasks.annotations import (
 )
 from domain_ft.corpus.tasks.choices import label_studio_answers, whole_text_only
 from domain_ft.corpus.tasks.conll import begins_document, columns_of, conll_blocks, layout_of
-from domain_ft.corpus.tasks.entities import (
-    Bounds,
-    Scheme,
-    Span,
-    TagError,
-    TaggedText,
-    chunks,
-    join_words,
-    keep_longest,
-    recognise,
-)
+from domain_ft.corpus.tasks.entities import Scheme, Span, TagError, TaggedText, chunks, keep_longest, recognise
 from domain_ft.corpus.tasks.knowledge_bases import KnowledgeBaseError, flat_spans, is_knowledge_base, read_document
 from domain_ft.corpus.tasks.offsets import (
     COUNTED,
@@ -60,6 +50,7 @@ from domain_ft.corpus.tasks.offsets import (
     to_characters,
 )
 from domain_ft.corpus.tasks.standoff import brat_pairs, is_pubtator, read_bioc_xml, read_brat, read_pubtator
+from domain_ft.corpus.words import Bounds, join_words
 from domain_ft.errors import CorpusError, nearest
 from domain_ft.json_files import MARKING, Doubled, RepeatedKeyError, loads
 from domain_ft.quoting import listed

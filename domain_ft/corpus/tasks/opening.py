@@ -19,6 +19,7 @@ import numpy as np
 
 from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.corpus import content_key
+from domain_ft.corpus.grouping import Bools, draw, duplicate_groups, why_none_held_out
 from domain_ft.corpus.left_out import VERDICT, LeftOut
 from domain_ft.corpus.naming import name_of
 from domain_ft.corpus.readers.base import BadRecords, Reject, decode, read_bytes
@@ -26,7 +27,7 @@ from domain_ft.corpus.tasks.examples import SPLITS, Labels, TaskData
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
 from domain_ft.corpus.tasks.reading import Place
 from domain_ft.corpus.tasks.sources import TaskSource, find_places
-from domain_ft.corpus.tasks.splits import MOST_COMPARED, Bools, draw, duplicate_groups, fingerprints, why_none_held_out
+from domain_ft.corpus.tasks.splits import MOST_COMPARED, fingerprints
 from domain_ft.corpus.tasks.table import ExampleTable, tabulate
 from domain_ft.errors import CorpusError, nearest
 from domain_ft.quoting import shown

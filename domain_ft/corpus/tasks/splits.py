@@ -1,57 +1,26 @@
-"""Splits of labelled examples: no text that is held out has a copy in training, and classes keep their shares.
+"""Fingerprints of labelled examples, by which copies among them are found; those of a table are kept in the cache.
 
-The unit is the group: examples that are copies or near copies of each other, or that share a source (`group_field`).
-Groups are drawn class by class, in the order of a hash of their content, until the share is reached: no seed and no
-order of the file has a part in it.
+`grouping` says how groups of copies are found and how they are drawn.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from domain_ft.corpus.assets import Progress
-from domain_ft.corpus.cleaning import normalise
 from domain_ft.corpus.corpus import content_key
-from domain_ft.corpus.duplicates import FAMILY, PERMUTATIONS, Signatures, Signer, connected, shingles, similar_pairs
+from domain_ft.corpus.duplicates import PERMUTATIONS
+from domain_ft.corpus.grouping import DIGEST, Fingerprints, digest_texts, sign_texts, text_batches, text_fingerprints
 from domain_ft.corpus.tasks.examples import Example, Examples
-from domain_ft.corpus.tasks.table import ExampleTable, Integers
+from domain_ft.corpus.tasks.table import ExampleTable
 from domain_ft.corpus.workers import in_order
-from domain_ft.quoting import shown
 from domain_ft.storage import alone, cache_folder, new_folder
 
 MOST_COMPARED = 1_000_000
 """Examples, more than which are not compared for near copies: half a gigabyte of signatures."""
-
-_DIGEST = np.dtype([("hash", ">u8"), ("rest", ">u8")])
-_BATCH = 1_000_000  # characters that are signed at a time
-
-Digests = npt.NDArray[np.void]
-Bools = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Fingerprints:
-    """What copies of an example have in common.
-
-    Attributes:
-        digests: (examples,) of the normalised texts: equal for exact copies.
-        signatures: (examples, 128) by which near copies are found; None where there are too many examples.
-    """
-
-    digests: Digests
-    signatures: Signatures | None
-
-    def take(self, rows: Integers) -> Fingerprints:
-        """Those of some examples."""
-        return Fingerprints(self.digests[rows], None if self.signatures is None else self.signatures[rows])
 
 
 def fingerprints(examples: Examples, progress: Progress | None = None) -> Fingerprints:
@@ -67,19 +36,10 @@ def fingerprints(examples: Examples, progress: Progress | None = None) -> Finger
                 with new_folder(folder) as fresh:
                     _fingerprint(whole, fresh, signed, progress)
     found = Fingerprints(
-        np.fromfile(folder / "digests.bin", _DIGEST),
+        np.fromfile(folder / "digests.bin", DIGEST),
         np.memmap(folder / "signatures.bin", np.uint32, mode="r").reshape(-1, PERMUTATIONS) if signed else None,
     )
     return found if examples.rows is None else found.take(examples.rows)
-
-
-def text_fingerprints(texts: Iterable[str]) -> Fingerprints:
-    """The fingerprints of a few texts, made on all cores."""
-    parts = list(in_order(_signed, _text_batches(texts)))
-    return Fingerprints(
-        np.frombuffer(b"".join(digest for digest, _ in parts), _DIGEST),
-        np.frombuffer(b"".join(signature for _, signature in parts), np.uint32).reshape(-1, PERMUTATIONS),
-    )
 
 
 def labels_of(examples: Examples) -> Iterator[tuple[str, ...]]:
@@ -90,140 +50,15 @@ def labels_of(examples: Examples) -> Iterator[tuple[str, ...]]:
 def _fingerprint(table: ExampleTable, folder: Path, signed: bool, progress: Progress | None) -> None:
     done = 0
     with (folder / "digests.bin").open("wb") as digests, (folder / "signatures.bin").open("wb") as signatures:
-        work = _signed if signed else _digested
-        for digest, signature in in_order(work, _text_batches(map(content, table))):
+        work = sign_texts if signed else digest_texts
+        for digest, signature in in_order(work, text_batches(map(content, table))):
             digests.write(digest)
             signatures.write(signature)
-            done += len(digest) // _DIGEST.itemsize
+            done += len(digest) // DIGEST.itemsize
             if progress:
                 progress("looking for copies", done, len(table))
-
-
-def _text_batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    waiting = 0
-    for text in texts:
-        batch.append(text)
-        waiting += len(text)
-        if waiting >= _BATCH:
-            yield batch
-            batch, waiting = [], 0
-    if batch:
-        yield batch
 
 
 def content(example: Example) -> str:
     """All that a model reads of an example, as one text."""
     return example.text if example.pair is None else f"{example.text}\n{example.pair}"
-
-
-def _signed(texts: list[str]) -> tuple[bytes, bytes]:
-    signer = Signer()
-    essences = list(map(normalise, texts))
-    return _digest(essences), b"".join(signer.sign(shingles(essence)).tobytes() for essence in essences)
-
-
-def _digested(texts: list[str]) -> tuple[bytes, bytes]:
-    return _digest(map(normalise, texts)), b""
-
-
-def _digest(essences: Sequence[str] | Iterator[str]) -> bytes:
-    return b"".join(hashlib.blake2b(essence.encode("utf-8"), digest_size=16).digest() for essence in essences)
-
-
-def duplicate_groups(prints: Fingerprints, *names: Sequence[str], similarity: float | None = FAMILY) -> Integers:
-    """(examples,) the group of each, from 0: copies, near copies and examples of one name are joined.
-
-    Args:
-        prints: of the examples.
-        names: each (examples,), such as the values of a group field; empty where an example has none, or all of it.
-        similarity: from which on texts are near copies; None for copies alone.
-    """
-    count = len(prints.digests)
-    _, first, copy_of = np.unique(prints.digests, return_index=True, return_inverse=True)
-    pairs: list[Integers] = [np.stack([first[copy_of], np.arange(count)], axis=1)]
-    if prints.signatures is not None and similarity is not None:
-        similar, _ = similar_pairs(np.asarray(prints.signatures[first]), similarity)
-        pairs.append(first[similar])
-    same: list[tuple[int, int]] = []
-    for own in names:
-        seen: dict[str, int] = {}
-        same += [(seen.setdefault(name, row), row) for row, name in enumerate(own) if name]
-    return connected(count, itertools.chain(map(tuple, np.concatenate(pairs).tolist()), same))
-
-
-def why_none_held_out(groups: Integers, labels: Sequence[tuple[str, ...]], fraction: float) -> str:
-    """Why `draw` of the same values held out nothing, in a sentence.
-
-    >>> why_none_held_out(np.zeros(29, np.int64), [("a",)] * 29, 0.1)
-    'all 29 are copies or near copies of each other, or share a source: one group, which is not parted'
-    """
-    sizes = np.bincount(np.unique(groups, return_inverse=True)[1]) if len(groups) else np.zeros(0, np.int64)
-    if len(sizes) == 1:
-        alike = "there is one alone" if len(groups) == 1 else f"all {len(groups):,} are copies or near copies of each "
-        return alike if len(groups) == 1 else f"{alike}other, or share a source: one group, which is not parted"
-    limit = max(fraction * len(groups), 1)
-    parted = f"they are {len(sizes):,} groups of copies, near copies and texts of one source, which are not parted"
-    if sizes.min() > limit:
-        return f"{parted}, and each is larger than the share of {fraction:.0%}: the smallest has {sizes.min():,}"
-    holders: dict[str, set[int]] = defaultdict(set)
-    for group, own in zip(groups.tolist(), labels, strict=True):
-        for label in own:
-            holders[label].add(group)
-    single = sorted(label for label, its_groups in holders.items() if len(its_groups) == 1)
-    if single:
-        few = f"{len(single):,} of the {len(holders):,} classes have one group alone"
-        return f"{parted}; {few}, such as '{shown(single[0])}', and every class keeps one to learn from"
-    return f"{parted}, and every class would lose its last group"
-
-
-def draw(groups: Integers, hashes: npt.ArrayLike, labels: Sequence[tuple[str, ...]], fraction: float) -> Bools:
-    """(examples,) True for those that are held out: whole groups, the same share of every class.
-
-    A class of which all examples are in one group is not held out; nor is a group larger than the share asked for of
-    all examples, nor the last group of any label.
-
-    Args:
-        groups: (examples,) the number of the group of each.
-        hashes: (examples,) a 64-bit hash of each one's content.
-        labels: (examples,) of each.
-        fraction: the share to hold out.
-    """
-    groups = np.unique(groups, return_inverse=True)[1].astype(np.int64)
-    count = int(groups.max()) + 1 if len(groups) else 0
-    sizes = np.bincount(groups, minlength=count)
-    keys = np.full(count, 2**64 - 1, dtype=np.uint64)
-    np.minimum.at(keys, groups, np.asarray(hashes, dtype=np.uint64))
-    frequency = Counter(itertools.chain.from_iterable(labels))
-    holders: dict[str, set[int]] = defaultdict(set)  # the groups in which a label occurs
-    stratum_of: list[Counter[str]] = [Counter() for _ in range(count)]
-    for group, own in zip(groups.tolist(), labels, strict=True):
-        for label in own:
-            holders[label].add(group)
-        # Of several labels the rarest, since the common ones are in every part anyway.
-        stratum_of[group][min(own, key=lambda label: (frequency[label], label)) if own else ""] += 1
-    strata: dict[str, list[int]] = defaultdict(list)
-    for group, counter in enumerate(stratum_of):
-        strata[min(counter, key=lambda label: (-counter[label], label))].append(group)
-    left = {label: len(its_groups) for label, its_groups in holders.items()}
-    of_group: list[set[str]] = [set() for _ in range(count)]
-    for label, its_groups in holders.items():
-        for group in its_groups:
-            of_group[group].add(label)
-    limit = max(fraction * len(labels), 1)
-    held = np.zeros(count, dtype=bool)
-    owed = 0.0
-    for stratum in sorted(strata, key=lambda name: (len(strata[name]), name)):
-        members = sorted(strata[stratum], key=lambda group: (int(keys[group]), group))
-        # What a class is short of, or has too many, the next one makes up for: by one group's worth at most, so that
-        # many tiny classes together get their share and none is taken from much more than its own.
-        owed = min(max(owed, -1.0), 1.0) + fraction * int(sizes[members].sum())
-        for group in members:
-            size = int(sizes[group])
-            if owed - size / 2 < 0 or size > limit or any(left[label] < 2 for label in of_group[group]):
-                continue
-            held[group] = True
-            owed -= size
-            for label in of_group[group]:
-                left[label] -= 1
-    return held[groups]

@@ -19,6 +19,7 @@ import pyarrow as pa
 from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.corpus import content_key
 from domain_ft.corpus.disk import disk_errors
+from domain_ft.corpus.grouping import Integers
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject
 from domain_ft.corpus.readers.encodings import canonical
 from domain_ft.corpus.tasks.examples import Example
@@ -28,7 +29,6 @@ from domain_ft.storage import alone, cache_folder, new_folder, write_json
 # Raise this with every change to reading or cleaning: what older code wrote is then left alone.
 VERSION = 4
 
-Integers = npt.NDArray[np.int64]
 
 _SCHEMA = pa.schema(
     [

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from domain_ft.corpus.hub_splits import SPLIT_NAMES
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.naming import name_of
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject
@@ -21,7 +22,6 @@ from domain_ft.corpus.tasks.annotations import Plain
 from domain_ft.corpus.tasks.entities import SPELLED, Scheme, TaggedText, TaggingData, alike
 from domain_ft.corpus.tasks.entity_files import Entry, TagFields, named_classes, read_tagged, read_tagged_records
 from domain_ft.corpus.tasks.examples import SPLITS, Example, Labels, TaskData
-from domain_ft.corpus.tasks.reading import SPLIT_NAMES
 from domain_ft.corpus.tasks.standoff import brat_pairs
 from domain_ft.errors import CorpusError
 
