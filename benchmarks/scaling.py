@@ -102,12 +102,12 @@ def measure(wanted: Measurement) -> dict[str, Any]:
     """Train; the first step is not counted."""
     import flops
 
-    from domain_ft.settings import AdaptSettings
     from domain_ft.training.loop import train
     from domain_ft.training.progress import ProgressDisplay
-    from domain_ft.verbs.adapt import set_up
-    from domain_ft.verbs.machine import choose_machine
-    from domain_ft.verbs.text_runs import add_trainable
+    from domain_ft.verbs.adapt.prepare import set_up
+    from domain_ft.verbs.adapt.settings import AdaptSettings
+    from domain_ft.verbs.shared.machine import choose_machine
+    from domain_ft.verbs.shared.text_runs import add_trainable
 
     settings = AdaptSettings(
         corpus=wanted.corpus,

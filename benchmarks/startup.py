@@ -42,9 +42,10 @@ def adapt_until_first_step(measured: bool) -> None:
 
     `measured`: the base's scores may come from the cache.
     """
-    from domain_ft.settings import AdaptSettings
     from domain_ft.training import loop
-    from domain_ft.verbs import adapt
+    from domain_ft.verbs.adapt import run as adapt
+    from domain_ft.verbs.adapt import run as adapt_run
+    from domain_ft.verbs.adapt.settings import AdaptSettings
 
     def leave(*_: Any) -> None:
         _print_now()
@@ -54,7 +55,7 @@ def adapt_until_first_step(measured: bool) -> None:
         patches.enter_context(mock.patch.object(loop._Trainer, "take", leave))
         if not measured:
             patches.enter_context(mock.patch.object(adapt, "_base_scores", lambda *_: None))
-        adapt.adapt(AdaptSettings(corpus=CORPUS, model=MODEL, output=Path(folder) / "run", quiet=True))
+        adapt_run.adapt(AdaptSettings(corpus=CORPUS, model=MODEL, output=Path(folder) / "run", quiet=True))
 
 
 def peer_until_first_step(rows: Path) -> None:

@@ -147,13 +147,13 @@ def measure(job: Job, side: Side, steps: int, seed: int, rows: Path, scores: Pat
     import torch
 
     from domain_ft.models.peft_format import load_adapter
-    from domain_ft.settings import AdaptSettings
     from domain_ft.training.loop import peak_memory_bytes
     from domain_ft.training.progress import ProgressDisplay
-    from domain_ft.verbs.adapt import set_up
-    from domain_ft.verbs.language_model import score_held_out
-    from domain_ft.verbs.machine import choose_machine
-    from domain_ft.verbs.text_runs import add_trainable
+    from domain_ft.verbs.adapt.prepare import set_up
+    from domain_ft.verbs.adapt.settings import AdaptSettings
+    from domain_ft.verbs.shared.language_model import score_held_out
+    from domain_ft.verbs.shared.machine import choose_machine
+    from domain_ft.verbs.shared.text_runs import add_trainable
 
     settings = AdaptSettings(
         corpus=job.corpus,

@@ -17,27 +17,25 @@ if TYPE_CHECKING:
     from domain_ft.corpus.corpus import open_corpus
     from domain_ft.errors import SettingsError, UserError
     from domain_ft.models.base import load
-    from domain_ft.settings import (
-        AdaptSettings,
-        ClassifySettings,
-        CompareSettings,
-        EstimateSettings,
-        EvaluateSettings,
-        ExportSettings,
-        GenerateSettings,
-        InstructSettings,
-        PredictSettings,
-        TagSettings,
-    )
-    from domain_ft.verbs.adapt import adapt
-    from domain_ft.verbs.classify import classify
-    from domain_ft.verbs.compare import compare
-    from domain_ft.verbs.evaluate import evaluate
-    from domain_ft.verbs.export import export
-    from domain_ft.verbs.generate import generate
-    from domain_ft.verbs.instruct import instruct
-    from domain_ft.verbs.predict import predict
-    from domain_ft.verbs.tag import tag
+    from domain_ft.verbs.adapt.run import adapt
+    from domain_ft.verbs.adapt.settings import AdaptSettings
+    from domain_ft.verbs.classify.run import classify
+    from domain_ft.verbs.classify.settings import ClassifySettings
+    from domain_ft.verbs.compare.run import compare
+    from domain_ft.verbs.compare.settings import CompareSettings
+    from domain_ft.verbs.data.settings import EstimateSettings
+    from domain_ft.verbs.evaluate.run import evaluate
+    from domain_ft.verbs.evaluate.settings import EvaluateSettings
+    from domain_ft.verbs.export.run import export
+    from domain_ft.verbs.export.settings import ExportSettings
+    from domain_ft.verbs.generate.run import generate
+    from domain_ft.verbs.generate.settings import GenerateSettings
+    from domain_ft.verbs.instruct.run import instruct
+    from domain_ft.verbs.instruct.settings import InstructSettings
+    from domain_ft.verbs.predict.run import predict
+    from domain_ft.verbs.predict.settings import PredictSettings
+    from domain_ft.verbs.tag.run import tag
+    from domain_ft.verbs.tag.settings import TagSettings
 
 __version__ = "0.1.0"
 __all__ = [
@@ -67,29 +65,29 @@ __all__ = [
 ]
 
 _MODULES = {
-    "AdaptSettings": "settings",
-    "ClassifySettings": "settings",
-    "CompareSettings": "settings",
-    "EstimateSettings": "settings",
-    "EvaluateSettings": "settings",
-    "ExportSettings": "settings",
-    "GenerateSettings": "settings",
-    "InstructSettings": "settings",
-    "PredictSettings": "settings",
+    "AdaptSettings": "verbs.adapt.settings",
+    "ClassifySettings": "verbs.classify.settings",
+    "CompareSettings": "verbs.compare.settings",
+    "EstimateSettings": "verbs.data.settings",
+    "EvaluateSettings": "verbs.evaluate.settings",
+    "ExportSettings": "verbs.export.settings",
+    "GenerateSettings": "verbs.generate.settings",
+    "InstructSettings": "verbs.instruct.settings",
+    "PredictSettings": "verbs.predict.settings",
     "SettingsError": "errors",
-    "TagSettings": "settings",
+    "TagSettings": "verbs.tag.settings",
     "UserError": "errors",
-    "adapt": "verbs.adapt",
-    "classify": "verbs.classify",
-    "compare": "verbs.compare",
-    "evaluate": "verbs.evaluate",
-    "export": "verbs.export",
-    "generate": "verbs.generate",
-    "instruct": "verbs.instruct",
+    "adapt": "verbs.adapt.run",
+    "classify": "verbs.classify.run",
+    "compare": "verbs.compare.run",
+    "evaluate": "verbs.evaluate.run",
+    "export": "verbs.export.run",
+    "generate": "verbs.generate.run",
+    "instruct": "verbs.instruct.run",
     "load": "models.base",
     "open_corpus": "corpus.corpus",
-    "predict": "verbs.predict",
-    "tag": "verbs.tag",
+    "predict": "verbs.predict.run",
+    "tag": "verbs.tag.run",
 }
 
 

@@ -32,10 +32,30 @@ from typing import Annotated, Any, Literal, TextIO
 from cyclopts import App, Group, Parameter
 from cyclopts.exceptions import CycloptsError, UnknownCommandError
 
-from domain_ft import __version__, checking, settings
+from domain_ft import __version__, checking
 from domain_ft.errors import SettingsError, UserError, nearest
 from domain_ft.hints import fitted
 from domain_ft.terminal_text import printable
+from domain_ft.verbs.adapt.settings import AdaptSettings
+from domain_ft.verbs.bench.settings import BenchSettings
+from domain_ft.verbs.classify.settings import ClassifySettings
+from domain_ft.verbs.compare.settings import CompareSettings
+from domain_ft.verbs.data.settings import (
+    DataCheckSettings,
+    DataListSettings,
+    DataMixSettings,
+    DataPullSettings,
+    DataSampleSettings,
+    DataShowSettings,
+    DataSplitSettings,
+    EstimateSettings,
+)
+from domain_ft.verbs.evaluate.settings import EvaluateSettings
+from domain_ft.verbs.export.settings import ExportSettings
+from domain_ft.verbs.generate.settings import GenerateSettings
+from domain_ft.verbs.instruct.settings import InstructSettings
+from domain_ft.verbs.predict.settings import PredictSettings
+from domain_ft.verbs.tag.settings import TagSettings
 
 HELP = """Adapt a small language model to a field, and measure what it gained and what it forgot.
 
@@ -56,24 +76,24 @@ class Verb:
 
 
 VERBS = (
-    Verb(("adapt",), settings.AdaptSettings, "adapt"),
-    Verb(("classify",), settings.ClassifySettings, "classify"),
-    Verb(("tag",), settings.TagSettings, "tag"),
-    Verb(("instruct",), settings.InstructSettings, "instruct"),
-    Verb(("predict",), settings.PredictSettings, "predict"),
-    Verb(("generate",), settings.GenerateSettings, "generate"),
-    Verb(("evaluate",), settings.EvaluateSettings, "evaluate"),
-    Verb(("compare",), settings.CompareSettings, "compare"),
-    Verb(("export",), settings.ExportSettings, "export"),
-    Verb(("data", "list"), settings.DataListSettings, "data"),
-    Verb(("data", "show"), settings.DataShowSettings, "data"),
-    Verb(("data", "pull"), settings.DataPullSettings, "data"),
-    Verb(("data", "check"), settings.DataCheckSettings, "data_check", fails_on="errors"),
-    Verb(("data", "estimate"), settings.EstimateSettings, "estimate"),
-    Verb(("data", "sample"), settings.DataSampleSettings, "data_sample"),
-    Verb(("data", "split"), settings.DataSplitSettings, "data_split"),
-    Verb(("data", "mix"), settings.DataMixSettings, "data_mix"),
-    Verb(("bench",), settings.BenchSettings, "bench", passes_on=True),
+    Verb(("adapt",), AdaptSettings, "adapt.run"),
+    Verb(("classify",), ClassifySettings, "classify.run"),
+    Verb(("tag",), TagSettings, "tag.run"),
+    Verb(("instruct",), InstructSettings, "instruct.run"),
+    Verb(("predict",), PredictSettings, "predict.run"),
+    Verb(("generate",), GenerateSettings, "generate.run"),
+    Verb(("evaluate",), EvaluateSettings, "evaluate.run"),
+    Verb(("compare",), CompareSettings, "compare.run"),
+    Verb(("export",), ExportSettings, "export.run"),
+    Verb(("data", "list"), DataListSettings, "data.list"),
+    Verb(("data", "show"), DataShowSettings, "data.show"),
+    Verb(("data", "pull"), DataPullSettings, "data.pull"),
+    Verb(("data", "check"), DataCheckSettings, "data.check", fails_on="errors"),
+    Verb(("data", "estimate"), EstimateSettings, "data.estimate"),
+    Verb(("data", "sample"), DataSampleSettings, "data.sample"),
+    Verb(("data", "split"), DataSplitSettings, "data.split"),
+    Verb(("data", "mix"), DataMixSettings, "data.mix"),
+    Verb(("bench",), BenchSettings, "bench.run", passes_on=True),
 )
 
 

@@ -25,7 +25,7 @@ from problems import Implementation, Tensors, problems
 from roofline import CHIPS, predict
 from traffic import Total, total
 
-from domain_ft.verbs.bench import program_of
+from domain_ft.verbs.bench.run import program_of
 
 KERNELS = Path(__file__).parents[1] / "benchmarks" / "kernels"
 BERT, GPT2 = model("BERT-base"), model("GPT-2")

@@ -22,7 +22,9 @@ from hypothesis import strategies as st
 from domain_ft import cli
 from domain_ft.checking import Settings
 from domain_ft.errors import CorpusError
-from domain_ft.settings import AdaptSettings, BenchSettings, EvaluateSettings
+from domain_ft.verbs.adapt.settings import AdaptSettings
+from domain_ft.verbs.bench.settings import BenchSettings
+from domain_ft.verbs.evaluate.settings import EvaluateSettings
 
 Verb = Callable[[Any], Any]
 

@@ -136,7 +136,7 @@ def test_bad_files_are_answered_with_options_that_the_verb_has(
 def test_the_stream_verbs_do_not_name_what_only_training_has(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from domain_ft.verbs.streams import bad_records
+    from domain_ft.verbs.shared.streams import bad_records
 
     bad = bad_records(None, advice="have such records listed: --rejects F")
     with pytest.raises(RecordError) as caught:

@@ -66,7 +66,7 @@ def test_compare_imports_no_model_library() -> None:
 
 def test_what_adapt_needs_before_its_first_step_is_all_that_it_imports() -> None:
     """What only the report, a hub's data set or another corpus's reader needs is imported there."""
-    found = imported_by("import domain_ft.verbs.adapt, domain_ft.training.loop")
+    found = imported_by("import domain_ft.verbs.adapt.run, domain_ft.training.loop")
     assert {"torch", "transformers"} <= found
     assert found.isdisjoint({"matplotlib", "datasets", "pandas"})
 
@@ -91,7 +91,11 @@ WALLS = {
     "objectives": ("domain_ft.corpus.corpus", "domain_ft.training", "domain_ft.verbs", "domain_ft.report"),
     "models": ("domain_ft.training", "domain_ft.objectives", "domain_ft.verbs", "domain_ft.report"),
     "training": ("domain_ft.verbs", "domain_ft.report"),
+    "report": ("domain_ft.verbs", "domain_ft.training"),
 }
+
+ESTIMATES = "verbs/data/estimate"
+"""`data estimate` prepares the run of another verb, to say what it costs. No other verb knows another's code."""
 
 
 def imports_of(path: Path) -> set[str]:
@@ -116,6 +120,24 @@ def test_the_walls_stand() -> None:
             f"{path.relative_to(PACKAGE)} imports {name}"
             for name in imports_of(path)
             if any(name == wall or name.startswith(f"{wall}.") for wall in forbidden)
+        ]
+    assert breaches == []
+
+
+def test_no_verb_knows_another() -> None:
+    """A verb's folder imports its own code and what verbs share; of another verb only the settings."""
+    verbs = {path.name for path in (PACKAGE / "verbs").iterdir() if path.is_dir()} - {"shared", "__pycache__"}
+    breaches = []
+    for path in (PACKAGE / "verbs").rglob("*.py"):
+        if str(path.relative_to(PACKAGE)).startswith(ESTIMATES):
+            continue
+        own = path.relative_to(PACKAGE / "verbs").parts[0]
+        foreign = [f"domain_ft.verbs.{verb}" for verb in sorted(verbs - {own})]
+        breaches += [
+            f"{path.relative_to(PACKAGE)} imports {name}"
+            for name in sorted(imports_of(path))
+            for wall in foreign
+            if name.startswith(f"{wall}.") and not name.startswith(f"{wall}.settings")
         ]
     assert breaches == []
 

@@ -15,7 +15,10 @@ from domain_ft import checking
 from domain_ft.checking import Given
 from domain_ft.cli import VERBS
 from domain_ft.errors import SettingsError
-from domain_ft.settings import AdaptSettings, BenchSettings, EvaluateSettings, ExportSettings
+from domain_ft.verbs.adapt.settings import AdaptSettings
+from domain_ft.verbs.bench.settings import BenchSettings
+from domain_ft.verbs.evaluate.settings import EvaluateSettings
+from domain_ft.verbs.export.settings import ExportSettings
 
 ALL = [verb.settings for verb in VERBS]
 

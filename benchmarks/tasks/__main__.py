@@ -183,7 +183,7 @@ def scores(args: argparse.Namespace) -> dict[str, Any]:
 def adapted_model(name: str, work: Path) -> str:
     """The run folder of MODEL adapted to a field's text, without what the test examples are copies of."""
     import domain_ft
-    from domain_ft.settings import AdaptSettings
+    from domain_ft.verbs.adapt.settings import AdaptSettings
 
     run = work / f"adapted-{name}"
     if not (run / "result.json").is_file():
@@ -240,7 +240,7 @@ def write_text_without_tests(name: str, path: Path) -> int:
 def classify_run(plan: Plan, method: str, base: str, model: str, args: argparse.Namespace) -> Path:
     """The run folder of `domain-ft classify` on a plan."""
     import domain_ft
-    from domain_ft.settings import ClassifySettings
+    from domain_ft.verbs.classify.settings import ClassifySettings
 
     run: Path = args.work / f"{plan.task.replace('/', '-')}-{method}-{base.replace(' ', '-')}"
     if not (run / "result.json").is_file():
@@ -435,7 +435,7 @@ def prepared_classes(options: dict[str, str]) -> tuple[dict[str, Any], Judge, di
     from domain_ft.evaluation.baselines import majority, tfidf_svm
     from domain_ft.evaluation.classification import point_scores
     from domain_ft.evaluation.predictions import Predictions
-    from domain_ft.settings import ClassifySettings
+    from domain_ft.verbs.classify.settings import ClassifySettings
 
     data = open_task(TaskSource.of(ClassifySettings(**options)))
     labels, splits = data.labels, data.splits

@@ -16,8 +16,8 @@ from domain_ft.corpus.readers.base import BadRecords
 from domain_ft.corpus.tasks.entity_files import TagFields, read_tagged
 from domain_ft.corpus.tasks.tagging import TaggingSource, open_tagging
 from domain_ft.errors import CorpusError
-from domain_ft.settings import DataSplitSettings
-from domain_ft.verbs.data_split import split
+from domain_ft.verbs.data.settings import DataSplitSettings
+from domain_ft.verbs.data.split import split
 
 FLU = [("Bad flu", ["flu Disease"]), ("No", [])]
 

@@ -10,8 +10,12 @@ from hypothesis import strategies as st
 
 from domain_ft.corpus.corpus import open_corpus
 from domain_ft.corpus.naming import name_of
-from domain_ft.settings import ClassifySettings, InstructSettings, TagSettings
-from domain_ft.verbs import classify, instruct, tag
+from domain_ft.verbs.classify import run as classify_run
+from domain_ft.verbs.classify.settings import ClassifySettings
+from domain_ft.verbs.instruct import run as instruct_run
+from domain_ft.verbs.instruct.settings import InstructSettings
+from domain_ft.verbs.tag import run as tag_run
+from domain_ft.verbs.tag.settings import TagSettings
 
 
 @pytest.mark.parametrize(
@@ -56,11 +60,11 @@ def test_there_is_always_a_name(given: str) -> None:
 
 
 def test_every_verb_names_its_run_folder_so() -> None:
-    assert classify.output_folder(ClassifySettings(train="mails/train.csv")) == Path("runs/mails-train-minilm")
-    assert tag.output_folder(TagSettings(train="notes/train.conll")) == Path("runs/notes-train-minilm")
-    assert tag.output_folder(TagSettings(train="train.conll")) == Path("runs/train-minilm")
-    assert instruct.output_folder(InstructSettings(data="v1.2/chat.v2.jsonl")) == Path("runs/chat.v2-smollm2")
-    assert instruct.output_folder(InstructSettings(data="chat.jsonl", model="a/m")) == Path("runs/chat-a-m")
+    assert classify_run.output_folder(ClassifySettings(train="mails/train.csv")) == Path("runs/mails-train-minilm")
+    assert tag_run.output_folder(TagSettings(train="notes/train.conll")) == Path("runs/notes-train-minilm")
+    assert tag_run.output_folder(TagSettings(train="train.conll")) == Path("runs/train-minilm")
+    assert instruct_run.output_folder(InstructSettings(data="v1.2/chat.v2.jsonl")) == Path("runs/chat.v2-smollm2")
+    assert instruct_run.output_folder(InstructSettings(data="chat.jsonl", model="a/m")) == Path("runs/chat-a-m")
 
 
 def test_a_language_that_is_not_known_is_not_shown(tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from domain_ft.models.probe import STRENGTHS, Probe, fit_probe
 from domain_ft.models.task_facts import TASK_NAME
 from domain_ft.models.task_model import load_task_model, load_task_run
 from domain_ft.randomness import generator
-from domain_ft.settings import ExportSettings
-from domain_ft.verbs.export import export
+from domain_ft.verbs.export.run import export
+from domain_ft.verbs.export.settings import ExportSettings
 
 LABELS = Labels(("law", "medicine", "animals"))
 SEVERAL = Labels(("a", "b", "c"), several=True)

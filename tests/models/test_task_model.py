@@ -28,8 +28,8 @@ from domain_ft.models.targets import head_modules
 from domain_ft.models.task_facts import TASK_NAME
 from domain_ft.models.task_model import TaskModel, load_task_model, load_task_run, reset_head
 from domain_ft.models.task_passes import TaskTokens
-from domain_ft.settings import ExportSettings
-from domain_ft.verbs.export import export
+from domain_ft.verbs.export.run import export
+from domain_ft.verbs.export.settings import ExportSettings
 
 LABELS = Labels(("law", "medicine", "animals"))
 LENGTHS = (5, 5, 40, 17, 1, 17)

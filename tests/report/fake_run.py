@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from domain_ft.report.data import AdaptReport, BaseFacts, CorpusFacts, EvaluationReport, ModelScores
+from domain_ft.verbs.adapt.report import AdaptReport
+from domain_ft.verbs.evaluate.report import EvaluationReport, ModelScores
+from domain_ft.verbs.shared.facts import BaseFacts, CorpusFacts
 
 
 def losses(loss: float, tokens: int = 6_144) -> dict[str, Any]:

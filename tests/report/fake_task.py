@@ -14,8 +14,8 @@ from domain_ft.evaluation.baselines import Baseline, baseline_facts
 from domain_ft.evaluation.calibration import calibrate, calibration_facts
 from domain_ft.evaluation.classification import classification_metrics, seed_metrics
 from domain_ft.evaluation.predictions import Predictions
-from domain_ft.report.data import BaseFacts
-from domain_ft.report.task_data import ClassifyReport
+from domain_ft.verbs.classify.report import ClassifyReport
+from domain_ft.verbs.shared.facts import BaseFacts
 
 RESAMPLES = 200
 SECTIONS = (

@@ -20,9 +20,14 @@ from rich.console import Console
 from test_pages import EVIL, Elements
 from tiny_models import save_tiny, tiny_model
 
-from domain_ft.report import card, html, instruct_plots, instruct_words, plots, terminal
-from domain_ft.report.data import BaseFacts, CorpusFacts
-from domain_ft.report.instruct_data import AnswerPair, ConversationFacts, InstructReport
+from domain_ft.verbs.instruct import card as instruct_card
+from domain_ft.verbs.instruct import page as instruct_page
+from domain_ft.verbs.instruct import plots as instruct_plots
+from domain_ft.verbs.instruct import terminal as instruct_terminal
+from domain_ft.verbs.instruct import words as instruct_words
+from domain_ft.verbs.instruct.report import AnswerPair, ConversationFacts, InstructReport
+from domain_ft.verbs.shared import loss_plots
+from domain_ft.verbs.shared.facts import BaseFacts, CorpusFacts
 
 
 def evil_report() -> InstructReport:
@@ -40,7 +45,7 @@ def evil_report() -> InstructReport:
 
 def printed(report: InstructReport, width: int = 80) -> str:
     file = io.StringIO()
-    terminal.print_instruct(report, Console(file=file, width=width))
+    instruct_terminal.print_instruct(report, Console(file=file, width=width))
     return file.getvalue()
 
 
@@ -51,7 +56,7 @@ REPORTS = {
     "evil": evil_report(),
     "full": instruct_report(settings={"method": "full"}),
 }
-PAGES = {name: html.render_instruct(report) for name, report in REPORTS.items()}
+PAGES = {name: instruct_page.render_instruct(report) for name, report in REPORTS.items()}
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -74,7 +79,7 @@ def test_foreign_text_is_shown_as_it_is() -> None:
     elements = Elements(PAGES["evil"])
     assert "<script" not in PAGES["evil"]
     assert sum(text.strip() == EVIL for text in elements.text) >= 4 * len(LONG)
-    text = ModelCard(card.render_instruct(evil_report())).text
+    text = ModelCard(instruct_card.render_instruct(evil_report())).text
     assert "<script" not in re.sub(r"```python.*?\n```", "", text, flags=re.DOTALL)
 
 
@@ -94,7 +99,7 @@ def test_a_prompt_stands_beside_its_reference_and_both_answers() -> None:
 
 def test_texts_go_as_far_as_there_is_room() -> None:
     long = AnswerPair("x", "start " + "prompt " * 1000 + "end", "r " * 5000, "b", "a")
-    page = html.render_instruct(instruct_report(answers=(long,) * 60))
+    page = instruct_page.render_instruct(instruct_report(answers=(long,) * 60))
     assert page.count("<article") == instruct_words.MOST_SHOWN
     assert "The first 50 of 60 prompts." in page
     (asked, *_) = re.findall(r"<blockquote[^>]*>(.*?)</blockquote>", page, flags=re.DOTALL)
@@ -111,9 +116,14 @@ def test_no_text_of_the_data_is_shown_where_none_may_be() -> None:
     )
     texts = ("ASKED-4711", "REFERENCE-4712", "BEFORE-4713", "AFTER-4714", "SECRET")
     open_report = instruct_report(pairs)
-    assert all(text in html.render_instruct(open_report) for text in texts[:-1])
+    assert all(text in instruct_page.render_instruct(open_report) for text in texts[:-1])
     silent = dataclasses.replace(open_report, answers=())
-    shown = html.render_instruct(silent) + card.render_instruct(silent) + printed(silent) + json.dumps(silent.result)
+    shown = (
+        instruct_page.render_instruct(silent)
+        + instruct_card.render_instruct(silent)
+        + printed(silent)
+        + json.dumps(silent.result)
+    )
     assert "Prompts, with both" not in shown
     assert not [text for text in texts if text in shown]
 
@@ -134,10 +144,10 @@ def test_scores_fit_the_length_of_the_references() -> None:
     """Exact match says nothing of paragraphs, and ROUGE-L little of a yes."""
     assert instruct_words.likeness_metrics(REPORTS["short"]) == ("exact_match", "token_f1")
     assert instruct_words.likeness_metrics(REPORTS["long"]) == ("rouge_l", "chrf")
-    for shown in (PAGES["short"], card.render_instruct(REPORTS["short"]), printed(REPORTS["short"])):
+    for shown in (PAGES["short"], instruct_card.render_instruct(REPORTS["short"]), printed(REPORTS["short"])):
         assert "exact match" in shown
         assert "ROUGE" not in shown
-    for shown in (PAGES["long"], card.render_instruct(REPORTS["long"]), printed(REPORTS["long"])):
+    for shown in (PAGES["long"], instruct_card.render_instruct(REPORTS["long"]), printed(REPORTS["long"])):
         assert "ROUGE-L" in shown
         assert "exact match" not in shown
 
@@ -177,7 +187,7 @@ def test_few_examples_are_flagged_and_counted_in_the_singular() -> None:
     for said in ("Too few examples", "too few for an interval, 1 example)", "Only 1 example of", "nothing is shown"):
         assert said in text
     assert "There are only 4 independent test prompts: too few" in " ".join(instruct_words.findings(REPORTS["long"]))
-    assert "no interval" in html.render_instruct(report) + card.render_instruct(report)
+    assert "no interval" in instruct_page.render_instruct(report) + instruct_card.render_instruct(report)
 
 
 def test_how_many_answers_ended_is_counted() -> None:
@@ -219,7 +229,7 @@ def test_a_change_goes_as_far_as_its_interval(
 @pytest.mark.parametrize("name", REPORTS)
 def test_the_card_is_what_hugging_face_reads(name: str) -> None:
     report = REPORTS[name]
-    data: Any = ModelCard(card.render_instruct(report)).data
+    data: Any = ModelCard(instruct_card.render_instruct(report)).data
     assert data.pipeline_tag == "text-generation"
     assert data.library_name == ("transformers" if name == "full" else "peft")
     assert "instruction-tuning" in data.tags
@@ -241,11 +251,11 @@ def test_the_table_fits_the_terminal(name: str, width: int) -> None:
 
 def test_figures_are_svg_with_letters_and_the_same_each_time() -> None:
     report = instruct_report(data=dataclasses.replace(facts(), name="医療相談 <&> $a$"))
-    for draw in (instruct_plots.answer_changes, plots.before_after, plots.loss_curve):
+    for draw in (instruct_plots.answer_changes, loss_plots.before_after, loss_plots.loss_curve):
         root = ElementTree.fromstring(draw(report))
         assert root.get("aria-label")
         assert draw(report) == draw(report)
-    assert "医療相談" in plots.before_after(report)
+    assert "医療相談" in loss_plots.before_after(report)
     assert "ROUGE-L" in instruct_plots.answer_changes(report)
 
 

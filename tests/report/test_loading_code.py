@@ -11,8 +11,8 @@ from fake_run import adapt_report
 from peft import LoraConfig, get_peft_model
 from tiny_models import save_tiny, tiny_model
 
-from domain_ft.report import words
-from domain_ft.report.data import BaseFacts
+from domain_ft.verbs.adapt import words as adapt_words
+from domain_ft.verbs.shared.facts import BaseFacts
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft 0.21 calls it
@@ -30,7 +30,7 @@ def test_the_shown_code_loads_the_adapter(
     )
     monkeypatch.chdir(run)
     names: dict[str, Any] = {}
-    exec(words.loading_code(report), names)
+    exec(adapt_words.loading_code(report), names)
     ids = torch.tensor([[3, 5, 8, 9]])
     with torch.no_grad():
         torch.testing.assert_close(names["model"].eval()(input_ids=ids).logits, adapted(input_ids=ids).logits)
@@ -38,13 +38,13 @@ def test_the_shown_code_loads_the_adapter(
 
 
 def test_an_embedded_base_is_found_by_its_name() -> None:
-    code = words.loading_code(adapt_report())
+    code = adapt_words.loading_code(adapt_report())
     assert "embedded.resolve('minilm')" in code
     assert "/somewhere" not in code
     compile(code, "card", "exec")
 
 
 def test_a_model_trained_whole_needs_no_adapter() -> None:
-    code = words.loading_code(adapt_report(settings={"method": "full"}))
+    code = adapt_words.loading_code(adapt_report(settings={"method": "full"}))
     assert "peft" not in code
     assert 'from_pretrained("model")' in code

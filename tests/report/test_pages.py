@@ -15,8 +15,17 @@ from fake_run import adapt_report, continued_samples, difference, evaluation_rep
 from huggingface_hub import ModelCard
 from rich.console import Console
 
-from domain_ft.report import card, html, plots, terminal, words
-from domain_ft.report.data import AdaptReport, BaseFacts, CorpusFacts
+from domain_ft.report import numbers
+from domain_ft.verbs.adapt import card as adapt_card
+from domain_ft.verbs.adapt import page as adapt_page
+from domain_ft.verbs.adapt import plots as adapt_plots
+from domain_ft.verbs.adapt import terminal as adapt_terminal
+from domain_ft.verbs.adapt import words as adapt_words
+from domain_ft.verbs.adapt.report import AdaptReport
+from domain_ft.verbs.evaluate import page as evaluate_page
+from domain_ft.verbs.evaluate import terminal as evaluate_terminal
+from domain_ft.verbs.shared import loss_plots
+from domain_ft.verbs.shared.facts import BaseFacts, CorpusFacts
 
 EVIL = """<script>alert("x")</script> --> ]]> &amp; ' $x_1$ | `code` [a](javascript:b)"""
 
@@ -88,7 +97,7 @@ REPORTS = {
 
 @pytest.mark.parametrize("name", REPORTS)
 def test_the_page_is_whole_and_loads_nothing(name: str) -> None:
-    page = html.render_adapt(REPORTS[name])
+    page = adapt_page.render_adapt(REPORTS[name])
     elements = Elements(page)
     assert elements.open == []
     tags = {tag for tag, _ in elements.found}
@@ -106,7 +115,7 @@ def test_the_page_is_whole_and_loads_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("name", REPORTS)
 def test_ids_are_unique_and_what_is_referred_to_is_there(name: str) -> None:
-    page = html.render_adapt(REPORTS[name])
+    page = adapt_page.render_adapt(REPORTS[name])
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'href="#([^"]+)"', page)) <= set(ids)
@@ -114,27 +123,27 @@ def test_ids_are_unique_and_what_is_referred_to_is_there(name: str) -> None:
 
 
 def test_foreign_text_is_shown_as_it_is() -> None:
-    page = html.render_adapt(evil_report())
+    page = adapt_page.render_adapt(evil_report())
     assert "<script" not in page
     assert any(EVIL in text for text in Elements(page).text)
-    assert html.render_adapt(evil_report()) == page
+    assert adapt_page.render_adapt(evil_report()) == page
 
 
 def test_the_page_says_the_numbers() -> None:
-    text = " ".join("".join(Elements(html.render_adapt(adapt_report())).text).split())
+    text = " ".join("".join(Elements(adapt_page.render_adapt(adapt_report())).text).split())
     for said in ("minilm reads legal text better", "6.10 → 4.80", "−1.301", "−1.421 to −1.181", "2,313", "CC-BY-4.0"):
         assert said in text
 
 
 def test_a_decoder_shows_how_it_went_on() -> None:
-    text = " ".join(Elements(html.render_adapt(decoder_report())).text)
+    text = " ".join(Elements(adapt_page.render_adapt(decoder_report())).text)
     assert "to any party for direct, indirect or special damages" in text
     assert "was not measured" in text
 
 
 def test_models_side_by_side() -> None:
     report = evaluation_report()
-    page = html.render_evaluation(report)
+    page = evaluate_page.render_evaluation(report)
     elements = Elements(page)
     assert elements.open == []
     text = " ".join(elements.text)
@@ -144,7 +153,7 @@ def test_models_side_by_side() -> None:
 
 
 @pytest.mark.parametrize(
-    "draw", [plots.loss_curve, plots.before_after, lambda r: plots.length_histogram(r.corpus.lengths)]
+    "draw", [loss_plots.loss_curve, loss_plots.before_after, lambda r: adapt_plots.length_histogram(r.corpus.lengths)]
 )
 def test_figures_are_svg_with_letters_and_the_same_each_time(draw: Any) -> None:
     report = adapt_report(corpus=dataclasses.replace(adapt_report().corpus, name="日本の法令 <&> $a$"))
@@ -163,14 +172,14 @@ def test_the_figure_settings_stay_in_the_figure() -> None:
     import matplotlib as mpl
 
     before = dict(mpl.rcParams)
-    plots.before_after(adapt_report())
+    loss_plots.before_after(adapt_report())
     assert dict(mpl.rcParams) == before
 
 
 def test_one_length_and_one_step_are_enough_for_a_figure() -> None:
-    assert plots.length_histogram([7]).startswith("<svg")
-    assert plots.length_histogram([1, 1, 1]).startswith("<svg")
-    assert plots.loss_curve(adapt_report(metrics=adapt_report().metrics[:1])).startswith("<svg")
+    assert adapt_plots.length_histogram([7]).startswith("<svg")
+    assert adapt_plots.length_histogram([1, 1, 1]).startswith("<svg")
+    assert loss_plots.loss_curve(adapt_report(metrics=adapt_report().metrics[:1])).startswith("<svg")
 
 
 @pytest.mark.parametrize(
@@ -185,7 +194,7 @@ def test_words_claim_only_what_the_interval_allows(
     domain: tuple[float, float], control: tuple[float, float], said: list[str]
 ) -> None:
     report = adapt_report(differences={"domain": difference(*domain), "control": difference(*control)})
-    text = " ".join([words.headline(report), *words.findings(report)])
+    text = " ".join([adapt_words.headline(report), *adapt_words.findings(report)])
     for sentence in said:
         assert sentence in text
 
@@ -193,34 +202,34 @@ def test_words_claim_only_what_the_interval_allows(
 def test_few_documents_and_none_to_compare_are_said() -> None:
     one = {**difference(-1.0, 0.1, 1), "interval": None, "bits_per_byte_interval": None}
     report = adapt_report(differences={"domain": one}, control=None)
-    text = " ".join([words.headline(report), *words.findings(report)])
+    text = " ".join([adapt_words.headline(report), *adapt_words.findings(report)])
     assert "Too few documents were held out to show whether" in text
     assert "too few for an interval" in text
     assert "1 document)" in text
     assert "Only 1 document of" in text
     assert "nothing is shown" in text
-    for rendered in (html.render_adapt(report), card.render(report)):
+    for rendered in (adapt_page.render_adapt(report), adapt_card.render(report)):
         assert "no interval" in rendered
 
 
 def test_a_gain_that_the_control_has_too_is_not_called_the_fields_own() -> None:
     report = adapt_report()
     report = dataclasses.replace(report, differences={**report.differences, "beyond_control": difference(-0.05, 0.1)})
-    assert "no gain is shown that is the field's own" in " ".join(words.findings(report))
+    assert "no gain is shown that is the field's own" in " ".join(adapt_words.findings(report))
 
 
 @pytest.mark.parametrize(
     ("value", "digits", "written"), [(-1234.5, 1, "−1,234.5"), (-0.001, 2, "0.00"), (0.0, 2, "0.00"), (2, 3, "2.000")]
 )
 def test_numbers(value: float, digits: int, written: str) -> None:
-    assert words.number(value, digits) == written
+    assert numbers.number(value, digits) == written
 
 
 @pytest.mark.parametrize("name", REPORTS)
 def test_the_card_is_what_hugging_face_reads(name: str, tmp_path: Path) -> None:
     report = REPORTS[name]
     path = tmp_path / "README.md"
-    path.write_text(card.render(report), encoding="utf-8")
+    path.write_text(adapt_card.render(report), encoding="utf-8")
     loaded = ModelCard.load(path)
     assert loaded.data.library_name == ("transformers" if name == "full" else "peft")
     assert loaded.data.pipeline_tag == ("text-generation" if name == "decoder" else "fill-mask")
@@ -235,15 +244,15 @@ def test_the_card_is_what_hugging_face_reads(name: str, tmp_path: Path) -> None:
 
 def test_a_hub_model_is_named_as_the_base() -> None:
     hub = BaseFacts("bert-base-uncased", "google-bert/bert-base-uncased", "abc", licence="apache-2.0")
-    assert card.card_data(adapt_report(base=hub)).base_model == "google-bert/bert-base-uncased"
-    assert card.card_data(adapt_report(base=BaseFacts("./m", "/home/me/m"))).base_model is None
+    assert adapt_card.card_data(adapt_report(base=hub)).base_model == "google-bert/bert-base-uncased"
+    assert adapt_card.card_data(adapt_report(base=BaseFacts("./m", "/home/me/m"))).base_model is None
 
 
 def test_tables_fit_eighty_columns_without_colour() -> None:
     file = io.StringIO()
     console = Console(file=file, width=80)
-    terminal.print_adapt(adapt_report(), console)
-    terminal.print_evaluation(evaluation_report(), console)
+    adapt_terminal.print_adapt(adapt_report(), console)
+    evaluate_terminal.print_evaluation(evaluation_report(), console)
     printed = file.getvalue()
     assert "\x1b" not in printed
     assert max(map(len, printed.splitlines())) <= 80
@@ -257,6 +266,6 @@ def test_another_tokenizer_is_marked_on_screen_and_page() -> None:
     models = [report.models[0], dataclasses.replace(report.models[1], differences={"domain": other, "control": other})]
     report = dataclasses.replace(report, models=models)
     file = io.StringIO()
-    terminal.print_evaluation(report, Console(file=file, width=80))
+    evaluate_terminal.print_evaluation(report, Console(file=file, width=80))
     assert "another tokenizer" in file.getvalue()
-    assert "another tokenizer" in html.render_evaluation(report)
+    assert "another tokenizer" in evaluate_page.render_evaluation(report)

@@ -174,7 +174,7 @@ def test_a_folder_is_judged_without_being_made(tmp_path: Path) -> None:
 def test_every_dry_run_judges_its_output_first(verb: str, tmp_path: Path) -> None:
     import importlib
 
-    from domain_ft import settings
+    from domain_ft.verbs import groups as settings
 
     (tmp_path / "mine.txt").write_text("kept")
     data = {"adapt": "corpus", "classify": "train", "tag": "train", "instruct": "data"}[verb]

@@ -15,9 +15,16 @@ from huggingface_hub import ModelCard
 from rich.console import Console
 from test_pages import EVIL, Elements
 
-from domain_ft.report import card, html, task_plots, task_words, terminal
-from domain_ft.report.data import BaseFacts
-from domain_ft.report.task_data import ClassifyReport, ComparedRun, CompareReport, Disagreement
+from domain_ft.report import numbers
+from domain_ft.verbs.classify import card as classify_card
+from domain_ft.verbs.classify import page as classify_page
+from domain_ft.verbs.classify import plots as classify_plots
+from domain_ft.verbs.classify import terminal as classify_terminal
+from domain_ft.verbs.classify import words as classify_words
+from domain_ft.verbs.classify.report import ClassifyReport
+from domain_ft.verbs.shared import comparison_page, comparison_terminal, task_plots, task_words
+from domain_ft.verbs.shared.comparison import ComparedRun, CompareReport, Disagreement
+from domain_ft.verbs.shared.facts import BaseFacts
 
 
 def difference(value: float, spread: float) -> dict[str, Any]:
@@ -77,8 +84,8 @@ REPORTS = {
     "full": classify_report(task(40, names=("no", "yes")), settings={"method": "full"}),
 }
 COMPARED = {"plain": compare_report(), "evil": compare_report(EVIL)}
-PAGES = {name: html.render_classify(report) for name, report in REPORTS.items()} | {
-    f"compare, {name}": html.render_compare(report) for name, report in COMPARED.items()
+PAGES = {name: classify_page.render_classify(report) for name, report in REPORTS.items()} | {
+    f"compare, {name}": comparison_page.render_compare(report) for name, report in COMPARED.items()
 }
 
 
@@ -124,9 +131,9 @@ def test_labels_and_texts_of_any_script_are_text() -> None:
 def test_no_text_of_an_example_is_shown_where_none_may_be() -> None:
     secret = "SECRET-4711 "
     data = task(60, names=("no", "yes"), text=secret)
-    assert secret.strip() in html.render_classify(classify_report(data))
+    assert secret.strip() in classify_page.render_classify(classify_report(data))
     silent = classify_report(data, examples=False)
-    shown = html.render_classify(silent) + card.render_classify(silent) + json.dumps(silent.result)
+    shown = classify_page.render_classify(silent) + classify_card.render_classify(silent) + json.dumps(silent.result)
     assert secret.strip() not in shown
 
 
@@ -143,9 +150,9 @@ def test_the_twenty_surest_mistakes_are_shown_clipped() -> None:
 def test_macro_f1_comes_first_with_its_interval_beside_the_baselines() -> None:
     text = " ".join(Elements(PAGES["twenty classes"]).text)
     report = REPORTS["twenty classes"]
-    first = text.index(task_words.points(report.test["macro_f1"]))
-    assert first < text.index(task_words.points(report.test["accuracy"]))
-    assert task_words.span(report.test["interval"]["macro_f1"]) in text
+    first = text.index(numbers.points(report.test["macro_f1"]))
+    assert first < text.index(numbers.points(report.test["accuracy"]))
+    assert numbers.span(report.test["interval"]["macro_f1"]) in text
     for name in ("majority class", "TF-IDF + linear SVM"):
         assert name in text
 
@@ -153,7 +160,7 @@ def test_macro_f1_comes_first_with_its_interval_beside_the_baselines() -> None:
 def test_classes_of_which_little_is_known_are_named() -> None:
     report = classify_report(task(60))
     classes = report.test["per_class"]
-    said = " ".join(task_words.doubts(report))
+    said = " ".join(classify_words.doubts(report))
     few = [name for name, scores in classes.items() if 0 < scores["support"] < 10]
     assert few
     assert few[0] in said
@@ -161,12 +168,12 @@ def test_classes_of_which_little_is_known_are_named() -> None:
         report, result={**report.result, "test": {**report.test, "per_class": {**classes, few[0]: {
             **classes[few[0]], "predicted": 0}}}}
     )  # fmt: skip
-    assert f"Never predicted: {few[0]}." in task_words.doubts(never)
+    assert f"Never predicted: {few[0]}." in classify_words.doubts(never)
 
 
 @pytest.mark.parametrize("name", REPORTS)
 def test_the_card_is_read_by_hugging_face(name: str) -> None:
-    read = ModelCard(card.render_classify(REPORTS[name]))
+    read = ModelCard(classify_card.render_classify(REPORTS[name]))
     data: Any = read.data
     assert data.pipeline_tag == "text-classification"
     results = {result.metric_name: result.metric_value for result in data.eval_results}
@@ -178,16 +185,16 @@ def test_the_card_is_read_by_hugging_face(name: str) -> None:
 @pytest.mark.parametrize("name", REPORTS)
 def test_the_table_fits_the_terminal(name: str, width: int) -> None:
     file = io.StringIO()
-    terminal.print_classify(REPORTS[name], Console(file=file, width=width))
+    classify_terminal.print_classify(REPORTS[name], Console(file=file, width=width))
     said = file.getvalue()
     assert max(len(line) for line in said.splitlines()) <= width
-    assert task_words.points(REPORTS[name].test["macro_f1"]) in said
+    assert numbers.points(REPORTS[name].test["macro_f1"]) in said
 
 
 def test_the_code_in_the_report_is_python() -> None:
     for report in REPORTS.values():
-        compile(task_words.loading_code(report), "loading", "exec")
-    assert task_words.loading_code(REPORTS["bare"]) == ""
+        compile(classify_words.loading_code(report), "loading", "exec")
+    assert classify_words.loading_code(REPORTS["bare"]) == ""
 
 
 @pytest.mark.parametrize(
@@ -204,7 +211,7 @@ def test_a_verdict_goes_as_far_as_its_interval(value: float, spread: float, said
 
 def test_figures_are_the_same_each_time() -> None:
     report = REPORTS["twenty classes"]
-    for draw in (task_plots.class_bars, task_plots.training, task_plots.calibration, task_plots.learning_curve):
+    for draw in (task_plots.class_bars, task_plots.training, classify_plots.calibration, task_plots.learning_curve):
         assert draw(report) == draw(report)
     assert "compared" in PAGES["compare, plain"]
     assert "better by 2.1 points of macro F1 (0.4 to 3.8); p = 0.031" in PAGES["compare, plain"]
@@ -216,8 +223,8 @@ def test_a_name_is_neither_markup_nor_a_command_to_the_terminal() -> None:
     file = io.StringIO()
     report = dataclasses.replace(REPORTS["full"], task=dataclasses.replace(REPORTS["full"].task, name=name))
     console = Console(file=file, width=200)
-    terminal.print_classify(report, console)
-    terminal.print_compare(compare_report(name), console)
+    classify_terminal.print_classify(report, console)
+    comparison_terminal.print_compare(compare_report(name), console)
     assert "[red]notes[/]" in file.getvalue()
     assert r"\x1b[2J\x9b31m" in file.getvalue()
     assert not set(file.getvalue()) & {"\x1b", "\x9b"}

@@ -11,7 +11,7 @@ from typing import Any
 from tiny_models import save_tiny
 
 from domain_ft.randomness import generator
-from domain_ft.settings import ClassifySettings
+from domain_ft.verbs.classify.settings import ClassifySettings
 
 TELLING = {
     "notice": ["licence", "copyright", "notice", "granted"],

@@ -10,7 +10,7 @@ from tiny_models import save_tiny, tiny_tokenizer
 from verb_jobs import MEDICAL, write_corpus
 
 from domain_ft.randomness import generator
-from domain_ft.settings import InstructSettings
+from domain_ft.verbs.instruct.settings import InstructSettings
 
 TEMPLATE = (
     "{% for message in messages %}[{{ message.role }}] {{ message.content }}<|endoftext|>{% endfor %}"

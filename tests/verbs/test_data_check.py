@@ -14,8 +14,8 @@ from tiny_models import save_tiny
 
 from domain_ft.cli import main
 from domain_ft.errors import SettingsError
-from domain_ft.settings import DataCheckSettings
-from domain_ft.verbs.data_check import Checked, check, print_checked
+from domain_ft.verbs.data.check import Checked, check, print_checked
+from domain_ft.verbs.data.settings import DataCheckSettings
 
 
 def printed(checked: Checked, width: int = 80) -> str:

@@ -30,10 +30,10 @@ from domain_ft.corpus.conversations.rows import encode_conversations
 from domain_ft.corpus.grouping import text_fingerprints
 from domain_ft.corpus.readers.base import BadRecords
 from domain_ft.errors import CorpusError, RecordError, SettingsError
-from domain_ft.settings import DataMixSettings, DataSampleSettings, DataSplitSettings
-from domain_ft.verbs.data_mix import mix
-from domain_ft.verbs.data_sample import sample
-from domain_ft.verbs.data_split import PARTS, Split, _parts_of, split
+from domain_ft.verbs.data.mix import mix
+from domain_ft.verbs.data.sample import sample
+from domain_ft.verbs.data.settings import DataMixSettings, DataSampleSettings, DataSplitSettings
+from domain_ft.verbs.data.split import PARTS, Split, _parts_of, split
 
 # --- data split -------------------------------------------------------------------------------------------------------
 

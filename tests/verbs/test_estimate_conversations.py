@@ -17,12 +17,15 @@ from domain_ft.corpus.conversations.rendering import ChatTemplate
 from domain_ft.corpus.conversations.rows import encode_conversations
 from domain_ft.models import generation
 from domain_ft.models.generation import Generated
-from domain_ft.settings import AdaptSettings, EstimateSettings, InstructSettings
-from domain_ft.verbs import adapt as adapt_verb
-from domain_ft.verbs import estimate as estimate_verb
-from domain_ft.verbs import estimate_conversations, instruct_job
-from domain_ft.verbs import instruct as instruct_verb
-from domain_ft.verbs.estimate_conversations import answering_minutes, holds_conversations
+from domain_ft.verbs.adapt import run as adapt_verb
+from domain_ft.verbs.adapt.settings import AdaptSettings
+from domain_ft.verbs.data import estimate, estimate_conversations
+from domain_ft.verbs.data.estimate_conversations import answering_minutes, holds_conversations
+from domain_ft.verbs.data.settings import EstimateSettings
+from domain_ft.verbs.instruct import prepare as instruct_job
+from domain_ft.verbs.instruct import prepare as instruct_prepare
+from domain_ft.verbs.instruct import run as instruct_run
+from domain_ft.verbs.instruct.settings import InstructSettings
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +71,7 @@ def settings_of(data: Path, decoder: Path) -> dict[str, Any]:
 
 
 def estimated(data: Path, decoder: Path, **changes: Any) -> dict[str, Any]:
-    return estimate_verb.run(EstimateSettings(**settings_of(data, decoder) | changes))
+    return estimate.run(EstimateSettings(**settings_of(data, decoder) | changes))
 
 
 def test_the_tokens_that_a_run_would_read_and_train(
@@ -112,9 +115,7 @@ def test_the_run_then_reads_and_trains_what_was_estimated(decoder: Path, tmp_pat
     asked: dict[str, Any] = {"max_steps": 7, "generate_examples": 0}
     found = estimated(data, decoder, **asked)
     given = {name: value for name, value in settings_of(data, decoder).items() if name != "corpus"}
-    finished = instruct_verb.instruct(
-        InstructSettings(data=str(data), output=tmp_path / "run", **given, **asked)
-    ).result
+    finished = instruct_run.instruct(InstructSettings(data=str(data), output=tmp_path / "run", **given, **asked)).result
     assert found["steps"] == finished["steps"] == 7
     assert found["examples"]["run_trained_tokens"] == finished["tokens_trained"]
     assert {name: found["examples"][name] for name in ("train", "test", "dropped", "cut")} == {
@@ -154,7 +155,7 @@ def test_answers_take_the_time_of_their_prompts_and_of_every_token(monkeypatch: 
     job: Any = SimpleNamespace(
         base=None,
         machine=SimpleNamespace(accelerator=SimpleNamespace(autocast=contextlib.nullcontext)),
-        questions=[SimpleNamespace(prompt="")] * (instruct_job.ANSWERED_AT_ONCE + 1),
+        questions=[SimpleNamespace(prompt="")] * (instruct_prepare.ANSWERED_AT_ONCE + 1),
         settings=SimpleNamespace(max_new_tokens=100),
     )
     before_and_after, batches = 2, 2
@@ -182,7 +183,7 @@ def test_what_is_not_given_is_left_to_the_verb(tmp_path: Path, monkeypatch: pyte
     data = write(tmp_path / "chats.jsonl", chats(3))
     for corpus in ("legal", str(data)):
         with pytest.raises(KeyboardInterrupt):
-            estimate_verb.estimate(EstimateSettings(corpus=corpus, **of_instruct, **asked))
+            estimate.estimate(EstimateSettings(corpus=corpus, **of_instruct, **asked))
     assert given == [
         AdaptSettings(corpus="legal", **asked),
         InstructSettings(data=str(data), **of_instruct, **asked),

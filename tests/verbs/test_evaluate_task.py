@@ -10,10 +10,10 @@ from classify_jobs import records, settings, write_csv
 
 from domain_ft.errors import CorpusError, SettingsError
 from domain_ft.evaluation.predictions import Predictions
-from domain_ft.settings import EvaluateSettings
-from domain_ft.verbs.classify import classify
-from domain_ft.verbs.evaluate import run
-from domain_ft.verbs.evaluate_task import evaluate_task
+from domain_ft.verbs.classify.run import classify
+from domain_ft.verbs.evaluate.run import run
+from domain_ft.verbs.evaluate.settings import EvaluateSettings
+from domain_ft.verbs.evaluate.tasks import evaluate_task
 
 
 @pytest.fixture(scope="module")

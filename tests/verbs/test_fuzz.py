@@ -132,8 +132,8 @@ def test_any_toml(
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of adapt and one of classify, with a file to predict."""
-    from domain_ft.verbs.adapt import adapt
-    from domain_ft.verbs.classify import classify
+    from domain_ft.verbs.adapt.run import adapt
+    from domain_ft.verbs.classify.run import classify
 
     folder = tmp_path_factory.mktemp("fuzzed")
     adapt(adapt_settings(folder, output=folder / "adapted", max_steps=1))

@@ -29,13 +29,14 @@ from domain_ft.models.generation import Sampling
 from domain_ft.models.generation import generate as answers_of
 from domain_ft.models.lora import LoraConfig, apply_lora
 from domain_ft.models.peft_format import save_adapter
-from domain_ft.settings import GenerateSettings
 from domain_ft.terminal_text import printable
-from domain_ft.verbs import generate as generate_verb
-from domain_ft.verbs import speaker as speaker_module
-from domain_ft.verbs.generate import generate
-from domain_ft.verbs.speaker import Speaker
-from domain_ft.verbs.typewriter import Typewriter
+from domain_ft.verbs.generate import run as generate_run
+from domain_ft.verbs.generate import run as generate_verb
+from domain_ft.verbs.generate.run import generate
+from domain_ft.verbs.generate.settings import GenerateSettings
+from domain_ft.verbs.generate.typewriter import Typewriter
+from domain_ft.verbs.shared import chat_model as speaker_module
+from domain_ft.verbs.shared.chat_model import Speaker
 
 NEW = 8
 QUESTIONS = ("What is a licence?", "骨とは何ですか🙂", "Why?", "Name the bones of the skeletal system.", "Who?")
@@ -321,7 +322,7 @@ def test_ids_and_unread_fields_of_prompts(model: Path, tmp_path: Path, capsys: p
     rows = [{"id": 7, "prompt": "Why?", "topic": "x"}, {"id": "b", "prompt": "Dear {{name}}, who?"}, {"prompt": "Who?"}]
     source = tmp_path / "prompts.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    result = generate_verb.run(asked(model, input=str(source), output=tmp_path / "out.jsonl", quiet=False))
+    result = generate_run.run(asked(model, input=str(source), output=tmp_path / "out.jsonl", quiet=False))
     assert [line["id"] for line in lines(tmp_path / "out.jsonl")] == [7, "b", "prompts.jsonl:3"]
     assert result["unread_fields"] == {"topic": 1}
     assert result["unfilled_placeholders"] == [{"text": "{{name}}", "records": 1, "line": 2}]

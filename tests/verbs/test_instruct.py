@@ -19,13 +19,14 @@ from verb_jobs import settings as adapt_settings
 
 from domain_ft.errors import CorpusError, ModelError, SettingsError
 from domain_ft.models.base import load
-from domain_ft.settings import ExportSettings, InstructSettings
-from domain_ft.verbs import instruct_job
-from domain_ft.verbs.adapt import adapt
-from domain_ft.verbs.export import export
-from domain_ft.verbs.instruct import instruct, output_folder, run
-from domain_ft.verbs.instruct_job import control_of
-from domain_ft.verbs.lineage import adapted_runs
+from domain_ft.verbs.adapt.run import adapt
+from domain_ft.verbs.export.run import export
+from domain_ft.verbs.export.settings import ExportSettings
+from domain_ft.verbs.instruct import prepare as instruct_job
+from domain_ft.verbs.instruct.prepare import control_of
+from domain_ft.verbs.instruct.run import instruct, output_folder, run
+from domain_ft.verbs.instruct.settings import InstructSettings
+from domain_ft.verbs.shared.lineage import adapted_runs
 
 ANSWER_KEYS = {"exact_match", "token_f1", "rouge_l", "chrf", "end_of_turn_rate", "distinct_1", "distinct_2"}
 

@@ -14,7 +14,7 @@ from verb_jobs import settings
 
 from domain_ft.checking import PROVENANCE, tomllib
 from domain_ft.models.lora import lora_of
-from domain_ft.verbs.adapt import AdaptRun, adapt
+from domain_ft.verbs.adapt.run import AdaptRun, adapt
 
 NO_TRITON = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 

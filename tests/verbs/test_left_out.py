@@ -11,10 +11,10 @@ import pytest
 from classify_jobs import records, settings, write_jsonl
 from rich.console import Console
 
-from domain_ft.report.terminal import print_classify
-from domain_ft.settings import EvaluateSettings
-from domain_ft.verbs.classify import ClassifyRun, classify
-from domain_ft.verbs.evaluate import run
+from domain_ft.verbs.classify.run import ClassifyRun, classify
+from domain_ft.verbs.classify.terminal import print_classify
+from domain_ft.verbs.evaluate.run import run
+from domain_ft.verbs.evaluate.settings import EvaluateSettings
 
 
 @pytest.fixture(scope="module")

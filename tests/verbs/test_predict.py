@@ -17,10 +17,11 @@ from safetensors.torch import load_file, save_file
 
 from domain_ft.errors import ModelError, RecordError, SettingsError
 from domain_ft.evaluation.predictions import Predictions
-from domain_ft.settings import PredictSettings
-from domain_ft.verbs import predict as predict_verb
-from domain_ft.verbs.classify import classify
-from domain_ft.verbs.predict import predict
+from domain_ft.verbs.classify.run import classify
+from domain_ft.verbs.predict import run as predict_run
+from domain_ft.verbs.predict import run as predict_verb
+from domain_ft.verbs.predict.run import predict
+from domain_ft.verbs.predict.settings import PredictSettings
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +192,7 @@ def test_fields_that_are_not_read_are_counted_and_said(
     result, _ = predicted(finished, [row, {**row, "note": ""}, {"text": "bones", "source": "y"}])
     assert result["unread_fields"] == {"source": 3, "label": 2}
     table = write_csv(tmp_path / "texts.csv", [row, row])
-    result = predict_verb.run(asked(finished, input=str(table), output=tmp_path / "out", quiet=False))
+    result = predict_run.run(asked(finished, input=str(table), output=tmp_path / "out", quiet=False))
     assert result["unread_fields"] == {"source": 2, "label": 2}
     assert "source (2), label (2)" in capsys.readouterr().err
 
@@ -200,7 +201,7 @@ def test_rejects_are_counted_and_said(finished: Path, tmp_path: Path, capsys: py
     texts = tmp_path / "texts.csv"
     texts.write_text('id,text\n1,the court\n2,"an unclosed quotation\n3,bones\n', encoding="utf-8")
     listed = tmp_path / "left.jsonl"
-    result = predict_verb.run(asked(finished, input=str(texts), output=tmp_path / "out", rejects=listed, quiet=False))
+    result = predict_run.run(asked(finished, input=str(texts), output=tmp_path / "out", rejects=listed, quiet=False))
     assert result["texts"] == 2  # the record behind the open quotation is read
     assert result["rejected"] == len(lines(listed)) == 1
     assert result["rejects"] == str(listed)

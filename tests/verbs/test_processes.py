@@ -19,9 +19,9 @@ from verb_jobs import settings
 
 from domain_ft.errors import SettingsError
 from domain_ft.evaluation.predictions import Predictions
-from domain_ft.settings import AdaptSettings
-from domain_ft.verbs import machine as machines
-from domain_ft.verbs.machine import Machine, choose_machine
+from domain_ft.verbs.adapt.settings import AdaptSettings
+from domain_ft.verbs.shared import machine as machines
+from domain_ft.verbs.shared.machine import Machine, choose_machine
 
 LAUNCHED_FOR_FSDP = {
     "ACCELERATE_USE_FSDP": "true",

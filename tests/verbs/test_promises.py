@@ -29,7 +29,9 @@ from verb_jobs import settings as adapt_settings
 pytestmark = pytest.mark.slow
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["domain_ft.verbs.adapt", "domain_ft.verbs.classify", "domain_ft.verbs.instruct"])
+SERVER.set_forkserver_preload(
+    ["domain_ft.verbs.adapt.run", "domain_ft.verbs.classify.run", "domain_ft.verbs.instruct.run"]
+)
 
 SMALL: dict[str, Callable[[Path], Any]] = {
     "adapt": lambda path: adapt_settings(path, max_steps=6),
@@ -130,12 +132,12 @@ def test_five_kills_at_random_moments_change_nothing(verb: str, tmp_path: Path) 
 # --- Signals ----------------------------------------------------------------------------------------------------------
 
 PHASES = {
-    "reading": ("domain_ft.verbs.adapt", "prepare_corpora", 1),
-    "tokenising": ("domain_ft.verbs.adapt", "tokenize", 1),
-    "scoring the base": ("domain_ft.verbs.text_runs", "score_held_out", 1),
+    "reading": ("domain_ft.verbs.adapt.run", "prepare_corpora", 1),
+    "tokenising": ("domain_ft.verbs.adapt.run", "tokenize", 1),
+    "scoring the base": ("domain_ft.verbs.shared.text_runs", "score_held_out", 1),
     "training": ("domain_ft.training.loop", "release_free_memory", 1),
-    "scoring after": ("domain_ft.verbs.adapt", "measure", 2),
-    "writing": ("domain_ft.verbs.adapt", "_write", 1),
+    "scoring after": ("domain_ft.verbs.adapt.run", "measure", 2),
+    "writing": ("domain_ft.verbs.adapt.run", "_write", 1),
 }
 
 

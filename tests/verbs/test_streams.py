@@ -17,8 +17,8 @@ import pytest
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers.base import Reject
 from domain_ft.errors import SettingsError
-from domain_ft.verbs.stream_state import Identity, state_path
-from domain_ft.verbs.streams import Output, check_streams, open_output, open_rejects, pass_over
+from domain_ft.verbs.shared.stream_state import Identity, state_path
+from domain_ft.verbs.shared.streams import Output, check_streams, open_output, open_rejects, pass_over
 
 FORMS = (frozenset({"id", "label"}),)
 

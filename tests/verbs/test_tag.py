@@ -24,10 +24,11 @@ from domain_ft.evaluation.tagging import tag_texts
 from domain_ft.models.task_facts import TaskFacts
 from domain_ft.models.task_model import load_task_run
 from domain_ft.randomness import generator
-from domain_ft.settings import PredictSettings, TagSettings
-from domain_ft.verbs import tag as verb
-from domain_ft.verbs.predict import predict
-from domain_ft.verbs.tag import TagRun, run, tag
+from domain_ft.verbs.predict.run import predict
+from domain_ft.verbs.predict.settings import PredictSettings
+from domain_ft.verbs.tag import run as verb
+from domain_ft.verbs.tag.run import TagRun, run, tag
+from domain_ft.verbs.tag.settings import TagSettings
 
 PLAIN = (
     "the",

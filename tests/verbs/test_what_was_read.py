@@ -16,14 +16,18 @@ from domain_ft.corpus.corpus import Corpus, open_corpus
 from domain_ft.corpus.overlap import shared_text
 from domain_ft.corpus.prepared import prepare
 from domain_ft.errors import CorpusError, SettingsError
-from domain_ft.report.terminal import print_adapt, print_evaluation
-from domain_ft.settings import AdaptSettings, DataShowSettings, EstimateSettings, EvaluateSettings
 from domain_ft.training.progress import ProgressDisplay
-from domain_ft.verbs import data, language_model
-from domain_ft.verbs import evaluate as evaluate_verb
-from domain_ft.verbs.adapt import adapt
-from domain_ft.verbs.estimate import estimate
-from domain_ft.verbs.language_model import prepare_corpora
+from domain_ft.verbs.adapt.run import adapt
+from domain_ft.verbs.adapt.settings import AdaptSettings
+from domain_ft.verbs.adapt.terminal import print_adapt
+from domain_ft.verbs.data import show as data_show
+from domain_ft.verbs.data.estimate import estimate
+from domain_ft.verbs.data.settings import DataShowSettings, EstimateSettings
+from domain_ft.verbs.evaluate import run as evaluate_run
+from domain_ft.verbs.evaluate.settings import EvaluateSettings
+from domain_ft.verbs.evaluate.terminal import print_evaluation
+from domain_ft.verbs.shared import language_model
+from domain_ft.verbs.shared.language_model import prepare_corpora
 
 
 def odd_folder(tmp_path: Path) -> Path:
@@ -85,23 +89,23 @@ def test_evaluate_says_it_too(tmp_path: Path) -> None:
         quiet=True,
         json=True,
     )
-    result = evaluate_verb.run(wanted)
+    result = evaluate_run.run(wanted)
     assert (result["rejected"], result["unread_fields"], result["unread_files"]["count"]) == (1, {"id": 60}, 2)
     assert len((tmp_path / "out" / "rejects.jsonl").read_text(encoding="utf-8").splitlines()) == 1
     assert "notes.ann (the ending .ann is not read)" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     console = Console(record=True, width=200, file=io.StringIO())
-    print_evaluation(evaluate_verb.evaluate(wanted), console)
+    print_evaluation(evaluate_run.evaluate(wanted), console)
     assert "notes.ann (the ending .ann is not read)" in shown(console)
 
 
 def test_show_and_estimate_say_it_too(tmp_path: Path) -> None:
     folder = odd_folder(tmp_path)
     asked = settings(tmp_path)
-    view = data.show(DataShowSettings(corpus=str(folder), model=asked.model, on_bad_record="skip", quiet=True))
+    view = data_show.show(DataShowSettings(corpus=str(folder), model=asked.model, on_bad_record="skip", quiet=True))
     assert (view.rejected, view.unread_files["count"]) == (1, 2)
     assert any("the field 'body'" in note for note in view.notes)
     console = Console(record=True, width=200, file=io.StringIO())
-    data.print_view(view, console)
+    data_show.print_view(view, console)
     assert "notes.ann (the ending .ann is not read)" in shown(console)
     wanted = EstimateSettings(
         corpus=str(folder), model=asked.model, on_bad_record="skip", control="none", quiet=True, epochs=5, max_length=64

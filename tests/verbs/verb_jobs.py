@@ -12,8 +12,8 @@ import pytest
 from tiny_models import save_tiny
 
 from domain_ft.randomness import generator
-from domain_ft.settings import AdaptSettings
 from domain_ft.training import loop
+from domain_ft.verbs.adapt.settings import AdaptSettings
 
 LEGAL = (
     "The licensee may copy and distribute the work under the terms of this agreement.",

@@ -1,0 +1,51 @@
+"""What the report on an adapted model is made of: plain values that `adapt` hands over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    pass
+from domain_ft.verbs.shared.facts import BaseFacts, CorpusFacts
+
+
+@dataclass(frozen=True)
+class AdaptReport:
+    """All that is known when `adapt` is done.
+
+    Attributes:
+        result: the run's result.json: before and after, tokens, seconds, parameters.
+        base: the model that was adapted.
+        corpus: the field's corpus.
+        control: the corpus that forgetting was measured on, if any.
+        differences: of `evaluation.bootstrap`: `domain`, and with a control also `control` and `beyond_control`.
+        settings: the settings as resolved.
+        provenance: versions, device, hashes.
+        metrics: the lines of metrics.jsonl.
+        samples: of `evaluation.samples.side_by_side`; may be empty.
+    """
+
+    result: Mapping[str, Any]
+    base: BaseFacts
+    corpus: CorpusFacts
+    control: CorpusFacts | None
+    differences: Mapping[str, Mapping[str, Any]]
+    settings: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    metrics: Sequence[Mapping[str, Any]] = ()
+    samples: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def full(self) -> bool:
+        """Whether every weight was trained, so that the run holds a model and no adapter."""
+        return self.settings.get("method") == "full"
+
+    @property
+    def roles(self) -> tuple[tuple[str, CorpusFacts], ...]:
+        """(`domain` or `control`, its corpus) of all that was measured."""
+        measured = [("domain", self.corpus)]
+        if self.control is not None:
+            measured.append(("control", self.control))
+        return tuple(measured)

@@ -1,0 +1,36 @@
+"""The settings of `adapt`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from domain_ft.verbs.groups import (
+    CorpusOptions,
+    MachineOptions,
+    MeasureOptions,
+    MethodOptions,
+    ModelOptions,
+    RunOptions,
+    ScreenOptions,
+    TokenOptions,
+    TrainingOptions,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptSettings(
+    CorpusOptions,
+    TokenOptions,
+    ModelOptions,
+    MethodOptions,
+    TrainingOptions,
+    MeasureOptions,
+    MachineOptions,
+    RunOptions,
+    ScreenOptions,
+):
+    """Adapt a model to the language of a field, and measure what it gained and forgot.
+
+    Pretraining is continued on the corpus: an encoder learns to guess masked words, a decoder the next one. The run
+    folder then holds the adapter in PEFT's format, the numbers before and after, a model card and a report.
+    """

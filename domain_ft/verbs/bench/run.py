@@ -1,0 +1,47 @@
+"""`domain-ft bench`: the benchmarks, which stand at the top of the repository and inside the package in a wheel."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+from domain_ft.errors import SettingsError, UserError
+from domain_ft.verbs.bench.settings import BenchSettings
+
+
+def benchmarks_folder() -> Path:
+    """Where the benchmarks' programs are."""
+    package = Path(str(resources.files("domain_ft")))
+    inside = package / "benchmarks"
+    return inside if inside.is_dir() else package.parent / "benchmarks"
+
+
+def program_of(what: str) -> Path | None:
+    """What Python runs for the benchmark `what`: a file, or a folder with a __main__.py."""
+    folder = benchmarks_folder()
+    if (folder / what / "__main__.py").is_file():
+        return folder / what
+    program = folder / f"{what}.py"
+    return program if program.is_file() else None
+
+
+def run(settings: BenchSettings) -> None:
+    """The verb: run the benchmark as a program of its own, so that its memory is its own.
+
+    Raises:
+        SettingsError: this version has no such benchmark yet.
+        UserError: the benchmark failed; what it said stands above.
+    """
+    program = program_of(settings.what)
+    if program is None:
+        raise SettingsError(
+            f"this version has no benchmark '{settings.what}' yet", fix="run `domain-ft bench training`"
+        )
+    done = subprocess.run([sys.executable, str(program), *settings.arguments], check=False)
+    if done.returncode:
+        raise UserError(
+            f"the benchmark '{settings.what}' ended with status {done.returncode}",
+            fix="what it said stands above; its peers need the dev extra: pip install 'domain-ft[dev]'",
+        )

@@ -1,0 +1,24 @@
+"""The settings of `bench`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from domain_ft.checking import REQUIRED, Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings(Settings, group="Benchmark"):
+    """Run a benchmark.
+
+    The options after its name are its own: `domain-ft bench kernels -- --help` shows them.
+    """
+
+    positional: ClassVar[tuple[str, ...]] = ("what",)
+
+    what: Literal["kernels", "training", "memory", "corpus", "scaling", "startup", "tasks"] = REQUIRED
+    """Which benchmark."""
+
+    arguments: tuple[str, ...] = ()
+    """The benchmark's own arguments."""

@@ -1,0 +1,58 @@
+"""report.html of a `classify` run."""
+
+from __future__ import annotations
+
+from domain_ft.report import numbers
+from domain_ft.report.page import markup, page
+from domain_ft.verbs.classify import plots, words
+from domain_ft.verbs.classify.report import ClassifyReport
+from domain_ft.verbs.shared import task_plots, task_words
+
+
+def render_classify(report: ClassifyReport) -> str:
+    """The page of a `classify` run."""
+    return page(
+        "classify/page.html.j2",
+        title=f"{report.base.short_name} for {report.task.name}",
+        report=report,
+        facts=task_words.facts(report.task),
+        figures=[(caption, markup(figure)) for caption, figure in _classify_figures(report)],
+        words=words,
+        tasks=task_words,
+    )
+
+
+def _classify_figures(report: ClassifyReport) -> list[tuple[str, str]]:
+    scored = sum(bool(scores["interval"]) for scores in report.test["per_class"].values())
+    shown = (
+        f"The {task_plots.MOST_CLASSES} weakest of {scored:,} classes"
+        if scored > task_plots.MOST_CLASSES
+        else "Classes"
+    )
+    figures = [
+        (
+            f"{shown}, each with its {numbers.level(report.test)} and in brackets its test examples; grey where "
+            f"they are fewer than {task_words.FEW}.",
+            task_plots.class_bars(report),
+        )
+    ]
+    if report.result.get("learning_curve"):
+        caption = "What more examples bring, on the same test examples."
+        figures.append((caption, task_plots.learning_curve(report)))
+    if report.metrics:
+        caption = "Each step pale, their running mean dark. The ring is the model that was kept."
+        figures.append((caption, task_plots.training(report)))
+    if any(report.reliability.values()):
+        figures.append((_calibration_caption(report), plots.calibration(report)))
+    return figures
+
+
+def _calibration_caption(report: ClassifyReport) -> str:
+    found = report.test.get("calibration")
+    said = "On the dashed line a probability can be taken at its word; the larger a point, the more cases."
+    if not found:
+        return said
+    before, after = (numbers.points(found[name]) for name in ("ece_before", "ece_after"))
+    if found.get("temperature", 1.0) == 1.0:
+        return f"{said} Expected calibration error: {before} points as trained; no temperature is used."
+    return f"{said} Expected calibration error: {before} points as trained, {after} with the temperature."

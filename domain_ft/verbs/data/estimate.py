@@ -1,0 +1,337 @@
+"""`domain-ft data estimate`: what `adapt` or `instruct` with the same options would take here, from a short probe.
+
+estimate(EstimateSettings(corpus="legal")).minutes
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from domain_ft.checking import Settings, options
+from domain_ft.corpus.left_out import fields_read, sentences
+from domain_ft.models.activation_checkpointing import ActivationCheckpointing
+from domain_ft.report.plain import plain
+from domain_ft.training.loop import memory_bytes, release_free_memory, train
+from domain_ft.training.memory import PassLimits, gib
+from domain_ft.training.progress import ProgressDisplay
+from domain_ft.verbs.adapt import prepare as adapt_prepare
+from domain_ft.verbs.adapt.settings import AdaptSettings
+from domain_ft.verbs.data.estimate_conversations import (
+    Examples,
+    answering_minutes,
+    examples_of,
+    holds_conversations,
+    warnings_of,
+)
+from domain_ft.verbs.data.settings import EstimateSettings
+from domain_ft.verbs.instruct.settings import InstructSettings
+from domain_ft.verbs.shared.language_model import score_held_out
+from domain_ft.verbs.shared.machine import Machine, choose_machine
+from domain_ft.verbs.shared.text_runs import curve_tokens
+from domain_ft.verbs.shared.training import make_trainable, pass_limits, pass_memory
+from domain_ft.wording import counted
+
+if TYPE_CHECKING:
+    from domain_ft.verbs.instruct import prepare as instruct_prepare
+
+
+Job: TypeAlias = "adapt_prepare.Job | instruct_prepare.Job"
+"""A run that is set up."""
+
+
+PROBE_STEPS = 4
+"""Optimiser steps that are run the way that the verb takes: the first, which warms caches up, is not counted."""
+
+
+COMPARED_STEPS = 2
+"""The same for the other way."""
+
+
+OPTIMIZER_COPIES = 3
+"""A checkpoint holds each trained number and AdamW's two moments of it."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """The cost of training with activation checkpointing, or without.
+
+    Attributes:
+        activation_checkpointing: which of the two.
+        tokens_per_pass: the largest pass that fits the memory, where no other was asked for.
+        tokens_per_second: measured; None where it does not fit the memory, which is not tried then.
+        training_minutes: at that speed.
+        peak_memory_bytes: on a GPU the most that was allocated; on a CPU what the process has resident and what
+            training takes beside it, counted from the tensors of a pass: the process's own peak would be that of
+            whatever took most, and could not be told apart for the two ways.
+    """
+
+    activation_checkpointing: bool
+    tokens_per_pass: int
+    tokens_per_second: float | None
+    training_minutes: float | None
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The cost of a run.
+
+    Attributes:
+        verb: `adapt` or `instruct`.
+        corpus_tokens: tokens of the training split, special tokens included.
+        epochs: how many times the run reads it.
+        tokens: that the run reads in training.
+        steps: optimiser steps.
+        tokens_per_second: measured, in training, as it would be run.
+        training_minutes: at that speed.
+        evaluation_minutes: for scoring before, after and along the way, and for the answers before and after.
+        peak_memory_bytes: at most, in training; see `Way`.
+        disk_bytes: of the adapter and the checkpoints.
+        trainable_parameters: numbers that train.
+        tokens_per_pass: that the verb would choose.
+        activation_checkpointing: whether it would use that.
+        reason: why.
+        ways: without activation checkpointing and with it; one alone where the model has no layers for it.
+        examples: the conversations, where they are what is learned from.
+        machine_cost: of the whole run, by --price-per-hour.
+        service_cost: of the tokens that the run reads in training, by --price-per-token.
+        warnings: what a person should mend or know before the run, in sentences.
+        text: what was read of the text and what was not, as result.json of `adapt` has it; None for conversations.
+    """
+
+    verb: str
+    corpus_tokens: int
+    epochs: float
+    tokens: int
+    steps: int
+    tokens_per_second: float
+    training_minutes: float
+    evaluation_minutes: float
+    peak_memory_bytes: int
+    disk_bytes: int
+    trainable_parameters: int
+    tokens_per_pass: int
+    activation_checkpointing: bool
+    reason: str
+    ways: tuple[Way, ...]
+    examples: Examples | None
+    machine_cost: float | None
+    service_cost: float | None
+    warnings: tuple[str, ...]
+    text: Mapping[str, Any] | None
+
+    @property
+    def minutes(self) -> float:
+        """Minutes in all, without reading and tokenising, which the probe has done and cached."""
+        return self.training_minutes + self.evaluation_minutes
+
+
+def estimate(settings: EstimateSettings) -> Estimate:
+    """Prepare data and model as the verb would, train a few steps that are thrown away, and extrapolate."""
+    machine = choose_machine(settings)
+    with ProgressDisplay(quiet=settings.quiet) as display:
+        job = _set_up(settings, machine, display)
+        answering = 0.0 if isinstance(job, adapt_prepare.Job) else answering_minutes(job)
+        make_trainable(job.base.model, job.settings, machine.kernels, seed=job.settings.seed)
+        scoring_rate = _scoring_rate(job)
+        tokens = round(job.train_rows.tokens / job.steps_per_epoch * job.loop.total_steps)
+        kinds = (False, True) if ActivationCheckpointing(job.base.model).possible else (False,)
+        limits = pass_limits(job.base, job.train_rows, machine, step_tokens=job.settings.tokens_per_step)
+        release_free_memory()
+        resident = memory_bytes()
+        ways = tuple(_way(job, on, limits, resident, tokens, display) for on in kinds)
+    chosen = next(way for way in ways if way.activation_checkpointing == job.passes.activation_checkpointing)
+    assert chosen.tokens_per_second is not None
+    assert chosen.training_minutes is not None
+    points = max(0, job.loop.total_steps // job.loop.evaluate_every - 1)
+    scored = 2 * sum(int(held.rows.lengths[held.selected].sum()) for held in job.held_out.values())
+    evaluation_minutes = (scored + points * curve_tokens(job.settings)) / scoring_rate / 60 + answering
+    trainable = sum(p.numel() for p in job.base.model.parameters() if p.requires_grad)
+    hours = (chosen.training_minutes + evaluation_minutes) / 60
+    return Estimate(
+        verb="adapt" if isinstance(job, adapt_prepare.Job) else "instruct",
+        corpus_tokens=job.train_rows.tokens,
+        epochs=job.loop.total_steps / job.steps_per_epoch,
+        tokens=tokens,
+        steps=job.loop.total_steps,
+        tokens_per_second=chosen.tokens_per_second,
+        training_minutes=chosen.training_minutes,
+        evaluation_minutes=evaluation_minutes,
+        peak_memory_bytes=chosen.peak_memory_bytes,
+        disk_bytes=4 * trainable * (1 + OPTIMIZER_COPIES * job.loop.keep_checkpoints),
+        trainable_parameters=trainable,
+        tokens_per_pass=job.passes.tokens_per_pass,
+        activation_checkpointing=job.passes.activation_checkpointing,
+        reason=job.passes.reason,
+        ways=ways,
+        examples=None if isinstance(job, adapt_prepare.Job) else examples_of(job),
+        machine_cost=settings.price_per_hour and settings.price_per_hour * hours,
+        service_cost=settings.price_per_token and settings.price_per_token * tokens,
+        warnings=tuple(job.warnings if isinstance(job, adapt_prepare.Job) else warnings_of(job)),
+        text=adapt_prepare.text_facts(job) if isinstance(job, adapt_prepare.Job) else None,
+    )
+
+
+def run(settings: EstimateSettings) -> dict[str, Any]:
+    """The verb: estimate and print."""
+    found = estimate(settings)
+    console = Console(quiet=settings.json)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column()
+    for label, value in _lines(found):
+        table.add_row(label, value)
+    console.print(table)
+    console.print()
+    console.print(_comparison(found))
+    if found.warnings:
+        console.print()
+    for warning in found.warnings:
+        console.print(plain(f"warning: {warning}", style="yellow"))
+    for sentence in (*fields_read(text["text_fields"]), *sentences(text)) if (text := found.text) else ():
+        console.print(plain(f"note: {sentence}", style="yellow"))
+    return {"command": "data estimate"} | dataclasses.asdict(found) | {"minutes": found.minutes}
+
+
+def _lines(found: Estimate) -> list[tuple[str, str]]:
+    checkpointing = "with" if found.activation_checkpointing else "without"
+    examples, costs = found.examples, _costs(found)
+    learned = [("corpus", f"{found.corpus_tokens:,} tokens to train on")]
+    if examples is not None:
+        learned = [
+            ("examples", f"{examples.train:,} to learn from, {examples.test:,} held out ({examples.format} format)"),
+            ("tokens", f"{found.corpus_tokens:,} to read, of which {examples.trained_tokens:,} are learned"),
+        ]
+    return [
+        *learned,
+        *([("tokenizer", _fit(found.text["tokenizer"]))] if found.text else []),
+        (
+            "run",
+            f"{counted(found.tokens, 'token')} in {counted(found.steps, 'step')}, "
+            f"{found.epochs:.2g} times through the data",
+        ),
+        ("trains", f"{found.trainable_parameters:,} parameters"),
+        ("speed", f"{found.tokens_per_second:,.0f} tokens a second, measured in training on this machine"),
+        ("time", f"{found.training_minutes:.1f} min training and {found.evaluation_minutes:.1f} min measuring"),
+        ("memory", f"{gib(found.peak_memory_bytes)} at the peak"),
+        ("disk", f"{found.disk_bytes / 2**20:.0f} MiB for adapter and checkpoints"),
+        *([("cost", costs)] if costs else []),
+        ("passes", f"of {found.tokens_per_pass:,} tokens, {checkpointing} activation checkpointing"),
+        ("why", found.reason),
+    ]
+
+
+def _fit(fit: Mapping[str, Any]) -> str:
+    """How well the tokenizer knows the text."""
+    unknown = f"{fit['unknown_tokens']:.2%} of the tokens unknown"
+    return f"{fit['bytes_per_token']:.1f} bytes of text a token, {unknown}"
+
+
+def _costs(found: Estimate) -> str:
+    """What the run costs at the prices given; of small sums the first two digits."""
+    costs = {"here": found.machine_cost, "for the same tokens at the service": found.service_cost}
+    return ", ".join(
+        f"{f'{cost:,.2f}' if cost >= 1 else f'{cost:.2g}'} {where}" for where, cost in costs.items() if cost
+    )
+
+
+def _comparison(found: Estimate) -> Table:
+    """Both ways side by side."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("activation checkpointing")
+    for heading in ("tokens a pass", "tokens/s", "training", "memory"):
+        table.add_column(heading, justify="right")
+    for way in found.ways:
+        chosen = way.activation_checkpointing == found.activation_checkpointing
+        speed = ("not tried", "")
+        if way.tokens_per_second is not None and way.training_minutes is not None:
+            speed = (f"{way.tokens_per_second:,.0f}", f"{way.training_minutes:.1f} min")
+        name = "on" if way.activation_checkpointing else "off"
+        table.add_row(
+            f"{name}, as {found.verb} would" if chosen else name,
+            f"{way.tokens_per_pass:,}",
+            *speed,
+            gib(way.peak_memory_bytes),
+            style="" if chosen else "dim",
+        )
+    return table
+
+
+def _set_up(settings: EstimateSettings, machine: Machine, display: ProgressDisplay) -> Job:
+    """The run, as its verb would set it up."""
+    if not holds_conversations(settings):
+        return adapt_prepare.set_up(AdaptSettings(**_given(settings, AdaptSettings)), machine, display)
+    # @@instruct_job
+
+    given = _given(settings, InstructSettings) | {"data": settings.corpus}
+    return instruct_prepare.set_up(InstructSettings(**given), machine, display)
+
+
+def _given(settings: EstimateSettings, verb: type[Settings]) -> dict[str, Any]:
+    """The settings that a verb has too. What is None is left to the verb."""
+    known = {option.name for option in options(verb)}
+    return {name: value for name, value in settings.to_dict().items() if name in known and value is not None}
+
+
+def _way(job: Job, on: bool, limits: PassLimits, resident: int, tokens: int, display: ProgressDisplay) -> Way:
+    """Try training on `tokens` with activation checkpointing or without, unless it is likely to run out of memory."""
+    chosen, device = on == job.passes.activation_checkpointing, job.machine.device
+    memory = pass_memory(
+        job.base, job.objective, job.train_rows, job.settings, job.machine, activation_checkpointing=on
+    )
+    size = job.passes.tokens_per_pass
+    if not chosen and not job.passes.asked_for:
+        size = limits.largest(memory, limits.sizes(memory)) or limits.longest
+    peak, rate = resident + limits.needed(memory, size), None
+    if chosen or limits.fit(memory, size):
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        rate = _training_rate(job, on, size, PROBE_STEPS if chosen else COMPARED_STEPS, display)
+        if device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(device)
+    return Way(on, size, rate, None if rate is None else tokens / rate / 60, peak)
+
+
+def _training_rate(job: Job, on: bool, tokens_per_pass: int, steps: int, display: ProgressDisplay) -> float:
+    """Tokens a second in training: the median over `steps` steps but the first."""
+    lines: list[Mapping[str, Any]] = []
+    loop = dataclasses.replace(
+        job.loop,
+        total_steps=min(steps, job.loop.total_steps),
+        evaluate_every=0,
+        tokens_per_pass=tokens_per_pass,
+        activation_checkpointing=on,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        train(
+            job.base,
+            job.objective,
+            job.train_rows,
+            loop,
+            accelerator=job.machine.accelerator,
+            checkpoints=Path(folder),
+            display=display,
+            log=lines.append,
+        )
+    return float(statistics.median(line["tokens_per_second"] for line in lines[1:] or lines))
+
+
+def _scoring_rate(job: Job) -> float:
+    """Tokens a second in scoring, over one pass."""
+    held_out = job.own_held_out
+    tokens_per_pass = job.loop.tokens_per_pass
+    probe = dataclasses.replace(held_out, selected=held_out.rows.select_documents(tokens_per_pass))
+    began = time.perf_counter()
+    score_held_out(job.base, job.objective, probe, job.machine, tokens_per_pass=tokens_per_pass)
+    return int(probe.rows.lengths[probe.selected].sum()) / (time.perf_counter() - began)

@@ -1,0 +1,145 @@
+"""What `data estimate` says of conversations: whether a file holds them, their tokens, and what is wrong with a set."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from domain_ft.corpus.conversations.formats import FieldChoice, recognise
+from domain_ft.corpus.conversations.variety import dominant_answer, dominant_phrase
+from domain_ft.corpus.left_out import sentences
+from domain_ft.corpus.readers import ENDINGS, RECORDS, raw_records
+from domain_ft.corpus.readers.base import BadRecords
+from domain_ft.corpus.readers.files import ending
+from domain_ft.storage import user_path
+from domain_ft.verbs.data.settings import EstimateSettings
+from domain_ft.wording import counted
+
+if TYPE_CHECKING:
+    from domain_ft.verbs.instruct.prepare import Job
+
+
+FEW_EXAMPLES = 50
+
+
+PROBED_TOKENS = 9
+"""Tokens of an answer that are written to see how long one takes."""
+
+
+_SHOWN = 60  # characters of an answer or a phrase that dominates
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The conversations of a run.
+
+    Attributes:
+        format: that they are written in.
+        train: rows to learn from: one for each conversation, or more where the template cannot show it in one.
+        test: rows that are held out.
+        dropped: conversations of which nothing is left to learn.
+        cut: rows whose end is cut.
+        trained_tokens: of the tokens of `train`, those that are learned: answers, and the ends of their turns.
+        run_trained_tokens: that the whole run learns, each as often as it is read.
+        rejected: records that are left out: they cannot be used, are marked so, or have no answer within the length.
+        unread_fields: by name, the records that have a field that nothing reads.
+    """
+
+    format: str
+    train: int
+    test: int
+    dropped: int
+    cut: int
+    trained_tokens: int
+    run_trained_tokens: int
+    rejected: int
+    unread_fields: dict[str, int]
+
+
+def holds_conversations(settings: EstimateSettings) -> bool:
+    """Whether `instruct` is meant: by --kind, by options that only one verb has, or by the file's first record."""
+    if settings.kind != "auto":
+        return settings.kind == "conversations"
+    if settings.text_field:
+        return False
+    if settings.format != "auto" or settings.prompt_field or settings.answer_field:
+        return True
+    path = user_path(settings.corpus)
+    kind = ENDINGS.get(ending(path), "")
+    if kind not in RECORDS or not path.is_file():
+        return False
+    first = next(raw_records(path, path.name, kind, BadRecords("skip", lambda _: None, settings.encoding)), None)
+    return first is not None and recognise(first.fields, FieldChoice.of(settings)) is not None
+
+
+def examples_of(job: Job) -> Examples:
+    """The counts of a run that is set up."""
+    rows = job.train_rows
+    return Examples(
+        format=job.data.format,
+        train=len(rows),
+        test=len(job.held_out["test"].rows.lengths),
+        dropped=len(job.dropped),
+        cut=int(rows.cut.sum()),
+        trained_tokens=job.learned_tokens(job.steps_per_epoch),
+        run_trained_tokens=job.learned_tokens(job.loop.total_steps),
+        rejected=len(job.all_rejects),
+        unread_fields=job.left_out.to_result()["unread_fields"],
+    )
+
+
+def warnings_of(job: Job) -> Iterator[str]:
+    """What a person should mend or know before training on these conversations."""
+    rows, length = job.train_rows, job.settings.max_length
+    if len(rows) < FEW_EXAMPLES:
+        yield f"{len(rows)} examples are few to learn from; {FEW_EXAMPLES} or more are usual"
+    if cut := int(rows.cut.sum()):
+        longer = f" (--max-length; this model reads up to {job.base.max_length:,})"
+        mend = longer if job.base.max_length > length else ""
+        yield f"{counted(cut, 'example is', 'examples are')} longer than {length:,} tokens, and cut at the end{mend}"
+    if job.dropped:
+        dropped = counted(len(job.dropped), "example has", "examples have")
+        yield f"{dropped} no answer left within --max-length, and cannot be trained on"
+    if job.rejects:
+        left_out = counted(len(job.rejects), "record is", "records are")
+        yield f"{left_out} left out, the first because {job.rejects[0].reason}"
+    yield from sentences({"unread_fields": job.left_out.to_result()["unread_fields"]})
+    if answer := dominant_answer(job.data.train):
+        said = _shown(answer.text)
+        yield f"{answer.share:.0%} of the examples are answered by {said}: a model may learn to say only that"
+    if phrase := dominant_phrase(job.data.train):
+        yield f"{phrase.share:.0%} of the prompts have the words {_shown(phrase.text)}: others may be understood less"
+
+
+def answering_minutes(job: Job) -> float:
+    """What it takes to answer the test prompts before and after, where every answer is as long as it may be."""
+    from domain_ft.models.generation import Sampling, generate
+    from domain_ft.verbs.instruct.prepare import ANSWERED_AT_ONCE
+
+    if not job.questions:
+        return 0.0
+    prompts = [question.prompt for question in job.questions[:ANSWERED_AT_ONCE]]
+
+    def write(tokens: int) -> tuple[float, int]:
+        """Seconds that answers of so many tokens take, and the tokens of the longest: a model may end before."""
+        began = time.perf_counter()
+        with job.machine.accelerator.autocast():
+            sampling = Sampling(max_new_tokens=tokens)
+            said = generate(job.base, prompts, sampling, stop_tokens=(), batch_size=ANSWERED_AT_ONCE)
+        return time.perf_counter() - began, max(answer.tokens for answer in said)
+
+    write(1)  # the first call warms caches up
+    reading, _ = write(1)
+    seconds, tokens = write(PROBED_TOKENS)
+    a_token = max(0.0, seconds - reading) / max(1, tokens - 1)
+    batches = math.ceil(len(job.questions) / ANSWERED_AT_ONCE)
+    return 2 * batches * (reading + (job.settings.max_new_tokens - 1) * a_token) / 60
+
+
+def _shown(text: str) -> str:
+    """The beginning of a text, on one line."""
+    line = " ".join(text.split())
+    return f"“{line[:_SHOWN]}…”" if len(line) > _SHOWN else f"“{line}”"

@@ -1,0 +1,206 @@
+"""`domain-ft data mix`: files of conversations mixed by weight, such as one's own with general ones against forgetting.
+
+mix(DataMixSettings(data=("mine.jsonl:0.8", "general.jsonl:0.2"), output=Path("mixed.jsonl"))).files
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.table import Table
+
+from domain_ft.checking import refuse
+from domain_ft.corpus.conversations.formats import FieldChoice, to_chat
+from domain_ft.corpus.conversations.reading import iterate_conversations
+from domain_ft.corpus.left_out import LeftOut, sentences
+from domain_ft.errors import CorpusError, SettingsError
+from domain_ft.locks import writing_beside
+from domain_ft.randomness import generator
+from domain_ft.report.plain import plain
+from domain_ft.storage import user_path, write_atomic
+from domain_ft.verbs.data.files import Refusing, json_line, refuse_existing
+from domain_ft.verbs.data.settings import DataMixSettings
+from domain_ft.wording import counted
+
+SMALLEST, LARGEST = 1e-6, 1e6
+"""The limits of a weight. Only their ratios count, so that none beyond them is of use."""
+
+
+MOST = 10_000_000
+"""Conversations in a mixture at most: all of them are held in memory."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a mixture took of a file.
+
+    Attributes:
+        file: as it was given.
+        weight: the share of the mixture that was asked for.
+        conversations: that the file holds.
+        taken: that stand in the mixture; more than the file holds where it was read again.
+        share: of the mixture that they are.
+    """
+
+    file: str
+    weight: float
+    conversations: int
+    taken: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A mixture that was written.
+
+    Attributes:
+        output: the file.
+        conversations: in it.
+        files: what was taken of each, in the order given.
+        notes: what a person should know, in sentences.
+    """
+
+    output: Path
+    conversations: int
+    files: tuple[Taken, ...]
+    notes: tuple[str, ...]
+
+
+def mix(settings: DataMixSettings) -> Mixture:
+    """Write all conversations of the first file, and of each other as many as its weight beside the first's asks for.
+
+    Which are drawn of a file, and the order of all, follow from the seed and the place of the file among the others. A
+    larger weight draws the same ones and more.
+
+    Raises:
+        SettingsError: a weight is missing or no number above 0, or the output exists already or is not .jsonl.
+        RecordError: a line holds no conversation.
+        CorpusError: a file is missing, or is none of conversations.
+    """
+    weights = _weights(settings.data)
+    if settings.output.suffix.lower() != ".jsonl":
+        raise SettingsError(f"--output {settings.output} does not end in .jsonl", fix="the mixture is JSON lines")
+    refuse_existing(settings.output)
+    left_out = {file: LeftOut() for file in weights}
+    lines = [list(_chat_lines(file, settings, left_out[file])) for file in weights]
+    first, *_ = weights.values()
+    wanted = [round(len(lines[0]) * weight / first) for weight in weights.values()]
+    if settings.repeat and sum(wanted) > MOST:
+        raise SettingsError(
+            f"the mixture would have {counted(sum(wanted), 'conversation')}, and at most {MOST:,} are written",
+            where="the weights beside the first file's",
+            fix="give the first file a larger weight, or the others smaller ones",
+        )
+    drawn = [
+        _draw(len(own), count, settings, number) for number, (own, count) in enumerate(zip(lines, wanted, strict=True))
+    ]
+    mixed = [own[index] for own, indices in zip(lines, drawn, strict=True) for index in indices]
+    order = generator(settings.seed, "order of a mixture").permutation(len(mixed))
+    with writing_beside(settings.output):
+        refuse_existing(settings.output)  # again: another process may have been faster
+        write_atomic(settings.output, b"".join(mixed[index] for index in order))
+    taken = tuple(
+        Taken(file, weight / math.fsum(weights.values()), len(own), len(indices), len(indices) / len(mixed))
+        for (file, weight), own, indices in zip(weights.items(), lines, drawn, strict=True)
+    )
+    return Mixture(settings.output, len(mixed), taken, (*_notes(taken, wanted), *_left_out_notes(left_out)))
+
+
+def run(settings: DataMixSettings) -> dict[str, Any]:
+    """The verb: mix, and say what was taken of each file."""
+    mixture = mix(settings)
+    console = Console(quiet=settings.json, highlight=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("file", overflow="fold")
+    for heading in ("holds", "taken", "share", "asked for"):
+        table.add_column(heading, justify="right")
+    for taken in mixture.files:
+        table.add_row(
+            plain(taken.file),
+            f"{taken.conversations:,}",
+            f"{taken.taken:,}",
+            f"{taken.share:.1%}",
+            f"{taken.weight:.1%}",
+        )
+    console.print(table)
+    for note in mixture.notes:
+        console.print(plain(f"note: {note}", style="yellow"))
+    console.print(plain(f"\n{counted(mixture.conversations, 'conversation')} in {mixture.output}"), soft_wrap=True)
+    return {"command": "data mix"} | dataclasses.asdict(mixture) | {"output": str(mixture.output)}
+
+
+def _weights(given: Sequence[str]) -> dict[str, float]:
+    """The weight of each file, in the order given. All that is wrong is said at once."""
+    weights: dict[str, float] = {}
+    problems = []
+    for one in given:
+        file, _, number = one.rpartition(":")
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = math.nan
+        if not file or math.isnan(weight):
+            problems.append(f"{one}: needs a weight above 0 behind a colon, such as {file or one}:0.2")
+        elif not SMALLEST <= weight <= LARGEST:
+            problems.append(f"{one}: the weight must be at least {SMALLEST:g} and at most {LARGEST:g}")
+        elif file in weights:
+            problems.append(f"{one}: the file is given twice; give it once, with the sum of the weights")
+        else:
+            weights[file] = weight
+    refuse(problems)
+    return weights
+
+
+def _chat_lines(file: str, settings: DataMixSettings, left_out: LeftOut) -> Iterator[bytes]:
+    """The conversations of a file as lines in OpenAI's chat format."""
+    found = False
+    path, choice = user_path(file), FieldChoice.of(settings)
+    for conversation in iterate_conversations(path, choice, Refusing(settings.encoding), left_out=left_out):
+        found = True
+        yield json_line(to_chat(conversation), conversation.place)
+    if not found:
+        marked = left_out.records
+        why = f": {'its one record is' if marked == 1 else f'all {marked:,} records are'} marked as not to be learned"
+        raise CorpusError(
+            f"the file holds no conversation{why if marked else ', since it has no records'}",
+            where=file,
+            fix="leave the file out, or give one with conversations; domain-ft data check lists what is in it",
+        )
+
+
+def _draw(count: int, wanted: int, settings: DataMixSettings, number: int) -> npt.NDArray[np.int64]:
+    """Which of the `count` conversations of a file are taken: all once in each reading, the last reading in part."""
+    readings = -(-wanted // count) if settings.repeat else 1
+    orders = [generator(settings.seed, "mixture", number, reading).permutation(count) for reading in range(readings)]
+    return np.concatenate([*orders, np.zeros(0, np.int64)])[:wanted]
+
+
+def _left_out_notes(left_out: Mapping[str, LeftOut]) -> Iterator[str]:
+    """What of the files is not in the mixture."""
+    for file, own in left_out.items():
+        if own.records:
+            marked = counted(own.records, "record is", "records are")
+            yield f"of {file}, {marked} marked as not to be learned, and not in the mixture"
+        for sentence in sentences({"unread_fields": own.to_result()["unread_fields"]}):
+            yield f"{file}: {sentence}; they are not in the mixture"
+
+
+def _notes(taken: Sequence[Taken], wanted: Sequence[int]) -> Iterator[str]:
+    for own, count in zip(taken, wanted, strict=True):
+        if own.taken < count:
+            yield (
+                f"{own.file} holds {counted(own.conversations, 'conversation')}, and its weight asks for {count:,}; "
+                "with --repeat it is read again"
+            )
+        elif own.taken > own.conversations:
+            yield f"{own.file} is read {own.taken / own.conversations:.1f} times"
+        elif count == 0:
+            yield f"{own.file} is not in it: its weight asks for less than one conversation"

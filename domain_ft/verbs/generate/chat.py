@@ -1,0 +1,243 @@
+"""`domain-ft generate` in the terminal: an answer that appears as it is written, and a conversation of many turns.
+
+With a second model (--against) both answer, side by side, and each remembers its own answers. Where the lines come
+from a pipe, nothing but the answers is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, TextIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from domain_ft.corpus.conversations.conversation import Turn
+from domain_ft.corpus.readers.base import decode
+from domain_ft.errors import UserError
+from domain_ft.models.generation import Generated
+from domain_ft.report.plain import plain
+from domain_ft.terminal_text import printable
+from domain_ft.verbs.generate.typewriter import Typewriter
+from domain_ft.verbs.shared.chat_model import Speaker
+from domain_ft.verbs.shared.streams import bad_records
+
+WIDEST = 100
+"""Cells of a line at most: longer ones are hard to read."""
+
+
+_COMMAND = re.compile(r"/[a-z]+")
+
+
+_HELP = "/reset begins again, /system TEXT sets the system turn, /exit leaves"
+
+
+class AnswerScreen:
+    """Shows answers: one as it is written, two beside each other.
+
+    Args:
+        stdout: where to; on a terminal in colour and wrapped between words, else as it is.
+        labelled: whether an answer stands indented under the name of who gives it, as in a conversation.
+    """
+
+    def __init__(self, stdout: TextIO, *, labelled: bool = False) -> None:
+        self.console = Console(file=stdout, highlight=False)
+        self.width = min(self.console.width, WIDEST)
+        self.said = ""
+        """What has appeared of the answer that is being written."""
+        self._stdout = stdout
+        self._labelled = labelled
+
+    def show(self, speakers: Sequence[Speaker], prompts: Sequence[str], name: str) -> list[Generated]:
+        """Have each speaker answer its prompt, and show it; `name` is what the prompt is called."""
+        self.said = ""
+        if len(speakers) == 1:
+            return [self._show_one(speakers[0], prompts[0], name)]
+        with self.console.status("both are writing"):
+            answers = [speaker.answer([prompt], [name])[0] for speaker, prompt in zip(speakers, prompts, strict=True)]
+        self._show_beside(speakers, answers)
+        return answers
+
+    def _show_one(self, speaker: Speaker, prompt: str, name: str) -> Generated:
+        if not self.console.is_terminal:
+            answer = speaker.answer([prompt], [name], stream=self._pass_on)[0]
+            self._stdout.write("\n")
+            self._stdout.flush()
+            return answer
+        if self._labelled:
+            self.console.print(plain(speaker.name, style="bold cyan"))
+        indent = "  " if self._labelled else ""
+        page = Typewriter(self._stdout, self.width, indent)
+
+        def write(piece: str) -> None:
+            self.said += piece
+            page.write(piece)
+
+        try:
+            answer = speaker.answer([prompt], [name], stream=write)[0]
+        finally:
+            page.end()
+        self.console.print(Text(f"{indent}{_measures(answer, speaker)}", style="dim"))
+        return answer
+
+    def _pass_on(self, piece: str) -> None:
+        self._stdout.write(piece)
+        self._stdout.flush()
+
+    def _show_beside(self, speakers: Sequence[Speaker], answers: Sequence[Generated]) -> None:
+        table = Table(box=box.SIMPLE_HEAD, width=self.width, pad_edge=False, show_footer=True)
+        for speaker, answer in zip(speakers, answers, strict=True):
+            table.add_column(
+                plain(speaker.name, style="bold cyan"), Text(_measures(answer, speaker), style="dim"), ratio=1
+            )
+        table.add_row(*(plain(answer.text) for answer in answers))
+        self.console.print(table)
+
+
+def _measures(answer: Generated, speaker: Speaker) -> str:
+    """How long an answer was, and how fast; and that it was cut, where it was."""
+    pace = f", {answer.tokens / answer.seconds:,.1f} a second" if answer.seconds else ""
+    cut = "" if answer.stopped else f"; cut at --max-new-tokens {speaker.sampling.max_new_tokens}"
+    return f"{answer.tokens:,} token{'s' if answer.tokens != 1 else ''}{pace}{cut}"
+
+
+class Talk:
+    """What has been said, to one speaker or to two.
+
+    Args:
+        speakers: who answers; each remembers its own answers.
+        system: the system turn, where there is one.
+        screen: where the answers appear.
+    """
+
+    def __init__(self, speakers: Sequence[Speaker], system: str | None, screen: AnswerScreen) -> None:
+        self.speakers, self.screen = speakers, screen
+        self.asked = 0
+        self.begin(system)
+
+    def begin(self, system: str | None) -> None:
+        """Forget what was said."""
+        self.system = system
+        self.turns = [[Turn("system", system)] if system else [] for _ in self.speakers]
+
+    def ask(self, text: str) -> None:
+        """Put a question, and show and remember the answers. Where it fails, it is as if it had not been asked.
+
+        Raises:
+            UserError: a template refuses it, or it is too long.
+            KeyboardInterrupt: it was stopped; what one speaker had said by then is remembered.
+        """
+        self.asked += 1
+        turns = [[*own, Turn("user", text)] for own in self.turns]
+        prompts = [speaker.prompt(own) for speaker, own in zip(self.speakers, turns, strict=True)]
+        for speaker, prompt in zip(self.speakers, prompts, strict=True):
+            speaker.check(prompt)
+        try:
+            answers = [answer.text for answer in self.screen.show(self.speakers, prompts, f"turn {self.asked}")]
+        except KeyboardInterrupt:
+            if self.screen.said:
+                self._remember(turns, [self.screen.said])
+            raise
+        self._remember(turns, answers)
+
+    def _remember(self, turns: Sequence[list[Turn]], answers: Sequence[str]) -> None:
+        self.turns = [[*own, Turn("assistant", answer)] for own, answer in zip(turns, answers, strict=True)]
+
+
+def chat(speakers: Sequence[Speaker], system: str | None, stdin: BinaryIO | None, stdout: TextIO) -> int:
+    """Talk until the lines end; returns how many questions were put.
+
+    On a terminal ctrl-C ends an answer, and what cannot be asked is said and passed over. From a pipe either ends all.
+
+    Args:
+        speakers: who answers.
+        system: the system turn, where there is one.
+        stdin: lines of UTF-8; the process's own, which may be a terminal, where none is given.
+        stdout: where the answers go.
+
+    Raises:
+        UserError: a line from a pipe is not UTF-8, or cannot be asked.
+    """
+    if stdin is None and sys.stdin.isatty() and stdout.isatty():
+        with _killable():
+            return _talk_in_terminal(speakers, system, stdout)
+    talk = Talk(speakers, system, AnswerScreen(stdout))
+    for number, line in enumerate(stdin or sys.stdin.buffer, 1):
+        text = (decode(line, "standard input", bad_records(None), line=number) or "").strip()
+        if text and not _take(text, talk):
+            break
+    return talk.asked
+
+
+def _talk_in_terminal(speakers: Sequence[Speaker], system: str | None, stdout: TextIO) -> int:
+    talk = Talk(speakers, system, AnswerScreen(stdout, labelled=True))
+    console = talk.screen.console
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  (what is typed can then be edited, and called back)
+    for speaker in speakers:
+        size = speaker.base.model.num_parameters() / 1e6
+        console.print(plain(speaker.name, style="bold cyan"), Text(f"{size:,.0f} M parameters", style="dim"))
+    console.print(Text(f"{_HELP}\nctrl-C ends an answer, ctrl-D the conversation", style="dim"))
+    for text in _typed(console):
+        try:
+            if not _take(text, talk):
+                break
+        except KeyboardInterrupt:
+            console.print(Text("  stopped", style="dim"))
+        except UserError as error:
+            console.print(plain(str(error), style="red"))
+    return talk.asked
+
+
+def _take(line: str, talk: Talk) -> bool:
+    """Do what a line says: it is a command or a question. Whether the conversation goes on."""
+    word, _, rest = line.partition(" ")
+    if not _COMMAND.fullmatch(word):
+        talk.ask(line)
+    elif word == "/exit":
+        return False
+    elif word == "/reset":
+        talk.begin(talk.system)
+        print("begun again", file=sys.stderr)
+    elif word == "/system":
+        talk.begin(rest.strip() or None)
+        print(f"begun again {'with this' if rest else 'without a'} system turn", file=sys.stderr)
+    else:
+        print(f"there is no command {printable(word)}: {_HELP}", file=sys.stderr)
+    return True
+
+
+def _typed(console: Console) -> Iterator[str]:
+    """The lines that a person types, until ctrl-D."""
+    while True:
+        console.print()
+        try:
+            text = input("you › ").strip()
+        except EOFError:
+            console.print()
+            return
+        except KeyboardInterrupt:
+            console.print(Text("\nctrl-D leaves", style="dim"))
+            continue
+        if text:
+            yield text
+
+
+@contextlib.contextmanager
+def _killable() -> Iterator[None]:
+    """Let SIGTERM end the process: elsewhere it is taken as ctrl-C, which here ends an answer alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

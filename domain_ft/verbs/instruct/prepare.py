@@ -1,0 +1,258 @@
+"""What `instruct` needs before its first step, and `data estimate` too: data, model and settled settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+
+import numpy as np
+
+from domain_ft.corpus.conversations.conversation import Conversation
+from domain_ft.corpus.conversations.reading import ConversationData, ConversationSource, open_conversations
+from domain_ft.corpus.conversations.rendering import ChatTemplate
+from domain_ft.corpus.conversations.rows import ConversationRows, Dropped, encode_conversations
+from domain_ft.corpus.corpus import open_corpus
+from domain_ft.corpus.left_out import LeftOut
+from domain_ft.corpus.packing import StepPlan
+from domain_ft.corpus.prepared import PreparedCorpus, prepare
+from domain_ft.corpus.readers.base import Reject
+from domain_ft.errors import SettingsError
+from domain_ft.models.base import BaseModel, load
+from domain_ft.models.generation import refuse_encoder
+from domain_ft.objectives.base import LanguageModelObjective
+from domain_ft.objectives.causal_lm import CausalLM
+from domain_ft.objectives.instructions import Instructions
+from domain_ft.randomness import derive
+from domain_ft.training.loop import count_steps
+from domain_ft.training.progress import ProgressDisplay
+from domain_ft.verbs.instruct.settings import InstructSettings
+from domain_ft.verbs.shared.language_model import NO_CONTROL, HeldOut, hold_out, piece_length
+from domain_ft.verbs.shared.lineage import adapted_runs
+from domain_ft.verbs.shared.machine import Machine
+from domain_ft.verbs.shared.text_runs import CURVE_POINTS, TextJob, settle
+from domain_ft.verbs.shared.training import choose_passes, loop_settings, trainable_for_now
+
+EPOCHS = 3.0
+
+
+LEARNING_RATES = {"lora": 1e-3, "dora": 1e-3, "full": 5e-5}
+
+
+CONTROL_FRACTION = 0.05  # of the control corpus, held out as `adapt` does by default
+
+
+ANSWERED_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Question:
+    """A test prompt that both models answer.
+
+    Attributes:
+        id: of its conversation.
+        asked: what the last turn before the answer says.
+        prompt: all that the model reads.
+        reference: the answer that the data has.
+        reference_tokens: of it, the one that ends the turn included.
+    """
+
+    id: str
+    asked: str
+    prompt: str
+    reference: str
+    reference_tokens: int
+
+
+@dataclass(frozen=True)
+class Job(TextJob):
+    """Conversations, rendered and encoded, and the model that learns from them.
+
+    Attributes:
+        data: the conversations.
+        template: how they are rendered.
+        rejects: records that could not be read, and conversations that the template cannot say.
+        control: the corpus that forgetting is measured on, if any; `held_out` has the roles `test` and `control`.
+        questions: what both models answer.
+    """
+
+    settings: InstructSettings
+    objective: Instructions
+    train_rows: ConversationRows
+    data: ConversationData
+    template: ChatTemplate
+    rejects: Sequence[Reject]
+    control: PreparedCorpus | None
+    questions: Sequence[Question]
+
+    def objective_of(self, role: str) -> LanguageModelObjective:
+        """Of the control each token is asked for, of conversations the answers alone."""
+        return CausalLM(kernels=self.machine.kernels) if role == "control" else self.objective
+
+    def learned_tokens(self, steps: int) -> int:
+        """Tokens that the first `steps` steps ask for."""
+        plan, learned = self.plan, self.train_rows.trained_lengths
+        epochs, rest = divmod(steps, plan.steps_per_epoch)
+        whole = epochs * int(learned.sum(dtype="int64"))
+        return whole + sum(
+            int(learned[plan.step(epochs * plan.steps_per_epoch + step).rows].sum()) for step in range(rest)
+        )
+
+    @property
+    def dropped(self) -> Sequence[Dropped]:
+        """Conversations of which nothing is left to learn or to measure within --max-length."""
+        held_out = self.held_out["test"].rows
+        assert isinstance(held_out, ConversationRows)
+        return (*self.train_rows.dropped, *held_out.dropped)
+
+    @property
+    def all_rejects(self) -> Sequence[Reject]:
+        """The lines of rejects.jsonl: each record that is neither learned nor measured, with why."""
+        return (*self.rejects, *(one.reject for one in self.dropped))
+
+    @property
+    def left_out(self) -> LeftOut:
+        """What was not read, for result.json."""
+        return LeftOut(records=len(self.all_rejects), fields=self.data.left_out.fields)
+
+    @property
+    def references_within_limit(self) -> int:
+        """How many references would have ended before --max-new-tokens cuts them: no model can be asked for more."""
+        return sum(question.reference_tokens <= self.settings.max_new_tokens for question in self.questions)
+
+
+def set_up(settings: InstructSettings, machine: Machine, display: ProgressDisplay) -> Job:
+    """Read the conversations, load the model, and settle every setting that depends on them.
+
+    Raises:
+        ModelError: the model is no decoder.
+        CorpusError: the data cannot be read, or nothing of it can be learned.
+        SettingsError: the processes do not have the same settings, data and model.
+    """
+    rejects: list[Reject] = []
+    display.say(f"reading {settings.data}")
+    with machine.main_first():
+        data = open_conversations(ConversationSource.of(settings), rejects=rejects.append, progress=display.job)
+        dtype = machine.weights_dtype(settings.method, settings.train_modules)
+        base = load(settings.model, device=machine.device, dtype=dtype, progress=display.job)
+        refuse_encoder(base)
+        today = day_of(settings)
+        template = ChatTemplate.of(base.tokenizer, today)
+        length = piece_length(base, settings.max_length)
+        rows = {
+            split: encode_conversations(
+                conversations,
+                base.tokenizer,
+                template,
+                max_length=length,
+                rejects=rejects.append if settings.on_bad_record == "skip" else None,
+                progress=display.job,
+            )
+            for split, conversations in (("train", data.train), ("test", data.test))
+        }
+        control = control_of(settings)
+        prepared = (
+            prepare(open_corpus(control), evaluation_fraction=CONTROL_FRACTION, progress=display.job)
+            if control
+            else None
+        )
+        budget = settings.evaluation_tokens
+        held_out = {"test": HeldOut(data.name, "test", rows["test"], rows["test"].select_documents(budget))}
+        if prepared:
+            held_out["control"] = hold_out(
+                prepared, "control", base, max_length=length, max_tokens=budget, display=display
+            )
+    machine.agree(
+        settings.to_dict() | {"conversations": data.key, "tokens": rows["train"].key, "base model": base.revision},
+        base.model,
+    )
+    objective = Instructions(kernels=machine.kernels)
+    with trainable_for_now(base.model, settings, machine.kernels):
+        passes = choose_passes(
+            base, objective, rows["train"], settings, machine, display, step_tokens=settings.tokens_per_step
+        )
+    budgeted = settings.max_steps is not None or settings.max_tokens is not None
+    total_steps = count_steps(
+        StepPlan(rows["train"].lengths, settings.tokens_per_step, settings.seed),
+        rows["train"].tokens,
+        max_tokens=settings.max_tokens,
+        max_steps=settings.max_steps,
+        epochs=None if budgeted else settings.epochs or EPOCHS,
+    )
+    evaluate_every = settings.evaluate_every or max(1, total_steps // CURVE_POINTS)
+    rate = settings.learning_rate or LEARNING_RATES[settings.method]
+    loop = loop_settings(settings, passes, total_steps=total_steps, evaluate_every=evaluate_every, learning_rate=rate)
+    settled = settle(settings, machine, length, loop) | {
+        "format": data.format,
+        "control": control or NO_CONTROL,
+        "template_date": today.isoformat() if template.writes_date else settings.template_date,
+    }
+    kept = [data.test[index] for index in np.unique(rows["test"].documents)]
+    return Job(
+        settings=dataclasses.replace(settings, **settled),
+        machine=machine,
+        base=base,
+        objective=objective,
+        data=data,
+        template=template,
+        rejects=rejects,
+        control=prepared,
+        train_rows=rows["train"],
+        held_out=held_out,
+        questions=questions_of(kept, template, base, settings),
+        loop=loop,
+        passes=passes,
+    )
+
+
+def day_of(settings: InstructSettings) -> date:
+    """--template-date, or today.
+
+    Raises:
+        SettingsError: it is no day.
+    """
+    if settings.template_date is None:
+        return date.today()
+    try:
+        return date.fromisoformat(settings.template_date)
+    except ValueError as error:
+        raise SettingsError(
+            f"--template-date {settings.template_date}: {error}", fix="write a day as YYYY-MM-DD, such as 2026-01-31"
+        ) from error
+
+
+def control_of(settings: InstructSettings) -> str | None:
+    """The corpus that shows what is forgotten: --control, or an embedded one of another field; None for `none`."""
+    if settings.control:
+        return None if settings.control == NO_CONTROL else settings.control
+    return "medical" if any(run.corpus == "legal" for run in adapted_runs(settings.model)) else "legal"
+
+
+def questions_of(
+    test: Sequence[Conversation], template: ChatTemplate, base: BaseModel, settings: InstructSettings
+) -> list[Question]:
+    """What asks for the last answer in words of some test conversations, drawn by the seed and their ids.
+
+    Those whose prompts leave no room for an answer are left out.
+
+    Args:
+        test: conversations that the template can say.
+    """
+    found: list[Question] = []
+    room = base.max_length - settings.max_new_tokens
+    for conversation in sorted(test, key=lambda one: derive(settings.seed, "question", one.id)):
+        if len(found) == settings.generate_examples:
+            break
+        answers = [place for place, turn in enumerate(conversation.turns) if turn.trained and turn.content.strip()]
+        if not answers or answers[-1] == 0:
+            continue
+        before, answer = conversation.turns[: answers[-1]], conversation.turns[answers[-1]]
+        prompt = template.prompt(before, conversation.tools)
+        asked, answered = (
+            len(base.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+            for text in (prompt, answer.content)
+        )
+        if asked <= room:
+            found.append(Question(conversation.id, before[-1].content, prompt, answer.content, answered + 1))
+    return found

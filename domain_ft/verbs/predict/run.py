@@ -1,0 +1,180 @@
+"""`domain-ft predict`: labels and probabilities, or entities, a JSON object a line, in the order of the input.
+
+Texts are read, answered and written in batches: memory does not depend on how many there are. What was stopped goes on
+with --resume: the input is read again, which is cheap, and answered after the last whole line of the output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+from domain_ft.corpus.cleaning import Aligned
+from domain_ft.corpus.left_out import LeftOut, sentences
+from domain_ft.corpus.tasks.encoding import Encoder
+from domain_ft.corpus.tasks.examples import Input
+from domain_ft.corpus.tasks.fields import FieldNames
+from domain_ft.corpus.tasks.reading import iterate_inputs
+from domain_ft.corpus.tasks.rows import ExampleRows
+from domain_ft.evaluation.logits import predict_logits
+from domain_ft.evaluation.predictions import probabilities
+from domain_ft.models.identity import model_digest
+from domain_ft.models.task_facts import TaskFacts
+from domain_ft.models.task_model import TaskModel, load_task_run
+from domain_ft.terminal_text import printable
+from domain_ft.training.loop import release_free_memory
+from domain_ft.training.progress import ProgressDisplay
+from domain_ft.verbs.predict.settings import PredictSettings
+from domain_ft.verbs.shared.machine import Machine, choose_machine
+from domain_ft.verbs.shared.stream_state import Identity
+from domain_ft.verbs.shared.streams import bad_records, check_streams, open_input, open_output, open_rejects, pass_over
+from domain_ft.wording import counted
+
+BATCH = 512
+"""Texts that are answered at once: enough that some have about equal lengths, few enough to be no weight."""
+
+
+FORMS = {
+    "sequence": (frozenset({"id", "label", "probabilities"}), frozenset({"id", "labels", "probabilities"})),
+    "token": (frozenset({"id", "entities"}),),
+}
+"""The keys of a line, by the kind of task."""
+
+
+Answer = Callable[[Sequence[Input]], Iterable[dict[str, Any]]]
+"""Gives the line of each text, in their order."""
+
+
+def predict(settings: PredictSettings, stdin: BinaryIO | None = None, stdout: TextIO | None = None) -> dict[str, Any]:
+    """Answer every text of --input, and say how many there were.
+
+    Args:
+        stdin: what is read for `--input -`; the process's own where none is given.
+        stdout: what is written to without --output; the process's own where none is given.
+
+    Raises:
+        UserError: the run, the input or the output cannot be used. What is written stays, to be gone on with.
+    """
+    began = time.perf_counter()
+    check_streams(settings, "predictions", stdin)
+    left_out = LeftOut()
+    machine = choose_machine(settings)
+    with ProgressDisplay(quiet=settings.quiet) as display, contextlib.ExitStack() as stack:
+        facts = TaskFacts.load(Path(settings.model))
+        model = load_task_run(Path(settings.model), device=machine.device, dtype=machine.weights_dtype(facts.method))
+        make = {"sequence": _classes, "token": _entities}[facts.kind]
+        answer = make(model, facts, settings, machine)
+        identity = partial(_identity, settings, str(model.model.dtype), display)
+        rejects = stack.enter_context(open_rejects(settings, left_out))
+        output = stack.enter_context(open_output(settings, stdout or sys.stdout, FORMS[facts.kind], identity))
+        texts = iterate_inputs(
+            open_input(settings.input, stdin),
+            _fields(facts, settings),
+            settings.id_field,
+            bad_records(rejects, settings.encoding, "have such records listed: --rejects F"),
+            left_out,
+            text_required=settings.text_field is not None,
+        )
+        pass_over(texts, output, rejects, settings)
+        written = output.done
+        while batch := list(itertools.islice(texts, BATCH)):
+            output.write(answer(batch), batch)
+            written += len(batch)
+            display.job("predicting", written, None)
+            release_free_memory()
+    return {
+        "command": "predict",
+        "model": settings.model,
+        "device": machine.device.type,
+        "texts": written,
+        "done_before": output.done,
+        **left_out.to_result(),
+        "rejects": str(rejects.path) if rejects and left_out.records else None,
+        "wall_seconds": time.perf_counter() - began,
+        "output": str(settings.output) if settings.output else None,
+    }
+
+
+def run(settings: PredictSettings) -> dict[str, Any]:
+    """The verb: predict, and say on standard error how many texts there were."""
+    result = predict(settings)
+    if not settings.quiet and not settings.json:
+        where = f" in {settings.output}" if settings.output else ""
+        told = [f"{counted(result['texts'], 'text')}{where}", *sentences(result)]
+        print(printable("\n".join(told)), file=sys.stderr)
+    return result
+
+
+def _identity(settings: PredictSettings, dtype: str, display: ProgressDisplay) -> Identity:
+    """What the predictions depend on beside the input."""
+    options = {
+        "--text-field": settings.text_field,
+        "--pair-field": settings.pair_field,
+        "--id-field": settings.id_field,
+        "--encoding": settings.encoding,
+        "--calibrate": settings.calibrate,
+        "--dtype": dtype.removeprefix("torch."),
+    }
+    return Identity("predict", settings.model, (model_digest(settings.model, display.job),), options)
+
+
+def _fields(facts: TaskFacts, settings: PredictSettings) -> FieldNames:
+    """Which fields of the input hold what: as it was learned from, unless something else is asked for."""
+    learned = {name: facts.fields.get(name) for name in ("text", "pair", "id")}
+    asked = {"text": settings.text_field, "pair": settings.pair_field, "id": settings.id_field}
+    return FieldNames(**{name: asked[name] or learned[name] for name in asked})
+
+
+def _classes(model: TaskModel, facts: TaskFacts, settings: PredictSettings, machine: Machine) -> Answer:
+    """Labels with the probability of every class."""
+    temperature = facts.temperature if settings.calibrate else 1.0
+    names = model.labels.names
+    encoder = Encoder.of(model.tokenizer, model.labels, max_length=facts.max_length, long_text=facts.long_text)
+
+    def answer(batch: Sequence[Input]) -> Iterator[dict[str, Any]]:
+        rows = ExampleRows.of(encoder, batch)
+        with machine.accelerator.autocast():
+            logits = predict_logits(model, rows, tokens_per_pass=settings.tokens_per_pass)
+        chances = probabilities(logits, model.labels.several, temperature)
+        for example, own in zip(batch, chances.tolist(), strict=True):
+            by_name = dict(zip(names, own, strict=True))
+            if model.labels.several:
+                said: dict[str, Any] = {
+                    "labels": [name for name, p in zip(names, own, strict=True) if p >= facts.threshold]
+                }
+            else:
+                said = {"label": names[max(range(len(own)), key=own.__getitem__)]}
+            yield {"id": example.key, **said, "probabilities": by_name}
+
+    return answer
+
+
+def _entities(model: TaskModel, facts: TaskFacts, settings: PredictSettings, machine: Machine) -> Answer:
+    """Entities with their character offsets in the text that was given, which may differ from what the model reads."""
+    from domain_ft.evaluation.tagging import tag_texts
+
+    def answer(batch: Sequence[Input]) -> Iterator[dict[str, Any]]:
+        with machine.accelerator.autocast():
+            found = tag_texts(model, batch, tokens_per_pass=settings.tokens_per_pass, max_length=facts.max_length)
+            for text, line in zip(batch, found, strict=True):
+                yield {"id": text.key, "entities": _in_given(text, line["entities"])}
+
+    return answer
+
+
+def _in_given(text: Input, entities: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Entities of the cleaned text as entities of the given one."""
+    if text.given == text.text or not entities:
+        return list(entities)
+    aligned = Aligned.of(text.given)
+    moved = []
+    for entity in entities:
+        start, end = aligned.given_span(entity["start"], entity["end"])
+        moved.append({**entity, "start": start, "end": end, "text": text.given[start:end]})
+    return moved

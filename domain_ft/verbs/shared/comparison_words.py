@@ -1,0 +1,33 @@
+"""What a comparison of runs says in words."""
+
+from __future__ import annotations
+
+from domain_ft.report.numbers import bounds as interval_of
+from domain_ft.report.numbers import number
+from domain_ft.verbs.shared.comparison import ComparedRun, CompareReport
+from domain_ft.verbs.shared.task_words import Difference, p_value, verdict
+
+
+def compared(run: ComparedRun, report: CompareReport) -> str:
+    """What a comparison says of a run after the first, in a sentence: of the first of its metrics."""
+    metric, against = report.metrics[0], f"{run.name} against {report.runs[0].name}"
+    difference = run.differences[metric]
+    if report.of_losses:
+        return f"{against}: {loss_verdict(difference)}."
+    return f"{against}: {verdict(difference, metric)}; {p_value(difference)}."
+
+
+def loss_verdict(difference: Difference) -> str:
+    """What a difference of losses is, of `bootstrap.difference`: by loss, or bits per byte where tokenizers differ."""
+    in_bits = difference["loss"] is None
+    value, bounds = (
+        (difference["bits_per_byte"], difference["bits_per_byte_interval"])
+        if in_bits
+        else (difference["loss"], difference["interval"])
+    )
+    unit = "bits per byte" if in_bits else "nats per token"
+    if bounds is None or bounds[0] <= 0 <= bounds[1]:
+        return f"not shown: {interval_of(bounds, 3)} {unit}"
+    low, high = sorted(abs(bound) for bound in bounds)
+    direction = "better" if bounds[1] < 0 else "worse"
+    return f"{direction} by {number(abs(value), 3)} {unit} ({number(low, 3)} to {number(high, 3)})"

@@ -1,0 +1,52 @@
+"""Which text a model has been adapted to: the runs that it stands on, by their config.toml."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from domain_ft.corpus.corpus import open_corpus
+from domain_ft.corpus.prepared import PreparedCorpus, prepare
+from domain_ft.errors import UserError
+from domain_ft.json_files import read_result
+from domain_ft.storage import user_path
+from domain_ft.training.progress import ProgressDisplay
+from domain_ft.verbs.adapt.settings import AdaptSettings
+from domain_ft.verbs.instruct.settings import InstructSettings
+
+
+def adapted_runs(model: str) -> Iterator[AdaptSettings]:
+    """The settings of the `adapt` runs that `model` is, or stands on, the last first; nothing for any other model.
+
+    A run of `instruct` stands on what it began with.
+    """
+    folder = user_path(model)
+    if not (folder / "result.json").is_file():
+        return
+    command = read_result(folder).get("command")
+    if command == "adapt":
+        settings = AdaptSettings.from_toml(folder / "config.toml")
+        yield settings
+        yield from adapted_runs(settings.model)
+    elif command == "instruct":
+        yield from adapted_runs(InstructSettings.from_toml(folder / "config.toml").model)
+
+
+def training_corpora(model: str, display: ProgressDisplay) -> tuple[list[PreparedCorpus], list[str]]:
+    """The corpora that `model` was adapted to, and the names of those that cannot be read any more."""
+    runs = list(adapted_runs(model))
+    read = [_training_corpus(settings, display) for settings in runs]
+    lost = [settings.corpus for settings, corpus in zip(runs, read, strict=True) if corpus is None]
+    return [corpus for corpus in read if corpus is not None], lost
+
+
+def _training_corpus(settings: AdaptSettings, display: ProgressDisplay) -> PreparedCorpus | None:
+    try:
+        corpus = open_corpus(
+            settings.corpus,
+            text_field=settings.text_field,
+            on_bad_record=settings.on_bad_record,
+            encoding=settings.encoding,
+        )
+        return prepare(corpus, evaluation_fraction=settings.evaluation_fraction, progress=display.job)
+    except UserError:  # moved, changed, or a hub out of reach
+        return None

@@ -1,0 +1,129 @@
+"""What losses before and after mean in words: `adapt`, `instruct` and `evaluate` share it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from domain_ft.corpus.left_out import fields_read
+from domain_ft.evaluation.bootstrap import FEWEST_UNITS
+from domain_ft.report.numbers import bounds, level, number, signed
+
+
+class Measured(Protocol):
+    """What losses were measured on: a corpus, or examples."""
+
+    @property
+    def name(self) -> str:
+        """Such as `legal`."""
+
+
+class LossReport(Protocol):
+    """A report on a run whose losses were measured before and after, by role."""
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        """The run's result.json."""
+
+    @property
+    def roles(self) -> Sequence[tuple[str, Measured]]:
+        """(`domain`, `test` or `control`, what it was measured on)."""
+
+    @property
+    def control(self) -> Measured | None:
+        """What forgetting was measured on, if anything."""
+
+    @property
+    def differences(self) -> Mapping[str, Mapping[str, Any]]:
+        """By role, of `evaluation.bootstrap.difference`."""
+
+    @property
+    def metrics(self) -> Sequence[Mapping[str, Any]]:
+        """The lines of metrics.jsonl."""
+
+
+Difference = Mapping[str, Any]
+"""What `evaluation.bootstrap.difference` gives."""
+
+
+MEASURES = {"loss": "loss (nats per token)", "perplexity": "perplexity", "bits_per_byte": "bits per byte"}
+
+
+VERDICTS = {"better": "better", "worse": "worse", "unclear": "no clear change"}
+
+
+def measure(name: str, value: float) -> str:
+    """A `loss`, `perplexity` or `bits_per_byte` with as many decimals as it bears."""
+    if name == "perplexity":
+        return f"{value:.3g}" if value >= 1e6 else number(value, 1 if value < 1000 else 0)
+    return number(value, 3)
+
+
+def digits_for(difference: Difference) -> int:
+    """Decimals that show where the interval of a difference stands: 2, or more for a small one."""
+    sizes = [abs(value) for value in (difference.get("interval") or [difference["loss"]])]
+    return 2 if min(sizes) >= 0.01 else 3 if min(sizes) >= 0.001 else 4
+
+
+def verdict(difference: Difference) -> str:
+    """`better` or `worse` where the interval of the loss excludes zero, else `unclear`."""
+    interval = difference["interval"]
+    if interval is None or interval[0] <= 0 <= interval[1]:
+        return "unclear"
+    return "better" if interval[1] < 0 else "worse"
+
+
+def few_held_out(report: LossReport, unit: str) -> list[str]:
+    """What so few held-out documents (`unit`) are worth, a sentence for each role that has few."""
+    sentences = []
+    for role, data in report.roles:
+        difference = report.differences[role]
+        if not difference.get("few_documents"):
+            continue
+        worth = "the interval is rough" if difference["documents"] >= FEWEST_UNITS else "nothing is shown"
+        plural = "" if difference["documents"] == 1 else "s"
+        sentences.append(f"Only {difference['documents']:,} {unit}{plural} of {data.name} held out: {worth}.")
+    return sentences
+
+
+def too_few(difference: Difference) -> bool:
+    """Whether so few documents were measured that nothing can be shown."""
+    return bool(difference["documents"] < FEWEST_UNITS)
+
+
+def control_finding(report: LossReport) -> str:
+    """What the run forgot, as far as the control shows it."""
+    assert report.control is not None
+    said = {
+        "worse": "It forgot something",
+        "better": "It shows no forgetting",
+        "unclear": "No forgetting could be shown",
+    }[verdict(report.differences["control"])]
+    return f"{said}: on {report.control.name} text, the control, the loss went from {change(report, 'control')}."
+
+
+def change(report: LossReport, role: str, unit: str = "document") -> str:
+    """`6.10 to 4.80 (−1.30; 95% interval −1.42 to −1.18, 115 documents)`."""
+    difference = report.differences[role]
+    digits = digits_for(difference)
+    before, after = (report.result[when][role]["loss"] for when in ("before", "after"))
+    units = f"{difference['documents']:,} {unit}{'' if difference['documents'] == 1 else 's'}"
+    interval = f"{level(difference)} {bounds(difference['interval'], digits)}"
+    if difference["interval"] is None:
+        interval = "too few for an interval"
+    return (
+        f"{number(before, digits)} to {number(after, digits)} ({signed(difference['loss'], digits)}; "
+        f"{interval}, {units})"
+    )
+
+
+def parameters(report: LossReport) -> str:
+    """`1,331,712 of 23,866,122 (5.6%)`, the parameters that were trained."""
+    trained, total = report.result["trainable_parameters"], report.result["total_parameters"]
+    return f"{trained:,} of {total:,} ({100 * trained / total:.1f}%)"
+
+
+def about_text(result: Mapping[str, Any]) -> list[str]:
+    """What result.json says of how the text was read, in sentences: warnings, fields, and what was not read."""
+    fields = [sentence[0].upper() + sentence[1:] + "." for sentence in fields_read(result.get("text_fields") or ())]
+    return [*(result.get("warnings") or ()), *fields]

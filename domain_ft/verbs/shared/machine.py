@@ -1,0 +1,196 @@
+"""Where and how a verb computes: device, precision, kernels, processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedDataParallelKwargs, LoggerType, gather_object
+
+from domain_ft.errors import SettingsError, nearest
+from domain_ft.verbs.groups import MachineOptions
+from domain_ft_kernels import resolve_backend
+from domain_ft_kernels.products import has_fast_bfloat16
+
+PATIENCE = timedelta(days=30)
+"""How long processes wait for the one that reads and tokenises a corpus for them."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how it is computed, with nothing left on `auto`.
+
+    Attributes:
+        accelerator: device, precision and processes, as accelerate has them.
+        dtype: of the arithmetic: `float32` or `bfloat16`.
+        kernels: the backend of the ops: `reference`, `torch` or `triton`.
+        sharded: whether the processes each keep a shard of what trains, and not all of it.
+    """
+
+    accelerator: Accelerator
+    dtype: str
+    kernels: str
+    sharded: bool = False
+
+    @property
+    def device(self) -> torch.device:
+        """The device that this process computes on."""
+        return self.accelerator.device
+
+    def weights_dtype(self, method: str, train_modules: Sequence[str] = ()) -> torch.dtype:
+        """The type that the base model is kept in: bfloat16 where all of it is frozen; what trains is float32."""
+        frozen = method != "full" and not train_modules
+        return torch.bfloat16 if self.dtype == "bfloat16" and frozen else torch.float32
+
+    @property
+    def processes(self) -> int:
+        """How many processes compute together."""
+        return int(self.accelerator.num_processes)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return bool(self.accelerator.is_main_process)
+
+    @contextlib.contextmanager
+    def main_first(self) -> Iterator[None]:
+        """The main process of each node runs the block first and fills the caches that the others then find filled.
+
+        The others wait however long it takes: training's own limit, after which a process counts as lost, is minutes.
+        Where nodes share a cache, its locks see to it that only one of them fills it. If the block fails, the others
+        are let in as well, to fail of the same.
+        """
+        if self.processes == 1:
+            yield
+            return
+        patient = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+        first = self.accelerator.is_local_main_process
+        if not first:
+            torch.distributed.barrier(patient)
+        try:
+            yield
+        finally:
+            if first:
+                torch.distributed.barrier(patient)
+
+    def agree(self, facts: Mapping[str, Any], model: torch.nn.Module) -> None:
+        """Make sure that all processes are about to do the same, and give them all the main one's weights.
+
+        A head that each node fits for itself differs from another node's in the last bits.
+
+        Raises:
+            SettingsError: they have other `facts`; these are named.
+        """
+        if self.processes == 1:
+            return
+        everyone: list[Mapping[str, Any]] = gather_object([dict(facts)])
+        if differing := [name for name in facts if any(other.get(name) != facts[name] for other in everyone)]:
+            raise SettingsError(
+                f"the processes of this run do not have the same {', '.join(differing)}",
+                fix="start all of them with the same options, the same files and the same version of domain-ft",
+            )
+        for tensor in model.state_dict().values():
+            torch.distributed.broadcast(tensor, src=0)
+
+
+def choose_machine(
+    settings: MachineOptions, *, sharding: str = "none", track: tuple[str, ...] = (), project: Path | None = None
+) -> Machine:
+    """Resolve `auto` and set accelerate up for this process.
+
+    Args:
+        settings: device, precision and kernels.
+        sharding: `none` or `full`, as --sharding; `accelerate launch --use_fsdp` means `full` too.
+        track: names of trackers.
+        project: the folder that they may write to.
+
+    Raises:
+        SettingsError: a GPU was asked for and there is none, or a backend that cannot run here.
+    """
+    sharding = "full" if _launched_for_fsdp() else sharding
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise SettingsError(
+            "--device cuda was given, and torch sees no GPU",
+            fix="use --device cpu, or install the CUDA build of torch and check with torch.cuda.is_available()",
+        )
+    _check_trackers(track)
+    use_cpu = settings.device == "cpu" or not torch.cuda.is_available()
+    dtype = settings.dtype
+    if dtype == "auto":
+        dtype = "float32" if use_cpu and not has_fast_bfloat16() else "bfloat16"
+    if PartialState._shared_state and PartialState().num_processes == 1:
+        # accelerate keeps the first call's device and precision; a second call from Python may ask for others.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+    accelerator = Accelerator(
+        cpu=use_cpu,
+        mixed_precision="bf16" if dtype == "bfloat16" else "no",
+        log_with=list(track) or None,
+        # The models' buffers (positions, rotary tables) never change: there is nothing to broadcast.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+        project_dir=str(project) if project else None,
+    )
+    try:
+        kernels = resolve_backend(settings.kernels, accelerator.device)
+    except ValueError as error:
+        raise SettingsError(f"--kernels {settings.kernels}: {error}", fix="use --kernels auto") from error
+    return Machine(accelerator, dtype, kernels, sharded=sharding == "full" and accelerator.num_processes > 1)
+
+
+def _launched_for_fsdp() -> bool:
+    """Whether `accelerate launch` was told to use FSDP. It is asked once: what it says goes to our own sharding.
+
+    Left as they are, its variables would make transformers load empty weights, and accelerate shard in a way that
+    rounds the loss.
+    """
+    if os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() not in ("1", "true"):
+        return False
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        raise SettingsError(
+            "accelerate was launched for the first version of FSDP, which is not supported",
+            fix="accelerate launch --use_fsdp --fsdp_version 2, or torchrun with --sharding full",
+        )
+    return True
+
+
+def _check_trackers(names: tuple[str, ...]) -> None:
+    """accelerate raises for a tracker it does not know, and passes in silence over one that is not installed."""
+    known = {str(kind.value) for kind in LoggerType} - {"all"}
+    for name in names:
+        if name not in known:
+            raise SettingsError(f"--track {name}: there is no such tracker", fix=nearest(name, known))
+        if LoggerType(name) not in get_available_trackers():
+            raise SettingsError(f"--track {name}: the package is not installed", fix=f"pip install {name}")
+
+
+def is_main_process() -> bool:
+    """Whether this is the only process, or of several the one that writes and speaks (by torchrun's variables)."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def provenance(machine: Machine) -> dict[str, Any]:
+    """What a number depends on besides the settings: versions, machine, kernels."""
+    packages = ("domain-ft", "torch", "transformers", "accelerate", "tokenizers", "numpy")
+    return {
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"
+        if machine.device.type == "cpu"
+        else torch.cuda.get_device_name(machine.device),
+        "device": machine.device.type,
+        "dtype": machine.dtype,
+        "kernels": machine.kernels,
+        "processes": machine.processes,
+        "sharding": "full" if machine.sharded else "none",
+    }

@@ -1,0 +1,46 @@
+"""The facts of a task that its report shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from domain_ft.corpus.tasks.examples import TaskData
+
+
+WORST = 20
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """A task, as the report tells of it.
+
+    Attributes:
+        name: such as `legal/license-category`.
+        labels: the classes' names.
+        several: whether an example may have several of them.
+        examples: how many by split.
+        facts: `TaskData.facts`: description, licence, citation, language, how it was split, known weaknesses.
+        notes: what was found when it was read, in sentences.
+    """
+
+    name: str
+    labels: Sequence[str]
+    several: bool = False
+    examples: Mapping[str, int] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, task: TaskData) -> TaskFacts:
+        """The facts of a task that was read."""
+        return cls(
+            name=task.name,
+            labels=task.labels.names,
+            several=task.labels.several,
+            examples={split: len(examples) for split, examples in task.splits.items()},
+            facts=task.facts,
+            notes=tuple(task.notes),
+        )

@@ -1,0 +1,109 @@
+"""What the reports on tasks share in words. Scores are written in points, of 100: `81.2`, not `0.812`.
+
+A claim goes as far as its interval and no further: a difference is `better` or `worse` where the interval excludes
+zero, and else `not shown`, whatever its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from domain_ft.corpus.left_out import sentences as unread_sentences
+from domain_ft.corpus.tasks.leaks import KIND_WORDS
+from domain_ft.evaluation.bootstrap import FEWEST_UNITS
+from domain_ft.report.numbers import difference_span, points
+from domain_ft.verbs.shared.task_facts import TaskFacts
+
+Difference = Mapping[str, Any]
+"""What `evaluation.counts.counts_difference` gives of a score."""
+
+
+METRICS = {
+    "macro_f1": "macro F1",
+    "accuracy": "accuracy",
+    "micro_f1": "micro F1",
+    "mcc": "MCC",
+    "auroc": "AUROC",
+    "f1": "F1",
+    "precision": "precision",
+    "recall": "recall",
+}
+"""What scores are called, in the order in which they are shown."""
+
+
+FEW = 10
+"""A class with fewer test examples than this is flagged: one more or less right moves its score by points."""
+
+
+def verdict(difference: Difference, metric: str) -> str:
+    """What a difference is, as far as its interval goes.
+
+    >>> verdict({"verdict": "better", "difference": 0.021, "interval": [0.004, 0.039]}, "macro_f1")
+    'better by 2.1 points of macro F1 (0.4 to 3.9)'
+    >>> verdict({"verdict": "not shown", "difference": 0.012, "interval": [-0.005, 0.029]}, "macro_f1")
+    'not shown: −0.5 to +2.9 points of macro F1'
+    """
+    bounds, said = difference["interval"], f"points of {METRICS[metric]}"
+    if difference["verdict"] == "not shown":
+        found = f"{difference_span(bounds)} {said}" if bounds else "too few independent examples for an interval"
+        return f"not shown: {found}"
+    low, high = sorted(abs(bound) for bound in bounds)
+    amount = f"{points(abs(difference['difference']))} {said} ({points(low)} to {points(high)})"
+    return f"{difference['verdict']} by {amount}"
+
+
+def p_value(difference: Difference) -> str:
+    """`p = 0.031`, below a thousandth only that it is so; adjusted where it is one of several.
+
+    >>> p_value({"p_value": 0.031}), p_value({"p_value": 0.0005, "p_holm": 0.0005})
+    ('p = 0.031', 'adjusted p < 0.001')
+    """
+    value = difference.get("p_holm", difference["p_value"])
+    said = f"p = {value:.3f}" if value >= 0.001 else "p < 0.001"
+    return f"adjusted {said}" if "p_holm" in difference else said
+
+
+def few_units(units: int, what: str) -> str:
+    """What so few independent `what` are worth."""
+    if units < FEWEST_UNITS:
+        return f"There are only {units:,} independent {what}: too few for an interval, so nothing is shown."
+    return f"There are only {units:,} independent {what}: the intervals are rough."
+
+
+def facts(task: TaskFacts) -> list[tuple[str, str]]:
+    """(what it is, what it says) of a task's facts that are words, and of its sizes."""
+    skipped = ("description", "fields")
+    named = [
+        (name.replace("_", " "), value if isinstance(value, str) else ", ".join(map(str, value)))
+        for name, value in task.facts.items()
+        if name not in skipped and value and isinstance(value, (str, list, tuple))
+    ]
+    sizes = [(f"{split} examples", f"{amount:,}") for split, amount in task.examples.items()]
+    kind = "any number of them an example" if task.several else "one an example"
+    read = task.facts.get("fields") or {}
+    fields = [
+        (f"{what} read from", f"{read[name]}{length}")
+        for name, what, length in (
+            ("text", "text", _mean_length(task)),
+            ("pair", "second text", ""),
+            ("label", "label", ""),
+        )
+        if read.get(name)
+    ]
+    return [*sizes, ("classes", f"{len(task.labels):,}, {kind}"), *fields, *named]
+
+
+def _mean_length(task: TaskFacts) -> str:
+    mean = task.facts.get("mean_characters")
+    return f", {mean:,} characters on average" if mean else ""
+
+
+def left_out(result: Mapping[str, Any]) -> list[str]:
+    """What was not read of the examples."""
+    return unread_sentences(result)
+
+
+def leaks(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(what was found, how often) of `Leaks.counts`."""
+    return [(KIND_WORDS[kind], f"{amount:,}") for kind, amount in counts.items()]

@@ -1,0 +1,278 @@
+"""What all verbs that train share in their training: what trains, how large a pass is, and the loop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
+
+from accelerate.utils import gather_object
+from transformers import PreTrainedModel
+
+from domain_ft.corpus.rows import Rows
+from domain_ft.errors import SettingsError
+from domain_ft.models import targets as targeting
+from domain_ft.models.activation_checkpointing import ActivationCheckpointing
+from domain_ft.models.lora import LoraConfig, apply_lora, has_lora, lora_of, set_backend
+from domain_ft.objectives.base import Objective, TrainedModel
+from domain_ft.report.run_folder import RunFolder
+from domain_ft.training.checkpoints import TrainingState
+from domain_ft.training.loop import LoopSettings, disable_base_dropout, train
+from domain_ft.training.memory import (
+    PassLimits,
+    PassMemory,
+    PassPlan,
+    count_pass,
+    free_memory,
+    plan_passes,
+    training_state_bytes,
+)
+from domain_ft.training.progress import ProgressDisplay
+from domain_ft.verbs.adapt.settings import AdaptSettings
+from domain_ft.verbs.classify.settings import ClassifySettings
+from domain_ft.verbs.instruct.settings import InstructSettings
+from domain_ft.verbs.shared.machine import Machine
+from domain_ft.verbs.tag.settings import TagSettings
+
+TrainSettings: TypeAlias = AdaptSettings | InstructSettings | ClassifySettings | TagSettings
+"""The settings of a verb that trains."""
+
+
+S = TypeVar("S", AdaptSettings, InstructSettings, ClassifySettings, TagSettings)
+
+
+LEARNING_RATES = {"lora": 2e-3, "dora": 2e-3, "full": 5e-5}
+
+
+def alpha_of(settings: TrainSettings) -> float:
+    """--alpha, or twice the rank."""
+    return settings.alpha or 2.0 * settings.rank
+
+
+def make_trainable(
+    model: PreTrainedModel, settings: TrainSettings, kernels: str, *, seed: int, heads: Sequence[str] = ()
+) -> None:
+    """Put LoRA into `model`, or open every weight, as --method says.
+
+    Args:
+        kernels: the backend of LoRA's op.
+        seed: of the adapters' first values.
+        heads: modules that are new, and trained whole beside the adapters.
+    """
+    if settings.method == "full":
+        model.requires_grad_(True)
+        return
+    config = LoraConfig(
+        rank=settings.rank,
+        alpha=alpha_of(settings),
+        dropout=settings.dropout,
+        targets=settings.targets,
+        use_rslora=settings.rslora,
+        use_dora=settings.method == "dora",
+        train_modules=(*settings.train_modules, *heads),
+    )
+    apply_lora(model, config, seed=seed)
+    set_backend(model, kernels)
+
+
+def refuse_unusable_rank(model: PreTrainedModel, settings: TrainSettings) -> None:
+    """Raise for a --rank that no layer can use, before text is read and tokenised for it.
+
+    Raises:
+        ModelError: with the highest rank that is of use.
+    """
+    if settings.method == "lora" or settings.method == "dora":
+        trained = targeting.resolve_modules(model, settings.train_modules)
+        paths = targeting.resolve_targets(model, settings.targets, trained)
+        targeting.check_ranks(model, dict.fromkeys(paths, settings.rank))
+
+
+@contextlib.contextmanager
+def trainable_for_now(
+    model: PreTrainedModel, settings: TrainSettings, kernels: str, heads: Sequence[str] = ()
+) -> Iterator[None]:
+    """Inside the block the model is as it will be trained; afterwards it is as it was."""
+    parameters = list(model.parameters())
+    wanted = [parameter.requires_grad for parameter in parameters]
+    make_trainable(model, settings, kernels, seed=settings.seed, heads=heads)
+    try:
+        yield
+    finally:
+        if has_lora(model):
+            lora_of(model).discard()
+        for parameter, requires_grad in zip(parameters, wanted, strict=True):
+            parameter.requires_grad_(requires_grad)
+
+
+def choose_passes(
+    base: TrainedModel,
+    objective: Objective,
+    rows: Rows,
+    settings: TrainSettings,
+    machine: Machine,
+    display: ProgressDisplay,
+    *,
+    step_tokens: int,
+) -> PassPlan:
+    """How large a pass is, by the memory that is free now; the same on every process. What trains is in the model.
+
+    Args:
+        step_tokens: tokens of an optimiser step over all processes.
+
+    Raises:
+        SettingsError: --activation-checkpointing on, for a model that has no list of layers.
+    """
+    for note in lora_of(base.model).notes if has_lora(base.model) else ():
+        display.say(f"note: {note}")
+    can_checkpoint = ActivationCheckpointing(base.model).possible
+    if settings.activation_checkpointing == "on" and not can_checkpoint:
+        raise SettingsError(
+            f"--activation-checkpointing on: '{base.name}' does not keep its layers in a list, so there is nothing to "
+            "compute again",
+            fix="leave the option out; a smaller --tokens-per-pass or --max-length takes less memory",
+        )
+    plan = plan_passes(
+        pass_limits(base, rows, machine, step_tokens=step_tokens),
+        lambda on: pass_memory(base, objective, rows, settings, machine, activation_checkpointing=on),
+        tokens_per_pass=settings.tokens_per_pass,
+        activation_checkpointing=settings.activation_checkpointing,
+        can_checkpoint=can_checkpoint,
+    )
+    plans: list[PassPlan] = gather_object([plan])
+    chosen = max(plans, key=lambda plan: (plan.activation_checkpointing, -plan.tokens_per_pass))
+    if not chosen.fits:
+        display.warn(f"memory may run out: {chosen.reason}")
+    elif chosen.activation_checkpointing and settings.activation_checkpointing == "auto":
+        display.say(f"note: memory is short, so layers are computed again in the backward pass: {chosen.reason}")
+    return chosen
+
+
+def pass_limits(base: TrainedModel, rows: Rows, machine: Machine, *, step_tokens: int) -> PassLimits:
+    """What passes have to keep to here and now; what trains must be in the model already."""
+    # The processes of a machine share its memory, where each has a GPU of its own.
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if machine.device.type == "cpu" else 1
+    return PassLimits(
+        step_tokens=-(-step_tokens // machine.processes),
+        longest=int(rows.lengths.max()),
+        device=machine.device.type,
+        free_bytes=free_memory(machine.device) // sharing,
+        state_bytes=training_state_bytes(base.model.parameters()),
+    )
+
+
+def pass_memory(
+    base: TrainedModel,
+    objective: Objective,
+    rows: Rows,
+    settings: TrainSettings,
+    machine: Machine,
+    *,
+    activation_checkpointing: bool,
+) -> PassMemory:
+    """Count what a pass of `base` takes in training; what trains must be in it already."""
+    checkpointing = ActivationCheckpointing(base.model)
+    if not settings.base_dropout:
+        disable_base_dropout(base.model)
+    base.model.train()
+    checkpointing.switch(activation_checkpointing)
+    try:
+        longest = rows.pack([int(rows.lengths.argmax())])
+        return count_pass(
+            base,
+            objective,
+            longest,
+            kernels=machine.kernels,
+            autocast=machine.accelerator.autocast,
+            keeps_scores=settings.base_dropout or not base.packed,
+        )
+    finally:
+        checkpointing.switch(on=False)
+        base.model.eval()
+
+
+def loop_settings(
+    settings: TrainSettings, passes: PassPlan, *, total_steps: int, evaluate_every: int, **others: Any
+) -> LoopSettings:
+    """The loop's settings for a verb's; `others` are those that the verb has of its own, or decides."""
+    values = {
+        "total_steps": total_steps,
+        "tokens_per_step": settings.tokens_per_step,
+        "tokens_per_pass": passes.tokens_per_pass,
+        "activation_checkpointing": passes.activation_checkpointing,
+        "learning_rate": settings.learning_rate or LEARNING_RATES[settings.method],
+        "schedule": settings.schedule,
+        "warmup": settings.warmup,
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "lora_plus_ratio": settings.lora_plus_ratio,
+        "base_dropout": settings.base_dropout,
+        "seed": settings.seed,
+        "checkpoint_every": settings.checkpoint_every,
+        "keep_checkpoints": settings.keep_checkpoints,
+        "evaluate_every": evaluate_every,
+    }
+    return LoopSettings(**{**values, **others})
+
+
+@contextlib.contextmanager
+def tracked(settings: TrainSettings, machine: Machine) -> Iterator[None]:
+    """Inside the block what is logged goes to the trackers of --track too."""
+    accelerator = machine.accelerator
+    if settings.track:
+        accelerator.init_trackers("domain-ft", config={k: str(v) for k, v in settings.to_dict().items()})
+    yield
+    # Not by accelerate's end_training: it destroys the process group, by which the model is then scored, and keeps the
+    # trackers, so that another trial would be told to all of them.
+    while accelerator.trackers:
+        accelerator.trackers.pop().finish()
+
+
+def train_into(
+    folder: RunFolder,
+    base: TrainedModel,
+    objective: Objective,
+    rows: Rows,
+    loop: LoopSettings,
+    machine: Machine,
+    display: ProgressDisplay,
+    *,
+    resume: bool,
+    evaluate: Callable[[], Mapping[str, Any]],
+    score: Callable[[Mapping[str, Any]], Sequence[float]] | None = None,
+) -> TrainingState:
+    """Train `base`, with the lines of the metrics and the checkpoints in `folder`; it is in eval mode afterwards.
+
+    Args:
+        resume: go on from the newest checkpoint there.
+        evaluate: a point of the curve.
+        score: what the best model is chosen by; without it the last one is what remains.
+    """
+
+    def log(line: Mapping[str, Any]) -> None:
+        if machine.is_main:
+            folder.append_metrics(line)
+        numbers = {name: value for name, value in line.items() if isinstance(value, (int, float))}
+        machine.accelerator.log(numbers, step=line["step"])
+
+    def forget_later_lines(step: int) -> None:
+        if machine.is_main:
+            folder.truncate_metrics(step)
+
+    state = train(
+        base,
+        objective,
+        rows,
+        loop,
+        accelerator=machine.accelerator,
+        checkpoints=folder.checkpoints,
+        display=display,
+        log=log,
+        sharded=machine.sharded,
+        resume=resume,
+        on_resume=forget_later_lines,
+        evaluate=evaluate,
+        score=score,
+    )
+    base.model.eval()
+    return state

@@ -1,0 +1,111 @@
+"""What the report on a tagger is made of: plain values that `tag` hands over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from domain_ft.verbs.shared.facts import BaseFacts
+from domain_ft.verbs.shared.task_facts import WORST, TaskFacts
+
+if TYPE_CHECKING:
+    from domain_ft.corpus.tasks.entities import Span, TaggedText, TaggingData
+
+
+_SHOWN = 600  # characters of a text that a report shows
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of a text: an entity, if it has a label, which is right or wrong; else what stands between."""
+
+    text: str
+    label: str = ""
+    right: bool = True
+
+
+@dataclass(frozen=True)
+class TagReport:
+    """All that is known when `tag` is done. Make one with `of`.
+
+    Attributes:
+        result: the run's result.json.
+        base: the model that was fine-tuned.
+        task: what it was fine-tuned on; its labels are the types of entities.
+        settings: the settings as resolved.
+        provenance: versions, device, hashes.
+        metrics: the lines of metrics.jsonl; a held-out point has `evaluation` with `macro_f1`.
+        errors: the test texts with most mistakes: `id`, `truth` and `predicted`, the text twice in `Piece`s; empty
+            where no example may be shown.
+    """
+
+    result: Mapping[str, Any]
+    base: BaseFacts
+    task: TaskFacts
+    settings: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    metrics: Sequence[Mapping[str, Any]] = ()
+    errors: Sequence[Mapping[str, Any]] = ()
+
+    @classmethod
+    def of(
+        cls,
+        result: Mapping[str, Any],
+        base: BaseFacts,
+        task: TaggingData,
+        said: Sequence[Sequence[Span]],
+        *,
+        settings: Mapping[str, Any],
+        provenance: Mapping[str, Any],
+        metrics: Sequence[Mapping[str, Any]] = (),
+        examples: bool = True,
+    ) -> TagReport:
+        """The report of a run whose kept model has `said` these spans of the task's test texts."""
+        facts = TaskFacts(
+            name=task.name,
+            labels=task.types,
+            examples={split: len(texts) for split, texts in task.splits.items()},
+            facts=task.facts,
+            notes=tuple(task.notes),
+        )
+        errors = worst_texts(task.splits["test"], said) if examples else []
+        return cls(result, base, facts, settings, provenance, metrics, errors)
+
+    @property
+    def test(self) -> Mapping[str, Any]:
+        """The kept model's scores on the test texts."""
+        scores: Mapping[str, Any] = self.result["test"]
+        return {**scores, "per_class": scores["per_type"]}
+
+
+def worst_texts(texts: Sequence[TaggedText], said: Sequence[Sequence[Span]]) -> list[dict[str, Any]]:
+    """The texts with most false and missed entities, marked; long ones around the first mistake."""
+    wrong = [set(text.spans) ^ set(spans) for text, spans in zip(texts, said, strict=True)]
+    order = sorted(range(len(texts)), key=lambda index: -len(wrong[index]))[:WORST]
+    return [
+        {
+            "id": texts[index].id,
+            "truth": marked(texts[index].text, texts[index].spans, wrong[index]),
+            "predicted": marked(texts[index].text, said[index], wrong[index]),
+        }
+        for index in order
+        if wrong[index]
+    ]
+
+
+def marked(text: str, spans: Iterable[Span], wrong: set[Span]) -> list[Piece]:
+    """`text` cut at its spans; of a long text the part around the first of the `wrong` ones."""
+    first = min(wrong).start
+    start = 0 if len(text) <= _SHOWN else max(0, min(first - _SHOWN // 3, len(text) - _SHOWN))
+    end = min(len(text), start + _SHOWN)
+    pieces = [Piece("… ")] if start else []
+    for span in sorted(spans):
+        if span.start >= start and span.end <= end:
+            pieces += [
+                Piece(text[start : span.start]),
+                Piece(text[span.start : span.end], span.label, span not in wrong),
+            ]
+            start = span.end
+    pieces.append(Piece(text[start:end] + (" …" if end < len(text) else "")))
+    return [piece for piece in pieces if piece.text]
