@@ -43,7 +43,6 @@ def adapt_until_first_step(measured: bool) -> None:
     `measured`: the base's scores may come from the cache.
     """
     from domain_ft.training import loop
-    from domain_ft.verbs.adapt import run as adapt
     from domain_ft.verbs.adapt import run as adapt_run
     from domain_ft.verbs.adapt.settings import AdaptSettings
 
@@ -54,7 +53,7 @@ def adapt_until_first_step(measured: bool) -> None:
     with contextlib.ExitStack() as patches, tempfile.TemporaryDirectory() as folder:
         patches.enter_context(mock.patch.object(loop._Trainer, "take", leave))
         if not measured:
-            patches.enter_context(mock.patch.object(adapt, "_base_scores", lambda *_: None))
+            patches.enter_context(mock.patch.object(adapt_run, "_base_scores", lambda *_: None))
         adapt_run.adapt(AdaptSettings(corpus=CORPUS, model=MODEL, output=Path(folder) / "run", quiet=True))
 
 

@@ -34,7 +34,7 @@ def verb(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Verb], None]:
     """Puts a function in the place of a verb's `run`."""
 
     def put(name: str, run: Verb) -> None:
-        module = types.ModuleType(f"domain_ft.verbs.{name}")
+        module = types.ModuleType(f"domain_ft.verbs.{name}.run")
         module.run = run  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, module.__name__, module)
 

@@ -86,7 +86,7 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], TextIO]]
 
 
 def run_instead(monkeypatch: pytest.MonkeyPatch, module: str, run: Callable[[Any], Any]) -> None:
-    monkeypatch.setattr(f"domain_ft.verbs.{module}.run", run)
+    monkeypatch.setattr(f"domain_ft.verbs.{module}.run.run", run)
 
 
 @pytest.mark.parametrize("module", ["predict", "generate"])

@@ -238,3 +238,19 @@ def test_any_values_give_settings_or_a_settings_error(values: dict[str, object])
 def test_any_assignment_is_read_or_named(text: str, name: str) -> None:
     given_, found = checking.read_assignments(BenchSettings, [text, f"{name}={text}"])
     assert len(given_) + len(found) >= 1
+
+
+def test_what_is_given_is_told_from_what_equals_its_default(tmp_path: Path) -> None:
+    default = AdaptSettings(corpus="c").tokens_per_step
+    assert AdaptSettings(corpus="c").given == {"corpus"}
+    given = AdaptSettings(corpus="c", tokens_per_step=default)
+    assert given == AdaptSettings(corpus="c")
+    assert given.given == {"corpus", "tokens_per_step"}
+    file = tmp_path / "settings.toml"
+    file.write_text(f'corpus = "c"\ntokens_per_step = {default}\n', encoding="utf-8")
+    assert AdaptSettings.from_toml(file, rank=8).given == {"corpus", "tokens_per_step", "rank"}
+
+
+def test_resolving_gives_nothing() -> None:
+    resolved = AdaptSettings(corpus="c").resolved(learning_rate=0.1)
+    assert (resolved.learning_rate, resolved.given) == (0.1, {"corpus"})

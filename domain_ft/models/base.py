@@ -30,7 +30,15 @@ from transformers import (
 from domain_ft.errors import ModelError
 from domain_ft.models import attention, head
 from domain_ft.models.architectures import ARCHITECTURES, Architecture, LogitTail, ObjectiveName, describe, logit_tail
-from domain_ft.models.model_files import check_missing, guarded, load_tokenizer, load_weights, read_config, reason
+from domain_ft.models.model_files import (
+    check_missing,
+    guarded,
+    load_tokenizer,
+    load_weights,
+    raised_by_us,
+    read_config,
+    reason,
+)
 from domain_ft.models.sources import Progress, Source, find, quiet
 
 if TYPE_CHECKING:
@@ -391,6 +399,8 @@ def _agrees(base: BaseModel, batch: Batch, truth: Tensor, failures: list[Excepti
     try:
         logits = base.forward_logits(batch)
     except Exception as error:  # whatever a model that nobody has tried here may raise
+        if raised_by_us(error):
+            raise
         failures.append(error)
         return False
     return same_logits(logits, truth, base.model.dtype)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
+import domain_ft
+import domain_ft_kernels
 from domain_ft.errors import ModelError, UserError
 from domain_ft.files import refuse_no_file
 from domain_ft.json_files import read_object
@@ -58,20 +61,35 @@ _HARMLESS_HEAD = re.compile(r"^cls\.seq_relationship\.|^sop_classifier\.|^final_
 """Weights beside the body that are known and say nothing about the model: heads for the order of sentences."""
 
 _SHOWN = 5  # names of tensors in a message
+_OUR_PACKAGES = tuple(Path(str(package.__file__)).parent for package in (domain_ft, domain_ft_kernels))
 
 
 @contextlib.contextmanager
 def guarded(what: str, *, where: Path | str | None = None, fix: str) -> Iterator[None]:
     """Turn what a call of transformers raises for a bad file into a `ModelError`: `what`, and its own message.
 
-    Nothing but that call belongs inside the block.
+    An error that was raised in our own code is a bug of ours, and stays what it is.
     """
     try:
         yield
     except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
+        if raised_by_us(error):
+            raise
         raise ModelError(f"{what}: {reason(error)}", where=None if where is None else str(where), fix=fix) from error
+
+
+def raised_by_us(error: Exception) -> bool:
+    """Whether `error` is a bug of ours: of a kind that no tensor raises, and raised in a line of our own packages.
+
+    What torch raises for shapes and types that do not fit (RuntimeError, ValueError) may come from a line of ours for a
+    model that we do not know, and is no bug.
+    """
+    if not isinstance(error, (TypeError, AttributeError, NameError, LookupError, AssertionError)):
+        return False
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and any(Path(frames[-1].filename).is_relative_to(package) for package in _OUR_PACKAGES)
 
 
 def reason(error: Exception) -> str:

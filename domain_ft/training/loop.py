@@ -40,7 +40,8 @@ from domain_ft.corpus.packing import Step, StepPlan, passes, share
 from domain_ft.corpus.rows import Rows
 from domain_ft.errors import TrainingError
 from domain_ft.models.activation_checkpointing import ActivationCheckpointing
-from domain_ft.models.lora import LoraLinear, has_lora, set_dropout_seed
+from domain_ft.models.lora import has_lora, set_dropout_seed
+from domain_ft.models.modes import without_base_dropout
 from domain_ft.objectives.base import Objective, PassInputs, TrainedModel
 from domain_ft.randomness import derive
 from domain_ft.training.checkpoints import TrainingState, load_best, load_latest, save_best, save_checkpoint
@@ -186,8 +187,42 @@ def train(
             f"'{base.name}' cannot be sharded: its batches are padded, and take each process another number of passes",
             fix="use --sharding none, which keeps the whole model in each process",
         )
-    if not settings.base_dropout:
-        disable_base_dropout(base.model)
+    quiet = contextlib.nullcontext() if settings.base_dropout else without_base_dropout(base)
+    with quiet:
+        return _train(
+            base,
+            objective,
+            rows,
+            settings,
+            accelerator=accelerator,
+            checkpoints=checkpoints,
+            display=display,
+            log=log,
+            sharded=sharded,
+            resume=resume,
+            on_resume=on_resume,
+            evaluate=evaluate,
+            score=score,
+        )
+
+
+def _train(
+    base: TrainedModel,
+    objective: Objective,
+    rows: Rows,
+    settings: LoopSettings,
+    *,
+    accelerator: Accelerator,
+    checkpoints: Path,
+    display: ProgressDisplay,
+    log: Callable[[Mapping[str, Any]], None],
+    sharded: bool,
+    resume: bool,
+    on_resume: Callable[[int], None] | None,
+    evaluate: Callable[[], Mapping[str, Any]] | None,
+    score: Callable[[Mapping[str, Any]], Sequence[float]] | None,
+) -> TrainingState:
+    """`train`, with the base model's dropout as it is to be."""
     base.model.train()
     module: nn.Module = LossModule(base, objective)
     shards = Shards.of(module, base.model, accelerator) if sharded else None
@@ -416,22 +451,6 @@ class _Trainer:
             where=f"documents {shown}",
             fix="lower --learning-rate (by 3 to 10 times), or look at these documents; older checkpoints are whole",
         )
-
-
-def disable_base_dropout(model: nn.Module) -> None:
-    """Set every dropout rate of the base model to 0: modules, and rates that are kept as numbers. LoRA's own stays.
-
-    Drawing the masks costs a quarter of a step on a CPU and puts attention on the slow path, and a run that sees its
-    corpus about once has little to overfit.
-    """
-    for module in model.modules():
-        if isinstance(module, LoraLinear):
-            continue
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name, value in vars(module).items():
-            if "drop" in name and isinstance(value, float):
-                setattr(module, name, 0.0)
 
 
 def release_free_memory() -> None:

@@ -8,6 +8,7 @@ import importlib.util
 import pickle
 import weakref
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ from domain_ft.models.lora import (
     set_dropout_seed,
     unmerge,
 )
-from domain_ft.training.loop import disable_base_dropout
+from domain_ft.models.modes import without_base_dropout
 
 NO_TRITON = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 ATTENTION = {"query", "key", "value"}
@@ -124,18 +125,18 @@ def test_siblings_of_real_models_are_found_used_and_change_nothing(architecture:
     disturb(model)
     set_dropout_seed(model, 7)
     model.train()
-    disable_base_dropout(model)
+    with without_base_dropout(SimpleNamespace(model=model)):
 
-    def losses_and_gradients() -> list[Tensor]:
-        loss = model(input_ids=ids(), attention_mask=torch.ones_like(ids()), labels=ids()).loss
-        return [loss.detach(), *torch.autograd.grad(loss, list(lora.trainable_parameters().values()))]
+        def losses_and_gradients() -> list[Tensor]:
+            loss = model(input_ids=ids(), attention_mask=torch.ones_like(ids()), labels=ids()).loss
+            return [loss.detach(), *torch.autograd.grad(loss, list(lora.trainable_parameters().values()))]
 
-    together = losses_and_gradients()
-    assert sorted(grouped) == sorted(len(names) for names in families) * (2 if architecture == "albert" else 1)
-    assert losses_and_gradients()[0] == together[0]
-    assert len(grouped) % 2 == 0  # the second pass found its siblings too
-    apart(lora)
-    torch.testing.assert_close(losses_and_gradients(), together)
+        together = losses_and_gradients()
+        assert sorted(grouped) == sorted(len(names) for names in families) * (2 if architecture == "albert" else 1)
+        assert losses_and_gradients()[0] == together[0]
+        assert len(grouped) % 2 == 0  # the second pass found its siblings too
+        apart(lora)
+        torch.testing.assert_close(losses_and_gradients(), together)
 
 
 def test_the_layers_that_are_targets_make_the_family(grouped: list[int]) -> None:
@@ -301,22 +302,23 @@ def test_activation_checkpointing_recomputes_the_group(
     model = tiny_model(architecture).double()
     lora = apply_lora(model, LoraConfig(rank=2, dropout=0.3))
     disturb(model)
-    disable_base_dropout(model.train())
+    model.train()
+    with without_base_dropout(SimpleNamespace(model=model)):
 
-    def gradients() -> list[Tensor]:
-        model.zero_grad()
-        loss = model(input_ids=ids(), attention_mask=torch.ones_like(ids()), labels=ids()).loss
-        loss.backward()
-        return [parameter.grad for parameter in lora.trainable_parameters().values() if parameter.grad is not None]
+        def gradients() -> list[Tensor]:
+            model.zero_grad()
+            loss = model(input_ids=ids(), attention_mask=torch.ones_like(ids()), labels=ids()).loss
+            loss.backward()
+            return [parameter.grad for parameter in lora.trainable_parameters().values() if parameter.grad is not None]
 
-    plain, calls = gradients(), len(grouped)
-    model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
-    if use_reentrant:
-        model.enable_input_require_grads()
-    for _ in range(2):
-        torch.testing.assert_close(gradients(), plain)
-    assert len(grouped) == 5 * calls
-    assert len(plain) == len(lora.trainable_parameters())
+        plain, calls = gradients(), len(grouped)
+        model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+        if use_reentrant:
+            model.enable_input_require_grads()
+        for _ in range(2):
+            torch.testing.assert_close(gradients(), plain)
+        assert len(grouped) == 5 * calls
+        assert len(plain) == len(lora.trainable_parameters())
 
 
 @pytest.fixture

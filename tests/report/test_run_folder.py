@@ -174,11 +174,9 @@ def test_a_folder_is_judged_without_being_made(tmp_path: Path) -> None:
 def test_every_dry_run_judges_its_output_first(verb: str, tmp_path: Path) -> None:
     import importlib
 
-    from domain_ft.verbs import groups as settings
-
     (tmp_path / "mine.txt").write_text("kept")
     data = {"adapt": "corpus", "classify": "train", "tag": "train", "instruct": "data"}[verb]
-    kind = getattr(settings, f"{verb.capitalize()}Settings")
+    kind = getattr(importlib.import_module(f"domain_ft.verbs.{verb}.settings"), f"{verb.capitalize()}Settings")
     asked = kind(**{data: "nowhere.jsonl", "model": "nowhere", "output": tmp_path, "dry_run": True, "quiet": True})
     with pytest.raises(SettingsError, match="is not empty"):
-        importlib.import_module(f"domain_ft.verbs.{verb}").run(asked)
+        importlib.import_module(f"domain_ft.verbs.{verb}.run").run(asked)

@@ -27,9 +27,10 @@ from domain_ft.corpus.packing import StepPlan
 from domain_ft.errors import CheckpointError, TrainingError
 from domain_ft.models.activation_checkpointing import ActivationCheckpointing
 from domain_ft.models.lora import LoraLinear
+from domain_ft.models.modes import without_base_dropout
 from domain_ft.objectives.base import IGNORED, Inputs
 from domain_ft.training import loop as loop_module
-from domain_ft.training.loop import Interrupted, count_steps, disable_base_dropout, stop_requests, train
+from domain_ft.training.loop import Interrupted, count_steps, stop_requests, train
 from domain_ft.training.progress import ProgressDisplay
 
 PROGRAM = Path(__file__).parent / "loop_jobs.py"
@@ -365,16 +366,18 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path: Path, monkeyp
 def test_base_dropout_is_off_and_lora_dropout_stays(architecture: str) -> None:
     base, objective, rows = job(architecture, dropout=0.5)
     base.model.train()
-    disable_base_dropout(base.model)
-    layers = [layer for layer in base.model.modules() if isinstance(layer, LoraLinear)]
-    assert layers
-    assert {layer.dropout for layer in layers} == {0.5}
-    for layer in layers:
-        layer.dropout = 0.0
-    inputs = objective.prepare(rows.pack([0, 1, 2]), 0)
-    training = objective.loss(base, inputs)
-    base.model.eval()
-    assert torch.equal(training, objective.loss(base, inputs))
+    before = [module.p for module in base.model.modules() if isinstance(module, torch.nn.Dropout)]
+    with without_base_dropout(base):
+        layers = [layer for layer in base.model.modules() if isinstance(layer, LoraLinear)]
+        assert layers
+        assert {layer.dropout for layer in layers} == {0.5}
+        for layer in layers:
+            layer.dropout = 0.0
+        inputs = objective.prepare(rows.pack([0, 1, 2]), 0)
+        training = objective.loss(base, inputs)
+        base.model.eval()
+        assert torch.equal(training, objective.loss(base, inputs))
+    assert [module.p for module in base.model.modules() if isinstance(module, torch.nn.Dropout)] == before
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from test_activation_checkpointing import saved_bytes
 
 from domain_ft.models import blockwise_attention
 from domain_ft.models.activation_checkpointing import ActivationCheckpointing
+from domain_ft.models.modes import without_base_dropout
 from domain_ft.training import memory
-from domain_ft.training.loop import disable_base_dropout
 from domain_ft.training.memory import (
     ATTENTION_WORKSPACE,
     LiveBytes,
@@ -72,22 +72,21 @@ def test_a_large_pass_takes_what_small_ones_foretell(
     monkeypatch.setattr(blockwise_attention, "BLOCK", 1)  # its share is a constant, which is far more than this pass
     base, objective, rows = job(architecture, dropout=0.1, lora=lora)
     base.model.train()
-    if not keeps_scores:
-        disable_base_dropout(base.model)
-    ActivationCheckpointing(base.model).switch(checkpointing)
-    piece = rows.pack([int(rows.lengths.argmax())])
-    found = count_pass(
-        base, objective, piece, kernels="torch", autocast=contextlib.nullcontext, keeps_scores=keeps_scores
-    )
-    assert all(parameter.grad is None for parameter in base.model.parameters())
-    inputs = objective.prepare(piece.repeated([piece.tokens] * 15 + [piece.tokens - 1] * 15), 0)
-    for parameter in base.model.parameters():
-        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
-    with LiveBytes() as live:
-        objective.loss(base, inputs).backward()  # type: ignore[no-untyped-call]
-    counted = found.of(len(inputs.input_ids)) - WORKSPACE_BYTES - ATTENTION_WORKSPACE
-    assert counted == pytest.approx(max(live.history), rel=0.05)
-    assert counted > saved_bytes(base, objective, inputs)
+    with contextlib.nullcontext() if keeps_scores else without_base_dropout(base):
+        ActivationCheckpointing(base.model).switch(checkpointing)
+        piece = rows.pack([int(rows.lengths.argmax())])
+        found = count_pass(
+            base, objective, piece, kernels="torch", autocast=contextlib.nullcontext, keeps_scores=keeps_scores
+        )
+        assert all(parameter.grad is None for parameter in base.model.parameters())
+        inputs = objective.prepare(piece.repeated([piece.tokens] * 15 + [piece.tokens - 1] * 15), 0)
+        for parameter in base.model.parameters():
+            parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+        with LiveBytes() as live:
+            objective.loss(base, inputs).backward()  # type: ignore[no-untyped-call]
+        counted = found.of(len(inputs.input_ids)) - WORKSPACE_BYTES - ATTENTION_WORKSPACE
+        assert counted == pytest.approx(max(live.history), rel=0.05)
+        assert counted > saved_bytes(base, objective, inputs)
 
 
 def test_what_trains_has_a_gradient_and_two_moments() -> None:

@@ -132,8 +132,8 @@ def test_five_kills_at_random_moments_change_nothing(verb: str, tmp_path: Path) 
 # --- Signals ----------------------------------------------------------------------------------------------------------
 
 PHASES = {
-    "reading": ("domain_ft.verbs.adapt.run", "prepare_corpora", 1),
-    "tokenising": ("domain_ft.verbs.adapt.run", "tokenize", 1),
+    "reading": ("domain_ft.verbs.adapt.prepare", "prepare_corpora", 1),
+    "tokenising": ("domain_ft.verbs.adapt.prepare", "tokenize", 1),
     "scoring the base": ("domain_ft.verbs.shared.text_runs", "score_held_out", 1),
     "training": ("domain_ft.training.loop", "release_free_memory", 1),
     "scoring after": ("domain_ft.verbs.adapt.run", "measure", 2),

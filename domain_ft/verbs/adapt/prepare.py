@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -132,7 +131,7 @@ def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) 
         "evaluation_tokens": settings.evaluation_tokens or EVALUATION_TOKENS[base.objective],
     }
     return Job(
-        settings=dataclasses.replace(settings, **settled),
+        settings=settings.resolved(**settled),
         machine=machine,
         base=base,
         objective=objective,

@@ -249,7 +249,7 @@ def set_up(
         weights = class_weights(rows["train"].targets, data.labels) if settings.balance == "weights" else None
         objective = ClassificationObjective(kernels=machine.kernels, labels=data.labels, class_weights=weights)
         tasks = set_up_trials(settings, machine, model, objective, rows["train"], display)
-    resolved = dataclasses.replace(settings, **settle(settings, machine, length, tasks))
+    resolved = settings.resolved(**settle(settings, machine, length, tasks))
     if tasks is not None:
         tasks = dataclasses.replace(tasks, settings=resolved)
     return Job(resolved, machine, data, rows, leaks, model, tasks)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -190,7 +189,7 @@ def set_up(settings: InstructSettings, machine: Machine, display: ProgressDispla
     }
     kept = [data.test[index] for index in np.unique(rows["test"].documents)]
     return Job(
-        settings=dataclasses.replace(settings, **settled),
+        settings=settings.resolved(**settled),
         machine=machine,
         base=base,
         objective=objective,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -126,7 +125,7 @@ def as_started(settings: S, folder: RunFolder) -> S:
     }
     if settings.activation_checkpointing == "auto":
         kept["activation_checkpointing"] = stored.activation_checkpointing
-    return dataclasses.replace(settings, **kept)
+    return settings.resolved(**kept)
 
 
 def settle_config(

@@ -15,10 +15,11 @@ from domain_ft.errors import SettingsError
 from domain_ft.models import targets as targeting
 from domain_ft.models.activation_checkpointing import ActivationCheckpointing
 from domain_ft.models.lora import LoraConfig, apply_lora, has_lora, lora_of, set_backend
+from domain_ft.models.modes import without_base_dropout
 from domain_ft.objectives.base import Objective, TrainedModel
 from domain_ft.report.run_folder import RunFolder
 from domain_ft.training.checkpoints import TrainingState
-from domain_ft.training.loop import LoopSettings, disable_base_dropout, train
+from domain_ft.training.loop import LoopSettings, train
 from domain_ft.training.memory import (
     PassLimits,
     PassMemory,
@@ -172,20 +173,19 @@ def pass_memory(
 ) -> PassMemory:
     """Count what a pass of `base` takes in training; what trains must be in it already."""
     checkpointing = ActivationCheckpointing(base.model)
-    if not settings.base_dropout:
-        disable_base_dropout(base.model)
     base.model.train()
     checkpointing.switch(activation_checkpointing)
     try:
         longest = rows.pack([int(rows.lengths.argmax())])
-        return count_pass(
-            base,
-            objective,
-            longest,
-            kernels=machine.kernels,
-            autocast=machine.accelerator.autocast,
-            keeps_scores=settings.base_dropout or not base.packed,
-        )
+        with contextlib.nullcontext() if settings.base_dropout else without_base_dropout(base):
+            return count_pass(
+                base,
+                objective,
+                longest,
+                kernels=machine.kernels,
+                autocast=machine.accelerator.autocast,
+                keeps_scores=settings.base_dropout or not base.packed,
+            )
     finally:
         checkpointing.switch(on=False)
         base.model.eval()

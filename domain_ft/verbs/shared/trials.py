@@ -222,8 +222,7 @@ def set_up_trials(
 
 def batch_size(settings: TaskSettings) -> int | None:
     """Examples in a step; None where steps are counted in tokens."""
-    given = settings.tokens_per_step != type(settings).tokens_per_step
-    return settings.batch_size or (None if given else BATCH_SIZE)
+    return settings.batch_size or (None if "tokens_per_step" in settings.given else BATCH_SIZE)
 
 
 def begin(job: TaskJob, seed: int) -> None:

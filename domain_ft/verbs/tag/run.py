@@ -216,7 +216,7 @@ def set_up(
     weights = class_weights(rows["train"].asked, model.labels) if settings.balance == "weights" else None
     objective = TaggingObjective(kernels=machine.kernels, tag_weights=weights)
     tasks = set_up_trials(settings, machine, model, objective, rows["train"], display)
-    resolved = dataclasses.replace(settings, **settle(settings, machine, length, tasks))
+    resolved = settings.resolved(**settle(settings, machine, length, tasks))
     return Job(resolved, machine, data, rows, leaks, model, dataclasses.replace(tasks, settings=resolved), left)
 
 
