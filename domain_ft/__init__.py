@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from domain_ft.corpus.corpus import open_corpus
+    from domain_ft.embedded.loading import load
+    from domain_ft.embedded.making import resolve
     from domain_ft.errors import SettingsError, UserError
-    from domain_ft.models.base import load
     from domain_ft.verbs.adapt.run import adapt
     from domain_ft.verbs.adapt.settings import AdaptSettings
     from domain_ft.verbs.classify.run import classify
@@ -61,6 +62,7 @@ __all__ = [
     "load",
     "open_corpus",
     "predict",
+    "resolve",
     "tag",
 ]
 
@@ -84,9 +86,10 @@ _MODULES = {
     "export": "verbs.export.run",
     "generate": "verbs.generate.run",
     "instruct": "verbs.instruct.run",
-    "load": "models.base",
+    "load": "embedded.loading",
     "open_corpus": "corpus.corpus",
     "predict": "verbs.predict.run",
+    "resolve": "embedded.making",
     "tag": "verbs.tag.run",
 }
 

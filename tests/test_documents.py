@@ -21,7 +21,7 @@ from tiny_models import save_tiny
 
 from domain_ft import cli
 from domain_ft.corpus import recipes
-from domain_ft.models import embedded
+from domain_ft.models import catalogue
 from domain_ft.randomness import generator
 
 ROOT = Path(__file__).parent.parent
@@ -125,7 +125,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     write_recipes(tmp_path / "recipes")
     monkeypatch.setattr(recipes, "recipes_folder", lambda: tmp_path / "recipes")
     monkeypatch.setattr("domain_ft.corpus.corpus.recipes_folder", lambda: tmp_path / "recipes")
-    monkeypatch.setattr(embedded, "_folder", lambda name: tmp_path / "models" / name)
+    monkeypatch.setattr(catalogue, "folder_of", lambda name: tmp_path / "models" / name)
     monkeypatch.setenv("DOMAIN_FT_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     yield tmp_path

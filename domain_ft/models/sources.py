@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from domain_ft.errors import ModelError, nearest
 from domain_ft.files import refuse_no_file
 from domain_ft.json_files import read_object
+from domain_ft.models import catalogue
 from domain_ft.storage import sha256, storage_error, user_path
 
 Progress = Callable[[str, int, int | None], None]
@@ -50,17 +51,28 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
+class NotMadeError(ModelError):
+    """An embedded model that is not in the cache: `embedded.making.resolve` makes it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"the embedded model '{name}' has not been made on this machine yet.",
+            fix=f"domain_ft.load({name!r}) makes it and loads it",
+        )
+        self.name = name
+
+
 def find(name: str, progress: Progress | None = None, revision: str | None = None) -> Source:
     """Find or fetch the model that `name` stands for; `revision` is the hub's commit that is wanted, where it matters.
 
     Raises:
         ModelError: there is no such model, or it cannot be had; the message says what to do.
-        AssetError: an embedded model could not be fetched.
+        NotMadeError: an embedded model that has to be made first; `embedded.loading` does both.
     """
-    from domain_ft.models import embedded
-
-    if name in embedded.EMBEDDED:
-        folder = embedded.resolve(name, progress)
+    if name in catalogue.EMBEDDED:
+        folder = catalogue.folder_of(name)
+        if not folder.is_dir():
+            raise NotMadeError(name)
         return Source(folder, name, weights_hash(folder))
     path = user_path(name)
     if path.is_dir():
@@ -107,9 +119,7 @@ def _hash_of(path: Path, size: int, changed: int, inode: int) -> str:
 
 
 def _names(name: str) -> str:
-    from domain_ft.models import embedded
-
-    return nearest(name, embedded.EMBEDDED)
+    return nearest(name, catalogue.EMBEDDED)
 
 
 def _folder(path: Path, progress: Progress | None) -> Source:
@@ -155,6 +165,8 @@ def _adapted(adapter: Path, progress: Progress | None) -> Source:
         )
     try:
         base = find(base_name, progress, revision)
+    except NotMadeError:
+        raise
     except ModelError as error:
         raise ModelError(
             f"the adapter's base model is not to be had: {error.what}", where=str(where), fix=error.fix

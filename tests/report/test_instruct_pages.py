@@ -286,5 +286,5 @@ def test_the_shown_code_answers(
 def test_the_code_in_the_report_is_python() -> None:
     for report in REPORTS.values():
         compile(instruct_words.loading_code(report), "loading", "exec")
-    assert "embedded.resolve('smollm2')" in instruct_words.loading_code(REPORTS["long"])
+    assert "domain_ft.resolve('smollm2')" in instruct_words.loading_code(REPORTS["long"])
     assert "peft" not in instruct_words.loading_code(REPORTS["full"])

@@ -39,7 +39,7 @@ def test_the_shown_code_loads_the_adapter(
 
 def test_an_embedded_base_is_found_by_its_name() -> None:
     code = adapt_words.loading_code(adapt_report())
-    assert "embedded.resolve('minilm')" in code
+    assert "domain_ft.resolve('minilm')" in code
     assert "/somewhere" not in code
     compile(code, "card", "exec")
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from domain_ft.corpus.packing import StepPlan
 from domain_ft.corpus.tokens import TokenRows, tokenize
 from domain_ft.corpus.vocabulary_fit import VocabularyFit
-from domain_ft.models import embedded
-from domain_ft.models.base import load
+from domain_ft.embedded import making
+from domain_ft.embedded.loading import load
 from domain_ft.training.loop import count_steps
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.adapt.settings import AdaptSettings
@@ -100,7 +100,7 @@ def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) 
         fit = VocabularyFit.of(train_rows["domain"], base.tokenizer.unk_token_id)
         fit.check(base.name, corpora["domain"].name)
         if base.head_is_random:  # fitted on both, to be fair to both
-            base = embedded.with_fitted_head(base, list(train_rows.values()), display.job)
+            base = making.with_fitted_head(base, list(train_rows.values()), display.job)
         held_out = {
             role: hold_out(
                 prepared, role, base, max_length=length, max_tokens=settings.evaluation_tokens, display=display

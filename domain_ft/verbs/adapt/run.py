@@ -25,7 +25,7 @@ from domain_ft.corpus.naming import name_of
 from domain_ft.evaluation.bootstrap import beyond_control, difference
 from domain_ft.evaluation.samples import Probe, answer, choose_probes, side_by_side
 from domain_ft.evaluation.scores import Scores
-from domain_ft.models import embedded
+from domain_ft.models.catalogue import EMBEDDED
 from domain_ft.report.run_folder import RunFolder
 from domain_ft.storage import cache_folder
 from domain_ft.training.checkpoints import TrainingState
@@ -156,7 +156,7 @@ def _base_scores(job: Job, held_out: HeldOut) -> Path | None:
     wait for. None for any other base, which may be adapted already, and with several processes, of which all have to
     score, or none.
     """
-    if job.base.source not in embedded.EMBEDDED or job.machine.processes > 1:
+    if job.base.source not in EMBEDDED or job.machine.processes > 1:
         return None
     settings, machine = job.settings, job.machine
     masks = [settings.mask_rate, settings.whole_word, settings.seed] if job.base.objective == "mlm" else []

@@ -10,6 +10,7 @@ from typing import Any
 
 from domain_ft.report.numbers import bounds, level, number, signed
 from domain_ft.verbs.adapt.report import AdaptReport
+from domain_ft.verbs.shared import loading_code as code
 from domain_ft.verbs.shared.loss_words import (
     change,
     control_finding,
@@ -125,28 +126,6 @@ def right_guesses(samples: Sequence[Mapping[str, Any]], when: str) -> int:
 
 
 def loading_code(report: AdaptReport) -> str:
-    """Python that loads the run with `peft` from within the run folder; it runs as it stands."""
+    """Python that loads the run from within the run folder."""
     auto = "AutoModelForMaskedLM" if report.result["objective"] == "mlm" else "AutoModelForCausalLM"
-    if report.full:
-        return "\n".join(
-            [
-                f"from transformers import {auto}, AutoTokenizer",
-                "",
-                f'model = {auto}.from_pretrained("model")  # the run folder\'s',
-                'tokenizer = AutoTokenizer.from_pretrained("model")',
-            ]
-        )
-    return "\n".join(
-        [
-            *(["from domain_ft.models import embedded"] if report.base.embedded else []),
-            "from peft import PeftModel",
-            f"from transformers import {auto}, AutoTokenizer",
-            "",
-            f"source = embedded.resolve({report.base.name!r})  # fetched once, then from the cache"
-            if report.base.embedded
-            else f"source = {report.base.source!r}",
-            f"base = {auto}.from_pretrained(source)",
-            'model = PeftModel.from_pretrained(base, "adapter")  # the run folder\'s',
-            "tokenizer = AutoTokenizer.from_pretrained(source)",
-        ]
-    )
+    return code.loading_code(report.base, auto, full=report.full)

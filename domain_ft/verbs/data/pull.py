@@ -20,7 +20,7 @@ from domain_ft.verbs.data.settings import DataPullSettings
 
 if TYPE_CHECKING:
     pass
-from domain_ft.verbs.data.inventory import EMBEDDED_MODELS
+from domain_ft.models.catalogue import EMBEDDED
 
 
 def pull(settings: DataPullSettings, progress: Progress | None = None) -> dict[str, Path]:
@@ -37,7 +37,7 @@ def _assets_of(names: Sequence[str]) -> list[str]:
     if not names:
         return list(ASSETS)
     stands_for = {asset: [asset] for asset in ASSETS}
-    stands_for |= {model: [asset] for model, asset in EMBEDDED_MODELS.items()}
+    stands_for |= {name: [model.asset] for name, model in EMBEDDED.items()}
     for recipe in list_recipes():
         wanted = [source.asset for source in recipe.sources] + [task.asset for task in recipe.tasks]
         stands_for[recipe.name] = [asset for asset in wanted if asset]

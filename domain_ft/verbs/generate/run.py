@@ -21,9 +21,9 @@ from domain_ft.corpus.conversations.placeholders import Placeholders
 from domain_ft.corpus.conversations.reading import iterate_conversations
 from domain_ft.corpus.left_out import LeftOut, sentences
 from domain_ft.corpus.readers.base import BadRecords
+from domain_ft.embedded.loading import model_digest
 from domain_ft.errors import CorpusError, SettingsError
 from domain_ft.models.generation import Generated
-from domain_ft.models.identity import model_digest
 from domain_ft.terminal_text import printable
 from domain_ft.training.loop import release_free_memory
 from domain_ft.training.progress import ProgressDisplay

@@ -17,8 +17,9 @@ from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.packing import StepPlan
 from domain_ft.corpus.prepared import PreparedCorpus, prepare
 from domain_ft.corpus.readers.base import Reject
+from domain_ft.embedded.loading import load
 from domain_ft.errors import SettingsError
-from domain_ft.models.base import BaseModel, load
+from domain_ft.models.base import BaseModel
 from domain_ft.models.generation import refuse_encoder
 from domain_ft.objectives.base import LanguageModelObjective
 from domain_ft.objectives.causal_lm import CausalLM

@@ -12,6 +12,7 @@ from typing import Any
 from domain_ft.corpus.left_out import sentences
 from domain_ft.report.numbers import difference_span, level, number, points
 from domain_ft.verbs.instruct.report import InstructReport
+from domain_ft.verbs.shared import loading_code as code
 from domain_ft.verbs.shared.loss_words import change, control_finding, few_held_out, too_few, verdict
 from domain_ft.verbs.shared.task_words import few_units
 from domain_ft.wording import counted
@@ -250,36 +251,14 @@ def clipped(text: str) -> str:
 
 def loading_code(report: InstructReport) -> str:
     """Python that loads the run from within the run folder and answers a prompt."""
-    base = report.base
-    whole = "model" if report.full else "merged" if base.is_run else None
-    if whole:
-        load = [
-            *(["# first: domain-ft export --model . --output merged"] if whole == "merged" else []),
-            "from transformers import AutoModelForCausalLM, AutoTokenizer",
-            "",
-            f'model = AutoModelForCausalLM.from_pretrained("{whole}")  # in the run folder',
-            f'tokenizer = AutoTokenizer.from_pretrained("{whole}")',
-        ]
-    else:
-        source = f"embedded.resolve({base.name!r})" if base.embedded else repr(base.source)
-        load = [
-            *(["from domain_ft.models import embedded"] if base.embedded else []),
-            "from peft import PeftModel",
-            "from transformers import AutoModelForCausalLM, AutoTokenizer",
-            "",
-            f"base = AutoModelForCausalLM.from_pretrained({source})",
-            'model = PeftModel.from_pretrained(base, "adapter")  # the run folder\'s',
-            'tokenizer = AutoTokenizer.from_pretrained("adapter")  # with the chat template',
-        ]
-    return "\n".join(
-        [
-            *load,
-            "",
-            'messages = [{"role": "user", "content": "A question."}]',
-            "prompt = tokenizer.apply_chat_template(",
-            '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
-            ")",
-            "answer = model.generate(**prompt, max_new_tokens=128)",
-            'print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))',
-        ]
+    use = (
+        "",
+        'messages = [{"role": "user", "content": "A question."}]',
+        "prompt = tokenizer.apply_chat_template(",
+        '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
+        ")",
+        "answer = model.generate(**prompt, max_new_tokens=128)",
+        'print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))',
     )
+    template = '"adapter"'  # the tokenizer there has the chat template
+    return code.loading_code(report.base, "AutoModelForCausalLM", full=report.full, use=use, tokenizer=template)

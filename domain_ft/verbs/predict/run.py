@@ -22,11 +22,11 @@ from domain_ft.corpus.tasks.examples import Input
 from domain_ft.corpus.tasks.fields import FieldNames
 from domain_ft.corpus.tasks.reading import iterate_inputs
 from domain_ft.corpus.tasks.rows import ExampleRows
+from domain_ft.embedded.loading import load_task_run, model_digest
 from domain_ft.evaluation.logits import predict_logits
 from domain_ft.evaluation.predictions import probabilities
-from domain_ft.models.identity import model_digest
 from domain_ft.models.task_facts import TaskFacts
-from domain_ft.models.task_model import TaskModel, load_task_run
+from domain_ft.models.task_model import TaskModel
 from domain_ft.terminal_text import printable
 from domain_ft.training.loop import release_free_memory
 from domain_ft.training.progress import ProgressDisplay

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from domain_ft.corpus.conversations.conversation import Turn
 from domain_ft.corpus.conversations.rendering import ChatTemplate
+from domain_ft.embedded.loading import load
 from domain_ft.errors import CorpusError, ModelError
 from domain_ft.json_files import read_object, read_result
-from domain_ft.models.base import BaseModel, load
+from domain_ft.models.base import BaseModel
 from domain_ft.models.generation import Generated, Sampling, encode_prompts, generate, refuse_encoder
 from domain_ft.models.sources import Progress
 from domain_ft.storage import user_path

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from domain_ft.checking import PROVENANCE, tomllib
 from domain_ft.errors import SettingsError
-from domain_ft.models import embedded
+from domain_ft.models import catalogue
 from domain_ft.models.export import Exportable, export_merged
 from domain_ft.models.peft_format import save_adapter
 from domain_ft.objectives.base import TrainedModel
@@ -202,13 +202,13 @@ def costs(
 
 def base_facts(model: TrainedModel) -> BaseFacts:
     """The model that was trained, as the report tells of it."""
-    is_embedded = model.name in embedded.EMBEDDED
+    is_embedded = model.name in catalogue.EMBEDDED
     return BaseFacts(
         name=model.name,
         source=model.source,
         revision=model.revision,
         embedded=is_embedded,
-        licence=embedded.provenance(model.name)["licence"] if is_embedded else "",
+        licence=catalogue.provenance(model.name)["licence"] if is_embedded else "",
     )
 
 

@@ -23,11 +23,12 @@ from domain_ft.corpus.tasks.examples import Labels
 from domain_ft.corpus.tasks.leaks import Leaks, find_leaks
 from domain_ft.corpus.tasks.tagging import TaggingSource, as_task, open_tagging, without
 from domain_ft.corpus.tasks.tagging_rows import TaggingRows, encode_tags
+from domain_ft.embedded.loading import load_task_model
 from domain_ft.errors import CorpusError
 from domain_ft.evaluation.entities import METRICS, EntityCounts, Gazetteer, entity_difference, entity_metrics
 from domain_ft.evaluation.tagging import predict_tags
 from domain_ft.models.task_facts import TaskFacts
-from domain_ft.models.task_model import TaskModel, load_task_model
+from domain_ft.models.task_model import TaskModel
 from domain_ft.objectives.classification import class_weights
 from domain_ft.objectives.tagging import TaggingObjective
 from domain_ft.report.run_folder import RunFolder

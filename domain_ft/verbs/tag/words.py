@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from domain_ft.report.numbers import level, listed, points, span
+from domain_ft.verbs.shared import loading_code as code
 from domain_ft.verbs.shared.task_words import FEW, few_units, verdict
 from domain_ft.verbs.tag.report import TagReport
 from domain_ft.wording import counted
@@ -96,32 +97,15 @@ def limits(report: TagReport) -> list[str]:
 
 def loading_code(report: TagReport) -> str:
     """Python that loads the run from within the run folder and tags a text."""
-    base = report.base
-    whole = "model" if report.settings["method"] == "full" else "merged" if base.is_run else None
-    if whole:
-        return "\n".join(
-            [
-                *(["# first: domain-ft export --model . --output merged"] if whole == "merged" else []),
-                "from transformers import pipeline",
-                "",
-                "# in the run folder",
-                f'tag = pipeline("token-classification", model="{whole}", aggregation_strategy="first")',
-                'print(tag("A text with entities."))',
-            ]
-        )
-    source = f"embedded.resolve({base.name!r})  # fetched once" if base.embedded else repr(base.source)
-    return "\n".join(
-        [
-            *(["from domain_ft.models import embedded"] if base.embedded else []),
-            "from peft import PeftModel",
-            "from transformers import AutoModelForTokenClassification, AutoTokenizer",
-            "",
-            f"source = {source}",
-            "base = AutoModelForTokenClassification.from_pretrained(",
-            f"    source, num_labels={1 + 2 * len(report.task.labels)}  # O, then B- and I- of each type",
-            ")",
-            'model = PeftModel.from_pretrained(base, "adapter")  # the run folder\'s',
-            "tokenizer = AutoTokenizer.from_pretrained(source)",
-            'print(model(**tokenizer("A text with entities.", return_tensors="pt")).logits.argmax(-1))',
-        ]
+    return code.loading_code(
+        report.base,
+        "AutoModelForTokenClassification",
+        full=report.settings["method"] == "full",
+        options=f", num_labels={1 + 2 * len(report.task.labels)}",  # O, then B- and I- of each type
+        use=('print(model(**tokenizer("A text with entities.", return_tensors="pt")).logits.argmax(-1))',),
+        pipeline=(
+            "# in the run folder",
+            'tag = pipeline("token-classification", model="{folder}", aggregation_strategy="first")',
+            'print(tag("A text with entities."))',
+        ),
     )

@@ -55,7 +55,7 @@ _SMOOTHING = 0.07  # of the frequencies, by the share of tokens that are taken a
 
 @dataclass(frozen=True)
 class HeadReport:
-    """What the warming took and gave; losses are nats a masked token, on passes that were not trained on.
+    """What the fitting took and gave; losses are nats a masked token, on passes that were not trained on.
 
     Attributes:
         positions: masked positions trained on.
@@ -74,7 +74,7 @@ class HeadReport:
     loss: float
 
 
-def warm_head(
+def fit_mlm_head(
     base: BaseModel,
     passes: Sequence[tuple[Batch, Tensor]],
     frequencies: Tensor,
@@ -100,7 +100,7 @@ def warm_head(
     """
     if not base.packed:
         raise ModelError(
-            f"'{base.name}' is of type '{base.model.config.model_type}', whose batches are padded; a head is warmed on "
+            f"'{base.name}' is of type '{base.model.config.model_type}', whose batches are padded; a head is fitted on "
             "packed rows alone.",
             fix="take a model that comes with its head",
         )

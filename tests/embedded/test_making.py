@@ -14,11 +14,13 @@ import torch
 from tiny_models import tiny_model, tiny_tokenizer
 
 from domain_ft.corpus import assets
+from domain_ft.embedded import loading, making
+from domain_ft.embedded.making import resolve
+from domain_ft.embedded.mlm_head import HeadReport
 from domain_ft.errors import ModelError
-from domain_ft.models import embedded
+from domain_ft.models import base, catalogue
 from domain_ft.models.base import load
-from domain_ft.models.embedded import EMBEDDED, NAMES, Embedded, provenance, resolve
-from domain_ft.models.warm_head import HeadReport
+from domain_ft.models.catalogue import EMBEDDED, EmbeddedModel, provenance
 from domain_ft.storage import cache_folder
 
 WORDS = ["licence", "notice", "work", "section", "liability", "growth", "bones", "stature", "system", "short"]
@@ -46,7 +48,8 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path
     asset = assets.Asset("tiny-asset", "1.0", "ab" * 32, 100, ("model/*",), "MIT", "a tiny model")
     monkeypatch.setitem(assets.ASSETS, "tiny-asset", asset)
     monkeypatch.setattr(assets, "ensure", lambda name, progress=None: tmp_path / "unpacked" / name)
-    tiny = Embedded("tiny-asset", "model", "someone/tiny", "Apache-2.0", 1, "a tiny model", make)
+    monkeypatch.setitem(making.MAKERS, "gguf", make)
+    tiny = EmbeddedModel("tiny-asset", "model", "someone/tiny", "Apache-2.0", 1, "a tiny model", "gguf")
     monkeypatch.setitem(EMBEDDED, "tiny", tiny)
     yield made
 
@@ -75,12 +78,12 @@ def test_what_is_interrupted_leaves_nothing(calls: list[Path], monkeypatch: pyte
         (folder / "model.safetensors").write_bytes(b"half")
         raise KeyboardInterrupt
 
-    whole = EMBEDDED["tiny"]
-    monkeypatch.setitem(EMBEDDED, "tiny", dataclasses.replace(whole, make=broken))
+    whole = making.MAKERS["gguf"]
+    monkeypatch.setitem(making.MAKERS, "gguf", broken)
     with pytest.raises(KeyboardInterrupt):
         resolve("tiny")
     assert not any(cache_folder("models").iterdir())
-    monkeypatch.setitem(EMBEDDED, "tiny", whole)
+    monkeypatch.setitem(making.MAKERS, "gguf", whole)
     assert not (resolve("tiny") / "model.safetensors").exists()
 
 
@@ -108,8 +111,8 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
 
 
 def test_the_table_names_assets_that_there_are() -> None:
-    assert set(NAMES) == {"minilm", "smollm2"}
-    for name in NAMES:
+    assert set(EMBEDDED) == {"minilm", "smollm2"}
+    for name in EMBEDDED:
         facts = provenance(name)
         assert facts["licence"] == "Apache-2.0"
         assert json.loads(json.dumps(facts)) == facts
@@ -134,10 +137,10 @@ def test_an_encoder_without_a_head_gets_one(calls: list[Path], tmp_path: Path, m
     for seed, folder in enumerate(folders):
         folder.mkdir()
         write_text(folder, seed)
-    monkeypatch.setattr(embedded, "WARMING_CORPORA", tuple(map(str, folders)))
-    monkeypatch.setattr(embedded, "_MAX_LENGTH", 64)
-    monkeypatch.setattr(embedded, "_TOKENS_PER_PASS", 256)
-    monkeypatch.setitem(EMBEDDED, "tiny", dataclasses.replace(EMBEDDED["tiny"], make=embedded._warm))
+    monkeypatch.setattr(making, "HEAD_CORPORA", tuple(map(str, folders)))
+    monkeypatch.setattr(making, "_MAX_LENGTH", 64)
+    monkeypatch.setattr(making, "_TOKENS_PER_PASS", 256)
+    monkeypatch.setitem(EMBEDDED, "tiny", dataclasses.replace(EMBEDDED["tiny"], making="head"))
     assert load(str(source)).head_is_random
 
     base = load(str(resolve("tiny")))
@@ -151,6 +154,32 @@ def test_an_encoder_without_a_head_gets_one(calls: list[Path], tmp_path: Path, m
     assert {field.name for field in dataclasses.fields(HeadReport)} <= head.keys()
 
 
+def test_loading_makes_a_model_first_and_models_alone_do_not(calls: list[Path], tmp_path: Path) -> None:
+    source = tmp_path / "unpacked" / "tiny-asset" / "model"
+
+    def make(source: Path, folder: Path, progress: Any) -> dict[str, Any]:
+        tiny_model("bert").save_pretrained(folder)
+        tiny_tokenizer("wordpiece").save_pretrained(folder)
+        progress("making", 1, 1)
+        calls.append(source)
+        return {}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(making.MAKERS, "gguf", make)
+        with pytest.raises(ModelError, match="has not been made on this machine yet"):
+            base.load("tiny")
+        seen: list[str] = []
+        told = lambda label, done, total: seen.append(label)  # noqa: E731
+        assert loading.load("tiny", progress=told).source == "tiny"
+        adapter = tmp_path / "adapter"
+        adapter.mkdir()
+        (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "tiny"}')
+        catalogue.folder_of("tiny").rename(tmp_path / "gone")
+        assert loading.find(str(adapter), progress=told).folder == catalogue.folder_of("tiny")
+    assert seen == ["making", "making"]
+    assert calls == [source, source]
+
+
 @pytest.mark.assets
 def test_a_head_is_fitted_on_a_sample_of_a_large_corpus() -> None:
     """As many pieces as 10^12 bytes of text have: there is no array of that length."""
@@ -162,14 +191,14 @@ def test_a_head_is_fitted_on_a_sample_of_a_large_corpus() -> None:
             return len(self.lengths)
 
     rows: Any = Rows()
-    chosen = embedded._sample(rows, 0, 100_000)
+    chosen = making._sample(rows, 0, 100_000)
     assert len(set(chosen.tolist())) == 400
-    assert not np.array_equal(chosen, embedded._sample(rows, 1, 100_000))
+    assert not np.array_equal(chosen, making._sample(rows, 1, 100_000))
 
 
 @pytest.mark.slow
 def test_minilm_is_a_masked_lm() -> None:
-    base = load("minilm")
+    base = loading.load("minilm")
     assert (base.objective, base.head_is_random, base.packed) == ("mlm", False, True)
     head = provenance("minilm")["head"]
     assert head["loss"] < 6.1 < 6.8 < head["loss_unigram"]  # nats a token: 5.9 and 7.0 when this was written
@@ -178,7 +207,7 @@ def test_minilm_is_a_masked_lm() -> None:
 @pytest.mark.assets
 @pytest.mark.slow
 def test_smollm2_answers() -> None:
-    base = load("smollm2")
+    base = loading.load("smollm2")
     question = [{"role": "user", "content": "What is the capital of France?"}]
     text = base.tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
     tokens = torch.tensor([base.tokenizer(text).input_ids])

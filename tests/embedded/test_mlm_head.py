@@ -11,9 +11,9 @@ import torch
 from tiny_models import ENCODERS, save_tiny
 from torch import Tensor
 
+from domain_ft.embedded.mlm_head import HELD_OUT, IGNORED, HeadReport, fit_mlm_head
 from domain_ft.errors import ModelError
 from domain_ft.models.base import BaseModel, Tokens, load
-from domain_ft.models.warm_head import HELD_OUT, IGNORED, HeadReport, warm_head
 
 TOPICS, TOPIC_TOKENS, FIRST = 4, 8, 10  # each piece has the tokens of one topic alone, which the body's mean shows
 MASK, LENGTH, PIECES, PASSES = 4, 16, 64, 31
@@ -40,7 +40,7 @@ def frequencies(base: BaseModel, passes: list[tuple[Tokens, Tensor]]) -> Tensor:
 
 def warmed(folder: Path, passes: list[tuple[Tokens, Tensor]], seed: int = 0) -> tuple[BaseModel, HeadReport]:
     base = load(str(folder))
-    return base, warm_head(base, passes, frequencies(base, passes), seed=seed, epochs=10)
+    return base, fit_mlm_head(base, passes, frequencies(base, passes), seed=seed, epochs=10)
 
 
 def digest(base: BaseModel, *, body: bool) -> str:
@@ -80,7 +80,7 @@ def test_the_head_learns_and_the_body_stays(
 
 def test_the_closed_form_alone_beats_frequencies(passes: list[tuple[Tokens, Tensor]], tmp_path: Path) -> None:
     base = load(str(save_tiny("bert", tmp_path)))
-    report = warm_head(base, passes, frequencies(base, passes), epochs=0)
+    report = fit_mlm_head(base, passes, frequencies(base, passes), epochs=0)
     assert report.loss == report.loss_closed_form < report.loss_unigram - 0.1
 
 
@@ -102,7 +102,7 @@ def test_nothing_asks_for_gradients_afterwards(passes: list[tuple[Tokens, Tensor
 def test_progress_is_told(passes: list[tuple[Tokens, Tensor]], tmp_path: Path) -> None:
     seen: list[tuple[str, int, int | None]] = []
     base = load(str(save_tiny("bert", tmp_path)))
-    warm_head(base, passes, frequencies(base, passes), epochs=2, progress=lambda *step: seen.append(step))
+    fit_mlm_head(base, passes, frequencies(base, passes), epochs=2, progress=lambda *step: seen.append(step))
     assert list(dict.fromkeys(label for label, _, _ in seen)) == [
         "fitting a masked-LM head (once, then cached): reading",
         "fitting a masked-LM head (once, then cached): training",
@@ -120,11 +120,11 @@ def test_a_model_of_another_form_is_refused(
     base = load(str(save_tiny(architecture, tmp_path)))
     before = digest(base, body=False)
     with pytest.raises(ModelError, match=message):
-        warm_head(base, passes, frequencies(base, passes))
+        fit_mlm_head(base, passes, frequencies(base, passes))
     assert digest(base, body=False) == before
 
 
 def test_a_single_pass_is_not_enough(passes: list[tuple[Tokens, Tensor]], tmp_path: Path) -> None:
     base = load(str(save_tiny("bert", tmp_path)))
     with pytest.raises(ModelError, match="single pass"):
-        warm_head(base, passes[:1], frequencies(base, passes))
+        fit_mlm_head(base, passes[:1], frequencies(base, passes))

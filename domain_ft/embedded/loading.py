@@ -1,0 +1,39 @@
+"""Load a model by name where that may be an embedded one, which is made first: what all verbs load models with."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from domain_ft.embedded.making import resolve
+from domain_ft.models import base, identity, sources, task_model
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def made_first(function: Callable[P, T]) -> Callable[P, T]:
+    """`function`, called again once the embedded model that it did not find has been made.
+
+    The model may be the one that was named, or the base of a run that was named. The `progress` of the call, if it has
+    one, is told of the making.
+    """
+
+    @functools.wraps(function)
+    def call(*arguments: P.args, **named: P.kwargs) -> T:
+        try:
+            return function(*arguments, **named)
+        except sources.NotMadeError as missing:
+            resolve(missing.name, named.get("progress"))  # type: ignore[arg-type]
+        return call(*arguments, **named)
+
+    return call
+
+
+find = made_first(sources.find)
+load = made_first(base.load)
+objective_of = made_first(base.objective_of)
+load_task_model = made_first(task_model.load_task_model)
+load_task_run = made_first(task_model.load_task_run)
+model_digest = made_first(identity.model_digest)

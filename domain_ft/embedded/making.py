@@ -1,0 +1,185 @@
+"""The embedded models, made ready: an asset becomes a folder that transformers loads, once, in the user's cache.
+
+`minilm` comes without a masked-LM head, and gets one that is fitted to its frozen body (`mlm_head`) on the training
+text of the embedded corpora, half and half, so that it is the same base for each of them. `smollm2` comes as a GGUF
+file, and is converted (`models.gguf`). Neither is done twice. This room is above `models` and `corpus`: loading a model
+prepares no corpus.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from domain_ft.corpus import assets
+from domain_ft.corpus.corpus import open_corpus
+from domain_ft.corpus.masking import MaskVocabulary, mask_tokens
+from domain_ft.corpus.packing import passes
+from domain_ft.corpus.prepared import prepare
+from domain_ft.corpus.shuffling import beginning
+from domain_ft.corpus.tokens import tokenize
+from domain_ft.embedded.mlm_head import HeadReport, fit_mlm_head
+from domain_ft.errors import ModelError
+from domain_ft.models import catalogue, gguf
+from domain_ft.models.base import BaseModel, Tokens, load
+from domain_ft.models.catalogue import HEAD_CORPORA, Making
+from domain_ft.models.sources import quiet
+from domain_ft.storage import cache_folder, new_folder, write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from domain_ft.corpus.tokens import TokenRows
+
+Progress = Callable[[str, int, "int | None"], None]
+"""Called as progress(label, done, total or None)."""
+
+HEAD_TOKENS = 200_000  # of text that masked positions are taken from, an equal share of each corpus
+HEAD_MASK_RATE = 0.3  # twice what is usual, since the body is run once
+_MAX_LENGTH = 256  # that of `adapt`, so that the cached tokens serve both
+_TOKENS_PER_PASS = 4096
+_COUNTED = 1 << 22  # tokens of a corpus, at most, that frequencies are counted over
+_TOKENS_AT_ONCE = 1 << 20  # that are counted in memory
+_SAMPLED = 1 << 18  # sequences of a corpus, at most, that either is taken from
+
+
+def resolve(name: str, progress: Progress | None = None) -> Path:
+    """The folder of the embedded model `name`, ready for transformers; it is made first where it is not in the cache.
+
+    Raises:
+        ModelError: there is no such model.
+        AssetError: what it is made from cannot be fetched.
+    """
+    model = catalogue.known(name)
+    folder = catalogue.folder_of(name)
+    if folder.is_dir():
+        return folder
+    source = assets.ensure(model.asset, progress) / model.path
+    with new_folder(folder) as unfinished:
+        facts = MAKERS[model.making](source, unfinished, progress)
+        write_json(unfinished / catalogue.PROVENANCE, {**catalogue.origin(name), **facts})
+    return folder
+
+
+def _convert(source: Path, folder: Path, progress: Progress | None) -> dict[str, Any]:
+    gguf.convert(source, folder, progress)
+    return {}
+
+
+def _with_head(source: Path, folder: Path, progress: Progress | None) -> dict[str, Any]:
+    """Write the encoder at `source`, with a head that is fitted to it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # of the head that is fitted over, whose loss is reported too
+        base = load(str(source), progress=progress)
+    rows = [_training_rows(name, base.tokenizer, progress) for name in HEAD_CORPORA]
+    report = _fit_head(base, rows, folder, progress)
+    facts = {"split": "train", "tokens": HEAD_TOKENS, "mask_rate": HEAD_MASK_RATE, **dataclasses.asdict(report)}
+    return {"head": {"corpora": list(HEAD_CORPORA), **facts}}
+
+
+def _fit_head(base: BaseModel, rows: list[TokenRows], folder: Path, progress: Progress | None) -> HeadReport:
+    """Fit the head of `base`, which is on the CPU, to its frozen body, and write the model to `folder`."""
+    frequencies = _frequencies(rows, base.model.get_output_embeddings().weight.shape[0])
+    report = fit_mlm_head(base, _masked_passes(rows, base.tokenizer), frequencies, progress=progress)
+    # transformers writes in the first of several processes alone; here the first of any node may be at work.
+    base.model.should_save_on_this_rank = lambda _main: True
+    with quiet():
+        base.model.save_pretrained(folder)
+        base.tokenizer.save_pretrained(folder)
+    return report
+
+
+def with_fitted_head(base: BaseModel, rows: list[TokenRows], progress: Progress | None = None) -> BaseModel:
+    """A user's encoder that came without a masked-LM head, with one that is fitted to its frozen body on `rows`.
+
+    It is made once and kept in the cache; that folder is then what an adapter records as its base, since the adapter is
+    of no use without this head.
+
+    Args:
+        base: loaded with `head_is_random`.
+        rows: training text, an equal share of each; a base that is compared on two corpora should be fitted on both.
+
+    Raises:
+        ModelError: a head of another make than the one that can be fitted, or a decoder without its output projection.
+    """
+    if base.objective != "mlm":
+        raise ModelError(
+            f"'{base.name}' comes without its output projection, so it cannot predict tokens.",
+            fix="take a whole causal language model",
+        )
+    content = json.dumps([base.revision, [one.key for one in rows], HEAD_TOKENS, HEAD_MASK_RATE])
+    folder = cache_folder("models") / f"fitted-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+    if not folder.is_dir():
+        with new_folder(folder) as unfinished:
+            _fit_head(load(base.name), rows, unfinished, progress)
+    fitted = load(str(folder), device=base.device, dtype=base.model.dtype)
+    note = (
+        f"'{base.name}' has no masked-LM head: one was fitted to its frozen body, and {folder} is the base from here on"
+    )
+    return dataclasses.replace(fitted, name=base.name, notes=(note,))
+
+
+def _training_rows(name: str, tokenizer: PreTrainedTokenizerFast, progress: Progress | None) -> TokenRows:
+
+    split = prepare(open_corpus(name), progress=progress).split("train")
+    return tokenize(split, tokenizer, max_length=_MAX_LENGTH, progress=progress)
+
+
+def _masked_passes(corpora: list[TokenRows], tokenizer: PreTrainedTokenizerFast) -> list[tuple[Tokens, Tensor]]:
+    """Masked passes of one corpus and the other in turn, up to its share of HEAD_TOKENS each."""
+
+    vocabulary = MaskVocabulary.of(tokenizer)
+    plans = []
+    for number, rows in enumerate(corpora):
+        chosen = _sample(rows, number, HEAD_TOKENS // len(corpora))
+        plans.append([(rows, members) for members in passes(chosen, rows.lengths, _TOKENS_PER_PASS)])
+    masked: list[tuple[Tokens, Tensor]] = []
+    for rows, members in (plan for turn in zip(*plans, strict=False) for plan in turn):
+        batch = rows.pack(members)
+        input_ids, labels = mask_tokens(
+            batch, epoch=0, seed=0, rate=HEAD_MASK_RATE, whole_word=True, vocabulary=vocabulary
+        )
+        tokens = Tokens(
+            torch.from_numpy(input_ids),
+            torch.from_numpy(batch.position_ids),
+            torch.from_numpy(batch.cu_seqlens),
+            int(batch.lengths.max()),
+        )
+        masked.append((tokens, torch.from_numpy(labels)))
+    return masked
+
+
+def _sample(rows: TokenRows, number: int, tokens: int) -> npt.NDArray[np.int64]:
+    """(sequences,) as many sequences of corpus `number` as `tokens` allows, in an order that is its own."""
+
+    order = beginning(_SAMPLED, len(rows), 0, "warming text", number)
+    return order[rows.lengths[order].cumsum() <= tokens]
+
+
+def _frequencies(corpora: list[TokenRows], vocabulary: int) -> Tensor:
+    """(vocabulary,) how often each token of text occurs, each corpus as one share; of a large one in a sample."""
+    shares = torch.zeros(vocabulary, dtype=torch.float64)
+    for number, rows in enumerate(corpora):
+        counts = torch.zeros_like(shares)
+        chosen = _sample(rows, number, _COUNTED)
+        for some in np.array_split(chosen, 1 + int(rows.lengths[chosen].sum()) // _TOKENS_AT_ONCE):
+            batch = rows.pack(some)
+            counts += torch.from_numpy(np.bincount(batch.input_ids[batch.word_ids >= 0], minlength=vocabulary))
+        shares += counts / counts.sum()
+    return shares
+
+
+MAKERS: dict[Making, Callable[[Path, Path, Progress | None], dict[str, Any]]] = {
+    "head": _with_head,
+    "gguf": _convert,
+}
+"""How a model is made: maker(asset's folder or file, folder to write, progress) -> what is to be known of it."""
