@@ -54,7 +54,7 @@ def _adapted(prepared: Any) -> list[tuple[Any, bool, bool]]:
 
     One short pass shows it.
     """
-    from domain_ft.models.lora import LoraLinear
+    from domain_ft.models.lora_layers import LoraLinear
 
     model, rows = prepared.base.model, prepared.train_rows
     inputs = prepared.objective.prepare(rows.pack([int(rows.lengths.argmax())]), epoch=0)

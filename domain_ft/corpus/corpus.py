@@ -21,7 +21,7 @@ from domain_ft.corpus.left_out import UnreadFile
 from domain_ft.corpus.naming import name_of
 from domain_ft.corpus.readers import reader
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject, Seen, SourceDocument
-from domain_ft.corpus.readers.encodings import canonical
+from domain_ft.corpus.readers.encoding_names import canonical
 from domain_ft.corpus.readers.files import KNOWN_ENDINGS, Listing, list_files
 from domain_ft.corpus.recipes import Recipe, Source, load_recipe, recipe_names, recipes_folder
 from domain_ft.errors import AssetError, CorpusError, nearest

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 from transformers import PreTrainedModel
 
-from domain_ft.models.lora import LoraLinear
+from domain_ft.models.lora_layers import LoraLinear
 
 _RATE = re.compile(r"(.*_)?(dropout|pdrop|layerdrop|drop)(_p|_prob|_rate|_ratio)?")
 """What transformers calls a rate of dropout that a module keeps as a number: `attention_dropout`, `layerdrop`,

@@ -23,16 +23,8 @@ from domain_ft.errors import ModelError
 from domain_ft.files import refuse_no_file
 from domain_ft.json_files import read_object
 from domain_ft.models import targets as targeting
-from domain_ft.models.lora import (
-    LoraConfig,
-    LoraEmbedding,
-    LoraLinear,
-    LoraModel,
-    insert_lora,
-    lora_of,
-    refuse_adapted,
-    trained_biases,
-)
+from domain_ft.models.lora import LoraConfig, LoraModel, insert_lora, lora_of, refuse_adapted, trained_biases
+from domain_ft.models.lora_layers import LoraEmbedding, LoraLinear
 from domain_ft.models.model_files import not_finite
 from domain_ft.storage import write_atomic, write_json
 

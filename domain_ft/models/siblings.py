@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from domain_ft_kernels import lora_linear_group
 
 if TYPE_CHECKING:
-    from domain_ft.models.lora import LoraLinear
+    from domain_ft.models.lora_layers import LoraLinear
 
 NAMES = (
     ("query", "key", "value"),

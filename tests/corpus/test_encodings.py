@@ -11,7 +11,8 @@ import pytest
 from domain_ft.corpus.checks.items import Rejections, text_items
 from domain_ft.corpus.corpus import open_corpus
 from domain_ft.corpus.readers.base import Reject
-from domain_ft.corpus.readers.encodings import candidates, canonical, label
+from domain_ft.corpus.readers.encoding_names import canonical, label
+from domain_ft.corpus.readers.encodings import candidates
 from domain_ft.errors import RecordError, SettingsError
 
 JAPANESE = "第一条　この法律は、公布の日から施行する。ただし、次の各号に掲げる規定は、この限りでない。\n" * 3

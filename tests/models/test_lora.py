@@ -19,10 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from domain_ft.errors import ModelError
 from domain_ft.models.head import captured_input, projection
 from domain_ft.models.lora import (
-    DropoutSeed,
     LoraConfig,
-    LoraLinear,
-    TrainableTokens,
     apply_lora,
     has_lora,
     lora_of,
@@ -32,6 +29,7 @@ from domain_ft.models.lora import (
     set_dropout_seed,
     unmerge,
 )
+from domain_ft.models.lora_layers import DropoutSeed, LoraLinear, TrainableTokens
 from domain_ft_kernels.dropout import keep_mask
 
 

@@ -24,7 +24,6 @@ from torch.distributed.tensor import DTensor
 from domain_ft.models import siblings
 from domain_ft.models.lora import (
     LoraConfig,
-    LoraLinear,
     LoraModel,
     apply_lora,
     lora_of,
@@ -34,6 +33,7 @@ from domain_ft.models.lora import (
     set_dropout_seed,
     unmerge,
 )
+from domain_ft.models.lora_layers import LoraLinear
 from domain_ft.models.modes import without_base_dropout
 
 NO_TRITON = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")

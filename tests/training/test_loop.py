@@ -26,7 +26,7 @@ from torch import nn
 from domain_ft.corpus.packing import StepPlan
 from domain_ft.errors import CheckpointError, TrainingError
 from domain_ft.models.activation_checkpointing import ActivationCheckpointing
-from domain_ft.models.lora import LoraLinear
+from domain_ft.models.lora_layers import LoraLinear
 from domain_ft.models.modes import without_base_dropout
 from domain_ft.objectives.base import IGNORED, Inputs
 from domain_ft.training import loop as loop_module

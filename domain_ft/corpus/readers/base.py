@@ -20,7 +20,8 @@ from typing import Any, BinaryIO, Literal, NamedTuple, cast
 from domain_ft.corpus.documents import Document
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers.choosing import LOOKED_AT, Holds, what_fields_hold
-from domain_ft.corpus.readers.encodings import UTF8, advice, beginning, candidates, is_iso2022, is_wide, label
+from domain_ft.corpus.readers.encoding_names import UTF8, is_wide, label
+from domain_ft.corpus.readers.encodings import advice, beginning, candidates, is_iso2022
 from domain_ft.corpus.readers.packing import BUFFER, DAMAGED, WideError, as_utf8, open_packed, packing
 from domain_ft.errors import CorpusError, RecordError, nearest
 from domain_ft.quoting import listed, shown

@@ -10,63 +10,27 @@ import codecs
 import unicodedata
 from pathlib import Path
 
-from domain_ft.errors import SettingsError, nearest
+from domain_ft.corpus.readers.encoding_names import WIDE, label
 
-UTF8 = "utf-8"
 MOST_BYTES = 4_000_000  # of a file that are tried
 
-_WIDE = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
+
 _EAST_ASIAN = ("cp932", "euc_jp", "gb18030", "big5hkscs", "cp949")
+
+
 _ONE_BYTE = ("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "koi8_r", "iso8859_15")
-# What Python calls an encoding -> what iconv calls it.
-_ICONV = {
-    "cp932": "CP932",
-    "euc_jp": "EUC-JP",
-    "iso2022_jp": "ISO-2022-JP",
-    "gb18030": "GB18030",
-    "big5hkscs": "BIG5-HKSCS",
-    "cp949": "CP949",
-    "koi8_r": "KOI8-R",
-    "iso8859_15": "ISO-8859-15",
-    "utf-16": "UTF-16",
-    "utf-32": "UTF-32",
-    **{name: name.upper() for name in _WIDE},
-    **{f"cp125{number}": f"WINDOWS-125{number}" for number in range(9)},
-}
+
+
 _MARKS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"))
+
+
 # Every long text in Chinese or Korean is to a tenth or more made of these.
 _FREQUENT = frozenset(
     "的一是不了在有人这为之大来以个中上们到时国和地要于出会可也对生能而這為來個們時國會對이다는을의에가하고지도를은"
 )
+
+
 _LISTED = 4  # encodings that a message names
-
-
-def canonical(name: str) -> str:
-    """What Python calls an encoding of text.
-
-    Raises:
-        SettingsError: there is no such encoding.
-    """
-    try:
-        info = codecs.lookup(name)
-        "".encode(info.name)
-    except (LookupError, ValueError) as error:
-        known = [*_ICONV.values(), "UTF-8", "SHIFT_JIS", "LATIN-1"]
-        raise SettingsError(
-            f"--encoding {name}: there is no such encoding", fix=nearest(name.upper(), known)
-        ) from error
-    # UTF-8 files may begin with a byte order mark, which is taken off in any case.
-    return UTF8 if info.name in (UTF8, "utf-8-sig", "ascii") else info.name
-
-
-def label(encoding: str) -> str:
-    """What an encoding is called in messages, which is also what `iconv` and --encoding take."""
-    return _ICONV.get(encoding, encoding.upper())
-
-
-def is_wide(encoding: str) -> bool:
-    """Whether a line's end is more than one byte in it, so that a file has to be decoded before it is cut in lines."""
-    return encoding.replace("_", "-").startswith(("utf-16", "utf-32", "utf-7"))
 
 
 def candidates(data: bytes) -> list[str]:
@@ -77,7 +41,7 @@ def candidates(data: bytes) -> list[str]:
     if data.startswith(codecs.BOM_UTF16_BE):
         return ["utf-16"]
     if b"\0" in data:
-        found = [name for name in _WIDE if (text := _decoded(data, name)) is not None and _is_plain(text)]
+        found = [name for name in WIDE if (text := _decoded(data, name)) is not None and _is_plain(text)]
         return sorted(found, key=lambda name: len(data.decode(name, "ignore")))[:1]
     if is_iso2022(data):
         return ["iso2022_jp"]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from domain_ft.corpus.left_out import UnreadFile
 from domain_ft.corpus.readers import base
 from domain_ft.corpus.readers.base import BOM, BadRecords, SourceDocument, decode, is_foreign, read_bytes, report_empty
-from domain_ft.corpus.readers.encodings import canonical, is_wide, label
+from domain_ft.corpus.readers.encoding_names import canonical, is_wide, label
 from domain_ft.errors import SettingsError
 from domain_ft.quoting import shown
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from domain_ft.corpus.readers.encodings import is_wide
+from domain_ft.corpus.readers.encoding_names import is_wide
 
 BUFFER = 1 << 16  # bytes that are read at a time, in which the kind of line ends is looked for too
 

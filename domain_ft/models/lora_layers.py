@@ -1,0 +1,465 @@
+"""The layers of LoRA: what stands in the place of a Linear, Conv1D or Embedding while adapters are in the model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from domain_ft.errors import ModelError
+from domain_ft.models import targets as targeting
+from domain_ft_kernels import lora_linear
+from domain_ft_kernels.dropout import keep_mask
+
+_TO_MERGE = "_merge_after_loading"  # the attribute of a layer that was merged when a state dict began to be loaded
+
+
+_GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: consecutive layers' seeds lie far apart
+
+
+class SharedCall(Protocol):
+    """What sibling layers share while the module around them runs: see `siblings`."""
+
+    @property
+    def has_left_over(self) -> bool:
+        """Whether something was computed that no layer asked for."""
+
+    def take(self, layer: LoraLinear, x: Tensor) -> Tensor | None:
+        """The output of `layer` for x (..., K), or None where the layer has to compute it alone."""
+
+
+class DropoutSeed:
+    """The seed of a pass's dropout, shared by all LoRA layers of a model; each folds its own index in.
+
+    A layer's mask is a function of (`value`, the layer's index) alone, so a resumed run and a recomputed activation see
+    the same mask. A module that is called several times in a pass (ALBERT's) draws the same mask each time, and sibling
+    projections of one input have one index. The seed is a tensor that is written in place, so that a compiled model is
+    not compiled again for each seed.
+    """
+
+    def __init__(self, value: int = 0) -> None:
+        self._tensor = torch.tensor(value, dtype=torch.int64, device="cpu")
+
+    @property
+    def value(self) -> int:
+        """The seed, 63 bits."""
+        return int(self._tensor)
+
+    @value.setter
+    def value(self, value: int) -> None:
+        self._tensor.fill_(value)
+
+    def of(self, index: int) -> Tensor:
+        """The seed of the layer `index`: () int64, which wraps around."""
+        return self._tensor + (index + 1) * _GOLDEN % 2**63
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer with a trainable low-rank update.
+
+    Args:
+        base: `nn.Linear`, or GPT-2's `Conv1D`, whose weight is stored transposed.
+        rank, alpha, dropout, use_rslora, use_dora, lora_bias: as in `LoraConfig`.
+        seed: the dropout's seed, shared with the model's other layers.
+        index: this layer's number in the model, or that of the first of its siblings.
+        generator: where A's first values come from; B starts at zero, so the layer starts as its base.
+
+    The update's weights are float32 (float64 on a float64 base). Shapes: x (..., K) -> (..., N).
+    """
+
+    lora_A: nn.Parameter  # noqa: N815 (the paper's letters, and PEFT's)
+    lora_B: nn.Parameter  # noqa: N815
+    lora_magnitude_vector: nn.Parameter | None
+    lora_bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        base: nn.Module,
+        *,
+        rank: int = 8,
+        alpha: float = 16.0,
+        dropout: float = 0.0,
+        use_rslora: bool = False,
+        use_dora: bool = False,
+        lora_bias: bool = False,
+        seed: DropoutSeed | None = None,
+        index: int = 0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(base, targeting.LINEAR_CLASSES) or not base.weight.is_floating_point():
+            raise ModelError(f"LoRA needs a Linear or Conv1D layer with a floating-point weight, not {base}")
+        self.base_layer = base.requires_grad_(False)
+        self.transposed = isinstance(base, Conv1D)
+        self.dropout = dropout
+        self.scaling = alpha / (math.sqrt(rank) if use_rslora else rank)
+        self.seed = seed or DropoutSeed()
+        self.index = index
+        self.backend = "auto"
+        self.call: SharedCall | None = None  # what siblings share while the module around them runs
+        # The base's weight, and its bias where that changes too, kept while the update is merged into them.
+        self._original: Tensor | None = None
+        self._original_bias: Tensor | None = None
+
+        weight = self.base_weight
+        self.out_features, self.in_features = weight.shape
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        # The bound that kaiming_uniform with a = √5 has, as in LoRA's first code and in PEFT.
+        bound = 1 / math.sqrt(self.in_features)
+        first = torch.empty(rank, self.in_features, dtype=dtype).uniform_(-bound, bound, generator=generator)
+        self.lora_A = nn.Parameter(first.to(weight.device))
+        self.lora_B = nn.Parameter(torch.zeros(self.out_features, rank, dtype=dtype, device=weight.device))
+        lengths = torch.linalg.vector_norm(weight.to(dtype), dim=1) if use_dora else None
+        self.lora_magnitude_vector = None if lengths is None else nn.Parameter(lengths)
+        if lora_bias and base.bias is None:
+            raise ModelError(f"a bias in LoRA's B needs a layer with a bias, which {base} has not")
+        bias = torch.zeros(self.out_features, dtype=dtype, device=weight.device) if lora_bias else None
+        self.lora_bias = None if bias is None else nn.Parameter(bias)
+        keep_updates_apart(self)
+
+    @property
+    def base_weight(self) -> Tensor:
+        """The base layer's weight as (N, K), whichever way it is stored."""
+        return self.base_layer.weight.T if self.transposed else self.base_layer.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias (N,) with the update in it, or none."""
+        bias: Tensor | None = self.base_layer.bias
+        if self.lora_bias is None or bias is None or self.merged:
+            return bias
+        return (bias.to(self.lora_bias.dtype) + self.scaling * self.lora_bias).to(bias.dtype)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight with the update in it, stored as the base layer stores its own; differentiable in the update.
+
+        This is what a caller needs who multiplies by hand, such as the fused loss with an output projection.
+        """
+        if self.merged:
+            return self.base_layer.weight
+        full = self._updated_weight()
+        if self.lora_magnitude_vector is not None:
+            full = full * (self.lora_magnitude_vector / row_lengths(full.detach())).unsqueeze(1)
+        full = full.to(self.base_layer.weight.dtype)
+        return full.T if self.transposed else full
+
+    @property
+    def merged(self) -> bool:
+        """Whether the update stands in the base layer's weight."""
+        return self._original is not None
+
+    @property
+    def active_dropout(self) -> float:
+        """The probability of dropout in the mode that the layer is in."""
+        return self.dropout if self.training else 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.merged:
+            return self.base_layer(x)
+        if self.call is not None and (shared := self.call.take(self, x)) is not None:
+            return shared
+        dropout_p = self.active_dropout
+        seed = self.seed.of(self.index) if dropout_p else None
+        if self.lora_magnitude_vector is not None:
+            return self._forward_dora(x, self.lora_magnitude_vector, dropout_p, seed)
+        return lora_linear(
+            x,
+            self.base_weight,
+            self.bias,
+            self.lora_A,
+            self.lora_B,
+            self.scaling,
+            dropout_p=dropout_p,
+            seed=seed,
+            backend=self.backend,
+        )
+
+    def _forward_dora(self, x: Tensor, magnitude: Tensor, dropout_p: float, seed: Tensor | None) -> Tensor:
+        """y = m/‖W + sBA‖ · (x Wᵀ + s x Aᵀ Bᵀ) + b, the length ‖·‖ of each row taken as a constant (section 4.3).
+
+        Dropout reaches the update alone, and what DoRA adds to the frozen product is part of the update:
+        y = x Wᵀ + b + (m/‖·‖ - 1) z Wᵀ + m/‖·‖ · s z Aᵀ Bᵀ with z = drop(x).
+        """
+        weight, bias = self.base_weight, self.base_layer.bias
+        with torch.no_grad():
+            lengths = row_lengths(self._updated_weight())
+        scale = magnitude / lengths
+        dropped = drop(x, dropout_p, seed) if seed is not None else x
+        y = lora_linear(dropped, weight, None, self.lora_A, self.lora_B, self.scaling, backend=self.backend)
+        scaled = y * scale
+        if seed is not None:
+            scaled = scaled + F.linear(x - dropped, weight, bias)
+        elif bias is not None:
+            scaled = scaled + bias
+        return scaled.to(y.dtype)
+
+    def _updated_weight(self) -> Tensor:
+        """W + sBA as (N, K), in the update's precision, under autocast too."""
+        with torch.autocast(self.lora_A.device.type, enabled=False):
+            return torch.addmm(self.base_weight.to(self.lora_A.dtype), self.lora_B, self.lora_A, alpha=self.scaling)
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Put the update into the base layer's weight; a copy of the weight is kept for `unmerge`."""
+        if not self.merged:
+            merged, original = self.weight, self.base_layer.weight.detach().clone()
+            bias = self.bias
+            if self.lora_bias is not None and bias is not None:
+                self._original_bias = self.base_layer.bias.detach().clone()
+                self.base_layer.bias.copy_(bias)
+            self.base_layer.weight.copy_(merged)
+            self._original = original
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Put the base layer's weight back as it was, to the last bit."""
+        if self._original is not None:
+            self.base_layer.weight.copy_(self._original)
+            self._original = None
+        if self._original_bias is not None:
+            self.base_layer.bias.copy_(self._original_bias)
+            self._original_bias = None
+
+    def unmerged_tensors(self) -> dict[str, Tensor]:
+        """The base's tensors that a merge has changed, by their names in this module, as they were before it."""
+        kept = {"base_layer.weight": self._original, "base_layer.bias": self._original_bias}
+        return {name: tensor for name, tensor in kept.items() if tensor is not None}
+
+    def extra_repr(self) -> str:
+        kind = "DoRA, " if self.lora_magnitude_vector is not None else ""
+        return f"{kind}rank={self.lora_A.shape[0]}, scaling={self.scaling:g}, dropout={self.dropout:g}"
+
+
+class LoraEmbedding(nn.Module):
+    """A frozen embedding with a trainable low-rank update of its weight (V, D): W + s · Aᵀ Bᵀ.
+
+    Only adapters of PEFT bring these; its files call the two factors lora_embedding_A and lora_embedding_B. What the
+    update adds is scaled as the embedding scales its own rows, and nothing is dropped. Shapes: ids (...) -> (..., D).
+    """
+
+    base_layer: nn.Embedding
+    lora_embedding_A: nn.Parameter  # noqa: N815
+    lora_embedding_B: nn.Parameter  # noqa: N815
+
+    def __init__(self, base: nn.Embedding, *, rank: int, alpha: float, use_rslora: bool = False) -> None:
+        super().__init__()
+        self.base_layer = base.requires_grad_(False)
+        self.num_embeddings, self.embedding_dim = base.weight.shape
+        self.padding_idx = base.padding_idx
+        self.scaling = alpha / (math.sqrt(rank) if use_rslora else rank)
+        self._original: Tensor | None = None
+        dtype, device = torch.promote_types(base.weight.dtype, torch.float32), base.weight.device
+        self.lora_embedding_A = nn.Parameter(torch.zeros(rank, self.num_embeddings, dtype=dtype, device=device))
+        self.lora_embedding_B = nn.Parameter(torch.zeros(self.embedding_dim, rank, dtype=dtype, device=device))
+        keep_updates_apart(self)
+
+    @property
+    def weight(self) -> Tensor:
+        """The whole embedding (V, D) with the update in it, differentiable in the factors."""
+        weight = self.base_layer.weight
+        if self.merged:
+            return weight
+        with torch.autocast(weight.device.type, enabled=False):
+            update = self.lora_embedding_A.T @ self.lora_embedding_B.T
+        return (weight.to(update.dtype) + self.scaling * update).to(weight.dtype)
+
+    @property
+    def merged(self) -> bool:
+        """Whether the update stands in the base embedding."""
+        return self._original is not None
+
+    def forward(self, ids: Tensor) -> Tensor:
+        frozen: Tensor = self.base_layer(ids)
+        if self.merged:
+            return frozen
+        with torch.autocast(frozen.device.type, enabled=False):
+            update = F.embedding(ids, self.lora_embedding_A.T) @ self.lora_embedding_B.T  # (..., D)
+        update = update * (self.scaling * getattr(self.base_layer, "embed_scale", 1.0))
+        return (frozen.to(update.dtype) + update).to(frozen.dtype)
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Put the update into the base embedding; a copy of its weight is kept for `unmerge`."""
+        if not self.merged:
+            merged, original = self.weight, self.base_layer.weight.detach().clone()
+            self.base_layer.weight.copy_(merged)
+            self._original = original
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Put the base embedding's weight back as it was, to the last bit."""
+        if self._original is not None:
+            self.base_layer.weight.copy_(self._original)
+            self._original = None
+
+    def unmerged_tensors(self) -> dict[str, Tensor]:
+        """The base's tensors that a merge has changed, by their names in this module, as they were before it."""
+        return {} if self._original is None else {"base_layer.weight": self._original}
+
+    def extra_repr(self) -> str:
+        return f"rank={self.lora_embedding_A.shape[0]}, scaling={self.scaling:g}"
+
+
+class TrainableTokens(nn.Module):
+    """An embedding of which the rows of chosen tokens are trained, the others frozen (PEFT's trainable tokens).
+
+    Shapes: ids (...) -> (..., D); `rows` (tokens, D), which stand in for the base's rows.
+    """
+
+    base_layer: nn.Embedding
+    tokens: Tensor
+    slots: Tensor
+
+    def __init__(self, base: nn.Embedding, tokens: Sequence[int]) -> None:
+        super().__init__()
+        self.base_layer = base.requires_grad_(False)
+        self.num_embeddings, self.embedding_dim = base.weight.shape
+        self.padding_idx = base.padding_idx
+        self._original: Tensor | None = None
+        device = base.weight.device
+        index = torch.tensor(list(tokens), dtype=torch.long, device=device)
+        # slots: for each id of the vocabulary its place in `rows`, or -1
+        slots = torch.full((self.num_embeddings,), -1, dtype=torch.long, device=device)
+        slots[index] = torch.arange(len(index), device=device)
+        self.register_buffer("tokens", index, persistent=False)
+        self.register_buffer("slots", slots, persistent=False)
+        dtype = torch.promote_types(base.weight.dtype, torch.float32)
+        self.rows = nn.Parameter(base.weight.detach()[index].to(dtype))
+        keep_updates_apart(self)
+
+    @property
+    def weight(self) -> Tensor:
+        """The whole embedding (V, D) with the trained rows in it, differentiable in them."""
+        weight = self.base_layer.weight
+        return weight if self.merged else weight.index_copy(0, self.tokens, self.rows.to(weight.dtype))
+
+    @property
+    def merged(self) -> bool:
+        """Whether the trained rows stand in the base embedding."""
+        return self._original is not None
+
+    def forward(self, ids: Tensor) -> Tensor:
+        frozen = self.base_layer(ids)
+        if self.merged:
+            return frozen
+        slots = self.slots[ids]
+        trained = F.embedding(slots.clamp_min(0), self.rows) * getattr(self.base_layer, "embed_scale", 1.0)
+        return torch.where((slots >= 0).unsqueeze(-1), trained.to(frozen.dtype), frozen)
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Write the trained rows into the base embedding; the rows they replace are kept for `unmerge`."""
+        if not self.merged:
+            self._original = self.base_layer.weight[self.tokens].clone()
+            self.base_layer.weight[self.tokens] = self.rows.to(self.base_layer.weight.dtype)
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Put the base embedding's rows back as they were, to the last bit."""
+        if self._original is not None:
+            self.base_layer.weight[self.tokens] = self._original
+            self._original = None
+
+    def unmerged_tensors(self) -> dict[str, Tensor]:
+        """The base's tensors that a merge has changed, by their names in this module, as they were before it."""
+        if self._original is None:
+            return {}
+        weight = self.base_layer.weight.detach()
+        return {"base_layer.weight": weight.index_copy(0, self.tokens, self._original)}
+
+    def extra_repr(self) -> str:
+        return f"trained={len(self.tokens)}"
+
+
+class TiedProjection(nn.Module):
+    """An output projection tied to an embedding with trained rows: it multiplies by the same rows.
+
+    Shapes: x (..., D) -> (..., V).
+    """
+
+    def __init__(self, base: nn.Linear, embedding: TrainableTokens) -> None:
+        super().__init__()
+        self.base_layer = base.requires_grad_(False)
+        self._embedding = [embedding]  # in a list, for it is the embedding's module, not a second one of ours
+        keep_updates_apart(self)
+
+    @property
+    def merged(self) -> bool:
+        """Whether the trained rows stand in the base embedding, whose weight this is."""
+        return self._embedding[0].merged
+
+    def merge(self) -> None:
+        """Merge the embedding that this follows."""
+        self._embedding[0].merge()
+
+    def unmerge(self) -> None:
+        """Unmerge the embedding that this follows."""
+        self._embedding[0].unmerge()
+
+    def unmerged_tensors(self) -> dict[str, Tensor]:
+        """The base's tensors that a merge has changed, by their names in this module, as they were before it."""
+        return self._embedding[0].unmerged_tensors()
+
+    @property
+    def weight(self) -> Tensor:
+        """(V, D), differentiable in the trained rows."""
+        return self._embedding[0].weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(V,) or none."""
+        bias: Tensor | None = self.base_layer.bias
+        return bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+Updated = LoraLinear | LoraEmbedding | TrainableTokens | TiedProjection
+"""The modules of ours that a merge concerns."""
+
+
+def keep_updates_apart(module: nn.Module) -> None:
+    """Let a state dict of `module` mean the same whether it is merged or not: the base as it was, and the update.
+
+    A merged module's state dict holds the unmerged weights, and one that is loaded into a merged module is merged
+    there. Otherwise the update would be counted twice, or be lost at `unmerge`.
+    """
+    module.register_state_dict_post_hook(_save_unmerged)
+    module.register_load_state_dict_pre_hook(_unmerge_to_load)
+    module.register_load_state_dict_post_hook(_merge_what_was_loaded)
+
+
+def _save_unmerged(module: Updated, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
+    for name, tensor in module.unmerged_tensors().items():
+        if prefix + name in state:
+            state[prefix + name] = tensor.to(state[prefix + name].device)
+
+
+def _unmerge_to_load(module: Updated, *_arguments: Any) -> None:
+    if module.merged:
+        module.unmerge()
+        setattr(module, _TO_MERGE, True)
+
+
+def _merge_what_was_loaded(module: Updated, _incompatible: Any) -> None:
+    if hasattr(module, _TO_MERGE):
+        delattr(module, _TO_MERGE)
+        module.merge()
+
+
+def row_lengths(weight: Tensor) -> Tensor:
+    """The length of each row of (N, K); never zero, so that a row of zeros stays one."""
+    return torch.linalg.vector_norm(weight, dim=1).clamp_min(torch.finfo(weight.dtype).tiny)
+
+
+def drop(x: Tensor, p: float, seed: Tensor) -> Tensor:
+    """Inverted dropout of x (..., K), with the mask that the fused op draws for `seed`."""
+    mask = keep_mask(seed, x.numel() // x.shape[-1], x.shape[-1], p, x.device)
+    return x * mask.view(x.shape) / (1 - p)
