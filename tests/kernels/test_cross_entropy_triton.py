@@ -172,10 +172,12 @@ def test_a_target_that_is_no_class_reads_nothing(classes: int) -> None:
     logits, _ = make(5, classes)
     target = torch.tensor([0, classes, -1, -100, 2**40])
     with checked_memory(logits, target) as memory:
-        losses, peaks, masses = kernels.forward(logits, target, None, -100, 0.0, 0.0, None)
+        losses, row_maxes, sum_exps = kernels.forward(logits, target, None, -100, 0.0, 0.0, None)
         gradient = torch.empty_like(logits)
-        kernels.fill_gradient(gradient, torch.ones(5), None, logits, target, None, peaks, masses, -100, 0.0, 0.0, None)
-        memory.assert_written(losses, peaks, masses, gradient)
+        kernels.fill_gradient(
+            gradient, torch.ones(5), None, logits, target, None, row_maxes, sum_exps, -100, 0.0, 0.0, None
+        )
+        memory.assert_written(losses, row_maxes, sum_exps, gradient)
     assert losses.isnan().tolist() == [False, True, True, False, True]
     torch.testing.assert_close(gradient[1], logits[1].softmax(0))
 
@@ -200,9 +202,9 @@ def test_launches_are_recorded_without_values() -> None:
     logits = torch.empty(16384, 50257, dtype=torch.bfloat16, device="meta")
     target = torch.empty(16384, dtype=torch.long, device="meta")
     with recording("sm_90") as launches:
-        losses, peaks, masses = kernels.forward(logits, target, None, -100, 0.0, 0.0, None)
+        losses, row_maxes, sum_exps = kernels.forward(logits, target, None, -100, 0.0, 0.0, None)
         gradient = torch.empty_like(logits)
-        kernels.fill_gradient(gradient, losses, None, logits, target, None, peaks, masses, -100, 0.0, 0.0, None)
+        kernels.fill_gradient(gradient, losses, None, logits, target, None, row_maxes, sum_exps, -100, 0.0, 0.0, None)
     assert [launch.kernel.__name__ for launch in launches] == ["_forward", "_backward"]
     assert all(launch.grid == (16384,) for launch in launches)
 

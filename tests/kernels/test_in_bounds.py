@@ -7,7 +7,6 @@ of every output is written, and none comes from unwritten memory, which holds Na
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,9 +21,8 @@ pytest.importorskip("triton")
 from interpreter import checked_memory
 
 from domain_ft_kernels import cross_entropy, linear_cross_entropy, lora_linear
+from domain_ft_kernels import stash as stash_sizes
 from domain_ft_kernels.lora_linear import lora_linear_group
-
-LINEAR_CROSS_ENTROPY = importlib.import_module("domain_ft_kernels.linear_cross_entropy")
 
 
 def assert_in_bounds(
@@ -147,14 +145,14 @@ def test_linear_cross_entropy(
     rows, classes, D = size
     tensors = [normal(rows, D, dtype=dtype), normal(classes, D, dtype=dtype), normal(classes, dtype=dtype)]
     target = some_labels(rows, classes, labelled)
-    one_chunk, many = LINEAR_CROSS_ENTROPY.STASH_BYTES, 1
+    one_chunk, many = stash_sizes.STASH_BYTES, 1
     for terms, stash, needs in (
         (TERMS[0], one_chunk, (True, True, True)),
         (TERMS[1], many, (True, True, True)),
         (TERMS[1], one_chunk, (True, False, False)),
         (TERMS[0], many, (False, True, False)),
     ):
-        monkeypatch.setattr(LINEAR_CROSS_ENTROPY, "STASH_BYTES", stash)
+        monkeypatch.setattr(stash_sizes, "STASH_BYTES", stash)
 
         def function(hidden: Tensor, weight: Tensor, bias: Tensor | None, terms: dict[str, Any] = terms) -> Tensor:
             return linear_cross_entropy(hidden, weight, target, bias, reduction=reduction, backend="triton", **terms)

@@ -21,6 +21,7 @@ from test_linear_cross_entropy import TERMS, doubles, make, run
 from torch import Tensor
 
 from domain_ft_kernels import linear_cross_entropy
+from domain_ft_kernels import stash as stash_sizes
 from domain_ft_kernels.triton_backend import launch
 
 OPS = torch.ops.domain_ft_kernels
@@ -37,7 +38,7 @@ def _bfloat16() -> Iterator[None]:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 128 rows, so that 129 rows have two, and losses that are not summed are made again in backward."""
-    monkeypatch.setattr(MODULE, "STASH_BYTES", 1)
+    monkeypatch.setattr(stash_sizes, "STASH_BYTES", 1)
 
 
 def assert_exact(
@@ -93,7 +94,7 @@ def test_is_as_exact_as_the_reference(
     tensors, target = make(rows, classes, size, bias=bias, ignored=ignored, dtype=dtype, seed=seed)
     grad = torch.randn(rows) if reduction == "none" else torch.tensor(0.7)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MODULE, "STASH_BYTES", stash)
+        patch.setattr(stash_sizes, "STASH_BYTES", stash)
         assert_exact(tensors, target, grad, reduction=reduction, **terms)
 
 
@@ -260,7 +261,7 @@ def test_any_gradient_of_the_losses() -> None:
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 @pytest.mark.parametrize("stash", [1, 2**20])
 def test_two_runs_are_equal_to_the_last_bit(reduction: str, stash: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MODULE, "STASH_BYTES", stash)
+    monkeypatch.setattr(stash_sizes, "STASH_BYTES", stash)
     tensors, target = make(140, 300, 40, dtype=torch.bfloat16)
     first, second = (run("triton", tensors, target, reduction=reduction) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
@@ -278,7 +279,7 @@ def test_few_rows_and_many_slices() -> None:
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 @pytest.mark.parametrize("stash", [1, 2**20])
 def test_a_graph_can_be_walked_twice(reduction: str, stash: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MODULE, "STASH_BYTES", stash)
+    monkeypatch.setattr(stash_sizes, "STASH_BYTES", stash)
     tensors, target = make(10, 150, 6)
     leaves = [t.requires_grad_() for t in tensors]
     loss = linear_cross_entropy(*leaves[:2], target, leaves[2], reduction=reduction, backend="triton").sum()
@@ -389,7 +390,7 @@ def test_the_plan() -> None:
         assert MODULE.plan([False] * 3, summed, 10**6, V, 2) == "losses"
         assert MODULE.plan([True, False, False], summed, 10**6, V, 2) == "gradients"
     assert MODULE.plan([True, True, False], True, 10**6, V, 2) == "gradients"
-    assert MODULE.chunk_rows(10**6, V, 2) <= 10880
+    assert stash_sizes.chunk_rows(10**6, V, 2) <= 10880
     for needs in ([True, True, False], [False, False, True]):
         assert MODULE.plan(needs, False, 10880, V, 2) == "stash"
         assert MODULE.plan(needs, False, 10881, V, 2) == "recompute"
@@ -398,13 +399,13 @@ def test_the_plan() -> None:
 
 @given(rows=st.integers(0, 10**6), classes=st.integers(1, 300_000), itemsize=st.sampled_from([2, 4]))
 def test_chunks_fit_the_stash_and_are_of_one_size(rows: int, classes: int, itemsize: int) -> None:
-    chunk = MODULE.chunk_rows(rows, classes, itemsize)
-    row_bytes = MODULE.stash_shape(1, classes)[1] * itemsize
-    assert chunk % MODULE.PANEL == 0
-    assert chunk == MODULE.PANEL or chunk * row_bytes <= MODULE.STASH_BYTES
-    chunks = MODULE.cdiv(rows, chunk)
+    chunk = stash_sizes.chunk_rows(rows, classes, itemsize)
+    row_bytes = stash_sizes.stash_shape(1, classes)[1] * itemsize
+    assert chunk % stash_sizes.PANEL == 0
+    assert chunk == stash_sizes.PANEL or chunk * row_bytes <= stash_sizes.STASH_BYTES
+    chunks = stash_sizes.cdiv(rows, chunk)
     assert chunks == 0 or rows > (chunks - 1) * chunk
-    assert chunks * chunk - rows < chunks * MODULE.PANEL + MODULE.PANEL
+    assert chunks * chunk - rows < chunks * stash_sizes.PANEL + stash_sizes.PANEL
 
 
 @pytest.mark.parametrize("reduction", ["sum", "none"])
@@ -433,9 +434,9 @@ def test_memory_does_not_grow_with_the_logits(reduction: str) -> None:
             KERNELS.backward(losses, None, *[losses] * 4, *operands, *options, False, False, [True, True, False])
     gradients = 4 * (rows + classes) * size
     finished = 2 * (rows + classes) * size if reduction == "none" else 0
-    assert rows * classes * 2 > 10 * MODULE.STASH_BYTES
-    assert max(made) <= max(MODULE.STASH_BYTES, gradients)
-    assert sum(made) <= gradients + finished + 1.1 * MODULE.STASH_BYTES
+    assert rows * classes * 2 > 10 * stash_sizes.STASH_BYTES
+    assert max(made) <= max(stash_sizes.STASH_BYTES, gradients)
+    assert sum(made) <= gradients + finished + 1.1 * stash_sizes.STASH_BYTES
 
 
 # Registration
