@@ -160,6 +160,26 @@ def test_linear_cross_entropy(
         assert_in_bounds(function, tensors if all(needs) else [*tensors[:2], None], needs, target)
 
 
+@pytest.mark.parametrize("terms", TERMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("many_chunks", [False, True])
+@pytest.mark.parametrize("return_lse", [False, True])
+def test_linear_cross_entropy_with_class_weights(
+    terms: dict[str, Any], dtype: torch.dtype, many_chunks: bool, return_lse: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if many_chunks:
+        monkeypatch.setattr(stash_sizes, "STASH_BYTES", 1)
+    rows, classes, D = 140, 131, 17
+    target, class_weight = some_labels(rows, classes, 0.7), torch.rand(classes)
+    options = {"class_weight": class_weight, "return_lse": return_lse, "reduction": "none", **terms}
+
+    def function(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return linear_cross_entropy(hidden, weight, target, bias, backend="triton", **options)
+
+    tensors = [normal(rows, D, dtype=dtype), normal(classes, D, dtype=dtype), normal(classes, dtype=dtype)]
+    assert_in_bounds(function, tensors, [True] * 3, target, class_weight)
+
+
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 def test_linear_cross_entropy_that_skips_tiles(reduction: str) -> None:
     tensors = [normal(140, 40) * 3, normal(700, 40), normal(700)]
@@ -205,3 +225,19 @@ def test_cross_entropy(size: tuple[int, int], labelled: float, dtype: torch.dtyp
             return cross_entropy(logits, target, reduction=reduction, backend="triton", **terms)
 
         assert_in_bounds(function, [normal(*size, dtype=dtype)], [True], target)
+
+
+@pytest.mark.parametrize("terms", TERMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [(7, 3), (40, 131), (2, 2051)])
+def test_cross_entropy_with_class_weights_and_lse(
+    size: tuple[int, int], dtype: torch.dtype, terms: dict[str, Any]
+) -> None:
+    target, weight = some_labels(*size, 0.7), torch.rand(size[1])
+
+    def function(logits: Tensor) -> tuple[Tensor, ...]:
+        return cross_entropy(
+            logits, target, weight=weight, return_lse=True, reduction="none", backend="triton", **terms
+        )
+
+    assert_in_bounds(function, [normal(*size, dtype=dtype)], [True], target, weight)
