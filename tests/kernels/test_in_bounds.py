@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_checks import DTYPES
+from kernel_checks import BY_WIDTH
 from torch import Tensor
 
 pytest.importorskip("triton")
@@ -64,7 +64,7 @@ SIZES = [(1, 1, 1, 1), (5, 7, 3, 2), (33, 65, 47, 5), (70, 40, 66, 17), (66, 72,
 
 
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", BY_WIDTH)
 @pytest.mark.parametrize("size", SIZES)
 def test_lora_linear(size: tuple[int, int, int, int], dtype: torch.dtype, dropout_p: float) -> None:
     rows, K, N, R = size
@@ -134,7 +134,7 @@ TERMS: list[dict[str, Any]] = [{}, {"label_smoothing": 0.1, "z_loss": 1e-2, "sof
 
 
 @pytest.mark.parametrize("reduction", ["sum", "none"])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", BY_WIDTH)
 @pytest.mark.parametrize(
     ("size", "labelled"),
     [((1, 1, 1), 1.0), ((7, 3, 5), 0.5), ((7, 3, 5), 0.0), ((70, 131, 33), 0.2), ((140, 270, 40), 1.0)],
@@ -212,7 +212,7 @@ def test_linear_cross_entropy_of_any_layout() -> None:
 
 
 @pytest.mark.parametrize("reduction", ["sum", "none"])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", BY_WIDTH)
 @pytest.mark.parametrize(
     ("size", "labelled"),
     [((1, 1), 1.0), ((7, 3), 0.5), ((7, 3), 0.0), ((40, 131), 0.5), ((3, 1030), 1.0), ((2, 2051), 0.5)],

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from interpreter import checked_memory, exact_bfloat16
-from kernel_checks import DTYPES, assert_as_exact_as, value_and_gradients
+from kernel_checks import BY_WIDTH, DTYPES, assert_as_exact_as, value_and_gradients
 from torch import Tensor
 
 from domain_ft_kernels import lora_linear, lora_linear_group
@@ -86,7 +86,7 @@ def test_ranks(rank: int, dropout_p: float) -> None:
     check(make(40, 36, 48, rank, dtype=torch.bfloat16), dropout_p=dropout_p, seed=4)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", BY_WIDTH)
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])
 def test_many_chunks_of_rows(dtype: torch.dtype, dropout_p: float) -> None:
     check(make(1100, 20, 33, 3, dtype=dtype), dropout_p=dropout_p, seed=4)
@@ -272,8 +272,7 @@ def test_saves_x_and_its_projection_alone(autocast: bool) -> None:
 # In company
 
 
-@pytest.mark.parametrize("dropout_p", [0.0, 0.3])
-@pytest.mark.parametrize("names", ["AB", "xWbAB"])
+@pytest.mark.parametrize(("names", "dropout_p"), [("AB", 0.0), ("xWbAB", 0.3)])
 def test_opcheck(names: str, dropout_p: float) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         tensors = dict(zip("xWbAB", make(6, 5, 4, 3, dtype=dtype), strict=True))
