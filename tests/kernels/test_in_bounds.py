@@ -81,7 +81,8 @@ def test_lora_linear(size: tuple[int, int, int, int], dtype: torch.dtype, dropou
             return lora_linear(*given, 0.5, dropout_p=dropout_p, seed=1, backend="triton")
 
     assert_in_bounds(function, tensors, [True] * 5)
-    assert_in_bounds(function, tensors, [True, False, False, True, True])
+    if dropout_p:
+        assert_in_bounds(function, tensors, [True, False, False, True, True])
 
 
 @pytest.mark.parametrize("needs", [n for n in itertools.product([False, True], repeat=5) if any(n)])

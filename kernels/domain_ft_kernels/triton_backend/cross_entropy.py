@@ -20,6 +20,8 @@ so that one exponential an element does. Lanes are joined at the end; two runs a
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import triton
 import triton.language as tl
@@ -261,6 +263,9 @@ CONFIGS = (
 )
 """Each thread has one to four vectors: enough loads under way to hide memory's latency, with registers to spare."""
 
+WEIGHTED_CONFIGS = (replace(CONFIGS[0], targets=CHIPS[1:]), *CONFIGS[1:])
+"""With class weights: on sm_80 the first would spill."""
+
 
 def forward(
     logits: Tensor,
@@ -338,10 +343,10 @@ def _launch(
         label_smoothing or None,
         z_loss or None,
         softcap,
-        configs=CONFIGS,
+        configs=CONFIGS if mean_weight is None else WEIGHTED_CONFIGS,
         device=logits.device,
         dtype=logits.dtype,
-        shape=(classes,),
+        shape=(classes, 0 if mean_weight is None else classes),
         repeatable=repeatable,
         LANES=lanes,
         WIDTH=width,

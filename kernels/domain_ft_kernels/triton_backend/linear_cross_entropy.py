@@ -25,6 +25,7 @@ Probabilities are exp(z - panel_max) · exp(panel_max - row_max) / S: no large n
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -578,6 +579,9 @@ _LOGITS = [
     Config({"BLOCK_M": 128, "PANELS": 1, "BLOCK_K": 32, "GROUP_M": 32}, 8, 2, AMD, (2, 4)),
     Config({"BLOCK_M": 32, "PANELS": 2, "BLOCK_K": 32, "GROUP_M": 2}, targets=TESTS),
 ]
+_WEIGHTED_LOGITS = [replace(_LOGITS[0], targets=("sm_80",)), *_LOGITS[1:]]
+"""Where logits are summed with class weights: on sm_90 the first would spill."""
+
 _GRAD_HIDDEN = [
     Config({"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 64, "GROUP_M": 8}, 8, 3, ("sm_80", "sm_90"), (2,)),
     Config({"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64, "GROUP_M": 8}, 8, 3, NVIDIA, (2,)),
@@ -661,7 +665,7 @@ class _Head:
     def _launch(
         self, kernel: Any, grid: Callable[[dict[str, int]], tuple[int, ...]], *arguments: Any, **how: Any
     ) -> None:
-        shape = (self.classes, self.size)
+        shape = (self.classes, self.size, 0 if self.class_weights is None else self.classes)
         launch(kernel, grid, *arguments, device=self.device, dtype=self.compute, shape=shape, **how)
 
     def new_stash(self) -> Tensor:
@@ -678,7 +682,7 @@ class _Head:
             *(self.panel_maxes, self.panel_sums, self.panel_totals, self.picked, stash, self.class_weights),
             *(first, self.chunk, self.classes, self.size, self.x.stride(0), self.weight.stride(0)),
             *(self.panels * PANEL, self.softcap),
-            configs=_LOGITS,
+            configs=_LOGITS if self.class_weights is None or self.panel_totals is None else _WEIGHTED_LOGITS,
             PANEL=PANEL,
             EVEN=self.size % EVEN == 0,
             PRECISION=dot_precision(self.compute, self.device),
