@@ -18,6 +18,7 @@ import numbers
 import os
 import sys
 import types
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,13 @@ PASSING = _Passing()
 
 
 @dataclass(frozen=True)
+class Formerly:
+    """The name that a setting had in the version before: it is still taken, with a warning."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class Range:
     """The numbers that a setting may have."""
 
@@ -87,8 +95,19 @@ class Range:
 # --- The base of all settings -----------------------------------------------------------------------------------------
 
 
+class _TakesFormerNames(type):
+    """Lets a class of settings be called with the former names of its settings."""
+
+    def __call__(cls, *arguments: Any, **given: Any) -> Any:
+        former = former_names(cls)
+        for name in former.keys() & given.keys():
+            warnings.warn(f"{cls.__name__}({name}=...) is now {former[name]}=", FutureWarning, stacklevel=2)
+            given[former[name]] = given.pop(name)
+        return super().__call__(*arguments, **given)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(metaclass=_TakesFormerNames):
     """What all settings can do. Instances are checked as they are made, whoever makes them.
 
     Raises:
@@ -174,6 +193,7 @@ class Option:
     help: str
     group: str
     passing: bool
+    former: str | None = None
 
     @property
     def flag(self) -> str:
@@ -223,9 +243,15 @@ def _option(name: str, hint: Any, default: Any, help_text: str, group: str) -> O
         inner, more = _unwrap(get_args(inner)[0])
         marks += more
     choices = get_args(inner) if get_origin(inner) is Literal else ()
-    limits = tuple(mark for mark in marks if mark is not PASSING)
+    limits = tuple(mark for mark in marks if mark is not PASSING and not isinstance(mark, Formerly))
+    former = next((mark.name for mark in marks if isinstance(mark, Formerly)), None)
     kind = str if choices else inner
-    return Option(name, kind, many, optional, choices, limits, default, help_text, group, PASSING in marks)
+    return Option(name, kind, many, optional, choices, limits, default, help_text, group, PASSING in marks, former)
+
+
+def former_names(cls: Any) -> dict[str, str]:
+    """What the settings of a class were called in the version before -> what they are called now."""
+    return {option.former: option.name for option in options(cls) if option.former}
 
 
 def _unwrap(hint: Any) -> tuple[Any, list[Any]]:
@@ -353,9 +379,11 @@ def read_toml(cls: type[Settings], path: Path) -> tuple[dict[str, Given], list[s
         return {}, [f"{path}: is not valid TOML: {error}"]
     table.pop(PROVENANCE, None)
     known = {option.name for option in options(cls)}
+    former = former_names(cls)
     given, problems = {}, []
     for key, value in table.items():
         name = key.replace("-", "_")
+        name = former.get(name, name)
         if name in known:
             given[name] = Given(value, f"{path}, {key} = {_spelled(value)}")
         else:
@@ -366,11 +394,13 @@ def read_toml(cls: type[Settings], path: Path) -> tuple[dict[str, Given], list[s
 def read_assignments(cls: type[Settings], assignments: Iterable[str]) -> tuple[dict[str, Given], list[str]]:
     """The raw settings in `--set KEY=VALUE`s, and what is wrong with their form. A list is written as in TOML."""
     by_name = {option.name: option for option in options(cls)}
+    former = former_names(cls)
     given, problems = {}, []
     for assignment in assignments:
         where = f"--set {assignment}"
         key, equals, value = assignment.partition("=")
         name = key.strip().lstrip("-").replace("-", "_")
+        name = former.get(name, name)
         if not equals:
             problems.append(f"{where}: must have the form KEY=VALUE")
         elif name not in by_name:

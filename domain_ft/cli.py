@@ -141,7 +141,7 @@ def _terminable() -> Iterator[None]:
 def _dispatch(words: list[str]) -> int:
     verbs: dict[Callable[..., Any], Verb] = {}
     app = _app(verbs)
-    command, given, unused, problems = _parse(app, _with_dashes(words))
+    command, given, unused, problems = _parse(app, _with_dashes(_with_current_names(words)))
     verb = verbs.get(command)
     if verb is None:  # --help, --version, or a group of verbs alone: cyclopts has a command of its own for it
         command(**given)
@@ -294,13 +294,34 @@ _DEBUG = _common("debug", bool, False, "Show where in the code an error came fro
 _OPTION = re.compile(r"--[A-Za-z][\w-]*(=.*)?", re.DOTALL)
 
 
+def _with_current_names(words: Sequence[str]) -> list[str]:
+    """The words with options that had another name in the version before under their present one, and a note of it."""
+    verb = _verb_of(words)
+    former = {} if verb is None else checking.former_names(verb.settings)
+    current = []
+    for word in words:
+        flag, equals, value = word.partition("=")
+        name = former.get(flag[2:].replace("-", "_")) if flag.startswith("--") else None
+        if name:
+            now = f"--{name.replace('_', '-')}"
+            print(f"note: {flag} is now {now}; the old name goes with the next version", file=sys.stderr, flush=True)
+            word = f"{now}{equals}{value}"
+        current.append(word)
+    return current
+
+
+def _verb_of(words: Sequence[str]) -> Verb | None:
+    """The verb that a command line begins with."""
+    return next((verb for verb in VERBS if tuple(words[: len(verb.words)]) == verb.words), None)
+
+
 def _with_dashes(words: Sequence[str]) -> list[str]:
     """The words with every value that begins with a dash joined to its option: `--input -` as `--input=-`.
 
     cyclopts takes such a word for an option. Here it is one only if it is spelled like one: two dashes and a name. So
     `--prompt "- an item"` has a value, and `--prompt --system x` has none.
     """
-    verb = next((verb for verb in VERBS if tuple(words[: len(verb.words)]) == verb.words), None)
+    verb = _verb_of(words)
     if verb is None or verb.passes_on:
         return list(words)
     known = checking.options(verb.settings)

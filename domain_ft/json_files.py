@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from domain_ft.errors import CheckpointError, UserError
@@ -106,6 +107,7 @@ def read_object(
     needed: tuple[str, ...] = (),
     fix: str,
     what: str | None = None,
+    former: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The JSON object in a file.
 
@@ -115,6 +117,7 @@ def read_object(
         needed: keys that must be there.
         fix: what to do about a damaged file.
         what: the file in messages, such as `the config.json of 'minilm'`. By default its name.
+        former: keys of the version before -> what they are called now.
 
     Raises:
         UserError: as `error`: the file cannot be read, is no JSON object, gives a key twice, or a value is absent or of
@@ -133,6 +136,7 @@ def read_object(
         raise error(f"{named} is damaged: it is not JSON ({problem})", where=str(path), fix=fix) from None
     if not isinstance(value, dict):
         raise error(f"{named} holds {describe(value)} where a JSON object is wanted", where=str(path), fix=fix)
+    value = {former.get(key, key): one for key, one in value.items()}
     check_kinds(value, kinds or {}, error, path, needed=needed, fix=fix)
     return value
 

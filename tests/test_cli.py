@@ -376,3 +376,14 @@ def test_the_model_is_named_before_it_is_loaded(capsys: pytest.CaptureFixture[st
 def test_a_message_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["adapt", "--corpus", "no\x1b[2Jfile.txt", "--rank", "x"]) == 2
     assert "\x1b" not in capsys.readouterr().err
+
+
+def test_a_former_option_is_taken_and_its_new_name_said(
+    settings_of: Callable[..., Settings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = "--tokens-per-pass"
+    settings: Any = settings_of("adapt", "--corpus", "c", old, "64")
+    assert settings.tokens_per_micro_batch == 64
+    assert f"note: {old} is now --tokens-per-micro-batch" in capsys.readouterr().err
+    settings = settings_of("adapt", "--corpus", "c", f"{old}=32")
+    assert settings.tokens_per_micro_batch == 32

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from domain_ft.checking import PASSING, REQUIRED, Range, Settings
+from domain_ft.checking import PASSING, REQUIRED, Formerly, Range, Settings
 
 
 def _regular_expression(value: str) -> str | None:
@@ -288,9 +288,9 @@ class TrainingOptions(Settings, group="Training"):
     tokens_per_step: PositiveInt = 4096
     """Tokens in an optimiser step, over all passes and processes."""
 
-    tokens_per_pass: PositiveInt | None = None
-    """Tokens in one pass through the model. By default as many as the free memory holds and the device is fastest with.
-    Fewer take less memory; the arithmetic of a step stays the same."""
+    tokens_per_micro_batch: Annotated[PositiveInt | None, Formerly("tokens_per_pass")] = None
+    """Tokens in a micro-batch, which goes through the model at once. By default as many as fit into free memory and the
+    device is fastest with. Fewer take less memory; the arithmetic of a step stays the same."""
 
     activation_checkpointing: Literal["auto", "on", "off"] = "auto"
     """Compute each layer again in the backward pass: slower, in far less memory, with the same result. auto turns it on

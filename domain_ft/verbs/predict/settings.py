@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from domain_ft.checking import PASSING, REQUIRED
+from domain_ft.checking import PASSING, REQUIRED, Formerly
 from domain_ft.verbs.groups import EncodingOptions, MachineOptions, PositiveInt, ScreenOptions
 
 
@@ -40,8 +40,8 @@ class PredictSettings(EncodingOptions, MachineOptions, ScreenOptions, group="Tex
     calibrate: bool = True
     """Give probabilities under the temperature that was fitted on the validation examples."""
 
-    tokens_per_pass: PositiveInt = 4096
-    """Tokens in one pass through the model."""
+    tokens_per_micro_batch: Annotated[PositiveInt, Formerly("tokens_per_pass")] = 4096
+    """Tokens in a micro-batch, which goes through the model at once."""
 
     resume: Annotated[bool, PASSING] = False
     """Go on after the last whole line of --output."""
