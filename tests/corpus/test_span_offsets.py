@@ -11,7 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from domain_ft.corpus.checks.checking import Checker
+from domain_ft.corpus.checks.items import Rejections
+from domain_ft.corpus.checks.opening import CheckedFile, Fields
+from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers.base import BadRecords, Reject
+from domain_ft.corpus.tasks.annotations import are_labelled_spans
 from domain_ft.corpus.tasks.entities import Span, TaggedText
 from domain_ft.corpus.tasks.entity_files import TagFields, read_tagged
 from domain_ft.corpus.tasks.offsets import Counting, to_characters
@@ -130,3 +135,89 @@ def test_a_place_within_a_character_is_refused() -> None:
         to_characters("😀a", 1, 2, "utf16")
     with pytest.raises(ValueError, match="does not lie in the text"):
         to_characters("a", 0, 5, "bytes")
+
+
+def spans_under(key: str, shift: int = 0, count: int = 4) -> list[dict[str, Any]]:
+    """Records whose span repeats its text under a key, with its end `shift` characters too early."""
+    made = []
+    for number in range(count):
+        text = f"Patient {'x' * number} takes Aspirin daily"
+        start = text.index("Aspirin")
+        made.append(
+            {"text": text, "entities": [{"start": start, "end": start + 7 - shift, "label": "D", key: "Aspirin"}]}
+        )
+    return made
+
+
+@pytest.mark.parametrize("key", ["surface", "value", "content", "string", "word", "entity_text", "anything"])
+def test_a_spans_own_text_is_known_by_what_it_holds(tmp_path: Path, key: str) -> None:
+    left = LeftOut()
+    path = write(tmp_path / "a.jsonl", *spans_under(key))
+    found, _ = read_tagged(path, path.name, TagFields(), None, BadRecords("stop", print), left=left)
+    assert [text.text[s.start : s.end] for text in found for s in text.spans] == ["Aspirin"] * 4
+    assert left.fields == {}  # it is compared
+    with pytest.raises(RecordError, match="the end is inclusive"):
+        read(write(tmp_path / "a.jsonl", *spans_under(key, shift=1)))
+    with pytest.raises(RecordError, match=r"a span says that it is 'Aspirin', but at \[15, 21\)") as caught:
+        read(write(tmp_path / "a.jsonl", *spans_under(key), spans_under(key, shift=1, count=1)[0]))
+    assert "a.jsonl, line 5" in str(caught.value)
+
+
+def test_own_text_is_known_where_all_offsets_are_shifted(tmp_path: Path) -> None:
+    records = spans_under("value")
+    for record in records:
+        record["text"] = "Some lines that were added later. " + record["text"]
+    with pytest.raises(RecordError, match=r"it is at \[49, 56\)"):
+        read(write(tmp_path / "a.jsonl", *records))
+
+
+def test_own_text_is_compared_however_the_file_is_said_to_count(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="a span says that it is 'Aspirin'"):
+        read(write(tmp_path / "a.jsonl", *spans_under("value")), "one-based")
+
+
+def test_other_keys_of_spans_are_listed_and_do_not_contradict(tmp_path: Path) -> None:
+    more = {"norm": "acetylsalicylic acid", "form": "tablet", "confidence": 0.5, "source": None}
+    records = [{**one, "entities": [{**one["entities"][0], **more}]} for one in spans_under("value")]
+    path, left = write(tmp_path / "a.jsonl", *records), LeftOut()
+    found, _ = read_tagged(path, path.name, TagFields(), None, BadRecords("stop", print), left=left)
+    assert [text.text[s.start : s.end] for text in found for s in text.spans] == ["Aspirin"] * 4
+    assert left.fields == {f"entities[].{key}": 4 for key in more}
+    file, rejections = CheckedFile.open(str(path), "auto", Fields()), Rejections()
+    result = Checker().check(file.items(rejections.bad), rejections)
+    assert result.statistics["unread_fields"] == left.fields
+
+
+@pytest.mark.parametrize(
+    ("records", "chosen", "unread"),
+    [
+        ([{"entities": [[0, 3, "A"]], "spans": [[4, 7, "B"]]}, {"entities": [], "spans": [[4, 7, "B"]]}], "A", "spans"),
+        ([{"spans": [[0, 3, "A"]], "label": [[4, 7, "B"]]}, {"spans": [], "label": []}], "A", "label"),
+        ([{"label": ["news"], "spans": [[0, 3, "A"]]}, {"label": ["news"], "spans": []}], "A", "label"),
+        ([{"entities": [], "spans": [[0, 3, "A"]]}, {"entities": [], "spans": []}], "A", "entities"),
+        ([{"gold": [[0, 3, "A"]], "label": []}, {"gold": [], "label": []}], "A", "label"),
+    ],
+)
+def test_of_several_span_lists_one_is_read_in_the_whole_file(
+    tmp_path: Path, records: list[dict[str, Any]], chosen: str, unread: str
+) -> None:
+    path = write(tmp_path / "a.jsonl", *({"text": "one two", **record} for record in records))
+    left, notes = LeftOut(), list[str]()
+    found, _ = read_tagged(path, path.name, TagFields(), None, BadRecords("stop", print), left=left, notes=notes)
+    assert [[span.label for span in text.spans] for text in found] == [[chosen], []]
+    assert left.fields == {unread: 2}
+    two_lists = [name for name in records[0] if are_labelled_spans(records[0][name])]
+    assert len(notes) == len(two_lists) - 1
+    if notes:
+        assert f"read from '{two_lists[0]}'; other lists of spans are not read: '{two_lists[1]}'" in notes[0]
+
+
+def test_tags_of_words_go_before_lists_of_spans(tmp_path: Path) -> None:
+    record = {"tokens": ["one", "two"], "tags": ["B-A", "O"], "entities": [[4, 7, "B"]], "text": "one two"}
+    path, left, notes = write(tmp_path / "a.jsonl", record), LeftOut(), list[str]()
+    found, _ = read_tagged(path, path.name, TagFields(), None, BadRecords("stop", print), left=left, notes=notes)
+    assert [span.label for text in found for span in text.spans] == ["A"]
+    assert left.fields == {"entities": 1, "text": 1}
+    assert notes == [
+        "the entities are read from the tags of the words, and not from the lists of spans: 'entities' (1)"
+    ]

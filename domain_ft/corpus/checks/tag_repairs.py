@@ -21,7 +21,7 @@ from domain_ft.corpus.tasks.conll import Layout, columns_of
 from domain_ft.corpus.tasks.entities import Bounds, join_words
 from domain_ft.corpus.tasks.entity_files import TagFields
 from domain_ft.corpus.tasks.knowledge_bases import is_knowledge_base
-from domain_ft.corpus.tasks.offsets import Counting, to_characters
+from domain_ft.corpus.tasks.offsets import Counting, agrees, to_characters
 from domain_ft.errors import CorpusError
 
 Find = Callable[[str], Sequence[Hit]]
@@ -155,7 +155,12 @@ def _moved(span: Any, bounds: Bounds, places: Mapping[int, int], text: str, new:
     start, end = bounds
     if not isinstance(span, Mapping):
         return [places[start], places[end], *span[2:]]
-    repeated = {name for name, value in span.items() if name not in LABELS[:2] and value == text[start:end]}
+    there = text[start:end]
+    repeated = {
+        name
+        for name, value in span.items()
+        if name not in LABELS[:2] and isinstance(value, str) and (value == there or (value and agrees(value, there)))
+    }
     moved = dict(span)
     if "offsets" in span:
         own = {"text"} if "text" in span else set()  # of several parts: the text between them belongs to it now

@@ -18,11 +18,7 @@ from domain_ft.corpus.tasks.entities import is_tag
 SPANS_FIELDS = ("entities", "spans", "label", "labels", "ents", "annotations")
 STARTS, ENDS = ("start", "start_offset", "begin"), ("end", "end_offset")
 LABELS = ("label", "labels", "type", "entity_group")
-OWN_TEXTS = (
-    "text", "mention", "surface", "surface_form", "span_text", "entity_text", "matched_text", "word",
-    "quote", "phrase", "content", "string", "token", "form", "exact", "covered_text", "coveredText",
-)  # fmt: skip
-"""The keys of a span that may hold its start, its end, its label and its own text."""
+"""The keys of a span that may hold its start, its end and its label."""
 
 _CONTAINERS = ("documents", "PubTator3", "annotations")  # fields of a file's object that list its records
 
@@ -139,6 +135,11 @@ def first_of(span: Mapping[str, Any], names: Sequence[str]) -> str | None:
     return next((name for name in names if name in span), None)
 
 
+def are_labelled_spans(value: Any) -> bool:
+    """Whether it is a list of spans with labels, with one at least."""
+    return _are_spans(value) and all(not isinstance(part, Mapping) or first_of(part, LABELS) for part in value)
+
+
 def _are_spans(value: Any) -> bool:
     """Whether it is a list of spans, with one at least."""
     return (
@@ -153,16 +154,12 @@ def _are_spans(value: Any) -> bool:
 
 
 def _plain(value: Mapping[str, Any]) -> Plain:
-    """A record as it is; where its list of spans has an unusual name, under `entities` too."""
+    """A record as it is; where Prodigy leaves out the list of spans, with an empty one."""
     if not isinstance(value.get("text"), str) or ("tokens" in value and is_words(value["tokens"])):
         return Plain(value)
-    if not any(isinstance(value.get(name), list) for name in SPANS_FIELDS):
-        if value.get(VERDICT) == "accept":  # Prodigy leaves the field out where there is no entity
-            return Plain({**value, "spans": []})
-        own = [name for name, part in value.items() if name not in ("tokens", "relations") and _are_spans(part)]
-        if len(own) == 1:  # Label Studio's short export names it as the labelling interface does
-            rest = {name: part for name, part in value.items() if name != own[0]}
-            return Plain({**rest, "entities": value[own[0]]})
+    without = not any(isinstance(value.get(name), list) for name in SPANS_FIELDS)
+    if without and value.get(VERDICT) == "accept" and not any(map(are_labelled_spans, value.values())):
+        return Plain({**value, "spans": []})
     return Plain(value)
 
 

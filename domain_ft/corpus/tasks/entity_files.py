@@ -7,9 +7,11 @@ one cause may explain all that do not fit. Offsets count Unicode characters (cod
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,22 +20,17 @@ from domain_ft.corpus.readers import raw_records
 from domain_ft.corpus.readers.base import BadRecords, decode, kind_of, read_lines, read_whole
 from domain_ft.corpus.readers.files import ending
 from domain_ft.corpus.tasks.annotations import (
-    ENDS,
-    LABELS,
-    OWN_TEXTS,
     SPANS_FIELDS,
-    STARTS,
     Outcome,
     Passed,
     Plain,
-    first_of,
+    are_labelled_spans,
     is_words,
     outcomes,
     records_of,
 )
 from domain_ft.corpus.tasks.conll import begins_document, columns_of, conll_blocks, layout_of
 from domain_ft.corpus.tasks.entities import (
-    Bounds,
     Scheme,
     Span,
     TagError,
@@ -44,15 +41,8 @@ from domain_ft.corpus.tasks.entities import (
     recognise,
 )
 from domain_ft.corpus.tasks.knowledge_bases import KnowledgeBaseError, flat_spans, is_knowledge_base, read_document
-from domain_ft.corpus.tasks.offsets import (
-    COUNTED,
-    Claim,
-    Counting,
-    agrees,
-    contradiction,
-    likely_causes,
-    to_characters,
-)
+from domain_ft.corpus.tasks.offsets import COUNTED, Claim, Counting, contradiction, likely_causes
+from domain_ft.corpus.tasks.spans import NAMED, claims_of, holds, own_text_keys, read_span, unread_keys
 from domain_ft.corpus.tasks.standoff import brat_pairs, is_pubtator, read_bioc_xml, read_brat, read_pubtator
 from domain_ft.errors import CorpusError, nearest
 
@@ -67,6 +57,8 @@ _USUAL: Mapping[Role, tuple[str, ...]] = {
     "tags": TAGS_FIELDS,
     "spans": SPANS_FIELDS,
 }
+
+_NO_SPANS = ("tokens", "words", "relations", "sentences", "sents")  # lists of places that are no entities
 
 FileKind = Literal["columns", "records", "parquet", "brat", "pubtator", "bioc"]
 
@@ -88,6 +80,7 @@ class TagFields:
 
     Attributes:
         offsets: how the spans count.
+        usual_spans: the field that most of a file's spans are in, where `spans` is not named: see `with_usual_spans`.
     """
 
     text: str | None = None
@@ -97,6 +90,7 @@ class TagFields:
     id: str | None = None
     group: str | None = None
     offsets: Counting = "characters"
+    usual_spans: str | None = None
 
     def name(self, role: Role, record: Mapping[str, Any]) -> str:
         """The field of a role: the one that was named, else the first usual one that is there, else the usual one.
@@ -108,6 +102,8 @@ class TagFields:
             return named
         there = [name for name in _USUAL[role] if name in record]
         if role == "spans":
+            if self.usual_spans is not None and isinstance(record.get(self.usual_spans), list):
+                return self.usual_spans
             there = [name for name in there if isinstance(record[name], list)] or there
         return there[0] if there else _USUAL[role][0]
 
@@ -223,7 +219,8 @@ def read_tagged(
     """
     left = LeftOut() if left is None else left
     if not has_columns(path):
-        return read_tagged_records(entries(path, name, fields, bad, left), name, fields, scheme, bad, without, left)
+        records = entries(path, name, fields, bad, left)
+        return read_tagged_records(records, name, fields, scheme, bad, without, left, notes)
     sentences = _conll_sentences(path, name, fields, bad, left, [] if notes is None else notes)
     if len({sentence.group for sentence in sentences}) == 1:  # one -DOCSTART- at the top says nothing of documents
         for sentence in sentences:
@@ -277,6 +274,38 @@ def named_classes(record: Mapping[str, Any], names: Mapping[str, Sequence[str]])
     return {**record, **named}
 
 
+def with_usual_spans(fields: TagFields, records: Sequence[Entry]) -> tuple[TagFields, list[str]]:
+    """The fields with the one whose spans are read in all records of a file, and what to say where there are more.
+
+    Records may hold several lists of spans, such as those of two annotators, or of a model beside a person's. One of
+    them is read in the whole file: the first usual name that any record has spans under, else the only other field.
+    """
+    counts = Counter(
+        field
+        for entry in records
+        for field, value in entry.plain.record.items()
+        if field not in _NO_SPANS and are_labelled_spans(value)
+    )
+    usual = [field for field in SPANS_FIELDS if field in counts]
+    words = any(fields.has_words(entry.plain.record) for entry in records)
+    chosen = fields.spans or next(iter(usual or (counts if len(counts) == 1 else ())), None)
+    others = ", ".join(f"'{field}' ({count:,})" for field, count in counts.items() if words or field != chosen)
+    notes = []
+    if others and words:
+        notes = [f"the entities are read from the tags of the words, and not from the lists of spans: {others}"]
+    elif others and chosen is not None:
+        notes = [
+            f"the entities are read from '{chosen}'; other lists of spans are not read: {others} "
+            "(--spans-field names another)"
+        ]
+    return (fields if words or chosen is None else replace(fields, usual_spans=chosen)), notes
+
+
+def settled_fields(path: Path, name: str, fields: TagFields, bad: BadRecords) -> TagFields:
+    """The fields as `read_tagged` settles them for the records of a file."""
+    return with_usual_spans(fields, list(entries(path, name, fields, bad)))[0]
+
+
 def read_tagged_records(
     records: Iterable[Entry],
     name: str,
@@ -285,13 +314,18 @@ def read_tagged_records(
     bad: BadRecords,
     without: Collection[int | None] = (),
     left: LeftOut | None = None,
+    notes: list[str] | None = None,
 ) -> tuple[list[TaggedText], Scheme | None]:
     """`read_tagged` of plain records, whatever they were read from."""
     sentences: list[_Sentence] = []
     texts: list[TaggedText] = []
-    claims = _Claims()
-    for entry in records:
-        known = _Known(entry, fields, name, bad)
+    given = list(records)
+    fields, said = with_usual_spans(fields, given)
+    if notes is not None:
+        notes += said
+    everything = [_Known(entry, fields, name, bad) for entry in given]
+    claims = _Claims(own_text_keys(itertools.chain.from_iterable(map(_spans_in, everything)), fields.offsets))
+    for known in everything:
         if fields.has_words(known.record):
             sentence = _tagged_words(known)
             sentences += [sentence] if sentence else []
@@ -302,7 +336,7 @@ def read_tagged_records(
             texts += [text] if text else []
             read = text is not None
         if read and left is not None:
-            known.count_unread(left)
+            known.count_unread(left, claims.keys)
     claims.reject()
     if sentences and texts:
         raise CorpusError(
@@ -482,8 +516,18 @@ class _Known:
         line = None if self.entry.plain.file else self.line
         self.bad.add(reason, file=self.file, line=line, field=field, fix=fix)
 
-    def count_unread(self, left: LeftOut) -> None:
-        """Count the fields that nothing reads."""
+    def count_unread(self, left: LeftOut, own_texts: Collection[str]) -> None:
+        """Count the fields of the record and of its spans that nothing reads.
+
+        Args:
+            own_texts: the keys under which spans repeat their text, which is compared.
+        """
+        if not self.fields.has_words(self.record):
+            spans = self.record.get(self.name("spans"))
+            own = unread_keys(spans, own_texts) if isinstance(spans, list) else []
+            # Spans that a reader of a tool's file made have an id, which the file may not have.
+            own = own if self.entry.plain.unread is None else [key for key in own if key != "id"]
+            left.fields.update(f"{self.name('spans')}[].{key}" for key in own)
         if self.entry.plain.unread is not None:
             left.fields.update(self.entry.plain.unread)
             return
@@ -534,18 +578,33 @@ def _tagged_words(known: _Known) -> _Sentence | None:
 
 @dataclass
 class _Claims:
-    """What spans say of their own text, over all records of a file: which fit, and which do not."""
+    """What spans say of their own text, over all records of a file: which fit, and which do not.
 
+    Attributes:
+        keys: under which spans repeat their text.
+        contradicted: each record with the place of its first wrong span, the key, and its wrong claims.
+    """
+
+    keys: Collection[str] = ()
     fitting: list[Claim] = field(default_factory=list)
-    contradicted: list[tuple[_Known, str, list[Claim]]] = field(default_factory=list)
+    contradicted: list[tuple[_Known, str, str, list[Claim]]] = field(default_factory=list)
 
     def reject(self) -> None:
         """Report each record with a span that contradicts itself, with the cause that explains most of them."""
-        claims = [claim for _, _, own in self.contradicted for claim in own]
+        claims = [claim for *_, own in self.contradicted for claim in own]
         causes, explained = likely_causes(claims, self.fitting)
-        for known, place, own in self.contradicted:
+        for known, place, key, own in self.contradicted:
             reason, fix = contradiction(own[0], causes, explained, len(claims))
+            if key not in NAMED:
+                fix += f"; or give '{key}' another place than the span, if it is not the span's own text"
             known.reject(reason, place, fix)
+
+
+def _spans_in(known: _Known) -> Iterator[tuple[str, Any]]:
+    """The spans of a record, each after its text."""
+    text, spans = known.record.get(known.name("text")), known.record.get(known.name("spans"))
+    if isinstance(text, str) and isinstance(spans, list) and not known.fields.has_words(known.record):
+        yield from ((text, span) for span in spans)
 
 
 def _spanned_text(known: _Known, claims: _Claims) -> TaggedText | None:
@@ -558,24 +617,26 @@ def _spanned_text(known: _Known, claims: _Claims) -> TaggedText | None:
         known.reject("the text is empty", known.name("text"))
         return None
     spans: list[Span] = []
-    wrong: list[tuple[int, Claim]] = []
+    wrong: list[tuple[int, str, Claim]] = []
     joined = 0
     for place, value in enumerate(raw):
         try:
-            claim = _claim(value, text)
-            if claim is not None and not _holds(value, claim, known.fields.offsets):
-                wrong.append((place, claim))
+            said = list(claims_of(value, claims.keys, text))
+            untrue = [(place, *one) for one in said if not holds(value, one[1], known.fields.offsets)]
+            if untrue:
+                wrong.append(untrue[0])
                 continue
             span, parts = read_span(value, text, known.fields.offsets)
         except ValueError as error:
             fix = f"{COUNTED}; not bytes, not UTF-16 units (--span-offsets names another way)"
             known.reject(str(error), f"{field}[{place}]", fix)
             return None
-        claims.fitting += [claim] if claim else []
+        claims.fitting += [claim for _, claim in said[:1]]
         spans.append(span)
         joined += parts > 1
     if wrong:
-        claims.contradicted.append((known, f"{field}[{wrong[0][0]}]", [claim for _, claim in wrong]))
+        place, key, _ = wrong[0]
+        claims.contradicted.append((known, f"{field}[{place}]", key, [claim for *_, claim in wrong]))
         return None
     kept, overlapping = keep_longest(spans)
     where = known.group, known.file, known.line
@@ -592,77 +653,3 @@ def _text_of_passages(known: _Known) -> TaggedText | None:
     joined = sum(entity.parts > 1 for entity in document.entities)
     place = known.group, known.file, known.line
     return TaggedText(known.id, document.text, None, spans, *place, overlapping, joined)
-
-
-def _claim(value: Any, text: str) -> Claim | None:
-    """What a span says of its own text; None where it says nothing, or has no sound offsets."""
-    name = first_of(value, OWN_TEXTS) if isinstance(value, Mapping) else None
-    if name is None or not isinstance(value[name], str) or not value[name].strip():
-        return None
-    parts = _parts(value)
-    if not parts:
-        return None
-    return Claim(text, min(start for start, _ in parts), max(end for _, end in parts), value[name])
-
-
-def _parts(value: Mapping[str, Any]) -> list[Bounds]:
-    """The (start, end) of each part of a span as the file has them; none where they are no whole numbers."""
-    if isinstance(value.get("offsets"), list):
-        parts = value["offsets"]
-    else:
-        parts = [[value.get(first_of(value, STARTS) or ""), value.get(first_of(value, ENDS) or "")]]
-    sound = all(isinstance(part, list) and len(part) == 2 and all(type(n) is int for n in part) for part in parts)
-    return [(start, end) for start, end in parts] if sound else []
-
-
-def _holds(value: Mapping[str, Any], claim: Claim, counting: Counting) -> bool:
-    """Whether a span marks the text that it says it does."""
-    try:
-        parts = [to_characters(claim.text, start, end, counting) for start, end in _parts(value)]
-    except ValueError:
-        return False
-    if any(not 0 <= start <= end <= len(claim.text) for start, end in parts):
-        return False
-    return agrees(claim.own, " ".join(claim.text[start:end] for start, end in parts)) or agrees(
-        claim.own, claim.text[parts[0][0] : parts[-1][1]]
-    )
-
-
-def read_span(value: Any, text: str, counting: Counting = "characters") -> tuple[Span, int]:
-    """A span, without the white space at its ends, and how many parts it has.
-
-    Read are objects with a start, an end (or `offsets`, a list of both for each part) and a label, and lists of the
-    three.
-
-    Raises:
-        ValueError: it is no span of the text, in words.
-    """
-    shown = json.dumps(value, ensure_ascii=False, default=str)
-    if isinstance(value, Mapping):
-        named = first_of(value, LABELS)
-        parts = _parts(value)
-        has_places = "offsets" in value or (first_of(value, STARTS) and first_of(value, ENDS))
-        if named is None or not has_places:
-            raise ValueError(f'{shown} is neither {{"start", "end", "label"}} nor [start, end, label]')
-        label = value[named]
-        if isinstance(label, list) and len(label) == 1:
-            label = label[0]
-    elif isinstance(value, list) and len(value) == 3:
-        parts = [(value[0], value[1])] if all(type(number) is int for number in value[:2]) else []
-        label = value[2]
-    else:
-        raise ValueError(f'{shown} is neither {{"start", "end", "label"}} nor [start, end, label]')
-    if not parts:
-        raise ValueError(f"the start and end of {shown} are not whole numbers")
-    if not isinstance(label, str) or not label:
-        raise ValueError(f"the label of {shown} is no name")
-    places = [to_characters(text, start, end, counting) for start, end in parts]
-    if any(not 0 <= start <= end <= len(text) for start, end in places):
-        raise ValueError(f"{shown} does not lie in the text, which has {len(text)} characters")
-    start, end = min(start for start, _ in places), max(end for _, end in places)
-    inside = text[start:end]
-    start += len(inside) - len(inside.lstrip())
-    end -= len(inside) - len(inside.rstrip())
-    if start >= end:
-        raise ValueError(f"{shown} holds no text")
-    return Span(start, end, label), len(parts)

@@ -80,7 +80,7 @@ def open_tagging(
     file_notes: dict[str, list[str]] = {}
     for split, path in given.items():
         if path.startswith("hf:"):
-            of_hub = _hub_splits(path, source, bad, left)
+            of_hub = _hub_splits(path, source, bad, left, file_notes.setdefault(names[split], []))
             found = of_hub if split == "train" else {split: of_hub.get(split, of_hub["train"])}
         else:
             own_notes = file_notes.setdefault(names[split], [])
@@ -188,7 +188,7 @@ def without(data: TaggingData, removals: Mapping[str, npt.NDArray[np.int64]]) ->
 
 
 def _hub_splits(
-    spec: str, source: TaggingSource, bad: BadRecords, left: LeftOut | None
+    spec: str, source: TaggingSource, bad: BadRecords, left: LeftOut | None, notes: list[str]
 ) -> dict[str, tuple[list[TaggedText], Scheme | None]]:
     """The splits of a data set of the hub, or of a folder that stands where an id would, by the names of `SPLITS`.
 
@@ -208,7 +208,10 @@ def _hub_splits(
             rows = there[name]
             known = class_names(rows.features)
             records = (Entry(number, Plain(named_classes(row, known))) for number, row in enumerate(rows, 1))
-            texts[split] = read_tagged_records(records, f"{spec} {name}", source.fields, source.scheme, bad, left=left)
+            where = f"{spec} {name}"
+            texts[split] = read_tagged_records(
+                records, where, source.fields, source.scheme, bad, left=left, notes=notes
+            )
     return texts
 
 
