@@ -27,8 +27,8 @@ from domain_ft.corpus.conversations.formats import FieldChoice
 from domain_ft.corpus.conversations.reading import ConversationSource, iterate_conversations, open_conversations
 from domain_ft.corpus.conversations.rendering import ChatTemplate
 from domain_ft.corpus.conversations.rows import encode_conversations
+from domain_ft.corpus.near_copies import text_fingerprints
 from domain_ft.corpus.readers.base import BadRecords
-from domain_ft.corpus.tasks.splits import text_fingerprints
 from domain_ft.errors import CorpusError, RecordError, SettingsError
 from domain_ft.settings import DataMixSettings, DataSampleSettings, DataSplitSettings
 from domain_ft.verbs.data_mix import mix

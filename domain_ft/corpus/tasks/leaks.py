@@ -19,26 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.cleaning import normalise
 from domain_ft.corpus.corpus import content_key
 from domain_ft.corpus.documents import Document
-from domain_ft.corpus.duplicates import (
-    CONTAINED,
-    NEAR,
-    Containment,
-    Signatures,
-    agreement,
-    connected,
-    shingles,
-    similar_pairs,
-)
+from domain_ft.corpus.duplicates import CONTAINED, NEAR, Containment, shingles
+from domain_ft.corpus.near_copies import Integers, all_similar_pairs
 from domain_ft.corpus.prepared import PreparedCorpus, overlaps_of_texts
 from domain_ft.corpus.tasks.examples import SPLITS, Example, TaskData
-from domain_ft.corpus.tasks.splits import content, fingerprints, labels_of
-from domain_ft.corpus.tasks.table import Integers
+from domain_ft.corpus.tasks.fingerprints import content, fingerprints, labels_of
 from domain_ft.corpus.workers import in_order
 from domain_ft.errors import CorpusError
 from domain_ft.storage import cache_folder, write_atomic
@@ -64,7 +54,6 @@ KIND_WORDS = {
 }
 """What each kind is, for a person."""
 
-_FAMILY = 1_000  # similar texts that are all compared with each other
 _BATCH = 1_000_000  # characters of a corpus that are compared at a time
 
 
@@ -299,23 +288,6 @@ class _Search:
 def _keep_nearest(nearest: dict[int, tuple[float, int]], examples: Iterable[int], found: tuple[float, int]) -> None:
     for example in examples:
         nearest[example] = max(nearest.get(example, (0.0, 0)), found)
-
-
-def all_similar_pairs(signatures: Signatures, threshold: float) -> tuple[Integers, npt.NDArray[np.float32]]:
-    """`similar_pairs`, with every pair of a family of up to `_FAMILY` texts: there only neighbours are compared."""
-    pairs, similarity = similar_pairs(signatures, threshold)
-    families = connected(len(signatures), map(tuple, pairs.tolist()))
-    sizes = np.bincount(families)
-    more_pairs, more = [pairs], [similarity]
-    for family in np.flatnonzero((sizes > 2) & (sizes <= _FAMILY)):
-        own = np.flatnonzero(families == family)
-        first, second = np.triu_indices(len(own), 1)
-        inside = np.stack([own[first], own[second]], axis=1)
-        shares = agreement(signatures, inside)
-        more_pairs.append(inside[shares >= threshold])
-        more.append(shares[shares >= threshold])
-    every, places = np.unique(np.concatenate(more_pairs), axis=0, return_index=True)
-    return every, np.concatenate(more)[places]
 
 
 def _texts(documents: Iterable[Document], ids: deque[str]) -> Iterator[list[str]]:
