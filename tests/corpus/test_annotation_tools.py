@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -279,6 +280,34 @@ def test_a_folder_of_brat(tmp_path: Path) -> None:
     write(folder / "b.ann", "T1\tDrug 0 4\tGive\n")
     with pytest.raises(RecordError, match=r"no \.txt file of the same name"):
         read(folder)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_one_stray_ann_file_makes_no_brat_and_is_named(tmp_path: Path, paired: bool) -> None:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    for number in range(5):
+        write(folder / f"n{number}.txt", "Give aspirin now")
+    write(folder / ("n0.ann" if paired else "other.ann"), "T1\tDrug 5 12\taspirin\n")
+    counts = r"1 of its 5 texts have an .ann file beside them \(n0.ann\)" if paired else "0 of its 5 .*other.ann"
+    with pytest.raises(CorpusError, match=counts):
+        check(folder)
+    with pytest.raises(CorpusError, match=counts):
+        open_tagging(TaggingSource(train=str(folder)))
+    for number in range(1, 3):
+        write(folder / f"n{number}.ann", "T1\tDrug 5 12\taspirin\n")
+    write(folder / "n0.ann", "T1\tDrug 5 12\taspirin\n")
+    os.mkfifo(folder / "pipe.ann")
+    if not paired:
+        with pytest.raises(RecordError, match=r"no \.txt file of the same name") as caught:
+            read(folder)
+        assert "other.ann" in str(caught.value)
+        return
+    texts, _, left = read(folder)
+    assert len(texts) == 3
+    assert [one.file for one in left.files] == ["n3.txt", "n4.txt", "pipe.ann"]
+    assert "named pipe" in left.files[-1].reason
+    assert [finding for finding in check(folder)[1] if finding[0] == "unread-file"] == [("unread-file", False)] * 3
 
 
 def test_offsets_of_brat_that_were_counted_otherwise_are_named(tmp_path: Path) -> None:

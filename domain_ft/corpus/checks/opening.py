@@ -26,7 +26,7 @@ from domain_ft.corpus.tasks.knowledge_bases import is_knowledge_base
 from domain_ft.corpus.tasks.labels import LabelRules
 from domain_ft.corpus.tasks.offsets import Counting
 from domain_ft.corpus.tasks.reading import RECORD_ENDINGS
-from domain_ft.corpus.tasks.standoff import brat_pairs, is_bioc
+from domain_ft.corpus.tasks.standoff import is_bioc, is_brat
 from domain_ft.errors import CorpusError
 from domain_ft.storage import user_path
 
@@ -87,7 +87,7 @@ class CheckedFile:
             CorpusError: there is no such file, it is not read, or it is not clear what it is for.
         """
         path = user_path(spec)
-        if not (path.is_dir() and brat_pairs(path)):
+        if not (path.is_dir() and is_brat(path)):
             check_file(path)
         name = path.name
         if kind == "auto":

@@ -43,7 +43,7 @@ from domain_ft.corpus.tasks.entities import (
 from domain_ft.corpus.tasks.knowledge_bases import KnowledgeBaseError, flat_spans, is_knowledge_base, read_document
 from domain_ft.corpus.tasks.offsets import COUNTED, Claim, Counting, contradiction, likely_causes
 from domain_ft.corpus.tasks.spans import NAMED, claims_of, holds, own_text_keys, read_span, unread_keys
-from domain_ft.corpus.tasks.standoff import brat_pairs, is_pubtator, read_bioc_xml, read_brat, read_pubtator
+from domain_ft.corpus.tasks.standoff import is_brat, is_pubtator, read_bioc_xml, read_brat, read_pubtator
 from domain_ft.errors import CorpusError, nearest
 
 TEXT_FIELDS = ("text",)
@@ -147,7 +147,7 @@ def file_kind(path: Path) -> FileKind:
     Raises:
         CorpusError: it is of a known kind that is not read.
     """
-    if brat_pairs(path):
+    if is_brat(path):
         return "brat"
     end = ending(path)
     if end in _NOT_READ:

@@ -24,7 +24,7 @@ from domain_ft.corpus.tasks.entities import SPELLED, Scheme, TaggedText, Tagging
 from domain_ft.corpus.tasks.entity_files import Entry, TagFields, named_classes, read_tagged, read_tagged_records
 from domain_ft.corpus.tasks.examples import SPLITS, Example, Labels, TaskData
 from domain_ft.corpus.tasks.reading import SPLIT_NAMES
-from domain_ft.corpus.tasks.standoff import brat_pairs
+from domain_ft.corpus.tasks.standoff import is_brat
 from domain_ft.errors import CorpusError
 
 
@@ -220,7 +220,7 @@ def _hub_splits(
 
 def _file(path: str) -> Path:
     file = Path(path)
-    if not file.is_file() and not (file.is_dir() and brat_pairs(file)):
+    if not file.is_file() and not (file.is_dir() and is_brat(file)):
         what = "is a folder, and holds no .ann files of BRAT" if file.is_dir() else "is not there"
         raise CorpusError(
             f"'{path}' {what}", fix="give a CoNLL file, or JSON lines of words and tags or text and spans"
