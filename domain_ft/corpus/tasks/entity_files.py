@@ -29,13 +29,15 @@ from domain_ft.corpus.tasks.annotations import (
     outcomes,
     records_of,
 )
-from domain_ft.corpus.tasks.conll import begins_document, columns_of, conll_blocks, layout_of
+from domain_ft.corpus.tasks.conll import begins_document, conll_blocks, layout_of
 from domain_ft.corpus.tasks.entities import (
+    OUTSIDE,
     Scheme,
     Span,
     TagError,
     TaggedText,
     chunks,
+    is_tag,
     join_words,
     keep_longest,
     recognise,
@@ -386,22 +388,33 @@ def _conll_sentences(
     for block in blocks:
         sentence = _Sentence([], [], [], "", "")
         spoiled = False  # a line of the sentence could not be read: it is left out whole
+        ranges: list[tuple[int, range]] = []  # the lines of several words that have the tag of an entity
+        tagged: set[str] = set()  # the numbers of the words that have one
         for number, line in block.sentence:
             if line is None:
                 spoiled = True
                 continue
             if layout.is_comment(line):
                 continue
-            parts = columns_of(line.rstrip("\r\n"))
+            parts = layout.columns_of(line)
             problem = layout.problem(parts)
             if problem:
                 if not spoiled:
                     bad.add(problem, file=name, line=number, fix="write a word and its tag in each line")
                 spoiled = True
-            elif layout.is_word(parts):
+            elif not layout.is_word(parts):
+                if layout.words_of_range(parts) and is_tag(layout.tag_of(parts)) and layout.tag_of(parts) != OUTSIDE:
+                    ranges.append((number, layout.words_of_range(parts)))
+            else:
+                tagged |= {parts[0]} if layout.tag_of(parts) != OUTSIDE else set()
                 sentence.words.append(layout.word_of(parts))
                 sentence.tags.append(layout.tag_of(parts))
                 sentence.lines.append(number)
+        for number, words in ranges:
+            if not spoiled and not any(str(word) in tagged for word in words):
+                reason = f"the words {words[0]} to {words[-1]} are tagged in the line of all of them, which is not read"
+                bad.add(reason, file=name, line=number, fix="write the tag of each word in its own line")
+                spoiled = True
         if sentence.words and not spoiled:
             sentence.id = f"{name}:{sentence.lines[0]}"
             sentence.group = f"{name}: document {documents}" if documents else sentence.id
