@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
+import gzip
 import json
+import lzma
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,6 +54,37 @@ def check(path: Path) -> tuple[str, list[tuple[str, bool]]]:
     file, rejections = CheckedFile.open(str(path), "auto", Fields()), Rejections()
     result = Checker().check(file.items(rejections.bad), rejections)
     return file.kind, [(finding.kind, finding.error) for finding in result.findings]
+
+
+@pytest.mark.parametrize("packed", ["", ".gz", ".xz", ".bz2", ".zst"])
+@pytest.mark.parametrize("form", ["lines", "list", "pretty", "pairs", "documents", "sentences", "columns"])
+def test_packed_files_of_any_form_are_read(tmp_path: Path, packed: str, form: str) -> None:
+    records = [{"text": TEXT, "entities": [[5, 12, "Drug"]]}, {"text": TEXT, "entities": []}]
+    pairs = [[TEXT, {"entities": record["entities"]}] for record in records]
+    words = [
+        [[word, tag] for word, tag in zip(TEXT.split(), tags, strict=True)] for tags in (["O", "B-Drug", "O"], "OOO")
+    ]
+    name, content = {
+        "lines": ("a.jsonl", "\n".join(map(json.dumps, records))),
+        "list": ("a.json", json.dumps(records)),
+        "pretty": ("a.json", json.dumps(records, indent=1)),
+        "pairs": ("a.jsonl", "\n".join(map(json.dumps, pairs))),
+        "documents": ("a.json", json.dumps({"annotations": pairs}, indent=2)),
+        "sentences": ("a.json", json.dumps(words)),
+        "columns": ("a.conll", "\n\n".join("\n".join(" ".join(pair) for pair in sentence) for sentence in words)),
+    }[form]
+    path = tmp_path / f"{name}{packed}"
+    if packed == ".zst":
+        with pa.CompressedOutputStream(str(path), "zstd") as file:
+            file.write(content.encode())
+    else:
+        packers: dict[str, Any] = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress}
+        path.write_bytes(packers[packed](content.encode()))
+    texts, rejects, _ = read(path)
+    assert [text.spans for text in texts] == [DRUG, ()]
+    assert len({text.id for text in texts}) == 2
+    assert rejects == []
+    assert check(path)[0] == "tags"
 
 
 def studio(*results: list[dict[str, Any]], **more: Any) -> dict[str, Any]:

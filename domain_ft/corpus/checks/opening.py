@@ -20,7 +20,7 @@ from domain_ft.corpus.readers.files import check_file, ending
 from domain_ft.corpus.readers.packing import PACKED
 from domain_ft.corpus.tasks.annotations import is_annotated
 from domain_ft.corpus.tasks.conll import looks_like_columns
-from domain_ft.corpus.tasks.entity_files import TagFields, entries, file_kind, has_columns, json_values
+from domain_ft.corpus.tasks.entity_files import TagFields, entries, file_kind, has_columns, tagged_values
 from domain_ft.corpus.tasks.fields import LABEL_NAMES, FieldNames
 from domain_ft.corpus.tasks.knowledge_bases import is_knowledge_base
 from domain_ft.corpus.tasks.labels import LabelRules
@@ -226,7 +226,7 @@ def _first(path: Path, name: str, fields: Fields) -> Iterator[RawRecord]:
 def _first_values(path: Path, name: str, fields: Fields) -> Iterator[Any]:
     """The first values of a file of records: objects, and of JSON lists too."""
     if ending(path) in _JSON:
-        values = (value for _, value in json_values(path, name, fields.bad))
+        values = (value for _, value in tagged_values(path, name, fields.bad))
         return itertools.islice(values, _LOOKED_AT)
     return (record.fields for record in _first(path, name, fields))
 

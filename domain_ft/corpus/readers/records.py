@@ -7,7 +7,7 @@ import csv
 import itertools
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -83,8 +83,35 @@ def jsonl_records(
     A file that holds a list of objects, or objects that are written over lines, is read as well: as a whole.
     """
     del columns
+    for line, value in json_values(path, name, bad, _listed_objects):
+        if is_object(value, name, bad, line):
+            yield RawRecord(line, value)
+
+
+def _listed_objects(value: Any) -> list[Any] | None:
+    """The objects of a list of them."""
+    return value if isinstance(value, list) and value and all(isinstance(item, dict) for item in value) else None
+
+
+def json_values(
+    path: Path | BinaryIO,
+    name: str,
+    bad: BadRecords,
+    records_in: Callable[[Any], list[Any] | None],
+    fix: str | None = None,
+) -> Iterator[tuple[int, Any]]:
+    """The records of JSON lines, or of JSON that is written over lines, as any values.
+
+    Args:
+        records_in: the records in the first value of the file, if it lists them; None where it is a record itself.
+        fix: what to do about a broken line.
+
+    Yields:
+        the line of each, or its number in the value that lists it, and the record.
+    """
     lines = read_lines(path, name, bad)
     count = blank = 0
+    held: tuple[int, Any] | None = None  # an object that lists records, unless there is another line
     for number, offset, raw in lines:
         count += 1
         if b"\0" in raw:
@@ -96,22 +123,31 @@ def jsonl_records(
         if not line.strip():
             blank += 1
             continue
+        if held is not None:
+            yield held
+            held = None
+        is_first = blank + 1 == count
         try:
             value = json.loads(line)
         except json.JSONDecodeError as error:
-            if blank + 1 == count and _goes_on(line, error):
+            if is_first and _goes_on(line, error):
                 text = _rest(line, lines, name, bad)
-                yield from () if text is None else _objects(text, name, bad, number)
+                yield from () if text is None else _values(text, name, bad, number, records_in)
                 return
-            bad.add(f"broken JSON: {error.msg} at column {error.colno}", file=name, line=number)
+            bad.add(f"broken JSON: {error.msg} at column {error.colno}", file=name, line=number, fix=fix)
             continue
         except (ValueError, RecursionError) as error:
-            bad.add(f"broken JSON: {error}", file=name, line=number)
+            bad.add(f"broken JSON: {error}", file=name, line=number, fix=fix)
             continue
-        if blank + 1 == count and isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-            yield from (RawRecord(place, item) for place, item in enumerate(value, 1))
-        elif is_object(value, name, bad, number):
-            yield RawRecord(number, value)
+        listed = records_in(value) if is_first else None
+        if listed is None:
+            yield number, value
+        elif isinstance(value, list):
+            yield from enumerate(listed, 1)
+        else:
+            held = number, value
+    if held is not None:
+        yield from enumerate(records_in(held[1]) or [], 1)
     if count and blank == count:
         report_empty(name, bad)
 
@@ -129,7 +165,9 @@ def json_records(path: Path, name: str, bad: BadRecords, columns: Columns | None
         values = json.loads(text)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":  # JSON lines
-            yield from _objects(text, name, bad, 1)
+            for line, value in _values(text, name, bad, 1, _listed_objects):
+                if is_object(value, name, bad, line):
+                    yield RawRecord(line, value)
             return
         bad.add(f"broken JSON: {error.msg} at column {error.colno}", file=name, line=error.lineno)
         return
@@ -184,8 +222,10 @@ def _rest(begin: str, lines: Iterator[tuple[int, int, bytes]], name: str, bad: B
     return "".join(parts)
 
 
-def _objects(text: str, name: str, bad: BadRecords, first_line: int) -> Iterator[RawRecord]:
-    """JSON objects one after the other, each over as many lines as it likes; a list gives those in it.
+def _values(
+    text: str, name: str, bad: BadRecords, first_line: int, records_in: Callable[[Any], list[Any] | None]
+) -> Iterator[tuple[int, Any]]:
+    """JSON values one after the other, each over as many lines as it likes, with its line; a list gives those in it.
 
     Behind one that is broken, reading goes on where a line begins with a brace.
     """
@@ -197,7 +237,7 @@ def _objects(text: str, name: str, bad: BadRecords, first_line: int) -> Iterator
         if place >= len(text):
             return
         line += text.count("\n", counted, place)
-        counted = place
+        counted = begin = place
         try:
             value, place = decoder.raw_decode(text, place)
         except (ValueError, RecursionError) as error:
@@ -212,10 +252,12 @@ def _objects(text: str, name: str, bad: BadRecords, first_line: int) -> Iterator
             if not place:
                 return
             continue
-        items = value if isinstance(value, list) and all(isinstance(item, dict) for item in value) else [value]
-        for item in items:
-            if is_object(item, name, bad, line):
-                yield RawRecord(line, item)
+        listed = records_in(value)
+        alone = place >= len(text.rstrip()) and not text[:begin].strip()
+        if listed is None or not (alone or isinstance(value, list)):
+            yield line, value
+        else:
+            yield from enumerate(listed, 1) if alone else ((line, item) for item in listed)
 
 
 # ---------------------------------------------------------------------------------------------------- CSV and its kin

@@ -92,6 +92,8 @@ class Layout:
         found = replace(cls._of_rows(rows, sentences, name, word, tag), separator=separator)
         if separator not in ("", _ANY_BLANKS):
             _refuse_quoted(found, sentences, name)
+            said = f"the columns are separated by '{separator}'"
+            found = replace(found, note=f"{said}; {found.note}" if found.note else said)
         return found
 
     @classmethod

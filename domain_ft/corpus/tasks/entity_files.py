@@ -17,8 +17,9 @@ from typing import Any, Literal
 
 from domain_ft.corpus.left_out import VERDICT, LeftOut
 from domain_ft.corpus.readers import raw_records
-from domain_ft.corpus.readers.base import BadRecords, decode, kind_of, read_lines, read_whole
+from domain_ft.corpus.readers.base import BadRecords, kind_of, read_lines
 from domain_ft.corpus.readers.files import ending
+from domain_ft.corpus.readers.records import json_values
 from domain_ft.corpus.tasks.annotations import (
     SPANS_FIELDS,
     Outcome,
@@ -258,7 +259,7 @@ def _outcomes(
         for record in raw_records(path, name, "parquet", bad):
             yield record.line or 0, Plain(named_classes(record.fields, known))
     else:
-        for line, value in json_values(path, name, bad):
+        for line, value in tagged_values(path, name, bad):
             for outcome in outcomes(value, fields.text):
                 yield line, outcome
 
@@ -432,50 +433,20 @@ def _conll_sentences(
 # ----------------------------------------------------------------------------------------------------------------- JSON
 
 
-def json_values(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int, Any]]:
-    """The records of a file of JSON lines with their lines, or of a JSON list with their numbers.
-
-    Which of the two it is shows in the first line: a record, or a list or object that goes on.
-    """
-    first = _first_line(path)
-    try:
-        value = json.loads(first) if first else None
-        whole = isinstance(value, list) and bool(value) and all(isinstance(part, list | dict) for part in value)
-        whole = whole or (isinstance(value, dict) and not isinstance(value.get("text"), str) and _lists_records(value))
-    except (ValueError, RecursionError):
-        whole = first.strip()[:1] in ("[", "{") and (ending(path) == ".json" or first.strip() in ("[", "{", "[{", "[["))
-    if whole:
-        text = read_whole(path, name, bad, f"write it as JSON lines (.jsonl): jq -c '.[]' {name}")
-        if text is None:
-            return
-        try:
-            records = records_of(json.loads(text))
-        except json.JSONDecodeError as error:
-            if error.msg != "Extra data":  # lists as JSON lines: each line is a record
-                bad.add(f"broken JSON: {error.msg} at column {error.colno}", file=name, line=error.lineno)
-                return
-        except (ValueError, RecursionError) as error:
-            bad.add(f"broken JSON: {error}", file=name)
-            return
-        else:
-            yield from enumerate(records or [], 1)
-            return
-    for number, offset, raw in read_lines(path, name, bad):
-        line = decode(raw, name, bad, offset=offset, line=number)
-        if line is None or not line.strip():
-            continue
-        try:
-            yield number, json.loads(line)
-        except (ValueError, RecursionError) as error:
-            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-            fix = "write JSON lines, an object a line; CoNLL columns are read from .txt, .conll and other endings"
-            bad.add(f"broken JSON: {reason}", file=name, line=number, fix=fix)
+def tagged_values(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int, Any]]:
+    """The records of a file of JSON lines with their lines, or of a JSON list with their numbers."""
+    fix = "write JSON lines, an object a line; CoNLL columns are read from .txt, .conll and other endings"
+    return json_values(path, name, bad, _records_in, fix)
 
 
-def _lists_records(value: Mapping[str, Any]) -> bool:
-    """Whether an object is not a record, but holds several."""
+def _records_in(value: Any) -> list[Any] | None:
+    """The records that a value lists; None where it is a record itself."""
+    if isinstance(value, Mapping) and isinstance(value.get("text"), str):
+        return None
     found = records_of(value)
-    return found is not None and found != [value]
+    if found is None or found == [value]:
+        return None
+    return found if all(part is None or isinstance(part, list | dict) for part in found) else None
 
 
 @dataclass(frozen=True)
