@@ -221,3 +221,12 @@ def test_tags_of_words_go_before_lists_of_spans(tmp_path: Path) -> None:
     assert notes == [
         "the entities are read from the tags of the words, and not from the lists of spans: 'entities' (1)"
     ]
+
+
+def test_other_keys_of_entities_in_knowledge_bases_are_listed(tmp_path: Path) -> None:
+    passage = {"id": "p", "type": "title", "text": ["Aspirin helps"], "offsets": [[0, 13]]}
+    entity = {"id": "e", "type": "Drug", "text": ["Aspirin"], "offsets": [[0, 7]], "normalized": []}
+    path, left = write(tmp_path / "a.jsonl", {"id": "1", "passages": [passage], "entities": [entity]}), LeftOut()
+    found, _ = read_tagged(path, path.name, TagFields(id="id"), None, BadRecords("stop", print), left=left)
+    assert [text.spans for text in found] == [(Span(0, 7, "Drug"),)]
+    assert left.fields == {"entities[].normalized": 1}

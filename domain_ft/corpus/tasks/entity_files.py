@@ -508,6 +508,8 @@ class _Known:
         """
         if not self.fields.has_words(self.record):
             spans = self.record.get(self.name("spans"))
+            if is_knowledge_base(self.record):
+                own_texts = {*own_texts, "id", "text"}  # which `read_document` compares
             own = unread_keys(spans, own_texts) if isinstance(spans, list) else []
             # Spans that a reader of a tool's file made have an id, which the file may not have.
             own = own if self.entry.plain.unread is None else [key for key in own if key != "id"]
