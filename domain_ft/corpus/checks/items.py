@@ -24,8 +24,9 @@ from domain_ft.corpus.readers.base import (
     read_lines,
 )
 from domain_ft.corpus.readers.files import ending
-from domain_ft.corpus.tasks.entities import TaggedText, alike
-from domain_ft.corpus.tasks.entity_files import TagFields, has_columns, read_tagged
+from domain_ft.corpus.tagging.entities import TaggedText, alike
+from domain_ft.corpus.tagging.fields import TagFields
+from domain_ft.corpus.tagging.reading import has_columns, read_tagged
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
 from domain_ft.corpus.tasks.labels import LabelRules
 

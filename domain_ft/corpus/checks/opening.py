@@ -18,15 +18,16 @@ from domain_ft.corpus.readers.base import BadRecords, RawRecord, read_lines, tex
 from domain_ft.corpus.readers.choosing import Holds, what_fields_hold
 from domain_ft.corpus.readers.files import check_file, ending
 from domain_ft.corpus.readers.packing import PACKED
-from domain_ft.corpus.tasks.annotations import is_annotated
-from domain_ft.corpus.tasks.conll import looks_like_columns
-from domain_ft.corpus.tasks.entity_files import TagFields, entries, file_kind, has_columns, tagged_values
+from domain_ft.corpus.tagging.annotations import is_annotated
+from domain_ft.corpus.tagging.conll import looks_like_columns
+from domain_ft.corpus.tagging.fields import TagFields
+from domain_ft.corpus.tagging.knowledge_bases import is_knowledge_base
+from domain_ft.corpus.tagging.offsets import Counting
+from domain_ft.corpus.tagging.reading import entries, file_kind, has_columns, tagged_values
+from domain_ft.corpus.tagging.standoff import is_bioc, is_brat
 from domain_ft.corpus.tasks.fields import LABEL_NAMES, FieldNames
-from domain_ft.corpus.tasks.knowledge_bases import is_knowledge_base
 from domain_ft.corpus.tasks.labels import LabelRules
-from domain_ft.corpus.tasks.offsets import Counting
 from domain_ft.corpus.tasks.reading import RECORD_ENDINGS
-from domain_ft.corpus.tasks.standoff import is_bioc, is_brat
 from domain_ft.errors import CorpusError
 from domain_ft.storage import user_path
 

@@ -28,8 +28,9 @@ from domain_ft.corpus.checks.tag_repairs import mend_columns, mend_record
 from domain_ft.corpus.conversations.formats import Fault, parse
 from domain_ft.corpus.readers.base import BOM, BadRecords, RawRecord, Reject, decode, open_bytes, read_lines
 from domain_ft.corpus.readers.files import ending
-from domain_ft.corpus.tasks.conll import begins_document, conll_blocks, layout_of
-from domain_ft.corpus.tasks.entity_files import TagFields, file_kind, read_tagged, settled_fields
+from domain_ft.corpus.tagging.conll import begins_document, conll_blocks, layout_of
+from domain_ft.corpus.tagging.fields import TagFields
+from domain_ft.corpus.tagging.reading import file_kind, read_tagged, settled_fields
 from domain_ft.errors import CorpusError
 from domain_ft.locks import refuse_below_file, writing_beside
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from domain_ft.corpus.readers.base import BadRecords, decode, read_lines
-from domain_ft.corpus.tasks.entities import OUTSIDE, is_tag
+from domain_ft.corpus.tagging.entities import OUTSIDE, is_tag
 from domain_ft.errors import CorpusError
 
 DOCUMENT = "-DOCSTART-"

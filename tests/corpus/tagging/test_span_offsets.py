@@ -16,10 +16,11 @@ from domain_ft.corpus.checks.items import Rejections
 from domain_ft.corpus.checks.opening import CheckedFile, Fields
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers.base import BadRecords, Reject
-from domain_ft.corpus.tasks.annotations import are_labelled_spans
-from domain_ft.corpus.tasks.entities import Span, TaggedText
-from domain_ft.corpus.tasks.entity_files import TagFields, read_tagged
-from domain_ft.corpus.tasks.offsets import Counting, to_characters
+from domain_ft.corpus.tagging.annotations import are_labelled_spans
+from domain_ft.corpus.tagging.entities import Span, TaggedText
+from domain_ft.corpus.tagging.fields import TagFields
+from domain_ft.corpus.tagging.offsets import Counting, to_characters
+from domain_ft.corpus.tagging.reading import read_tagged
 from domain_ft.errors import RecordError
 
 TEXTS = ("😀 Gib Aspirin jetzt", "é😀😀 Aspirin und\nHeparin", "Aspirin hilft")

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerFast
 
 from domain_ft.corpus.masking import IGNORED
 from domain_ft.corpus.readers.base import BadRecords, Reject
-from domain_ft.corpus.tasks.entities import (
+from domain_ft.corpus.tagging.entities import (
     Scheme,
     Span,
     TagError,
@@ -35,10 +35,11 @@ from domain_ft.corpus.tasks.entities import (
     lenient_chunks,
     recognise,
 )
-from domain_ft.corpus.tasks.entity_files import TagFields, read_tagged
+from domain_ft.corpus.tagging.fields import TagFields
+from domain_ft.corpus.tagging.opening import TaggingSource, as_task, open_tagging, without
+from domain_ft.corpus.tagging.reading import read_tagged
+from domain_ft.corpus.tagging.rows import TaggingRows, TextEncoder, encode_tags
 from domain_ft.corpus.tasks.leaks import find_leaks
-from domain_ft.corpus.tasks.tagging import TaggingSource, as_task, open_tagging, without
-from domain_ft.corpus.tasks.tagging_rows import TaggingRows, TextEncoder, encode_tags
 from domain_ft.errors import CorpusError, RecordError
 
 SCHEMES: dict[Scheme, Any] = {"iob1": IOB1, "iob2": IOB2, "bioes": IOBES, "bilou": BILOU}

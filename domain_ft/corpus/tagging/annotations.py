@@ -13,7 +13,7 @@ from typing import Any
 
 from domain_ft.corpus.left_out import VERDICT, rejected_by_annotator
 from domain_ft.corpus.readers.base import kind_of
-from domain_ft.corpus.tasks.entities import is_tag
+from domain_ft.corpus.tagging.entities import is_tag
 
 SPANS_FIELDS = ("entities", "spans", "label", "labels", "ents", "annotations")
 STARTS, ENDS = ("start", "start_offset", "begin"), ("end", "end_offset")

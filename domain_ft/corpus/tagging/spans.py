@@ -12,9 +12,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from domain_ft.corpus.tasks.annotations import ENDS, LABELS, STARTS, first_of
-from domain_ft.corpus.tasks.entities import Bounds, Span
-from domain_ft.corpus.tasks.offsets import Claim, Counting, agrees, likely_causes, to_characters
+from domain_ft.corpus.tagging.annotations import ENDS, LABELS, STARTS, first_of
+from domain_ft.corpus.tagging.entities import Bounds, Span
+from domain_ft.corpus.tagging.offsets import Claim, Counting, agrees, likely_causes, to_characters
 
 NAMED = (
     "text", "mention", "surface", "surface_form", "span_text", "entity_text", "matched_text", "quote", "exact",

@@ -24,9 +24,10 @@ from domain_ft.corpus.checks.private import PrivateData
 from domain_ft.corpus.checks.repairs import repair
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers.base import BadRecords, Reject
-from domain_ft.corpus.tasks.entities import Span, TaggedText
-from domain_ft.corpus.tasks.entity_files import TagFields, read_tagged
-from domain_ft.corpus.tasks.tagging import TaggingSource, open_tagging
+from domain_ft.corpus.tagging.entities import Span, TaggedText
+from domain_ft.corpus.tagging.fields import TagFields
+from domain_ft.corpus.tagging.opening import TaggingSource, open_tagging
+from domain_ft.corpus.tagging.reading import read_tagged
 from domain_ft.errors import CorpusError, RecordError, UserError
 
 TEXT = "Give aspirin now"
@@ -59,7 +60,7 @@ def check(path: Path) -> tuple[str, list[tuple[str, bool]]]:
 @pytest.mark.parametrize("packed", ["", ".gz", ".xz", ".bz2", ".zst"])
 @pytest.mark.parametrize("form", ["lines", "list", "pretty", "pairs", "documents", "sentences", "columns"])
 def test_packed_files_of_any_form_are_read(tmp_path: Path, packed: str, form: str) -> None:
-    records = [{"text": TEXT, "entities": [[5, 12, "Drug"]]}, {"text": TEXT, "entities": []}]
+    records: list[dict[str, Any]] = [{"text": TEXT, "entities": [[5, 12, "Drug"]]}, {"text": TEXT, "entities": []}]
     pairs = [[TEXT, {"entities": record["entities"]}] for record in records]
     words = [
         [[word, tag] for word, tag in zip(TEXT.split(), tags, strict=True)] for tags in (["O", "B-Drug", "O"], "OOO")

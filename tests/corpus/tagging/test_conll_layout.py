@@ -13,8 +13,9 @@ from domain_ft.corpus.checks.private import PrivateData
 from domain_ft.corpus.checks.repairs import repair
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers.base import BadRecords
-from domain_ft.corpus.tasks.entity_files import TagFields, read_tagged
-from domain_ft.corpus.tasks.tagging import TaggingSource, open_tagging
+from domain_ft.corpus.tagging.fields import TagFields
+from domain_ft.corpus.tagging.opening import TaggingSource, open_tagging
+from domain_ft.corpus.tagging.reading import read_tagged
 from domain_ft.errors import CorpusError, UserError
 from domain_ft.settings import DataSplitSettings
 from domain_ft.verbs.data_split import split
