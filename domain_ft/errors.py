@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from domain_ft.quoting import listed, shown
+
 
 class UserError(Exception):
     """Something the user can mend.
@@ -72,12 +74,12 @@ class TrainingError(UserError):
 
 
 def nearest(given: str, known: Iterable[str]) -> str:
-    """A hint for a wrong name: `did you mean 'legal'? ` where one is near, then all the known names.
+    """A hint for a wrong name: `did you mean 'legal'? ` where one is near, then the known names.
 
     >>> nearest("leagl", ["medical", "legal"])
     "did you mean 'legal'? known: legal, medical"
     """
     names = sorted(set(known))
     close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
-    hint = f"did you mean '{close[0]}'? " if close else ""
-    return f"{hint}known: {', '.join(names)}"
+    hint = f"did you mean '{shown(close[0])}'? " if close else ""
+    return f"{hint}known: {listed(names)}"

@@ -8,10 +8,12 @@ these checks have passed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import itertools
 import os
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -53,21 +55,57 @@ def refuse_same(files: Mapping[str, File | None]) -> None:
 def refuse_unwritable(path: Path, option: str) -> None:
     """Make sure that a file or folder can be made at `path`, or that what is there may be written. Nothing is changed.
 
+    To be sure, a file without a name is made in the nearest folder that is there: some file systems give rights that
+    they then refuse to act on.
+
     Raises:
-        SettingsError: it is below a file, its name is not possible, or the folder may not be written.
+        SettingsError: it is below a file, its name is not possible, or nothing can be written there.
     """
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
-        raise SettingsError(f"{option} {path}: {error.strerror}", fix="give another path") from error
-    folder = next(parent for parent in _ancestors(path) if parent.exists() or parent.is_symlink())
-    if not folder.is_dir():
-        what = "a symbolic link to nothing" if not folder.exists() else "a file, not a folder"
-        raise SettingsError(f"{option} {path}: {folder} is {what}", fix="give another path; nothing was changed")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise SettingsError(f"{option} {path}: the folder {folder} may not be written", fix="give another path")
+        raise _unwritable(path, option, error) from error
+    with writing(path, option):
+        folder = next(parent for parent in _ancestors(path) if parent.exists() or parent.is_symlink())
+        if not folder.is_dir():
+            what = "a symbolic link to nothing" if not folder.exists() else "a file, not a folder"
+            raise SettingsError(f"{option} {path}: {folder} is {what}", fix="give another path; nothing was changed")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise SettingsError(f"{option} {path}: the folder {folder} may not be written", fix="give another path")
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise _unwritable(path, option, OSError(error.errno, error.strerror, str(folder))) from error
+
+
+@contextlib.contextmanager
+def writing(path: Path, option: str) -> Iterator[None]:
+    """Inside the block whatever the system says against a file that `option` names is an error of that option.
+
+    That the file is there already is left to the caller.
+
+    Raises:
+        SettingsError: with the path, what the system says and what to do.
+    """
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise _unwritable(path, option, error) from error
+
+
+def _unwritable(path: Path, option: str, error: OSError) -> SettingsError:
+    said = error.strerror or str(error)
+    at = f" (in {error.filename})" if isinstance(error.filename, str) and error.filename != str(path) else ""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return SettingsError(
+        f"{option} {path} cannot be written: {said}{at}",
+        fix=("make room there, or " if full else "") + f"give {option} a path on a disk that you may write to",
+    )
 
 
 def refuse_folder(path: Path, option: str) -> None:
@@ -81,6 +119,19 @@ def refuse_folder(path: Path, option: str) -> None:
             f"{option} {path} is a folder, and a file is wanted",
             fix=f"name a file in it, such as {option} {path / 'out.jsonl'}",
         )
+
+
+def refuse_no_file(path: Path) -> None:
+    """Make sure that a file that is about to be read is one: to open a pipe would wait for who writes to it.
+
+    Raises:
+        OSError: it is a folder, a pipe or a device, or the system does not know it.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder, not a file", str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
 
 
 def _ancestors(path: Path) -> Iterator[Path]:

@@ -34,8 +34,78 @@ _WORDS = {
 }
 
 
+class RepeatedKeyError(ValueError):
+    """A JSON object gives a key twice; a parser that keeps the last value would lose the other in silence.
+
+    Attributes:
+        key: the first such key.
+    """
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"the field {key!r:.100} is given twice in one object")
+        self.key = key
+
+
+class Doubled(dict[str, Any]):
+    """A JSON object that gives a key twice, as `loads_marked` leaves it; `key` is that key."""
+
+    key: str = ""
+
+
+def _marked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) == len(pairs):
+        return value
+    seen: set[str] = set()
+    doubled = Doubled(value)
+    doubled.key = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+    return doubled
+
+
+def _refused(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = _marked(pairs)
+    if type(value) is Doubled:
+        raise RepeatedKeyError(value.key)
+    return value
+
+
+MARKING = json.JSONDecoder(object_pairs_hook=_marked)
+"""Leaves an object that gives a key twice where it is, as `Doubled`: the other records of the file are sound."""
+
+_REFUSING = json.JSONDecoder(object_pairs_hook=_refused)
+
+
+def loads(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        RepeatedKeyError: an object in it gives a key twice.
+        ValueError: it is no JSON.
+        RecursionError: it is nested too deep.
+    """
+    return _REFUSING.decode(text)
+
+
+def find_doubled(value: Any) -> str | None:
+    """A key that an object in a value of `MARKING` gives twice; None where none does."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, Doubled):
+            return one.key
+        inner = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+        waiting.extend(part for part in inner if isinstance(part, dict | list))
+    return None
+
+
 def read_object(
-    path: Path, error: type[UserError], *, kinds: Kinds | None = None, needed: tuple[str, ...] = (), fix: str
+    path: Path,
+    error: type[UserError],
+    *,
+    kinds: Kinds | None = None,
+    needed: tuple[str, ...] = (),
+    fix: str,
+    what: str | None = None,
 ) -> dict[str, Any]:
     """The JSON object in a file.
 
@@ -44,18 +114,25 @@ def read_object(
         kinds: the types of the values that the caller counts on. A null counts as absent, unless it is among them.
         needed: keys that must be there.
         fix: what to do about a damaged file.
+        what: the file in messages, such as `the config.json of 'minilm'`. By default its name.
 
     Raises:
-        UserError: as `error`: the file cannot be read, is no JSON object, or a value is absent or of another kind.
+        UserError: as `error`: the file cannot be read, is no JSON object, gives a key twice, or a value is absent or of
+            another kind.
     """
+    named = what or path.name
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = loads(path.read_text(encoding="utf-8"))
     except OSError as problem:
-        raise error(f"{path.name} cannot be read: {problem.strerror or problem}", where=str(path), fix=fix) from None
+        raise error(f"{named} cannot be read: {problem.strerror or problem}", where=str(path), fix=fix) from None
+    except RepeatedKeyError as problem:
+        raise error(
+            f"{named} gives a key twice", where=f'{path}, field "{problem.key}"', fix=f"keep one of them; or {fix}"
+        ) from None
     except (ValueError, RecursionError) as problem:
-        raise error(f"{path.name} is damaged: it is not JSON ({problem})", where=str(path), fix=fix) from None
+        raise error(f"{named} is damaged: it is not JSON ({problem})", where=str(path), fix=fix) from None
     if not isinstance(value, dict):
-        raise error(f"{path.name} holds {describe(value)} where an object is wanted", where=str(path), fix=fix)
+        raise error(f"{named} holds {describe(value)} where a JSON object is wanted", where=str(path), fix=fix)
     check_kinds(value, kinds or {}, error, path, needed=needed, fix=fix)
     return value
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import filelock
 
 from domain_ft.errors import SettingsError
+from domain_ft.files import refuse_unwritable
 from domain_ft.storage import write_json
 
 
@@ -73,16 +74,17 @@ def writing_beside(target: Path) -> Iterator[None]:
 
 
 def refuse_below_file(output: Path, option: str = "--output") -> None:
-    """Make sure that no part of the way to `output` is a file.
+    """Make sure that no part of the way to `output` is a file, and that something can be made there.
 
     Raises:
-        SettingsError: with the part that is.
+        SettingsError: with the part that is, or with what the system says.
     """
     for folder in output.absolute().parents:
         if folder.exists() and not folder.is_dir():
             raise SettingsError(
                 f"{option} {output} is below {folder}, which is a file", fix=f"give {option} another place"
             )
+    refuse_unwritable(output, option)
 
 
 def note_of(lock: Path) -> Path:

@@ -115,7 +115,8 @@ class LabelOptions(Settings, group="Task"):
     """How the labels of examples are written."""
 
     label_separator: str | None = None
-    """What stands between the names where a label is several of them in one text, such as | in civil|penal."""
+    """What is between the names where a label is several of them in one text, such as | in civil|penal; \\n is a line's
+    end."""
 
     label_names: str | None = None
     """The names of the classes, separated by commas, where labels are lists of 0 and 1 or whole numbers from 0 on: in
@@ -622,6 +623,15 @@ class DataCheckSettings(ConversationOptions, LabelOptions, JsonOptions, group="C
 
     label_field: str | None = None
     """The field that holds the label, for examples. Found by itself where the file has a usual one."""
+
+    tokens_field: str | None = None
+    """The field that holds the words of tags, as for `tag`; of CoNLL columns, the number of the column, from 1."""
+
+    tags_field: str | None = None
+    """The field that holds the tags of the words, as for `tag`; of CoNLL columns, the number of the column, from 1."""
+
+    spans_field: str | None = None
+    """The field that holds the entities of a text, by character, as for `tag`."""
 
     span_offsets: SpanOffsets = "characters"
     """How the spans of tags count, as for `tag`. The copy of --fix counts Unicode characters from 0."""

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import filelock
 import platformdirs
@@ -25,6 +25,10 @@ _MISNAMED = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errn
 _OTHER = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE)
 
 
+class WriteError(OSError):
+    """What the system said against a file that was being written."""
+
+
 def storage_error(
     error: Exception,
     what: str | None = None,
@@ -32,14 +36,17 @@ def storage_error(
     where: Path | str | None = None,
     then: str = "run it again",
     kind: type[UserError] = StorageError,
+    doing: Literal["written", "read"] | None = None,
 ) -> UserError | None:
     """What to tell the user of a disk that is full, closed or broken; None for an error of another kind.
 
     Args:
-        what: what was being written or read, such as `the checkpoint of step 50`. By default the file's name.
+        what: what was being written, such as `the checkpoint of step 50`. By default the file's name.
         where: the file or folder, where the error does not name it.
         then: what to do once the cause is gone.
         kind: of the error that is given.
+        doing: what was being done with the file. By default it is written where there is a `what`, or where only a
+            write can fail like this; of other errors nothing is claimed.
     """
     system = as_os_error(error)
     if system is None or system.errno not in _FULL + _DENIED + _MISNAMED + _OTHER:
@@ -48,17 +55,25 @@ def storage_error(
     place = os.fsdecode(named_by_system) if named_by_system is not None else where
     path = None if place is None else Path(place)
     reason = os.strerror(system.errno or 0)
+    if doing is None and (what or isinstance(system, WriteError) or system.errno in (*_FULL, errno.EROFS)):
+        doing = "written"
     if system.errno in _FULL:
         space = "" if path is None else _free_space(path)
         fix = f"make room there, or name another place ({_place(path)}); then {then}"
     elif system.errno in _DENIED:
-        space, fix = "", f"give yourself the right to write there, or name another place ({_place(path)})"
+        right = {"written": "to write there", "read": "to read it"}.get(doing or "", "to open it")
+        other = "another file" if doing == "read" else f"another place ({_place(path)})"
+        space, fix = "", f"give yourself the right {right}, or name {other}"
     elif system.errno in _MISNAMED:
         space, fix = "", f"name another place ({_place(path)})"
+        if doing != "written":
+            fix = "look at what is there, and name " + (
+                "another file" if doing == "read" else f"another file or place ({_place(path)})"
+            )
     else:
         space, fix = "", f"look at the disk and the limits of this machine; then {then}"
     named = what or (str(path) if path else "a file")
-    return kind(f"{named} cannot be written: {reason}", where=f"{path}{space}" if path else None, fix=fix)
+    return kind(f"{named} cannot be {doing or 'opened'}: {reason}", where=f"{path}{space}" if path else None, fix=fix)
 
 
 def as_os_error(error: BaseException) -> OSError | None:
@@ -141,7 +156,7 @@ def _naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
         named = None if system.filename is None else Path(os.fsdecode(system.filename))
         if temporary is not None and named is not None and not named.is_relative_to(temporary):
             raise  # of another file, such as one that is read
-        raise OSError(system.errno, os.strerror(system.errno), str(path)) from error
+        raise WriteError(system.errno, os.strerror(system.errno), str(path)) from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -242,9 +242,9 @@ def failing(error: BaseException) -> Verb:
         (
             PermissionError(errno.EACCES, "Permission denied", "/x/y"),
             2,
-            "error: /x/y cannot be written: Permission denied\n  where: /x/y\n  do:    give yourself the right",
+            "error: /x/y cannot be opened: Permission denied\n  where: /x/y\n  do:    give yourself the right",
         ),
-        (IsADirectoryError(errno.EISDIR, "Is a directory", "/x/y"), 2, "error: /x/y cannot be written: Is a directory"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "/x/y"), 2, "error: /x/y cannot be opened: Is a directory"),
         (RuntimeError("I/O error: File too large (os error 27)"), 2, "error: a file cannot be written: File too large"),
         (ZeroDivisionError("x / 0"), 1, "error: this is a bug of domain-ft: ZeroDivisionError: x / 0\n  do:"),
         (FileNotFoundError(errno.ENOENT, "gone", "/x"), 1, "error: this is a bug of domain-ft: FileNotFoundError"),

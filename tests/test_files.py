@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from domain_ft.errors import SettingsError
-from domain_ft.files import refuse_folder, refuse_same, refuse_unwritable, same_file
+from domain_ft.files import refuse_folder, refuse_same, refuse_unwritable, same_file, writing
 
 
 def test_every_name_of_a_file_is_that_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,3 +88,18 @@ def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path) -> None:
     folder.mkdir(mode=0o500)
     with pytest.raises(SettingsError, match="may not be written"):
         refuse_unwritable(folder / "x", "--output")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of Linux")
+@pytest.mark.parametrize("path", ["/proc/nobody/out", "/proc/out", "/sys/out", "/sys/kernel/deep/out"])
+def test_where_the_system_lets_nobody_write_is_refused_before_anything_is_done(path: str) -> None:
+    with pytest.raises(SettingsError, match=f"--output {path}.*(cannot|may not) be written"):
+        refuse_unwritable(Path(path), "--output")
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EINVAL, errno.ENOSPC, errno.EIO, errno.ENXIO, errno.ENOENT])
+def test_whatever_the_system_says_against_an_output_is_the_users_to_fix(tmp_path: Path, number: int) -> None:
+    with pytest.raises(SettingsError) as caught, writing(tmp_path / "out", "--output"):
+        raise OSError(number, os.strerror(number), str(tmp_path / "out"))
+    assert str(tmp_path / "out") in str(caught.value) and os.strerror(number) in str(caught.value)
+    assert "give --output a path" in str(caught.value.fix)

@@ -120,6 +120,18 @@ def test_the_walls_stand() -> None:
     assert breaches == []
 
 
+TASK_ROOMS = ("domain_ft.corpus.tasks", "domain_ft.corpus.tagging")
+
+
+def test_conversations_know_nothing_of_tasks() -> None:
+    """What both need is beside them, in `corpus`."""
+    for path in (PACKAGE / "corpus" / "conversations").rglob("*.py"):
+        assert not any(name.startswith(TASK_ROOMS) for name in imports_of(path)), path
+    for name in ("near_copies", "splitting", "hub_splits", "inputs", "words"):
+        path = PACKAGE / "corpus" / f"{name}.py"
+        assert not any(one.startswith((*TASK_ROOMS, "domain_ft.corpus.conv")) for one in imports_of(path))
+
+
 def test_kernels_know_nothing_of_domain_ft() -> None:
     spec = importlib.util.find_spec("domain_ft_kernels")
     assert spec is not None

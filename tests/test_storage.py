@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from domain_ft.errors import StorageError
-from domain_ft.storage import as_os_error, cache_folder, new_folder, storage_error, user_path, write_atomic
+from domain_ft.storage import (
+    WriteError,
+    as_os_error,
+    cache_folder,
+    new_folder,
+    storage_error,
+    user_path,
+    write_atomic,
+)
 
 
 def test_a_full_disk_is_said_with_its_place_its_room_and_what_to_do(tmp_path: Path) -> None:
@@ -28,6 +37,23 @@ def test_the_cache_is_moved_by_its_variable(tmp_path: Path, monkeypatch: pytest.
     told = storage_error(OSError(errno.EDQUOT, "quota", str(tmp_path / "cache" / "tokens")))
     assert told is not None
     assert "DOMAIN_FT_CACHE=FOLDER" in str(told.fix)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EISDIR, errno.EIO, errno.ENOTDIR])
+def test_nothing_is_said_of_writing_where_a_file_was_read(tmp_path: Path, number: int) -> None:
+    error = OSError(number, os.strerror(number), str(tmp_path / "a"))
+    told = storage_error(error)
+    assert told is not None
+    assert told.what == f"{tmp_path / 'a'} cannot be opened: {os.strerror(number)}"
+    assert "write" not in str(told)
+    read = storage_error(error, doing="read")
+    assert read is not None
+    assert "cannot be read" in read.what
+    with pytest.raises(WriteError) as raised, new_folder(tmp_path / "merged"):
+        raise OSError(number, os.strerror(number))
+    written = storage_error(raised.value)
+    assert written is not None
+    assert written.what == f"{tmp_path / 'merged'} cannot be written: {os.strerror(number)}"
 
 
 def test_an_error_of_another_kind_is_ours() -> None:

@@ -11,9 +11,11 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from domain_ft.quoting import quoted, shown
+from domain_ft.wording import counted
+
 LISTED = 20  # names in a sentence; result.json has up to LISTED_IN_RESULT
 LISTED_IN_RESULT = 1000
-
 
 VERDICT = "answer"
 """Prodigy's field for what the annotator said of a record: accept, reject or ignore."""
@@ -79,7 +81,7 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
         told.append(f"{records} left out; {listed if isinstance(listed, str) else 'rejects.jsonl'} says which and why")
     fields = result.get("unread_fields") or {}
     if fields:
-        counts = ", ".join(f"{name} ({count:,})" for name, count in list(fields.items())[:LISTED])
+        counts = ", ".join(f"{quoted(name)} ({count:,})" for name, count in list(fields.items())[:LISTED])
         more = f" and {len(fields) - LISTED:,} more" if len(fields) > LISTED else ""
         told.append(f"fields that were not read, with the number of records that have them: {counts}{more}")
     files = (result.get("unread_files") or {}).get("files") or []
@@ -94,7 +96,7 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
 def fields_read(text_fields: Iterable[Mapping[str, Any]]) -> list[str]:
     """Which fields texts were read from and how long they are, from the `text_fields` of a result; in sentences."""
     return [
-        f"the text is read from the field '{one['field']}'{', found by itself' if one['found'] else ''}: "
-        f"{one['records']:,} records, a median of {one['median_characters']:,} characters"
+        f"the text is read from the field '{shown(one['field'])}'{', found by itself' if one['found'] else ''}: "
+        f"{counted(one['records'], 'record')}, a median of {counted(one['median_characters'], 'character')}"
         for one in text_fields
     ]

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from domain_ft.corpus.duplicates import FAMILY, NEAR
 from domain_ft.corpus.near_copies import Bools, Fingerprints, Integers, duplicate_groups
+from domain_ft.quoting import shown
 
 JOINED = {"near copies": FAMILY, "nearest copies": NEAR, "copies": None}
 """What makes a group that is not parted, by the similarity from which on texts are joined: the first that leaves enough
@@ -105,7 +106,7 @@ def why_none_held_out(groups: Integers, labels: Sequence[tuple[str, ...]], fract
     single = sorted(label for label, its_groups in holders.items() if len(its_groups) == 1)
     if single:
         few = f"{len(single):,} of the {len(holders):,} classes have one group alone"
-        return f"{parted}; {few}, such as '{single[0][:60]}', and every class keeps one to learn from"
+        return f"{parted}; {few}, such as '{shown(single[0])}', and every class keeps one to learn from"
     return f"{parted}, and every class would lose its last group"
 
 

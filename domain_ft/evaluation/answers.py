@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from domain_ft.corpus.tagging.entities import find_words
+from domain_ft.corpus.words import find_words
 from domain_ft.evaluation.bootstrap import LEVEL, RESAMPLES
 from domain_ft.evaluation.counts import counts_difference, scores
 

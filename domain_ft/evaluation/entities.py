@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from domain_ft.corpus.tagging.entities import Bounds, Span, TaggedText, find_words
+from domain_ft.corpus.tagging.entities import Span, TaggedText
+from domain_ft.corpus.words import Bounds, find_words
 from domain_ft.errors import CheckpointError
 from domain_ft.evaluation.bootstrap import FEW_DOCUMENTS, LEVEL, RESAMPLES
 from domain_ft.evaluation.counts import Array, counts_difference, f1, macro_f1, scores, wilson

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from domain_ft.errors import CheckpointError
+from domain_ft.json_files import loads
 from domain_ft.storage import write_atomic
 
 LARGEST_EXPONENT = 700.0  # exp() of more than this overflows a float64
@@ -92,7 +93,7 @@ class Scores:
             CheckpointError: the file is missing or is not such a file.
         """
         try:
-            columns = json.loads(path.read_text(encoding="utf-8"))
+            columns = loads(path.read_text(encoding="utf-8"))
             return cls(
                 documents=tuple(columns["documents"]),
                 nats=np.asarray(columns["nats"], dtype=np.float64),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -27,6 +26,8 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from domain_ft.errors import ModelError, UserError
+from domain_ft.files import refuse_no_file
+from domain_ft.json_files import read_object
 from domain_ft.models.architectures import encoder_decoder_error
 from domain_ft.models.sources import Source
 
@@ -94,7 +95,7 @@ def read_config(folder: Path, name: str) -> PretrainedConfig:
             is quantised, or one of its values is not what transformers takes.
     """
     where = folder / CONFIG_NAME
-    settings = _read_object(where, f"the {CONFIG_NAME} of '{name}'")
+    settings = _read_object(where, name)
     kind = settings.get("model_type")
     if not isinstance(kind, str) or not kind:
         raise ModelError(
@@ -135,23 +136,13 @@ def _nearest_types(kind: str) -> str:
     return f"did you mean '{close[0]}'?" if close else "bert and llama are two"
 
 
-def _read_object(path: Path, what: str) -> dict[str, Any]:
-    """The JSON object in a file.
+def _read_object(path: Path, name: str) -> dict[str, Any]:
+    """The JSON object in a file of the model `name`.
 
     Raises:
         ModelError: the file is missing, is not JSON, or holds something else.
     """
-    fix = "fetch or copy the file again"
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise ModelError(f"{what} is not JSON: {reason(error)}", where=str(path), fix=fix) from None
-    except OSError as error:
-        raise ModelError(f"{what} cannot be read: {error.strerror or error}", where=str(path), fix=fix) from None
-    if not isinstance(value, dict):
-        kind = {list: "a list", str: "a text", type(None): "null"}.get(type(value), f"{value!r:.40}")
-        raise ModelError(f"{what} is not a JSON object but {kind}.", where=str(path), fix=fix)
-    return value
+    return read_object(path, ModelError, what=f"the {path.name} of '{name}'", fix="fetch or copy the file again")
 
 
 # ------------------------------------------------------------------------------------------------------------ tokenizer
@@ -179,11 +170,7 @@ def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerFast:
     Raises:
         ModelError: its files are damaged, or it is of a kind that is not supported.
     """
-    objects = {
-        file: _read_object(folder / file, f"the {file} of '{name}'")
-        for file in _TOKENIZER_OBJECTS
-        if (folder / file).is_file()
-    }
+    objects = {file: _read_object(folder / file, name) for file in _TOKENIZER_OBJECTS if (folder / file).is_file()}
     _refuse_mecab(objects.get("tokenizer_config.json", {}), folder, name)
     with guarded(
         f"the tokenizer of '{name}' cannot be loaded",
@@ -246,7 +233,7 @@ def load_weights(
     """
     check_weight_files(folder, name)
     if (folder / _GENERATION_NAME).is_file():
-        _read_object(folder / _GENERATION_NAME, f"the {_GENERATION_NAME} of '{name}'")
+        _read_object(folder / _GENERATION_NAME, name)
     with guarded(
         f"the model '{name}' cannot be built from its config.json and weights",
         where=folder,
@@ -304,7 +291,7 @@ def check_weight_files(folder: Path, name: str) -> None:
 def _indexed_files(folder: Path, name: str) -> list[str]:
     """The files that the index of a sharded model lists."""
     where, fix = folder / _INDEX_NAME, "copy the index that was saved with these weights again"
-    index = _read_object(where, f"the {_INDEX_NAME} of '{name}'")
+    index = _read_object(where, name)
     places = index.get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(file, str) for file in places.values()):
         raise ModelError(
@@ -337,9 +324,16 @@ def _indexed_files(folder: Path, name: str) -> list[str]:
 
 def _check_tensor_file(path: Path, name: str) -> None:
     try:
+        refuse_no_file(path)
         with safe_open(path, framework="pt") as opened:
             opened.keys()
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
+        raise ModelError(
+            f"{path.name} of '{name}' cannot be read: {error.strerror or error}",
+            where=str(path),
+            fix="give yourself the right to read it, or fetch or copy the file again",
+        ) from error
+    except SafetensorError as error:
         with contextlib.suppress(OSError), path.open("rb") as stream:
             if stream.read(len(_GIT_LFS)) == _GIT_LFS:
                 raise ModelError(

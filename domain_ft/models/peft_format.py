@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from domain_ft.errors import ModelError
+from domain_ft.files import refuse_no_file
 from domain_ft.json_files import read_object
 from domain_ft.models import targets as targeting
 from domain_ft.models.lora import (
@@ -293,6 +294,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
     path = folder / WEIGHTS_NAME
     try:
+        refuse_no_file(path)
         tensors = load_file(path)
     except FileNotFoundError:
         pickled = (folder / "adapter_model.bin").exists()
@@ -300,8 +302,18 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
             f"{folder} holds no {WEIGHTS_NAME}" + (", only a pickle, which is never loaded" if pickled else ""),
             fix="save the adapter with PEFT's save_pretrained(..., safe_serialization=True)" if pickled else None,
         ) from None
+    except OSError as error:
+        raise ModelError(
+            f"the adapter's {WEIGHTS_NAME} cannot be read: {error.strerror or error}",
+            where=str(path),
+            fix="give yourself the right to read it, or copy the adapter again",
+        ) from error
     except SafetensorError as error:
-        raise ModelError(f"the adapter's {WEIGHTS_NAME} is damaged: {error}", where=str(path)) from None
+        raise ModelError(
+            f"the adapter's {WEIGHTS_NAME} is damaged: {error}",
+            where=str(path),
+            fix="copy the adapter again, or train it again",
+        ) from None
     if bad := not_finite(tensors):
         raise ModelError(
             f"the adapter's weights are not all finite: NaN or infinity in {bad}",
@@ -505,10 +517,20 @@ def _lora_config(model: nn.Module, settings: dict[str, Any], folder: Path) -> Lo
     """Our config for PEFT's `settings`."""
     targets = settings.get("target_modules")
     if not targets:
-        raise ModelError("the adapter's config names no target_modules", where=str(folder / CONFIG_NAME))
+        raise ModelError(
+            "the adapter's config names no target_modules",
+            where=f'{folder / CONFIG_NAME}, field "target_modules"',
+            fix="copy the adapter_config.json that was saved with these weights, or write the names of the modules "
+            "that have LoRA there",
+        )
     for key in ("r", "lora_alpha"):
         if settings.get(key) is None:
-            raise ModelError(f"the adapter's config lacks {key}", where=str(folder / CONFIG_NAME))
+            what = "the rank of the weights" if key == "r" else "the alpha of the training"
+            raise ModelError(
+                f"the adapter's config lacks {key}",
+                where=f'{folder / CONFIG_NAME}, field "{key}"',
+                fix=f"copy the adapter_config.json that was saved with these weights, or write {what} there",
+            )
     try:
         return LoraConfig(
             rank=settings["r"],

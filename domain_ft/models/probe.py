@@ -22,6 +22,7 @@ from torch import Tensor
 
 from domain_ft.corpus.tasks.examples import Labels
 from domain_ft.errors import ModelError
+from domain_ft.files import refuse_no_file
 from domain_ft.json_files import read_object
 from domain_ft.storage import write_atomic, write_json
 
@@ -91,6 +92,7 @@ class Probe:
                 needed=("labels", "several", "strength", "base", "revision"),
                 fix="take another run, or run the task again",
             )
+            refuse_no_file(folder / _WEIGHTS_NAME)
             tensors = load_file(folder / _WEIGHTS_NAME)
             labels = Labels(tuple(settings["labels"]), settings["several"])
             return cls(tensors["weight"], tensors["bias"], labels, settings["strength"]), settings
@@ -98,6 +100,13 @@ class Probe:
             raise ModelError(
                 f"the probe has no {Path(error.filename or _WEIGHTS_NAME).name}", where=str(folder)
             ) from None
+        except OSError as error:
+            path = folder / _WEIGHTS_NAME
+            raise ModelError(
+                f"the probe's {path.name} cannot be read: {error.strerror or error}",
+                where=str(path),
+                fix="give yourself the right to read it, or take it from a copy of the run",
+            ) from error
         except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(
                 f"the probe's files are damaged: {error}",

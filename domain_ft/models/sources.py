@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import re
 import warnings
@@ -17,6 +18,7 @@ from huggingface_hub import utils as hub_utils
 from transformers.utils import logging as transformers_logging
 
 from domain_ft.errors import ModelError, nearest
+from domain_ft.files import refuse_no_file
 from domain_ft.json_files import read_object
 from domain_ft.storage import sha256, storage_error, user_path
 
@@ -25,7 +27,8 @@ Progress = Callable[[str, int, int | None], None]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _HUB_TIMEOUT = 10.0  # seconds to wait for the hub's first answer
-_READ_FILES = (".json", ".txt", ".model", ".jinja")  # beside the weights: configuration and tokenizer
+READ_FILES = (".json", ".txt", ".model", ".jinja")
+"""The endings of what is read beside the weights: configuration and tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,33 @@ def weights_hash(folder: Path) -> str:
     """`sha256:` and a hash of the weights in `folder`: of the one file, or of the files' names and hashes."""
     files = sorted(folder.glob("*.safetensors"))
     if len(files) == 1:
-        return f"sha256:{sha256(files[0])}"
-    listing = "\n".join(f"{file.name} {sha256(file)}" for file in files)
+        return f"sha256:{hash_of_file(files[0])}"
+    listing = "\n".join(f"{file.name} {hash_of_file(file)}" for file in files)
     return f"sha256:{hashlib.sha256(listing.encode()).hexdigest()}"
+
+
+def hash_of_file(path: Path) -> str:
+    """The SHA-256 of a file. One that has not changed is read once in a process: weights may be gigabytes.
+
+    Raises:
+        ModelError: it is a folder or a pipe, or it cannot be read.
+    """
+    try:
+        refuse_no_file(path)
+        known = path.stat()
+        return _hash_of(path, known.st_size, known.st_mtime_ns, known.st_ino)
+    except OSError as error:
+        raise ModelError(
+            f"{path.name} cannot be read: {error.strerror or error}",
+            where=str(path),
+            fix="give yourself the right to read it, or fetch or copy the file again",
+        ) from error
+
+
+@functools.lru_cache(maxsize=256)
+def _hash_of(path: Path, size: int, changed: int, inode: int) -> str:
+    del size, changed, inode  # a file with other ones is another file
+    return sha256(path)
 
 
 def _names(name: str) -> str:
@@ -174,7 +201,7 @@ def _wanted(files: list[str]) -> list[str]:
     top = [file for file in files if "/" not in file]
     whole = [file for file in top if file == "model.safetensors"]
     shards = [file for file in top if re.fullmatch(r"model-\d+-of-\d+\.safetensors", file)]
-    return [file for file in top if file.endswith(_READ_FILES)] + (whole or shards)
+    return [file for file in top if file.endswith(READ_FILES)] + (whole or shards)
 
 
 @contextlib.contextmanager

@@ -240,7 +240,9 @@ class RunFolder:
         try:
             yield
         except OSError as error:
-            told = storage_error(error, where=self.path, then="go on with --resume", kind=CheckpointError)
+            told = storage_error(
+                error, where=self.path, then="go on with --resume", kind=CheckpointError, doing="written"
+            )
             if told is None:
                 named = error.filename or self.path
                 told = CheckpointError(

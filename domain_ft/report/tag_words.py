@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from domain_ft.report.tag_data import TagReport
-from domain_ft.report.task_words import FEW, count, few_units, level, listed, points, span, verdict
+from domain_ft.report.task_words import FEW, few_units, level, listed, points, span, verdict
+from domain_ft.wording import counted
 
 
 def headline(report: TagReport) -> str:
     """What came out, in one sentence for everybody."""
     types = report.task.labels
-    of = types[0] if len(types) == 1 else count(len(types), "type")
+    of = types[0] if len(types) == 1 else counted(len(types), "type")
     score = points(report.test[score_of(report)])
     return (
         f"{report.base.short_name} finds the entities of {report.task.name} ({of}) with an {named(report)} of {score}."
@@ -29,11 +30,12 @@ def named(report: TagReport) -> str:
 def findings(report: TagReport) -> list[str]:
     """The headline's grounds and its doubts, a sentence or two each."""
     test, metric = report.test, score_of(report)
-    sources = "" if test["units"] == test["examples"] else f" from {count(test['units'], 'document')}"
+    sources = "" if test["units"] == test["examples"] else f" from {counted(test['units'], 'document')}"
     sentences = [
         "An entity counts where its beginning, its end and its type are right. "
-        f"The {level(test)} is {span(test['interval'][metric])}, over {test['entities']:,} entities in "
-        f"{count(test['examples'], 'test text')}{sources}. Of 100 entities that it gives "
+        f"The {level(test)} is {span(test['interval'][metric])}, "
+        f"over {counted(test['entities'], 'entity', 'entities')} in {counted(test['examples'], 'test text')}{sources}. "
+        "Of 100 entities that it gives "
         f"{points(test['precision'])} are right, and of 100 that are there it finds {points(test['recall'])}."
     ]
     gazetteer = (report.result.get("baselines") or {}).get("gazetteer")
@@ -73,7 +75,8 @@ def doubts(report: TagReport) -> list[str]:
     inexact = report.result["inexact_entities"]
     if inexact:
         sentences.append(
-            f"{inexact:,} entities begin or end within a token of this model: it cannot find them exactly."
+            f"{counted(inexact, 'entity begins or ends', 'entities begin or end')} within a token "
+            "of this model: it cannot find them exactly."
         )
     return sentences
 

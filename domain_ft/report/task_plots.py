@@ -14,6 +14,7 @@ from domain_ft.report import task_words, words
 from domain_ft.report.drawing import CONTROL, DOMAIN, GRID, INK, QUIET, Change, draw_changes, drawing, short, smoothed
 from domain_ft.report.tag_data import TagReport
 from domain_ft.report.task_data import ClassifyReport, CompareReport
+from domain_ft.wording import counted
 
 MOST_CLASSES = 40
 """Classes whose bars fit a figure: of more, those with the lowest F1 are drawn."""
@@ -211,4 +212,7 @@ def _finish_curve(axes: Axes, curves: Sequence[Sequence[Mapping[str, Any]]]) -> 
 
 
 def _spoken_curve(curve: Sequence[Mapping[str, Any]]) -> str:
-    return "; ".join(f"{p['examples']:,} examples: {task_words.points(p['macro_f1']['mean'])}" for p in curve) + "."
+    return (
+        "; ".join(f"{counted(p['examples'], 'example')}: {task_words.points(p['macro_f1']['mean'])}" for p in curve)
+        + "."
+    )

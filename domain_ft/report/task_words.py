@@ -15,6 +15,7 @@ from domain_ft.evaluation.bootstrap import FEWEST_UNITS
 from domain_ft.report.task_data import ClassifyReport, ComparedRun, CompareReport, TaskFacts
 from domain_ft.report.words import bounds as interval_of
 from domain_ft.report.words import number, signed
+from domain_ft.wording import counted as count
 
 Difference = Mapping[str, Any]
 """What `evaluation.counts.counts_difference` gives of a score."""
@@ -100,12 +101,6 @@ def p_value(difference: Difference) -> str:
 def level(scores: Mapping[str, Any]) -> str:
     """`95% interval`."""
     return f"{100 * scores.get('level', 0.95):g}% interval"
-
-
-def count(amount: int, noun: str) -> str:
-    """`1 example`, `2,000 examples`, `3 classes`."""
-    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
-    return f"{amount:,} {noun if amount == 1 else plural}"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -23,6 +23,7 @@ from domain_ft.corpus.conversations.conversation import Turn
 from domain_ft.corpus.readers.base import decode
 from domain_ft.errors import UserError
 from domain_ft.models.generation import Generated
+from domain_ft.report.plain import plain
 from domain_ft.terminal_text import printable
 from domain_ft.verbs.speaker import Speaker
 from domain_ft.verbs.streams import bad_records
@@ -68,7 +69,7 @@ class AnswerScreen:
             self._stdout.flush()
             return answer
         if self._labelled:
-            self.console.print(Text(printable(speaker.name), style="bold cyan"))
+            self.console.print(plain(speaker.name, style="bold cyan"))
         indent = "  " if self._labelled else ""
         page = Typewriter(self._stdout, self.width, indent)
 
@@ -91,9 +92,9 @@ class AnswerScreen:
         table = Table(box=box.SIMPLE_HEAD, width=self.width, pad_edge=False, show_footer=True)
         for speaker, answer in zip(speakers, answers, strict=True):
             table.add_column(
-                Text(printable(speaker.name), style="bold cyan"), Text(_measures(answer, speaker), style="dim"), ratio=1
+                plain(speaker.name, style="bold cyan"), Text(_measures(answer, speaker), style="dim"), ratio=1
             )
-        table.add_row(*(Text(printable(answer.text)) for answer in answers))
+        table.add_row(*(plain(answer.text) for answer in answers))
         self.console.print(table)
 
 
@@ -179,7 +180,7 @@ def _talk_in_terminal(speakers: Sequence[Speaker], system: str | None, stdout: T
         import readline  # noqa: F401  (what is typed can then be edited, and called back)
     for speaker in speakers:
         size = speaker.base.model.num_parameters() / 1e6
-        console.print(Text(printable(speaker.name), style="bold cyan"), Text(f"{size:,.0f} M parameters", style="dim"))
+        console.print(plain(speaker.name, style="bold cyan"), Text(f"{size:,.0f} M parameters", style="dim"))
     console.print(Text(f"{_HELP}\nctrl-C ends an answer, ctrl-D the conversation", style="dim"))
     for text in _typed(console):
         try:
@@ -188,7 +189,7 @@ def _talk_in_terminal(speakers: Sequence[Speaker], system: str | None, stdout: T
         except KeyboardInterrupt:
             console.print(Text("  stopped", style="dim"))
         except UserError as error:
-            console.print(Text(printable(str(error)), style="red"))
+            console.print(plain(str(error), style="red"))
     return talk.asked
 
 

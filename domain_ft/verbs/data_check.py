@@ -27,14 +27,16 @@ from domain_ft.corpus.checks.opening import CheckedFile, Fields
 from domain_ft.corpus.checks.private import PrivateData
 from domain_ft.corpus.checks.repairs import Repaired, refuse_output, repair
 from domain_ft.corpus.conversations.formats import FORMATS, FieldChoice
-from domain_ft.corpus.left_out import sentences
+from domain_ft.corpus.left_out import LeftOut, sentences
 from domain_ft.corpus.readers.base import field_names
+from domain_ft.corpus.tagging.fields import TagFields
 from domain_ft.corpus.tasks.labels import LabelRules
 from domain_ft.errors import SettingsError
 from domain_ft.report.plain import plain
 from domain_ft.settings import ClassifySettings, DataCheckSettings, InstructSettings, TagSettings, TokenOptions
 from domain_ft.terminal_text import printable
 from domain_ft.training.progress import ProgressDisplay
+from domain_ft.wording import counted
 
 SHOWN = 3
 """Findings of a kind that the screen shows; --json has all."""
@@ -71,7 +73,10 @@ class Checked:
     def as_dict(self) -> dict[str, Any]:
         """As `--json` prints it."""
         about = {"file": self.file.name, "kind": self.file.kind, "format": self.file.format}
-        fixed = {"fixed": self.repaired.as_dict()} if self.repaired else {}
+        fixed = {}
+        if self.repaired:
+            unread = {name: self.result.statistics[name] for name in ("unread_fields", "unread_files")}
+            fixed["fixed"] = {**self.repaired.as_dict(), **unread}
         return {
             "errors": [finding.as_dict() for finding in self.result.errors],
             "warnings": [finding.as_dict() for finding in self.result.warnings],
@@ -97,7 +102,13 @@ def check(settings: DataCheckSettings, progress: Progress | None = None) -> Chec
         settings.label_field,
         settings.encoding,
         rules,
-        settings.span_offsets,
+        TagFields(
+            settings.text_field,
+            settings.tokens_field,
+            settings.tags_field,
+            settings.spans_field,
+            offsets=settings.span_offsets,
+        ),
     )
     file = CheckedFile.open(settings.data, settings.kind, fields)
     if settings.fix is not None:
@@ -110,8 +121,9 @@ def check(settings: DataCheckSettings, progress: Progress | None = None) -> Chec
         measure=_measure(settings, file, progress) if settings.model else None,
         test=CheckedFile.open(settings.test, file.kind, fields).copies() if settings.test else None,
     )
-    items = file.items(rejections.bad)
-    result = checker.check(_counted(items, f"checking {file.name}", progress), rejections)
+    left = LeftOut()
+    items = file.items(rejections.bad, left)
+    result = checker.check(_counted(items, f"checking {file.name}", progress), rejections, left)
     if settings.fix is None:
         return Checked(file, result)
     return Checked(file, result, repair(file, result, settings.fix, private, checker.languages.main))
@@ -174,7 +186,7 @@ def _about(checked: Checked) -> str:
     numbers, file = checked.result.statistics, checked.file
     kind = f"{file.kind} ({FORMATS[file.format]})" if file.format else file.kind
     unread = f", {numbers['unreadable']:,} that cannot be read" if numbers["unreadable"] else ""
-    return f"{numbers['records']:,} records of {kind}{unread}"
+    return f"{counted(numbers['records'], 'record')} of {kind}{unread}"
 
 
 def _distributions(numbers: Mapping[str, Any]) -> Table | None:
@@ -226,7 +238,12 @@ def _first_of(findings: Sequence[Finding]) -> RenderableType:
 
 
 def _print_repaired(repaired: Repaired, console: Console) -> None:
-    console.print(plain(f"{repaired.records:,} records are written to {repaired.output}", style="bold"), soft_wrap=True)
+    console.print(
+        plain(f"{counted(repaired.records, 'record is', 'records are')} written to {repaired.output}", style="bold"),
+        soft_wrap=True,
+    )
+    for sentence in sentences({"rejected": repaired.rejected, "rejects": repaired.changes_file.name}):
+        console.print(plain(sentence), soft_wrap=False)
     changes = _counts(repaired.changes) or "none"
     console.print(plain(f"changes: {changes}; each is listed in {repaired.changes_file.name}"), soft_wrap=False)
 

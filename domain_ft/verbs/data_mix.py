@@ -28,6 +28,7 @@ from domain_ft.report.plain import plain
 from domain_ft.settings import DataMixSettings
 from domain_ft.storage import user_path, write_atomic
 from domain_ft.verbs.data_files import Refusing, json_line, refuse_existing
+from domain_ft.wording import counted
 
 SMALLEST, LARGEST = 1e-6, 1e6
 """The limits of a weight. Only their ratios count, so that none beyond them is of use."""
@@ -92,7 +93,7 @@ def mix(settings: DataMixSettings) -> Mixture:
     wanted = [round(len(lines[0]) * weight / first) for weight in weights.values()]
     if settings.repeat and sum(wanted) > MOST:
         raise SettingsError(
-            f"the mixture would have {sum(wanted):,} conversations, and at most {MOST:,} are written",
+            f"the mixture would have {counted(sum(wanted), 'conversation')}, and at most {MOST:,} are written",
             where="the weights beside the first file's",
             fix="give the first file a larger weight, or the others smaller ones",
         )
@@ -130,7 +131,7 @@ def run(settings: DataMixSettings) -> dict[str, Any]:
     console.print(table)
     for note in mixture.notes:
         console.print(plain(f"note: {note}", style="yellow"))
-    console.print(plain(f"\n{mixture.conversations:,} conversations in {mixture.output}"), soft_wrap=True)
+    console.print(plain(f"\n{counted(mixture.conversations, 'conversation')} in {mixture.output}"), soft_wrap=True)
     return {"command": "data mix"} | dataclasses.asdict(mixture) | {"output": str(mixture.output)}
 
 
@@ -164,7 +165,13 @@ def _chat_lines(file: str, settings: DataMixSettings, left_out: LeftOut) -> Iter
         found = True
         yield json_line(to_chat(conversation), conversation.place)
     if not found:
-        raise CorpusError("the file holds no conversation", where=file)
+        marked = left_out.records
+        why = f": {'its one record is' if marked == 1 else f'all {marked:,} records are'} marked as not to be learned"
+        raise CorpusError(
+            f"the file holds no conversation{why if marked else ', since it has no records'}",
+            where=file,
+            fix="leave the file out, or give one with conversations; domain-ft data check lists what is in it",
+        )
 
 
 def _draw(count: int, wanted: int, settings: DataMixSettings, number: int) -> npt.NDArray[np.int64]:
@@ -178,7 +185,8 @@ def _left_out_notes(left_out: Mapping[str, LeftOut]) -> Iterator[str]:
     """What of the files is not in the mixture."""
     for file, own in left_out.items():
         if own.records:
-            yield f"{own.records:,} records of {file} are marked as not to be learned, and are not in the mixture"
+            marked = counted(own.records, "record is", "records are")
+            yield f"of {file}, {marked} marked as not to be learned, and not in the mixture"
         for sentence in sentences({"unread_fields": own.to_result()["unread_fields"]}):
             yield f"{file}: {sentence}; they are not in the mixture"
 
@@ -187,8 +195,8 @@ def _notes(taken: Sequence[Taken], wanted: Sequence[int]) -> Iterator[str]:
     for own, count in zip(taken, wanted, strict=True):
         if own.taken < count:
             yield (
-                f"{own.file} holds {own.conversations:,} conversations, and its weight asks for {count:,}; with "
-                "--repeat it is read again"
+                f"{own.file} holds {counted(own.conversations, 'conversation')}, and its weight asks for {count:,}; "
+                "with --repeat it is read again"
             )
         elif own.taken > own.conversations:
             yield f"{own.file} is read {own.taken / own.conversations:.1f} times"

@@ -32,6 +32,7 @@ from domain_ft.settings import DataSampleSettings
 from domain_ft.storage import user_path
 from domain_ft.terminal_text import printable
 from domain_ft.training.progress import ProgressDisplay
+from domain_ft.wording import counted
 
 STYLES = {"trained": "bold green", "read": "dim", "cut": "red strike"}
 
@@ -176,7 +177,12 @@ def _sample(conversation: Conversation, rendered: Rendered, backend: Tokenizer, 
 def _counts(one: Sample) -> str:
     counts = f"{one.tokens:,} tokens, {one.trained_tokens:,} trained on"
     counts += f", {one.cut_tokens:,} cut" if one.cut_tokens else ""
-    return counts if one.trained_tokens else f"{counts}: nothing is left to learn, and instruct leaves it out"
+    if one.trained_tokens:
+        return counts
+    cause = (
+        ": its answers begin behind --max-length (give a larger one, or shorten the prompt)" if one.cut_tokens else ""
+    )
+    return f"{counts}; nothing is left to learn, and instruct leaves it out{cause}"
 
 
 def _shown(one: Sample, coloured: bool) -> Text:
@@ -193,7 +199,7 @@ def _shown(one: Sample, coloured: bool) -> Text:
 def _legend(found: Samples, settings: DataSampleSettings, coloured: bool) -> Text:
     """What the colours or marks mean, and by whose template the text is made."""
     whose = f"the chat template of {settings.model}" if found.template == "model" else "the plain chat template"
-    legend = plain(f"{len(found.samples)} of {found.conversations:,} conversations by {whose}: ")
+    legend = plain(f"{len(found.samples)} of {counted(found.conversations, 'conversation')} by {whose}: ")
     for kind, words in (("trained", "trained on"), ("read", "read"), ("cut", "cut off")):
         _append(legend, kind, words, coloured)
         legend.append(", " if kind != "cut" else "")

@@ -36,6 +36,7 @@ from domain_ft.report.plain import plain
 from domain_ft.settings import DataSplitSettings
 from domain_ft.storage import new_folder
 from domain_ft.verbs.data_files import Refusing, json_line, record_file, refuse_existing
+from domain_ft.wording import counted
 
 PARTS = ("train", "validation", "test")
 
@@ -108,8 +109,8 @@ def split(settings: DataSplitSettings) -> Split:
     for part in ("train", *shares):
         if counts[part] == 0:
             raise CorpusError(
-                f"no record falls to the part '{part}': there are {len(groups):,} records, and the largest family of "
-                f"{joined} holds {sizes.max():,}",
+                f"no record falls to the part '{part}': the file has {counted(len(groups), 'record')}, and the "
+                f"largest family of {joined} holds {sizes.max():,}",
                 where=settings.data,
                 fix="ask for another share of it, or choose its records by hand",
             )
@@ -134,8 +135,8 @@ def run(settings: DataSplitSettings) -> dict[str, Any]:
     if found.families:
         source = "" if settings.group_field is None else f" or of one {settings.group_field}"
         console.print(
-            f"\n{found.in_families:,} of {found.records:,} records are {found.joined}{source}, by {found.compared_by}: "
-            f"{found.families:,} families, each whole in one part."
+            f"\n{found.in_families:,} of {counted(found.records, 'record')} are {found.joined}{source}, "
+            f"by {found.compared_by}: {counted(found.families, 'family', 'families')}, each whole in one part."
         )
     parts = {name: {"file": str(part.file), "records": part.records} for name, part in found.parts.items()}
     return {"command": "data split", "data": settings.data} | dataclasses.asdict(found) | {"parts": parts}

@@ -38,6 +38,7 @@ from domain_ft.verbs.language_model import score_held_out
 from domain_ft.verbs.machine import Machine, choose_machine
 from domain_ft.verbs.text_runs import curve_tokens
 from domain_ft.verbs.training import make_trainable, pass_limits, pass_memory
+from domain_ft.wording import counted
 
 if TYPE_CHECKING:
     from domain_ft.verbs import instruct_job
@@ -209,7 +210,11 @@ def _lines(found: Estimate) -> list[tuple[str, str]]:
     return [
         *learned,
         *([("tokenizer", _fit(found.text["tokenizer"]))] if found.text else []),
-        ("run", f"{found.tokens:,} tokens in {found.steps:,} steps, {found.epochs:.2g} times through the data"),
+        (
+            "run",
+            f"{counted(found.tokens, 'token')} in {counted(found.steps, 'step')}, "
+            f"{found.epochs:.2g} times through the data",
+        ),
         ("trains", f"{found.trainable_parameters:,} parameters"),
         ("speed", f"{found.tokens_per_second:,.0f} tokens a second, measured in training on this machine"),
         ("time", f"{found.training_minutes:.1f} min training and {found.evaluation_minutes:.1f} min measuring"),

@@ -16,6 +16,7 @@ from domain_ft.corpus.readers.base import BadRecords
 from domain_ft.corpus.readers.files import ending
 from domain_ft.settings import EstimateSettings
 from domain_ft.storage import user_path
+from domain_ft.wording import counted
 
 if TYPE_CHECKING:
     from domain_ft.verbs.instruct_job import Job
@@ -95,11 +96,13 @@ def warnings_of(job: Job) -> Iterator[str]:
     if cut := int(rows.cut.sum()):
         longer = f" (--max-length; this model reads up to {job.base.max_length:,})"
         mend = longer if job.base.max_length > length else ""
-        yield f"{cut:,} examples are longer than {length:,} tokens, and their ends are cut{mend}"
+        yield f"{counted(cut, 'example is', 'examples are')} longer than {length:,} tokens, and cut at the end{mend}"
     if job.dropped:
-        yield f"{len(job.dropped):,} examples have no answer left once they are cut, and are not trained on"
+        dropped = counted(len(job.dropped), "example has", "examples have")
+        yield f"{dropped} no answer left within --max-length, and cannot be trained on"
     if job.rejects:
-        yield f"{len(job.rejects):,} records are left out, the first because {job.rejects[0].reason}"
+        left_out = counted(len(job.rejects), "record is", "records are")
+        yield f"{left_out} left out, the first because {job.rejects[0].reason}"
     yield from sentences({"unread_fields": job.left_out.to_result()["unread_fields"]})
     if answer := dominant_answer(job.data.train):
         said = _shown(answer.text)

@@ -10,7 +10,9 @@ import itertools
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import date
+from functools import partial
 from typing import Any, BinaryIO, TextIO
 
 from domain_ft.corpus.conversations.conversation import Conversation, Turn
@@ -21,6 +23,7 @@ from domain_ft.corpus.left_out import LeftOut, sentences
 from domain_ft.corpus.readers.base import BadRecords
 from domain_ft.errors import CorpusError, SettingsError
 from domain_ft.models.generation import Generated
+from domain_ft.models.identity import model_digest
 from domain_ft.settings import GenerateSettings
 from domain_ft.terminal_text import printable
 from domain_ft.training.loop import release_free_memory
@@ -28,6 +31,7 @@ from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.chat import AnswerScreen, chat
 from domain_ft.verbs.machine import choose_machine
 from domain_ft.verbs.speaker import Speaker, trained_from
+from domain_ft.verbs.stream_state import Identity, read_header
 from domain_ft.verbs.streams import (
     Output,
     bad_records,
@@ -37,6 +41,7 @@ from domain_ft.verbs.streams import (
     open_rejects,
     pass_over,
 )
+from domain_ft.wording import counted
 
 _OF_DRAWS = ("temperature", "top_k", "top_p", "min_p")
 
@@ -64,11 +69,12 @@ def generate(settings: GenerateSettings, stdin: BinaryIO | None = None, stdout: 
     machine = choose_machine(settings)
     with ProgressDisplay(quiet=settings.quiet) as display:
         names = (settings.model, against) if against else (settings.model,)
-        speakers = [Speaker.load(name, settings, machine, display) for name in names]
+        today = _day(settings)
+        speakers = [Speaker.load(name, settings, machine, display, today) for name in names]
     if settings.prompt is not None:
         result = _answer_one(speakers, settings, stdout or sys.stdout)
     elif settings.input is not None:
-        result = _answer_file(speakers, settings, stdin, stdout or sys.stdout)
+        result = _answer_file(speakers, settings, today, stdin, stdout or sys.stdout)
     else:
         result = {"questions": chat(speakers, settings.system, stdin, stdout or sys.stdout)}
     if against:
@@ -88,7 +94,7 @@ def run(settings: GenerateSettings) -> dict[str, Any]:
     if settings.input is not None and not settings.quiet and not settings.json:
         where = f" in {settings.output}" if settings.output else ""
         told = [
-            f"{result['prompts']:,} prompts{where}; of {result['answered']:,} answers written now "
+            f"{counted(result['prompts'], 'prompt')}{where}; of {counted(result['answered'], 'answer')} written now "
             f"{result['stopped']:,} ended by themselves",
             *sentences(result),
         ]
@@ -163,16 +169,23 @@ class Question:
     prompts: tuple[str, ...]
     reference: str | None
 
+    @property
+    def read(self) -> tuple[str, ...]:
+        """The texts that its answer depends on: what is drawn depends on the id too."""
+        return self.id, *self.prompts, self.reference or ""
+
 
 def _answer_file(
-    speakers: Sequence[Speaker], settings: GenerateSettings, stdin: BinaryIO | None, stdout: TextIO
+    speakers: Sequence[Speaker], settings: GenerateSettings, today: date, stdin: BinaryIO | None, stdout: TextIO
 ) -> dict[str, Any]:
     """Answer every prompt of --input."""
     left_out, placeholders = LeftOut(), Placeholders()
     counts = {"answered": 0, "tokens": 0, "stopped": 0}
     with ProgressDisplay(quiet=settings.quiet) as display, contextlib.ExitStack() as stack:
         rejects = stack.enter_context(open_rejects(settings, left_out))
-        output = stack.enter_context(open_output(settings, stdout, FORMS))
+        output = stack.enter_context(
+            open_output(settings, stdout, FORMS, partial(_identity, settings, speakers, today))
+        )
         source = open_input(str(settings.input), stdin)
         bad = bad_records(rejects, settings.encoding, "have such records listed: --rejects F")
         conversations = iterate_conversations(source, FieldChoice.of(settings), bad, answered=False, left_out=left_out)
@@ -196,6 +209,28 @@ def _answer_file(
         **counts,  # of this call
         "output": str(settings.output) if settings.output else None,
     }
+
+
+def _identity(settings: GenerateSettings, speakers: Sequence[Speaker], today: date) -> Identity:
+    """What the answers depend on beside the input. Draws depend on the kind of device, too."""
+    names = ("format", "prompt_field", "answer_field", "system", "encoding", "id_field", "raw")
+    options = {name: getattr(settings, name) for name in names} | asdict(speakers[0].sampling)
+    if settings.do_sample:
+        options["device"] = speakers[0].base.model.device.type
+    else:
+        del options["seed"]
+    options["dtype"] = str(speakers[0].base.model.dtype).removeprefix("torch.")
+    flags = {f"--{name.replace('_', '-')}": value for name, value in options.items()}
+    digests = tuple(model_digest(speaker.name) for speaker in speakers)
+    return Identity("generate", " against ".join(speaker.name for speaker in speakers), digests, flags, str(today))
+
+
+def _day(settings: GenerateSettings) -> date:
+    """The day that chat templates may write: today, or with --resume the day on which the output was begun."""
+    header = read_header(settings.output) if settings.resume and settings.output else None
+    with contextlib.suppress(ValueError, TypeError):
+        return date.fromisoformat(header["begun"]) if header else date.today()
+    return date.today()
 
 
 def _questions(
@@ -229,11 +264,14 @@ def _answer_block(speakers: Sequence[Speaker], block: Sequence[Question], output
         speaker.answer([question.prompts[place] for question in block], names) for place, speaker in enumerate(speakers)
     ]
     output.write(
-        {
-            "id": question.key,
-            **_facts(own),
-            **({} if question.reference is None else {"reference": question.reference}),
-        }
-        for question, own in zip(block, zip(*answers, strict=True), strict=True)
+        (
+            {
+                "id": question.key,
+                **_facts(own),
+                **({} if question.reference is None else {"reference": question.reference}),
+            }
+            for question, own in zip(block, zip(*answers, strict=True), strict=True)
+        ),
+        block,
     )
     return answers[0]

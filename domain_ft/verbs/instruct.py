@@ -43,6 +43,7 @@ from domain_ft.verbs.runs import (
     write_model,
 )
 from domain_ft.verbs.text_runs import add_trainable, measure, summaries, train_with_curve, training_facts
+from domain_ft.wording import counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -124,13 +125,15 @@ def _say_what_is_odd(job: Job, display: ProgressDisplay) -> None:
     dropped, cut = job.dropped, int(job.train_rows.cut.sum())
     if dropped:
         display.warn(
-            f"{len(dropped):,} conversations are neither trained on nor measured, such as {dropped[0].place}: "
+            f"{counted(len(dropped), 'conversation is', 'conversations are')} neither trained on nor "
+            f"measured, such as {dropped[0].place}: "
             f"{dropped[0].reason}"
         )
     if cut:
         share = cut / len(job.train_rows)
         display.say(
-            f"note: {cut:,} conversations ({share:.0%}) are longer than --max-length {job.settings.max_length}: their "
+            f"note: {counted(cut, 'conversation is', 'conversations are')} ({share:.0%}) "
+            f"longer than --max-length {job.settings.max_length}: the "
             "end is cut"
         )
     for sentence in sentences(job.left_out.to_result()):

@@ -11,6 +11,7 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -23,6 +24,7 @@ from domain_ft.corpus.tasks.reading import iterate_inputs
 from domain_ft.corpus.tasks.rows import ExampleRows
 from domain_ft.evaluation.logits import predict_logits
 from domain_ft.evaluation.predictions import probabilities
+from domain_ft.models.identity import model_digest
 from domain_ft.models.task_facts import TaskFacts
 from domain_ft.models.task_model import TaskModel, load_task_run
 from domain_ft.settings import PredictSettings
@@ -30,7 +32,9 @@ from domain_ft.terminal_text import printable
 from domain_ft.training.loop import release_free_memory
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.machine import Machine, choose_machine
+from domain_ft.verbs.stream_state import Identity
 from domain_ft.verbs.streams import bad_records, check_streams, open_input, open_output, open_rejects, pass_over
+from domain_ft.wording import counted
 
 BATCH = 512
 """Texts that are answered at once: enough that some have about equal lengths, few enough to be no weight."""
@@ -64,8 +68,9 @@ def predict(settings: PredictSettings, stdin: BinaryIO | None = None, stdout: Te
         model = load_task_run(Path(settings.model), device=machine.device, dtype=machine.weights_dtype(facts.method))
         make = {"sequence": _classes, "token": _entities}[facts.kind]
         answer = make(model, facts, settings, machine)
+        identity = partial(_identity, settings, str(model.model.dtype), display)
         rejects = stack.enter_context(open_rejects(settings, left_out))
-        output = stack.enter_context(open_output(settings, stdout or sys.stdout, FORMS[facts.kind]))
+        output = stack.enter_context(open_output(settings, stdout or sys.stdout, FORMS[facts.kind], identity))
         texts = iterate_inputs(
             open_input(settings.input, stdin),
             _fields(facts, settings),
@@ -77,7 +82,7 @@ def predict(settings: PredictSettings, stdin: BinaryIO | None = None, stdout: Te
         pass_over(texts, output, rejects, settings)
         written = output.done
         while batch := list(itertools.islice(texts, BATCH)):
-            output.write(answer(batch))
+            output.write(answer(batch), batch)
             written += len(batch)
             display.job("predicting", written, None)
             release_free_memory()
@@ -99,9 +104,22 @@ def run(settings: PredictSettings) -> dict[str, Any]:
     result = predict(settings)
     if not settings.quiet and not settings.json:
         where = f" in {settings.output}" if settings.output else ""
-        told = [f"{result['texts']:,} texts{where}", *sentences(result)]
+        told = [f"{counted(result['texts'], 'text')}{where}", *sentences(result)]
         print(printable("\n".join(told)), file=sys.stderr)
     return result
+
+
+def _identity(settings: PredictSettings, dtype: str, display: ProgressDisplay) -> Identity:
+    """What the predictions depend on beside the input."""
+    options = {
+        "--text-field": settings.text_field,
+        "--pair-field": settings.pair_field,
+        "--id-field": settings.id_field,
+        "--encoding": settings.encoding,
+        "--calibrate": settings.calibrate,
+        "--dtype": dtype.removeprefix("torch."),
+    }
+    return Identity("predict", settings.model, (model_digest(settings.model, display.job),), options)
 
 
 def _fields(facts: TaskFacts, settings: PredictSettings) -> FieldNames:

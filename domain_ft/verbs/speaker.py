@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from domain_ft.corpus.conversations.conversation import Turn
@@ -39,8 +40,13 @@ class Speaker:
     batch_size: int
 
     @classmethod
-    def load(cls, name: str, settings: GenerateSettings, machine: Machine, display: ProgressDisplay) -> Speaker:
+    def load(
+        cls, name: str, settings: GenerateSettings, machine: Machine, display: ProgressDisplay, today: date
+    ) -> Speaker:
         """Load a model or run, and warn of what is to be known about it.
+
+        Args:
+            today: the day that a chat template writes which writes today's.
 
         Raises:
             ModelError: there is no such model, or it is no decoder.
@@ -49,7 +55,7 @@ class Speaker:
         refuse_encoder(base)
         for note in base.notes:
             display.warn(f"{name}: {note}")
-        template = None if settings.raw else ChatTemplate.of(base.tokenizer)
+        template = None if settings.raw else ChatTemplate.of(base.tokenizer, today)
         return cls(base, template, Sampling.of(settings), settings.batch_size)
 
     @property

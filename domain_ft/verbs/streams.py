@@ -4,19 +4,20 @@
 --resume. The input is read again, which is cheap, and answered after the last whole line of the output.
 
 Nothing is opened for writing, cut or removed before it is known to be ours: a new file, the output of an earlier call
-whose lines answer this input, or the list of what such a call left out.
+whose lines answer this input by the same model and options (`stream_state`), or the list of what such a call left out.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Protocol, TextIO
@@ -24,7 +25,9 @@ from typing import IO, Any, BinaryIO, Protocol, TextIO
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers.base import BadRecords, Reject
 from domain_ft.errors import SettingsError
-from domain_ft.files import refuse_folder, refuse_same, refuse_unwritable
+from domain_ft.files import refuse_folder, refuse_same, refuse_unwritable, writing
+from domain_ft.verbs.stream_state import Identity, State, digest, state_is_ours, state_path
+from domain_ft.wording import counted
 
 _LONGEST_LINE = 1 << 26  # bytes; a line of ours is far shorter, and a foreign file may be one line of gigabytes
 
@@ -35,6 +38,10 @@ class Named(Protocol):
     @property
     def key(self) -> str | int | float:
         """Its id, as it is written."""
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """The texts that its answer depends on."""
 
 
 class StreamOptions(Protocol):
@@ -59,24 +66,30 @@ class Output:
         done: whole lines of an earlier call.
     """
 
-    def __init__(self, file: TextIO, path: Path | None = None, done: int = 0, size: int = 0) -> None:
+    def __init__(
+        self, file: TextIO, path: Path | None = None, state: State | None = None, done: int = 0, size: int = 0
+    ) -> None:
         self.done = done
-        self._file, self._path, self._size = file, path, size
+        self._file, self._path, self._state, self._size = file, path, state, size
 
-    def ids(self) -> Iterator[Any]:
-        """The ids of the whole lines of an earlier call, in their order."""
-        if self._path is not None and self.done:
+    def answered(self) -> Iterator[tuple[Any, str]]:
+        """The id of each whole line of an earlier call, and the digest of what was read for it, in their order."""
+        if self._path is not None and self._state is not None and self.done:
             with self._path.open("rb") as file:
-                for _, line in zip(range(self.done), file, strict=False):
-                    yield json.loads(line)["id"]
+                for line, read in zip(itertools.islice(file, self.done), self._state.digests(), strict=False):
+                    yield json.loads(line)["id"], read
 
     def begin(self) -> None:
         """Drop a last line that was cut short: what is there has been found to be ours."""
-        if self._path is not None and self._path.stat().st_size > self._size:
-            os.truncate(self._path, self._size)
+        if self._path is not None and self._state is not None:
+            self._state.begin(self.done)
+            if self._path.stat().st_size > self._size:
+                os.truncate(self._path, self._size)
 
-    def write(self, lines: Iterable[dict[str, Any]]) -> None:
-        """Write a batch; it is with the system when this returns."""
+    def write(self, lines: Iterable[dict[str, Any]], items: Sequence[Named]) -> None:
+        """Write the lines that answer a batch of items; they are with the system when this returns."""
+        if self._state is not None:
+            self._state.add(item.read for item in items)
         for line in lines:
             self._file.write(_json_line(line))
         self._file.flush()
@@ -123,16 +136,26 @@ def check_streams(settings: StreamOptions, written: str, stdin: BinaryIO | None 
             refuse_unwritable(path, option)
             refuse_folder(path, option)
     rejects = _rejects_path(settings)
+    state = state_path(settings.output) if settings.output else None
+    for path, what in ((state, "the state of --output"), (rejects, "the list of rejects")):
+        if path is not None:
+            refuse_unwritable(path, what)
     source = (stdin or sys.stdin.buffer) if given == "-" else Path(given)
     refuse_same(
         {
             f"--input {given}": source,
             f"--output {settings.output}": settings.output,
             f"--rejects {rejects}" if settings.rejects else f"the list of rejects {rejects}": rejects,
+            f"the state of --output, {state}": state,
         }
     )
     if settings.output and not settings.resume and _is_there(settings.output):
         raise _exists(settings.output)
+    if settings.output and not state_is_ours(settings.output):
+        raise SettingsError(
+            f"{state} exists already, and is not the state of an output, which is written there",
+            fix="move it, or give another --output; nothing was changed",
+        )
     _check_rejects(settings)
 
 
@@ -156,15 +179,18 @@ def open_input(given: str, stdin: BinaryIO | None = None) -> Path | BinaryIO:
 
 
 @contextlib.contextmanager
-def open_output(settings: StreamOptions, stdout: TextIO, forms: Collection[frozenset[str]]) -> Iterator[Output]:
+def open_output(
+    settings: StreamOptions, stdout: TextIO, forms: Collection[frozenset[str]], identity: Callable[[], Identity]
+) -> Iterator[Output]:
     """Standard output, a new file, or with --resume that of an earlier call, whose last line may be cut.
 
     Args:
         forms: the keys that a line of ours may have.
+        identity: what the answers depend on; it is asked for where a file is written, since it reads the model's files.
 
     Raises:
-        SettingsError: the file is there and is not to be gone on with, holds something else, or another call is
-            writing it.
+        SettingsError: the file is there and is not to be gone on with, holds something else, was begun with another
+            model or other options, or another call is writing it; or it cannot be made.
     """
     path = settings.output
     if path is None:
@@ -175,20 +201,28 @@ def open_output(settings: StreamOptions, stdout: TextIO, forms: Collection[froze
         raise _exists(path)
     if there and not path.is_file():
         raise SettingsError(f"--resume: --output {path} is no file with lines", fix="give another --output")
-    path.parent.mkdir(parents=True, exist_ok=True)
     # To append changes nothing that is there, and a new file is made by one call alone.
     with contextlib.ExitStack() as stack:
         try:
-            file = stack.enter_context(path.open("a" if there else "x", encoding="utf-8"))
+            with writing(path, "--output"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context(path.open("a" if there else "x", encoding="utf-8"))
         except FileExistsError as error:
             raise _exists(path) from error
-        _hold(file, path)
-        done, size = _whole_lines(path, forms)
+        state = None
         try:
-            yield Output(file, path, done, size)
+            _hold(file, path)
+            done, size = _whole_lines(path, forms)
+            state = State(path, identity())
+            stack.callback(state.close)
+            if done:
+                state.check()
+            yield Output(file, path, state, done, size)
         except BaseException:
             if not there and path.stat().st_size == 0:  # the next call need not be told to go on with nothing
                 path.unlink()
+                if state:
+                    state.remove()
             raise
 
 
@@ -244,14 +278,28 @@ def pass_over(items: Iterator[Named], output: Output, rejects: Rejects | None, s
     Raises:
         SettingsError: the input has something else in a place; nothing was changed.
     """
-    for number, answered in enumerate(output.ids(), 1):
+    other = "give the input that the output was begun with, or another --output; nothing was changed"
+    compared = 0
+    for number, (key, read) in enumerate(output.answered(), 1):
         item = next(items, None)
-        if item is None or item.key != answered:
+        if item is None or item.key != key:
             raise SettingsError(
-                f"--resume: line {number:,} of {settings.output} answers '{answered}', which is not what --input "
-                f"has there",
-                fix="give the input that the output was begun with, or another --output",
+                f"--resume: line {number:,} of {settings.output} answers '{key}', which is not what --input has there",
+                fix=other,
             )
+        if digest(item.read) != read:
+            raise SettingsError(
+                f"--resume: line {number:,} of {settings.output} answers '{key}', whose text in --input is not the one "
+                f"that was answered",
+                fix=other,
+            )
+        compared = number
+    if compared < output.done:
+        raise SettingsError(
+            f"--resume: {state_path(settings.output) if settings.output else ''} is cut: it has {compared:,} of the "
+            f"{counted(output.done, 'text')} that were answered",
+            fix="put that file back, or give another --output; nothing was changed",
+        )
     output.begin()
     if rejects:
         rejects.begin()
@@ -302,8 +350,9 @@ class Rejects:
 
     def _opened(self) -> TextIO:
         if self._file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("w", encoding="utf-8")
+            with writing(self.path, "--rejects"):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self.path.open("w", encoding="utf-8")
         return self._file
 
 

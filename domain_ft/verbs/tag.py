@@ -61,6 +61,7 @@ from domain_ft.verbs.task_runs import (
     write_findings,
 )
 from domain_ft.verbs.tasks import TaskJob, Trial, restore, run_trial, set_up_trials
+from domain_ft.wording import counted
 
 
 @dataclass(frozen=True)
@@ -242,7 +243,8 @@ def _say_what_is_odd(
     inexact = sum(own.inexact for own in rows.values())
     if inexact:
         display.say(
-            f"note: {inexact:,} entities begin or end within a token of this model, and cannot be found exactly"
+            f"note: {counted(inexact, 'entity begins or ends', 'entities begin or end')} within "
+            "a token of this model, and cannot be found exactly"
         )
     warn_of_leaks(leaks, settings, display)
 

@@ -11,9 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from domain_ft.corpus.corpus import open_corpus
-from domain_ft.corpus.readers.base import Seen, field_names, join_names, shown
+from domain_ft.corpus.readers.base import Seen, field_names, join_names, usual_name
 from domain_ft.corpus.readers.choosing import Holds, what_fields_hold
+from domain_ft.corpus.readers.dates import is_date
 from domain_ft.errors import CorpusError, RecordError
+from domain_ft.quoting import shown
 
 TEXT = "The licensee shall not sublicense the work, nor remove any notice."
 
@@ -38,6 +40,18 @@ def texts(path: Path, text_field: str | None = None, seen: Seen | None = None) -
         "17",
         "a/b.txt",
         "10.1000/x",
+        "12 March 2020 at 10:05",
+        "March 12, 2020",
+        "Thursday, 12th of March 2020",
+        "Mon, 12 Mar 2020 10:00:05 GMT",
+        "12. März 2020",
+        "le 12 mars 2020 à 10h05",
+        "12 de marzo de 2020",
+        "2020年3月12日 10時05分",
+        "令和2年3月12日(木)",
+        "2020년 3월 12일 오전 10시",
+        "3 days ago",
+        "€ 1,200.00",
     ],
 )
 def test_what_identifies_is_not_the_text(tmp_path: Path, name: str) -> None:
@@ -109,4 +123,56 @@ def test_no_message_shows_a_private_text_whole(tmp_path: Path) -> None:
         with pytest.raises(CorpusError) as caught:
             texts(path, "text")
         assert private[:62] not in str(caught.value)
-    assert len(shown(private)) <= 61
+    assert len(shown(private)) <= 41
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "On 12 March 2020 the court sat.",
+        "12 monkeys",
+        "2020 was a bad year",
+        "第3章 契約の解除",
+        "March",
+        "",
+        "Section 12(a)",
+    ],
+)
+def test_a_text_with_a_number_is_no_date(value: str) -> None:
+    assert not is_date(value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("paragraphs", [{"text": TEXT}, {"text": "More."}]),
+        ("sections", [{"heading": "One", "content": [TEXT, TEXT]}]),
+        ("sections", {"intro": TEXT, "end": "More."}),
+        ("body", {"text": TEXT}),
+        ("pages", [[TEXT, TEXT], [TEXT]]),
+        ("paragraphs", [{"context": TEXT, "qas": [{"question": "Who?"}]}]),
+    ],
+)
+@pytest.mark.parametrize("title", [{}, {"title": "Report of the court, part one"}])
+def test_a_title_is_not_the_text_where_paragraphs_are(
+    tmp_path: Path, field: str, value: Any, title: dict[str, str]
+) -> None:
+    path = jsonl(tmp_path, *[{"id": f"c{number}", **title, field: value} for number in range(3)])
+    with pytest.raises(CorpusError, match="it is not clear which field holds the text") as caught:
+        texts(path)
+    assert f"most of the text is inside the objects or lists of {field}, which are not read" in str(caught.value)
+    if title:
+        assert texts(path, "title") == [title["title"]] * 3
+
+
+def test_little_text_within_other_fields_does_not_matter(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, {"story": f"{TEXT} {TEXT}", "meta": {"note": "It is a note of few words."}})
+    assert texts(path) == [f"{TEXT} {TEXT}"]
+    path = jsonl(tmp_path, {"text": "Short.", "meta": [{"note": TEXT}]})
+    assert texts(path) == ["Short."]
+
+
+def test_usual_names_are_known_in_any_case(tmp_path: Path) -> None:
+    assert texts(jsonl(tmp_path, {"Text": TEXT, "Other": TEXT})) == [TEXT]
+    assert usual_name(["TEXT", "text"], ("text",)) == "text"
+    assert usual_name(["a"], ("text",)) is None

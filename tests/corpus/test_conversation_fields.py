@@ -126,7 +126,23 @@ def test_history_beside_messages_is_refused() -> None:
 # --- Marks of what is learned -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mark", [{"train": False}, {"loss": False}, {"training": False}, {"weight": 0}, {"loss": 0}])
+NOT_LEARNED: list[dict[str, Any]] = [
+    {"train": False},
+    {"loss": False},
+    {"training": False},
+    {"weight": 0},
+    {"loss": 0},
+    {"learn": False},
+    {"trainable": "false"},
+    {"train_on_turn": 0},
+    {"loss_weight": 0},
+    {"mask": True},
+    {"masked": 1},
+    {"ignore": True},
+]
+
+
+@pytest.mark.parametrize("mark", NOT_LEARNED)
 @pytest.mark.parametrize("names", [("messages", "role", "content"), ("conversations", "from", "value")])
 def test_marked_turns_are_not_learned(mark: dict[str, Any], names: tuple[str, str, str]) -> None:
     field, role, said = names
@@ -136,16 +152,42 @@ def test_marked_turns_are_not_learned(mark: dict[str, Any], names: tuple[str, st
                 {role: "user", said: "Why?"},
                 {role: "assistant", said: "BAD", **mark},
                 {role: "user", said: "Well?"},
-                {role: "assistant", said: "Because.", **{name: True for name in mark if name != "weight"}},
+                {role: "assistant", said: "Because.", **{name: _opposite(value) for name, value in mark.items()}},
             ]
         }
     )
     assert [turn.trained for turn in told] == [False, False, False, True]
 
 
+def _opposite(value: Any) -> Any:
+    return {True: False, False: True, "false": "true"}[value] if not isinstance(value, int) else type(value)(not value)
+
+
+@pytest.mark.parametrize("mark", [{"rating": "thumbs_down"}, {"accepted": False}, {"status": "Rejected"}])
+def test_a_turn_that_somebody_rejected_is_not_learned(mark: dict[str, Any]) -> None:
+    bad = {**CHAT["messages"][1], **mark}
+    told = turns({"messages": [CHAT["messages"][0], bad, *CHAT["messages"]]})
+    assert [turn.trained for turn in told] == [False, False, False, True]
+    alone = parsed({"messages": [CHAT["messages"][0], bad]})
+    assert alone.faults == ()
+    assert alone.left_out is not None
+    assert alone.left_out.field == "messages"
+    assert parsed({"messages": [CHAT["messages"][0], bad]}, compared=True).conversation is not None
+
+
+def test_an_annotators_answer_beside_another_answer_is_a_verdict() -> None:
+    record = {"text": "Why?", "said": "Because.", "answer": "reject"}
+    assert parsed(record, prompt_field="text", answer_field="said").left_out is not None
+    assert parsed({**QA, "answer": "reject"}).conversation is not None
+
+
 @pytest.mark.parametrize(
     ("mark", "field"),
     [
+        ({"mask": 0}, "messages[1].mask"),
+        ({"mask": 1}, "messages[1].mask"),
+        ({"masked": "partly"}, "messages[1].masked"),
+        ({"ignore": True, "train": True}, "messages[1]"),
         ({"train": "no"}, "messages[1].train"),
         ({"loss": 0.5}, "messages[1].loss"),
         ({"weight": 0.5}, "messages[1].weight"),
@@ -170,6 +212,24 @@ def test_parts_of_a_turn_cannot_be_left_out() -> None:
         ({**QA, "weight": "0"}, "weight"),
         ({**QA, "train": False}, "train"),
         ({**QA, "loss": False}, "loss"),
+        ({**QA, "ignore": True}, "ignore"),
+        ({**CHAT, "masked": "true"}, "masked"),
+        ({**CHAT, "status": "rejected"}, "status"),
+        ({**QA, "review_status": " Discarded "}, "review_status"),
+        ({**QA, "is_correct": False}, "is_correct"),
+        ({**QA, "is_correct": 0}, "is_correct"),
+        ({**CHAT, "accepted": "False"}, "accepted"),
+        ({**QA, "desirable": False}, "desirable"),
+        ({**QA, "thumbs_down": True}, "thumbs_down"),
+        ({**QA, "rejected": True}, "rejected"),
+        ({**QA, "was_cancelled": True}, "was_cancelled"),
+        ({**CHAT, "deleted": True}, "deleted"),
+        ({**CHAT, "review_result": False}, "review_result"),
+        ({**CHAT, "rating": "down"}, "rating"),
+        ({**CHAT, "feedback": "\U0001f44e\U0001f3fd"}, "feedback"),
+        ({"prompt": "Why?", "completion": "BAD", "label": "bad"}, "label"),
+        ({"prompt": "Why?", "completion": "BAD", "label": "Rejected"}, "label"),
+        ({**CHAT, "kto_tag": "undesirable"}, "kto_tag"),
         ({"prompt": "Why?", "completion": "BAD", "label": False}, "label"),
         ({"prompt": "Why?", "completion": "BAD", "label": "false"}, "label"),
         ({"prompt": "Why?", "completion": "BAD", "label": 0}, "label"),
@@ -191,11 +251,55 @@ def test_marked_records_are_left_out_and_are_no_fault(record: dict[str, Any], fi
         {**CHAT, "weight": 1},
         {**QA, "weight": "1.0"},
         {**QA, "weight": ""},
+        {**QA, "ignore": False},
+        {**CHAT, "status": "accepted"},
+        {**QA, "is_correct": True, "rating": "up", "deleted": False},
+        {**CHAT, "mask": "User"},
         {"prompt": "Why?", "completion": "Because.", "label": True},
     ],
 )
 def test_records_that_are_marked_to_be_learned_are(record: dict[str, Any]) -> None:
     assert turns(record) == (ASKED, ANSWER)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("status", "pending"),
+        ("rating", 1),
+        ("rating", "1"),
+        ("feedback", "The answer is bad."),
+        ("score", -1),
+        ("correct", 0),
+        ("valid", "unknown"),
+        ("label", "bad smell"),
+        ("ignore", "nothing"),
+        ("loss", [0.5, 0.25]),
+    ],
+)
+def test_what_may_be_no_verdict_is_listed(name: str, value: Any) -> None:
+    found = parsed({**QA, name: value})
+    assert found.conversation is not None
+    assert found.unread == (name,)
+
+
+@pytest.mark.parametrize("name", ["label", "status", "decision"])
+def test_an_answer_is_no_verdict(name: str) -> None:
+    same = parsed({"prompt": "Is the loan accepted?", "completion": "rejected", name: "rejected"})
+    assert same.conversation is not None
+    assert same.unread == (name,)
+    named = parsed({"text": "Is the loan accepted?", name: "false"}, prompt_field="text", answer_field=name)
+    assert named.conversation is not None
+    assert named.conversation.turns[1].content == "false"
+
+
+@pytest.mark.parametrize("name", ["loss_mask", "mask", "train_on_turn"])
+def test_marks_of_turns_beside_the_turns_are_refused(name: str) -> None:
+    assert faults({**CHAT, name: [0, 1]}) == [("unsupported-field", name)]
+
+
+def test_a_record_whose_assistant_is_masked_is_refused() -> None:
+    assert faults({**CHAT, "mask": "Assistant"}) == [("unsupported-field", "mask")]
 
 
 def test_a_class_or_a_measurement_is_no_mark() -> None:
@@ -289,6 +393,32 @@ def test_reasoning_in_the_content_stays_text() -> None:
     assert turns(record)[1].content == "<think>Hm.</think>Because."
 
 
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+@pytest.mark.parametrize(
+    "record", [CHAT, {"prompt": CHAT["messages"][:1], "completion": CHAT["messages"][1:]}, {"prompt": "Why?", **CHAT}]
+)
+def test_reasoning_beside_the_messages_is_that_of_the_only_answer(name: str, record: dict[str, Any]) -> None:
+    assert turns({**record, name: "Hm."})[1] == Turn("assistant", "Because.", trained=True, reasoning="Hm.")
+
+
+def test_reasoning_beside_several_answers_is_refused_unless_one_says_it() -> None:
+    twice = {"messages": [*CHAT["messages"], *CHAT["messages"]]}
+    assert faults({**twice, "reasoning": "Hm."}) == [("unsupported-field", "reasoning")]
+    assert len(turns({**twice, "reasoning": "Because."})) == 4
+
+
+@pytest.mark.parametrize("value", ["on", "off", "high", True])
+def test_how_a_model_was_asked_to_think_is_no_thought(value: Any) -> None:
+    assert parsed({**CHAT, "reasoning": value}).unread == ("reasoning",)
+    assert turns({**QA, "thinking": value}) == (ASKED, ANSWER)
+
+
+def test_thoughts_in_a_turn_of_their_own_are_refused() -> None:
+    thought = {"role": "assistant", "channel": "analysis", "content": "Hm."}
+    record = {"messages": [CHAT["messages"][0], thought, CHAT["messages"][1]]}
+    assert faults(record) == [("unsupported-field", "messages[1].channel")]
+
+
 def test_two_reasonings_that_differ_are_refused() -> None:
     assert faults({**QA, "reasoning": "a", "thinking": "b"}) == [("unsupported-field", None)]
     assert turns({**QA, "reasoning": "a", "thinking": "a"})[1].reasoning == "a"
@@ -301,6 +431,18 @@ def test_two_reasonings_that_differ_are_refused() -> None:
     ("fields", "expected"),
     [
         ({**QA, "context": "It rained."}, "It rained.\n\nWhy?"),
+        ({**QA, "passages": ["It rained.", "We stayed."]}, "It rained.\n\nWe stayed.\n\nWhy?"),
+        ({**QA, "document": "It rained."}, "It rained.\n\nWhy?"),
+        ({**QA, "documents": [{"title": "Rain", "text": "It rained.", "id": 3}]}, "Rain\nIt rained.\n\nWhy?"),
+        ({**QA, "passages": {"passage_text": ["It rained."], "url": ["a.org/b"]}}, "It rained.\n\nWhy?"),
+        ({**QA, "background": "It rained."}, "It rained.\n\nWhy?"),
+        ({**QA, "evidence": "It rained."}, "It rained.\n\nWhy?"),
+        ({**QA, "reference_text": "It rained."}, "It rained.\n\nWhy?"),
+        ({**QA, "passage": "It rained.", "document": "It rained."}, "It rained.\n\nWhy?"),
+        ({"question": "It rained.\nWhy?", "answer": "So.", "passage": "It rained."}, "It rained.\nWhy?"),
+        ({"instruction": "Why?", "output": "So.", "document": "It rained."}, "Why?\n\nIt rained."),
+        ({"prompt": "Why?", "input": "the rain", "completion": "So."}, "Why?\n\nthe rain"),
+        ({**QA, "prompt": "Why?"}, "Why?"),
         ({**QA, "context": ["It rained.", "We stayed."]}, "It rained.\n\nWe stayed.\n\nWhy?"),
         ({**QA, "context": {"contexts": ["It rained."], "labels": ["A"]}}, "It rained.\n\nWhy?"),
         ({**QA, "input": "the rain"}, "Why?\n\nthe rain"),
@@ -331,6 +473,11 @@ def test_context_and_options_are_asked_too(fields: dict[str, Any], expected: str
         ({**QA, "opa": "yes", "opb": "no"}, "opa"),
         ({**QA, "A": "yes", "B": "no"}, "A"),
         ({**QA, "instruction": "Answer in rhymes."}, "instruction"),
+        ({"instruction": "Answer.", "question": "Why?", "output": "So."}, "question"),
+        ({"prompt": "Answer in rhymes.", "input": "Why?", "output": "So."}, "prompt"),
+        ({**QA, "documents": [{"pages": 3}]}, "documents"),
+        ({**CHAT, "documents": [{"text": "It rained."}]}, "documents"),
+        ({**CHAT, "evidence": "It rained."}, "evidence"),
         ({**CHAT, "context": "It rained."}, "context"),
         ({**CHAT, "options": ["yes", "no"]}, "options"),
         ({**CHAT, "functions": [{"name": "f"}]}, "functions"),
@@ -351,6 +498,44 @@ def test_named_fields_are_the_only_ones_that_are_read() -> None:
 
 def test_context_that_a_message_says_already_is_read() -> None:
     assert turns({**CHAT, "context": "Why?"}) == (ASKED, ANSWER)
+    assert turns({**CHAT, "documents": [{"text": "Because.", "id": "a-1"}]}) == (ASKED, ANSWER)
+    assert turns({**CHAT, "prompt": "Why?"}) == (ASKED, ANSWER)
+
+
+@pytest.mark.parametrize("value", ["doc-17", "https://example.org/a", ["d-1", "d-2"], [1, 2], 4, "notes/a.txt"])
+@pytest.mark.parametrize("record", [QA, CHAT, {"instruction": "Why?", "output": "Because."}])
+def test_a_name_of_a_document_is_no_context(record: dict[str, Any], value: Any) -> None:
+    found = parsed({**record, "document": value})
+    assert found.conversation is not None
+    assert found.conversation.turns == (ASKED, ANSWER)
+    assert found.unread == ("document",)
+
+
+def test_a_prompt_as_a_template_made_it_is_listed() -> None:
+    assert parsed({**QA, "prompt": "You are kind. Why?"}).unread == ("prompt",)
+
+
+def test_tools_beside_a_question_are_read() -> None:
+    tools = [{"name": "f", "parameters": {}}]
+    for record in ({**QA, "tools": tools}, {**QA, "tools": json.dumps(tools)}):
+        found = parsed(record).conversation
+        assert found is not None
+        assert found.tools == tuple(tools)
+    assert parsed({**QA, "tools": "a hammer"}).unread == ("tools",)
+
+
+def test_a_single_call_under_another_name_is_refused() -> None:
+    record = {"messages": [CHAT["messages"][0], {**CHAT["messages"][1], "tool_call": {"name": "f"}}]}
+    assert faults(record) == [("bad-tool-call", "messages[1].tool_call")]
+
+
+def test_parts_of_text_are_text_under_all_names_of_openai() -> None:
+    parts = ("input_text", "Why?"), ("output_text", "Because.")
+    messages = [
+        {**message, "content": [{"type": kind, "text": text}]}
+        for message, (kind, text) in zip(CHAT["messages"], parts, strict=True)
+    ]
+    assert turns({"messages": messages}) == (ASKED, ANSWER)
 
 
 def test_system_texts_beside_the_messages_are_heard() -> None:
@@ -376,6 +561,24 @@ def test_system_texts_beside_the_messages_are_heard() -> None:
         {"conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A dog."}]},
         {**QA, "question": "What is this? <image>"},
         {"messages": [{"role": "user", "content": "Hm?", "images": ["a.jpg"]}, CHAT["messages"][1]]},
+        {**QA, "image_path": "scans/17"},
+        {**QA, "image_url": "https://example.org/17"},
+        {**QA, "image": "iVBORw0KGgo" * 30},
+        {**QA, "pixel_values": [[0.5]]},
+        {**QA, "audio": {"array": [0.5], "sampling_rate": 16000}},
+        {**CHAT, "files": ["a.pdf"]},
+        {**CHAT, "attachments": [{"name": "a.pdf"}]},
+        {"messages": [{"role": "user", "content": "Hm?", "attachments": ["a.pdf"]}, CHAT["messages"][1]]},
+        {**QA, "question": "Look at this <image> and say what it is."},
+        {**QA, "question": "See <image 1> and <image 2>: which one?"},
+        {**QA, "answer": "It is like <image> here."},
+        {**QA, "question": "What is <|image_1|> about?"},
+        {**QA, "question": "a <|vision_start|><|image_pad|><|vision_end|> b"},
+        {**QA, "answer": "Here it is: <|image|>"},
+        {**QA, "question": "What does [IMG] show?"},
+        {**QA, "question": "Picture 1: <img>a.jpg</img> What is it?"},
+        {**QA, "question": "What is on the left of <img> here?", "image_id": 7},
+        {**QA, "question": "See [image]: what is it?", "image_id": 7},
     ],
 )
 def test_pictures_are_refused_by_name(fields: dict[str, Any]) -> None:
@@ -390,10 +593,78 @@ def test_pictures_are_refused_by_name(fields: dict[str, Any]) -> None:
         {**CHAT, "images": None},
         {**QA, "question": "What does <image> mean in this file?"},
         {**QA, "question": "Read:\n<image>\n<url>a</url>\n</image>"},
+        {**QA, "question": "How do I show a picture?", "answer": "Write <img src='a.png'>, or <video> for a film."},
+        {**QA, "question": "What is <img>?", "answer": "The <img> tag shows a picture; <audio> plays a sound."},
+        {**QA, "answer": "It is written `<|image|>`."},
+        {**QA, "answer": "```\n<image>\n```"},
+        {**QA, "answer": "The model reads '<image>' as a picture."},
+        {**QA, "answer": "[IMG]http://example.org/a.png[/IMG]"},
+        {**QA, "image": "a dog in the rain"},
+        {**QA, "image_id": 7},
+        {**QA, "file": "a.txt"},
     ],
 )
 def test_what_is_no_picture_is_not_refused(fields: dict[str, Any]) -> None:
     assert faults(fields) == []
+
+
+# --- Text that a template rendered ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n", "completion": "Because."},
+        {"prompt": "[INST] Why? [/INST]", "completion": "Because."},
+        {"prompt": "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\nWhy? [/INST]", "completion": "Because."},
+        {"instruction": "<|start_header_id|>user<|end_header_id|>\nWhy?", "output": "Because."},
+        {**QA, "question": "<start_of_turn>user\nWhy?"},
+        {**QA, "question": "<|user|>\nWhy?\n<|assistant|>"},
+        {**QA, "answer": "<|start|>assistant<|channel|>final<|message|>Because."},
+    ],
+)
+def test_text_that_a_template_rendered_is_refused(fields: dict[str, Any]) -> None:
+    assert {kind for kind, _ in faults(fields)} == {"rendered-text"}
+    assert parsed(fields, compared=True).conversation is not None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": "### Instruction:\nWhy?\n\n### Response:\n", "completion": "Because."},
+        {**QA, "answer": "Because.</s>"},
+        {**QA, "answer": "Because.<|endoftext|>"},
+        {**QA, "question": "Human: Why?\n\nAssistant:"},
+    ],
+)
+def test_what_may_be_a_template_is_a_warning(fields: dict[str, Any]) -> None:
+    found = parsed(fields)
+    assert found.conversation is not None
+    assert [fault.kind for fault in found.faults] == ["rendered-text"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "ChatML begins a turn with `<|im_start|>user`.",
+        "```\n<|im_start|>user\n```",
+        "The token <|im_start|> begins a turn.",
+        "## Response times",
+        "Human: to err",
+        "Llama writes [INST] before a question.",
+    ],
+)
+def test_text_that_speaks_of_templates_is_text(answer: str) -> None:
+    assert turns({**QA, "answer": answer})[1].content == answer
+
+
+def test_whole_conversations_in_one_text_are_refused_by_instruct_and_named_by_data_check(tmp_path: Path) -> None:
+    text = "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nBecause.<|im_end|>"
+    path = write(tmp_path / "a.jsonl", [{"text": text}] * 3)
+    with pytest.raises(CorpusError, match=r"(?s)'text'.*rendered.*<\|im_start\|>user.*messages"):
+        opened(path)
+    found = [one for one in checked(path).findings if one.kind == "rendered-text"]
+    assert [(one.line, one.field, one.error) for one in found] == [(n, "text", False) for n in (1, 2, 3)]
 
 
 # --- Unread fields ----------------------------------------------------------------------------------------------------
@@ -473,6 +744,13 @@ def test_data_check_finds_what_instruct_refuses_leaves_out_and_does_not_read(tmp
     kinds = {(one.line, one.kind, one.error) for one in found.findings}
     assert {(2, "not-learned", False), (3, "unsupported-media", True), (4, "unsupported-field", True)} <= kinds
     assert found.statistics["unread_fields"]["source"] == 9  # of a record that is left out nothing is read
+
+
+def test_data_check_takes_the_documents_of_a_question_for_its_context(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{**QA, "documents": [{"text": "It rained."}]}])
+    file = CheckedFile.open(str(path), "auto", Fields())
+    assert (file.kind, file.format) == ("conversations", "qa")
+    assert [one.kind for one in checked(path).findings if one.error] == []
 
 
 def test_data_check_looks_into_context_and_history_for_private_data(tmp_path: Path) -> None:

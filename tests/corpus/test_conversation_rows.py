@@ -248,7 +248,7 @@ def test_a_conversation_that_is_cut_to_nothing_is_reported_and_no_row() -> None:
     (dropped,) = rows.dropped
     assert (dropped.id, dropped.place) == ("long", "chats.jsonl, line 7")
     assert "max-length is 100" in dropped.reason
-    with pytest.raises(CorpusError, match="none of the 1 conversations"):
+    with pytest.raises(CorpusError, match="nothing can be learned from 1 conversation"):
         rows_of([long], max_length=100)
     with pytest.raises(SettingsError, match="leaves no room"):
         rows_of([long], max_length=4)
@@ -266,7 +266,7 @@ def test_what_the_template_cannot_say_is_an_error_or_left_out() -> None:
     assert [reject.line for reject in told] == [7]
     assert rows.dropped == ()  # it is told of once
     assert rows.documents.tolist() == [1]
-    with pytest.raises(CorpusError, match=r"none of the 1 conversations.*special token"):
+    with pytest.raises(CorpusError, match=r"nothing can be learned from 1 conversation.*special token"):
         encode_conversations([bad], tokenizer, ChatTemplate.of(tokenizer), max_length=64, rejects=told.append)
 
 

@@ -158,7 +158,7 @@ def test_probabilities_are_refused(tmp_path: Path) -> None:
 # --- separators ---
 
 
-@pytest.mark.parametrize("separator", ["|", ";", "#", ",", "+"])
+@pytest.mark.parametrize("separator", ["|", ";", "#", ",", "+", "/"])
 def test_joined_names_are_asked_for(tmp_path: Path, separator: str) -> None:
     meant = [("civil", "penal"), ("penal", "tax"), ("civil", "tax"), ("tax",)] * 10
     path = write(tmp_path / "x.csv", [separator.join(one) for one in meant])
@@ -177,10 +177,79 @@ def test_names_that_happen_to_hold_a_separator_are_names(tmp_path: Path) -> None
     assert set(opened(write(tmp_path / "x.csv", names * 8)).labels.names) == set(names)
 
 
+@pytest.mark.parametrize("separator", ["|", ";", "#", ",", "+", "/", "&", " and ", " ", "-", "_", ":", "\n", "\t"])
+def test_one_label_that_is_made_of_others_is_asked_for(tmp_path: Path, separator: str) -> None:
+    labels = ["civil", "penal", "tax"] * 10
+    labels[7] = f"civil{separator}tax"
+    path = write(tmp_path / "x.csv", labels)
+    with pytest.raises(CorpusError, match="each of which is a label of other records") as raised:
+        opened(path)
+    written = {"\n": r"\n", "\t": r"\t"}.get(separator, separator)
+    assert f"--label-separator '{written}'" in str(raised.value)
+    assert [kind for kind, _ in findings(path)] == ["joined-labels"]
+    data = opened(path, label_separator=written)
+    assert data.labels.names == ("civil", "penal", "tax")
+    assert [labels for labels in labels_of(data) if len(labels) > 1] == [("civil", "tax")]
+    assert len(opened(path, label_kind="names").labels) == 4
+
+
+def test_a_joined_label_of_the_test_examples_is_asked_for(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.csv", ["civil", "penal"] * 20)
+    test = write(tmp_path / "test.csv", ["civil", "civil/penal"])
+    with pytest.raises(CorpusError, match=r"with '/' between[^$]*test.csv, line 3"):
+        opened(train, test=str(test))
+
+
+def test_the_levels_of_a_tree_are_one_name(tmp_path: Path) -> None:
+    names = ["law/civil", "law/penal", "health/skin", "health/heart"]
+    assert set(opened(write(tmp_path / "x.csv", names * 8)).labels.names) == set(names)
+
+
+def test_a_list_as_text_among_names_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", ["a", "b", "a", "b", "['a', 'b']"] * 6)
+    with pytest.raises(CorpusError, match="some are lists of these written as text"):
+        opened(path)
+    assert findings(path) == [("lists-as-text", 6)]
+
+
+def test_numbers_with_a_decimal_comma_are_scores(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", ["1,5", "2,0", "3,5"] * 10)
+    with pytest.raises(CorpusError, match=r"scores: 3 different numbers from 1.5 to 3.5[^$]*--label-separator ','"):
+        opened(path)
+
+
+def test_entities_are_no_labels(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", [[{"start": 0, "end": 4, "label": "A"}], []] * 10)
+    with pytest.raises(CorpusError, match=r"the field lists entities[^$]*`domain-ft tag`"):
+        opened(path)
+
+
 # --- no label ---
 
 
-@pytest.mark.parametrize("missing", ["-", "", " ", "nan", "NaN", "NA", "N/A", "null", None, float("nan")])
+@pytest.mark.parametrize("name", ["None", "none", "unknown", "-1", ".", "Missing"])
+def test_names_that_may_stand_for_no_label_are_said(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "x.csv", [name if number % 7 == 0 else "ab"[number % 2] for number in range(40)])
+    data = opened(path)
+    assert name in data.labels.names
+    assert any(f"'{name}' is read as the name of a class (6 records)" in note for note in data.notes)
+    file, rejections = CheckedFile.open(str(path), "auto", Fields()), Rejections()
+    result = Checker().check(file.items(rejections.bad), rejections)
+    assert any(f"'{name}'" in finding.message for finding in result.warnings)
+    assert not any("is read as the name" in note for note in opened(path, label_kind="names").notes)
+
+
+@pytest.mark.parametrize("spelled", [["a"], '["a"]'])
+def test_lists_of_one_label_are_said_to_be_lists(tmp_path: Path, spelled: Any) -> None:
+    other = ["b"] if isinstance(spelled, list) else '["b"]'
+    data = opened(write(tmp_path / "x.jsonl", [spelled, other] * 10))
+    assert data.labels.several
+    assert any("Each record has a list of one label" in note for note in data.notes)
+    several = opened(write(tmp_path / "y.jsonl", [["a"], ["b"], ["a", "b"]] * 10))
+    assert not any("list of one label" in note for note in several.notes)
+
+
+@pytest.mark.parametrize("missing", ["-", "", " ", "nan", "NaN", "NA", "#N/A", "null", r"\N", None, float("nan")])
 def test_what_says_that_there_is_no_label_is_left_out_and_listed(tmp_path: Path, missing: Any) -> None:
     path = write(tmp_path / "x.jsonl", ["a", "b", missing] * 10)
     with pytest.raises(RecordError, match=r"no label[^$]*line 3"):

@@ -30,6 +30,7 @@ from domain_ft.corpus.readers.licences import read_licences
 from domain_ft.corpus.readers.obo import read_obo
 from domain_ft.corpus.readers.records import read_csv
 from domain_ft.errors import CorpusError, RecordError
+from domain_ft.json_files import MARKING, find_doubled, loads
 
 TEXTS = ["First text, with a comma.", 'Second "quoted"\ntext\n\non lines.', "第三の文。", ""]
 
@@ -213,6 +214,16 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
     "field null": ("a.jsonl", b'{"text": "a"}\n{"text": null}\n', ["holds null, not text"]),
     "csv with an open quotation": ("a.csv", b'text\n"good"\n"open\nnever shut\n', ["broken .csv record", "line 3"]),
     "csv with a field too many": ("a.csv", b"n,text\n1,good\n2,b,c\n", ["3 fields, where the header has 2", "line 3"]),
+    "field twice": (
+        "a.jsonl",
+        b'{"text": "a"}\n{"text": "b", "n": {"text": 1}, "te\\u0078t": "c"}\n',
+        ["the field 'text' is given twice", 'line 2, field "text"'],
+    ),
+    "field twice within": ("a.jsonl", b'{"text": "a", "meta": [{"k": 1, "k": 1}]}\n', ["'k' is given twice", "line 1"]),
+    "field twice in a list": ("a.json", b'[{"text": "a"}, {"text": "b", "text": "c"}]', ["given twice", "line 2"]),
+    "field twice in a line": ("a.jsonl", b'[{"text": "a"}, {"text": "b", "text": "c"}]\n', ["given twice", "line 2"]),
+    "field twice over lines": ("a.jsonl", b'{\n"text": "b",\n"text": "c"\n}\n', ["given twice", "line 1"]),
+    "id twice": ("a.json", b'{"x": {"text": "a"}, "x": {"text": "b"}}', ["the id 'x' is given to two records"]),
     "cut gzip": ("a.txt.gz", gzip.compress(b"text" * 1000)[:-20], ["gzip data is damaged"]),
     "cut zstandard": ("a.txt.zst", pa.compress(b"text" * 1000, codec="zstd", asbytes=True)[:-5], ["Truncated"]),
     "cut xz": ("a.txt.xz", lzma.compress(b"text" * 1000)[:-20], ["xz data is damaged"]),
@@ -235,6 +246,29 @@ def test_a_bad_record_is_left_out_and_listed_where_told(tmp_path: Path, case: st
     assert len(left_out) == 1
     assert left_out[0].file == name
     assert parts[0] in left_out[0].reason or parts[0] in ("missing",)
+
+
+def test_records_around_one_with_a_field_twice_are_read(tmp_path: Path) -> None:
+    twice = '{"text": "b", "text": "c"}'
+    for name, content in (
+        ("a.jsonl", f'{{"text": "a"}}\n{twice}\n{{"text": "d"}}\n'),
+        ("b.json", f'[{{"text": "a"}}, {twice}, {{"text": "d"}}]'),
+        ("c.jsonl", f'[{{"text": "a"}}, {twice}, {{"text": "d"}}]'),
+    ):
+        found, left_out = rejects(put(tmp_path, name, content))
+        assert found == ["a", "d"]
+        assert [(reject.line, reject.field) for reject in left_out] == [(2, "text")]
+
+
+@given(
+    st.recursive(
+        st.none() | st.text() | st.floats(allow_nan=False), lambda one: st.lists(one) | st.dictionaries(st.text(), one)
+    )
+)
+def test_json_without_repeated_keys_is_read_as_python_reads_it(value: object) -> None:
+    for text in (json.dumps(value), json.dumps(value, ensure_ascii=False, indent=1)):
+        assert loads(text) == json.loads(text)
+        assert find_doubled(MARKING.decode(text)) is None
 
 
 def test_skipping_keeps_every_sound_record(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_json_lines_that_end_in_carriage_returns(tmp_path: Path) -> None:
 def test_a_table_without_a_header_is_said_to_have_none(tmp_path: Path) -> None:
     long = "A text that is much longer than the name of any column would be, " * 3
     for content in (f'"{long}",1\n"{long}",2\n', "a text of some words,1\nanother text of words,0\n"):
-        with pytest.raises(CorpusError, match="seems to have no header"):
+        with pytest.raises(CorpusError, match="first line seems to be a record"):
             read(tmp_path, "a.csv", content)
 
 

@@ -174,7 +174,7 @@ def test_hidden_labels_of_a_hub_are_said_to_be_so(tmp_path: Path) -> None:
     for split in ("train", "test"):
         rows = [{"text": sentence(i), "label": -1 if split == "test" else i % 2} for i in range(6)]
         datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "glue" / f"{split}.parquet")
-    with pytest.raises(RecordError, match=r"the number -1.*seem to be hidden"):
+    with pytest.raises(RecordError, match=r"the number -1.*hidden or was not given"):
         task(f"hf:{tmp_path}/glue")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,8 @@ from tiny_models import DECODERS, ENCODERS, save_tiny, tiny_model, tiny_tokenize
 from domain_ft.corpus.tasks.examples import Labels
 from domain_ft.errors import ModelError
 from domain_ft.models.base import load
+from domain_ft.models.lora import LoraConfig, apply_lora
+from domain_ft.models.peft_format import save_adapter
 from domain_ft.models.task_model import load_task_model
 
 WEIGHTS = "model.safetensors"
@@ -151,7 +155,7 @@ def shard(folder: Path, index: str) -> None:
 @pytest.mark.parametrize(
     ("index", "said"),
     [
-        ("[]", "not a JSON object but a list"),
+        ("[]", "holds a list where a JSON object is wanted"),
         ("{", "not JSON"),
         ("{}", "weight_map"),
         ('{"weight_map": {"a": "b.safetensors"}}', "metadata"),
@@ -180,6 +184,50 @@ def test_truncated_weights_are_refused(kept: int, copy: Callable[[str], Path]) -
     folder = copy("bert")
     (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:kept])
     refused(folder, "damaged", WEIGHTS)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "closed"])
+def test_weights_that_cannot_be_read_are_not_said_to_be_written(
+    kind: str, copy: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copy("bert")
+    if kind == "closed":  # as root every file can be read
+
+        def closed(path: Path) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+        monkeypatch.setattr("domain_ft.models.sources.refuse_no_file", closed)
+    else:
+        (folder / WEIGHTS).unlink()
+        (folder / WEIGHTS).mkdir() if kind == "folder" else os.mkfifo(folder / WEIGHTS)
+    said = {"folder": "it is a folder", "pipe": "it is a pipe", "closed": "Permission denied"}[kind]
+    refused(folder, f"{WEIGHTS} cannot be read: {said}")
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+def test_an_adapter_whose_file_is_a_folder_is_named(
+    name: str, tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    base = load(str(tiny_folder("bert")))
+    apply_lora(base.model, LoraConfig(rank=2))
+    adapter = tmp_path / "adapter"
+    save_adapter(base.model, adapter, base_name=base.source, revision=base.revision)
+    (adapter / name).unlink()
+    (adapter / name).mkdir()
+    with pytest.raises(ModelError) as caught:
+        load(str(adapter))
+    assert "written" not in str(caught.value)
+    assert name in str(caught.value) or "config.json" in str(caught.value)
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "generation_config.json"])
+def test_a_setting_that_is_given_twice_is_refused(file: str, copy: Callable[[str], Path]) -> None:
+    folder = copy("llama")
+    text = (folder / file).read_text().strip()
+    key = next(iter(json.loads(text)))
+    (folder / file).write_text(f'{text[:-1]}, "{key}": null}}')
+    refused(folder, file, "gives a key twice", f'field "{key}"', "keep one of them")
 
 
 def test_a_pointer_of_git_lfs_is_named(copy: Callable[[str], Path]) -> None:

@@ -109,3 +109,45 @@ def test_with_a_model_tokens_are_counted_and_long_rows_found(chat: Path, tmp_pat
     text = printed(checked)
     assert "tokens of the answers" in text
     assert "characters" not in text.split("errors")[0]
+
+
+NAMED = (
+    (
+        "tags.jsonl",
+        {"words_": ["Ada", "lives"], "ner": ["B-PER", "O"], "note": "x"},
+        {"tokens": "words_", "tags": "ner"},
+    ),
+    ("spans.jsonl", {"text": "Ada lives", "marked": [[0, 3, "PER"]], "note": "x"}, {"spans": "marked"}),
+    ("columns.conll", "O Ada x B-PER\nO lives x O\n\n", {"tokens": "2", "tags": "4"}),
+)
+
+
+@pytest.mark.parametrize(("name", "content", "fields"), NAMED, ids=[name for name, *_ in NAMED])
+def test_the_fields_of_tags_can_be_named_as_for_tag(
+    tmp_path: Path, name: str, content: object, fields: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, copy = tmp_path / name, tmp_path / f"clean{Path(name).suffix}"
+    path.write_text((content if isinstance(content, str) else json.dumps(content) + "\n") * 3)
+    options = [part for role, field in fields.items() for part in (f"--{role}-field", field)]
+    main(["data", "check", str(path), "--json", "--fix", str(copy), *options])
+    statistics = json.loads(capsys.readouterr().out)["statistics"]
+    assert (statistics["kind"], statistics["labels"], statistics["unreadable"]) == ("tags", {"PER": 3}, 0)
+    if not isinstance(content, str):
+        assert statistics["unread_fields"] == statistics["fixed"]["unread_fields"] == {"note": 3}
+    assert "B-PER" in copy.read_text() or "PER" in copy.read_text()
+
+
+def test_fix_says_what_it_left_out_and_what_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    rows = [json.dumps({"text": f"The court decides case {number}.", "source": "x"}) for number in range(4)]
+    path.write_text("\n".join([*rows, "broken", rows[0]]) + "\n")
+    checked = check(DataCheckSettings(data=str(path), kind="text", private=False, fix=tmp_path / "clean.jsonl"))
+    fixed = checked.as_dict()["statistics"]["fixed"]
+    assert (fixed["records"], fixed["rejected"], fixed["unread_fields"]) == (4, 2, {"source": 5})
+    assert fixed["unread_files"]["count"] == 0
+    changes = (tmp_path / "clean.jsonl.changes.jsonl").read_text().splitlines()
+    assert fixed["rejects"] == str(tmp_path / "clean.jsonl.changes.jsonl")
+    assert sum("left out" in line for line in changes) == 2
+    text = " ".join(printed(checked).split())
+    assert "2 records were left out; clean.jsonl.changes.jsonl says which and why" in text
+    assert "fields that were not read, with the number of records that have them: source (5)" in text

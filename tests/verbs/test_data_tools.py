@@ -203,7 +203,8 @@ def test_half_of_a_character_stays_an_escape(tmp_path: Path) -> None:
         (lambda r: r, {"group_field": "case"}, 'line 1, field "case"'),
         (lambda r: r, {"text_field": "body"}, 'line 1, field "body"'),
         (lambda r: [], {}, "the file is empty"),
-        (lambda r: r[:3], {"test_fraction": 0.01}, "no record falls to the part 'test': there are 3 records"),
+        (lambda r: r[:3], {"test_fraction": 0.01}, "no record falls to the part 'test': the file has 3 records"),
+        (lambda r: r[:1], {}, "the file has 1 record, and the largest family"),
         (lambda r: [r[0]] * 50, {}, "the largest family of copies holds 50"),
     ],
 )
@@ -328,6 +329,16 @@ def test_a_weight_of_less_than_one_conversation_is_said(two: tuple[str, str], tm
     found = mixture(tmp_path, f"{own}:1", f"{general}:0.001")
     assert found.files[1].taken == 0
     assert "less than one conversation" in found.notes[0]
+
+
+def test_a_file_of_which_nothing_is_to_be_learned_is_named_with_why(two: tuple[str, str], tmp_path: Path) -> None:
+    own, general = two
+    for count, said in ((1, "its one record is"), (2, "all 2 records are")):
+        write(Path(general), ['{"prompt": "a", "completion": "b", "weight": 0}'] * count)
+        with pytest.raises(CorpusError, match=f"holds no conversation: {said} marked as not to be learned") as refused:
+            mixture(tmp_path / "new", f"{own}:0.8", f"{general}:0.2")
+        assert refused.value.where == general
+        assert "leave the file out" in str(refused.value.fix)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -222,11 +223,74 @@ def test_a_stopped_call_goes_on(model: Path, tmp_path: Path, monkeypatch: pytest
     for cut in (0, 1, len(whole) // 2, len(whole) - 3, len(whole)):
         output = tmp_path / f"cut-{cut}.jsonl"
         output.write_bytes(whole[:cut])
+        shutil.copy(tmp_path / "whole.jsonl.state.jsonl", tmp_path / f"{output.name}.state.jsonl")
         result = generate(asked(model, output=output, resume=True, **choice))
         assert [line["text"] for line in lines(output)] == texts
         assert (result["prompts"], result["rejected"]) == (5, 1)
         assert result["done_before"] == whole[:cut].count(b"\n")
         assert len(lines(tmp_path / f"{output.name}.rejects.jsonl")) == 1
+
+
+def test_answers_of_another_model_or_other_options_are_not_mixed(model: Path, finished: Path, tmp_path: Path) -> None:
+    source = prompts_file(tmp_path / "prompts.jsonl", QUESTIONS[:2])
+    output = tmp_path / "out.jsonl"
+    begun = {"input": str(source), "output": output, "do_sample": True}
+    generate(asked(model, **begun))
+    before = output.read_bytes()
+    for name, changes, said in (
+        (finished, {}, "another model gave its answers"),
+        (model, {"against": str(finished)}, "another model gave its answers"),
+        (model, {"max_new_tokens": 3}, "begun with --max-new-tokens 8, and this call has --max-new-tokens 3"),
+        (model, {"seed": 1}, "begun with --seed 0, and this call has --seed 1"),
+        (model, {"do_sample": False}, "begun with --do-sample, and this call has --no-do-sample"),
+        (model, {"system": "Be brief."}, "begun with no --system, and this call has --system Be brief."),
+        (model, {"repetition_penalty": 1.5}, "--repetition-penalty 1.5"),
+        (model, {"dtype": "bfloat16"}, "begun with --dtype float32, and this call has --dtype bfloat16"),
+    ):
+        with pytest.raises(SettingsError, match=said):
+            generate(asked(name, **{**begun, "resume": True, **changes}))
+        assert output.read_bytes() == before
+    result = generate(asked(model, **begun, resume=True, batch_size=1))
+    assert (result["done_before"], result["answered"]) == (2, 0)
+
+
+def test_an_output_keeps_the_day_on_which_it_was_begun(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dated = Path(shutil.copytree(model, tmp_path / "dated"))
+    tokenizer = AutoTokenizer.from_pretrained(dated)
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}. " + TEMPLATE
+    tokenizer.save_pretrained(dated)
+    prompts: list[str] = []
+
+    def told(speaker: Speaker, asked_for: list[str], *others: Any, **more: Any) -> Any:
+        prompts.extend(asked_for)
+        return answer(speaker, asked_for, *others, **more)
+
+    answer = Speaker.answer
+    monkeypatch.setattr(Speaker, "answer", told)
+    source, output = prompts_file(tmp_path / "prompts.jsonl", QUESTIONS[:1]), tmp_path / "out.jsonl"
+    monkeypatch.setattr(generate_verb, "date", _Day(2024, 5, 17))
+    generate(asked(dated, input=str(source), output=output))
+    prompts_file(source, QUESTIONS[:2])
+    monkeypatch.setattr(generate_verb, "date", _Day(2024, 5, 18))
+    generate(asked(dated, input=str(source), output=output, resume=True))
+    assert [prompt[:11] for prompt in prompts] == ["17 May 2024"] * 2
+    generate(asked(dated, input=str(source), output=tmp_path / "new.jsonl"))
+    assert prompts[-1][:11] == "18 May 2024"
+
+
+class _Day:
+    """The class `date` of a day that is always today."""
+
+    def __init__(self, year: int, month: int, day: int) -> None:
+        self._today = date(year, month, day)
+
+    def today(self) -> date:
+        return self._today
+
+    def fromisoformat(self, text: str) -> date:
+        return date.fromisoformat(text)
 
 
 def test_a_seed_repeats_its_samples(model: Path, tmp_path: Path) -> None:

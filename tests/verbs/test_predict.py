@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import threading
 import tracemalloc
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from classify_jobs import records, settings, write_csv, write_jsonl
+from safetensors.torch import load_file, save_file
 
 from domain_ft.errors import ModelError, RecordError, SettingsError
 from domain_ft.evaluation.predictions import Predictions
@@ -98,11 +100,43 @@ def test_a_stopped_call_goes_on(finished: Path, tmp_path: Path, monkeypatch: pyt
     for cut in (0, 1, len(whole) // 2, len(whole) - 3, len(whole)):
         output = tmp_path / f"cut-{cut}.jsonl"
         output.write_bytes(whole[:cut])
+        shutil.copy(tmp_path / "whole.jsonl.state.jsonl", tmp_path / f"{output.name}.state.jsonl")
         result = predict(asked(finished, input=str(texts), output=output, resume=True))
         assert [line["id"] for line in lines(output)] == [line["id"] for line in lines(tmp_path / "whole.jsonl")]
         assert (result["texts"], result["rejected"]) == (12, 1)
         assert result["done_before"] == whole[:cut].count(b"\n")
         assert len(lines(tmp_path / f"{output.name}.rejects.jsonl")) == 1
+
+
+def test_what_another_model_or_other_options_would_answer_is_not_added(finished: Path, tmp_path: Path) -> None:
+    texts = write_jsonl(tmp_path / "texts.jsonl", records(6))
+    output = tmp_path / "out.jsonl"
+    predict(asked(finished, input=str(texts), output=output))
+    output.write_bytes(output.read_bytes()[:-30])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+    def refused(model: Path, said: str, **changes: Any) -> None:
+        with pytest.raises(SettingsError, match=said):
+            predict(asked(model, **{"input": str(texts), "output": output, "resume": True, **changes}))
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+    refused(finished, "--calibrate, and this call has --no-calibrate", calibrate=False)
+    refused(finished, "no --text-field, and this call has --text-field text", text_field="text")
+    changed = tmp_path / "run"
+    shutil.copytree(finished, changed)
+    facts = json.loads((changed / "task.json").read_text())
+    (changed / "task.json").write_text(json.dumps({**facts, "temperature": 9.0}))
+    refused(changed, "another model gave its answers")
+    shutil.rmtree(changed)
+    moved = Path(shutil.copytree(finished, tmp_path / "moved"))
+    (weights,) = moved.glob("[am]*/*.safetensors")  # of the adapter or the model
+    tensors = load_file(weights)
+    tensors[min(tensors)] += 1
+    save_file(tensors, weights, metadata={"format": "pt"})
+    refused(moved, "another model gave its answers")
+    shutil.copy(finished / weights.relative_to(moved), weights)
+    result = predict(asked(moved, input=str(texts), output=output, resume=True))  # the same model in another place
+    assert (result["done_before"], result["texts"]) == (5, 6)
 
 
 def test_what_does_not_fit_is_refused(finished: Path, tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers.base import Reject
 from domain_ft.errors import SettingsError
+from domain_ft.verbs.stream_state import Identity, state_path
 from domain_ft.verbs.streams import Output, check_streams, open_output, open_rejects, pass_over
 
 FORMS = (frozenset({"id", "label"}),)
@@ -33,28 +35,49 @@ class Options:
 @dataclass(frozen=True)
 class Item:
     key: str | int
+    text: str = "text"
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        return (self.text,)
 
 
 def line(key: str | int) -> str:
     return json.dumps({"id": key, "label": "x"}) + "\n"
 
 
-def call(options: Options, keys: tuple[str | int, ...] = ("a", "b", "c"), bad: int = 0) -> LeftOut:
+MADE_BY = Identity("predict", "run", ("sha256:1",), {"--calibrate": True, "--text-field": None})
+
+
+def made_by() -> Identity:
+    return MADE_BY
+
+
+def call(
+    options: Options,
+    keys: tuple[str | int, ...] = ("a", "b", "c"),
+    bad: int = 0,
+    text: str = "text",
+    identity: Identity = MADE_BY,
+) -> LeftOut:
     """What a verb does: check, open, pass over, write."""
     left_out = LeftOut()
     check_streams(options, "answers", io.BytesIO())
-    with open_rejects(options, left_out) as rejects, open_output(options, io.StringIO(), FORMS) as output:
+    with (
+        open_rejects(options, left_out) as rejects,
+        open_output(options, io.StringIO(), FORMS, lambda: identity) as output,
+    ):
 
         def items() -> Iterator[Item]:
             for number in range(bad):
                 assert rejects is not None
                 rejects.add(Reject("in", number, None, "broken"))
-            yield from map(Item, keys)
+            yield from (Item(key, text) for key in keys)
 
         left = items()
         pass_over(left, output, rejects, options)
         for item in left:
-            output.write([{"id": item.key, "label": "x"}])
+            output.write([{"id": item.key, "label": "x"}], [item])
     return left_out
 
 
@@ -134,6 +157,7 @@ def test_a_file_that_is_not_ours_is_not_gone_on_with(tmp_path: Path, content: st
 
 def test_another_input_changes_nothing(tmp_path: Path) -> None:
     output = tmp_path / "out"
+    call(Options(output=output))
     output.write_text(line("a") + line("b") + line("c")[:9])
     listed = tmp_path / "out.rejects.jsonl"
     listed.write_text('{"file": "in", "line": 1, "field": null, "reason": "broken"}\n')
@@ -149,11 +173,85 @@ def test_another_input_changes_nothing(tmp_path: Path) -> None:
 
 def test_ids_are_compared_as_they_are(tmp_path: Path) -> None:
     output = tmp_path / "out"
-    output.write_text(line(1))
+    call(Options(output=output), (1,))
     with pytest.raises(SettingsError, match="is not what --input has there"):
         call(Options(output=output, resume=True), ("1", "2"))
     call(Options(output=output, resume=True), (1, 2))
     assert output.read_text() == line(1) + line(2)
+
+
+CHANGED = {
+    "model": (replace(MADE_BY, models=("sha256:2",)), "the files of that model have changed"),
+    "other model": (replace(MADE_BY, model="other", models=("sha256:2",)), "another model gave its answers: 'run'"),
+    "option": (
+        replace(MADE_BY, options={"--calibrate": False, "--text-field": "body"}),
+        "begun with --calibrate, and this call has --no-calibrate; it was begun with no --text-field, and this call "
+        "has --text-field body",
+    ),
+    "verb": (replace(MADE_BY, command="generate"), "`predict` wrote it, not `generate`"),
+}
+
+
+@pytest.mark.parametrize(("identity", "said"), CHANGED.values(), ids=CHANGED.keys())
+def test_answers_of_another_model_or_other_options_are_not_mixed(tmp_path: Path, identity: Identity, said: str) -> None:
+    output = tmp_path / "out"
+    call(Options(output=output), ("a", "b"))
+    before = state(tmp_path)
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        call(Options(output=output, resume=True), identity=identity)
+    assert state(tmp_path) == before
+    call(Options(output=output, resume=True), identity=replace(MADE_BY, model="moved"))  # the same one elsewhere
+    assert output.read_text() == line("a") + line("b") + line("c")
+
+
+def test_other_texts_under_the_same_ids_are_not_mixed(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    call(Options(output=output), ("a", "b"))
+    before = state(tmp_path)
+    with pytest.raises(SettingsError, match=r"line 1 of .* whose text in --input is not the one that was answered"):
+        call(Options(output=output, resume=True), text="other")
+    assert state(tmp_path) == before
+
+
+def test_an_output_without_its_state_is_not_gone_on_with(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    call(Options(output=output), ("a", "b"))
+    whole = state_path(output).read_bytes()
+    for content in (None, b"", b"{}\n", b"[" * 100_000, whole[:20], whole[:-9], b"\xff" + whole):
+        state_path(output).unlink(missing_ok=True)
+        if content is not None:
+            state_path(output).write_bytes(content)
+        before = state(tmp_path)
+        with pytest.raises(SettingsError, match="nothing was changed"):
+            call(Options(output=output, resume=True))
+        assert state(tmp_path) == before
+
+
+def test_a_state_of_ours_is_replaced_with_its_output_and_no_other_file_is(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    call(Options(output=output), ("a", "b", "c", "d"))
+    output.unlink()
+    call(Options(output=output), ("e",))
+    assert len(state_path(output).read_text().splitlines()) == 2
+    output.unlink()
+    state_path(output).write_text("a letter")
+    for resume in (False, True):
+        with pytest.raises(SettingsError, match="is not the state of an output"):
+            call(Options(output=output, resume=resume))
+    assert state(tmp_path) == {str(state_path(output)): b"a letter"}
+    with pytest.raises(SettingsError, match="are the same file"):
+        call(Options(str(state_path(output)), output=output))
+
+
+def test_a_call_that_was_killed_in_a_batch_goes_on(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    call(Options(output=output))
+    whole = output.read_bytes()
+    for cut in (0, 9, len(whole) // 2, len(whole) - 1):
+        output.write_bytes(whole[:cut])  # the state has the whole batch
+        call(Options(output=output, resume=True))
+        assert output.read_bytes() == whole
+        assert len(state_path(output).read_text().splitlines()) == 4
 
 
 def test_a_list_of_rejects_of_ours_is_replaced_with_its_output(tmp_path: Path) -> None:
@@ -175,24 +273,27 @@ def test_a_list_of_rejects_of_ours_is_replaced_with_its_output(tmp_path: Path) -
 
 def test_a_second_call_on_an_output_is_refused(tmp_path: Path) -> None:
     options = Options(output=tmp_path / "out", resume=True)
-    (tmp_path / "out").write_text(line("a"))
-    with open_output(options, io.StringIO(), FORMS) as first:
+    call(Options(output=tmp_path / "out"), ("a",))
+    with open_output(options, io.StringIO(), FORMS, made_by) as first:
         with (
             pytest.raises(SettingsError, match="another call is writing it"),
-            open_output(options, io.StringIO(), FORMS),
+            open_output(options, io.StringIO(), FORMS, made_by),
         ):
             pass
-        first.write([{"id": "b", "label": "x"}])
+        pass_over(iter([Item("a")]), first, None, options)
+        first.write([{"id": "b", "label": "x"}], [Item("b")])
     assert (tmp_path / "out").read_text() == line("a") + line("b")
 
 
 def test_a_call_that_fails_before_its_first_line_leaves_no_file(tmp_path: Path) -> None:
     options = Options(output=tmp_path / "out")
-    with pytest.raises(RuntimeError), open_output(options, io.StringIO(), FORMS):
+    with pytest.raises(RuntimeError), open_output(options, io.StringIO(), FORMS, made_by) as output:
+        output.begin()
         raise RuntimeError
     assert state(tmp_path) == {}
-    with pytest.raises(RuntimeError), open_output(options, io.StringIO(), FORMS) as output:
-        output.write([{"id": "a", "label": "x"}])
+    with pytest.raises(RuntimeError), open_output(options, io.StringIO(), FORMS, made_by) as output:
+        pass_over(iter([]), output, None, options)
+        output.write([{"id": "a", "label": "x"}], [Item("a")])
         raise RuntimeError
     assert (tmp_path / "out").read_text() == line("a")
 
@@ -221,7 +322,7 @@ def test_what_cannot_be_read_or_written_is_said(
 
 def test_half_a_character_is_written_as_an_escape() -> None:
     out = io.StringIO()
-    Output(out).write([{"id": "\ud800", "text": "日本"}])
+    Output(out).write([{"id": "\ud800", "text": "日本"}], [Item("\ud800")])
     assert out.getvalue() == '{"id": "\\ud800", "text": "\\u65e5\\u672c"}\n'
 
 

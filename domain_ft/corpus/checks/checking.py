@@ -16,6 +16,7 @@ from domain_ft.corpus.checks.languages import Languages, languages_of
 from domain_ft.corpus.checks.private import Hit, PrivateData, masked
 from domain_ft.corpus.checks.statistics import Lengths
 from domain_ft.corpus.conversations.placeholders import Placeholders
+from domain_ft.corpus.left_out import LeftOut
 
 
 class Measure(Protocol):
@@ -82,17 +83,20 @@ class Checker:
         self.unread: Counter[str] = Counter()
         self.messages, self.prompts, self.answers, self.texts = Lengths(), Lengths(), Lengths(), Lengths()
 
-    def check(self, items: Iterable[Item], rejections: Rejections) -> CheckResult:
+    def check(self, items: Iterable[Item], rejections: Rejections, left: LeftOut | None = None) -> CheckResult:
         """Look at all records.
 
         Args:
             items: the records that could be read.
             rejections: where their reader says what it could not read.
+            left: where their reader counts what else it did not read.
         """
         for item in items:
             self._rejected(rejections)
             self.add(item)
         self._rejected(rejections)
+        if not self.records and not any(finding.error for finding in self.findings):
+            self.findings.append(Finding(None, None, "empty-file", "the file holds no records", error=True))
         self.findings += self.languages.findings()
         self.findings += self.endings.findings()
         self.findings += self.copies.findings()
@@ -102,7 +106,7 @@ class Checker:
         if self.test is not None:
             self.findings += self.copies.leaks(self.test)
         self.findings.sort(key=lambda finding: finding.order)
-        return CheckResult(self.findings, self._statistics(), self.copies.spare)
+        return CheckResult(self.findings, self._statistics(left or LeftOut()), self.copies.spare)
 
     def _rejected(self, rejections: Rejections) -> None:
         found = rejections.take()
@@ -145,7 +149,7 @@ class Checker:
             hits = self.private.find(text, self.languages.main or next(iter(languages_of(text)), None))
             self.findings += _private_findings(line, field, text, hits)
 
-    def _statistics(self) -> dict[str, Any]:
+    def _statistics(self, left: LeftOut) -> dict[str, Any]:
         kinds = Counter(finding.kind for finding in self.findings)
         statistics: dict[str, Any] = {"records": self.records, "unreadable": self.unreadable}
         if self.messages.values:
@@ -163,7 +167,8 @@ class Checker:
         if self.measure is not None:
             statistics |= self.measure.statistics()
         return statistics | {
-            "unread_fields": dict(self.unread.most_common()),
+            "unread_fields": dict((self.unread + left.fields).most_common()),
+            "unread_files": left.to_result()["unread_files"],
             "languages": dict(self.languages.counts.most_common()),
             "duplicates": kinds["duplicate"],
             "near_duplicates": kinds["near-duplicate"],

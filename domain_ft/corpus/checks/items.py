@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from domain_ft.corpus.checks.findings import Finding
 from domain_ft.corpus.conversations.conversation import Conversation
+from domain_ft.corpus.conversations.markers import rendered_mark
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers import ENDINGS, NEEDED, raw_records, reader
 from domain_ft.corpus.readers.base import (
@@ -146,11 +147,14 @@ _KINDS = {
     "field is missing": "missing-field",
     "the file is empty": "empty-file",
     "is empty": "empty-text",
+    "where a cell is empty": "empty-text",
+    "no records": "empty-file",
     "there is no label": "no-label",
     "the field holds": "wrong-type",
     "an object is wanted": "broken-record",
     "columns": "broken-record",
     "fields, where the header": "broken-record",
+    "repeats the header": "broken-record",
     "tag": "bad-tag",
     "span": "bad-span",
 }
@@ -171,13 +175,15 @@ def example_items(
 
         fields.classes = file_class_names(path)
     survey, silent = fields.survey(), BadRecords("skip", lambda _: None, bad.encoding)
-    for record in looked_at(raw_records(path, name, kind, silent), functools.partial(survey.look, file=name), silent):
+    records = fields.plain(raw_records(path, name, kind, silent), name, silent)
+    for record in looked_at(records, functools.partial(survey.look, file=name), silent):
         survey.example(record, name, silent)
+    notes, problems = survey.finish()
     findings = tuple(
-        Finding(one.line, fields.names.label, one.kind, f"{one.what}; {one.fix}", error=True)
-        for one in survey.finish()[1]
+        Finding(one.line, fields.names.label, one.kind, f"{one.what}; {one.fix}", error=True) for one in problems
     )
-    for record in raw_records(path, name, kind, bad, fields.columns(name)):
+    findings += tuple(Finding(None, fields.names.label, "label-note", note) for note in notes)
+    for record in fields.plain(raw_records(path, name, kind, bad, fields.columns(name)), name, bad):
         example = fields.example(record, name, bad)
         texts = tuple(Passage(field, text) for field, text in _texts_of(record, fields.names))
         unread = tuple(fields.unread_in(record))
@@ -199,13 +205,12 @@ def _texts_of(record: RawRecord, names: FieldNames) -> Iterator[tuple[str, str]]
                 yield column, value
 
 
-def tag_items(path: Path, name: str, fields: TagFields, bad: BadRecords) -> Iterator[Item]:
-    """Texts with entities, as `tag` reads them."""
-    left, notes = LeftOut(), list[str]()
+def tag_items(path: Path, name: str, fields: TagFields, bad: BadRecords, left: LeftOut) -> Iterator[Item]:
+    """Texts with entities, as `tag` reads them; `left` counts the fields and files that are not read."""
+    notes = list[str]()
     texts, _ = read_tagged(path, name, fields, None, bad, left=left, notes=notes)
     kind = "columns" if has_columns(path) else "span-lists"
     about = [Finding(None, None, kind, note) for note in notes]
-    unread = tuple(left.fields.elements())  # of all records: the first item has the counts
     about += [Finding(None, one.file, "unread-file", f"{one.file} is not read: {one.reason}") for one in left.files]
     for names in alike(span.label for text in texts for span in text.spans):
         listed = ", ".join(f"'{own}'" for own in names)
@@ -215,8 +220,8 @@ def tag_items(path: Path, name: str, fields: TagFields, bad: BadRecords) -> Iter
         marked = ";".join(f"{span.start}-{span.end}:{span.label}" for span in text.spans)
         passages = (Passage(fields.text or "text", text.text),)
         findings = (*about, *_changed_spans(text))
-        yield Item(text.line, passages, text.text, marked, "entities", findings, labels=labels, unread=unread)
-        about, unread = [], ()
+        yield Item(text.line, passages, text.text, marked, "entities", findings, labels=labels)
+        about = []
 
 
 def _changed_spans(text: TaggedText) -> Iterator[Finding]:
@@ -244,12 +249,23 @@ def text_items(path: Path, name: str, text_field: str | None, bad: BadRecords) -
                 bad.add("the text is empty", file=name, line=record.line, field=join_names(chosen.names))
             elif text is not None:
                 found = tuple(_strings_of(record.fields, chosen.names))
-                yield Item(record.line, found)
+                unread = tuple(name for name in map(str, record.fields) if name not in chosen.names)
+                yield Item(record.line, found, findings=tuple(_rendered(record.line, found)), unread=unread)
         return
     for number, offset, raw in read_lines(path, name, bad):
         line = decode(raw, name, bad, offset=offset, line=number)
         if line and line.strip():
             yield Item(number, (Passage("", line),), comparable=False)
+
+
+def _rendered(line: int | None, passages: Iterable[Passage]) -> Iterator[Finding]:
+    """A finding for each text that is a conversation, as a chat template rendered it."""
+    for passage in passages:
+        mark = rendered_mark(passage.text)
+        if mark is not None:
+            reason = f"the text holds the mark {mark} of a chat template: to learn its answers alone, with instruct, "
+            message = f"{reason}write its turns as messages (role and content)"
+            yield Finding(line, passage.field, "rendered-text", message, error=False)
 
 
 def _strings_of(fields: Mapping[str, Any], names: tuple[str, ...]) -> Iterator[Passage]:

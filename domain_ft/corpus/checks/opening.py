@@ -12,23 +12,25 @@ from typing import Any, Literal, cast
 from domain_ft.corpus.checks.conversations import conversation_items
 from domain_ft.corpus.checks.copies import Copies
 from domain_ft.corpus.checks.items import Item, Rejections, example_items, tag_items, text_items
-from domain_ft.corpus.conversations.formats import FORMATS, FieldChoice, Format, recognise
+from domain_ft.corpus.conversations.formats import FieldChoice, Format, recognise, unrecognised
+from domain_ft.corpus.inputs import RECORD_ENDINGS
+from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers import ENDINGS, NEEDED, raw_records, reader
-from domain_ft.corpus.readers.base import BadRecords, RawRecord, read_lines, text_encoding
+from domain_ft.corpus.readers.base import BadRecords, RawRecord, read_lines, text_encoding, usual_name
 from domain_ft.corpus.readers.choosing import Holds, what_fields_hold
 from domain_ft.corpus.readers.files import check_file, ending
 from domain_ft.corpus.readers.packing import PACKED
-from domain_ft.corpus.tagging.annotations import is_annotated
+from domain_ft.corpus.tagging.annotations import has_results, is_annotated, is_label_studio, with_spans
 from domain_ft.corpus.tagging.conll import looks_like_columns
 from domain_ft.corpus.tagging.fields import TagFields
 from domain_ft.corpus.tagging.knowledge_bases import is_knowledge_base
-from domain_ft.corpus.tagging.offsets import Counting
 from domain_ft.corpus.tagging.reading import entries, file_kind, has_columns, tagged_values
 from domain_ft.corpus.tagging.standoff import is_bioc, is_brat
-from domain_ft.corpus.tasks.fields import LABEL_NAMES, FieldNames
+from domain_ft.corpus.tasks.choices import is_choice, label_studio_answers
+from domain_ft.corpus.tasks.fields import LABEL_NAMES, ExampleFields, FieldNames
 from domain_ft.corpus.tasks.labels import LabelRules
-from domain_ft.corpus.tasks.reading import RECORD_ENDINGS
 from domain_ft.errors import CorpusError
+from domain_ft.quoting import listed
 from domain_ft.storage import user_path
 
 Kind = Literal["conversations", "examples", "tags", "text"]
@@ -44,10 +46,10 @@ class Fields:
 
     Attributes:
         choice: of conversations.
-        text, pair, label: of examples; `text` of tags and text too.
+        text, pair, label: of examples; `text` of text too.
         rules: how the labels of examples are written.
         encoding: what the file is written in; None for UTF-8.
-        offsets: how the spans of tags count.
+        tags: of tagged records or columns, and how their spans count.
     """
 
     choice: FieldChoice = field(default_factory=FieldChoice)
@@ -56,13 +58,17 @@ class Fields:
     label: str | None = None
     encoding: str | None = None
     rules: LabelRules = field(default_factory=LabelRules)
+    tags: TagFields = field(default_factory=TagFields)
 
     @property
     def bad(self) -> BadRecords:
         """For a first look at the file, of which nothing is reported."""
         return Rejections(encoding=self.encoding).bad
 
-    offsets: Counting = "characters"
+    @property
+    def of_tags(self) -> bool:
+        """Whether a field was named that only tagged records have."""
+        return bool(self.tags.tokens or self.tags.tags or self.tags.spans)
 
 
 @dataclass(frozen=True)
@@ -111,18 +117,29 @@ class CheckedFile:
         kind = ENDINGS[ending(self.path)]
         if kind in NEEDED:
             return (RawRecord(None, {"text": text.text}) for text in reader(kind)(self.path, self.name, None, bad))
-        return raw_records(self.path, self.name, kind, bad)
+        records = raw_records(self.path, self.name, kind, bad)
+        if self.kind == "examples":
+            return ExampleFields(self.example_names).plain(records, self.name, bad)
+        return records
 
-    def items(self, bad: BadRecords) -> Iterator[Item]:
-        """The records as the checks take them; `bad` is told of those that cannot be read."""
+    @property
+    def example_names(self) -> FieldNames:
+        """Which fields of examples hold what."""
+        return FieldNames(self.fields.text, self.fields.pair, self.fields.label)
+
+    def items(self, bad: BadRecords, left: LeftOut | None = None) -> Iterator[Item]:
+        """The records as the checks take them; `bad` is told of those that cannot be read.
+
+        Args:
+            left: where fields and files that are not read are counted, in so far as no item has them.
+        """
         fields = self.fields
         if self.kind == "conversations" and self.format is not None:
             return conversation_items(self.records(bad), self.name, self.format, fields.choice)
         if self.kind == "examples":
-            names = FieldNames(fields.text, fields.pair, fields.label)
-            return example_items(self.path, self.name, names, bad, fields.rules)
+            return example_items(self.path, self.name, self.example_names, bad, fields.rules)
         if self.kind == "tags":
-            return tag_items(self.path, self.name, self.tag_fields, bad)
+            return tag_items(self.path, self.name, self.tag_fields, bad, left or LeftOut())
         return text_items(self.path, self.name, fields.text, bad)
 
     @property
@@ -135,7 +152,7 @@ class CheckedFile:
     @property
     def tag_fields(self) -> TagFields:
         """Which fields of tagged records hold what."""
-        return TagFields(text=self.fields.text, offsets=self.fields.offsets)
+        return self.fields.tags
 
     @functools.cached_property
     def text_fields(self) -> frozenset[str]:
@@ -153,7 +170,11 @@ class CheckedFile:
 
 
 def _recognise(path: Path, name: str, fields: Fields) -> Kind:
-    if path.is_dir() or (ending(path) in (".tsv", ".txt", ".md") and is_tagged_text(path, name, fields)):
+    if (
+        path.is_dir()
+        or fields.of_tags
+        or (ending(path) in (".tsv", ".txt", ".md") and is_tagged_text(path, name, fields))
+    ):
         return "tags"
     if ENDINGS.get(ending(path)) in NEEDED:
         return "tags" if ending(path) == ".xml" and is_bioc(path) else "text"
@@ -161,10 +182,14 @@ def _recognise(path: Path, name: str, fields: Fields) -> Kind:
         return "tags" if ending(path) not in ENDINGS else "text"
     seen: list[str] = []
     unlabelled = False
+    of_label_studio: Kind | None = None  # tasks that nobody annotated, and rows that list no entities, say little
     for record in _first_values(path, name, fields):
         if not isinstance(record, Mapping):
             if isinstance(record, list):  # spaCy's pairs, sentences of words with tags
                 return "tags"
+            continue
+        if _says_little(record) and not fields.label:
+            of_label_studio = "tags" if is_label_studio(record) else "examples"
             continue
         found = _kind_of(record, fields)
         if found == "examples" and record.get("label", record.get("labels")) == [] and not fields.label:
@@ -173,30 +198,39 @@ def _recognise(path: Path, name: str, fields: Fields) -> Kind:
         if found is not None:
             return found
         seen = seen or list(map(str, record))
-    if unlabelled:
-        return "examples"
+    if unlabelled or of_label_studio:
+        return of_label_studio or "examples"
     if not seen:  # nothing can be read: why is what is found
         return "conversations"
     raise CorpusError(
-        f"it is not clear what the records are for; the fields are: {', '.join(seen)}",
+        f"it is not clear what the records are for; the fields are: {listed(seen)}",
         where=name,
         fix="name the fields of conversations (--prompt-field F --answer-field F), of labelled examples "
         "(--text-field F --label-field F) or of text (--kind text --text-field F)",
     )
 
 
+def _says_little(record: Mapping[str, Any]) -> bool:
+    """Whether it is a record of Label Studio that does not tell whether entities or choices are in the file."""
+    if is_label_studio(record):
+        return not is_choice(record) and not has_results(record)
+    return label_studio_answers(record) is not None and not is_annotated(record)
+
+
 def _kind_of(record: Mapping[str, Any], fields: Fields) -> Kind | None:
     """What a record is for: as the fields that were named say, else by usual names."""
-    if fields.label or fields.pair:
+    if fields.label or fields.pair or is_choice(record):
         return "examples"
-    if is_annotated(record) or is_knowledge_base(record):
-        return "tags"
     chosen = recognise(record, fields.choice)
-    labelled = any(name in record for name in LABEL_NAMES)
+    asks = chosen is not None and "text" not in record  # a question's `documents` are not those of BioC
+    if not asks and (is_annotated(record) or is_knowledge_base(record)):
+        return "tags"
+    label = usual_name(map(str, record), LABEL_NAMES)
+    labelled = label is not None
     if chosen is not None and not (chosen == "qa" and labelled and not fields.choice.answer_field):
         return "conversations"
     held = what_fields_hold([record])
-    texts = [name for name, holds in held.items() if holds is Holds.TEXT and name not in LABEL_NAMES]
+    texts = [name for name, holds in held.items() if holds is Holds.TEXT and name != label and name not in LABEL_NAMES]
     texts += ["text"] if held.get("text") and "text" not in texts else []
     if labelled and texts:
         return "examples"
@@ -210,12 +244,7 @@ def _format(path: Path, name: str, fields: Fields) -> Format:
     if found is None and fields.choice.format == "auto":
         first = next(_first(path, name, fields), None)
         if first is not None:
-            known = "; ".join(f"{kind}: {what}" for kind, what in FORMATS.items())
-            raise CorpusError(
-                f"it is not clear what is asked and what is answered; the fields are: {', '.join(first.fields)}",
-                where=name,
-                fix=f"name the fields: --prompt-field F --answer-field F; or write one of the formats ({known})",
-            )
+            raise unrecognised(first.fields, name)
     return found or "chat"
 
 
@@ -226,10 +255,12 @@ def _first(path: Path, name: str, fields: Fields) -> Iterator[RawRecord]:
 
 def _first_values(path: Path, name: str, fields: Fields) -> Iterator[Any]:
     """The first values of a file of records: objects, and of JSON lists too."""
-    if ending(path) in _JSON:
+    first = next(_first(path, name, fields), None) if ending(path) in (".jsonl", ".ndjson") else None
+    asked = first is not None and recognise(first.fields, fields.choice) is not None
+    if ending(path) in _JSON and not asked:  # a question's `documents` are no list of the file's records
         values = (value for _, value in tagged_values(path, name, fields.bad))
         return itertools.islice(values, _LOOKED_AT)
-    return (record.fields for record in _first(path, name, fields))
+    return (with_spans(record.fields) for record in _first(path, name, fields))
 
 
 def is_tagged_text(path: Path, name: str, fields: Fields | None = None) -> bool:

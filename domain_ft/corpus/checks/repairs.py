@@ -47,12 +47,14 @@ class Repaired:
     Attributes:
         output, changes_file: where the copy and the list of changes are.
         records: written.
+        rejected: records that were left out, each listed in the changes.
         changes: how many there are of each kind.
     """
 
     output: Path
     changes_file: Path
     records: int = 0
+    rejected: int = 0
     changes: Counter[str] = field(default_factory=Counter)
 
     def as_dict(self) -> dict[str, Any]:
@@ -61,6 +63,8 @@ class Repaired:
             "output": str(self.output),
             "changes_file": str(self.changes_file),
             "records": self.records,
+            "rejected": self.rejected,
+            "rejects": str(self.changes_file) if self.rejected else None,
             "changes": dict(self.changes.most_common()),
         }
 
@@ -189,6 +193,7 @@ class _Repairing:
     def leave_out(self, line: int | None, kind: str, why: str) -> None:
         """List a record that is left out."""
         self.pending.clear()
+        self.repaired.rejected += 1
         self.note(line, None, kind, f"left out: {why}")
         self.keep()
 
@@ -250,7 +255,7 @@ class _Repairing:
             self.file.fields.encoding,
         )
         blocks = list(conll_blocks(self.file.path, self.file.name, bad))
-        layout = layout_of(blocks, self.file.name)
+        layout = layout_of(blocks, self.file.name, self.file.tag_fields.tokens, self.file.tag_fields.tags)
         for sentence, behind in blocks:
             why = next((self.left_out[number] for number, _ in sentence if number in self.left_out), None)
             if why is not None:

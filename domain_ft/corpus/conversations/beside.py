@@ -1,4 +1,4 @@
-"""What a record or message holds beside what is said: marks, context, options, reasoning, pictures.
+"""What a record or message holds beside what is said: context, options, earlier turns, reasoning.
 
 A field that changes the meaning of an example is followed where it is well known, and refused by its name where it
 cannot be. All other fields are counted as not read by whoever reads the record.
@@ -6,33 +6,36 @@ cannot be. All other fields are counted as not read by whoever reads the record.
 
 from __future__ import annotations
 
-import json
 import re
+import shlex
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from domain_ft.corpus.conversations.conversation import Turn
 from domain_ft.corpus.conversations.faults import Fault, Faults
-from domain_ft.corpus.left_out import VERDICT, rejected_by_annotator
-from domain_ft.corpus.readers.base import kind_of
+from domain_ft.corpus.conversations.marks import is_blank
+from domain_ft.corpus.readers.base import join_names, kind_of
+from domain_ft.corpus.readers.choosing import Holds, what_fields_hold
+from domain_ft.json_files import loads
+from domain_ft.quoting import listed
 
 HISTORY = "history"
-SYSTEM = ("system", "system_prompt")
-CONTEXT = ("context", "contexts", "passage", "article")
+SYSTEM = ("system", "system_prompt", "system_message", "system_instruction")
+CONTEXT = (
+    *("context", "contexts", "passage", "passages", "article", "articles", "document", "documents", "background"),
+    *("evidence", "reference_text", "paragraph", "paragraphs", "story", "retrieved_contexts", "retrieved_documents"),
+)
+"""What a question is about."""
+QUESTIONS = ("question", "query", "prompt", "instruction")
+"""What a record asks; of several, those that the format does not read are refused."""
 OPTIONS = ("options", "choices")
 REASONING = ("reasoning_content", "reasoning", "thinking")
-MARKS = ("weight", "train", "training", "loss")
-PREFERENCES = ("label", "kto_tag")
-"""Where KTO's files say whether a completion is a good one."""
-
-_MEDIA = ("images", "videos", "audios", "image", "video", "audio")
-_MEDIA_FILE = re.compile(
-    r"^data:|\.(jpe?g|png|gif|webp|bmp|tiff?|mp3|wav|flac|ogg|m4a|mp4|avi|mov|mkv|webm)$", re.IGNORECASE
-)
-_MEDIA_PLACE = re.compile(
-    r"^\s*<(image|video|audio)(?:[ _]?\d+)?>|<(image|video|audio)(?:[ _]?\d+)?>\s*$", re.MULTILINE
-)
+_BODIES = ("text", "content", "contents", "body", "passage_text", "page_content")
+"""What holds the text of a document."""
+_SETTINGS = ("on", "off", "none", "low", "medium", "high", "true", "false", "enabled", "disabled")
+"""What `reasoning` and `thinking` hold where they say how a model was asked to think, and not what it thought."""
 _OPTION_COLUMNS = (
     ("opa", "opb", "opc", "opd", "ope"),
     ("option_a", "option_b", "option_c", "option_d", "option_e"),
@@ -40,100 +43,11 @@ _OPTION_COLUMNS = (
 )
 _REFUSED = {
     "functions": "this is the old way to declare tools: write them as tools",
-    "documents": "documents beside the messages cannot be rendered: write what they say into a message",
     "chat_template_kwargs": "settings of the chat template cannot be given record by record: take the field out",
 }
-_REFUSED_OF_TURNS = ("train_detail", "training_detail", "loss_mask", "loss_scale")
-_TRUE, _FALSE = ("true", "1", "1.0"), ("false", "0", "0.0")
 
 
-def is_blank(value: Any) -> bool:
-    """Whether a field holds nothing: null, no text, an empty list or object."""
-    return value is None or (isinstance(value, str) and not value.strip()) or (value in ([], {}, ()))
-
-
-# --- Marks of what is learned -----------------------------------------------------------------------------------------
-
-
-def turn_mark(message: Mapping[str, Any], place: str, faults: Faults) -> bool | None:
-    """Whether a turn is marked to be learned; None where nothing marks it.
-
-    Read are `weight` (0 or 1), and `train`, `training` and `loss` (true or false).
-    """
-    found: dict[str, bool] = {}
-    for name in MARKS:
-        if name not in message:
-            continue
-        value = _truth(message[name])
-        if value is None or (name == "weight" and isinstance(message[name], bool)):
-            wanted = "0 or 1" if name == "weight" else "true or false"
-            shown = str(message[name])[:40]
-            faults.error("bad-weight", f"{place}.{name}", f"the {name} is {shown}, and {wanted} is wanted")
-        else:
-            found[name] = value
-    if len(set(found.values())) > 1:
-        faults.error("bad-weight", place, f"{' and '.join(found)} disagree on whether the turn is learned")
-    for name in _REFUSED_OF_TURNS:
-        if not is_blank(message.get(name)):
-            reason = "parts of a turn cannot be left out of training: split the turn, or mark all of it (weight 0)"
-            faults.error("unsupported-field", f"{place}.{name}", reason)
-    return next(iter(found.values()), None)
-
-
-def marked_out(
-    fields: Mapping[str, Any], *, of_prompts: bool, of_pairs: bool, read: set[str], faults: Faults
-) -> Fault | None:
-    """Why a record is not to be learned, where it is marked so; None where it is.
-
-    Args:
-        fields: of the record.
-        of_prompts: whether it is a prompt and a completion, where `label` is KTO's even as 0 or 1.
-        of_pairs: whether it is a question and an answer, where `answer` is no annotator's verdict.
-        read: takes the names of the marks.
-        faults: told of a weight that is neither 0 nor 1.
-    """
-    rejected = None if of_pairs else rejected_by_annotator(fields)
-    if rejected is not None:
-        read.add(VERDICT)
-        return Fault("not-learned", VERDICT, rejected, error=False)
-    for name in MARKS:
-        if name not in fields or (name != "weight" and not _is_bool(fields[name])):
-            continue  # a number under `loss` or `train` is somebody's measurement
-        read.add(name)
-        value = _truth(fields[name])
-        if value is None and not is_blank(fields[name]):
-            reason = f"the weight is {str(fields[name])[:40]}, and 0 or 1 is wanted: examples are not weighted"
-            faults.error("bad-weight", name, reason)
-        elif value is False:
-            return Fault(
-                "not-learned", name, f"the record is marked as not to be learned ({name}: {fields[name]})", error=False
-            )
-    for name in PREFERENCES:
-        if name in fields and (_is_bool(fields[name]) or (of_prompts and _truth(fields[name]) is not None)):
-            read.add(name)
-            if _truth(fields[name]) is False:
-                reason = (
-                    f"{name} says that the completion is a bad one (KTO), and instruct learns good ones alone; "
-                    "a verb for preference tuning is coming"
-                )
-                return Fault("bad-completion", name, reason, error=False)
-    return None
-
-
-def _is_bool(value: Any) -> bool:
-    return isinstance(value, bool) or (isinstance(value, str) and value.strip().casefold() in ("true", "false"))
-
-
-def _truth(value: Any) -> bool | None:
-    """True or false, as JSON or a table has it; None for anything else."""
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, int | float) and value in (0, 1):
-        return bool(value)
-    if isinstance(value, str):
-        word = value.strip().casefold()
-        return True if word in _TRUE else False if word in _FALSE else None
-    return None
+# --- What is refused --------------------------------------------------------------------------------------------------
 
 
 def is_preference(fields: Mapping[str, Any]) -> bool:
@@ -152,32 +66,6 @@ def preference_fault() -> Fault:
     )
 
 
-# --- What is refused --------------------------------------------------------------------------------------------------
-
-
-def refuse_media(fields: Mapping[str, Any], place: str, faults: Faults) -> None:
-    """Note pictures, films and sound of a record or message: only text can be learned."""
-    for name in _MEDIA:
-        value = fields.get(name)
-        if is_blank(value) or (isinstance(value, str) and not name.endswith("s") and not _MEDIA_FILE.search(value)):
-            continue
-        here = f"{place}.{name}" if place else name
-        kind = name if name.endswith("s") else f"{name}s"
-        faults.error(
-            "unsupported-media", here, f"the record has {kind}, and only text can be learned: leave such records out"
-        )
-
-
-def refuse_media_places(turns: Iterable[Turn], faults: Faults) -> None:
-    """Note `<image>` and its kin where they stand for a picture: on a side of a turn or a line of it."""
-    for turn in turns:
-        found = _MEDIA_PLACE.search(turn.content) if turn.role != "assistant" else None
-        name = (found[1] or found[2]) if found else ""
-        if found and f"</{name}>" not in turn.content:
-            reason = f"the {turn.role}'s turn holds the placeholder <{name}>, and only text can be learned"
-            faults.error("unsupported-media", None, reason)
-
-
 def refuse_fields(fields: Mapping[str, Any], faults: Faults) -> None:
     """Note fields that change how a record is rendered and cannot be followed."""
     for name, reason in _REFUSED.items():
@@ -190,8 +78,8 @@ def refuse_option_columns(fields: Mapping[str, Any], prompts: Iterable[str], fau
     for names in _OPTION_COLUMNS:
         there = [name for name in names if not is_blank(fields.get(name))]
         if len(there) > 1:
-            named = ",".join([*prompts, *there])
-            reason = f"the options in {', '.join(there)} are not read: name them, --prompt-field {named}"
+            named = shlex.quote(join_names([*prompts, *there]))
+            reason = f"the options in {listed(there)} are not read: name them, --prompt-field {named}"
             faults.error("unsupported-field", there[0], reason)
 
 
@@ -200,14 +88,67 @@ def refuse_unsaid(fields: Mapping[str, Any], turns: Iterable[Turn], read: set[st
     said = "\n".join(turn.content for turn in turns)
     for name in (HISTORY, *CONTEXT, *OPTIONS):
         value = fields.get(name)
-        if is_blank(value):
+        if is_blank(value) or (name in CONTEXT and is_reference(name, value)):
             continue
-        texts = list(_texts(value))
+        texts = (_context_texts(value) if name in CONTEXT else None) or list(_texts(value))
         if texts and all(text.strip() in said for text in texts):
             read.add(name)
         else:
             reason = f"{name} stands beside the messages and none of them says it: write it into a message"
             faults.error("unsupported-field", name, f"{reason}, or take the field out")
+    for name in QUESTIONS:
+        if isinstance(fields.get(name), str) and fields[name].strip() in said:
+            read.add(name)
+
+
+def refuse_questions(
+    fields: Mapping[str, Any], asked: str, prompts: Sequence[str], read: set[str], faults: Faults
+) -> None:
+    """Note a second question or instruction that is not asked, such as `question` beside `instruction`.
+
+    Args:
+        fields: of the record.
+        asked: all that is asked.
+        prompts: the fields that the question is read from.
+        read: takes the name of a field that says what is asked anyway.
+        faults: told of the others.
+    """
+    for name in QUESTIONS:
+        value = fields.get(name)
+        if name in prompts or name in read or not isinstance(value, str) or is_blank(value):
+            continue
+        if value.strip() in asked:
+            read.add(name)
+        elif asked not in value:  # else it is the whole prompt as some template made it, which is listed as not read
+            named = ",".join([name, *prompts])
+            reason = f"the {name} beside {prompts[0]} is not read: name both, --prompt-field {named} --answer-field F"
+            faults.error("unsupported-field", name, f"{reason}, or take the field out")
+
+
+def reasoning_beside(fields: Mapping[str, Any], turns: Sequence[Turn], read: set[str], faults: Faults) -> list[Turn]:
+    """The turns of a list of messages, with the reasoning that stands beside the list.
+
+    It belongs to the answer where there is one alone. With several answers it is refused, unless a turn says it.
+    """
+    beside = {name: value for name in REASONING if not is_blank(value := fields.get(name)) and not _is_setting(value)}
+    thought = reasoning_of(beside, "", faults)
+    answers = [number for number, turn in enumerate(turns) if turn.role == "assistant"]
+    if thought is None or not answers:
+        return list(turns)
+    if any(thought.strip() in f"{turn.reasoning or ''}\n{turn.content}" for turn in turns):
+        read.update(beside)
+    elif len(answers) == 1 and turns[answers[0]].reasoning is None:
+        read.update(beside)
+        return [replace(turn, reasoning=thought) if turn.role == "assistant" else turn for turn in turns]
+    else:
+        name = next(iter(beside))
+        reason = f"{name} stands beside the messages, and it is not clear which answer it belongs to"
+        faults.error("unsupported-field", name, f"{reason}: write it into the message, under the same name")
+    return list(turns)
+
+
+def _is_setting(value: Any) -> bool:
+    return isinstance(value, bool | int) or (isinstance(value, str) and value.strip().casefold() in _SETTINGS)
 
 
 def _texts(value: Any) -> Iterable[str]:
@@ -222,16 +163,52 @@ def _texts(value: Any) -> Iterable[str]:
 
 
 def context_of(value: Any, place: str, faults: Faults) -> str:
-    """The text that a question is about: a text, or a list of texts, each a paragraph."""
-    if isinstance(value, Mapping) and isinstance(value.get("contexts"), list):  # PubMedQA
-        value = value["contexts"]
-    if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
-        return "\n\n".join(part for part in value if part.strip())
-    if not isinstance(value, str):
-        reason = f"the field holds {kind_of(value)}, where text or a list of texts is wanted: write it as text"
+    """The text that a question is about: a text, or a list of texts or documents, each a paragraph."""
+    texts = _context_texts(value)
+    if texts is None:
+        reason = f"the field holds {kind_of(value)} of a form that is not known: write a text or a list of texts"
         faults.error("unsupported-field", place, reason)
         return ""
-    return (faults.text(value, place) or "").strip()
+    known = (faults.text(text, place) or "" for text in texts)
+    return "\n\n".join(text.strip() for text in known if text.strip())
+
+
+def is_reference(name: str, value: Any) -> bool:
+    """Whether a field of a context only names one, by a number, an id or an address: then there is nothing to read.
+
+    `context` itself is always read: it is what Dolly and SQuAD call the text.
+    """
+    if name == "context":
+        return False
+    if isinstance(value, bool | int | float):
+        return True
+    if isinstance(value, list | tuple) and value and all(isinstance(one, int | float) for one in value):
+        return True
+    texts = _context_texts(value)
+    return bool(texts) and what_fields_hold([{name: texts}])[name] is Holds.NAMES
+
+
+def _context_texts(value: Any) -> list[str] | None:
+    """The texts of a context; None where its form is not known.
+
+    Known are a text, an object of a text with a title, a list of such, and an object of a list of texts (PubMedQA's
+    `contexts`, MS MARCO's `passage_text`).
+    """
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping):
+        for name in ("contexts", "passage_text"):
+            if isinstance(value.get(name), list):
+                return _context_texts(value[name])
+        body = next((value[name] for name in _BODIES if isinstance(value.get(name), str)), None)
+        title = value.get("title")
+        if body is None:
+            return None
+        return [f"{title}\n{body}" if isinstance(title, str) and title.strip() else body]
+    if isinstance(value, list | tuple):
+        parts = [_context_texts(part) if isinstance(part, str | Mapping) else None for part in value]
+        return None if None in parts else [text for part in parts if part for text in part]
+    return None
 
 
 def options_of(value: Any, place: str, faults: Faults) -> str:
@@ -285,7 +262,7 @@ def history_of(value: Any, place: str, faults: Faults) -> list[Turn]:
     """Earlier turns as LLaMA-Factory writes them: a list of [question, answer]. The answers are learned, as there."""
     if isinstance(value, str):  # a table has it as JSON
         try:
-            value = json.loads(value)
+            value = loads(value)
         except ValueError:
             value = None
     wanted = "a list of pairs [question, answer] is wanted"
@@ -311,7 +288,7 @@ def reasoning_of(fields: Mapping[str, Any], place: str, faults: Faults) -> str |
     """What an assistant thought before an answer: the text of `reasoning_content`, `reasoning` or `thinking`."""
     found: dict[str, str] = {}
     for name in REASONING:
-        if not is_blank(fields.get(name)):
+        if not is_blank(fields.get(name)) and not _is_setting(fields[name]):
             here = f"{place}.{name}" if place else name
             text = faults.text(fields[name], here)
             if text is not None:

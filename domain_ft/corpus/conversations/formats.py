@@ -9,7 +9,7 @@ qa        a question and an answer, in fields that are named or have usual names
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -21,25 +21,36 @@ from domain_ft.corpus.conversations.beside import (
     SYSTEM,
     context_of,
     history_of,
-    is_blank,
     is_preference,
-    marked_out,
+    is_reference,
     options_of,
     preference_fault,
+    reasoning_beside,
     reasoning_of,
     refuse_fields,
-    refuse_media,
-    refuse_media_places,
     refuse_option_columns,
+    refuse_questions,
     refuse_unsaid,
 )
 from domain_ft.corpus.conversations.conversation import Conversation, Turn
 from domain_ft.corpus.conversations.faults import Fault, Faults
-from domain_ft.corpus.conversations.messages import Placed, check_turns, read_tools, read_turns, to_chat
+from domain_ft.corpus.conversations.markers import refuse_rendered, rendered_mark
+from domain_ft.corpus.conversations.marks import is_blank, marked_out, rejected_in
+from domain_ft.corpus.conversations.media import refuse_media, refuse_media_places
+from domain_ft.corpus.conversations.messages import (
+    Placed,
+    check_turns,
+    looks_like_tools,
+    read_tools,
+    read_turns,
+    to_chat,
+)
+from domain_ft.corpus.left_out import VERDICT
 from domain_ft.corpus.readers.base import RawRecord, field_names, kind_of
-from domain_ft.errors import nearest
+from domain_ft.errors import CorpusError, nearest
+from domain_ft.quoting import listed
 
-__all__ = ["FORMATS", "Fault", "FieldChoice", "Format", "Parsed", "parse", "recognise", "to_chat"]
+__all__ = ["FORMATS", "Fault", "FieldChoice", "Format", "Parsed", "parse", "recognise", "to_chat", "unrecognised"]
 
 Format = Literal["chat", "alpaca", "prompt", "sharegpt", "qa"]
 
@@ -53,7 +64,7 @@ FORMATS: Mapping[Format, str] = {
 """What each format is called before a person."""
 
 _CONVERSATIONS = ("conversations", "conversation")
-_INPUT, _OUTPUT = ("input", "context"), ("output", "response")
+_OUTPUT = ("output", "response")
 _PAIRS = (
     ("question", "answer"),
     ("query", "response"),
@@ -64,8 +75,12 @@ _PAIRS = (
     ("question", "response"),
     ("instruction", "answer"),
 )
-_OF_MEANING = ("unsupported-media", "unsupported-field", "bad-history", "bad-weight")
-"""Faults of fields beside what is said."""
+_OF_MEANING = (
+    *("unsupported-media", "unsupported-field", "bad-history", "bad-weight", "rendered-text"),
+    "no-trained-turn",
+)
+"""Faults of what is learned and of fields beside what is said."""
+_ANSWERS = ("completion", *_OUTPUT, *dict.fromkeys(answer for _, answer in _PAIRS))
 _PROMPTS = (*dict.fromkeys(prompt for prompt, _ in _PAIRS), "text")
 
 
@@ -138,6 +153,29 @@ def recognise(fields: Mapping[str, Any], choice: FieldChoice, *, answered: bool 
     return None
 
 
+def unrecognised(fields: Mapping[str, Any], where: str) -> CorpusError:
+    """What is said of a record whose format is not known.
+
+    Args:
+        fields: of the record.
+        where: its file and line.
+    """
+    rendered = next((name for name, text in fields.items() if isinstance(text, str) and rendered_mark(text)), None)
+    if rendered is not None:
+        return CorpusError(
+            f"the field '{rendered}' holds whole conversations that a chat template rendered "
+            f"({rendered_mark(fields[rendered])}), and the model's own template is to render them",
+            where=where,
+            fix='write each turn as a message: {"messages": [{"role": "user", "content": "..."}, ...]}',
+        )
+    known = "; ".join(f"{kind}: {what}" for kind, what in FORMATS.items())
+    return CorpusError(
+        f"it is not clear what is asked and what is answered; the fields are: {listed(fields)}",
+        where=where,
+        fix=f"name the fields: --prompt-field F --answer-field F; or write one of the formats ({known})",
+    )
+
+
 def parse(
     record: RawRecord,
     file: str,
@@ -162,7 +200,15 @@ def parse(
     fields = {name: value for name, value in record.fields.items() if value is not None}
     read = {*(name for name in (choice.id_field, choice.group_field) if name)}
     if answered and not compared:
-        left_out = marked_out(fields, of_prompts=format == "prompt", of_pairs=format == "qa", read=read, faults=faults)
+        named = {*field_names(choice.prompt_field), choice.answer_field, choice.id_field, choice.group_field}
+        left_out = marked_out(
+            {name: value for name, value in fields.items() if name not in named},
+            of_prompts=format == "prompt",
+            of_pairs=format == "qa" and qa_fields(fields, choice)[1] == VERDICT,
+            said=_answers(fields, choice),
+            read=read,
+            faults=faults,
+        )
         if left_out is not None:
             return Parsed(None, tuple(faults.found), left_out=left_out)
         if is_preference(fields) and not choice.answer_field:
@@ -173,20 +219,41 @@ def parse(
     if system and not any(turn.role == "system" for turn in turns):
         turns = [Turn("system", system), *turns]
     tools: tuple[Mapping[str, Any], ...] = ()
-    if format != "qa":
+    if format != "qa" or (not reading.named and looks_like_tools(fields.get("tools"))):
         read.add("tools")
         tools = read_tools(fields.get("tools"), faults)
     if not compared:
         refuse_media(fields, "", faults)
-        refuse_media_places(turns, faults)
+        refuse_media_places(turns, fields, faults)
+        refuse_rendered(turns, faults)
         refuse_fields(fields, faults)
     name = _name(record, choice.id_field, faults) or record.key or f"{file}:{record.line}"
     group = _name(record, choice.group_field, faults)
     unread = (*(name for name in map(str, fields) if name not in read), *sorted(faults.unread))
     found = tuple(fault for fault in faults.found if not (compared and fault.kind in _OF_MEANING))
-    if any(fault.error for fault in found):
+    errors = [fault for fault in found if fault.error]
+    lists = (fields.get(name) for name in ("messages", *_CONVERSATIONS, "completion"))
+    verdict = next(filter(None, map(rejected_in, lists)), None)
+    if verdict is not None and [fault.kind for fault in errors] == ["no-trained-turn"]:
+        reason = f"every answer is marked as not to be learned, or as a bad one ({': '.join(verdict)})"
+        return Parsed(None, (), left_out=Fault("not-learned", errors[0].field, reason, error=False))
+    if errors:
         return Parsed(None, found, unread)
     return Parsed(Conversation(name, file, record.line, tuple(turns), tools, group), found, unread)
+
+
+def _answers(fields: Mapping[str, Any], choice: FieldChoice) -> Iterator[str]:
+    """The texts that a record may have as its answer, before it is read."""
+    for name in (*_ANSWERS, choice.answer_field):
+        value = fields.get(name) if name else None
+        if isinstance(value, str):
+            yield value
+    for name in ("messages", *_CONVERSATIONS, "completion"):
+        value = fields.get(name)
+        for message in value if isinstance(value, list) else ():
+            said = message.get("content", message.get("value")) if isinstance(message, Mapping) else None
+            if isinstance(said, str):
+                yield said
 
 
 def _says_something(turn: Turn) -> bool:
@@ -243,7 +310,7 @@ class _Record:
         check_turns(placed, name, self.faults, answered=self.answered)
         turns = [turn for _, turn in placed if turn is not None]
         refuse_unsaid(self.fields, turns, self.read, self.faults)
-        return turns
+        return reasoning_beside(self.fields, turns, self.read, self.faults)
 
     def _prompt(self) -> list[Turn]:
         """Either side may be a list of messages, as TRL's conversational form has it."""
@@ -254,7 +321,7 @@ class _Record:
             placed += read_turns(asked, "prompt", self.faults)
             refuse_unsaid(self.fields, [turn for _, turn in placed if turn], self.read, self.faults)
         else:
-            text = self._asked("prompt")
+            text = self._with_input(self._asked("prompt"), ["prompt", "completion"])
             placed += [Placed(HISTORY, turn) for turn in self._history()]
             placed.append(Placed("prompt", None if text is None else Turn("user", self._with_beside(text, ["prompt"]))))
         if isinstance(answer, list):
@@ -266,16 +333,14 @@ class _Record:
             placed.append(Placed("completion", turn))
         if isinstance(asked, list) or isinstance(answer, list):
             check_turns(placed, "completion", self.faults, answered=self.answered)
-        return [turn for _, turn in placed if turn is not None]
+        turns = [turn for _, turn in placed if turn is not None]
+        return reasoning_beside(self.fields, turns, self.read, self.faults) if isinstance(answer, list) else turns
 
     def _alpaca(self) -> list[Turn]:
-        asked = self._asked("instruction")
-        self.read.update(_INPUT)
-        parts = [self.faults.text(self.fields[name], name) for name in _INPUT if not is_blank(self.fields.get(name))]
-        if asked:
-            asked = "\n\n".join([asked, *(part for part in parts if part)])
-            asked = self._with_beside(asked, ["instruction"], contexts=())
         answer = next((name for name in _OUTPUT if name in self.fields), _OUTPUT[0])
+        asked = self._with_input(self._asked("instruction"), ["instruction", answer])
+        if asked:
+            asked = self._with_beside(asked, ["instruction"], context_last=True)
         return [*self._history(), *self._pair(asked, self._answer(answer))]
 
     def _qa(self) -> list[Turn]:
@@ -291,32 +356,46 @@ class _Record:
         asked = "\n\n".join(text for text in texts if text and text.strip())
         if not asked and None not in texts:
             self.faults.error("empty-prompt", prompts[0], "the prompt is empty")
-        if not self.named and not is_blank(self.fields.get("instruction")) and "instruction" not in prompts:
-            named = ",".join(["instruction", *prompts])
-            reason = f"the instruction beside {prompts[0]} is not read: name both, --prompt-field {named}"
-            self.faults.error("unsupported-field", "instruction", f"{reason} --answer-field {answer}")
-        if asked and not self.named and "input" not in (*prompts, answer) and not is_blank(self.fields.get("input")):
-            self.read.add("input")
-            asked = "\n\n".join(part for part in (asked, self.faults.text(self.fields["input"], "input")) if part)
+        asked = self._with_input(asked, [*prompts, answer]) or ""
         asked = self._with_beside(asked, prompts) if asked else asked
         return [*self._history(), *self._pair(asked or None, self._answer(answer))]
 
-    def _with_beside(self, asked: str, prompts: Sequence[str], contexts: Sequence[str] = CONTEXT) -> str:
-        """A question with the context before it and the options below it, each after a blank line."""
+    def _with_input(self, asked: str | None, used: Sequence[str]) -> str | None:
+        """A question with the `input` below it, where that is not one of the fields used."""
+        if not asked or self.named or "input" in used or "input" not in self.fields:
+            return asked
+        self.read.add("input")
+        if is_blank(self.fields["input"]):
+            return asked
+        return "\n\n".join(part for part in (asked, self.faults.text(self.fields["input"], "input")) if part)
+
+    def _with_beside(self, asked: str, prompts: Sequence[str], *, context_last: bool = False) -> str:
+        """A question with its context and the options, each after a blank line.
+
+        Args:
+            asked: the question.
+            prompts: the fields that it is read from.
+            context_last: whether the context comes after the question, as Alpaca's input does, and not before it.
+        """
         if self.named:
             return asked
-        parts = [asked]
-        for name in contexts:
-            if name in self.fields and name not in prompts:
-                self.read.add(name)
-                if not is_blank(self.fields[name]):
-                    parts.insert(len(parts) - 1, context_of(self.fields[name], name, self.faults))
+        contexts: list[str] = []
+        for name in CONTEXT:
+            value = self.fields.get(name)
+            if name not in self.fields or name in prompts or is_reference(name, value):
+                continue
+            self.read.add(name)
+            text = "" if is_blank(value) else context_of(value, name, self.faults)
+            if text not in contexts and text not in asked:
+                contexts.append(text)
+        parts = [asked, *contexts] if context_last else [*contexts, asked]
         for name in OPTIONS:
             if name in self.fields:
                 self.read.add(name)
                 if not is_blank(self.fields[name]):
                     parts.append(options_of(self.fields[name], name, self.faults))
         refuse_option_columns(self.fields, prompts, self.faults)
+        refuse_questions(self.fields, asked, prompts, self.read, self.faults)
         return "\n\n".join(part for part in parts if part)
 
     def _history(self) -> list[Turn]:

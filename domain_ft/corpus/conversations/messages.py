@@ -12,11 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from domain_ft.corpus.conversations.beside import MARKS, REASONING, reasoning_of, refuse_media, turn_mark
+from domain_ft.corpus.conversations.beside import REASONING, reasoning_of
 from domain_ft.corpus.conversations.conversation import ROLES, Conversation, Role, Turn
 from domain_ft.corpus.conversations.faults import Faults
+from domain_ft.corpus.conversations.marks import MARKS, WEIGHTS, is_blank, turn_mark
+from domain_ft.corpus.conversations.media import refuse_media
 from domain_ft.corpus.readers.base import kind_of
 from domain_ft.errors import nearest
+from domain_ft.json_files import loads
 
 _OTHER_NAMES: dict[str, Role] = {
     "developer": "system",
@@ -38,8 +41,12 @@ _MEANT: dict[str, Role] = {
 """What is probably meant by other names of roles; said in the message, since a guess would be learned."""
 
 _READ_OF_MESSAGES = {
-    *("role", "content", "from", "value", "name", "tool_calls", "function_call", "tool_call_id", *MARKS),
+    *("role", "content", "from", "value", "name", "tool_calls", "function_call", "tool_call_id"),
 }
+
+
+_TEXT_PARTS = ("text", "input_text", "output_text")
+"""What OpenAI's interfaces call a part of a content that is text."""
 
 
 class Placed(NamedTuple):
@@ -70,7 +77,7 @@ def read_tools(value: Any, faults: Faults) -> tuple[Mapping[str, Any], ...]:
     """The tools that a conversation may call: a list of objects, or the same as JSON text."""
     if isinstance(value, str) and value.strip():
         try:
-            value = json.loads(value)
+            value = loads(value)
         except ValueError as error:
             faults.error("wrong-type", "tools", f"the tools are no sound JSON: {error}")
             return ()
@@ -80,6 +87,12 @@ def read_tools(value: Any, faults: Faults) -> tuple[Mapping[str, Any], ...]:
         faults.error("wrong-type", "tools", "the field is not a list of objects, each a tool as OpenAI writes it")
         return ()
     return tuple(value)
+
+
+def looks_like_tools(value: Any) -> bool:
+    """Whether a field beside a question declares tools; it may as well hold words about other tools."""
+    tools = read_tools(value, Faults())
+    return bool(tools) and all("function" in tool or "name" in tool for tool in tools)
 
 
 def check_turns(placed: Sequence[Placed], place: str, faults: Faults, *, answered: bool) -> None:
@@ -110,7 +123,7 @@ def check_turns(placed: Sequence[Placed], place: str, faults: Faults, *, answere
     if not answers:
         faults.error("no-assistant-turn", place, "there is no turn of the assistant: nothing to learn")
     elif not any(turn.trained for turn in answers):
-        faults.error("no-trained-turn", place, "every turn of the assistant has the weight 0: nothing to learn")
+        faults.error("no-trained-turn", place, "every turn of the assistant is marked as not to be learned")
     if answers and turns[-1].role != "assistant":
         reason = f"the last turn is the {turns[-1].role}'s: nothing is learned from it"
         faults.warn("unanswered-last-turn", placed[-1].place, reason)
@@ -162,7 +175,7 @@ def _turn(message: Any, place: str, faults: Faults) -> Turn | None:
         ("from", "value") if "from" in message and "role" not in message else ("role", "content")
     )
     role = _role(message, role_field, place, faults)
-    learned = _learned(message, role, place, faults)
+    learned, marks = _learned(message, role, place, faults)
     calls = _calls(message, role, place, faults)
     content: str | None = ""
     if message.get(role_field) == "function_call":
@@ -175,8 +188,9 @@ def _turn(message: Any, place: str, faults: Faults) -> Turn | None:
     if content is not None and not content.strip() and not calls and "function_call" not in message:
         _note_empty(role, content_field in message, f"{place}.{content_field}", faults)
     refuse_media(message, place, faults)
+    _refuse_other_parts(message, place, faults)
     reasoning = reasoning_of(message, place, faults) if role in ("assistant", None) else None
-    read = {*_READ_OF_MESSAGES, *(REASONING if role == "assistant" else ())}
+    read = {*_READ_OF_MESSAGES, *marks, *(REASONING if role == "assistant" else ())}
     list_place = re.sub(r"\[\d+\]", "[]", place)
     faults.unread.update(f"{list_place}.{field}" for field in message if field not in read)
     if role is None:
@@ -187,6 +201,20 @@ def _turn(message: Any, place: str, faults: Faults) -> Turn | None:
     if "tool_call_id" in message:
         turn = replace(turn, tool_call_id=faults.text(message["tool_call_id"], f"{place}.tool_call_id"))
     return turn
+
+
+def _refuse_other_parts(message: Mapping[str, Any], place: str, faults: Faults) -> None:
+    """Note what a message says in fields of other forms: a single call, gpt-oss's thoughts in a turn of their own."""
+    for name in ("tool_call", "tool_use"):
+        if not is_blank(message.get(name)):
+            reason = f"{name} is not how OpenAI writes calls of tools: write a list of them, tool_calls"
+            faults.error("bad-tool-call", f"{place}.{name}", reason)
+    channel = message.get("channel")
+    if isinstance(channel, str) and channel.strip().casefold() == "analysis":
+        reason = (
+            "a turn in the channel 'analysis' is no answer: write it into the answer's message, as reasoning_content"
+        )
+        faults.error("unsupported-field", f"{place}.channel", reason)
 
 
 def _role(message: Mapping[str, Any], name: str, place: str, faults: Faults) -> Role | None:
@@ -207,15 +235,15 @@ def _role(message: Mapping[str, Any], name: str, place: str, faults: Faults) -> 
     return None
 
 
-def _learned(message: Mapping[str, Any], role: Role | None, place: str, faults: Faults) -> bool:
-    """Whether a turn of the assistant is learned: unless a mark says no."""
-    marked = turn_mark(message, place, faults)
+def _learned(message: Mapping[str, Any], role: Role | None, place: str, faults: Faults) -> tuple[bool, set[str]]:
+    """Whether a turn of the assistant is learned, which it is unless a mark says no; and the names of the marks."""
+    marked, read = turn_mark(message, place, of_answer=role == "assistant", faults=faults)
     if role not in ("assistant", None):
         for name in MARKS:
-            if name in message and (name == "weight" or marked):
+            if name in message and (name in WEIGHTS or marked):
                 reason = f"only turns of the assistant are learned: the {name} is not read"
                 faults.warn("bad-weight", f"{place}.{name}", reason)
-    return marked is not False
+    return marked is not False, read
 
 
 def _content(value: Any, place: str, faults: Faults) -> str | None:
@@ -227,7 +255,7 @@ def _content(value: Any, place: str, faults: Faults) -> str | None:
         here = f"{place}[{number}]"
         if not isinstance(part, Mapping):
             faults.error("wrong-type", here, f"the part is {kind_of(part)}, where an object is wanted")
-        elif part.get("type") != "text":
+        elif part.get("type") not in _TEXT_PARTS:
             reason = f"a part of type '{str(part.get('type'))[:40]}' cannot be learned from: only text can"
             faults.error("unsupported-part", here, reason)
         else:
@@ -274,7 +302,7 @@ def _call(call: Any, place: str, faults: Faults) -> Mapping[str, Any] | None:
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments)
+            arguments = loads(arguments)
         except (ValueError, RecursionError) as error:
             faults.error("bad-tool-call", f"{place}.function.arguments", f"the arguments are no sound JSON: {error}")
             return None
@@ -289,7 +317,7 @@ def _call(call: Any, place: str, faults: Faults) -> Mapping[str, Any] | None:
 def _spoken_call(value: Any, place: str, faults: Faults) -> tuple[Mapping[str, Any], ...]:
     """The call that ShareGPT files have as the text of a turn of `function_call`."""
     try:
-        parsed = json.loads(value) if isinstance(value, str) else value
+        parsed = loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError) as error:
         faults.error("bad-tool-call", place, f"the call is no sound JSON: {error}")
         return ()

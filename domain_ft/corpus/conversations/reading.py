@@ -24,10 +24,12 @@ from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.cleaning import normalise
 from domain_ft.corpus.conversations.conversation import Conversation
 from domain_ft.corpus.conversations.faults import Fault
-from domain_ft.corpus.conversations.formats import FORMATS, FieldChoice, Format, parse, recognise, to_chat
+from domain_ft.corpus.conversations.formats import FieldChoice, Format, parse, recognise, to_chat, unrecognised
 from domain_ft.corpus.conversations.placeholders import Placeholders
 from domain_ft.corpus.corpus import hub_revision
 from domain_ft.corpus.duplicates import NEAR
+from domain_ft.corpus.hub_splits import SPLIT_NAMES, flat, hub_splits
+from domain_ft.corpus.inputs import RECORD_ENDINGS, input_records
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.near_copies import Bools, all_similar_pairs, text_fingerprints
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, RawRecord, Reject, as_id, usual_id
@@ -35,9 +37,9 @@ from domain_ft.corpus.readers.files import ending, stem
 from domain_ft.corpus.readers.packing import PACKED
 from domain_ft.corpus.recipes import Source
 from domain_ft.corpus.splitting import draw, groupings, why_none_held_out
-from domain_ft.corpus.tasks.reading import RECORD_ENDINGS, SPLIT_NAMES, flat, hub_splits, input_records
 from domain_ft.errors import CorpusError
 from domain_ft.storage import user_path
+from domain_ft.wording import counted
 
 _LISTED = 100  # leaks that the facts name
 _PLACEHOLDERS = 5  # that are named in notes
@@ -177,7 +179,8 @@ def open_conversations(
             rejects(reject)
     if left_out.records:
         notes.append(
-            f"{left_out.records:,} records are marked as not to be learned, and are left out; rejects.jsonl lists them."
+            f"{counted(left_out.records, 'record is', 'records are')} marked as not to be learned "
+            "and left out; rejects.jsonl lists them."
         )
     left_out.records = len(rejected)
     facts |= {"examples": {"train": len(train), "test": len(test)}, "rejects": len(rejected), "format": format}
@@ -207,7 +210,7 @@ class _Reading:
         if self.format is None:
             self.format = recognise(record.fields, self.choice, answered=self.answered)
             if self.format is None:
-                raise _unrecognised(record, name)
+                raise unrecognised(record.fields, name if record.line is None else f"{name}, line {record.line}")
         parsed = parse(record, name, self.format, self.choice, answered=self.answered)
         id_field = self.choice.id_field or (None if self.answered else usual_id(record.fields))
         blank = [name for name, value in record.fields.items() if value is None or value == ""]
@@ -231,17 +234,6 @@ class _Reading:
             return None
         key = as_id(record.fields.get(id_field)) if id_field else None
         return dataclasses.replace(parsed.conversation, key=parsed.conversation.id if key is None else key)
-
-
-def _unrecognised(record: RawRecord, name: str) -> CorpusError:
-    listed = ", ".join(map(str, record.fields)) or "none"
-    where = name if record.line is None else f"{name}, line {record.line}"
-    known = "; ".join(f"{kind}: {what}" for kind, what in FORMATS.items())
-    return CorpusError(
-        f"it is not clear what is asked and what is answered; the fields are: {listed}",
-        where=where,
-        fix=f"name the fields: --prompt-field F --answer-field F; or write one of the formats ({known})",
-    )
 
 
 def _check_ending(path: Path) -> None:
@@ -274,7 +266,11 @@ def _read(
             progress(f"reading {name}", number, None)
     if not conversations or reading.format is None:
         first = rejected[0] if rejected else None
-        why = f": {len(rejected):,} records are left out, the first because {first.reason}" if first else ""
+        why = (
+            f": {counted(len(rejected), 'record is', 'records are')} left out, the first because {first.reason}"
+            if first
+            else ""
+        )
         fix = "`domain-ft data check` lists all that is wrong" if first else "give a file with some"
         raise CorpusError(f"there is no conversation that can be used{why}", where=spec, fix=fix)
     for kind, faults in reading.warnings.items():
@@ -352,7 +348,7 @@ def _hold_out(conversations: Sequence[Conversation], source: ConversationSource)
         if held.sum() >= max(wanted / 2, 1):
             return held, f"{source.test_fraction:.0%} of the examples are held out, whole groups of {words} at a time"
     raise CorpusError(
-        f"none of the {len(conversations):,} examples can be held out: "
+        f"none of the {counted(len(conversations), 'example')} can be held out: "
         + why_none_held_out(groups, [()] * len(conversations), source.test_fraction),
         where=source.data,
         fix="give more examples, a larger --test-fraction, or a file of test examples: --test FILE",

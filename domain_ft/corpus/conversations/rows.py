@@ -27,6 +27,7 @@ from domain_ft.corpus.readers.base import Reject
 from domain_ft.corpus.tokens import byte_offsets, plain_backend
 from domain_ft.errors import CorpusError, RecordError, SettingsError
 from domain_ft.randomness import derive
+from domain_ft.wording import counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -281,10 +282,13 @@ class _Encoder:
         if not self.tokens:
             first = next(iter([*self.refused, *self.dropped]), None)
             why = f"; of one: {first.reason}" if first else ""
+            cut = any("max-length" in one.reason for one in self.dropped)
             raise CorpusError(
-                f"none of the {len(conversations):,} conversations has anything that can be learned{why}",
+                f"nothing can be learned from {counted(len(conversations), 'conversation')}{why}",
                 where=first.place if first else None,
-                fix="give a larger --max-length, or shorter prompts",
+                fix="give a larger --max-length, or shorter prompts"
+                if cut
+                else "look at the answers of that record, or take a model whose tokenizer and chat template fit them",
             )
         return ConversationRows(
             np.concatenate(self.tokens),

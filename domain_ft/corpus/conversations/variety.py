@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from domain_ft.corpus.cleaning import normalise
 from domain_ft.corpus.conversations.conversation import Conversation
 from domain_ft.corpus.shuffling import beginning
-from domain_ft.corpus.tagging.entities import find_words
+from domain_ft.corpus.words import find_words
 
 PHRASE_BYTES = 24
 DOMINATES = 2 / 3  # at this share or above; two classes of examples that are about even do not

@@ -9,6 +9,7 @@ import csv
 import io
 import itertools
 import math
+import shlex
 import statistics
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,14 +23,18 @@ from domain_ft.corpus.readers.choosing import LOOKED_AT, Holds, what_fields_hold
 from domain_ft.corpus.readers.encodings import UTF8, advice, beginning, candidates, is_iso2022, is_wide, label
 from domain_ft.corpus.readers.packing import BUFFER, DAMAGED, WideError, as_utf8, open_packed, packing
 from domain_ft.errors import CorpusError, RecordError, nearest
+from domain_ft.quoting import listed, shown
 
 OnBadRecord = Literal["stop", "skip"]
 
 LARGEST_WHOLE = 256_000_000  # bytes, unpacked, of a file that has to be read whole, and of a line
 BOM = codecs.BOM_UTF8
+_OFFICE = {
+    b"PK\x03\x04": "a ZIP archive, such as an Excel workbook (.xlsx) or a Word document (.docx)",
+    b"\xd0\xcf\x11\xe0": "an old Office file (.xls, .doc) or an encrypted one",
+}
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_SHOWN = 60  # characters of a user's text that a message shows at most
-_LISTED = 20  # names of fields that a message lists at most
+_LONGEST_NAME = 60  # characters of what is taken for the name of a field
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,7 @@ class BadRecords:
         if self.policy == "skip":
             self.sink(Reject(file, line, field, reason))
             return
-        where = file + (f", line {line}" if line is not None else "") + (f', field "{field}"' if field else "")
+        where = file + (f", line {line}" if line is not None else "") + (f', field "{shown(field)}"' if field else "")
         mend = (fix or "fix it") + (f"; or {self.advice}" if self.advice else "")
         raise RecordError(reason, where=where, fix=mend)
 
@@ -244,6 +249,11 @@ def report_empty(name: str, bad: BadRecords) -> None:
 
 def is_foreign(data: bytes, name: str, bad: BadRecords) -> bool:
     """Whether a file that begins with `data` is no text that can be cut in lines; if so, it is reported."""
+    office = next((what for mark, what in _OFFICE.items() if data.startswith(mark)), None)
+    if office is not None:
+        fix = "export its sheet as CSV (UTF-8), or its text as .txt"
+        bad.add(f"this is {office}, not text", file=name, fix=fix)
+        return True
     if data.startswith(_UTF16) or b"\0" in data:
         found = candidates(beginning(bad.path) or data)
         if not found:
@@ -288,23 +298,6 @@ def decode(
     return None
 
 
-def shown(text: Any) -> str:
-    """As much of a user's text as a message may show, on one line.
-
-    >>> shown("word " * 30)
-    'word word word word word word word word word word word word…'
-    """
-    flat = " ".join(str(text)[: 4 * _SHOWN].split())
-    return flat if len(flat) <= _SHOWN else f"{flat[:_SHOWN].rstrip()}…"
-
-
-def listed(fields: Iterable[Any]) -> str:
-    """The names of fields as a message lists them."""
-    names = [shown(name) for name in fields]
-    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
-    return (", ".join(names[:_LISTED]) + more) or "none"
-
-
 class TextField:
     """Which field of a record is the text: the one named, or found by the first records and then kept.
 
@@ -347,11 +340,14 @@ class TextField:
             self._given = None
         if self.names:
             return list(self.names)
-        texts = [field for field, holds in fields.items() if holds and holds is not Holds.NAMES]
-        usual = [field for field in self.usual if fields.get(field)]
-        if usual:
-            self.names = (usual[0],)
-        elif len(texts) == 1:
+        texts = [field for field, holds in fields.items() if holds not in (Holds.NOTHING, Holds.NAMES, Holds.INSIDE)]
+        inside = [field for field, holds in fields.items() if holds is Holds.INSIDE]
+        usual = usual_name(
+            [field for field, holds in fields.items() if holds and holds is not Holds.INSIDE], self.usual
+        )
+        if usual is not None:
+            self.names = (usual,)
+        elif len(texts) == 1 and not inside:
             self.names = (texts[0],)
         else:
             raise self._unclear(fields, texts)
@@ -360,18 +356,25 @@ class TextField:
 
     def _unclear(self, fields: Mapping[str, int], texts: Sequence[str]) -> CorpusError:
         names = [field for field, holds in fields.items() if holds is Holds.NAMES]
-        example = shown(join_names([*texts, *names, "F"][:1]))
-        joined = ""
-        if texts[1:]:
-            joined = f", or several, joined by a blank line: {self.option} {shown(join_names(texts[:2]))}"
+        example = _argument([*texts, *names, "F"][:1])
+        joined = within = ""
+        if texts[1:] and _argument(texts[:2]) != "F":
+            joined = f", or several, joined by a blank line: {self.option} {_argument(texts[:2])}"
         what = f"it is not clear which field holds the text; the fields are: {listed(fields)}"
+        inside = [field for field, holds in fields.items() if holds is Holds.INSIDE]
+        if inside:
+            within = (
+                f"most of the text is inside the objects or lists of {listed(inside)}, which are not read: write the "
+                "text of each record into a field of its own, such as text; or else "
+            )
         if names and not texts:
             what += f" ({listed(names)}: identifiers, addresses, dates or numbers by what they hold)"
         header = "; if the file has no header, give it one as its first line" if any(map(_no_name, fields)) else ""
         return CorpusError(
             what,
             where=self.name,
-            fix=f"name it: {self.option} {example}{joined} ({self.option[2:].replace('-', '_')} in a TOML){header}",
+            fix=f"{within}name it: {self.option} {example}{joined} "
+            f"({self.option[2:].replace('-', '_')} in a TOML){header}",
         )
 
     def look(self, records: Sequence[RawRecord]) -> None:
@@ -388,7 +391,7 @@ class TextField:
         parts: list[str] = []
         for name in self.names:
             if name not in record:
-                known = nearest(shown(name), map(shown, record)) if record else "the record has no fields"
+                known = nearest(name, map(str, record)) if record else "the record has no fields"
                 hint = f"name the right one with {self.option} ({known})"
                 bad.add("the field is missing", file=self.name, line=line, field=name, fix=hint)
                 return None
@@ -434,6 +437,17 @@ ID_NAMES = ("id", "_id", "uid", "uuid", "guid", "doc_id", "document_id", "record
 """What the field that names a record is usually called, in any case; the likeliest first."""
 
 
+def usual_name(fields: Iterable[str], usual: Iterable[str]) -> str | None:
+    """The field with the likeliest of some usual names, whatever its case; None where none has one.
+
+    >>> usual_name(["Label", "Text"], ("text", "sentence"))
+    'Text'
+    """
+    names = list(fields)
+    there = {str(field).strip().casefold(): field for field in reversed(names)}
+    return next((name if name in names else there[name] for name in usual if name in there), None)
+
+
 def usual_id(fields: Iterable[str]) -> str | None:
     """The field that has a usual name of ids, None where there is none.
 
@@ -476,9 +490,15 @@ def join_names(names: Iterable[str]) -> str:
     )
 
 
+def _argument(names: Sequence[str]) -> str:
+    """Names of fields as a shell takes them behind an option; F where they are too long to be shown."""
+    joined = join_names(names)
+    return shlex.quote(joined) if all(shown(name) == name for name in names) else "F"
+
+
 def _no_name(field: str) -> bool:
     """Whether this is hardly the name of a field: a whole sentence, or a number."""
-    return len(field) > _SHOWN or len(field.split()) > 5 or field.replace(".", "", 1).isdigit()
+    return len(field) > _LONGEST_NAME or len(field.split()) > 5 or field.replace(".", "", 1).isdigit()
 
 
 def kind_of(value: Any) -> str:

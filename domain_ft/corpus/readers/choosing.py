@@ -8,8 +8,10 @@ from __future__ import annotations
 import enum
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+from domain_ft.corpus.readers.dates import is_date
 
 LOOKED_AT = 100
 """Records at the beginning of a file by which its fields are judged."""
@@ -21,6 +23,7 @@ class Holds(enum.IntEnum):
     NOTHING = 0  # no text: numbers, nulls, objects
     NAMES = 1  # text that identifies, or nothing but blanks: ids, addresses, hashes, dates, numbers, codes
     TEXT = 2
+    INSIDE = 3  # objects or lists with more text inside them than any field of text has: paragraphs, sections
 
 
 # What a field is called that identifies its record or says where it is from, unless it holds sentences.
@@ -35,9 +38,10 @@ _IDENTIFIERS = re.compile(
     r"[a-z][a-z0-9+.-]*://\S+"  # an address
     r"|www\.\S+|[\w.-]+(/[\w.-]+)+|\S+@\S+\.\w+|(/|\./|~/|[A-Za-z]:\\)\S*"  # an address, a path
     r"|[0-9A-Fa-f]{8,}|[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"  # a hash, a UUID
-    r"|[\d\s.,:;/+%TZ\-]+"  # numbers, dates, times
+    r"|[\d\s.,:;/+%TZ\-\u20ac$\xa3\xa5]+"  # numbers, dates, times, sums of money
     r"|(?=\S*\d)[\w.:/#\-]+",  # one word with a digit in it: an id
 )
+_DEEPEST = 8  # levels of objects and lists that are looked into
 _IDENTIFYING = 0.9  # share of the values from which on a field identifies
 _SENTENCE_WORDS = 4
 _SENTENCE_CHARACTERS = 20  # of one word: a language without spaces, unless it looks like an identifier
@@ -50,10 +54,32 @@ def what_fields_hold(records: Iterable[Mapping[str, Any]]) -> dict[str, Holds]:
     {'id': <Holds.NAMES: 1>, 'data': <Holds.TEXT: 2>, 'n': <Holds.NOTHING: 0>}
     """
     values: defaultdict[str, list[str]] = defaultdict(list)
+    inside: defaultdict[str, int] = defaultdict(int)
     for record in records:
         for name, value in record.items():
-            values[name] += texts_of(value)
-    return {name: _judged(name, found) for name, found in values.items()}
+            found = texts_of(value)
+            values[name] += found
+            if not found and isinstance(value, list | dict):
+                inside[name] += sum(len(text) for _, text in texts_inside(value) if _is_sentence(text))
+    holds = {name: _judged(name, found) for name, found in values.items()}
+    longest = max((sum(map(len, values[name])) for name, held in holds.items() if held is Holds.TEXT), default=0)
+    return {name: Holds.INSIDE if not held and inside[name] > longest else held for name, held in holds.items()}
+
+
+def texts_inside(value: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
+    """The texts in lists and objects, each with the key that it has in the object around it.
+
+    >>> list(texts_inside([{"text": "One.", "n": 1}, {"text": "Two."}]))
+    [('text', 'One.'), ('text', 'Two.')]
+    """
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, Mapping) and depth < _DEEPEST:
+        for name, part in value.items():
+            yield from texts_inside(part, str(name), depth + 1)
+    elif isinstance(value, list) and depth < _DEEPEST:
+        for part in value:
+            yield from texts_inside(part, key, depth + 1)
 
 
 def texts_of(value: Any) -> Sequence[str]:
@@ -67,7 +93,7 @@ def _judged(name: str, values: Sequence[str]) -> Holds:
     shortened = [value.strip()[:300] for value in values if value.strip()]
     if not shortened:
         return Holds.NAMES if values else Holds.NOTHING
-    identifying = sum(_IDENTIFIERS.fullmatch(value) is not None for value in shortened)
+    identifying = sum(_IDENTIFIERS.fullmatch(value) is not None or is_date(value) for value in shortened)
     if identifying >= _IDENTIFYING * len(shortened):
         return Holds.NAMES
     sentences = sum(map(_is_sentence, shortened))

@@ -23,6 +23,7 @@ from domain_ft.corpus.readers import base
 from domain_ft.corpus.readers.base import BOM, BadRecords, SourceDocument, decode, is_foreign, read_bytes, report_empty
 from domain_ft.corpus.readers.encodings import canonical, is_wide, label
 from domain_ft.errors import SettingsError
+from domain_ft.quoting import shown
 
 if TYPE_CHECKING:
     from docx.table import Table
@@ -68,12 +69,12 @@ def read_xml(path: Path, name: str, text_field: str | None, bad: BadRecords) -> 
     try:
         root = etree.fromstring(_DECLARATION.sub("", text).encode("utf-8"), parser)
     except etree.XMLSyntaxError as error:
-        bad.add(f"broken XML: {base.shown(error.msg)}", file=name, line=error.lineno or None)
+        bad.add(f"broken XML: {shown(error.msg)}", file=name, line=error.lineno or None)
         return
     entity = next(root.iter(etree.Entity), None)
     if entity is not None:
         bad.add(
-            f"the XML uses the entity {base.shown(entity.text)}, and entities of a file are not expanded",
+            f"the XML uses the entity {shown(entity.text)}, and entities of a file are not expanded",
             file=name,
             line=entity.sourceline,
             fix="write the file without entities of its own: xmllint --noent",
@@ -94,7 +95,7 @@ def read_email(path: Path, name: str, text_field: str | None, bad: BadRecords) -
         subject = str(message.get("subject", "")).strip()
         for part in message.iter_attachments() if message.is_multipart() else ():
             attachment = part.get_filename() or part.get_content_type()
-            bad.seen.left_out.files.append(UnreadFile(f"{name}: {base.shown(attachment)}", "an attachment"))
+            bad.seen.left_out.files.append(UnreadFile(f"{name}: {shown(attachment)}", "an attachment"))
         text: str | None = ""
         if body is not None:
             content = body.get_payload(decode=True)
@@ -170,7 +171,7 @@ def _damage(kind: str, name: str, bad: BadRecords) -> Iterator[None]:
     except (GeneratorExit, base.RecordError, MemoryError):
         raise
     except Exception as error:
-        why = f"{type(error).__name__}: {base.shown(error)}" if str(error) else type(error).__name__
+        why = f"{type(error).__name__}: {shown(error)}" if str(error) else type(error).__name__
         bad.add(f"the {kind} file is damaged and cannot be read ({why})", file=name, fix="save or fetch it again")
 
 
@@ -215,7 +216,7 @@ def _html_text(text: str, name: str, bad: BadRecords) -> str | None:
     try:
         root = html.document_fromstring(_DECLARATION.sub("", text).encode("utf-8"), parser=parser)
     except (etree.ParserError, etree.XMLSyntaxError) as error:
-        bad.add(f"the HTML cannot be read: {base.shown(error)}", file=name)
+        bad.add(f"the HTML cannot be read: {shown(error)}", file=name)
         return None
     etree.strip_elements(root, *_UNSHOWN, with_tail=False)
     return _lines_of(root, lambda element: element.tag not in _INLINE and element.tag not in ("td", "th"))

@@ -28,6 +28,7 @@ from domain_ft.corpus.readers.choosing import LOOKED_AT, Holds, what_fields_hold
 from domain_ft.corpus.readers.packing import packing
 from domain_ft.corpus.readers.records import documents
 from domain_ft.errors import CorpusError, nearest
+from domain_ft.quoting import shown
 
 _ROWS = 256  # rows read at a time: few enough that a batch of long documents is small
 
@@ -63,7 +64,7 @@ def parquet_records(path: Path, name: str, bad: BadRecords, columns: Columns | N
         wanted = columns(_held(table, name)) if columns else None
         for column in wanted or ():
             if column not in schema.names:
-                raise CorpusError(f"there is no field '{column}'", where=name, fix=nearest(column, schema.names))
+                raise CorpusError(f"there is no field '{shown(column)}'", where=name, fix=nearest(column, schema.names))
         yield from _rows(table, name, wanted, bad)
 
 

@@ -7,7 +7,7 @@ import csv
 import itertools
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -21,20 +21,17 @@ from domain_ft.corpus.readers.base import (
     decode,
     fields_of,
     kind_of,
-    listed,
     looked_at,
     read_lines,
     read_whole,
     report_empty,
-    shown,
     text_encoding,
 )
 from domain_ft.corpus.readers.choosing import LOOKED_AT, Holds
-from domain_ft.errors import CorpusError
+from domain_ft.corpus.readers.headers import DELIMITERS, check_header, check_is_table, check_shape
+from domain_ft.json_files import MARKING, Doubled, RepeatedKeyError, find_doubled
 
 _LARGEST_FIELD = 2**31 - 1  # the csv module's own limit is 131,072 characters; a field may be a whole book
-_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
-_LONGEST_NAME = 100  # characters of the name of a column, more than which are a text
 _SWALLOWED = 5  # lines within a quotation that all look like records, from which on it was left open by mistake
 _MOST_LINES = 10_000  # of a quotation that are looked through for that
 
@@ -106,9 +103,21 @@ def json_values(
         records_in: the records in the first value of the file, if it lists them; None where it is a record itself.
         fix: what to do about a broken line.
 
-    Yields:
-        the line of each, or its number in the value that lists it, and the record.
+    Returns:
+        the line of each, or its number in the value that lists it, and the record. One that gives a field twice is
+        reported and left out.
     """
+    return dropping_doubled(_marked_values(path, name, bad, records_in, fix), name, bad)
+
+
+def _marked_values(
+    path: Path | BinaryIO,
+    name: str,
+    bad: BadRecords,
+    records_in: Callable[[Any], list[Any] | None],
+    fix: str | None,
+) -> Iterator[tuple[int, Any]]:
+    """`json_values`, with the records that give a field twice, as `MARKING` marks them."""
     lines = read_lines(path, name, bad)
     count = blank = 0
     held: tuple[int, Any] | None = None  # an object that lists records, unless there is another line
@@ -128,7 +137,7 @@ def json_values(
             held = None
         is_first = blank + 1 == count
         try:
-            value = json.loads(line)
+            value = MARKING.decode(line)
         except json.JSONDecodeError as error:
             if is_first and _goes_on(line, error):
                 text = _rest(line, lines, name, bad)
@@ -147,6 +156,7 @@ def json_values(
         else:
             held = number, value
     if held is not None:
+        _report_doubled_list(held[1], name, bad)
         yield from enumerate(records_in(held[1]) or [], 1)
     if count and blank == count:
         report_empty(name, bad)
@@ -162,10 +172,11 @@ def json_records(path: Path, name: str, bad: BadRecords, columns: Columns | None
     if text is None:
         return
     try:
-        values = json.loads(text)
+        values = MARKING.decode(text)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":  # JSON lines
-            for line, value in _values(text, name, bad, 1, _listed_objects):
+            found = _values(text, name, bad, 1, _listed_objects)
+            for line, value in dropping_doubled(found, name, bad):
                 if is_object(value, name, bad, line):
                     yield RawRecord(line, value)
             return
@@ -175,8 +186,11 @@ def json_records(path: Path, name: str, bad: BadRecords, columns: Columns | None
         bad.add(f"broken JSON: {error}", file=name)
         return
     if isinstance(values, dict) and values and all(isinstance(value, dict) for value in values.values()):
+        if isinstance(values, Doubled):
+            bad.add(f"the id {values.key!r:.100} is given to two records", file=name, field=values.key, fix=ONE_KEY)
         for number, (key, value) in enumerate(values.items(), 1):
-            yield RawRecord(number, value, key)
+            if not is_doubled(value, name, bad, number):
+                yield RawRecord(number, value, key)
         return
     if not isinstance(values, list):
         bad.add(
@@ -185,9 +199,33 @@ def json_records(path: Path, name: str, bad: BadRecords, columns: Columns | None
             fix="write a list of objects, an object of objects by their ids, or JSON lines (.jsonl), an object a line",
         )
         return
-    for number, value in enumerate(values, 1):
+    for number, value in dropping_doubled(enumerate(values, 1), name, bad):
         if is_object(value, name, bad, number):
             yield RawRecord(number, value)
+
+
+ONE_KEY = "keep one of the two, or give the other another name"
+"""What to do about a record that gives a field twice."""
+
+
+def is_doubled(value: Any, name: str, bad: BadRecords, line: int) -> bool:
+    """Whether a record of `MARKING` gives a field twice, so that one of the values is lost; it is then reported."""
+    key = find_doubled(value)
+    if key is None:
+        return False
+    bad.add(str(RepeatedKeyError(key)), file=name, line=line, field=key, fix=ONE_KEY)
+    return True
+
+
+def dropping_doubled(values: Iterable[tuple[int, Any]], name: str, bad: BadRecords) -> Iterator[tuple[int, Any]]:
+    """The numbered records without those that give a field twice, which are reported."""
+    return ((number, value) for number, value in values if not is_doubled(value, name, bad, number))
+
+
+def _report_doubled_list(value: Any, name: str, bad: BadRecords) -> None:
+    """Report an object that lists the records of a file and gives a field twice: what the first one held is lost."""
+    if isinstance(value, Doubled):
+        bad.add(str(RepeatedKeyError(value.key)), file=name, field=value.key, fix=ONE_KEY)
 
 
 def is_object(value: Any, name: str, bad: BadRecords, line: int) -> bool:
@@ -229,7 +267,6 @@ def _values(
 
     Behind one that is broken, reading goes on where a line begins with a brace.
     """
-    decoder = json.JSONDecoder()
     place, line, counted = 0, first_line, 0
     while True:
         while place < len(text) and text[place] in " \t\r\n,":
@@ -239,7 +276,7 @@ def _values(
         line += text.count("\n", counted, place)
         counted = begin = place
         try:
-            value, place = decoder.raw_decode(text, place)
+            value, place = MARKING.raw_decode(text, place)
         except (ValueError, RecursionError) as error:
             at = line
             reason = str(error)
@@ -257,6 +294,7 @@ def _values(
         if listed is None or not (alone or isinstance(value, list)):
             yield line, value
         else:
+            _report_doubled_list(value, name, bad)
             yield from enumerate(listed, 1) if alone else ((line, item) for item in listed)
 
 
@@ -310,8 +348,10 @@ def _table_records(
         delimiter = begin[0].text.rstrip("\r\n")[4:5] or delimiter
         begin = []
     begin += itertools.islice(lines, LOOKED_AT)
+    check_is_table(next((line.text for line in begin if line.text.strip()), ""), name)
     delimiter = _delimiter(begin, delimiter)
-    rows = _rows(itertools.chain(begin, lines), delimiter)
+    blanks = _has_blanks_behind(begin, delimiter)
+    rows = _rows(itertools.chain(begin, lines), delimiter, blanks)
     header: list[str] | None = None
     for row in rows:
         if not row.sound:
@@ -323,9 +363,13 @@ def _table_records(
             break
     if header is None:
         return
+    while len(header) > 1 and not header[-1].strip():  # spreadsheets write empty columns behind the last one
+        header.pop()
+    counts = [len(_trimmed(row.fields, len(header))) for row in _rows(iter(begin), delimiter, blanks) if row.fields]
+    check_shape(header, counts[1:-1] if len(begin) > LOOKED_AT else counts[1:], name)
 
     def settle(first: Sequence[RawRecord]) -> None:
-        _check_header(header, [record.fields for record in first], name, delimiter)
+        check_header(header, [list(record.fields.values()) for record in first], name, delimiter)
         if columns:
             columns(fields_of(first) or dict.fromkeys(header, Holds.TEXT))
 
@@ -333,6 +377,8 @@ def _table_records(
     first = next(records, None)
     if first is None:
         settle([])  # a header alone has to be sound too
+        if not any(counts[1:]):
+            bad.add("the file holds a header and no records", file=name, fix="remove it or put its records in")
         return
     yield first
     yield from records
@@ -346,11 +392,19 @@ def _sound_rows(
             continue
         if row.problem is not None:
             _add_problem(row, name, path, bad)
-        elif len(row.fields) == len(header):
-            yield RawRecord(row.line, dict(zip(header, row.fields, strict=True)))
-        elif row.fields:
-            reason = f"the record has {len(row.fields)} fields, where the header has {len(header)}"
-            bad.add(reason, file=name, line=row.line)
+            continue
+        fields = _trimmed(row.fields, len(header))
+        if len(header) > 1 and not any(map(str.strip, fields)):
+            continue  # a blank line, as spreadsheets write it
+        if fields == header and len(header) > 1:
+            reason = "the record repeats the header, as where files are put together"
+            bad.add(reason, file=name, line=row.line, fix="remove the line")
+        elif len(fields) == len(header):
+            yield RawRecord(row.line, dict(zip(header, fields, strict=True)))
+        elif fields:
+            reason = f"the record has {len(fields)} fields, where the header has {len(header)}"
+            fix = "a field that holds the delimiter is put in double quotes, and an empty one still has its delimiter"
+            bad.add(reason, file=name, line=row.line, fix=fix)
 
 
 def _add_problem(row: _Row, name: str, path: Path | BinaryIO, bad: BadRecords) -> None:
@@ -360,8 +414,19 @@ def _add_problem(row: _Row, name: str, path: Path | BinaryIO, bad: BadRecords) -
     bad.add(f"broken {kind} record: {row.problem}{covers}", file=name, line=row.line, fix=fix)
 
 
-def _rows(source: Iterator[_Line], delimiter: str) -> Iterator[_Row]:
-    """The records of a table. Where a quotation is broken, only its first line is lost: the others are read again."""
+def _trimmed(fields: Sequence[str], columns: int) -> list[str]:
+    """The fields without the empty ones behind the last column, as spreadsheets write them."""
+    count = len(fields)
+    while count > columns and not fields[count - 1].strip():
+        count -= 1
+    return list(fields[:count])
+
+
+def _rows(source: Iterator[_Line], delimiter: str, blanks: bool = False) -> Iterator[_Row]:
+    """The records of a table. Where a quotation is broken, only its first line is lost: the others are read again.
+
+    `blanks`: whether a blank behind each delimiter belongs to no field.
+    """
     again: deque[_Line] = deque()
     used: list[_Line] = []
 
@@ -374,7 +439,7 @@ def _rows(source: Iterator[_Line], delimiter: str) -> Iterator[_Row]:
             yield line.text
 
     columns = 0
-    reader = csv.reader(feed(), delimiter=delimiter, strict=True)
+    reader = csv.reader(feed(), delimiter=delimiter, strict=True, skipinitialspace=blanks)
     while True:
         used.clear()
         problem = None
@@ -390,7 +455,7 @@ def _rows(source: Iterator[_Line], delimiter: str) -> Iterator[_Row]:
             problem = "a quotation mark is not closed in its line, and the lines below look like records"
         if problem is not None:
             again.extendleft(reversed(used[1:]))
-            reader = csv.reader(feed(), delimiter=delimiter, strict=True)
+            reader = csv.reader(feed(), delimiter=delimiter, strict=True, skipinitialspace=blanks)
             sound = used[0].sound
         yield _Row(first, fields, count, sound, problem)
 
@@ -412,61 +477,25 @@ def _split(line: str, delimiter: str) -> list[str]:
     return []
 
 
+def _has_blanks_behind(lines: Sequence[_Line], delimiter: str) -> bool:
+    """Whether a blank follows each delimiter of the header, as in `text, label`: a quotation may begin behind it."""
+    header = _split(next((line.text for line in lines if line.text.strip()), ""), delimiter)
+    return len(header) > 1 and all(name.startswith(" ") for name in header[1:])
+
+
 def _delimiter(lines: Sequence[_Line], delimiter: str) -> str:
     """What parts the fields: the usual delimiter, unless another one parts the header and all first lines alike."""
     header = next((line.text for line in lines if line.text.strip()), "")
     if len(_split(header, delimiter)) > 1:
         return delimiter
     texts = [line.text for line in lines]
-    for other in _DELIMITERS:
+    for other in DELIMITERS:
         columns = len(_split(header, other))
         if other != delimiter and columns > 1:
             rows = list(itertools.islice((row.fields for row in _rows(iter(lines), other) if row.fields), len(texts)))
             if len(rows) > 1 and sum(len(row) == columns for row in rows) >= 0.9 * len(rows):
                 return other
     return delimiter
-
-
-def _check_header(header: Sequence[str], first: Sequence[Mapping[str, Any]], name: str, delimiter: str) -> None:
-    """Check that the header row is one.
-
-    Raises:
-        CorpusError: the header is parted by another delimiter, is a record, or names a column twice.
-    """
-    where = f"{name}, line 1"
-    for other, word in _DELIMITERS.items():
-        if len(header) == 1 and other != delimiter and other in header[0] and len(header[0]) <= _LONGEST_NAME:
-            raise CorpusError(
-                f"the fields seem to be parted by {word}: the header is '{shown(header[0])}'",
-                where=where,
-                fix="write .csv with commas and .tsv with tabs, or name the delimiter in the first line: sep=;",
-            )
-    long = next((place for place, column in enumerate(header, 1) if len(column) > _LONGEST_NAME), None)
-    numbers = [place for place, column in enumerate(header, 1) if _is_number(column)]
-    sentences = any(len(column.split()) >= 4 for column in header)
-    alike = all(_is_number(record[header[place - 1]]) for record in first for place in numbers)
-    if long is not None or (numbers and sentences and first and alike):
-        what = f"field {long} has {len(header[long - 1]):,} characters" if long else f"field {numbers[0]} is a number"
-        raise CorpusError(
-            f"the file seems to have no header: its first line looks like a record ({what})",
-            where=where,
-            fix="put the names of the columns into the first line, such as text"
-            + (f"{delimiter if delimiter != chr(9) else ' TAB '}label" if len(header) > 1 else ""),
-        )
-    doubled = sorted({column for column in header if list(header).count(column) > 1})
-    if doubled:
-        raise CorpusError(
-            f"the header names '{shown(doubled[0])}' twice; the fields are: {listed(header)}",
-            where=where,
-            fix="give each column a name of its own; a file without a header needs one",
-        )
-
-
-def _is_number(value: str) -> bool:
-    with contextlib.suppress(ValueError):
-        float(value)
-        return True
-    return False
 
 
 def _text_lines(path: Path | BinaryIO, name: str, bad: BadRecords) -> Iterator[_Line]:

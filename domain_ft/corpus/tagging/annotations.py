@@ -7,6 +7,8 @@ refused with what to do (`Refused`). `tag` and `data check` both read files by `
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +16,8 @@ from typing import Any
 from domain_ft.corpus.left_out import VERDICT, rejected_by_annotator
 from domain_ft.corpus.readers.base import kind_of
 from domain_ft.corpus.tagging.entities import is_tag
+from domain_ft.json_files import Doubled
+from domain_ft.quoting import listed
 
 SPANS_FIELDS = ("entities", "spans", "label", "labels", "ents", "annotations")
 STARTS, ENDS = ("start", "start_offset", "begin"), ("end", "end_offset")
@@ -66,12 +70,22 @@ def records_of(value: Any) -> list[Any] | None:
     if not isinstance(value, Mapping):
         return None
     for name in _CONTAINERS:
-        listed = value.get(name)
-        if isinstance(listed, list) and "text" not in value and "data" not in value:
-            return listed
+        records = value.get(name)
+        if isinstance(records, list) and "text" not in value and "data" not in value:
+            return records
     if value and all(isinstance(part, Mapping) for part in value.values()) and "data" not in value:
-        return [{"id": key, **part} for key, part in value.items()]
+        return [_with_id(key, part) for key, part in value.items()]
     return [value]
+
+
+def _with_id(key: str, record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A record with the key that names it as its id; one that gives a field twice stays marked."""
+    named = {"id": key, **record}
+    if not isinstance(record, Doubled):
+        return named
+    marked = Doubled(named)
+    marked.key = record.key
+    return marked
 
 
 def is_pair(value: Any) -> bool:
@@ -87,8 +101,8 @@ def _is_sentence(value: list[Any]) -> bool:
     )
 
 
-def outcomes(value: Any, text_field: str | None = None) -> Iterator[Outcome]:
-    """What becomes of a record, whatever tool wrote it. `text_field`: the field of the text, where it was named."""
+def outcomes(value: Any, text_field: str | None = None, spans_field: str | None = None) -> Iterator[Outcome]:
+    """What becomes of a record, whatever tool wrote it. `text_field`, `spans_field`: the fields that were named."""
     if isinstance(value, list):
         yield _of_list(value)
     elif value is None:
@@ -105,7 +119,7 @@ def outcomes(value: Any, text_field: str | None = None) -> Iterator[Outcome]:
         fix = "convert the file: python -m spacy convert FILE . --converter json, then write text and entities"
         yield Refused("the record is of spaCy 2's training format, which is not read", "paragraphs", fix)
     else:
-        yield _plain(value)
+        yield Plain(value) if spans_field in value else _plain(value)
 
 
 def is_annotated(record: Mapping[str, Any]) -> bool:
@@ -122,7 +136,7 @@ def is_annotated(record: Mapping[str, Any]) -> bool:
         return False
     if "spans" in record or (isinstance(record.get("entities"), list) or isinstance(record.get("ents"), list)):
         return any(isinstance(record.get(name), list) for name in ("entities", "spans", "ents"))
-    return any(_are_spans(record.get(name)) for name in record)
+    return any(are_spans(record.get(name)) for name in record)
 
 
 def is_words(tokens: Any) -> bool:
@@ -137,10 +151,10 @@ def first_of(span: Mapping[str, Any], names: Sequence[str]) -> str | None:
 
 def are_labelled_spans(value: Any) -> bool:
     """Whether it is a list of spans with labels, with one at least."""
-    return _are_spans(value) and all(not isinstance(part, Mapping) or first_of(part, LABELS) for part in value)
+    return are_spans(value) and all(not isinstance(part, Mapping) or first_of(part, LABELS) for part in value)
 
 
-def _are_spans(value: Any) -> bool:
+def are_spans(value: Any) -> bool:
     """Whether it is a list of spans, with one at least."""
     return (
         isinstance(value, list)
@@ -151,6 +165,22 @@ def _are_spans(value: Any) -> bool:
             for part in value
         )
     )
+
+
+def spans_in(cell: Any) -> list[Any] | None:
+    """The spans that the cell of a table lists as JSON, one at least; None where it lists none."""
+    if not isinstance(cell, str) or not cell.lstrip().startswith("["):
+        return None
+    with contextlib.suppress(ValueError, RecursionError):
+        value = json.loads(cell)
+        return value if are_spans(value) else None
+    return None
+
+
+def with_spans(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The record of a table, its cells that list spans as lists; the same one where there are none."""
+    found = {name: spans for name, cell in record.items() if (spans := spans_in(cell)) is not None}
+    return {**record, **found} if found else record
 
 
 def _plain(value: Mapping[str, Any]) -> Plain:
@@ -187,6 +217,11 @@ def is_label_studio(record: Mapping[str, Any]) -> bool:
     return isinstance(record.get("data"), Mapping) and isinstance(made, list)
 
 
+def has_results(task: Mapping[str, Any]) -> bool:
+    """Whether somebody annotated a task of Label Studio's full export."""
+    return next(_results(task), None) is not None
+
+
 def _annotations(task: Mapping[str, Any]) -> tuple[str, list[Mapping[str, Any]]]:
     name = "annotations" if "annotations" in task else "completions"
     return name, [one for one in task[name] if isinstance(one, Mapping)]
@@ -219,7 +254,7 @@ def _label_studio(task: Mapping[str, Any], text_field: str | None) -> Outcome:
     data = task["data"]
     field = text_field if text_field in data else _text_field(data, entities)
     if field is None:
-        fix = f"name the field of the text: --text-field F (the fields are: {', '.join(map(str, data))})"
+        fix = f"name the field of the text: --text-field F (the fields are: {listed(data)})"
         return Refused("Label Studio: it is not clear which field of 'data' holds the text", "data", fix)
     kinds = {str(result.get("type")) for result in _objects(chosen.get("result"))}
     unread = [key for key in task if key not in ("data", name, "id")]

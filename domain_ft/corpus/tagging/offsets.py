@@ -75,13 +75,6 @@ class Cause(NamedTuple):
         }
         return known.get((self.form, self.base, self.inclusive))
 
-    @property
-    def fix(self) -> str:
-        """What to do about it."""
-        if self.counting:
-            return f"if that is so, read the file by --span-offsets {self.counting}"
-        return f"count the offsets again in the text as it is in the file: {COUNTED}"
-
 
 _CAUSES = sorted(
     (Cause(form, base, inclusive) for form in _FORMS for base in (0, 1) for inclusive in (0, 1)),
@@ -178,11 +171,18 @@ def contradiction(claim: Claim, causes: Sequence[Cause], explained: int, count: 
     if causes:
         share = "" if count == 1 else f" (explains {'all' if explained == count else f'{explained:,} of'} {count:,})"
         words = "; or ".join(cause.words for cause in causes)
-        return f"{reason}; likely cause: {words}{share}", "; or ".join(dict.fromkeys(cause.fix for cause in causes))
+        return f"{reason}; likely cause: {words}{share}", _fix_of(causes)
     place = claim.text.find(claim.own)
     if claim.own and place >= 0:
         reason += f"; it is at [{place}, {place + len(claim.own)})"
     return reason, f"correct the offsets or the text of the span: {COUNTED}; not bytes, not UTF-16 units"
+
+
+def _fix_of(causes: Sequence[Cause]) -> str:
+    """What to do about offsets that are counted in one of these ways."""
+    known = " or ".join(f"--span-offsets {cause.counting}" for cause in causes if cause.counting)
+    again = f"count the offsets again in the text as it is in the file: {COUNTED}"
+    return f"if that is so, read the file by {known}" if known else again
 
 
 def shown(text: str) -> str:

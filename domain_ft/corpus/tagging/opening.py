@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from domain_ft.corpus.hub_splits import SPLIT_NAMES
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.naming import name_of
 from domain_ft.corpus.near_copies import MOST_COMPARED, Integers, text_fingerprints
@@ -26,7 +27,6 @@ from domain_ft.corpus.tagging.reading import named_classes, read_tagged
 from domain_ft.corpus.tagging.records import read_tagged_records
 from domain_ft.corpus.tagging.standoff import is_brat
 from domain_ft.corpus.tasks.examples import SPLITS, Example, Labels, TaskData
-from domain_ft.corpus.tasks.reading import SPLIT_NAMES
 from domain_ft.errors import CorpusError
 
 

@@ -6,36 +6,29 @@ What kind a file is shows in its ending or its first line. Its records become pl
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from domain_ft.corpus.left_out import LeftOut
-from domain_ft.corpus.readers import raw_records
+from domain_ft.corpus.readers import ENDINGS, raw_records
 from domain_ft.corpus.readers.base import BadRecords, read_lines
+from domain_ft.corpus.readers.choosing import LOOKED_AT
 from domain_ft.corpus.readers.files import ending
 from domain_ft.corpus.readers.records import json_values
-from domain_ft.corpus.tagging.annotations import (
-    Outcome,
-    Passed,
-    Plain,
-    outcomes,
-    records_of,
-)
+from domain_ft.corpus.tagging.annotations import Outcome, Passed, Plain, Refused, outcomes, records_of, spans_in
 from domain_ft.corpus.tagging.conll import begins_document, conll_blocks, layout_of
-from domain_ft.corpus.tagging.entities import (
-    OUTSIDE,
-    Scheme,
-    TaggedText,
-    is_tag,
-)
+from domain_ft.corpus.tagging.entities import OUTSIDE, Scheme, TaggedText, is_tag
 from domain_ft.corpus.tagging.fields import Entry, TagFields, with_usual_spans
 from domain_ft.corpus.tagging.records import Sentence, read_tagged_records, with_scheme
 from domain_ft.corpus.tagging.standoff import is_brat, is_pubtator, read_bioc_xml, read_brat, read_pubtator
+from domain_ft.corpus.tasks.choices import label_studio_answers, whole_text_only
 from domain_ft.errors import CorpusError
+from domain_ft.quoting import listed
 
-FileKind = Literal["columns", "records", "parquet", "brat", "pubtator", "bioc"]
+FileKind = Literal["columns", "records", "parquet", "brat", "pubtator", "bioc", "table"]
 
 _RECORD_ENDINGS = (".jsonl", ".json", ".ndjson")
 _TO_JSON_LINES = 'write JSON lines of {"text": ..., "entities": [{"start", "end", "label"}]}'
@@ -43,7 +36,6 @@ _NOT_READ = {
     ".spacy": ("spaCy's binary format (DocBin)", f"{_TO_JSON_LINES} from DocBin().from_disk(F).get_docs(nlp.vocab)"),
     ".xmi": ("UIMA's XMI", "export CoNLL columns, BRAT or BioC instead"),
     ".zip": ("an archive", "unpack it, and give the file or the BRAT folder in it"),
-    ".csv": ("a table, which holds no places of entities", _TO_JSON_LINES),
 }
 
 
@@ -66,10 +58,14 @@ def file_kind(path: Path) -> FileKind:
         return "parquet"
     if end in _RECORD_ENDINGS:
         return "records"
+    if end == ".csv":
+        return "table"
     first = _first_line(path)
     if first.startswith("#FORMAT=WebAnno"):
         fix = "export CoNLL 2003 or BRAT from INCEpTION or WebAnno instead"
         raise CorpusError("this is WebAnno's TSV: `tag` does not read it", where=path.name, fix=fix)
+    if end == ".tsv" and "annotation_id" in first.split("\t"):  # Label Studio's
+        return "table"
     if end in (".pubtator",) or is_pubtator(first):
         return "pubtator"
     if end == ".xml" or first.lstrip().startswith(("<?xml", "<collection", "<!DOCTYPE")):
@@ -158,6 +154,8 @@ def _outcomes(
         yield from read_pubtator(path, name, bad)
     elif kind == "bioc":
         yield from read_bioc_xml(path, name, bad)
+    elif kind == "table":
+        yield from _table(path, name, fields, bad)
     elif kind == "parquet":
         from domain_ft.corpus.readers.parquet import file_class_names  # imports pyarrow
 
@@ -166,13 +164,50 @@ def _outcomes(
             yield record.line or 0, Plain(named_classes(record.fields, known))
     else:
         for line, value in tagged_values(path, name, bad):
-            for outcome in outcomes(value, fields.text):
+            if isinstance(value, Mapping) and whole_text_only(value) and not fields.spans:
+                reason = "the record has choices for its whole text, and no entities"
+                yield line, Refused(reason, None, "labels of whole texts are learned by `domain-ft classify`")
+                continue
+            for outcome in outcomes(value, fields.text, fields.spans):
                 yield line, outcome
 
 
 def settled_fields(path: Path, name: str, fields: TagFields, bad: BadRecords) -> TagFields:
     """The fields as `read_tagged` settles them for the records of a file."""
     return with_usual_spans(fields, list(entries(path, name, fields, bad)))[0]
+
+
+# --------------------------------------------------------------------------------------------------------------- tables
+
+
+def _table(path: Path, name: str, fields: TagFields, bad: BadRecords) -> Iterator[tuple[int, Outcome]]:
+    """The rows of a table with a column of spans, each cell of which is a list as JSON: Label Studio writes such.
+
+    Raises:
+        CorpusError: no column holds spans, or several do.
+    """
+    records = raw_records(path, name, ENDINGS[ending(path)], bad)
+    first = list(itertools.islice(records, LOOKED_AT))
+    columns = list(first[0].fields) if first else []
+    found = [column for column in columns if any(spans_in(record.fields[column]) for record in first)]
+    if fields.spans in columns:
+        found = [fields.spans]
+    if len(found) != 1:
+        tool = "this is an export of Label Studio" if label_studio_answers(columns) is not None else "this is a table"
+        what = "none of its columns lists entities with their start, end and label"
+        fix = f"{_TO_JSON_LINES}; labels of whole texts are learned by `domain-ft classify`"
+        if found:
+            what, fix = f"several of its columns list entities: {listed(found)}", "name one: --spans-field F"
+        raise CorpusError(f"{tool}, and {what}", where=name, fix=fix)
+    for record in itertools.chain(first, records):
+        cell = record.fields[found[0]].strip()
+        rest = {column: value for column, value in record.fields.items() if column != found[0]}
+        try:
+            spans = json.loads(cell) if cell else []
+        except (ValueError, RecursionError) as error:
+            yield record.line or 0, Refused(f"broken JSON: {error}", found[0])
+            continue
+        yield from ((record.line or 0, one) for one in outcomes({**rest, fields.spans or "entities": spans}))
 
 
 # --------------------------------------------------------------------------------------------------------------- CoNLL
@@ -237,7 +272,12 @@ def _conll_sentences(
 def tagged_values(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int, Any]]:
     """The records of a file of JSON lines with their lines, or of a JSON list with their numbers."""
     fix = "write JSON lines, an object a line; CoNLL columns are read from .txt, .conll and other endings"
-    return json_values(path, name, bad, _records_in, fix)
+
+    def records_in(value: Any) -> list[Any] | None:
+        # An empty list is a whole file without records, but no line of JSON lines.
+        return None if value == [] and ending(path) != ".json" else _records_in(value)
+
+    return json_values(path, name, bad, records_in, fix)
 
 
 def _records_in(value: Any) -> list[Any] | None:

@@ -20,7 +20,6 @@ from domain_ft.corpus.tagging.entities import (
     TagError,
     TaggedText,
     chunks,
-    join_words,
     keep_longest,
     recognise,
 )
@@ -28,7 +27,9 @@ from domain_ft.corpus.tagging.fields import Entry, Role, TagFields, with_usual_s
 from domain_ft.corpus.tagging.knowledge_bases import KnowledgeBaseError, flat_spans, is_knowledge_base, read_document
 from domain_ft.corpus.tagging.offsets import COUNTED, Claim, contradiction, likely_causes
 from domain_ft.corpus.tagging.spans import NAMED, claims_of, holds, own_text_keys, read_span, unread_keys
+from domain_ft.corpus.words import join_words
 from domain_ft.errors import CorpusError, nearest
+from domain_ft.quoting import shown
 
 
 @dataclass
@@ -100,7 +101,7 @@ def _judged(sentences: Sequence[Sentence], name: str, scheme: Scheme, bad: BadRe
             line = sentence.lines[error.index]
             word = sentence.words[error.index]
             fix = "mend the tag, or name the file's scheme if it was taken for another: --scheme iob1|iob2|bioes"
-            bad.add(f"{error}, at the word '{word}'", file=name, line=line, fix=fix)
+            bad.add(f"{error}, at the word '{shown(word)}'", file=name, line=line, fix=fix)
             continue
         text, bounds = join_words(sentence.words)
         spans = tuple(Span(bounds[span.start][0], bounds[span.end - 1][1], span.label) for span in found)

@@ -13,8 +13,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from domain_ft.corpus.tagging.annotations import ENDS, LABELS, STARTS, first_of
-from domain_ft.corpus.tagging.entities import Bounds, Span
+from domain_ft.corpus.tagging.entities import Span
 from domain_ft.corpus.tagging.offsets import Claim, Counting, agrees, likely_causes, to_characters
+from domain_ft.corpus.words import Bounds
+from domain_ft.quoting import shown as cut
 
 NAMED = (
     "text", "mention", "surface", "surface_form", "span_text", "entity_text", "matched_text", "quote", "exact",
@@ -22,6 +24,8 @@ NAMED = (
 )  # fmt: skip
 """Keys that say by their name that they hold a span's own text, whatever they hold."""
 
+_A_SPAN = 'write {"start", "end", "label"} or [start, end, label]'
+_LONGEST_SPAN = 300  # characters of a span that a message shows
 _MOST = 0.5  # of a key's values, more than which show that it holds the spans' own text
 _SAMPLE = 1_000  # values of a key that are tried in every way to count
 
@@ -121,13 +125,15 @@ def read_span(value: Any, text: str, counting: Counting = "characters") -> tuple
     Raises:
         ValueError: it is no span of the text, in words.
     """
-    shown = json.dumps(value, ensure_ascii=False, default=str)
+    shown = _span_in_words(value)
+    if isinstance(value, str):
+        raise ValueError(f"{shown} is a name, as of a label of the whole text, and a span is wanted: {_A_SPAN}")
     if isinstance(value, Mapping):
         named = first_of(value, LABELS)
         parts = parts_of(value)
         has_places = "offsets" in value or (first_of(value, STARTS) and first_of(value, ENDS))
         if named is None or not has_places:
-            raise ValueError(f'{shown} is neither {{"start", "end", "label"}} nor [start, end, label]')
+            raise ValueError(f"{shown} is neither a span with start, end and label nor a list of the three: {_A_SPAN}")
         label = value[named]
         if isinstance(label, list) and len(label) == 1:
             label = label[0]
@@ -135,7 +141,7 @@ def read_span(value: Any, text: str, counting: Counting = "characters") -> tuple
         parts = [(value[0], value[1])] if all(type(number) is int for number in value[:2]) else []
         label = value[2]
     else:
-        raise ValueError(f'{shown} is neither {{"start", "end", "label"}} nor [start, end, label]')
+        raise ValueError(f"{shown} is neither a span with start, end and label nor a list of the three: {_A_SPAN}")
     if not parts:
         raise ValueError(f"the start and end of {shown} are not whole numbers")
     if not isinstance(label, str) or not label:
@@ -150,3 +156,13 @@ def read_span(value: Any, text: str, counting: Counting = "characters") -> tuple
     if start >= end:
         raise ValueError(f"{shown} holds no text")
     return Span(start, end, label), len(parts)
+
+
+def _span_in_words(value: Any) -> str:
+    """A span as a message shows it: its texts are cut, since one may be the whole of a document."""
+    if isinstance(value, Mapping):
+        value = {cut(key): cut(part) if isinstance(part, str) else part for key, part in list(value.items())[:8]}
+    elif isinstance(value, list):
+        value = [cut(part) if isinstance(part, str) else part for part in value[:8]]
+    written = json.dumps(value, ensure_ascii=False, default=str)
+    return written if len(written) <= _LONGEST_SPAN else f"{written[:_LONGEST_SPAN]}…"

@@ -30,6 +30,7 @@ from tokenizers import Encoding, Tokenizer
 from domain_ft.corpus.tasks.examples import Example, Examples, Labels
 from domain_ft.corpus.tokens import SpecialTokens, plain_backend
 from domain_ft.errors import CorpusError, SettingsError, nearest
+from domain_ft.quoting import shown
 
 if TYPE_CHECKING:  # a worker does not wait for it
     from transformers import PreTrainedTokenizerFast
@@ -233,11 +234,11 @@ class Encoder:
         rooms = _longest_first([len(text) for text in texts], room)
         if self.long_text == "windows":
             longer = max(range(len(texts)), key=lambda place: len(texts[place]))
-            shown = [_head(text, own) for text, own in zip(texts, rooms, strict=True)]
+            cut = [_head(text, own) for text, own in zip(texts, rooms, strict=True)]
             read = texts[longer][: MOST_WINDOWS * rooms[longer]]
-            parts = [(*shown[:longer], window, *shown[longer + 1 :]) for window in _windows(read, rooms[longer])]
+            parts = [(*cut[:longer], window, *cut[longer + 1 :]) for window in _windows(read, rooms[longer])]
             is_cut = len(read) < len(texts[longer]) or any(
-                len(shown[place]) < len(text) for place, text in enumerate(texts) if place != longer
+                len(cut[place]) < len(text) for place, text in enumerate(texts) if place != longer
             )
             return [template.lay_out(*part) for part in parts], is_cut
         take = _head_and_tail if self.long_text == "head-tail" else _head
@@ -247,7 +248,7 @@ class Encoder:
         unknown = [name for name in example.labels if name not in place]
         if unknown:
             raise CorpusError(
-                f"'{unknown[0]}' is none of the {len(place)} classes",
+                f"'{shown(unknown[0])}' is none of the {len(place)} classes",
                 where=f"example {example.id}",
                 fix=nearest(unknown[0], place) if len(place) <= 50 else "see the labels of the training examples",
             )

@@ -50,6 +50,11 @@ class Input(Example):
     given: str = ""
     key: str | int | float = ""
 
+    @property
+    def read(self) -> tuple[str, ...]:
+        """The texts that its answer depends on."""
+        return self.text, self.pair or "", self.given
+
 
 @dataclass(frozen=True)
 class Labels:

@@ -8,7 +8,7 @@ else labels are written, which all records of a file tell together: they are loo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,19 +23,21 @@ from domain_ft.corpus.readers.base import (
     fields_of,
     join_names,
     kind_of,
-    listed,
-    shown,
     usual_id,
+    usual_name,
 )
 from domain_ft.corpus.readers.choosing import what_fields_hold
+from domain_ft.corpus.tasks.choices import chosen, label_studio_answers, plain_records
 from domain_ft.corpus.tasks.examples import Example, Input
 from domain_ft.corpus.tasks.labels import LabelForm, LabelProblem, LabelRules, LabelSurvey
 from domain_ft.errors import CorpusError, nearest
+from domain_ft.quoting import listed, shown
 
 TEXT_NAMES = ("text", "sentence", "sentence1", "document", "content", "body", "question", "premise", "text1")
 # What the second text of a pair is called where the first has one of these names.
 _SECOND_NAMES = {"sentence1": "sentence2", "premise": "hypothesis", "question": "context", "text1": "text2"}
 LABEL_NAMES = ("label", "labels", "category", "categories", "class", "classes", "target")
+_EMPTIES = frozenset({"nan", "<na>", "null", "#n/a", "#ref!", "#value!", "#name?", "#div/0!", "#null!", "#num!"})
 _TRUTH = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 
 
@@ -128,7 +130,7 @@ class ExampleFields:
             for field in wanted:
                 if field not in fields:
                     what = f"there is no field '{shown(field)}'; the fields are: {listed(fields)}"
-                    raise CorpusError(what, where=file, fix=nearest(shown(field), map(shown, fields)))
+                    raise CorpusError(what, where=file, fix=nearest(field, map(str, fields)))
             self._absent = tuple(field for field in fields if field not in wanted)
             return list(dict.fromkeys(wanted))
 
@@ -152,6 +154,11 @@ class ExampleFields:
             fix = "leave the record out or give it a text"
             bad.add("the text is empty", file=file, line=record.line, field=self.names.text, fix=fix)
             return None
+        if self.labelled and text.casefold() in _EMPTIES:
+            reason = f"the text is '{text}', as a table has it where a cell is empty or wrong"
+            fix = "leave the record out or give it a text"
+            bad.add(reason, file=file, line=record.line, field=self.names.text, fix=fix)
+            return None
         if self.names.pair:
             pair = self._pair.of(fields, bad, record.line)
             if pair is None:
@@ -166,6 +173,14 @@ class ExampleFields:
         labels = self._labels(record, file, bad)
         group = "" if labels is None or not self.names.group else self._plain(record, self.names.group, file, bad)
         return None if labels is None or group is None else Example(name, text, labels, pair, group, file, record.line)
+
+    def plain(self, records: Iterable[RawRecord], file: str, bad: BadRecords) -> Iterator[RawRecord]:
+        """The records of a file with those of annotation tools made plain, where they have labels."""
+        if not self.labelled:
+            yield from records
+            return
+        label = field_names(self.names.label)
+        yield from plain_records(records, label[0] if len(label) == 1 else None, self.names.text, file, bad)
 
     def survey(self) -> FieldSurvey:
         """What finds the fields, and how labels are written, by all records."""
@@ -188,10 +203,18 @@ class ExampleFields:
             return
         label = self.names.label
         if self.labelled and label is None:
-            label = next((name for name in LABEL_NAMES if name in fields), None)
+            label = usual_name(fields, LABEL_NAMES)
+            answers = label_studio_answers(fields)
+            if label is None and answers is not None:
+                taken = {*self._text.names, *self._pair.names, self.names.group}
+                taken |= {usual_name(answers, TEXT_NAMES)} if not self._text.names else set()
+                answers = [name for name in answers if name not in taken]
+                label = answers[0] if len(answers) == 1 else None
             if label is None:
-                fix = "name it: --label-field F (label_field in a TOML)"
+                fix = "name it: --label-field F (label_field in a TOML), or the columns of 0 and 1: --label-field F,F"
                 what = f"it is not clear which field holds the label; the fields are: {listed(fields)}"
+                if answers is not None:
+                    what = f"this is an export of Label Studio, and {what}"
                 raise CorpusError(what, where=file, fix=fix)
         if label is not None and label in fields:
             label = join_names([label])  # a name with a comma is one name
@@ -220,25 +243,30 @@ class ExampleFields:
             return self._marked(record, columns, file, bad)
         value = given = record.fields[columns[0]]
         if self.form.no_label(value):
-            shown = kind_of(value) if not isinstance(value, str) or not value.strip() else repr(value.strip())
-            shown = "an empty label" if isinstance(value, str) and not value.strip() else shown
-            shown = f"the number {value}" if shown == "a number" else shown
-            hidden = " (the labels of this split seem to be hidden)" if value == -1 else ""
-            reason = f"the field holds {shown}, where a label is wanted: there is no label{hidden}"
+            found = kind_of(value) if not isinstance(value, str) or not value.strip() else f"'{shown(value.strip())}'"
+            found = "an empty label" if isinstance(value, str) and not value.strip() else found
+            found = f"the number {value}" if found == "a number" else found
+            found = "no choice" if chosen(value) == [] else found
+            hidden = " (-1 often stands for a label that is hidden or was not given)" if value == -1 else ""
+            reason = f"the field holds {found}, where a label is wanted: there is no label{hidden}"
             fix = "give the record its label"
-            fix += "" if value is None or shown == "an empty label" else "; if this is a class: --label-kind names"
+            fix += (
+                ""
+                if value is None or found in ("an empty label", "no choice")
+                else "; if this is a class: --label-kind names"
+            )
             bad.add(reason, file=file, line=record.line, field=columns[0], fix=fix)
             return None
         value = self.form.parts(value)
         if value is None:
-            reason = f"the field holds {str(given)[:40]!r}, where the other records hold lists of labels"
+            reason = f"the field holds '{shown(given)}', where the other records hold lists of labels"
             bad.add(reason, file=file, line=record.line, field=columns[0], fix="write all labels in the same way")
             return None
         if self.form.positions:
             self.several = True
             held = self.form.held(value)
             if held is None:
-                reason = f"the field holds {str(given)[:40]!r}, where a list of {len(self.form.positions)} times 0 or 1"
+                reason = f"the field holds '{shown(given)}', where a list of {len(self.form.positions)} times 0 or 1"
                 bad.add(f"{reason} is wanted", file=file, line=record.line, field=columns[0])
                 return None
             self.kinds["positions"] += 1
@@ -254,13 +282,16 @@ class ExampleFields:
         names = [self._class(item, columns[0]) for item in (value if several else [value])]
         wrong = [item for item, name in zip(value if several else [value], names, strict=True) if not name]
         if wrong:
-            hidden = " (the labels of this split seem to be hidden)" if wrong[0] == -1 else ""
+            hidden = " (-1 often stands for a label that is hidden or was not given)" if wrong[0] == -1 else ""
             what = "an empty label" if wrong[0] == "" else kind_of(wrong[0])
             numbered = isinstance(wrong[0], str) and wrong[0].strip().isdecimal()
             what = "a number" if numbered else what
             what = f"the number {wrong[0]}, which stands for no class{hidden}" if what == "a number" else what
             reason = f"the field holds {what}, where a label is wanted"
-            bad.add(reason, file=file, line=record.line, field=columns[0], fix="give the record its label")
+            fix = "give the record its label"
+            if isinstance(wrong[0], Mapping | list):
+                fix = "write the name of the class there, or a list of the names of those that hold"
+            bad.add(reason, file=file, line=record.line, field=columns[0], fix=fix)
             return None
         return tuple(dict.fromkeys(name for name in names if name))
 
@@ -270,7 +301,7 @@ class ExampleFields:
         for column in columns:
             truth = _TRUTH.get(str(record.fields[column]).strip().lower())
             if truth is None:
-                reason = f"the field holds {str(record.fields[column])[:40]!r}, where 0 or 1 is wanted"
+                reason = f"the field holds '{shown(record.fields[column])}', where 0 or 1 is wanted"
                 bad.add(reason, file=file, line=record.line, field=column)
                 return None
             if truth:
@@ -355,8 +386,9 @@ class FieldSurvey(ExampleFields):
         if len(self.label_columns) == 1:
             label = self.label_columns[0]
             if self._labels_seen is None:
-                self._labels_seen = LabelSurvey(self.rules, self._known_names(label), self.known)
-            self._labels_seen.add(record.fields.get(label), file, record.line)
+                self._labels_seen = LabelSurvey(self.rules, self._known_names(label), self.known, self.several)
+            of_tool = label_studio_answers(record.fields) is not None
+            self._labels_seen.add(record.fields.get(label), file, record.line, of_tool=of_tool)
         return None
 
     def finish(self) -> tuple[list[str], list[LabelProblem]]:

@@ -18,16 +18,31 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from domain_ft.corpus.cleaning import clean
+from domain_ft.corpus.tagging.annotations import are_spans, spans_in
+from domain_ft.corpus.tasks.choices import chosen
 from domain_ft.errors import CorpusError
+from domain_ft.quoting import shown
 
 LabelKind = Literal["auto", "names"]
 
-NO_LABEL = frozenset({"", "-", "--", "_", "?", "nan", "na", "n/a", "<na>", "null", "unlabeled", "unlabelled"})
+NO_LABEL = frozenset(
+    {"", "-", "--", "_", "?", "nan", "na", "n/a", "n.a.", "<na>", "#n/a", "#na", "nat", "null", "<null>", "(null)"}
+    | {"\\n", "unlabeled", "unlabelled"}
+)
 """Texts that stand for no label, without regard to case."""
 
-SEPARATORS = ("|", ";", "#", ",", "+")
+_MAYBE_NO_LABEL = frozenset(
+    {"none", "nil", "missing", "unknown", "undefined", "not available", "not applicable", "tbd", "todo", "blank"}
+    | {".", "...", "-1", "#value!", "#ref!", "(blank)", "empty"}
+)
+"""Names that may be classes, and are said, because they may stand for no label too."""
+
+SEPARATORS = ("|", ";", "#", ",", "+", "\n", "/")
+_BETWEEN = (*SEPARATORS, "&", "\t", " and ", " - ", "_", "-", ":", " ")
+"""What is taken to part labels only where each part is the label of another record."""
+
+_TREES = ("/",)  # they also part the levels of one name, such as law/civil
 _LISTED = 8  # names that a message lists at most
-_SHOWN = 60  # characters of a label that a message shows at most
 _RECURRING = 0.8  # share of the parts of labels that recur, from which on labels are taken to be joined
 _MOST = 0.5
 _FEW_SCORES = 20  # different whole numbers that are taken for classes wherever they lie
@@ -39,6 +54,8 @@ _LONGEST_LIST = 100_000  # characters of a list as text
 _NUMPY = re.compile(r"""\[\s*((?:'[^']*'|"[^"]*"|-?\d+\.?\d*)(?:\s+(?:'[^']*'|"[^"]*"|-?\d+\.?\d*))*)\s*\]""")
 _NUMPY_ITEM = re.compile(r"""'([^']*)'|"([^"]*)"|(-?\d+\.?\d*)""")
 _BITS = re.compile(r"[01](?:\s*[ ,;|]\s*[01])+")
+_WRITTEN = {r"\n": "\n", r"\t": "\t"}
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _TRUTH = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 
 
@@ -55,6 +72,11 @@ class LabelRules:
     label_separator: str | None = None
     label_names: tuple[str, ...] = ()
     label_kind: LabelKind = "auto"
+
+    def __post_init__(self) -> None:
+        """A line's end or a tab may be written as a shell passes it on with ease."""
+        if self.label_separator in _WRITTEN:
+            object.__setattr__(self, "label_separator", _WRITTEN[self.label_separator])
 
 
 @dataclass(frozen=True)
@@ -76,7 +98,7 @@ class LabelProblem:
 
     def error(self, field: str) -> CorpusError:
         """The error to raise."""
-        where = self.file + ("" if self.line is None else f", line {self.line}") + f', field "{field}"'
+        where = self.file + ("" if self.line is None else f", line {self.line}") + f', field "{shown(field)}"'
         return CorpusError(self.what, where=where, fix=self.fix)
 
 
@@ -90,6 +112,7 @@ class LabelForm:
         positions: the class of each position of a list of 0 and 1; empty of other labels.
         minus_one: whether -1 stands for no label.
         literal: whether words such as `NA` are names of classes too.
+        choices: whether an annotation tool wrote them, as lists of one choice, or of several.
     """
 
     lists: bool = False
@@ -97,11 +120,14 @@ class LabelForm:
     positions: tuple[str, ...] = ()
     minus_one: bool = False
     literal: bool = False
+    choices: Literal["one", "several"] | None = None
 
     def no_label(self, value: Any) -> bool:
         """Whether a value says that the record has no label."""
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return True
+        if self.choices is not None and chosen(value) == []:
+            return self.choices == "one"
         if isinstance(value, bool | list | dict):
             return False
         text = str(value).strip()
@@ -111,6 +137,10 @@ class LabelForm:
 
     def parts(self, value: Any) -> Any:
         """The list that a text stands for; None for a text that is no list where lists are wanted; else the value."""
+        if self.choices is not None:
+            found = chosen(value)
+            found = [value] if found is None and not isinstance(value, list) else found
+            return found[0] if found and len(found) == 1 and self.choices == "one" else found
         if isinstance(value, str):
             if self.separator is not None:
                 return [part for part in map(str.strip, value.split(self.separator)) if part]
@@ -209,17 +239,30 @@ class LabelSurvey:
         rules: what the user said.
         names: what whole numbers stand for, where the file says it.
         known: classes that are known already: those of the training examples.
+        several: whether several may hold, where that is known already.
     """
 
-    def __init__(self, rules: LabelRules, names: Sequence[str] = (), known: Collection[str] = ()) -> None:
-        self.rules, self.known = rules, frozenset(known)
+    def __init__(
+        self, rules: LabelRules, names: Sequence[str] = (), known: Collection[str] = (), several: bool | None = None
+    ) -> None:
+        self.rules, self.known, self.several = rules, frozenset(known), several
         self.names = tuple(rules.label_names or names)
         self._values: Counter[Any] = Counter()  # of what is no list: (whether it is text, value)
         self._lists: Counter[tuple[Any, ...]] = Counter()
         self._first: dict[Any, tuple[str, int | None]] = {}
+        self._entities: tuple[str, int | None] | None = None  # where the field first lists entities
+        self._most_chosen: int | None = None  # of the choices of a record, where a tool wrote them
 
-    def add(self, value: Any, file: str, line: int | None) -> None:
-        """Look at one label."""
+    def add(self, value: Any, file: str, line: int | None, *, of_tool: bool = False) -> None:
+        """Look at one label. `of_tool`: whether an annotation tool wrote it, which writes one choice as its name."""
+        if of_tool and self.rules.label_separator is None:
+            self._most_chosen = max(self._most_chosen or 0, 1)
+        choices = chosen(value)
+        if choices is not None:
+            self._most_chosen = max(self._most_chosen or 0, len(choices))
+            value = choices
+        if self._entities is None and (are_spans(value) or spans_in(value)):
+            self._entities = file, line
         if isinstance(value, dict) or LabelForm(literal=True).no_label(value):
             return
         if isinstance(value, list):
@@ -239,14 +282,20 @@ class LabelSurvey:
 
     def decide(self) -> tuple[LabelForm, list[str], list[LabelProblem]]:
         """How labels are written, what a person should know of it, and what would be learned wrongly."""
+        if self._entities is not None:
+            what = "the field lists entities (spans with a start and an end), not the labels of whole texts"
+            fix = "learn them by `domain-ft tag`; or name the field that holds the label: --label-field F"
+            return LabelForm(), [], [LabelProblem("entities", what, fix, *self._entities)]
         literal = self.rules.label_kind == "names"
         separator = self.rules.label_separator
+        if self._most_chosen is not None:
+            separator = None
         plain = LabelForm(literal=literal, separator=separator)
         values = {key: count for key, count in self._values.items() if not plain.no_label(key[1])}
         notes: list[str] = []
         lists = [(list(key[1]), key) for key in self._lists]
         in_text = False
-        if not literal and separator is None:
+        if not literal and separator is None and self._most_chosen is None:
             parsed = {key: listed_in(key[1]) for key in values if key[0] == "str"}
             found = {key: items for key, items in parsed.items() if items is not None}
             texts = sum(count for key, count in values.items() if key[0] == "str")
@@ -261,16 +310,24 @@ class LabelSurvey:
         problems: list[LabelProblem] = []
         positions: tuple[str, ...] = ()
         listed = sum(self._lists.get(key) or self._values.get(key, 0) for _, key in lists)
-        if lists and not literal and listed >= sum(values.values()):  # a few among texts are no form, but mistakes
+        formed = lists and not literal and self._most_chosen is None
+        if formed and listed >= sum(values.values()):  # a few among texts are no form, but mistakes
             positions, problems = self._positions(lists)
         minus_one = not literal and not positions and self._minus_one(values)
-        form = LabelForm(in_text, separator, positions, minus_one, literal)
+        choices: Literal["one", "several"] | None = None
+        if self._most_chosen is not None:
+            choices = "several" if self.several or (self.several is None and self._most_chosen > 1) else "one"
+        form = LabelForm(in_text, separator, positions, minus_one, literal, choices)
         if minus_one:
             values = {key: count for key, count in values.items() if not form.no_label(key[1])}
         if not literal and not positions and not problems:
             problems += self._names_of_no_use(values, lists)
-            problems += self._scores(values) or self._joined(values) or self._all_different(values)
+            problems += (
+                self._scores(values) or self._lists_among(values) or self._joined(values) or self._all_different(values)
+            )
             problems += self._variants(values, lists)
+        if not literal:
+            notes += self._notes(values, lists, bool(positions or problems or choices))
         return form, notes, problems
 
     # --- what is wrong ---
@@ -334,6 +391,10 @@ class LabelSurvey:
     def _scores(self, values: Mapping[Any, int]) -> list[LabelProblem]:
         """Numbers that are scores, not classes."""
         numbers = {key: number_in(key[1]) for key in values}
+        texts = {key: key[1] for key in values if key[0] == "str"}
+        commas = bool(texts) and len(texts) == len(values) and all(map(_DECIMAL_COMMA.fullmatch, texts.values()))
+        if commas:
+            numbers = {key: float(text.replace(",", ".")) for key, text in texts.items()}
         if self.names or not numbers or None in numbers.values() or self._are_known(values):
             return []
         found = sorted({number for number in numbers.values() if number is not None})
@@ -342,7 +403,9 @@ class LabelSurvey:
             "learning scores (regression) is not done yet: make classes of them, such as low and high; or, if each "
             "number is the name of a class: --label-kind names"
         )
-        if broken:
+        fix += "; or, if the comma parts several labels: --label-separator ','" if commas else ""
+        if broken or commas:
+            broken = broken or list(numbers)
             what = f"the labels are scores: {len(found):,} different numbers from {found[0]:g} to {found[-1]:g}"
             return [self._problem("scores", what, fix, broken[0])]
         gaps = len(found) < _WITHOUT_GAPS * (found[-1] - found[0] + 1)
@@ -354,32 +417,76 @@ class LabelSurvey:
             return [self._problem("scores", what, fix, next(iter(numbers)))]
         return []
 
+    def _lists_among(self, values: Mapping[Any, int]) -> list[LabelProblem]:
+        """A few lists written as text among names: each would be a class of its own."""
+        names = {alike(key[1]) for key in values if key[0] == "str"} | set(map(alike, self.known))
+        for key in values:
+            items = listed_in(key[1]) if key[0] == "str" else None
+            if items and all(isinstance(item, str | int) and alike(str(item)) in names for item in items):
+                what = f"most labels are names, and some are lists of these written as text, such as {_quoted(key[1])}"
+                fix = "write all labels as lists, or none; or, if this is the name of a class: --label-kind names"
+                return [self._problem("lists-as-text", what, fix, key)]
+        return []
+
     def _joined(self, values: Mapping[Any, int]) -> list[LabelProblem]:
         """Texts that are several labels with a separator between."""
         texts = {key[1]: count for key, count in values.items() if key[0] == "str"}
         if self._are_known(values):
             return []
-        for separator in SEPARATORS:
-            joined = [text for text in texts if separator in text.strip(separator)]
-            if len(joined) < 2:
+        whole = {alike(str(key[1])) for key in values} | set(map(alike, self.known))
+        for separator in _BETWEEN:
+            parted = {text: _parts(text, separator) for text in texts if separator in text.strip(separator)}
+            sure = [text for text, parts in parted.items() if whole.issuperset(map(alike, parts))]
+            if not sure and not (separator in SEPARATORS and self._recur(texts, parted, separator)):
                 continue
-            parts: Counter[str] = Counter()
-            for text in texts:
-                parts.update({part for part in map(str.strip, text.split(separator)) if part})
-            of_joined = {part for text in joined for part in map(str.strip, text.split(separator)) if part}
-            recurring = sum(parts[part] > 1 for part in of_joined) / len(of_joined)
-            often = sum(texts[text] for text in joined) > _MOST * sum(texts.values())
-            if recurring >= _RECURRING or (often and recurring >= _MOST):
-                what = (
-                    f"labels look like several names with '{separator}' between, such as {_quoted(joined[0])}: "
-                    f"{len(joined):,} of {len(texts):,} different labels are made of {len(of_joined):,} names"
-                )
-                fix = (
-                    f"read them as several labels: --label-separator '{separator}'; or each as the name of one class: "
-                    "--label-kind names"
-                )
-                return [self._problem("joined-labels", what, fix, ("str", joined[0]))]
+            names = {part for text in sure or parted for part in parted[text]}
+            joined = sure or list(parted)
+            what = (
+                f"labels look like several names with {_spelled(separator)} between, such as {_quoted(joined[0])}: "
+                f"{len(joined):,} of {len(texts):,} different labels are made of {len(names):,} names"
+            )
+            if sure:
+                what += ", each of which is a label of other records"
+            fix = (
+                f"read them as several labels: --label-separator {_as_option(separator)}; or each as the name of one "
+                "class: --label-kind names"
+            )
+            return [self._problem("joined-labels", what, fix, ("str", joined[0]))]
         return []
+
+    def _recur(self, texts: Mapping[str, int], parted: Mapping[str, Sequence[str]], separator: str) -> bool:
+        """Whether the parts of labels come back in other labels so often that they are names of their own."""
+        if len(parted) < 2:
+            return False
+        parts = Counter(part for text in texts for part in set(_parts(text, separator)))
+        of_joined = {part for found in parted.values() for part in found}
+        recurring = sum(parts[part] > 1 for part in of_joined) / len(of_joined)
+        often = sum(texts[text] for text in parted) > _MOST * sum(texts.values())
+        if separator in _TREES:  # at the end of one name and the beginning of another: no level of a tree is
+            ends = {part for found in parted.values() for part in found[1:]}
+            if not ends & {found[0] for found in parted.values()}:
+                return False
+        return recurring >= _RECURRING or (often and recurring >= _MOST)
+
+    def _notes(self, values: Mapping[Any, int], lists: Sequence[tuple[list[Any], Any]], settled: bool) -> list[str]:
+        """What may be meant otherwise than it is read, though nothing says so for sure."""
+        notes = []
+        for key, count in values.items():
+            name = str(key[1]).strip()
+            if not isinstance(key[1], bool) and name.casefold() in _MAYBE_NO_LABEL and len(values) > 1:
+                if name == "-1" and all(number_in(value) is not None for _, value in values):
+                    continue
+                records = "1 record" if count == 1 else f"{count:,} records"
+                notes.append(
+                    f"'{name}' is read as the name of a class ({records}). If it says that there is no label, leave "
+                    "these records out or empty the field."
+                )
+        if lists and not settled and not values and all(len(items) == 1 for items, _ in lists):
+            notes.append(
+                "Each record has a list of one label: they are learned as labels any number of which may hold. If just "
+                "one may, write the label without the list."
+            )
+        return notes
 
     def _all_different(self, values: Mapping[Any, int]) -> list[LabelProblem]:
         total = sum(values.values())
@@ -424,4 +531,16 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _quoted(name: str) -> str:
-    return f"'{name[:_SHOWN]}{'…' if len(name) > _SHOWN else ''}'"
+    return f"'{shown(name)}'"
+
+
+def _parts(text: str, separator: str) -> list[str]:
+    return [part for part in map(str.strip, text.split(separator)) if part]
+
+
+def _spelled(separator: str) -> str:
+    return {"\n": "a line's end", "\t": "a tab", " ": "a blank"}.get(separator, f"'{separator}'")
+
+
+def _as_option(separator: str) -> str:
+    return next((f"'{written}'" for written, meant in _WRITTEN.items() if meant == separator), f"'{separator}'")

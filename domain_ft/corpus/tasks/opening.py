@@ -19,7 +19,7 @@ import numpy as np
 
 from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.corpus import content_key
-from domain_ft.corpus.left_out import LeftOut
+from domain_ft.corpus.left_out import VERDICT, LeftOut
 from domain_ft.corpus.naming import name_of
 from domain_ft.corpus.near_copies import MOST_COMPARED, Bools, duplicate_groups
 from domain_ft.corpus.readers.base import BadRecords, Reject, decode, read_bytes
@@ -31,6 +31,8 @@ from domain_ft.corpus.tasks.reading import Place
 from domain_ft.corpus.tasks.sources import TaskSource, find_places
 from domain_ft.corpus.tasks.table import ExampleTable, tabulate
 from domain_ft.errors import CorpusError, nearest
+from domain_ft.quoting import shown
+from domain_ft.wording import counted
 
 _MANY_CLASSES = 1_000
 _MAJORITY = 0.8  # a class of this share of the training examples is said to be a majority
@@ -65,12 +67,14 @@ class _Opening:
         self.source, self.progress = source, progress
         self.left_out = LeftOut()
         self._told = rejects
+        self._verdicts = False  # whether records are left out that their annotator rejected
         self.notes: list[str] = []
         self.facts: dict[str, Any] = {}
 
     def rejects(self, reject: Reject) -> None:
         """Count and hand on a record that is left out."""
         self.left_out.records += 1
+        self._verdicts = self._verdicts or reject.field == VERDICT
         self._told(reject)
 
     def run(self) -> TaskData:
@@ -125,9 +129,9 @@ class _Opening:
         )
         if not len(table):
             left_out = table.facts.rejects
-            counted = f"; {left_out:,} records could not be read" if left_out else ""
+            unusable = f"; {counted(left_out, 'record')} could not be read" if left_out else ""
             raise CorpusError(
-                f"there is no example that can be used{counted}",
+                f"there is no example that can be used{unusable}",
                 where=place.name,
                 fix="look into rejects.jsonl and check which fields are named" if left_out else "give a file with some",
             )
@@ -221,11 +225,16 @@ class _Opening:
         """The classes that training examples have, in an order that does not hang on theirs."""
         names = sorted(set(itertools.chain.from_iterable(train.labels())), key=_natural)
         if len(names) < 2 and not (several and names):
-            given = f"all training examples have the label '{names[0]}'" if names else "no training example has a label"
+            given = (
+                f"all training examples have the label '{shown(names[0])}'"
+                if names
+                else "no training example has a label"
+            )
             raise CorpusError(
                 f"{given}: there is nothing to tell apart",
                 where=self.source.task or self.source.train,
-                fix="check which field holds the label: --label-field F",
+                fix="check which field holds the label: --label-field F"
+                + (f"; if the annotators' verdicts are the labels: --label-field {VERDICT}" if self._verdicts else ""),
             )
         return Labels(tuple(names), several)
 
@@ -244,7 +253,7 @@ class _Opening:
             for index in unknown:
                 example = table[index]
                 label = next(name for name in example.labels if name not in known)
-                reason = f"no training example has the label '{label}'"
+                reason = f"no training example has the label '{shown(label)}'"
                 self.rejects(Reject(example.file, example.line, self._label_field(table), reason))
             kept = np.setdiff1d(np.arange(len(table)), unknown)
             if not len(kept):
@@ -304,7 +313,7 @@ class _Opening:
         name, most = counts.most_common(1)[0]
         if not labels.several and most >= _MAJORITY * total:
             self.notes.append(
-                f"{most / total:.0%} of the training examples are '{name}': always to answer that looks good by "
+                f"{most / total:.0%} of the training examples are '{shown(name)}': always to answer that looks good by "
                 "accuracy and not by macro F1. --balance weighs or draws the rare classes more."
             )
 
@@ -334,5 +343,5 @@ def _is_number(name: str) -> bool:
 
 
 def _listed(names: Sequence[str]) -> str:
-    listed = ", ".join(f"'{name}'" for name in names[:_LISTED])
+    listed = ", ".join(f"'{shown(name)}'" for name in names[:_LISTED])
     return listed + (f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else "")

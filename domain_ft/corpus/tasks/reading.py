@@ -6,43 +6,31 @@
 from __future__ import annotations
 
 import functools
-import io
 import itertools
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from domain_ft.corpus.corpus import content_key, hash_files, hub_revision
+from domain_ft.corpus.corpus import hash_files, hub_revision
+from domain_ft.corpus.hub_splits import SPLIT_NAMES, flat, hub_splits
+from domain_ft.corpus.inputs import RECORD_ENDINGS, STREAM, input_records, is_stream
 from domain_ft.corpus.left_out import LeftOut, UnreadFile
 from domain_ft.corpus.readers import ENDINGS, RECORDS, raw_records, reader
 from domain_ft.corpus.readers.base import (
-    BOM,
     BadRecords,
     Columns,
     RawRecord,
-    decode,
     looked_at,
-    read_lines,
     read_whole,
 )
-from domain_ft.corpus.readers.files import Listing, check_file, ending, walk, why_left_out, why_unreadable
+from domain_ft.corpus.readers.files import Listing, check_file, ending, walk, why_left_out
 from domain_ft.corpus.readers.packing import PACKED
 from domain_ft.corpus.recipes import Source
 from domain_ft.corpus.tasks.examples import Example, Input
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
 from domain_ft.errors import CorpusError
-from domain_ft.storage import cache_folder, user_path, write_json
-
-RECORD_ENDINGS = tuple(ending for ending, kind in ENDINGS.items() if kind in RECORDS)
-# What the splits are called, in folders and on hubs.
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev", "development"),
-    "test": ("test", "testing"),
-}
-STREAM = "standard input"
+from domain_ft.storage import user_path
 
 
 @dataclass(frozen=True)
@@ -74,16 +62,6 @@ class RowReader:
 
     records: Callable[[RawRecord, str, BadRecords], Iterable[RawRecord]]
     content: tuple[Any, ...] = ()
-
-
-def flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row whose fields that hold fields are fields of their own: `context.contexts`."""
-    flat: dict[str, Any] = {}
-    for name, value in row.items():
-        flat.update(
-            {f"{name}.{inner}": part for inner, part in value.items()} if isinstance(value, dict) else {name: value}
-        )
-    return flat
 
 
 def flat_record(row: RawRecord, name: str, bad: BadRecords) -> Iterator[RawRecord]:
@@ -122,10 +100,11 @@ def places(spec: str) -> dict[str, Place]:
     check_file(path)
     if ending(path) not in RECORD_ENDINGS:
         given = f"a file ending in '{ending(path)}'" if ending(path) else "a file with no ending"
+        sheet = "export the sheet as CSV (UTF-8); " if ending(path) in (".xlsx", ".xls", ".xlsm", ".ods") else ""
         raise CorpusError(
             f"{given} holds no labelled examples that can be read",
             where=spec,
-            fix=f"the endings that are read: {', '.join(RECORD_ENDINGS)}, each also with {', '.join(PACKED)}; "
+            fix=f"{sheet}the endings that are read: {', '.join(RECORD_ENDINGS)}, each also with {', '.join(PACKED)}; "
             "or a folder with a folder of texts for each class",
         )
     return {"train": file_place([(path, path.name)], ENDINGS[ending(path)])}
@@ -146,7 +125,7 @@ def file_place(files: Sequence[tuple[Path, str]], kind: str, content: Any = None
                 from domain_ft.corpus.readers.parquet import file_class_names  # imports pyarrow
 
                 fields.classes = file_class_names(path)
-            records = raw_records(path, name, kind, bad, fields.columns(name))
+            records = fields.plain(raw_records(path, name, kind, bad, fields.columns(name)), name, bad)
             for record in looked_at(records, functools.partial(fields.look, file=name), bad):
                 example = fields.example(record, name, bad)
                 if example is not None:
@@ -180,7 +159,7 @@ def hub_places(
             fields.classes = class_names(rows.features)
             numbered = (RawRecord(number, row) for number, row in enumerate(rows, 1))
             each = (reader.records(row, f"{where} {split}", bad) for row in numbered)
-            records = itertools.chain.from_iterable(each)
+            records = fields.plain(itertools.chain.from_iterable(each), f"{where} {split}", bad)
             for record in looked_at(records, functools.partial(fields.look, file=f"{where} {split}"), bad):
                 example = fields.example(record, f"{where} {split}", bad)
                 if example is not None:
@@ -193,17 +172,6 @@ def hub_places(
         UnreadFile(f"{where} {name}", "a split of no usual name") for name in there if name not in found.values()
     )
     return places | {"train": replace(places["train"], unread=unread)}
-
-
-def hub_splits(identifier: str, config: str | None, commit: str | None, content: Any) -> list[str]:
-    """What the splits of a data set are called; once asked, the hub need not be in reach again."""
-    memory = cache_folder("tasks") / f"{content_key('splits', content)}.json"
-    if not memory.is_file():
-        from domain_ft.corpus.readers.hub import open_splits  # imports datasets
-
-        write_json(memory, list(open_splits(identifier, config, commit)))
-    names: list[str] = json.loads(memory.read_text(encoding="utf-8"))
-    return names
 
 
 def _folder_places(path: Path) -> dict[str, Place]:
@@ -316,7 +284,7 @@ def iterate_inputs(
 
     records: Iterator[RawRecord] = (record for record, _ in input_records(spec, bad, columns))
     name = spec.name if isinstance(spec, Path) else STREAM
-    if isinstance(spec, Path) and not _is_stream(spec):  # a stream is answered line by line: nothing is waited for
+    if isinstance(spec, Path) and not is_stream(spec):  # a stream is answered line by line: nothing is waited for
         records = looked_at(records, functools.partial(maker.look, file=name), bad)
     for record in records:
         example = maker.example(record, name, bad)
@@ -325,57 +293,3 @@ def iterate_inputs(
             left_out.see_fields(header or record.fields, maker.read.union(absent))
         if isinstance(example, Input):
             yield example
-
-
-def input_records(
-    spec: Path | BinaryIO, bad: BadRecords, columns: Callable[[str], Columns] | None = None
-) -> Iterator[tuple[RawRecord, str]]:
-    """The records of a file or stream, with what it is called in messages; `columns` of a name chooses the fields.
-
-    Raises:
-        CorpusError: there is no such file.
-    """
-    if not isinstance(spec, Path):
-        yield from _stream_records(spec, STREAM, bad)
-        return
-    if why_unreadable(spec) == "there is no such file":
-        raise CorpusError("there is no such file", where=str(spec), fix="check the path; - is standard input")
-    if not spec.is_dir() and _is_stream(spec):
-        with spec.open("rb") as stream:
-            if ending(spec) in RECORD_ENDINGS:
-                chosen = columns and columns(spec.name)
-                rows = raw_records(stream, spec.name, ENDINGS[ending(spec)], bad, chosen)
-                yield from ((record, spec.name) for record in rows)
-            else:
-                yield from _stream_records(stream, str(spec), bad)
-        return
-    check_file(spec)
-    name = spec.name
-    if ending(spec) in RECORD_ENDINGS:
-        rows = raw_records(spec, name, ENDINGS[ending(spec)], bad, columns and columns(name))
-    else:
-        rows = _text_lines(spec, name, bad)
-    yield from ((record, name) for record in rows)
-
-
-def _is_stream(path: Path) -> bool:
-    """Whether a path names what can be read but once, such as a named pipe or /dev/stdin."""
-    return path.is_fifo() or (not path.is_file() and path.exists()) or path.is_relative_to("/dev")
-
-
-def _stream_records(stream: BinaryIO, name: str, bad: BadRecords) -> Iterator[tuple[RawRecord, str]]:
-    """JSON lines or a text a line, which the first character tells."""
-    if not isinstance(stream, io.BufferedReader) and isinstance(stream, io.RawIOBase):
-        stream = io.BufferedReader(stream)
-    begin = stream.peek(1) if isinstance(stream, io.BufferedReader) else b""
-    first = begin.removeprefix(BOM).lstrip()[:1]
-    lines = raw_records(stream, name, "jsonl", bad) if first == b"{" else _text_lines(stream, name, bad)
-    yield from ((record, name) for record in lines)
-
-
-def _text_lines(source: Path | BinaryIO, name: str, bad: BadRecords) -> Iterator[RawRecord]:
-    """A record for each line of plain text, with the field `text`; blank lines are passed over."""
-    for number, offset, raw in read_lines(source, name, bad):
-        line = decode(raw, name, bad, offset=offset, line=number)
-        if line and line.strip():
-            yield RawRecord(number, {"text": line.rstrip("\r\n")})

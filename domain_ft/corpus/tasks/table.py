@@ -19,6 +19,7 @@ import pyarrow as pa
 from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.corpus import content_key
 from domain_ft.corpus.disk import disk_errors
+from domain_ft.corpus.near_copies import Integers
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject
 from domain_ft.corpus.readers.encodings import canonical
 from domain_ft.corpus.tasks.examples import Example
@@ -26,9 +27,8 @@ from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
 from domain_ft.storage import alone, cache_folder, new_folder, write_json
 
 # Raise this with every change to reading or cleaning: what older code wrote is then left alone.
-VERSION = 3
+VERSION = 4
 
-Integers = npt.NDArray[np.int64]
 
 _SCHEMA = pa.schema(
     [

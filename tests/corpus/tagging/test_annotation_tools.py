@@ -211,7 +211,7 @@ def test_a_masked_copy_moves_the_tokens_of_prodigy_too(tmp_path: Path) -> None:
 def test_a_copy_counts_characters_whatever_the_file_counts(tmp_path: Path) -> None:
     text = "😀 Give aspirin"
     path = json_lines(tmp_path / "a.jsonl", {"text": text, "entities": [[8, 15, "Drug"]]})
-    checked, rejections = CheckedFile.open(str(path), "auto", Fields(offsets="utf16")), Rejections()
+    checked, rejections = CheckedFile.open(str(path), "auto", Fields(tags=TagFields(offsets="utf16"))), Rejections()
     result = Checker().check(checked.items(rejections.bad), rejections)
     repair(checked, result, tmp_path / "out.jsonl", None, "en")
     (found,) = read(tmp_path / "out.jsonl")[0]

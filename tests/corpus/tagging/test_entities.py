@@ -30,8 +30,6 @@ from domain_ft.corpus.tagging.entities import (
     TagError,
     TaggedText,
     chunks,
-    find_words,
-    join_words,
     lenient_chunks,
     recognise,
 )
@@ -40,6 +38,7 @@ from domain_ft.corpus.tagging.opening import TaggingSource, as_task, open_taggin
 from domain_ft.corpus.tagging.reading import read_tagged
 from domain_ft.corpus.tagging.rows import TaggingRows, TextEncoder, encode_tags
 from domain_ft.corpus.tasks.leaks import find_leaks
+from domain_ft.corpus.words import find_words, join_words
 from domain_ft.errors import CorpusError, RecordError
 
 SCHEMES: dict[Scheme, Any] = {"iob1": IOB1, "iob2": IOB2, "bioes": IOBES, "bilou": BILOU}

@@ -70,6 +70,7 @@ def test_the_cause_is_named_and_its_option_reads_the_file(tmp_path: Path, counti
     message = str(caught.value)
     assert 'a.jsonl, line 1, field "entities[0]"' in message
     assert f"--span-offsets {counting}" in message
+    assert message.count("if that is so") == 1
     assert [[text.text[s.start : s.end] for s in text.spans] for text in read(path, counting)] == [["Aspirin"]] * 3
 
 

@@ -1,0 +1,38 @@
+"""Data sets of a hub: what their splits are called, and their rows as flat records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from domain_ft.corpus.corpus import content_key
+from domain_ft.storage import cache_folder, write_json
+
+# What the splits are called, in folders and on hubs.
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev", "development"),
+    "test": ("test", "testing"),
+}
+
+
+def flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row whose fields that hold fields are fields of their own: `context.contexts`."""
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        flat.update(
+            {f"{name}.{inner}": part for inner, part in value.items()} if isinstance(value, dict) else {name: value}
+        )
+    return flat
+
+
+def hub_splits(identifier: str, config: str | None, commit: str | None, content: Any) -> list[str]:
+    """What the splits of a data set are called; once asked, the hub need not be in reach again."""
+    memory = cache_folder("tasks") / f"{content_key('splits', content)}.json"
+    if not memory.is_file():
+        from domain_ft.corpus.readers.hub import open_splits  # imports datasets
+
+        write_json(memory, list(open_splits(identifier, config, commit)))
+    names: list[str] = json.loads(memory.read_text(encoding="utf-8"))
+    return names

@@ -1,0 +1,185 @@
+"""The first line of a table: whether it names the columns, or is a record.
+
+A record that is taken for the header is lost, and its texts appear wherever columns are named. So a first line that
+looks like the records below it is refused; what is shown of it is short.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from domain_ft.errors import CorpusError
+from domain_ft.quoting import listed, shown
+
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars", "^": "carets"}
+
+_LONGEST_NAME = 100  # characters of the name of a column, more than which are a text
+_SENTENCE_WORDS = 5  # of a cell that is a sentence where most cells below it are
+_SENTENCE_LETTERS = 20  # the same of a language without spaces
+_SHARED = 0.9  # share of the rows from which on another number of fields than the header's is no accident
+_MOST = 0.8  # share of the cells of a column from which on it holds things of one kind
+# One of these makes the line a header, whatever else is in it.
+_USUAL = frozenset(
+    [
+        *("id", "idx", "index", "key", "no", "nr", "number", "name", "date", "time", "timestamp", "year", "url"),
+        *("source", "file", "filename", "author", "language", "lang", "split", "group", "note", "notes", "subject"),
+        *("text", "texts", "text1", "text2", "sentence", "sentence1", "sentence2", "document", "content", "body"),
+        *("title", "headline", "abstract", "summary", "description", "comment", "comments", "review", "post", "tweet"),
+        *("message", "messages", "question", "answer", "premise", "hypothesis", "context", "prompt", "completion"),
+        *("response", "instruction", "input", "output", "query", "value", "score", "rating", "sentiment", "topic"),
+        *("label", "labels", "class", "classes", "category", "categories", "target", "tag", "tags", "type"),
+        *("tokens", "words", "entities", "spans"),
+    ]
+)
+_NUMBERED = re.compile(r"(unnamed: ?|column|col|field|v|x)[ _]?\d+", re.IGNORECASE)
+_KINDS = {
+    "an address": re.compile(r"([a-z][a-z0-9+.-]*://|www\.)\S+", re.IGNORECASE),
+    "an e-mail address": re.compile(r"[^@\s]+@[^@\s]+\.\w+"),
+    "a date": re.compile(r"\d{4}-\d\d-\d\d([T ].*)?|\d{1,2}[./]\d{1,2}[./]\d{2,4}"),
+    "an id": re.compile(r"[0-9A-Fa-f]{8}-([0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}|(?=.*\d)[0-9a-f]{16,}"),
+}
+
+
+def check_header(header: Sequence[str], rows: Sequence[Sequence[str]], name: str, delimiter: str) -> None:
+    """Check that the first row of a table names its columns.
+
+    Args:
+        header: that row.
+        rows: the first ones below it; one of another length is passed over.
+        name: of the file, for messages.
+        delimiter: what parts the fields.
+
+    Raises:
+        CorpusError: the header is parted by another delimiter, is a record, or names a column twice.
+    """
+    where = f"{name}, line 1"
+    for other, word in DELIMITERS.items():
+        if len(header) == 1 and other != delimiter and other in header[0] and len(header[0]) <= _LONGEST_NAME:
+            raise CorpusError(
+                f"the fields seem to be parted by {word}: the header is '{shown(header[0])}'",
+                where=where,
+                fix="write .csv with commas and .tsv with tabs, or name the delimiter in the first line: sep=;",
+            )
+    why = why_a_record(header, rows)
+    if why is not None:
+        example = "text" if len(header) == 1 else f"text{_spelled(delimiter)}label"
+        raise CorpusError(
+            f"the first line seems to be a record, not column names ({why}): the file has no header",
+            where=where,
+            fix=f"put a line with the names of the columns above it, such as {example}; if it does name "
+            "the columns, give them other or shorter names",
+        )
+    counts = Counter(header)
+    doubled = next((column for column in header if counts[column] > 1), None)
+    if doubled is not None:
+        often = "twice" if counts[doubled] == 2 else f"{counts[doubled]} times"
+        what = f"the header names '{shown(doubled)}' {often}"
+        if not doubled.strip():
+            what = f"{counts[doubled]} columns have no name in the header"
+        raise CorpusError(
+            f"{what}; the columns are: {listed(header)}",
+            where=where,
+            fix="give each column a name of its own; a file without a header needs one",
+        )
+
+
+def check_is_table(line: str, name: str) -> None:
+    """Check that a file is a table, by its first line.
+
+    Raises:
+        CorpusError: it is JSON, HTML or XML.
+    """
+    begin = line.lstrip().lower()
+    if begin.startswith(("<!doctype", "<html", "<?xml", "<table")):
+        fix = "save it as CSV, or name it as what it is: .html, .xml"
+        raise CorpusError("this is HTML or XML, and no table", where=name, fix=fix)
+    if begin.startswith(('{"', '[{"')):
+        raise CorpusError("this is JSON, and no table", where=name, fix="name the file .jsonl or .json")
+
+
+def check_shape(header: Sequence[str], counts: Sequence[int], name: str) -> None:
+    """Check that the first rows have as many fields as the header.
+
+    Args:
+        header: the first row.
+        counts: of the fields of the first rows below it.
+        name: of the file, for messages.
+
+    Raises:
+        CorpusError: nearly all of them have another number.
+    """
+    usual, often = Counter(counts).most_common(1)[0] if counts else (len(header), 0)
+    if usual == len(header) or len(counts) < 3 or often < _SHARED * len(counts):
+        return
+    if len(header) == 1:
+        fix = "remove the lines above the one that names the columns"
+    elif usual == len(header) + 1:
+        fix = "put a field that holds the delimiter in double quotes; or give each column a name, the row numbers too"
+    else:
+        fix = "name each column in the first line, and put a field that holds the delimiter in double quotes"
+    raise CorpusError(
+        f"the first line has {_fields(len(header))}, and the lines below it have {usual}: {listed(header)}",
+        where=f"{name}, line 1",
+        fix=fix,
+    )
+
+
+def why_a_record(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str | None:
+    """Why the first row of a table is a record, in words; None where it may well be a header.
+
+    >>> why_a_record(["text", "label"], [["A short text.", "good"]])
+    >>> why_a_record(["A short text.", "good"], [["Another one.", "bad"], ["And a third.", "good"]])
+    "'good' is in other lines of column 2 too"
+    """
+    cells = [cell.strip() for cell in header]
+    for place, cell in enumerate(cells, 1):
+        if len(cell) > _LONGEST_NAME:
+            return f"column {place} has {len(cell):,} characters: '{shown(cell)}'"
+    others = [
+        row for row in ([cell.strip() for cell in row] for row in rows) if row != cells and len(row) == len(cells)
+    ]
+    columns = [[row[place] for row in others] for place in range(len(cells))]
+    for cell, column in zip(cells, columns, strict=True):
+        if _NUMBERED.fullmatch(cell) or (cell.casefold() in _USUAL and cell not in column):
+            return None
+    numbers = [place for place, cell in enumerate(cells) if _is_number(cell)]
+    sentences = any(len(cell.split()) >= 4 for cell in cells)
+    if numbers and sentences and others and all(_is_number(below) for place in numbers for below in columns[place]):
+        return f"column {numbers[0] + 1} is a number there too: '{shown(cells[numbers[0]])}'"
+    for place, (cell, column) in enumerate(zip(cells, columns, strict=True), 1):
+        below = [value for value in column if value]
+        if not cell or not below:
+            continue
+        if cell in below and not _is_number(cell):
+            return f"'{shown(cell)}' is in other lines of column {place} too"
+        for kind, form in _KINDS.items():
+            if form.fullmatch(cell) and sum(form.fullmatch(value) is not None for value in below) >= _MOST * len(below):
+                return f"column {place} holds {kind} there too: '{shown(cell)}'"
+        if _is_sentence(cell) and sum(map(_is_sentence, below)) >= _MOST * len(below):
+            return f"column {place} holds a sentence there too: '{shown(cell)}'"
+    return None
+
+
+def _is_sentence(cell: str) -> bool:
+    """Whether a cell says something, in whatever language; questions are the names of columns in surveys."""
+    if cell.endswith(("?", ":", "\uff1f", "\uff1a")):
+        return False
+    return len(cell.split()) >= _SENTENCE_WORDS or (len(cell) >= _SENTENCE_LETTERS and not cell.isascii())
+
+
+def _fields(count: int) -> str:
+    return "1 field" if count == 1 else f"{count} fields"
+
+
+def _is_number(value: str) -> bool:
+    with contextlib.suppress(ValueError):
+        float(value)
+        return True
+    return False
+
+
+def _spelled(delimiter: str) -> str:
+    return " TAB " if delimiter == "\t" else delimiter

@@ -1,0 +1,74 @@
+"""Words of a plain text, in any script: where they are, and how words become a text again."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+Bounds = tuple[int, int]
+
+# Scripts that are written without spaces between words: (first, last) code points, in order.
+_UNSPACED = (
+    (0x0E00, 0x0EFF),  # Thai, Lao
+    (0x1000, 0x109F),  # Myanmar
+    (0x1780, 0x17FF),  # Khmer
+    (0x2E80, 0x312F),  # radicals, CJK punctuation, Hiragana, Katakana, Bopomofo
+    (0x3190, 0x31FF),  # Kanbun to Katakana's extension
+    (0x3400, 0x4DBF),  # Han
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0xFF00, 0xFFEF),  # full and half width forms
+    (0x20000, 0x3FFFF),  # Han, the rarer
+)
+
+
+def is_unspaced(character: str) -> bool:
+    """Whether a character is of a script that is written without spaces between words."""
+    code = ord(character)
+    return code >= 0x0E00 and any(first <= code <= last for first, last in _UNSPACED)
+
+
+def join_words(words: Sequence[str]) -> tuple[str, tuple[Bounds, ...]]:
+    """The text of words, and where each stands in it.
+
+    A space parts two words, but nothing does where either of the two characters that meet is of a script without
+    spaces: of Japanese words "EGFR", "遺伝子", "の" the text is "EGFR遺伝子の". The offsets are exact in any case.
+    """
+    parts: list[str] = []
+    bounds: list[Bounds] = []
+    length = 0
+    for word in words:
+        if parts and not (is_unspaced(parts[-1][-1]) or is_unspaced(word[0])):
+            parts.append(" ")
+            length += 1
+        bounds.append((length, length + len(word)))
+        parts.append(word)
+        length += len(word)
+    return "".join(parts), tuple(bounds)
+
+
+def find_words(text: str) -> tuple[Bounds, ...]:
+    """Where the words of a plain text stand: what an entity may begin and end with.
+
+    A run of letters and digits with their marks is a word; a sign is one by itself, and so is each character of a
+    script without spaces (a mark goes with the character before it). The same for every tokenizer.
+    """
+    bounds: list[Bounds] = []
+    running = False  # the last word is a run that may grow
+    for place, character in enumerate(text):
+        if character.isspace():
+            running = False
+            continue
+        joins = _is_mark(character) and bool(bounds) and bounds[-1][1] == place
+        letter = not is_unspaced(character) and (character.isalnum() or character == "_")
+        if joins or (letter and running):
+            bounds[-1] = (bounds[-1][0], place + 1)
+        else:
+            bounds.append((place, place + 1))
+            running = letter
+    return tuple(bounds)
+
+
+def _is_mark(character: str) -> bool:
+    """Marks over and under letters, and what joins or varies the sign before it (as in emoji)."""
+    return not character.isascii() and (unicodedata.category(character)[0] == "M" or character in "\u200c\u200d")

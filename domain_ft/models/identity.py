@@ -1,0 +1,51 @@
+"""Is this the model that gave the earlier answers? A digest of the files that a model's answers come from.
+
+The digest follows the contents alone: a folder that was moved keeps it, a folder that was trained again does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from domain_ft.models.probe import HEAD_FOLDER
+from domain_ft.models.sources import READ_FILES, Progress, Source, find, hash_of_file
+from domain_ft.models.task_facts import TASK_NAME
+from domain_ft.storage import user_path
+
+
+def model_digest(name: str, progress: Progress | None = None) -> str:
+    """`sha256:` and a hash of what the model `name` is made of: weights, adapters, configuration and tokenizer.
+
+    Of a run of `classify` or `tag` it covers the head and the facts of the task too.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    folder, contents = user_path(name), []
+    if (folder / TASK_NAME).is_file():
+        contents.append(hash_of_file(folder / TASK_NAME))
+    if (folder / HEAD_FOLDER).is_dir():
+        contents += _hashes(folder / HEAD_FOLDER, "*")
+        base = json.loads((folder / HEAD_FOLDER / "head.json").read_text(encoding="utf-8"))["base"]
+        contents += _parts(find(base, progress))
+    else:
+        contents += _parts(find(name, progress))
+    return f"sha256:{hashlib.sha256(json.dumps(contents).encode()).hexdigest()}"
+
+
+def _parts(source: Source) -> Iterator[str]:
+    yield source.revision
+    for folder in (source.folder, *source.adapters):
+        for ending in READ_FILES:
+            yield from _hashes(folder, f"*{ending}")
+    for adapter in source.adapters:
+        yield from _hashes(adapter, "*.safetensors")
+
+
+def _hashes(folder: Path, pattern: str) -> Iterator[str]:
+    for path in sorted(folder.glob(pattern)):
+        if path.is_file():
+            yield f"{path.name} {hash_of_file(path)}"

@@ -1,0 +1,160 @@
+"""OUTPUT.state.jsonl: what the lines of an output were made with, so that --resume cannot mix two models' answers.
+
+The first line says which model and options gave the answers. Each line below it is a digest of one text that was read,
+in the order of the output. A digest is on the disk before its answer is written, so that every line of the output has
+one. The file stays when the output is finished: the input may have grown, and --resume then answers the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from domain_ft.errors import SettingsError
+from domain_ft.storage import write_atomic
+
+_KEYS = frozenset({"command", "model", "models", "options", "begun"})
+_DIGEST = 16  # hexadecimal digits
+_LONGEST_HEADER = 1 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What the answers depend on beside the input.
+
+    Attributes:
+        command: the verb.
+        model: as it was named, for messages: the same model may have another path later.
+        models: the digest of each model that answers.
+        options: what was chosen, by option, such as `--max-new-tokens`; JSON values.
+        begun: the day, as YYYY-MM-DD, that a chat template may write.
+    """
+
+    command: str
+    model: str
+    models: tuple[str, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    begun: str = ""
+
+
+def state_path(output: Path) -> Path:
+    """Where the state of an output is kept."""
+    return output.with_name(f"{output.name}.state.jsonl")
+
+
+def read_header(output: Path) -> dict[str, Any] | None:
+    """The first line of an output's state; None where there is no such file, or another one."""
+    try:
+        with state_path(output).open("rb") as file:
+            header = json.loads(file.readline(_LONGEST_HEADER))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return header if isinstance(header, dict) and header.keys() == _KEYS else None
+
+
+class State:
+    """The state of one output.
+
+    Args:
+        output: the file of answers.
+        identity: of this call.
+    """
+
+    def __init__(self, output: Path, identity: Identity) -> None:
+        self._output, self._path, self._identity = output, state_path(output), identity
+        self._file: IO[bytes] | None = None
+
+    def check(self) -> None:
+        """Make sure that the answers in the output were given by this model under these options.
+
+        Raises:
+            SettingsError: they were not, or it cannot be known; nothing was changed.
+        """
+        header = read_header(self._output)
+        if header is None:
+            raise SettingsError(
+                f"--resume: it is not known which model and options gave the answers in {self._output}, because "
+                f"{self._path} is missing or damaged; earlier versions wrote none",
+                fix="put that file back, or give another --output, or delete both files and begin again; nothing was "
+                "changed",
+            )
+        ours = json.loads(json.dumps(asdict(self._identity)))
+        differing = []
+        if header["command"] != ours["command"]:
+            differing.append(f"`{header['command']}` wrote it, not `{ours['command']}`")
+        elif header["models"] != ours["models"]:
+            same = " (the files of that model have changed)" if header["model"] == ours["model"] else ""
+            differing.append(f"another model gave its answers: '{header['model']}'{same}")
+        then = header["options"] if isinstance(header["options"], dict) else {}
+        for option in dict.fromkeys([*ours["options"], *then]):
+            before, now = then.get(option), ours["options"].get(option)
+            if before != now:
+                differing.append(f"it was begun with {_said(option, before)}, and this call has {_said(option, now)}")
+        if differing:
+            raise SettingsError(
+                f"--resume: {self._output} cannot be gone on with: {'; '.join(differing)}",
+                fix="give the model and options that it was begun with, or another --output; nothing was changed",
+            )
+
+    def digests(self) -> Iterator[str]:
+        """The digests of the texts that were read for the lines of the output, in their order."""
+        with self._path.open("rb") as file:
+            file.readline()
+            for line in file:
+                yield line.strip().decode("ascii", "replace")
+
+    def begin(self, done: int) -> None:
+        """Make the file ready: a new one where nothing is answered, else that of the earlier call, cut to its lines."""
+        if done:
+            with self._path.open("rb") as file:
+                size = len(file.readline()) + done * (_DIGEST + 1)
+            os.truncate(self._path, size)
+        else:
+            write_atomic(self._path, json.dumps(asdict(self._identity)) + "\n")
+        self._file = self._path.open("ab")
+
+    def add(self, read: Iterable[tuple[str, ...]]) -> None:
+        """Record what is about to be answered; it is on the disk when this returns."""
+        assert self._file is not None
+        self._file.write(b"".join(digest(one).encode() + b"\n" for one in read))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file:
+            self._file.close()
+
+    def remove(self) -> None:
+        """Remove the file of a call that has answered nothing."""
+        self.close()
+        if read_header(self._output) is not None:
+            self._path.unlink()
+
+
+def digest(read: tuple[str, ...]) -> str:
+    """A digest of the texts that one answer depends on."""
+    data = json.dumps(read).encode()
+    return hashlib.blake2b(data, digest_size=_DIGEST // 2).hexdigest()
+
+
+def state_is_ours(output: Path) -> bool:
+    """Whether the file at the place of an output's state may be replaced: there is none, or it is one of ours."""
+    path = state_path(output)
+    if not (path.exists() or path.is_symlink()):
+        return True
+    return path.is_file() and not path.is_symlink() and read_header(output) is not None
+
+
+def _said(option: str, value: Any) -> str:
+    """An option with its value, as it is given."""
+    if value is None:
+        return f"no {option}"
+    if isinstance(value, bool):
+        return option if value else f"--no-{option.removeprefix('--')}"
+    return f"{option} {value}"

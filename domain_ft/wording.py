@@ -1,0 +1,14 @@
+"""Words of messages that several parts of the program need."""
+
+from __future__ import annotations
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """A count with its noun, and with the verb behind it where `one` and `many` have it.
+
+    >>> counted(1, "record"), counted(2000, "class"), counted(1, "record is", "records are")
+    ('1 record', '2,000 classes', '1 record is')
+    """
+    if many is None:
+        many = f"{one}es" if one.endswith("s") else f"{one}s"
+    return f"{count:,} {one if count == 1 else many}"
