@@ -17,7 +17,7 @@ from domain_ft.corpus.readers import ENDINGS, raw_records
 from domain_ft.corpus.readers.base import BadRecords, read_lines
 from domain_ft.corpus.readers.choosing import LOOKED_AT
 from domain_ft.corpus.readers.files import ending
-from domain_ft.corpus.readers.records import json_values
+from domain_ft.corpus.readers.records import ONE_KEY, json_values
 from domain_ft.corpus.tagging.annotations import Outcome, Passed, Plain, Refused, outcomes, records_of, spans_in
 from domain_ft.corpus.tagging.conll import begins_document, conll_blocks, layout_of
 from domain_ft.corpus.tagging.entities import OUTSIDE, Scheme, TaggedText, is_tag
@@ -26,6 +26,7 @@ from domain_ft.corpus.tagging.records import Sentence, read_tagged_records, with
 from domain_ft.corpus.tagging.standoff import is_brat, is_pubtator, read_bioc_xml, read_brat, read_pubtator
 from domain_ft.corpus.tasks.choices import label_studio_answers, whole_text_only
 from domain_ft.errors import CorpusError
+from domain_ft.json_files import RepeatedKeyError, loads
 from domain_ft.quoting import listed
 
 FileKind = Literal["columns", "records", "parquet", "brat", "pubtator", "bioc", "table"]
@@ -203,7 +204,10 @@ def _table(path: Path, name: str, fields: TagFields, bad: BadRecords) -> Iterato
         cell = record.fields[found[0]].strip()
         rest = {column: value for column, value in record.fields.items() if column != found[0]}
         try:
-            spans = json.loads(cell) if cell else []
+            spans = loads(cell) if cell else []
+        except RepeatedKeyError as error:
+            yield record.line or 0, Refused(str(error), found[0], ONE_KEY)
+            continue
         except (ValueError, RecursionError) as error:
             yield record.line or 0, Refused(f"broken JSON: {error}", found[0])
             continue

@@ -379,6 +379,42 @@ def test_what_is_not_read_is_refused_by_name(tmp_path: Path, name: str, content:
         read(write(tmp_path / name, content))
 
 
+SOUND = '{"text": "Give aspirin", "entities": [[5, 12, "Drug"]]}'
+TWICE = '{"text": "Give it", "text": "Give aspirin", "entities": [[5, 12, "Drug"]]}'
+CELL = '"[{""start"": 5, ""end"": 12, ""labels"": [""Drug""]}]"'
+TWICE_IN_CELL = CELL.replace('""end', '""end"": 9, ""end')
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line", "field"),
+    [
+        ("a.jsonl", f"{SOUND}\n{TWICE}\n", 2, "text"),
+        ("b.jsonl", f"{TWICE}\n{SOUND}\n", 1, "text"),
+        ("c.json", f"[{SOUND}, {TWICE}]", 2, "text"),
+        ("d.json", f'{{"x": {SOUND}, "y": {TWICE}}}', 2, "text"),
+        ("e.json", f'{{"x": {SOUND}, "x": {SOUND}}}', None, "x"),
+        ("f.json", f'{{"documents": [],\n"documents": [{SOUND}]}}', None, "documents"),
+        ("g.csv", f"text,spans\nGive aspirin,{CELL}\nGive it,{TWICE_IN_CELL}\n", 3, "spans"),
+    ],
+)
+def test_a_field_that_is_given_twice_makes_a_bad_record(
+    tmp_path: Path, name: str, content: str, line: int | None, field: str
+) -> None:
+    rejects: list[Reject] = []
+    path = write(tmp_path / name, content)
+    found, _ = read_tagged(path, name, TagFields(), None, BadRecords("skip", rejects.append))
+    assert [(text.text, len(text.spans)) for text in found] == [("Give aspirin", 1)]
+    ((at, where, reason),) = [(reject.line, reject.field, reject.reason) for reject in rejects]
+    assert (at, where) == (line, field)
+    assert "is given twice" in reason
+
+
+def test_an_empty_list_is_a_file_without_records_or_a_bad_line(tmp_path: Path) -> None:
+    assert read(write(tmp_path / "a.json", "[]\n"))[:2] == ([], [])
+    with pytest.raises(RecordError, match="the record is a list"):
+        read(write(tmp_path / "b.jsonl", f"[]\n{SOUND}\n"))
+
+
 def test_entities_marked_in_html_are_refused(tmp_path: Path) -> None:
     task = studio([{**label(5, 12), "type": "hypertextlabels"}])
     with pytest.raises(RecordError, match="marked in HTML"):

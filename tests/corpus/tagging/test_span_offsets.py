@@ -186,7 +186,8 @@ def test_other_keys_of_spans_are_listed_and_do_not_contradict(tmp_path: Path) ->
     assert [text.text[s.start : s.end] for text in found for s in text.spans] == ["Aspirin"] * 4
     assert left.fields == {f"entities[].{key}": 4 for key in more}
     file, rejections = CheckedFile.open(str(path), "auto", Fields()), Rejections()
-    result = Checker().check(file.items(rejections.bad), rejections)
+    unread = LeftOut()
+    result = Checker().check(file.items(rejections.bad, unread), rejections, unread)
     assert result.statistics["unread_fields"] == left.fields
 
 
