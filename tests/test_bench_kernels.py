@@ -162,6 +162,17 @@ def test_compiling_tells_what_the_contract_says(tmp_path: Path) -> None:
         assert (row["tensor_core_ops"], row["narrow_accesses"], row["breaches"]) == (0, 0, [])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("op", "target"), [("cross_entropy", "sm_80"), ("linear_cross_entropy", "sm_90")])
+def test_class_weights_and_log_sum_exps_compile_without_a_spill(op: str, target: str, tmp_path: Path) -> None:
+    """Ahead of time, with every other option beside them, as `--all` does."""
+    chosen = ("--ops", op, "--targets", target, "--dtypes", "bfloat16", "--models", "MiniLM", "--all")
+    status, found = run_program("--compile", *chosen, "--processes", "1", "--output", str(tmp_path / "out.json"))
+    own = [row for row in found["rows"] if row["package"] == compiling.OWN]
+    assert status == 0
+    assert [row["spills"] for row in own] == [0] * len(own)
+
+
 def test_traffic_tells_what_the_contract_says(tmp_path: Path) -> None:
     status, found = run_program("--traffic", "--ops", "lora_linear", "--output", str(tmp_path / "out.json"))
     assert status == 0

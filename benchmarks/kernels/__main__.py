@@ -274,7 +274,7 @@ def _show_times(rows: Sequence[Any], ceilings: Any, name: str) -> None:
         for row in rows:
             if (row.op, row.case, row.tokens, row.dtype) != (op, case, tokens, dtype):
                 continue
-            error = "own dropout" if row.error is None else f"{row.error:.1e}"
+            error = "other masks" if row.error is None else f"{row.error:.1e}"
             table.add_row(
                 row.implementation,
                 error if row.correct else f"[red]{error}[/]",

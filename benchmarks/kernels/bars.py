@@ -23,7 +23,7 @@ class Entry:
     """An op at a size, by one implementation, forward and backward.
 
     Attributes:
-        op, case: which, and of which model.
+        op, case: which op, and which model's sizes.
         whose: the implementation.
         amount: bytes and operations.
     """

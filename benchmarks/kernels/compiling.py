@@ -34,7 +34,7 @@ class Row:
         registers, spills, shared_bytes, narrow_accesses: the most.
         tensor_core_ops: the least; `instructions` has them by kind.
         occupancy: the least.
-        programs: how many different machine codes the row stands for.
+        programs: how many different machine codes the row sums up.
         breaches: what is wrong, in words.
     """
 
@@ -92,7 +92,7 @@ def rows(work: Sequence[Task], processes: int) -> Iterator[tuple[Task, list[Row]
 
 
 def _alone() -> None:
-    """One thread for each process, and nothing of what the compiler says of its own faults: it says pages."""
+    """One thread for each process, and no reports of the compiler's internal errors, which take pages."""
     torch.set_num_threads(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 

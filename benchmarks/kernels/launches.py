@@ -59,14 +59,18 @@ def call_linear_cross_entropy(
     trained: bool = False,
     terms: tuple[float, float, float | None] = NO_TERMS,
     filter_eps: float | None = None,
+    weighted: bool = False,
 ) -> None:
-    """The mean loss; gradient in the hidden states, and in W and b too where the head is `trained`."""
+    """The mean loss; gradient in the hidden states, and in W and b too where the head is `trained`.
+
+    `weighted`: with class weights.
+    """
     operands = (_tensor(tokens, hidden, dtype=dtype), _tensor(vocabulary, hidden, dtype=dtype))
     target = _tensor(tokens, dtype=torch.int64)
     biases = _tensor(vocabulary, dtype=dtype) if bias else None
     needs = [True, trained, trained and bias]
-    options = (IGNORED, *terms, dtype, filter_eps)
-    _, *gradients = linear_cross_entropy.forward_with_gradients(*operands, target, biases, None, *options, True, needs)
+    options = (_class_weight(vocabulary, weighted), IGNORED, *terms, dtype, filter_eps)
+    _, *gradients = linear_cross_entropy.forward_with_gradients(*operands, target, biases, *options, True, needs)
     linear_cross_entropy.finish(_tensor(dtype=torch.float32), *gradients, dtype, dtype, dtype, needs)
 
 
@@ -78,23 +82,50 @@ def call_losses(vocabulary: int, hidden: int, tokens: int, dtype: torch.dtype, *
     linear_cross_entropy.forward(*operands, _tensor(tokens, dtype=torch.int64), biases, *options)
 
 
-def call_unsummed(vocabulary: int, hidden: int, tokens: int, dtype: torch.dtype, *, bias: bool) -> None:
-    """A loss for each token, all gradients: from a stash that forward keeps."""
+def call_unsummed(
+    vocabulary: int,
+    hidden: int,
+    tokens: int,
+    dtype: torch.dtype,
+    *,
+    bias: bool,
+    terms: tuple[float, float, float | None] = NO_TERMS,
+    weighted: bool = False,
+    with_lse: bool = False,
+) -> None:
+    """A loss for each token, all gradients: from a stash that forward keeps.
+
+    `weighted`: with class weights; `with_lse`: with log-sum-exps and their gradient.
+    """
     operands = (_tensor(tokens, hidden, dtype=dtype), _tensor(vocabulary, hidden, dtype=dtype))
     target, biases = _tensor(tokens, dtype=torch.int64), _tensor(vocabulary, dtype=dtype) if bias else None
-    options = (None, IGNORED, *NO_TERMS, dtype, None, False, True)
-    losses, _, *saved = linear_cross_entropy.forward(*operands, target, biases, *options)
-    linear_cross_entropy.backward(losses, None, *saved, *operands, target, biases, *options, [True, True, bias])
+    options = (_class_weight(vocabulary, weighted), IGNORED, *terms, dtype, None, with_lse, True)
+    losses, lse, *saved = linear_cross_entropy.forward(*operands, target, biases, *options)
+    linear_cross_entropy.backward(
+        losses, lse if with_lse else None, *saved, *operands, target, biases, *options, [True, True, bias]
+    )
 
 
 def call_cross_entropy(
-    classes: int, tokens: int, dtype: torch.dtype, *, terms: tuple[float, float, float | None] = NO_TERMS
+    classes: int,
+    tokens: int,
+    dtype: torch.dtype,
+    *,
+    terms: tuple[float, float, float | None] = NO_TERMS,
+    weighted: bool = False,
+    with_lse: bool = False,
 ) -> None:
-    """Losses of logits, and their gradient."""
+    """Losses of logits, and their gradient; `weighted` and `with_lse` as in `call_unsummed`."""
     logits, target = _tensor(tokens, classes, dtype=dtype), _tensor(tokens, dtype=torch.int64)
-    losses, peaks, masses = cross_entropy.forward(logits, target, None, IGNORED, *terms)
-    gradient = torch.empty_like(logits)
-    cross_entropy.fill_gradient(gradient, losses, None, logits, target, None, peaks, masses, IGNORED, *terms)
+    weights = _class_weight(classes, weighted)
+    losses, row_maxes, sum_exps = cross_entropy.forward(logits, target, weights, IGNORED, *terms)
+    lse_grad, gradient = _tensor(tokens, dtype=torch.float32) if with_lse else None, torch.empty_like(logits)
+    saved = logits, target, weights, row_maxes, sum_exps
+    cross_entropy.fill_gradient(gradient, losses, lse_grad, *saved, IGNORED, *terms)
+
+
+def _class_weight(classes: int, weighted: bool) -> Tensor | None:
+    return _tensor(classes, dtype=torch.float32) if weighted else None
 
 
 def variants(op: str, model: Model, dtype: torch.dtype, target: str, *, options: bool) -> list[Launch]:
@@ -115,8 +146,12 @@ def variants(op: str, model: Model, dtype: torch.dtype, target: str, *, options:
                 call_linear_cross_entropy(*shape, TOKENS, dtype, bias=head.bias, **every)
                 call_losses(*shape, TOKENS, dtype, bias=head.bias)
                 call_unsummed(*shape, 1024, dtype, bias=head.bias)
+                for terms in (NO_TERMS, ALL_TERMS):
+                    call_unsummed(*shape, 1024, dtype, bias=head.bias, terms=terms, weighted=True, with_lse=True)
         else:
             call_cross_entropy(head.vocabulary, TOKENS, dtype)
             if options:
                 call_cross_entropy(head.vocabulary, TOKENS, dtype, terms=ALL_TERMS)
+                for terms in (NO_TERMS, ALL_TERMS):
+                    call_cross_entropy(head.vocabulary, TOKENS, dtype, terms=terms, weighted=True, with_lse=True)
     return recorded

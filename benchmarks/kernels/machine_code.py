@@ -307,5 +307,5 @@ def _loops(code: Sequence[Instruction]) -> Iterator[set[int]]:
 def _one(pattern: str, text: str) -> str:
     match = re.search(pattern, text)
     if match is None:
-        raise ValueError(f"no {pattern} in what the disassembler said")
+        raise ValueError(f"no {pattern} in the disassembler's output")
     return match[1]

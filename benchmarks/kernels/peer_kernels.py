@@ -1,6 +1,6 @@
 """The launches of Liger's and CCE's kernels at full size, for the same look at their machine code as at ours.
 
-Each is taken from the installed package with the arguments that its own host code passes, and its own tile sizes.
+Each is taken from the installed package with the arguments and tile sizes that its host code gives it.
 """
 
 from __future__ import annotations

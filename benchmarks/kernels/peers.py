@@ -58,7 +58,8 @@ def eager_head(head: Head, tokens: int = TOKENS) -> list[Step]:
 def chunked_head(head: Head, tokens: int = TOKENS) -> list[Step]:
     """F.linear_cross_entropy of torch 2.13 with its options for bfloat16 on CUDA: `compact`, `aspect_ratio:2`.
 
-    Chunks of rows; their logits in float32, on which amax, subtraction, exp, sum and scaling are passes of their own.
+    Chunks of rows; their logits in float32, on which amax, subtraction, exp, sum and scaling each read and write
+    all of them.
     """
     v, d = head.vocabulary, head.hidden
     rows = min(_next_power_of_2(_cdiv(tokens, _cdiv(v, d))) // 2, tokens)

@@ -32,13 +32,13 @@ class Problem:
     `reference` is our definition in PyTorch, `eager` what people write (and `compiled` that, by torch.compile).
 
     Attributes:
-        op, case: what it is, and of which size, in words.
+        op, case: what it is and its size, in words.
         tokens: rows.
         dtype: of the operands.
         tensors: by name; all implementations get them.
         differentiable: those whose gradient is asked for.
         implementations: from the tensors to the outputs.
-        unchecked: implementations that draw dropout of their own, so that no two outputs agree.
+        unchecked: implementations that draw other dropout masks, so that no two outputs agree.
         spoilt: tensors that an implementation writes over; it gets a copy, made outside the time.
         flops: forward and backward, as the maths needs them.
     """

@@ -41,7 +41,7 @@ class Time:
 
     Attributes:
         error: the largest relative error of an output or gradient against the reference in a wider type; None where
-            the implementation draws its own dropout.
+            the implementation draws other dropout masks.
         correct: whether that is within ERROR_FACTOR of the reference's own error.
         forward_ms, both_ms: medians; `both` is forward and backward.
         ratio: how many times as long as our fastest backend in the same round, forward and backward; the median.
@@ -147,7 +147,7 @@ def _times(problem: Problem, ceilings: Ceilings, device: torch.device) -> Iterat
 
 
 def _errors(problem: Problem, exact: list[Tensor]) -> dict[str, float | None]:
-    """The error of each implementation that can do `problem`; None of one that draws its own dropout.
+    """The error of each implementation that can do `problem`; None of one that draws other dropout masks.
 
     Raises:
         Exception: one of ours fails. A peer that does is named, and left out.

@@ -7,7 +7,7 @@ Two counts, for every launch and tensor:
                 share nothing. A byte that is read and written counts twice.
 
 `tests/kernels/test_traffic.py` checks the forms against a count of the real kernels' loads and stores at small sizes.
-A call of PyTorch or cuBLAS is a launch whose operands are requested once, since how it tiles them is its own affair.
+A call of PyTorch or cuBLAS is a launch whose operands are requested once, since its tiles are not known.
 """
 
 from __future__ import annotations

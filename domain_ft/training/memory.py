@@ -29,7 +29,8 @@ from torch.utils._pytree import tree_leaves
 from domain_ft.corpus.batches import PackedBatch
 from domain_ft.models.blockwise_attention import BLOCK
 from domain_ft.objectives.base import Objective, TrainedModel
-from domain_ft_kernels.linear_cross_entropy import STASH_BYTES, WORKSPACE_BYTES
+from domain_ft_kernels.linear_cross_entropy import WORKSPACE_BYTES
+from domain_ft_kernels.stash import STASH_BYTES
 
 SHARE = {"cpu": 0.5, "cuda": 0.85}
 """The share of the free memory that a run may plan with. A CPU's memory is everybody's, and its heap frays: passes of

@@ -17,7 +17,7 @@ float64). Rows whose target is `ignore_index` are not computed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, overload
 
 import torch
 from torch import Tensor
@@ -32,10 +32,28 @@ from domain_ft_kernels.backends import (
 )
 from domain_ft_kernels.registration import Op, has_values
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # of Python 3.11
+
 BLOCK_BYTES = 4 * 2**20
 """How much of the logits the torch backend widens at a time: about what a core's caches hold."""
 
 REDUCTIONS = ("sum", "mean", "none")
+
+
+OPTIONS_SCHEMA = "int ignore_index, float label_smoothing, float z_loss, float? softcap"
+"""The options of both ops as their schemas have them: `ignore_index` and the fields of `Terms`."""
+
+
+class LossOptions(TypedDict, total=False):
+    """The keywords that `cross_entropy` and `linear_cross_entropy` have in common; `cross_entropy` documents them."""
+
+    ignore_index: int
+    label_smoothing: float
+    z_loss: float
+    softcap: float | None
+    reduction: str
+    backend: str
 
 
 class Terms(NamedTuple):
@@ -84,20 +102,20 @@ def reference_losses(
 
     Autograd differentiates it.
     """
-    z = logits.to(accumulation_dtype(logits.dtype))
+    z = logits.to(accumulation_dtype(logits.dtype))  # (n, V)
     if terms.softcap is not None:
         z = terms.softcap * torch.tanh(z / terms.softcap)
     labelled = target != ignore_index
     inside = (target >= 0) & (target < z.shape[1])
     log_probabilities = z.log_softmax(1)
-    picked = log_probabilities.gather(1, target.where(inside, 0).unsqueeze(1)).squeeze(1)
+    picked = log_probabilities.gather(1, target.where(inside, 0).unsqueeze(1)).squeeze(1)  # (n,)
     weights = Weights.of(class_weight, target, z.dtype)
     if weights is not None:
         picked, log_probabilities = weights.of_row * picked, weights.of_class * log_probabilities
     losses = (terms.label_smoothing - 1) * picked
     if terms.label_smoothing:
         losses = losses - terms.label_smoothing * log_probabilities.mean(1)
-    lse = z.logsumexp(1)
+    lse = z.logsumexp(1)  # (n,)
     if terms.z_loss:
         losses = losses + terms.z_loss * lse**2
     return losses.where(inside, float("nan")).where(labelled, 0.0), lse.where(labelled, 0.0)
@@ -116,9 +134,9 @@ def cap_(tile: Tensor, softcap: float | None) -> Tensor:
     return tile if softcap is None else tile.div_(softcap).tanh_().mul_(softcap)
 
 
-def finite(peak: Tensor) -> Tensor:
+def finite(row_max: Tensor) -> Tensor:
     """A row's largest logit, as a number to subtract: a row of nothing but -inf must not give NaN."""
-    return peak.clamp_(min=torch.finfo(peak.dtype).min)
+    return row_max.clamp_(min=torch.finfo(row_max.dtype).min)
 
 
 def pick(tile: Tensor, target: Tensor, first: int) -> Tensor:
@@ -128,8 +146,8 @@ def pick(tile: Tensor, target: Tensor, first: int) -> Tensor:
 
 
 def losses_from_sums(
-    peak: Tensor,
-    mass: Tensor,
+    row_max: Tensor,
+    sum_exp: Tensor,
     picked: Tensor,
     total: Tensor | None,
     target: Tensor,
@@ -138,18 +156,20 @@ def losses_from_sums(
     weights: Weights | None,
 ) -> Tensor:
     """The loss of each row from its m, S, z_t and Σ w z. A target that is no class gives NaN: it was never read."""
-    log_mass, smoothing = mass.log(), terms.label_smoothing
-    own = (1 - smoothing) * (picked - peak)
-    losses = log_mass - own if weights is None else _slope_of_lse(terms, weights) * log_mass - weights.of_row * own
+    log_sum, smoothing = sum_exp.log(), terms.label_smoothing
+    at_target = (1 - smoothing) * (picked - row_max)
+    losses = (
+        log_sum - at_target if weights is None else _slope_of_lse(terms, weights) * log_sum - weights.of_row * at_target
+    )
     if total is not None:
-        losses = losses - smoothing * (total / classes - (peak if weights is None else weights.mean * peak))
+        losses = losses - smoothing * (total / classes - (row_max if weights is None else weights.mean * row_max))
     if terms.z_loss:
-        losses = losses + terms.z_loss * (peak + log_mass) ** 2
+        losses = losses + terms.z_loss * (row_max + log_sum) ** 2
     return losses.where((target >= 0) & (target < classes), float("nan"))
 
 
 def _slope_of_lse(terms: Terms, weights: Weights | None) -> Tensor | float:
-    """a, what a row's log-sum-exp counts for in its loss, the z-loss aside."""
+    """a, the factor of the log-sum-exp in a row's loss without the z-loss; (rows,), or 1."""
     if weights is None:
         return 1.0
     return (1 - terms.label_smoothing) * weights.of_row + terms.label_smoothing * weights.mean
@@ -157,8 +177,8 @@ def _slope_of_lse(terms: Terms, weights: Weights | None) -> Tensor | float:
 
 def gradient_(
     tile: Tensor,
-    peak: Tensor,
-    mass: Tensor,
+    row_max: Tensor,
+    sum_exp: Tensor,
     target: Tensor,
     scale: Tensor,
     first: int,
@@ -169,19 +189,19 @@ def gradient_(
 ) -> Tensor:
     """Turn a tile of capped logits into scale · ∂loss/∂u + lse_scale · ∂L/∂u, in place.
 
-    peak and mass (rows,) are m and S, scale and lse_scale (rows,) the gradients of each row's loss and L.
+    row_max and sum_exp (rows,) are m and S, scale and lse_scale (rows,) the gradients of each row's loss and L.
     """
     slope = None if terms.softcap is None else (tile * tile).mul_(-1 / terms.softcap**2).add_(1)
     of_lse = _slope_of_lse(terms, weights)
     if terms.z_loss:
-        of_lse = of_lse + 2 * terms.z_loss * (peak + mass.log())
-    factor = scale * of_lse / mass
+        of_lse = of_lse + 2 * terms.z_loss * (row_max + sum_exp.log())
+    factor = scale * of_lse / sum_exp
     if lse_scale is not None:
-        factor = factor + lse_scale / mass
-    tile.sub_(peak.unsqueeze(1)).exp_().mul_(factor.unsqueeze(1))
+        factor = factor + lse_scale / sum_exp
+    tile.sub_(row_max.unsqueeze(1)).exp_().mul_(factor.unsqueeze(1))
     column, inside = _column(target, first, tile.shape[1])
-    own = scale * (terms.label_smoothing - 1)
-    hit = (own if weights is None else own * weights.of_row).where(inside, 0.0)
+    at_target = scale * (terms.label_smoothing - 1)
+    hit = (at_target if weights is None else at_target * weights.of_row).where(inside, 0.0)
     tile.scatter_add_(1, column.unsqueeze(1), hit.unsqueeze(1))  # one column a row: no two writes meet
     if terms.label_smoothing:
         share = (scale * (terms.label_smoothing / classes)).unsqueeze(1)
@@ -203,9 +223,9 @@ def _blocks(rows: Tensor, logits: Tensor) -> Iterator[Tensor]:
     return iter(rows.split(max(1, BLOCK_BYTES // row_bytes)))
 
 
-def log_sum_exp(peaks: Tensor, masses: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+def log_sum_exp(row_maxes: Tensor, sum_exps: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     """L of rows with these m and S, (n,); 0 where ignored."""
-    return (peaks + masses.log()).where(target != ignore_index, 0.0)
+    return (row_maxes + sum_exps.log()).where(target != ignore_index, 0.0)
 
 
 @in_given_types
@@ -223,19 +243,19 @@ def _forward(
     classes, wide = logits.shape[1], accumulation_dtype(logits.dtype)
     check_targets(target, classes, ignore_index)
     losses = torch.zeros(len(target), dtype=wide, device=logits.device)
-    peaks, masses = torch.zeros_like(losses), torch.zeros_like(losses)
+    row_maxes, sum_exps = torch.zeros_like(losses), torch.zeros_like(losses)
     for rows in _blocks(labelled_rows(target, ignore_index), logits):
-        z = cap_(logits.index_select(0, rows).to(wide), softcap)
-        t = target[rows]
+        z = cap_(logits.index_select(0, rows).to(wide), softcap)  # (rows, V)
+        t = target[rows]  # (rows,)
         weights = Weights.of(class_weight, t, wide)
         total = None
         if label_smoothing:
             total = z.sum(1) if weights is None else torch.mv(z, weights.of_class)
         picked = pick(z, t, 0)
-        peaks[rows] = peak = finite(z.amax(1))
-        masses[rows] = mass = z.sub_(peak.unsqueeze(1)).exp_().sum(1)
-        losses[rows] = losses_from_sums(peak, mass, picked, total, t, classes, terms, weights)
-    return losses, peaks, masses
+        row_maxes[rows] = row_max = finite(z.amax(1))
+        sum_exps[rows] = sum_exp = z.sub_(row_max.unsqueeze(1)).exp_().sum(1)
+        losses[rows] = losses_from_sums(row_max, sum_exp, picked, total, t, classes, terms, weights)
+    return losses, row_maxes, sum_exps
 
 
 @in_given_types
@@ -246,8 +266,8 @@ def _fill_gradient(
     logits: Tensor,
     target: Tensor,
     class_weight: Tensor | None,
-    peaks: Tensor,
-    masses: Tensor,
+    row_maxes: Tensor,
+    sum_exps: Tensor,
     ignore_index: int,
     label_smoothing: float,
     z_loss: float,
@@ -260,11 +280,11 @@ def _fill_gradient(
     terms = Terms(label_smoothing, z_loss, softcap)
     gradient.index_fill_(0, (target == ignore_index).nonzero().squeeze(1), 0)
     for rows in _blocks(labelled_rows(target, ignore_index), logits):
-        z = cap_(logits.index_select(0, rows).to(masses.dtype), softcap)
+        z = cap_(logits.index_select(0, rows).to(sum_exps.dtype), softcap)
         t = target[rows]
-        weights = Weights.of(class_weight, t, masses.dtype)
+        weights = Weights.of(class_weight, t, sum_exps.dtype)
         lse_scale = None if lse_grad is None else lse_grad[rows]
-        gradient_(z, peaks[rows], masses[rows], t, grad[rows], 0, z.shape[1], terms, weights, lse_scale)
+        gradient_(z, row_maxes[rows], sum_exps[rows], t, grad[rows], 0, z.shape[1], terms, weights, lse_scale)
         gradient.index_copy_(0, rows, z.to(logits.dtype))
 
 
@@ -315,15 +335,14 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _register(name: str, forward: Callable[..., Any], fill_gradient: Callable[..., None]) -> Op:
     """The differentiable op `name`, which runs `forward` and, backward, `fill_gradient`."""
-    options = "int ignore_index, float label_smoothing, float z_loss, float? softcap"
-    saved = "Tensor target, Tensor? class_weight, Tensor peaks, Tensor masses"
+    saved = "Tensor target, Tensor? class_weight, Tensor row_maxes, Tensor sum_exps"
 
     def forward_with_lse(*inputs: Any) -> tuple[Tensor, ...]:
         *operands, with_lse, _ = inputs  # `inplace` is for backward alone
         _, target, _, ignore_index, *_ = operands
-        losses, peaks, masses = forward(*operands)
-        lse = log_sum_exp(peaks, masses, target, ignore_index) if with_lse else losses.new_empty(0)
-        return losses, lse, peaks, masses
+        losses, row_maxes, sum_exps = forward(*operands)
+        lse = log_sum_exp(row_maxes, sum_exps, target, ignore_index) if with_lse else losses.new_empty(0)
+        return losses, lse, row_maxes, sum_exps
 
     def backward(*inputs: Any) -> Tensor:
         gradient = _empty_gradient(*inputs)
@@ -347,20 +366,20 @@ def _register(name: str, forward: Callable[..., Any], fill_gradient: Callable[..
 
     backward_op = Op(
         f"{name}_backward",
-        f"(Tensor grad, Tensor? lse_grad, Tensor logits, {saved}, {options}) -> Tensor",
+        f"(Tensor grad, Tensor? lse_grad, Tensor logits, {saved}, {OPTIONS_SCHEMA}) -> Tensor",
         backward,
         fake=_empty_gradient,
     )
     inplace_op = Op(
         f"{name}_backward_",
-        f"(Tensor grad, Tensor? lse_grad, Tensor(a!) logits, {saved}, {options}) -> ()",
+        f"(Tensor grad, Tensor? lse_grad, Tensor(a!) logits, {saved}, {OPTIONS_SCHEMA}) -> ()",
         backward_inplace,
         fake=lambda *_: None,
         mutates=["logits"],
     )
     op = Op(
         name,
-        f"(Tensor logits, Tensor target, Tensor? class_weight, {options}, bool with_lse, bool inplace)"
+        f"(Tensor logits, Tensor target, Tensor? class_weight, {OPTIONS_SCHEMA}, bool with_lse, bool inplace)"
         " -> (Tensor, Tensor, Tensor, Tensor)",
         forward_with_lse,
         fake=_fake_forward,
@@ -383,14 +402,9 @@ def cross_entropy(
     target: Tensor,
     *,
     weight: Tensor | None = ...,
-    ignore_index: int = ...,
-    label_smoothing: float = ...,
-    z_loss: float = ...,
-    softcap: float | None = ...,
-    reduction: str = ...,
     return_lse: Literal[False] = ...,
     inplace: bool = ...,
-    backend: str = ...,
+    **options: Unpack[LossOptions],
 ) -> Tensor: ...
 
 
@@ -400,14 +414,9 @@ def cross_entropy(
     target: Tensor,
     *,
     weight: Tensor | None = ...,
-    ignore_index: int = ...,
-    label_smoothing: float = ...,
-    z_loss: float = ...,
-    softcap: float | None = ...,
-    reduction: str = ...,
     return_lse: Literal[True],
     inplace: bool = ...,
-    backend: str = ...,
+    **options: Unpack[LossOptions],
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -427,6 +436,12 @@ def cross_entropy(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Cross-entropy of logits (..., V) against the classes target (...), in float32 (float64 for float64 logits).
 
+    F.cross_entropy with a z-loss (PaLM, Chowdhery et al. 2022) and a softcap (Gemma 2) that need no copy of the logits;
+    `linear_cross_entropy` does not need the logits either. Differentiable once, in the logits; the reference any number
+    of times.
+
+        loss, lse = cross_entropy(logits, target, z_loss=1e-4, reduction="mean", return_lse=True)
+
     Args:
         logits: (..., V), any float type; not written to, unless by `inplace`.
         target: (...), integers in [0, V), or `ignore_index` where there is nothing to predict. Probabilities of classes
@@ -442,6 +457,10 @@ def cross_entropy(
         inplace: the logits' memory may become the gradient's in backward: they are lost, and a tensor of their size is
             saved. Autograd raises where something else needs them after that, or backward runs twice.
         backend: `auto`, `reference`, `torch` or `triton`.
+
+    Returns:
+        The loss in float32 (float64 for float64 logits): (), or (...) with reduction `none`; with return_lse also the
+        log-sum-exps (...).
 
     Raises:
         ValueError: shapes, types, devices or options that do not fit. A target outside [0, V) raises on a CPU; on other
@@ -473,7 +492,7 @@ def cross_entropy(
 
 
 def z_loss_apart(class_weight: Tensor | None, z_loss: float, reduction: str) -> float:
-    """ζ where the z-loss has a mean of its own, over rows, since the mean of the rest is weighted; else 0."""
+    """ζ where the z-loss is averaged separately, over rows, since the mean of the rest is weighted; else 0."""
     return z_loss if class_weight is not None and reduction == "mean" else 0.0
 
 

@@ -88,7 +88,7 @@ def _mix(z: Tensor) -> Tensor:
 
 
 def _shifted(z: Tensor, places: int) -> Tensor:
-    """A logical shift to the right: int64's own copies the sign."""
+    """A logical shift to the right: the one of int64 copies the sign."""
     return (z >> places) & (2 ** (64 - places) - 1)
 
 

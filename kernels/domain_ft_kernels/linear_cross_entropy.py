@@ -23,7 +23,7 @@ Sums and losses are float32 whatever the inputs' type (float64 for float64), and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +38,7 @@ from domain_ft_kernels.backends import (
     resolve_backend,
 )
 from domain_ft_kernels.cross_entropy import (
+    OPTIONS_SCHEMA,
     Terms,
     Weights,
     cap_,
@@ -56,18 +57,18 @@ from domain_ft_kernels.cross_entropy import (
 )
 from domain_ft_kernels.products import add_mm_, mm
 from domain_ft_kernels.registration import Op
+from domain_ft_kernels.stash import PANEL, chunk_rows, stash_dtype, stash_shape
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # of Python 3.11
+
+    from domain_ft_kernels.cross_entropy import LossOptions
 
 TILE = 2048
 """Columns of the vocabulary in a tile: the fastest of 512 to 4,096 on an AVX2 CPU, within 4 % of it with AVX-512."""
 
 WORKSPACE_BYTES = 64 * 2**20
 """Bound on the logits that exist at once. Blocks of 250 to 550 rows (V = 30,522) were faster than larger ones."""
-
-STASH_BYTES = 640 * 2**20
-"""The same of the triton backend: a chunk large enough to fill a GPU and to read W only a few times."""
-
-PANEL = 128
-"""The vocabulary as the triton backend sees it comes in panels of so many columns, and chunks in squares of a panel."""
 
 # The reference
 
@@ -121,8 +122,8 @@ class _Sums:
     def __init__(self, target: Tensor, like: Tensor, terms: Terms, weights: Weights | None) -> None:
         self.target, self.terms, self.weights = target, terms, weights
         rows = like.new_zeros(len(target))
-        self.peak = torch.full_like(rows, torch.finfo(rows.dtype).min)
-        self.mass, self.picked = rows.clone(), rows.clone()
+        self.row_max = torch.full_like(rows, torch.finfo(rows.dtype).min)
+        self.sum_exp, self.picked = rows.clone(), rows.clone()
         self.total = rows.clone() if terms.label_smoothing else None
 
     def add(self, tile: Tensor, first: int, scratch: Tensor) -> None:
@@ -131,14 +132,14 @@ class _Sums:
         if self.total is not None:
             w = None if self.weights is None else self.weights.of_class[first : first + tile.shape[1]]
             self.total += tile.sum(1) if w is None else torch.mv(tile, w)
-        peak = torch.maximum(self.peak, finite(tile.amax(1)))
-        self.mass *= (self.peak - peak).exp_()
-        self.mass += torch.sub(tile, peak.unsqueeze(1), out=scratch).exp_().sum(1)
-        self.peak = peak
+        row_max = torch.maximum(self.row_max, finite(tile.amax(1)))
+        self.sum_exp *= (self.row_max - row_max).exp_()
+        self.sum_exp += torch.sub(tile, row_max.unsqueeze(1), out=scratch).exp_().sum(1)
+        self.row_max = row_max
 
     def losses(self, classes: int) -> Tensor:
         """The rows' losses, once all tiles are in."""
-        sums = self.peak, self.mass, self.picked, self.total
+        sums = self.row_max, self.sum_exp, self.picked, self.total
         return losses_from_sums(*sums, self.target, classes, self.terms, self.weights)
 
 
@@ -186,18 +187,18 @@ def _forward(
     head, terms = _Head(weight, bias, compute, softcap), Terms(label_smoothing, z_loss, softcap)
     check_targets(target, head.classes, ignore_index)
     losses = hidden.new_zeros(len(target), dtype=head.wide)
-    peaks, masses = torch.zeros_like(losses), torch.zeros_like(losses)
+    row_maxes, sum_exps = torch.zeros_like(losses), torch.zeros_like(losses)
     labelled = labelled_rows(target, ignore_index)
     for block in _row_blocks(len(labelled), min(TILE, head.classes) * head.wide.itemsize):
         rows = labelled[block]
-        x = head.widen(hidden.index_select(0, rows))
+        x = head.widen(hidden.index_select(0, rows))  # (rows, D)
         sums = _Sums(target[rows], x, terms, Weights.of(class_weight, target[rows], head.wide))
         for first, last in head.columns():
-            tile = head.logits(x, head.columns_of(first, last), first, last)
+            tile = head.logits(x, head.columns_of(first, last), first, last)  # (rows, last - first)
             sums.add(tile, first, scratch=tile)
-        losses[rows], peaks[rows], masses[rows] = sums.losses(head.classes), sums.peak, sums.mass
-    lse = log_sum_exp(peaks, masses, target, ignore_index) if with_lse else losses.new_empty(0)
-    return losses, lse, peaks, masses
+        losses[rows], row_maxes[rows], sum_exps[rows] = sums.losses(head.classes), sums.row_max, sums.sum_exp
+    lse = log_sum_exp(row_maxes, sum_exps, target, ignore_index) if with_lse else losses.new_empty(0)
+    return losses, lse, row_maxes, sum_exps
 
 
 @in_given_types
@@ -223,17 +224,19 @@ def _forward_with_gradients(
     gradients = _Gradients(head, len(labelled), needs)
     for block in _row_blocks(len(labelled), head.classes * head.wide.itemsize):
         rows = labelled[block]
-        x = head.widen(hidden.index_select(0, rows))
+        x = head.widen(hidden.index_select(0, rows))  # (rows, D)
         sums = _Sums(target[rows], x, terms, Weights.of(class_weight, target[rows], head.wide))
         stash, scratch = [], x.new_empty(len(rows), min(TILE, head.classes))
         for first, last in head.columns():
-            tile = head.logits(x, head.columns_of(first, last), first, last)
+            tile = head.logits(x, head.columns_of(first, last), first, last)  # (rows, last - first)
             sums.add(tile, first, scratch=scratch[:, : last - first])
             stash.append(tile)
         losses[rows] = sums.losses(head.classes)
-        ones = torch.ones_like(sums.mass)
+        ones = torch.ones_like(sums.sum_exp)
         for tile, (first, last) in zip(stash, head.columns(), strict=True):
-            gradient_(tile, sums.peak, sums.mass, target[rows], ones, first, head.classes, terms, sums.weights, None)
+            gradient_(
+                tile, sums.row_max, sums.sum_exp, target[rows], ones, first, head.classes, terms, sums.weights, None
+            )
             gradients.add(tile, x, head.columns_of(first, last), block, first, last)
     return losses.sum() if summed else losses, *_finished(gradients, hidden, weight, bias, labelled)
 
@@ -242,8 +245,8 @@ def _forward_with_gradients(
 def _backward(
     grad: Tensor,
     lse_grad: Tensor | None,
-    peaks: Tensor,
-    masses: Tensor,
+    row_maxes: Tensor,
+    sum_exps: Tensor,
     hidden: Tensor,
     weight: Tensor,
     target: Tensor,
@@ -266,14 +269,14 @@ def _backward(
     gradients = _Gradients(head, len(labelled), needs)
     for block in _row_blocks(len(labelled), min(TILE, head.classes) * head.wide.itemsize):
         rows = labelled[block]
-        peak, mass, t = peaks[rows], masses[rows], target[rows]
+        row_max, sum_exp, t = row_maxes[rows], sum_exps[rows], target[rows]
         weights = Weights.of(class_weight, t, head.wide)
         lse_scale = None if lse_grad is None else lse_grad[rows]
-        x = head.widen(hidden.index_select(0, rows))
+        x = head.widen(hidden.index_select(0, rows))  # (rows, D)
         for first, last in head.columns():
-            columns = head.columns_of(first, last)
-            tile = head.logits(x, columns, first, last)
-            gradient_(tile, peak, mass, t, grad[rows], first, head.classes, terms, weights, lse_scale)
+            columns = head.columns_of(first, last)  # (last - first, D)
+            tile = head.logits(x, columns, first, last)  # (rows, last - first)
+            gradient_(tile, row_max, sum_exp, t, grad[rows], first, head.classes, terms, weights, lse_scale)
             gradients.add(tile, x, columns, block, first, last)
     return _finished(gradients, hidden, weight, bias, labelled)
 
@@ -292,30 +295,7 @@ def _finished(
     return d_hidden, d_weight, d_bias
 
 
-# The triton backend: its shapes and its choice of way. The kernels are in `triton_backend`, imported where they run.
-
-
-def cdiv(a: int, b: int) -> int:
-    """a / b, rounded up."""
-    return -(-a // b)
-
-
-def stash_dtype(compute: torch.dtype) -> torch.dtype:
-    """The type that logits are kept in, less their panel's maximum: as wide as `compute`, so that gradients fit."""
-    return torch.float16 if compute.itemsize == 2 else torch.float32
-
-
-def stash_shape(rows: int, classes: int) -> tuple[int, int]:
-    """Rows, and columns in whole panels."""
-    return rows, cdiv(classes, PANEL) * PANEL
-
-
-def chunk_rows(rows: int, classes: int, itemsize: int) -> int:
-    """Rows of a chunk: squares of a panel, as few chunks of one size as STASH_BYTES allow, or one square each."""
-    row_bytes = stash_shape(1, classes)[1] * itemsize
-    most = max(1, STASH_BYTES // (row_bytes * PANEL)) * PANEL
-    chunks = max(1, cdiv(rows, most))
-    return max(1, cdiv(rows, chunks * PANEL)) * PANEL
+# The triton backend: how it goes about a call. The kernels are in `triton_backend`, imported where they run.
 
 
 def plan(needs: list[bool], summed: bool, rows: int, classes: int, itemsize: int, *, with_lse: bool = False) -> str:
@@ -357,7 +337,7 @@ def _in_triton(name: str) -> Callable[..., Any]:
 def _fake_gradients(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, needs: list[bool], dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Tensors such as `_finished` returns, without their values; of their own types, or all of `dtype`."""
+    """Tensors such as `_finished` returns, without their values: each of the type of its operand, or all of `dtype`."""
 
     def empty(like: Tensor | None, need: bool) -> Tensor:
         if like is None or not need:
@@ -472,8 +452,8 @@ def _scaled(grad: Tensor, d_hidden: Tensor, d_weight: Tensor, d_bias: Tensor, *_
 
 
 _INPUTS = "Tensor hidden, Tensor weight, Tensor target, Tensor? bias, Tensor? class_weight"
-_OPTIONS = "int ignore_index, float label_smoothing, float z_loss, float? softcap, ScalarType compute"
-_KEPT = "Tensor peaks, Tensor masses"
+_OPTIONS = f"{OPTIONS_SCHEMA}, ScalarType compute"
+_KEPT = "Tensor row_maxes, Tensor sum_exps"
 
 _backward_op = Op(
     "linear_cross_entropy_backward",
@@ -497,7 +477,7 @@ _forward_with_gradients_op = Op(
 
 _triton_backward_op = Op(
     "linear_cross_entropy_backward_triton",
-    f"(Tensor grad, Tensor? lse_grad, {_KEPT}, Tensor stash, Tensor panel_peaks, {_INPUTS}, {_OPTIONS},"
+    f"(Tensor grad, Tensor? lse_grad, {_KEPT}, Tensor stash, Tensor panel_maxes, {_INPUTS}, {_OPTIONS},"
     " float? filter_eps, bool with_lse, bool keep, bool[] needs) -> (Tensor, Tensor, Tensor)",
     _in_triton("backward"),
     _fake_triton_backward,
@@ -536,14 +516,9 @@ def linear_cross_entropy(
     bias: Tensor | None = ...,
     *,
     class_weight: Tensor | None = ...,
-    ignore_index: int = ...,
-    label_smoothing: float = ...,
-    z_loss: float = ...,
-    softcap: float | None = ...,
-    reduction: str = ...,
     return_lse: Literal[False] = ...,
     filter_eps: float | None = ...,
-    backend: str = ...,
+    **options: Unpack[LossOptions],
 ) -> Tensor: ...
 
 
@@ -555,14 +530,9 @@ def linear_cross_entropy(
     bias: Tensor | None = ...,
     *,
     class_weight: Tensor | None = ...,
-    ignore_index: int = ...,
-    label_smoothing: float = ...,
-    z_loss: float = ...,
-    softcap: float | None = ...,
-    reduction: str = ...,
     return_lse: Literal[True],
     filter_eps: float | None = ...,
-    backend: str = ...,
+    **options: Unpack[LossOptions],
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -583,6 +553,11 @@ def linear_cross_entropy(
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`cross_entropy(F.linear(hidden, weight, bias), target, ...)` that never holds the logits.
+
+    The vocabulary is walked in tiles, as in "Cut Your Losses in Large-Vocabulary Language Models" (Wijmans et al.
+    2024).
+
+        loss = linear_cross_entropy(hidden, model.lm_head.weight, labels, reduction="mean")
 
     Differentiable once, in hidden, weight and bias; a gradient that nothing asks for is not computed. Beyond inputs and
     outputs it holds the labelled rows, the gradients asked for (float32), two tiles, and logits of at most

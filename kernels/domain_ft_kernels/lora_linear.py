@@ -13,8 +13,8 @@ and backward, with g = ∂loss/∂y:
 
 Saved for backward: x, t and the seed. M is regenerated from the seed; x ∘ M exists a block of rows at a time.
 
-Layers that read the same x (q, k and v of an attention) are computed as a group, with one mask: their A stand above one
-another as one matrix of Σ R rows, so that t and dt are (m, Σ R), and x is masked once; dx is the sum over the layers.
+Layers that read the same x (q, k and v of an attention) are computed as a group, with one mask: their A are stacked
+to one matrix of Σ R rows, so that t and dt are (m, Σ R), and x is masked once; dx is the sum over the layers.
 A single layer is a group of one.
 """
 
@@ -23,7 +23,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,10 +38,9 @@ from domain_ft_kernels.backends import (
     in_given_types,
     resolve_backend,
 )
+from domain_ft_kernels.layers import by_kind, down_columns, split_scale
 from domain_ft_kernels.products import add_mm_, mm
 from domain_ft_kernels.registration import Op
-
-V = TypeVar("V")
 
 BLOCK_ELEMENTS = 2**17
 """Elements of x that are masked at a time on a CPU, so that mask and product stay in a core's cache."""
@@ -111,7 +110,7 @@ def _forward(
     """The y (m, N) of each layer, then t (m, Σ R), all in the type `compute`, for x (m, K)."""
     x, lora_a = x.to(compute), _stacked(lora_as, compute)
     if seed is None:
-        down = mm(x, lora_a.t())
+        down = mm(x, lora_a.t())  # t: (m, Σ R)
     else:
         down = x.new_empty(len(x), len(lora_a))
         for block, masked, _ in _masked_blocks(x, dropout_p, seed):
@@ -124,20 +123,10 @@ def _forward(
         if merge:
             ys.append(mm(x, _merged(weight, a, b, s, compute).t(), bias))
         else:
-            y = mm(x, weight.to(compute).t(), bias)
+            y = mm(x, weight.to(compute).t(), bias)  # (m, N)
             factor, up = split_scale(s / (1 - dropout_p))
             ys.append(add_mm_(y, t, _scaled(b, up, compute).t(), factor))
     return [*ys, down]
-
-
-def split_scale(scale: float) -> tuple[float, float]:
-    """Two factors of a scale, the first at most 1 in size and the second at least 1.
-
-    In float16 a scale above 1 would take t or dt = g B out of range where their products with the small B and A are
-    not; it goes to B and A, in their own type, before they are rounded.
-    """
-    up = max(abs(scale), 1.0)
-    return scale / up, up
 
 
 def _scaled(small: Tensor, factor: float, compute: torch.dtype) -> Tensor:
@@ -146,7 +135,7 @@ def _scaled(small: Tensor, factor: float, compute: torch.dtype) -> Tensor:
 
 
 def _merges(x: Tensor, seed: Tensor | None, compute: torch.dtype) -> bool:
-    """Whether y is x (W + s B A)ᵀ here: the same sum, for N R K operations in place of m R N and a pass over y.
+    """Whether y is x (W + s B A)ᵀ here: the same sum, for N R K operations in place of m R N, and y is not read again.
 
     Not below float32, where W + s B A would round small updates away.
     """
@@ -183,15 +172,15 @@ def _backward(
     if need_x:
         for grad, weight, a, b, s in zip(grads, weights, lora_as, lora_bs, scalings, strict=True):
             through = _merged(weight, a, b, s, compute) if merge else weight.to(compute)
-            d_x = mm(grad, through) if d_x is None else add_mm_(d_x, grad, through)
+            d_x = mm(grad, through) if d_x is None else add_mm_(d_x, grad, through)  # (m, K)
     if (need_x and not merge) or any(need_as):
         d_downs = [mm(g, lora_b.to(compute)).mul_(s) for g, lora_b, s in zip(grads, lora_bs, scales, strict=True)]
-        d_down = d_downs[0] if len(d_downs) == 1 else torch.cat(d_downs, dim=1)
+        d_down = d_downs[0] if len(d_downs) == 1 else torch.cat(d_downs, dim=1)  # dt: (m, Σ R)
         missing = None if merge else d_x
         d_stacked = _through_lora_a(
             inputs, d_down, _stacked(lora_as, compute, ups), dropout_p, seed, missing, any(need_as)
         )
-        if d_stacked is not None:  # split into tensors of their own, as an op's outputs must be
+        if d_stacked is not None:  # copied, since an op's outputs must not share memory
             parts = d_stacked.split(ranks)
             d_as = [part.to(a.dtype, copy=True).mul_(up) for part, a, up in zip(parts, lora_as, ups, strict=True)]
     d_weights = (mm(grad.t(), inputs) if need else None for grad, need in zip(grads, need_weights, strict=True))
@@ -227,12 +216,6 @@ def _through_lora_a(
     return d_a
 
 
-def by_kind(values: Sequence[V], kinds: Sequence[Sequence[Any]]) -> list[Sequence[V]]:
-    """`values` cut into as many runs as there are `kinds`, each as long as its kind."""
-    ends = itertools.accumulate(len(kind) for kind in kinds)
-    return [values[end - len(kind) : end] for kind, end in zip(kinds, ends, strict=True)]
-
-
 # The registration
 
 
@@ -247,12 +230,6 @@ def _triton_backward(*arguments: Any) -> list[Tensor]:
 
     without_compute = (*arguments[:-2], arguments[-1])
     return kernels.backward(*without_compute)
-
-
-def _triton_down_columns(ranks: Sequence[int]) -> int:
-    from domain_ft_kernels.triton_backend import lora_linear as kernels
-
-    return kernels.down_columns(ranks)
 
 
 def _fake_backward(*inputs: Any) -> list[Tensor]:
@@ -312,7 +289,7 @@ def _register(
 
 _OPS = {
     "torch": _register("lora_linear", _forward, _backward, sum),
-    "triton": _register("lora_linear_triton", _triton_forward, _triton_backward, _triton_down_columns),
+    "triton": _register("lora_linear_triton", _triton_forward, _triton_backward, down_columns),
 }
 
 
@@ -333,11 +310,15 @@ def lora_linear(
 ) -> Tensor:
     """y = x Wᵀ + b + scaling · drop(x) Aᵀ Bᵀ, differentiable once in every tensor that asks for it.
 
+    The linear layer of LoRA (Hu et al. 2021), its update with dropout in one op: neither the mask nor drop(x) is kept.
+
+        y = lora_linear(x, linear.weight, linear.bias, lora_a, lora_b, alpha / rank, dropout_p=0.1, seed=step)
+
     Args:
         x: (..., K), in the type of weight, or any under autocast.
         weight: (N, K); any strides, so GPT-2's Conv1D passes `weight.t()`.
         bias: (N,) or None.
-        lora_a: (R, K), any float type: multiplied in x's type (autocast's under autocast), its gradient in its own.
+        lora_a: (R, K), any float type: multiplied in x's type (autocast's under autocast); its gradient has its type.
         lora_b: (N, R), likewise.
         scaling: alpha / R, or alpha / √R.
         dropout_p: probability in [0, 1) with which drop() zeroes an element; the others are divided by 1 - p.

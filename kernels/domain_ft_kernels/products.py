@@ -29,7 +29,7 @@ def has_onednn() -> bool:
 
 @functools.cache
 def has_fast_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 in its own instructions (AVX512-BF16, AMX), faster than float32."""
+    """Whether this CPU has instructions that multiply bfloat16 (AVX512-BF16, AMX), faster than float32."""
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return has_onednn() and any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
 

@@ -92,7 +92,7 @@ def network(backend: str) -> Network:
 
 
 def rows(rank: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """x, targets of which a third is ignored, and the dropout's seed, of a rank's own."""
+    """A rank's x, targets, a third of them ignored, and seed of the dropout."""
     generator = torch.Generator().manual_seed(rank)
     x = torch.randn(ROWS, HIDDEN, generator=generator)
     target = torch.randint(CLASSES, (ROWS,), generator=generator)
@@ -107,7 +107,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 
 
 def train(backend: str, wrapper: str) -> dict[str, Tensor]:
-    """The gradients of two passes of this rank's rows, the first of them thrown away.
+    """The gradients of this rank's rows from the second of two backward passes; the first is thrown away.
 
     The wrapper dies with this function. Were it alive when the process group is destroyed, it would take the group with
     it later on, holding the GIL while it waits for gloo's threads, of which one may be waiting for the GIL.
@@ -120,7 +120,7 @@ def train(backend: str, wrapper: str) -> dict[str, Tensor]:
             fully_shard(block)
         fully_shard(model)
         wrapped = model
-    for _ in range(2):  # the second pass uses what the first gathered and let go
+    for _ in range(2):  # the second uses what the first gathered and freed
         model.zero_grad()
         (dist.get_world_size() * wrapped(*rows(dist.get_rank()))).backward()  # both take the mean over ranks
     return gradients(model)

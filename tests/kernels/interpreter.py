@@ -38,7 +38,7 @@ def bits_from_float32(values: Array) -> Array:
 
 
 def float32_from_bits(bits: Array) -> Array:
-    """The values that bfloat16's bits stand for."""
+    """The values of bfloat16's bits."""
     return (np.ascontiguousarray(bits, np.uint16).astype(np.uint32) << 16).view(np.float32)
 
 
@@ -104,7 +104,7 @@ def exact_bfloat16() -> Iterator[None]:
     Operands are widened to float32, results rounded to nearest even. Besides, a float argument of a kernel is a float32
     number, as on a GPU, and not one of Python's, which would take the other operand's type.
 
-    Sums within a tile of bfloat16 raise: a GPU rounds after each addition, in an order of its own.
+    Sums within a tile of bfloat16 raise: a GPU rounds after each addition, in another order.
     """
 
     def converted(argument: Any) -> Any:

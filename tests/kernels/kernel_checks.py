@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import pytest
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 HALVES = (torch.bfloat16, torch.float16)
 DTYPES = (torch.float32, *HALVES)
+BY_WIDTH = (torch.float32, torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow))
+"""DTYPES where float16 takes the way through the code that bfloat16 takes: with it a test is slow."""
 
 
 def error(actual: Tensor, exact: Tensor) -> float:

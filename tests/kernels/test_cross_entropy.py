@@ -202,7 +202,7 @@ def test_autocast_changes_nothing(backend: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(actual, wanted, strict=True))
 
 
-@pytest.mark.parametrize("terms", TERMS)
+@pytest.mark.parametrize("terms", [TERMS[0], TERMS[-1]])
 def test_opcheck(terms: dict[str, Any]) -> None:
     logits, target = make(6, 5)
     options = (-100, terms.get("label_smoothing", 0.0), terms.get("z_loss", 0.0), terms.get("softcap"))
@@ -214,7 +214,7 @@ def test_opcheck(terms: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])
-@pytest.mark.parametrize("reduction", ["sum", "mean", "none"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_compiles_whole(backend: str, reduction: str) -> None:
     def function(z: Tensor, t: Tensor) -> Tensor:
         return cross_entropy(z * 2, t, reduction=reduction, z_loss=0.1, backend=backend)

@@ -11,7 +11,7 @@ import torch._dynamo.testing
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_checks import DTYPES, HALVES, assert_as_exact_as, relative_error, value_and_gradients
+from kernel_checks import BY_WIDTH, DTYPES, HALVES, assert_as_exact_as, relative_error, value_and_gradients
 from test_cross_entropy import TERMS, make, run
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -64,7 +64,7 @@ def assert_right(
     dtype=st.sampled_from(DTYPES),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=50)
+@settings(max_examples=20)
 def test_is_as_exact_as_the_reference(
     rows: int, classes: int, ignored: float, terms: dict[str, Any], reduction: str, dtype: torch.dtype, seed: int
 ) -> None:
@@ -73,7 +73,7 @@ def test_is_as_exact_as_the_reference(
     assert_right(logits.to(dtype), target, grad, reduction=reduction, **terms)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", BY_WIDTH)
 @pytest.mark.parametrize("terms", [TERMS[0], TERMS[-1]])
 def test_gpt2s_vocabulary(dtype: torch.dtype, terms: dict[str, Any]) -> None:
     logits, target = make(3, 50257, ignored=0.0)
@@ -129,7 +129,7 @@ def test_nothing_to_predict() -> None:
 
 
 @pytest.mark.parametrize("classes", [4, 10, 1301])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", BY_WIDTH)
 def test_layouts(classes: int, dtype: torch.dtype) -> None:
     logits, target = make(6, classes)
     logits = logits.to(dtype)
@@ -153,7 +153,7 @@ def test_two_runs_are_equal() -> None:
 
 
 @pytest.mark.parametrize("classes", [10, 1301])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", BY_WIDTH)
 def test_writes_over_the_logits_where_asked(classes: int, dtype: torch.dtype) -> None:
     logits, target = make(6, classes)
     logits = logits.to(dtype)
@@ -172,10 +172,12 @@ def test_a_target_that_is_no_class_reads_nothing(classes: int) -> None:
     logits, _ = make(5, classes)
     target = torch.tensor([0, classes, -1, -100, 2**40])
     with checked_memory(logits, target) as memory:
-        losses, peaks, masses = kernels.forward(logits, target, None, -100, 0.0, 0.0, None)
+        losses, row_maxes, sum_exps = kernels.forward(logits, target, None, -100, 0.0, 0.0, None)
         gradient = torch.empty_like(logits)
-        kernels.fill_gradient(gradient, torch.ones(5), None, logits, target, None, peaks, masses, -100, 0.0, 0.0, None)
-        memory.assert_written(losses, peaks, masses, gradient)
+        kernels.fill_gradient(
+            gradient, torch.ones(5), None, logits, target, None, row_maxes, sum_exps, -100, 0.0, 0.0, None
+        )
+        memory.assert_written(losses, row_maxes, sum_exps, gradient)
     assert losses.isnan().tolist() == [False, True, True, False, True]
     torch.testing.assert_close(gradient[1], logits[1].softmax(0))
 
@@ -200,14 +202,14 @@ def test_launches_are_recorded_without_values() -> None:
     logits = torch.empty(16384, 50257, dtype=torch.bfloat16, device="meta")
     target = torch.empty(16384, dtype=torch.long, device="meta")
     with recording("sm_90") as launches:
-        losses, peaks, masses = kernels.forward(logits, target, None, -100, 0.0, 0.0, None)
+        losses, row_maxes, sum_exps = kernels.forward(logits, target, None, -100, 0.0, 0.0, None)
         gradient = torch.empty_like(logits)
-        kernels.fill_gradient(gradient, losses, None, logits, target, None, peaks, masses, -100, 0.0, 0.0, None)
+        kernels.fill_gradient(gradient, losses, None, logits, target, None, row_maxes, sum_exps, -100, 0.0, 0.0, None)
     assert [launch.kernel.__name__ for launch in launches] == ["_forward", "_backward"]
     assert all(launch.grid == (16384,) for launch in launches)
 
 
-@pytest.mark.parametrize("terms", [TERMS[0], TERMS[-1]])
+@pytest.mark.parametrize("terms", [pytest.param(TERMS[0], marks=pytest.mark.slow), TERMS[-1]])
 @pytest.mark.parametrize("inplace", [False, True])
 def test_opcheck(terms: dict[str, Any], inplace: bool) -> None:
     logits, target = make(6, 5)

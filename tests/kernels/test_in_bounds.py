@@ -7,14 +7,13 @@ of every output is written, and none comes from unwritten memory, which holds Na
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
-from kernel_checks import DTYPES
+from kernel_checks import BY_WIDTH
 from torch import Tensor
 
 pytest.importorskip("triton")
@@ -22,9 +21,8 @@ pytest.importorskip("triton")
 from interpreter import checked_memory
 
 from domain_ft_kernels import cross_entropy, linear_cross_entropy, lora_linear
+from domain_ft_kernels import stash as stash_sizes
 from domain_ft_kernels.lora_linear import lora_linear_group
-
-LINEAR_CROSS_ENTROPY = importlib.import_module("domain_ft_kernels.linear_cross_entropy")
 
 
 def assert_in_bounds(
@@ -66,7 +64,7 @@ SIZES = [(1, 1, 1, 1), (5, 7, 3, 2), (33, 65, 47, 5), (70, 40, 66, 17), (66, 72,
 
 
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", BY_WIDTH)
 @pytest.mark.parametrize("size", SIZES)
 def test_lora_linear(size: tuple[int, int, int, int], dtype: torch.dtype, dropout_p: float) -> None:
     rows, K, N, R = size
@@ -83,7 +81,8 @@ def test_lora_linear(size: tuple[int, int, int, int], dtype: torch.dtype, dropou
             return lora_linear(*given, 0.5, dropout_p=dropout_p, seed=1, backend="triton")
 
     assert_in_bounds(function, tensors, [True] * 5)
-    assert_in_bounds(function, tensors, [True, False, False, True, True])
+    if dropout_p:
+        assert_in_bounds(function, tensors, [True, False, False, True, True])
 
 
 @pytest.mark.parametrize("needs", [n for n in itertools.product([False, True], repeat=5) if any(n)])
@@ -136,7 +135,7 @@ TERMS: list[dict[str, Any]] = [{}, {"label_smoothing": 0.1, "z_loss": 1e-2, "sof
 
 
 @pytest.mark.parametrize("reduction", ["sum", "none"])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", BY_WIDTH)
 @pytest.mark.parametrize(
     ("size", "labelled"),
     [((1, 1, 1), 1.0), ((7, 3, 5), 0.5), ((7, 3, 5), 0.0), ((70, 131, 33), 0.2), ((140, 270, 40), 1.0)],
@@ -147,19 +146,39 @@ def test_linear_cross_entropy(
     rows, classes, D = size
     tensors = [normal(rows, D, dtype=dtype), normal(classes, D, dtype=dtype), normal(classes, dtype=dtype)]
     target = some_labels(rows, classes, labelled)
-    one_chunk, many = LINEAR_CROSS_ENTROPY.STASH_BYTES, 1
+    one_chunk, many = stash_sizes.STASH_BYTES, 1
     for terms, stash, needs in (
         (TERMS[0], one_chunk, (True, True, True)),
         (TERMS[1], many, (True, True, True)),
         (TERMS[1], one_chunk, (True, False, False)),
         (TERMS[0], many, (False, True, False)),
     ):
-        monkeypatch.setattr(LINEAR_CROSS_ENTROPY, "STASH_BYTES", stash)
+        monkeypatch.setattr(stash_sizes, "STASH_BYTES", stash)
 
         def function(hidden: Tensor, weight: Tensor, bias: Tensor | None, terms: dict[str, Any] = terms) -> Tensor:
             return linear_cross_entropy(hidden, weight, target, bias, reduction=reduction, backend="triton", **terms)
 
         assert_in_bounds(function, tensors if all(needs) else [*tensors[:2], None], needs, target)
+
+
+@pytest.mark.parametrize("terms", TERMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("many_chunks", [False, True])
+@pytest.mark.parametrize("return_lse", [False, True])
+def test_linear_cross_entropy_with_class_weights(
+    terms: dict[str, Any], dtype: torch.dtype, many_chunks: bool, return_lse: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if many_chunks:
+        monkeypatch.setattr(stash_sizes, "STASH_BYTES", 1)
+    rows, classes, D = 140, 131, 17
+    target, class_weight = some_labels(rows, classes, 0.7), torch.rand(classes)
+    options = {"class_weight": class_weight, "return_lse": return_lse, "reduction": "none", **terms}
+
+    def function(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return linear_cross_entropy(hidden, weight, target, bias, backend="triton", **options)
+
+    tensors = [normal(rows, D, dtype=dtype), normal(classes, D, dtype=dtype), normal(classes, dtype=dtype)]
+    assert_in_bounds(function, tensors, [True] * 3, target, class_weight)
 
 
 @pytest.mark.parametrize("reduction", ["sum", "none"])
@@ -194,7 +213,7 @@ def test_linear_cross_entropy_of_any_layout() -> None:
 
 
 @pytest.mark.parametrize("reduction", ["sum", "none"])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", BY_WIDTH)
 @pytest.mark.parametrize(
     ("size", "labelled"),
     [((1, 1), 1.0), ((7, 3), 0.5), ((7, 3), 0.0), ((40, 131), 0.5), ((3, 1030), 1.0), ((2, 2051), 0.5)],
@@ -207,3 +226,19 @@ def test_cross_entropy(size: tuple[int, int], labelled: float, dtype: torch.dtyp
             return cross_entropy(logits, target, reduction=reduction, backend="triton", **terms)
 
         assert_in_bounds(function, [normal(*size, dtype=dtype)], [True], target)
+
+
+@pytest.mark.parametrize("terms", TERMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [(7, 3), (40, 131), (2, 2051)])
+def test_cross_entropy_with_class_weights_and_lse(
+    size: tuple[int, int], dtype: torch.dtype, terms: dict[str, Any]
+) -> None:
+    target, weight = some_labels(*size, 0.7), torch.rand(size[1])
+
+    def function(logits: Tensor) -> tuple[Tensor, ...]:
+        return cross_entropy(
+            logits, target, weight=weight, return_lse=True, reduction="none", backend="triton", **terms
+        )
+
+    assert_in_bounds(function, [normal(*size, dtype=dtype)], [True], target, weight)

@@ -84,9 +84,10 @@ def test_is_torchs_own_definition(backend: str, reduction: str, label_smoothing:
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])
-@pytest.mark.parametrize("terms", TERMS)
-@pytest.mark.parametrize("reduction", ["mean", "none"])
-@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(
+    "terms", [TERMS[0], *(pytest.param(t, marks=pytest.mark.slow) for t in TERMS[1:-1]), TERMS[-1]]
+)
+@pytest.mark.parametrize(("reduction", "frozen"), [("mean", True), ("mean", False), ("none", False)])
 @pytest.mark.usefixtures("small_tiles")
 def test_gradients_against_finite_differences(
     backend: str, terms: dict[str, Any], reduction: str, frozen: bool
@@ -310,8 +311,8 @@ def test_a_graph_can_be_walked_twice() -> None:
         assert torch.equal(first, torch.autograd.grad(loss, hidden)[0])
 
 
-@pytest.mark.parametrize("terms", [TERMS[0], TERMS[-1]])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("terms", [pytest.param(TERMS[0], marks=pytest.mark.slow), TERMS[-1]])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_opcheck(terms: dict[str, Any], dtype: torch.dtype) -> None:
     (hidden, weight, bias), target = make(6, 5, 4, dtype=dtype)
     options = (-100, terms.get("label_smoothing", 0.0), terms.get("z_loss", 0.0), terms.get("softcap"), dtype)
@@ -328,7 +329,7 @@ def test_opcheck(terms: dict[str, Any], dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])
-@pytest.mark.parametrize("reduction", ["sum", "mean", "none"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_compiles_whole_with_ignored_rows(backend: str, reduction: str) -> None:
     def function(h: Tensor, w: Tensor, b: Tensor, t: Tensor) -> Tensor:
         return linear_cross_entropy(h * 2, w, t, b, reduction=reduction, label_smoothing=0.1, backend=backend)
@@ -369,7 +370,9 @@ def test_torchs_own_samples() -> None:
     program = Path(__file__).with_name("torch_samples.py")
     done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 20
+    linear, plain = map(int, done.stdout.split())
+    assert linear > 100
+    assert plain > 10
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,12 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from interpreter import checked_memory, exact_bfloat16
-from kernel_checks import DTYPES, HALVES, assert_as_exact_as, relative_error, value_and_gradients
+from kernel_checks import BY_WIDTH, DTYPES, HALVES, assert_as_exact_as, relative_error, value_and_gradients
 from test_linear_cross_entropy import TERMS, doubles, make, run
 from torch import Tensor
 
 from domain_ft_kernels import linear_cross_entropy
+from domain_ft_kernels import stash as stash_sizes
 from domain_ft_kernels.triton_backend import launch
 
 OPS = torch.ops.domain_ft_kernels
@@ -37,7 +38,7 @@ def _bfloat16() -> Iterator[None]:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 128 rows, so that 129 rows have two, and losses that are not summed are made again in backward."""
-    monkeypatch.setattr(MODULE, "STASH_BYTES", 1)
+    monkeypatch.setattr(stash_sizes, "STASH_BYTES", 1)
 
 
 def assert_exact(
@@ -77,7 +78,7 @@ def assert_exact(
     stash=st.sampled_from([1, 2**20]),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_is_as_exact_as_the_reference(
     rows: int,
     classes: int,
@@ -93,12 +94,14 @@ def test_is_as_exact_as_the_reference(
     tensors, target = make(rows, classes, size, bias=bias, ignored=ignored, dtype=dtype, seed=seed)
     grad = torch.randn(rows) if reduction == "none" else torch.tensor(0.7)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MODULE, "STASH_BYTES", stash)
+        patch.setattr(stash_sizes, "STASH_BYTES", stash)
         assert_exact(tensors, target, grad, reduction=reduction, **terms)
 
 
-@pytest.mark.parametrize("terms", TERMS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "terms", [TERMS[0], *(pytest.param(terms, marks=pytest.mark.slow) for terms in TERMS[1:-1]), TERMS[-1]]
+)
+@pytest.mark.parametrize("dtype", BY_WIDTH)
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 def test_options_over_ragged_panels(terms: dict[str, Any], dtype: torch.dtype, reduction: str) -> None:
     """V = 300 ends 44 columns into the third panel, D = 70 and 90 rows within a tile."""
@@ -109,13 +112,13 @@ def test_options_over_ragged_panels(terms: dict[str, Any], dtype: torch.dtype, r
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 @pytest.mark.usefixtures("small_chunks")
 def test_several_chunks(reduction: str) -> None:
-    """300 rows in three chunks, of which the labelled ones fill two: the third has nothing to do."""
+    """300 rows in three chunks. The labelled rows fill two: the third has nothing to do."""
     tensors, target = make(300, 260, 24, ignored=0.5)
     assert 128 < int((target != -100).sum()) <= 256
     assert_exact(tensors, target, torch.randn(300) if reduction == "none" else None, reduction=reduction)
 
 
-@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dtype", BY_WIDTH[1:])
 def test_half_precision_loses_only_the_last_roundings(dtype: torch.dtype) -> None:
     """The loss is float64's on the same inputs to 3e-5, dW to 2.5e-3: a rounding of ∂loss/∂u and one of dW."""
     tensors, target = make(300, 3000, 96, dtype=dtype)
@@ -257,10 +260,9 @@ def test_any_gradient_of_the_losses() -> None:
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("reduction", ["sum", "none"])
-@pytest.mark.parametrize("stash", [1, 2**20])
+@pytest.mark.parametrize(("reduction", "stash"), [("sum", 1), ("none", 2**20)])
 def test_two_runs_are_equal_to_the_last_bit(reduction: str, stash: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MODULE, "STASH_BYTES", stash)
+    monkeypatch.setattr(stash_sizes, "STASH_BYTES", stash)
     tensors, target = make(140, 300, 40, dtype=torch.bfloat16)
     first, second = (run("triton", tensors, target, reduction=reduction) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
@@ -278,7 +280,7 @@ def test_few_rows_and_many_slices() -> None:
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 @pytest.mark.parametrize("stash", [1, 2**20])
 def test_a_graph_can_be_walked_twice(reduction: str, stash: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MODULE, "STASH_BYTES", stash)
+    monkeypatch.setattr(stash_sizes, "STASH_BYTES", stash)
     tensors, target = make(10, 150, 6)
     leaves = [t.requires_grad_() for t in tensors]
     loss = linear_cross_entropy(*leaves[:2], target, leaves[2], reduction=reduction, backend="triton").sum()
@@ -313,7 +315,7 @@ def test_a_target_that_is_no_class(target: list[int], reduction: str, monkeypatc
 @pytest.mark.parametrize("needs", [[True] * 3, [True, False, False]])
 def test_skipped_tiles_stay_within_their_bound(needs: list[bool], reduction: str) -> None:
     """Logits with a few large classes: most squares of 128 x 128 hold next to nothing."""
-    rows, classes, eps = 200, 900, 1e-4
+    rows, classes, eps = 160, 400, 1e-4
     (hidden, weight, bias), _ = make(rows, classes, 24, ignored=0.0)
     bias[130:] -= 12
     target = torch.randint(0, 128, (rows,))
@@ -389,7 +391,7 @@ def test_the_plan() -> None:
         assert MODULE.plan([False] * 3, summed, 10**6, V, 2) == "losses"
         assert MODULE.plan([True, False, False], summed, 10**6, V, 2) == "gradients"
     assert MODULE.plan([True, True, False], True, 10**6, V, 2) == "gradients"
-    assert MODULE.chunk_rows(10**6, V, 2) <= 10880
+    assert stash_sizes.chunk_rows(10**6, V, 2) <= 10880
     for needs in ([True, True, False], [False, False, True]):
         assert MODULE.plan(needs, False, 10880, V, 2) == "stash"
         assert MODULE.plan(needs, False, 10881, V, 2) == "recompute"
@@ -398,13 +400,13 @@ def test_the_plan() -> None:
 
 @given(rows=st.integers(0, 10**6), classes=st.integers(1, 300_000), itemsize=st.sampled_from([2, 4]))
 def test_chunks_fit_the_stash_and_are_of_one_size(rows: int, classes: int, itemsize: int) -> None:
-    chunk = MODULE.chunk_rows(rows, classes, itemsize)
-    row_bytes = MODULE.stash_shape(1, classes)[1] * itemsize
-    assert chunk % MODULE.PANEL == 0
-    assert chunk == MODULE.PANEL or chunk * row_bytes <= MODULE.STASH_BYTES
-    chunks = MODULE.cdiv(rows, chunk)
+    chunk = stash_sizes.chunk_rows(rows, classes, itemsize)
+    row_bytes = stash_sizes.stash_shape(1, classes)[1] * itemsize
+    assert chunk % stash_sizes.PANEL == 0
+    assert chunk == stash_sizes.PANEL or chunk * row_bytes <= stash_sizes.STASH_BYTES
+    chunks = stash_sizes.cdiv(rows, chunk)
     assert chunks == 0 or rows > (chunks - 1) * chunk
-    assert chunks * chunk - rows < chunks * MODULE.PANEL + MODULE.PANEL
+    assert chunks * chunk - rows < chunks * stash_sizes.PANEL + stash_sizes.PANEL
 
 
 @pytest.mark.parametrize("reduction", ["sum", "none"])
@@ -433,31 +435,30 @@ def test_memory_does_not_grow_with_the_logits(reduction: str) -> None:
             KERNELS.backward(losses, None, *[losses] * 4, *operands, *options, False, False, [True, True, False])
     gradients = 4 * (rows + classes) * size
     finished = 2 * (rows + classes) * size if reduction == "none" else 0
-    assert rows * classes * 2 > 10 * MODULE.STASH_BYTES
-    assert max(made) <= max(MODULE.STASH_BYTES, gradients)
-    assert sum(made) <= gradients + finished + 1.1 * MODULE.STASH_BYTES
+    assert rows * classes * 2 > 10 * stash_sizes.STASH_BYTES
+    assert max(made) <= max(stash_sizes.STASH_BYTES, gradients)
+    assert sum(made) <= gradients + finished + 1.1 * stash_sizes.STASH_BYTES
 
 
 # Registration
 
 
-@pytest.mark.parametrize("terms", [TERMS[0], TERMS[-1]])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("terms", [pytest.param(TERMS[0], marks=pytest.mark.slow), TERMS[-1]])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_opcheck(terms: dict[str, Any], dtype: torch.dtype) -> None:
     """All rows are labelled: what the ops return of other rows is not written."""
     (hidden, weight, bias), target = make(6, 5, 4, dtype=dtype, ignored=0.0)
     options = (-100, terms.get("label_smoothing", 0.0), terms.get("z_loss", 0.0), terms.get("softcap"), dtype, None)
-    for keep in (True, False):
+    for keep, needs in ((True, [True, True, True]), (False, [False, True, False])):
         losses, _, *kept = OPS.linear_cross_entropy_triton(hidden, weight, target, bias, None, *options, False, keep)
-        for needs in ([True, True, True], [False, True, False]):
-            torch.library.opcheck(
-                OPS.linear_cross_entropy_backward_triton.default,
-                (losses, None, *kept, hidden, weight, target, bias, None, *options, False, keep, needs),
-            )
-            tensors = [t.clone().requires_grad_(need) for t, need in zip((hidden, weight, bias), needs, strict=True)]
-            arguments = (*tensors[:2], target, tensors[2], None, *options)
-            torch.library.opcheck(OPS.linear_cross_entropy_triton.default, (*arguments, False, keep))
-            torch.library.opcheck(OPS.linear_cross_entropy_with_gradients_triton.default, (*arguments, True, needs))
+        torch.library.opcheck(
+            OPS.linear_cross_entropy_backward_triton.default,
+            (losses, None, *kept, hidden, weight, target, bias, None, *options, False, keep, needs),
+        )
+        tensors = [t.clone().requires_grad_(need) for t, need in zip((hidden, weight, bias), needs, strict=True)]
+        arguments = (*tensors[:2], target, tensors[2], None, *options)
+        torch.library.opcheck(OPS.linear_cross_entropy_triton.default, (*arguments, False, keep))
+        torch.library.opcheck(OPS.linear_cross_entropy_with_gradients_triton.default, (*arguments, True, needs))
     arguments = (hidden.clone().requires_grad_(), weight, target, None, None, *options)
     needs = [True, False, False]
     torch.library.opcheck(OPS.linear_cross_entropy_with_gradients_triton.default, (*arguments, False, needs))

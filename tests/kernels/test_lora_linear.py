@@ -213,8 +213,7 @@ def test_dropout_needs_no_copy_of_x() -> None:
     assert peak < 0.7 * tensors[0].nbytes
 
 
-@pytest.mark.parametrize("dropout_p", [0.0, 0.3])
-@pytest.mark.parametrize("names", ["AB", "xWbAB"])
+@pytest.mark.parametrize(("names", "dropout_p"), [("AB", 0.0), ("xWbAB", 0.3)])
 def test_opcheck(names: str, dropout_p: float) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         tensors = dict(zip("xWbAB", make(6, 5, 4, 3, dtype=dtype), strict=True))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from interpreter import exact_bfloat16
-from kernel_checks import DTYPES, assert_as_exact_as, matrix_flops, peak_bytes
+from kernel_checks import BY_WIDTH, assert_as_exact_as, matrix_flops, peak_bytes
 from torch import Tensor
 
 from domain_ft_kernels import lora_linear, lora_linear_group
@@ -89,7 +89,7 @@ CASES = [((12,), (3,)), ((12, 12, 12), (4, 4, 4)), ((12, 5, 8), (1, 7, 3)), ((6,
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", BY_WIDTH)
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])
 @pytest.mark.parametrize(("columns", "ranks"), CASES)
 def test_each_layer_is_its_own(
@@ -189,8 +189,7 @@ def test_dropout_needs_no_copy_of_x() -> None:
     assert peak < 1.0 * x.nbytes
 
 
-@pytest.mark.parametrize("biases", [False, True])
-@pytest.mark.parametrize("dropout_p", [0.0, 0.3])
+@pytest.mark.parametrize(("biases", "dropout_p"), [(False, 0.0), (True, 0.3)])
 def test_opcheck(dropout_p: float, biases: bool) -> None:
     x, group = leaves_of(*make(6, (5, 4), 7, (3, 2), biases=biases))
     kinds = [[t for t in kind if t is not None] for kind in group]

@@ -73,7 +73,7 @@ def check(tensors: list[Any], *, roundings: float = 2, **options: Any) -> None:
     dtype=st.sampled_from(DTYPES),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=12)
+@settings(max_examples=6)
 def test_as_exact_as_the_reference(
     rows: int, n: int, k: int, rank: int, bias: bool, dropout_p: float, dtype: torch.dtype, seed: int
 ) -> None:
@@ -86,10 +86,9 @@ def test_ranks(rank: int, dropout_p: float) -> None:
     check(make(40, 36, 48, rank, dtype=torch.bfloat16), dropout_p=dropout_p, seed=4)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("dropout_p", [0.0, 0.3])
+@pytest.mark.parametrize(("dtype", "dropout_p"), [(torch.float32, 0.0), (torch.bfloat16, 0.3)])
 def test_many_chunks_of_rows(dtype: torch.dtype, dropout_p: float) -> None:
-    check(make(1100, 20, 33, 3, dtype=dtype), dropout_p=dropout_p, seed=4)
+    check(make(1100, 20, 17, 3, dtype=dtype), dropout_p=dropout_p, seed=4)
 
 
 @pytest.mark.parametrize("seed", [0, 1, -5, 2**31, 2**62 + 12_345, -(2**63)])
@@ -176,8 +175,7 @@ def test_two_runs_are_equal_to_the_last_bit() -> None:
 # In bounds
 
 
-@pytest.mark.parametrize("dropout_p", [0.0, 0.3])
-@pytest.mark.parametrize("ranks", [(3, 20), (70, 1)])
+@pytest.mark.parametrize(("ranks", "dropout_p"), [((3, 20), 0.3), ((70, 1), 0.0)])
 def test_memory(ranks: tuple[int, ...], dropout_p: float) -> None:
     """Odd sizes, gaps between the rows of x, W and g: no access outside of them, every output written."""
     rows, columns, k, dtype = 530, (35, 9), 37, torch.bfloat16
@@ -272,8 +270,7 @@ def test_saves_x_and_its_projection_alone(autocast: bool) -> None:
 # In company
 
 
-@pytest.mark.parametrize("dropout_p", [0.0, 0.3])
-@pytest.mark.parametrize("names", ["AB", "xWbAB"])
+@pytest.mark.parametrize(("names", "dropout_p"), [("AB", 0.0), ("xWbAB", 0.3)])
 def test_opcheck(names: str, dropout_p: float) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         tensors = dict(zip("xWbAB", make(6, 5, 4, 3, dtype=dtype), strict=True))

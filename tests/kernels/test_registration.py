@@ -70,7 +70,7 @@ class Names(TorchDispatchMode):
 
 
 def inputs() -> tuple[Tensor, list[Tensor]]:
-    """x (5,) and two factors, the second of which asks for no gradient."""
+    """x (5,) and two factors; the second asks for no gradient."""
     x = torch.arange(1.0, 6.0, requires_grad=True)
     return x, [torch.tensor(2.0, requires_grad=True), torch.tensor(3.0)]
 

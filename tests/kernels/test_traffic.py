@@ -15,12 +15,20 @@ import launches
 import ours
 from cases import Linear
 from interpreter import LaunchBytes, counted_bytes
-from launches import ALL_TERMS, IGNORED, call_cross_entropy, call_linear_cross_entropy, call_lora_linear
+from launches import (
+    ALL_TERMS,
+    IGNORED,
+    call_cross_entropy,
+    call_linear_cross_entropy,
+    call_lora_linear,
+    call_unsummed,
+)
 from traffic import Moved, Step, total
 
 from domain_ft_kernels.triton_backend.launch import recording
 
 TOKENS = 75
+WITH_LSE: dict[str, bool] = {"weighted": True, "with_lse": True}
 THREE = Linear(40, (48, 33, 16), 1)
 
 
@@ -32,7 +40,7 @@ def labelled(tokens: int) -> int:
 def written(*shape: int, dtype: torch.dtype) -> Tensor:
     """In place of the benchmark's tensors without memory: every third target is ignored."""
     if dtype == torch.int64:
-        target = torch.arange(shape[0]) % 16
+        target = torch.arange(shape[0]) % 33  # up to so many tokens no two have one label
         target[2::3] = IGNORED
         return target
     return torch.randn(shape).to(dtype)
@@ -66,6 +74,19 @@ CALLS: dict[str, Callable[[], None]] = {
     "a head, trained": partial(call_linear_cross_entropy, 600, 64, 300, torch.bfloat16, bias=True, trained=True),
     "a head with all terms": partial(
         call_linear_cross_entropy, 300, 64, TOKENS, torch.float32, bias=True, terms=ALL_TERMS
+    ),
+    "a head with class weights": partial(
+        call_linear_cross_entropy, 300, 64, 30, torch.float32, bias=True, weighted=True, terms=ALL_TERMS
+    ),
+    "a head by row, with class weights and log-sum-exps": partial(
+        call_unsummed, 300, 64, 30, torch.float32, bias=True, **WITH_LSE
+    ),
+    "a head by row, with all that there is": partial(
+        call_unsummed, 300, 64, 30, torch.bfloat16, bias=True, terms=ALL_TERMS, **WITH_LSE
+    ),
+    "cross-entropy with class weights": partial(call_cross_entropy, 70, 30, torch.float32, **WITH_LSE),
+    "cross-entropy with all that there is": partial(
+        call_cross_entropy, 1100, 30, torch.bfloat16, terms=ALL_TERMS, **WITH_LSE
     ),
     "cross-entropy": partial(call_cross_entropy, 2500, 30, torch.bfloat16),
     "cross-entropy of few classes": partial(call_cross_entropy, 33, TOKENS, torch.float32, terms=ALL_TERMS),

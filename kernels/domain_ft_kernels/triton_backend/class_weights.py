@@ -1,4 +1,4 @@
-"""What class weights, and label smoothing with them, do to a row's loss: pieces that both cross-entropy kernels share.
+"""What class weights, and label smoothing with them, do to a row's loss: parts of both cross-entropy kernels.
 
 The maths, and what the letters stand for, are in `domain_ft_kernels.cross_entropy`. Weights are None, and the kernels
 are compiled without them, where there are none.
@@ -21,36 +21,44 @@ def wide_weights(class_weight: Tensor | None) -> tuple[Tensor | None, Tensor | N
 
 
 @triton.jit
-def row_weight(label, known, weights):
-    """w_t of each row's label (rows,), 0 where it is not known to be a class; 1 without weights."""
-    if weights is None:
+def row_weight(label, known, class_weight_ptr):
+    """w_t of each row's label (rows,), 0 where it is not `known` to be a class; 1 without weights.
+
+    class_weight_ptr: (classes,), float32, or None.
+    """
+    if class_weight_ptr is None:
         weight = tl.full(label.shape, 1.0, tl.float32)
     else:
-        weight = tl.load(weights + label, mask=known, other=0.0)
+        weight = tl.load(class_weight_ptr + label, mask=known, other=0.0)
     return weight
 
 
 @triton.jit
-def lse_slope(weight, mean_weight, label_smoothing):
-    """a (rows,): what a row's log-sum-exp counts for in its loss, of the weight of the row's target."""
+def lse_slope(weight, mean_weight_ptr, label_smoothing):
+    """a (rows,), the factor of the log-sum-exp in a row's loss, from the weight w_t of the row's target.
+
+    mean_weight_ptr: (1,), float32, the mean of the class weights, or None.
+    """
     slope = weight
-    if mean_weight is not None:  # noqa: SIM102 (Triton compiles an `if` of None away, and no `and`)
+    if mean_weight_ptr is not None:  # noqa: SIM102 (Triton compiles an `if` of None away, and no `and`)
         if label_smoothing is not None:
-            slope = (1 - label_smoothing) * weight + label_smoothing * tl.load(mean_weight)
+            slope = (1 - label_smoothing) * weight + label_smoothing * tl.load(mean_weight_ptr)
     return slope
 
 
 @triton.jit
-def row_loss(log_mass, peak, picked, total, label, known, weights, mean_weight, classes, label_smoothing):
-    """The losses (rows,), but for the z-loss: log_mass is log S, peak m, picked z_t, total Σ w z."""
-    weight = row_weight(label, known, weights)
-    own = weight * (picked - peak)
-    loss = lse_slope(weight, mean_weight, label_smoothing) * log_mass
+def row_loss(
+    log_sum, row_max, picked, total, label, known, class_weight_ptr, mean_weight_ptr, classes, label_smoothing
+):
+    """The losses (rows,) without the z-loss: log_sum is log S, row_max m, picked z_t, total Σ w z."""
+    weight = row_weight(label, known, class_weight_ptr)
+    at_target = weight * (picked - row_max)
+    loss = lse_slope(weight, mean_weight_ptr, label_smoothing) * log_sum
     if label_smoothing is None:
-        loss -= own
+        loss -= at_target
     else:
-        mean_peak = peak
-        if mean_weight is not None:
-            mean_peak = peak * tl.load(mean_weight)
-        loss -= (1 - label_smoothing) * own + label_smoothing * (total / classes - mean_peak)
+        mean_max = row_max
+        if mean_weight_ptr is not None:
+            mean_max = row_max * tl.load(mean_weight_ptr)
+        loss -= (1 - label_smoothing) * at_target + label_smoothing * (total / classes - mean_max)
     return loss

@@ -1,7 +1,7 @@
 """Cross-entropy of logits on a GPU: `domain_ft_kernels.cross_entropy`, which has the maths, in Triton.
 
-    _forward     logits -> losses, and each row's maximum m and sum S, in one pass over the logits
-    _backward    logits, m, S -> the gradient, in a second pass; it may be written over the logits
+    _forward     logits -> losses, and each row's maximum m and sum S; reads the logits once
+    _backward    logits, m, S -> the gradient, which may overwrite the logits; reads them once
 
 Both walk a row as 16-byte vectors, whatever the number of classes. Where that is odd (GPT-2's 50,257), rows begin in
 the midst of a vector: `shift` elements into it. So a row is walked from the vector that it begins in, and offsets count
@@ -19,6 +19,8 @@ so that one exponential an element does. Lanes are joined at the end; two runs a
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 import triton
@@ -70,25 +72,25 @@ def _capped(u, softcap):
 
 
 @triton.jit
-def _weighted(values, weights, column, inside):
+def _weighted(values, class_weight_ptr, column, inside):
     """The values times the weights of their columns, where there are weights."""
-    if weights is not None:
-        values = values * tl.load(weights + column, mask=inside, other=0.0)
+    if class_weight_ptr is not None:
+        values = values * tl.load(class_weight_ptr + column, mask=inside, other=0.0)
     return values
 
 
 @triton.jit(do_not_specialize=["n"])
 def _forward(
-    logits,
-    target,
-    weights,
-    losses,
-    peaks,
-    masses,
+    logits_ptr,
+    target_ptr,
+    class_weight_ptr,
+    losses_ptr,
+    row_max_ptr,
+    sum_exp_ptr,
     n,
     classes,
     stride,
-    mean_weight,
+    mean_weight_ptr,
     ignore_index,
     label_smoothing,
     z_loss,
@@ -97,63 +99,74 @@ def _forward(
     WIDTH: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """Losses, m and S (n,) of logits (n, classes) with rows `stride` apart; 0 where target (n,) is ignored.
+    """The losses, m and S of the rows of a block; 0 where the target is ignored.
 
-    weights (classes,) are class weights, mean_weight (1,) their mean. They, label_smoothing, z_loss and softcap are
-    None where they are not asked for. WIDTH: the power of two that a row fits.
+    WIDTH is the power of two that a row fits. Options that are not asked for are None.
+
+    Pointers:
+        logits_ptr: (n, classes), rows `stride` elements apart.
+        target_ptr: (n,), int64.
+        class_weight_ptr: (classes,), float32, or None.
+        losses_ptr, row_max_ptr, sum_exp_ptr: (n,), float32, written: each row's loss, m and S.
+        mean_weight_ptr: (1,), float32, the mean of the class weights, or None.
     """
     BLOCK: tl.constexpr = min(TILE, WIDTH)
     ROWS: tl.constexpr = TILE // BLOCK
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    label = tl.load(target + row, mask=row < n, other=ignore_index)
+    label = tl.load(target_ptr + row, mask=row < n, other=ignore_index)
     real = label != ignore_index
     start, shift, first, last = _vectors(row * stride, real, classes, LANES)
 
-    peak = tl.full([ROWS, BLOCK], LEAST, tl.float32)
-    mass = tl.zeros([ROWS, BLOCK], tl.float32)
+    lane_max = tl.full([ROWS, BLOCK], LEAST, tl.float32)
+    lane_sum = tl.zeros([ROWS, BLOCK], tl.float32)
     total = tl.zeros([ROWS, BLOCK], tl.float32)
     for begin in range(0, tl.max(last, 0), BLOCK):
         offset = begin + tl.arange(0, BLOCK)[None, :]
         inside = (offset >= first[:, None]) & (offset < last[:, None])
-        z = _capped(tl.load(logits + start[:, None] + offset, mask=inside, other=0.0), softcap)
+        z = _capped(tl.load(logits_ptr + start[:, None] + offset, mask=inside, other=0.0), softcap)
         if label_smoothing is not None:
-            total += tl.where(inside, _weighted(z, weights, offset - shift[:, None], inside), 0.0)
+            total += tl.where(inside, _weighted(z, class_weight_ptr, offset - shift[:, None], inside), 0.0)
         z = tl.where(inside, z, float("-inf"))
-        above = z - peak
-        smaller = tl.exp(-tl.abs(above))  # of z and the peak; the other's exponential is 1
-        mass = tl.where(above > 0, mass * smaller + 1, mass + smaller)
-        peak = tl.maximum(peak, z)
+        above = z - lane_max
+        smaller = tl.exp(-tl.abs(above))  # of the smaller of z and lane_max; the larger one's exponential is 1
+        lane_sum = tl.where(above > 0, lane_sum * smaller + 1, lane_sum + smaller)
+        lane_max = tl.maximum(lane_max, z)
 
     offset, inside = _edges(shift, first, last, real, classes, LANES)
-    z = _capped(tl.load(logits + start[:, None] + offset, mask=inside, other=0.0), softcap)
+    z = _capped(tl.load(logits_ptr + start[:, None] + offset, mask=inside, other=0.0), softcap)
     row_total = tl.sum(total, 1)
     if label_smoothing is not None:
-        row_total += tl.sum(tl.where(inside, _weighted(z, weights, offset - shift[:, None], inside), 0.0), 1)
+        row_total += tl.sum(tl.where(inside, _weighted(z, class_weight_ptr, offset - shift[:, None], inside), 0.0), 1)
     z = tl.where(inside, z, float("-inf"))
-    row_peak = tl.maximum(tl.max(peak, 1), tl.max(z, 1))
-    row_mass = tl.sum(mass * tl.exp(peak - row_peak[:, None]), 1) + tl.sum(tl.exp(z - row_peak[:, None]), 1)
+    row_max = tl.maximum(tl.max(lane_max, 1), tl.max(z, 1))
+    sum_exp = tl.sum(lane_sum * tl.exp(lane_max - row_max[:, None]), 1) + tl.sum(tl.exp(z - row_max[:, None]), 1)
 
-    row_peak, row_mass = tl.where(real, row_peak, 0.0), tl.where(real, row_mass, 1.0)  # what is not read is finite
+    row_max, sum_exp = tl.where(real, row_max, 0.0), tl.where(real, sum_exp, 1.0)  # what is not read is finite
     known = real & (label >= 0) & (label < classes)
-    picked = _capped(tl.load(logits + row * stride + label, mask=known, other=0.0), softcap)
-    log_mass = tl.log(row_mass)
-    loss = row_loss(log_mass, row_peak, picked, row_total, label, known, weights, mean_weight, classes, label_smoothing)
+    picked = _capped(tl.load(logits_ptr + row * stride + label, mask=known, other=0.0), softcap)
+    log_sum = tl.log(sum_exp)
+    loss = row_loss(
+        log_sum, row_max, picked, row_total, label, known, class_weight_ptr, mean_weight_ptr, classes, label_smoothing
+    )
     if z_loss is not None:
-        loss += z_loss * (row_peak + log_mass) * (row_peak + log_mass)
-    tl.store(losses + row, tl.where(real, tl.where(known, loss, float("nan")), 0.0), mask=row < n)
-    tl.store(peaks + row, row_peak, mask=row < n)
-    tl.store(masses + row, tl.where(real, row_mass, 0.0), mask=row < n)
+        loss += z_loss * (row_max + log_sum) * (row_max + log_sum)
+    tl.store(losses_ptr + row, tl.where(real, tl.where(known, loss, float("nan")), 0.0), mask=row < n)
+    tl.store(row_max_ptr + row, row_max, mask=row < n)
+    tl.store(sum_exp_ptr + row, tl.where(real, sum_exp, 0.0), mask=row < n)
 
 
 @triton.jit
-def _gradient(u, column, inside, label, peak, factor, own, share, weights, softcap):
-    """scale · ∂loss/∂u for logits u (rows, columns), by row: factor is what exponentials are multiplied by, own what is
-    taken off at the target, share (or None) what is taken off everywhere, times the class's weight."""
+def _gradient(u, column, read, label, row_max, factor, at_target, share, class_weight_ptr, softcap):
+    """The gradient in logits u, a tile (rows, columns).
+
+    read (rows, columns) marks the logits that were read; factor (rows,) multiplies the exponentials; at_target (rows,)
+    is subtracted in the target's column; share (rows,) or None in every column, times the class weight.
+    """
     z = _capped(u, softcap)
-    g = tl.exp(z - peak[:, None]) * factor[:, None]
-    g -= tl.where(column == label[:, None], own[:, None], 0.0)
+    g = tl.exp(z - row_max[:, None]) * factor[:, None]
+    g -= tl.where(column == label[:, None], at_target[:, None], 0.0)
     if share is not None:
-        g -= _weighted(share[:, None], weights, column, inside)
+        g -= _weighted(share[:, None], class_weight_ptr, column, read)
     if softcap is not None:
         g *= 1 - (z / softcap) * (z / softcap)
     return g
@@ -161,18 +174,18 @@ def _gradient(u, column, inside, label, peak, factor, own, share, weights, softc
 
 @triton.jit(do_not_specialize=["n"])
 def _backward(
-    logits,
-    gradient,
-    target,
-    weights,
-    grad,
-    lse_grad,
-    peaks,
-    masses,
+    logits_ptr,
+    gradient_ptr,
+    target_ptr,
+    class_weight_ptr,
+    grad_ptr,
+    lse_grad_ptr,
+    row_max_ptr,
+    sum_exp_ptr,
     n,
     classes,
     stride,
-    mean_weight,
+    mean_weight_ptr,
     grad_stride,
     lse_grad_stride,
     ignore_index,
@@ -183,46 +196,57 @@ def _backward(
     WIDTH: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """The gradient (n, classes) in the logits, with their stride, or over them; 0 where target is ignored.
+    """Write the gradient in the logits of a block's rows; 0 where the target is ignored.
 
-    grad (n,): the gradient of each row's loss, its elements grad_stride apart; lse_grad likewise of each row's
-    log-sum-exp, or None.
+    Pointers:
+        logits_ptr: (n, classes), rows `stride` elements apart.
+        gradient_ptr: likewise, written; it may be the logits' memory.
+        target_ptr: (n,), int64.
+        class_weight_ptr: (classes,), float32, or None.
+        grad_ptr: (n,), the gradient of each row's loss, elements grad_stride apart.
+        lse_grad_ptr: (n,), the gradient of each row's log-sum-exp, elements lse_grad_stride apart, or None.
+        row_max_ptr, sum_exp_ptr: (n,), float32, what `_forward` wrote.
+        mean_weight_ptr: (1,), float32, the mean of the class weights, or None.
     """
     BLOCK: tl.constexpr = min(TILE, WIDTH)
     ROWS: tl.constexpr = TILE // BLOCK
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    label = tl.load(target + row, mask=row < n, other=ignore_index)
+    label = tl.load(target_ptr + row, mask=row < n, other=ignore_index)
     real = label != ignore_index
-    scale = tl.load(grad + row * grad_stride, mask=real, other=0.0).to(tl.float32)
-    peak = tl.load(peaks + row, mask=real, other=0.0)
-    mass = tl.load(masses + row, mask=real, other=1.0)
-    weight = row_weight(label, real & (label >= 0) & (label < classes), weights)
-    factor = scale * lse_slope(weight, mean_weight, label_smoothing)
+    scale = tl.load(grad_ptr + row * grad_stride, mask=real, other=0.0).to(tl.float32)
+    row_max = tl.load(row_max_ptr + row, mask=real, other=0.0)
+    sum_exp = tl.load(sum_exp_ptr + row, mask=real, other=1.0)
+    weight = row_weight(label, real & (label >= 0) & (label < classes), class_weight_ptr)
+    factor = scale * lse_slope(weight, mean_weight_ptr, label_smoothing)
     if z_loss is not None:
-        factor += scale * 2 * z_loss * (peak + tl.log(mass))
-    if lse_grad is not None:
-        factor += tl.load(lse_grad + row * lse_grad_stride, mask=real, other=0.0).to(tl.float32)
-    factor /= mass
-    own = scale * weight
+        factor += scale * 2 * z_loss * (row_max + tl.log(sum_exp))
+    if lse_grad_ptr is not None:
+        factor += tl.load(lse_grad_ptr + row * lse_grad_stride, mask=real, other=0.0).to(tl.float32)
+    factor /= sum_exp
+    at_target = scale * weight
     share = None
     if label_smoothing is not None:
-        own *= 1 - label_smoothing
+        at_target *= 1 - label_smoothing
         share = scale * (label_smoothing / classes)
     start, shift, first, last = _vectors(row * stride, row < n, classes, LANES)
 
     for begin in range(0, tl.max(last, 0), BLOCK):
         offset = begin + tl.arange(0, BLOCK)[None, :]
         inside = (offset >= first[:, None]) & (offset < last[:, None])
-        u = tl.load(logits + start[:, None] + offset, mask=inside & real[:, None], other=0.0)
-        g = _gradient(u, offset - shift[:, None], inside, label, peak, factor, own, share, weights, softcap)
-        g = tl.where(real[:, None], g, 0.0).to(gradient.dtype.element_ty)
-        tl.store(gradient + start[:, None] + offset, g, mask=inside)
+        read = inside & real[:, None]
+        u = tl.load(logits_ptr + start[:, None] + offset, mask=read, other=0.0)
+        g = _gradient(
+            u, offset - shift[:, None], read, label, row_max, factor, at_target, share, class_weight_ptr, softcap
+        )
+        g = tl.where(real[:, None], g, 0.0).to(gradient_ptr.dtype.element_ty)
+        tl.store(gradient_ptr + start[:, None] + offset, g, mask=inside)
 
     offset, inside = _edges(shift, first, last, row < n, classes, LANES)
-    u = tl.load(logits + start[:, None] + offset, mask=inside & real[:, None], other=0.0)
-    g = _gradient(u, offset - shift[:, None], inside, label, peak, factor, own, share, weights, softcap)
-    g = tl.where(real[:, None], g, 0.0).to(gradient.dtype.element_ty)
-    tl.store(gradient + start[:, None] + offset, g, mask=inside)
+    read = inside & real[:, None]
+    u = tl.load(logits_ptr + start[:, None] + offset, mask=read, other=0.0)
+    g = _gradient(u, offset - shift[:, None], read, label, row_max, factor, at_target, share, class_weight_ptr, softcap)
+    g = tl.where(real[:, None], g, 0.0).to(gradient_ptr.dtype.element_ty)
+    tl.store(gradient_ptr + start[:, None] + offset, g, mask=inside)
 
 
 # The launches
@@ -239,6 +263,9 @@ CONFIGS = (
 )
 """Each thread has one to four vectors: enough loads under way to hide memory's latency, with registers to spare."""
 
+WEIGHTED_CONFIGS = (replace(CONFIGS[0], targets=CHIPS[1:]), *CONFIGS[1:])
+"""With class weights: on sm_80 the first would spill."""
+
 
 def forward(
     logits: Tensor,
@@ -251,8 +278,8 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Losses, m and S of logits (n, V): (n,) each, float32, 0 where ignored."""
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
-    losses, peaks, masses = (logits.new_empty(len(logits), dtype=torch.float32) for _ in range(3))
-    outputs = losses, peaks, masses
+    losses, row_maxes, sum_exps = (logits.new_empty(len(logits), dtype=torch.float32) for _ in range(3))
+    outputs = losses, row_maxes, sum_exps
     weights, mean_weight = wide_weights(class_weight)
     tensors = logits, target.contiguous(), weights, *outputs
     _launch(_forward, logits, tensors, (ignore_index, label_smoothing, z_loss, softcap), mean_weight)
@@ -266,8 +293,8 @@ def fill_gradient(
     logits: Tensor,
     target: Tensor,
     class_weight: Tensor | None,
-    peaks: Tensor,
-    masses: Tensor,
+    row_maxes: Tensor,
+    sum_exps: Tensor,
     ignore_index: int,
     label_smoothing: float,
     z_loss: float,
@@ -276,14 +303,14 @@ def fill_gradient(
     """Write the gradient in the logits (n, V) into `gradient`, which they may be.
 
     grad and lse_grad (n,) are the gradients of the losses and of the log-sum-exps.
-    Its rows are contiguous, and its stride is the logits' own where theirs are and none overlap.
+    Its rows are contiguous, and as far apart as the logits' where those are contiguous and none overlap.
     """
     if logits.stride() != gradient.stride():
         logits = torch.empty_strided(logits.shape, gradient.stride(), dtype=logits.dtype, device=logits.device).copy_(
             logits
         )
     weights, mean_weight = wide_weights(class_weight)
-    tensors = logits, gradient, target.contiguous(), weights, grad, lse_grad, peaks, masses
+    tensors = logits, gradient, target.contiguous(), weights, grad, lse_grad, row_maxes, sum_exps
     options = ignore_index, label_smoothing, z_loss, softcap
     strides = grad.stride(0), 0 if lse_grad is None else lse_grad.stride(0)
     _launch(_backward, logits, tensors, options, mean_weight, *strides, repeatable=gradient is not logits)
@@ -316,10 +343,10 @@ def _launch(
         label_smoothing or None,
         z_loss or None,
         softcap,
-        configs=CONFIGS,
+        configs=CONFIGS if mean_weight is None else WEIGHTED_CONFIGS,
         device=logits.device,
         dtype=logits.dtype,
-        shape=(classes,),
+        shape=(classes, 0 if mean_weight is None else classes),
         repeatable=repeatable,
         LANES=lanes,
         WIDTH=width,

@@ -110,8 +110,8 @@ def processors(device: torch.device) -> int:
 def dot_precision(dtype: torch.dtype, device: torch.device) -> str:
     """tl.dot's `input_precision` for operands of `dtype`: how float32 is brought to the tensor cores.
 
-    AMD's take it as it is. Elsewhere three products of TF32 are within a few roundings of float32's own. Where the user
-    allows less by torch.set_float32_matmul_precision, one product of TF32. Types of two bytes have one way only.
+    AMD's take it as it is. Elsewhere three products of TF32 are within a few roundings of a float32 product. Where the
+    user allows less by torch.set_float32_matmul_precision, one product of TF32. Types of two bytes have one way only.
     """
     target = target_of(device)
     if dtype.itemsize == 2 or target == INTERPRETER:

@@ -10,7 +10,7 @@ The pipeline; m labelled rows in slots 0..m, in chunks whose logits fit the stas
       _gradient*    stash -> G = ∂loss/∂u in place; db
       _grad_hidden* dx = G W, in slots; with few tiles, V is cut into slices, which _add_slices adds in order
       _grad_weight* dW = Gᵀ x, or adds to it
-    _finish         dx of all rows (0 where ignored), dW and db, times the loss's gradient, in their own types
+    _finish         dx of all rows (0 where ignored), dW and db, times the loss's gradient, in the types of x, W and b
 
 The host never waits for the device: it launches for all n rows, and what is beyond m returns at once. Every number is
 written by one program and every sum has one order, so two runs are equal to the last bit.
@@ -19,12 +19,13 @@ Numerics. Products are accumulated in float32, and so are all sums, dx, dW and d
 stash has two bytes for operands of two. A logit of 10 in bfloat16 is off by 0.03, which is 3 % of its probability; so
 what is kept is the distance to the panel's maximum, in float16: near 0, where probabilities are large, it is exact to
 2^-12 of itself, and what lies below its range is a probability of 0. The same bytes then hold G in the operands' type.
-Probabilities are exp(z - peak of panel) · exp(peak of panel - peak of row) / S: no large numbers cancel.
+Probabilities are exp(z - panel_max) · exp(panel_max - row_max) / S: no large numbers cancel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from domain_ft_kernels.linear_cross_entropy import PANEL, cdiv, chunk_rows, stash_dtype, stash_shape
+from domain_ft_kernels.stash import PANEL, cdiv, chunk_rows, stash_dtype, stash_shape
 from domain_ft_kernels.triton_backend.class_weights import lse_slope, row_loss, row_weight, wide_weights
 from domain_ft_kernels.triton_backend.launch import INTERPRETER, Config, dot_precision, launch, processors
 from domain_ft_kernels.triton_backend.tiles import tile_of
@@ -44,46 +45,53 @@ LEAST = tl.constexpr(torch.finfo(torch.float32).min)
 
 
 @triton.jit
-def _rows_of(count, first, chunk):
+def _rows_of(count_ptr, first, chunk):
     """How many labelled rows the chunk has whose first slot is `first`."""
-    return tl.maximum(tl.minimum(tl.load(count) - first, chunk), 0)
+    return tl.maximum(tl.minimum(tl.load(count_ptr) - first, chunk), 0)
 
 
 @triton.jit(do_not_specialize=["n"])
-def _compact(target, rows, labels, slots, count, losses, n, classes, ignore_index, BLOCK: tl.constexpr):
-    """Number the labelled rows in order: one program, for the order.
+def _compact(
+    target_ptr, rows_ptr, labels_ptr, slots_ptr, count_ptr, losses_ptr, n, classes, ignore_index, BLOCK: tl.constexpr
+):
+    """Number the labelled rows in order; a single program, since the order matters.
 
-    rows, labels: by slot; a label that is no class is -1. slots, losses: by row; -1 and 0 where ignored.
+    Pointers:
+        target_ptr: (n,), int64.
+        rows_ptr, labels_ptr: int32, written by slot: a slot's row, and its label or -1 where that is no class.
+        slots_ptr: (n,), int32, written: each row's slot, -1 where ignored.
+        count_ptr: (1,), int32, written: the number of labelled rows.
+        losses_ptr: (n,), float32, written where the target is ignored: 0.
     """
     found = 0
     for start in range(0, n, BLOCK):
         row = start + tl.arange(0, BLOCK)
-        label = tl.load(target + row, mask=row < n, other=ignore_index)
+        label = tl.load(target_ptr + row, mask=row < n, other=ignore_index)
         labelled = label != ignore_index
         slot = found + tl.cumsum(labelled.to(tl.int32), 0) - 1
         known = (label >= 0) & (label < classes)
-        tl.store(rows + slot, row, mask=labelled)
-        tl.store(labels + slot, tl.where(known, label, -1).to(tl.int32), mask=labelled)
-        tl.store(slots + row, tl.where(labelled, slot, -1), mask=row < n)
-        tl.store(losses + row, 0.0, mask=(row < n) & (label == ignore_index))
+        tl.store(rows_ptr + slot, row, mask=labelled)
+        tl.store(labels_ptr + slot, tl.where(known, label, -1).to(tl.int32), mask=labelled)
+        tl.store(slots_ptr + row, tl.where(labelled, slot, -1), mask=row < n)
+        tl.store(losses_ptr + row, 0.0, mask=(row < n) & (label == ignore_index))
         found += tl.sum(labelled.to(tl.int32), 0)
-    tl.store(count, found)
+    tl.store(count_ptr, found)
 
 
 @triton.jit
 def _logits(
-    x,
-    weight,
-    bias,
-    rows,
-    labels,
-    count,
-    peaks,
-    masses,
-    totals,
-    picked,
-    stash,
-    class_weights,
+    x_ptr,
+    weight_ptr,
+    bias_ptr,
+    rows_ptr,
+    labels_ptr,
+    count_ptr,
+    panel_max_ptr,
+    panel_sum_ptr,
+    panel_total_ptr,
+    picked_ptr,
+    stash_ptr,
+    class_weight_ptr,
     first,
     chunk,
     classes,
@@ -102,12 +110,19 @@ def _logits(
 ):
     """Logits z of a chunk's rows, a tile of (BLOCK_M rows, one or two panels) at a time, and what is kept of them.
 
-    x (n, size), weight (classes, size), bias (classes,) or None. By panel and place (panels, chunk): peaks max_j z_j,
-    masses Σ_j exp(z_j - peak), totals Σ_j w_j z_j or None; w are class_weights (classes,), or 1
-    where None. picked: z_t by place. stash (chunk, stash_stride) or None: z - peak, and -inf in the columns that the
-    last panel has beyond the classes.
+    Pointers:
+        x_ptr: (n, size), rows x_stride elements apart.
+        weight_ptr: (classes, size), rows weight_stride elements apart.
+        bias_ptr: (classes,), float32, or None.
+        rows_ptr, labels_ptr, count_ptr: what `_compact` wrote.
+        panel_max_ptr, panel_sum_ptr: (panels, chunk), float32, written: max_j z_j and Σ_j exp(z_j - max) of each panel.
+        panel_total_ptr: likewise Σ_j w_j z_j, or None without label smoothing.
+        picked_ptr: (chunk,), float32, written: z_t.
+        stash_ptr: (chunk, stash_stride), written: z less its panel's maximum, and -inf in the columns that the last
+            panel has beyond the classes; or None.
+        class_weight_ptr: (classes,), float32, or None for w = 1.
     """
-    mine = _rows_of(count, first, chunk)
+    mine = _rows_of(count_ptr, first, chunk)
     tiles_m = tl.cdiv(mine, BLOCK_M)
     tiles_n = tl.cdiv(classes, PANEL * PANELS)
     for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0)):
@@ -116,8 +131,8 @@ def _logits(
         slot = first + tl.minimum(place, mine - 1)  # beyond the last row, or class, that one again: no mask
         class_ = tl.minimum(tile_n * PANEL * PANELS + tl.arange(0, PANEL * PANELS), classes - 1)
         k = tl.arange(0, BLOCK_K)
-        x_tile = x + tl.load(rows + slot).to(tl.int64)[:, None] * x_stride + k[None, :]
-        weight_tile = weight + class_.to(tl.int64)[None, :] * weight_stride + k[:, None]
+        x_tile = x_ptr + tl.load(rows_ptr + slot).to(tl.int64)[:, None] * x_stride + k[None, :]
+        weight_tile = weight_ptr + class_.to(tl.int64)[None, :] * weight_stride + k[:, None]
         z = tl.zeros([BLOCK_M, PANEL * PANELS], tl.float32)
         for start in range(0, size, BLOCK_K):
             if EVEN:
@@ -128,7 +143,7 @@ def _logits(
                 b = tl.load(weight_tile + start, mask=(start + k)[:, None] < size, other=0.0)
             z = tl.dot(a, b, z, input_precision=PRECISION)
 
-        label = tl.load(labels + slot)
+        label = tl.load(labels_ptr + slot)
         parts = (z,)
         if PANELS == 2:
             parts = tl.split(tl.permute(tl.reshape(z, [BLOCK_M, 2, PANEL]), (0, 2, 1)))
@@ -138,45 +153,45 @@ def _logits(
             inside = column < classes
             real = place < tl.where(panel * PANEL < classes, mine, 0)  # the last tile may have one panel alone
             z = parts[part]
-            if bias is not None:
-                z += tl.load(bias + column, mask=inside, other=0.0)[None, :]
+            if bias_ptr is not None:
+                z += tl.load(bias_ptr + column, mask=inside, other=0.0)[None, :]
             if softcap is not None:
                 z = softcap - 2 * softcap / (1 + tl.exp(2 / softcap * z))  # softcap · tanh(z / softcap)
             wanted = label - panel * PANEL
             hit = tl.arange(0, PANEL)[None, :] == wanted[:, None]
             here = real & (wanted >= 0) & (wanted < PANEL)
-            tl.store(picked + place, tl.sum(tl.where(hit, z, 0.0), 1), mask=here)
+            tl.store(picked_ptr + place, tl.sum(tl.where(hit, z, 0.0), 1), mask=here)
             at = panel * chunk + place
-            if totals is not None:
+            if panel_total_ptr is not None:
                 weighted = z
-                if class_weights is not None:
-                    weighted *= tl.load(class_weights + column, mask=inside, other=0.0)[None, :]
-                tl.store(totals + at, tl.sum(tl.where(inside[None, :], weighted, 0.0), 1), mask=real)
+                if class_weight_ptr is not None:
+                    weighted *= tl.load(class_weight_ptr + column, mask=inside, other=0.0)[None, :]
+                tl.store(panel_total_ptr + at, tl.sum(tl.where(inside[None, :], weighted, 0.0), 1), mask=real)
             z = tl.where(inside[None, :], z, float("-inf"))
-            peak = tl.maximum(tl.max(z, 1), LEAST)
-            z -= peak[:, None]
-            tl.store(peaks + at, peak, mask=real)
-            tl.store(masses + at, tl.sum(tl.exp(z), 1), mask=real)
-            if stash is not None:
-                out = stash + place.to(tl.int64)[:, None] * stash_stride + column[None, :]
-                tl.store(out, z.to(stash.dtype.element_ty), mask=real[:, None])
+            panel_max = tl.maximum(tl.max(z, 1), LEAST)
+            z -= panel_max[:, None]
+            tl.store(panel_max_ptr + at, panel_max, mask=real)
+            tl.store(panel_sum_ptr + at, tl.sum(tl.exp(z), 1), mask=real)
+            if stash_ptr is not None:
+                out = stash_ptr + place.to(tl.int64)[:, None] * stash_stride + column[None, :]
+                tl.store(out, z.to(stash_ptr.dtype.element_ty), mask=real[:, None])
 
 
 @triton.jit
 def _losses(
-    peaks,
-    masses,
-    totals,
-    picked,
-    rows,
-    labels,
-    count,
-    row_peaks,
-    row_masses,
-    losses,
-    lses,
-    class_weights,
-    mean_weight,
+    panel_max_ptr,
+    panel_sum_ptr,
+    panel_total_ptr,
+    picked_ptr,
+    rows_ptr,
+    labels_ptr,
+    count_ptr,
+    row_max_ptr,
+    sum_exp_ptr,
+    losses_ptr,
+    lse_ptr,
+    class_weight_ptr,
+    mean_weight_ptr,
     first,
     chunk,
     classes,
@@ -186,61 +201,76 @@ def _losses(
     BLOCK_M: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """Each row's maximum and sum of exponentials, by slot, from those of its panels; and by row its loss.
+    """Each row's maximum, sum of exponentials and loss, from those of its panels.
 
-    lses, unless None, gets its log-sum-exp. class_weights (classes,) and mean_weight (1,) may be None.
+    Pointers:
+        panel_max_ptr, panel_sum_ptr, panel_total_ptr, picked_ptr: what `_logits` wrote.
+        rows_ptr, labels_ptr, count_ptr: what `_compact` wrote.
+        row_max_ptr, sum_exp_ptr: float32, written by slot: m and S.
+        losses_ptr: (n,), float32, written by row.
+        lse_ptr: (n,), float32, written by row: the log-sum-exp; or None.
+        class_weight_ptr: (classes,), float32, or None; mean_weight_ptr: (1,), their mean, or None.
     """
-    mine = _rows_of(count, first, chunk)
+    mine = _rows_of(count_ptr, first, chunk)
     place = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     real = place < mine
-    peak = tl.full([BLOCK_M], LEAST, tl.float32)
-    mass = tl.zeros([BLOCK_M], tl.float32)
+    row_max = tl.full([BLOCK_M], LEAST, tl.float32)
+    sum_exp = tl.zeros([BLOCK_M], tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     for start in range(0, panels, BLOCK_P):
         panel = start + tl.arange(0, BLOCK_P)[:, None]
         mask = (panel < panels) & real[None, :]
         at = panel * chunk + place[None, :]
-        panel_peak = tl.load(peaks + at, mask=mask, other=LEAST)
-        panel_mass = tl.load(masses + at, mask=mask, other=0.0)
-        higher = tl.maximum(peak, tl.max(panel_peak, 0))
-        mass = mass * tl.exp(peak - higher) + tl.sum(panel_mass * tl.exp(panel_peak - higher[None, :]), 0)
-        peak = higher
-        if totals is not None:
-            total += tl.sum(tl.load(totals + at, mask=mask, other=0.0), 0)
-    label = tl.load(labels + first + place, mask=real, other=-1)
-    target_logit = tl.load(picked + place, mask=label >= 0, other=0.0)
-    log_mass = tl.log(tl.where(real, mass, 1.0))
-    peak = tl.where(real, peak, 0.0)
+        panel_max = tl.load(panel_max_ptr + at, mask=mask, other=LEAST)
+        panel_sum = tl.load(panel_sum_ptr + at, mask=mask, other=0.0)
+        higher = tl.maximum(row_max, tl.max(panel_max, 0))
+        sum_exp = sum_exp * tl.exp(row_max - higher) + tl.sum(panel_sum * tl.exp(panel_max - higher[None, :]), 0)
+        row_max = higher
+        if panel_total_ptr is not None:
+            total += tl.sum(tl.load(panel_total_ptr + at, mask=mask, other=0.0), 0)
+    label = tl.load(labels_ptr + first + place, mask=real, other=-1)
+    target_logit = tl.load(picked_ptr + place, mask=label >= 0, other=0.0)
+    log_sum = tl.log(tl.where(real, sum_exp, 1.0))
+    row_max = tl.where(real, row_max, 0.0)
     loss = row_loss(
-        log_mass, peak, target_logit, total, label, label >= 0, class_weights, mean_weight, classes, label_smoothing
+        log_sum,
+        row_max,
+        target_logit,
+        total,
+        label,
+        label >= 0,
+        class_weight_ptr,
+        mean_weight_ptr,
+        classes,
+        label_smoothing,
     )
     if z_loss is not None:
-        loss += z_loss * (peak + log_mass) * (peak + log_mass)
+        loss += z_loss * (row_max + log_sum) * (row_max + log_sum)
     loss = tl.where(label >= 0, loss, float("nan"))
-    tl.store(row_peaks + first + place, peak, mask=real)
-    tl.store(row_masses + first + place, mass, mask=real)
-    row = tl.load(rows + first + place, mask=real, other=0)
-    tl.store(losses + row, loss, mask=real)
-    if lses is not None:
-        tl.store(lses + row, peak + log_mass, mask=real)
+    tl.store(row_max_ptr + first + place, row_max, mask=real)
+    tl.store(sum_exp_ptr + first + place, sum_exp, mask=real)
+    row = tl.load(rows_ptr + first + place, mask=real, other=0)
+    tl.store(losses_ptr + row, loss, mask=real)
+    if lse_ptr is not None:
+        tl.store(lse_ptr + row, row_max + log_sum, mask=real)
 
 
 @triton.jit(do_not_specialize=["depth"])
 def _gradient(
-    stash,
-    gradient,
-    peaks,
-    row_peaks,
-    row_masses,
-    rows,
-    labels,
-    grad,
-    lse_grad,
-    class_weights,
-    mean_weight,
-    count,
-    bias_gradient,
-    largest,
+    stash_ptr,
+    gradient_ptr,
+    panel_max_ptr,
+    row_max_ptr,
+    sum_exp_ptr,
+    rows_ptr,
+    labels_ptr,
+    grad_ptr,
+    lse_grad_ptr,
+    class_weight_ptr,
+    mean_weight_ptr,
+    count_ptr,
+    bias_gradient_ptr,
+    largest_ptr,
     first,
     chunk,
     classes,
@@ -253,14 +283,25 @@ def _gradient(
     ADD: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """∂loss/∂u of a chunk, from the stash (chunk, stride) into `gradient`, which may be the same bytes; 0 beyond V.
+    """G = ∂loss/∂u of a chunk from its stash; 0 in the columns beyond the classes.
 
-    A program has PANEL columns and walks `depth` rows in order, a square at a time: all rows where there is a
-    bias_gradient (classes,), which it writes, or ADDs to. grad: by row, or None for 1; with it there may be lse_grad,
-    of the log-sum-exps. class_weights (classes,) and mean_weight (1,) may be None. largest, a number a square, or
-    None: the largest |∂loss/∂u| in it, before grad.
+    A program has PANEL columns and walks `depth` rows in order, a square at a time: all rows where the bias has a
+    gradient, which it writes, or ADDs to.
+
+    Pointers:
+        stash_ptr: (chunk, stride), what `_logits` wrote.
+        gradient_ptr: (chunk, stride), written: G; it may be the stash's memory.
+        panel_max_ptr: (panels, chunk), what `_logits` wrote.
+        row_max_ptr, sum_exp_ptr: by slot, what `_losses` wrote.
+        rows_ptr, labels_ptr, count_ptr: what `_compact` wrote.
+        grad_ptr: (n,), float32, the gradient of each row's loss, or None for 1.
+        lse_grad_ptr: (n,), float32, the gradient of each row's log-sum-exp, or None; only beside grad_ptr.
+        class_weight_ptr: (classes,), float32, or None; mean_weight_ptr: (1,), their mean, or None.
+        bias_gradient_ptr: (classes,), float32, written: db; or None.
+        largest_ptr: (squares of rows, panels), float32, written: the largest |∂loss/∂u| of a square, before grad; or
+            None.
     """
-    mine = _rows_of(count, first, chunk)
+    mine = _rows_of(count_ptr, first, chunk)
     column = tl.program_id(0) * PANEL + tl.arange(0, PANEL)
     panel = tl.program_id(0)
     inside = column[None, :] < classes
@@ -272,62 +313,62 @@ def _gradient(
             place = begin + tl.arange(0, BLOCK_M)
             real = place < mine
             slot = first + place
-            panel_peak = tl.load(peaks + panel * chunk + place, mask=real, other=0.0)
-            peak = tl.load(row_peaks + slot, mask=real, other=0.0)
-            mass = tl.load(row_masses + slot, mask=real, other=1.0)
-            label = tl.load(labels + slot, mask=real, other=-1)
+            panel_max = tl.load(panel_max_ptr + panel * chunk + place, mask=real, other=0.0)
+            row_max = tl.load(row_max_ptr + slot, mask=real, other=0.0)
+            sum_exp = tl.load(sum_exp_ptr + slot, mask=real, other=1.0)
+            label = tl.load(labels_ptr + slot, mask=real, other=-1)
             at = place.to(tl.int64)[:, None] * stride + column[None, :]
-            below = tl.load(stash + at, mask=real[:, None], other=0.0).to(tl.float32)
-            own = row_weight(label, label >= 0, class_weights)
-            slope = lse_slope(own, mean_weight, label_smoothing)
+            below = tl.load(stash_ptr + at, mask=real[:, None], other=0.0).to(tl.float32)
+            at_target = row_weight(label, label >= 0, class_weight_ptr)
+            slope = lse_slope(at_target, mean_weight_ptr, label_smoothing)
             share = tl.zeros([BLOCK_M], tl.float32)
             if label_smoothing is not None:
-                own *= 1 - label_smoothing
+                at_target *= 1 - label_smoothing
                 share += label_smoothing / classes
             if z_loss is not None:
-                slope += 2 * z_loss * (peak + tl.log(mass))
-            if lse_grad is not None:  # two gradients meet here: the loss's cannot wait until the end
-                row = tl.load(rows + slot, mask=real, other=0)
-                scale = tl.load(grad + row, mask=real, other=0.0)
-                slope = slope * scale + tl.load(lse_grad + row, mask=real, other=0.0)
-                own *= scale
+                slope += 2 * z_loss * (row_max + tl.log(sum_exp))
+            if lse_grad_ptr is not None:  # two gradients meet here: the loss's cannot wait until the end
+                row = tl.load(rows_ptr + slot, mask=real, other=0)
+                scale = tl.load(grad_ptr + row, mask=real, other=0.0)
+                slope = slope * scale + tl.load(lse_grad_ptr + row, mask=real, other=0.0)
+                at_target *= scale
                 share *= scale
-            g = tl.exp(below) * (slope * tl.exp(panel_peak - peak) / mass)[:, None]
-            g -= tl.where(column[None, :] == label[:, None], own[:, None], 0.0)
+            g = tl.exp(below) * (slope * tl.exp(panel_max - row_max) / sum_exp)[:, None]
+            g -= tl.where(column[None, :] == label[:, None], at_target[:, None], 0.0)
             if label_smoothing is not None:
-                if class_weights is None:
+                if class_weight_ptr is None:
                     g -= share[:, None]
                 else:
-                    w = tl.load(class_weights + column, mask=column < classes, other=0.0)
+                    w = tl.load(class_weight_ptr + column, mask=column < classes, other=0.0)
                     g -= share[:, None] * w[None, :]
             if softcap is not None:
-                capped = (below + panel_peak[:, None]) / softcap
+                capped = (below + panel_max[:, None]) / softcap
                 g *= 1 - capped * capped
             g = tl.where(inside & real[:, None], g, 0.0)
-            if largest is not None:
+            if largest_ptr is not None:
                 most = tl.maximum(most, tl.max(tl.where(g == g, tl.abs(g), float("inf")), 0))
-            if grad is not None and lse_grad is None:
-                row = tl.load(rows + slot, mask=real, other=0)
-                g *= tl.load(grad + row, mask=real, other=0.0)[:, None]
-            tl.store(gradient + at, g.to(gradient.dtype.element_ty), mask=real[:, None])
+            if grad_ptr is not None and lse_grad_ptr is None:
+                row = tl.load(rows_ptr + slot, mask=real, other=0)
+                g *= tl.load(grad_ptr + row, mask=real, other=0.0)[:, None]
+            tl.store(gradient_ptr + at, g.to(gradient_ptr.dtype.element_ty), mask=real[:, None])
             total += tl.sum(g, 0)
-        if largest is not None:
-            tl.store(largest + square // PANEL * tl.num_programs(0) + tl.program_id(0), tl.max(most, 0))
-    if bias_gradient is not None:
+        if largest_ptr is not None:
+            tl.store(largest_ptr + square // PANEL * tl.num_programs(0) + tl.program_id(0), tl.max(most, 0))
+    if bias_gradient_ptr is not None:
         if ADD:
-            total += tl.load(bias_gradient + column, mask=column < classes, other=0.0)
-        tl.store(bias_gradient + column, total, mask=column < classes)
+            total += tl.load(bias_gradient_ptr + column, mask=column < classes, other=0.0)
+        tl.store(bias_gradient_ptr + column, total, mask=column < classes)
 
 
 @triton.jit
 def _grad_hidden(
-    gradient,
-    weight,
-    count,
-    out,
-    slices,
-    slice_count,
-    largest,
+    gradient_ptr,
+    weight_ptr,
+    count_ptr,
+    out_ptr,
+    slices_ptr,
+    slice_count_ptr,
+    largest_ptr,
     first,
     chunk,
     classes,
@@ -342,18 +383,27 @@ def _grad_hidden(
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
 ):
-    """out (slots, size) = G W for a chunk: gradient (chunk, stride), weight (classes, size).
+    """dx = G W of a chunk, by slot.
 
-    Where there are fewer tiles than programs, each tile's sum over the classes is cut into `slice_count` parts, which
-    go to slices (slice_count, rows, size) instead.
+    Where there are fewer tiles than programs, each tile's sum over the classes is cut into slices, which `_add_slices`
+    adds up.
+
+    Pointers:
+        gradient_ptr: (chunk, stride), G.
+        weight_ptr: (classes, size), rows weight_stride elements apart.
+        count_ptr: (1,), what `_compact` wrote.
+        out_ptr: (n, size), float32, written by slot where a sum is one slice.
+        slices_ptr: (slices, labelled rows of the chunk, size), float32, written where it is more.
+        slice_count_ptr: (1,), int32, written: the number of slices.
+        largest_ptr: what `_gradient` wrote, or None: squares of at most filter_eps are skipped.
     """
-    mine = _rows_of(count, first, chunk)
+    mine = _rows_of(count_ptr, first, chunk)
     tiles_m = tl.cdiv(mine, BLOCK_M)
     tiles_n = tl.cdiv(size, BLOCK_N)
     tiles = tiles_m * tiles_n
     parts = tl.maximum(tl.num_programs(0) // tl.maximum(tiles, 1), 1)
     if tl.program_id(0) == 0:
-        tl.store(slice_count, parts)
+        tl.store(slice_count_ptr, parts)
     blocks = tl.cdiv(classes, BLOCK_K)
     depth = tl.cdiv(blocks, parts)
     for item in tl.range(tl.program_id(0), tiles * parts, tl.num_programs(0)):
@@ -362,49 +412,55 @@ def _grad_hidden(
         place = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
         column = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
         real = (place < mine)[:, None] & (column < size)[None, :]
-        g_rows = gradient + tl.minimum(place, mine - 1).to(tl.int64)[:, None] * stride
+        g_rows = gradient_ptr + tl.minimum(place, mine - 1).to(tl.int64)[:, None] * stride
         accumulator = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
         for block in range(part * depth, tl.minimum((part + 1) * depth, blocks)):
             k = block * BLOCK_K + tl.arange(0, BLOCK_K)
             wanted = True
-            if largest is not None:
+            if largest_ptr is not None:
                 squares = tl.cdiv(classes, PANEL)
                 square = tile_m * BLOCK_M // PANEL * squares + block * BLOCK_K // PANEL
-                wanted = tl.load(largest + square) > filter_eps
+                wanted = tl.load(largest_ptr + square) > filter_eps
             if wanted:
                 g = tl.load(g_rows + k[None, :])  # 0 beyond the classes
-                w_rows = weight + tl.minimum(k, classes - 1).to(tl.int64)[:, None] * weight_stride
+                w_rows = weight_ptr + tl.minimum(k, classes - 1).to(tl.int64)[:, None] * weight_stride
                 w = tl.load(w_rows + column[None, :], mask=(column < size)[None, :], other=0.0)
                 accumulator = tl.dot(g, w, accumulator, input_precision=PRECISION)
         at = place.to(tl.int64)[:, None] * size + column[None, :]
         if parts == 1:
-            tl.store(out + first.to(tl.int64) * size + at, accumulator, mask=real)
+            tl.store(out_ptr + first.to(tl.int64) * size + at, accumulator, mask=real)
         else:
-            tl.store(slices + (part * mine).to(tl.int64) * size + at, accumulator, mask=real)
+            tl.store(slices_ptr + (part * mine).to(tl.int64) * size + at, accumulator, mask=real)
 
 
 @triton.jit
-def _add_slices(slices, slice_count, count, out, first, chunk, size, BLOCK: tl.constexpr):
-    """out (slots, size) = Σ slices (slice_count, rows, size), in order; nothing to do where there is one alone."""
-    parts = tl.load(slice_count)
+def _add_slices(slices_ptr, slice_count_ptr, count_ptr, out_ptr, first, chunk, size, BLOCK: tl.constexpr):
+    """Add up the slices of dx in order; nothing to do where there is one alone.
+
+    Pointers:
+        slices_ptr, slice_count_ptr: what `_grad_hidden` wrote.
+        count_ptr: (1,), what `_compact` wrote.
+        out_ptr: (n, size), float32, written by slot.
+    """
+    parts = tl.load(slice_count_ptr)
     if parts == 1:
         return
-    elements = _rows_of(count, first, chunk) * size
+    elements = _rows_of(count_ptr, first, chunk) * size
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float32)
     for part in range(parts):
-        total += tl.load(slices + part * elements + at, mask=at < elements, other=0.0)
-    tl.store(out + first.to(tl.int64) * size + at, total, mask=at < elements)
+        total += tl.load(slices_ptr + part * elements + at, mask=at < elements, other=0.0)
+    tl.store(out_ptr + first.to(tl.int64) * size + at, total, mask=at < elements)
 
 
 @triton.jit
 def _grad_weight(
-    gradient,
-    x,
-    rows,
-    count,
-    out,
-    largest,
+    gradient_ptr,
+    x_ptr,
+    rows_ptr,
+    count_ptr,
+    out_ptr,
+    largest_ptr,
     first,
     chunk,
     classes,
@@ -420,15 +476,23 @@ def _grad_weight(
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
 ):
-    """out (classes, size) = Gᵀ x over a chunk's rows, or ADDs it: gradient (chunk, stride), x (n, size)."""
-    mine = _rows_of(count, first, chunk)
+    """dW = Gᵀ x over a chunk's rows; with ADD it is added to what is there.
+
+    Pointers:
+        gradient_ptr: (chunk, stride), G.
+        x_ptr: (n, size), rows x_stride elements apart.
+        rows_ptr, count_ptr: what `_compact` wrote.
+        out_ptr: (classes, size), float32, written.
+        largest_ptr: what `_gradient` wrote, or None: squares of at most filter_eps are skipped.
+    """
+    mine = _rows_of(count_ptr, first, chunk)
     if ADD and mine == 0:
         return
     tiles_n = tl.cdiv(size, BLOCK_N)
     tile_m, tile_n = tile_of(tl.program_id(0), tl.cdiv(classes, BLOCK_M), tiles_n, GROUP_M)
     class_ = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     column = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    at = out + class_.to(tl.int64)[:, None] * size + column[None, :]
+    at = out_ptr + class_.to(tl.int64)[:, None] * size + column[None, :]
     written = (class_ < classes)[:, None] & (column < size)[None, :]
     accumulator = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     if ADD:
@@ -436,34 +500,55 @@ def _grad_weight(
     for begin in range(0, mine, BLOCK_K):
         place = begin + tl.arange(0, BLOCK_K)
         wanted = True
-        if largest is not None:
+        if largest_ptr is not None:
             square = begin // PANEL * tl.cdiv(classes, PANEL) + tile_m * BLOCK_M // PANEL
-            wanted = tl.load(largest + square) > filter_eps
+            wanted = tl.load(largest_ptr + square) > filter_eps
         if wanted:
             real = (place < mine)[:, None]
-            g = tl.load(gradient + place.to(tl.int64)[:, None] * stride + class_[None, :], mask=real, other=0.0)
-            row = tl.load(rows + first + tl.minimum(place, mine - 1)).to(tl.int64)
-            x_tile = tl.load(x + row[:, None] * x_stride + column[None, :], mask=(column < size)[None, :], other=0.0)
+            g = tl.load(gradient_ptr + place.to(tl.int64)[:, None] * stride + class_[None, :], mask=real, other=0.0)
+            row = tl.load(rows_ptr + first + tl.minimum(place, mine - 1)).to(tl.int64)
+            x_tile = tl.load(
+                x_ptr + row[:, None] * x_stride + column[None, :], mask=(column < size)[None, :], other=0.0
+            )
             accumulator = tl.dot(tl.trans(g), x_tile, accumulator, input_precision=PRECISION)
     tl.store(at, accumulator, mask=written)
 
 
 @triton.jit(do_not_specialize=["n"])
-def _finish(source, slots, grad, out, n, size, BY_ROW: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """out (n, size) = grad · source; grad: a number, BY_ROW, or None for 1. slots: source is by slot; -1 gives 0."""
+def _finish(
+    source_ptr,
+    slots_ptr,
+    grad_ptr,
+    out_ptr,
+    n,
+    size,
+    BY_ROW: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """A gradient in its tensor's type, times the gradient of the loss.
+
+    Pointers:
+        source_ptr: (rows, size), float32, by slot where there are slots.
+        slots_ptr: (n,), int32, what `_compact` wrote: -1 gives 0; or None.
+        grad_ptr: a number, or (n,) with BY_ROW, float32; None for 1.
+        out_ptr: (n, size), written.
+    """
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     slot = row
-    if slots is not None:
-        slot = tl.load(slots + row, mask=row < n, other=-1)
+    if slots_ptr is not None:
+        slot = tl.load(slots_ptr + row, mask=row < n, other=-1)
     real = (row < n)[:, None] & (column < size)[None, :]
     at = slot.to(tl.int64)[:, None] * size + column[None, :]
-    value = tl.load(source + at, mask=real & (slot >= 0)[:, None], other=0.0)
+    value = tl.load(source_ptr + at, mask=real & (slot >= 0)[:, None], other=0.0)
     if BY_ROW:
-        value *= tl.load(grad + row, mask=(row < n) & (slot >= 0), other=0.0)[:, None]
-    elif grad is not None:
-        value *= tl.load(grad)
-    tl.store(out + row.to(tl.int64)[:, None] * size + column[None, :], value.to(out.dtype.element_ty), mask=real)
+        value *= tl.load(grad_ptr + row, mask=(row < n) & (slot >= 0), other=0.0)[:, None]
+    elif grad_ptr is not None:
+        value *= tl.load(grad_ptr)
+    tl.store(
+        out_ptr + row.to(tl.int64)[:, None] * size + column[None, :], value.to(out_ptr.dtype.element_ty), mask=real
+    )
 
 
 # Tile sizes. BLOCK_K of _logits divides EVEN; tiles of the stash divide a panel, so that squares may be skipped.
@@ -494,6 +579,9 @@ _LOGITS = [
     Config({"BLOCK_M": 128, "PANELS": 1, "BLOCK_K": 32, "GROUP_M": 32}, 8, 2, AMD, (2, 4)),
     Config({"BLOCK_M": 32, "PANELS": 2, "BLOCK_K": 32, "GROUP_M": 2}, targets=TESTS),
 ]
+_WEIGHTED_LOGITS = [replace(_LOGITS[0], targets=("sm_80",)), *_LOGITS[1:]]
+"""Where logits are summed with class weights: on sm_90 the first would spill."""
+
 _GRAD_HIDDEN = [
     Config({"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 64, "GROUP_M": 8}, 8, 3, ("sm_80", "sm_90"), (2,)),
     Config({"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64, "GROUP_M": 8}, 8, 3, NVIDIA, (2,)),
@@ -556,8 +644,8 @@ class _Head:
 
         self.rows, self.labels, self.slots = (self.make_empty(self.n, dtype=torch.int32) for _ in range(3))
         self.count = self.make_empty(1, dtype=torch.int32)
-        self.losses, self.row_peaks, self.row_masses = (self.make_empty(self.n) for _ in range(3))
-        self.panel_peaks, self.panel_masses = (self.make_empty(self.panels, self.chunk) for _ in range(2))
+        self.losses, self.row_maxes, self.sum_exps = (self.make_empty(self.n) for _ in range(3))
+        self.panel_maxes, self.panel_sums = (self.make_empty(self.panels, self.chunk) for _ in range(2))
         self.panel_totals = None if self.label_smoothing is None else self.make_empty(self.panels, self.chunk)
         self.picked = self.make_empty(self.chunk)
         squares = (cdiv(self.chunk, PANEL), cdiv(self.classes, PANEL))
@@ -577,7 +665,7 @@ class _Head:
     def _launch(
         self, kernel: Any, grid: Callable[[dict[str, int]], tuple[int, ...]], *arguments: Any, **how: Any
     ) -> None:
-        shape = (self.classes, self.size)
+        shape = (self.classes, self.size, 0 if self.class_weights is None else self.classes)
         launch(kernel, grid, *arguments, device=self.device, dtype=self.compute, shape=shape, **how)
 
     def new_stash(self) -> Tensor:
@@ -591,10 +679,10 @@ class _Head:
             _logits,
             lambda blocks: (min(most, cdiv(self.chunk, blocks["BLOCK_M"]) * cdiv(self.panels, blocks["PANELS"])),),
             *(self.x, self.weight, self.bias, self.rows, self.labels, self.count),
-            *(self.panel_peaks, self.panel_masses, self.panel_totals, self.picked, stash, self.class_weights),
+            *(self.panel_maxes, self.panel_sums, self.panel_totals, self.picked, stash, self.class_weights),
             *(first, self.chunk, self.classes, self.size, self.x.stride(0), self.weight.stride(0)),
             *(self.panels * PANEL, self.softcap),
-            configs=_LOGITS,
+            configs=_LOGITS if self.class_weights is None or self.panel_totals is None else _WEIGHTED_LOGITS,
             PANEL=PANEL,
             EVEN=self.size % EVEN == 0,
             PRECISION=dot_precision(self.compute, self.device),
@@ -605,8 +693,8 @@ class _Head:
         self._launch(
             _losses,
             lambda blocks: (cdiv(self.chunk, blocks["BLOCK_M"]),),
-            *(self.panel_peaks, self.panel_masses, self.panel_totals, self.picked, self.rows, self.labels, self.count),
-            *(self.row_peaks, self.row_masses, self.losses, lses, self.class_weights, self.mean_weight),
+            *(self.panel_maxes, self.panel_sums, self.panel_totals, self.picked, self.rows, self.labels, self.count),
+            *(self.row_maxes, self.sum_exps, self.losses, lses, self.class_weights, self.mean_weight),
             *(first, self.chunk, self.classes, self.panels, self.label_smoothing, self.z_loss),
             configs=_LOSSES,
         )
@@ -625,7 +713,7 @@ class _Head:
         self._launch(
             _gradient,
             lambda _: (cdiv(self.classes, PANEL), cdiv(rows, depth)),
-            *(stash, gradient, self.panel_peaks, self.row_peaks, self.row_masses, self.rows, self.labels, *grads),
+            *(stash, gradient, self.panel_maxes, self.row_maxes, self.sum_exps, self.rows, self.labels, *grads),
             *(self.class_weights, self.mean_weight),
             *(self.count, bias_gradient, self.largest, first, self.chunk, self.classes, self.panels * PANEL),
             *(depth, self.label_smoothing, self.z_loss, self.softcap),
@@ -707,19 +795,19 @@ def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Te
     for first in head.firsts:
         head.make_logits(first, stash)
         head.make_losses(first, lses)
-    sums = head.losses, head.make_empty(0) if lses is None else lses, head.row_peaks, head.row_masses
+    sums = head.losses, head.make_empty(0) if lses is None else lses, head.row_maxes, head.sum_exps
     if stash is None:
         return *sums, head.make_empty(0), head.make_empty(0)
-    return *sums, stash, head.panel_peaks
+    return *sums, stash, head.panel_maxes
 
 
 def backward(
     grad: Tensor,
     lse_grad: Tensor | None,
-    row_peaks: Tensor,
-    row_masses: Tensor,
+    row_maxes: Tensor,
+    sum_exps: Tensor,
     stash: Tensor,
-    panel_peaks: Tensor,
+    panel_maxes: Tensor,
     *arguments: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients in hidden, weight and bias (empty where not needed).
@@ -729,11 +817,11 @@ def backward(
     """
     hidden, weight, target, bias, *options, _with_lse, keep, needs = arguments
     head = _Head(hidden, weight, target, bias, *options)
-    head.row_peaks, head.row_masses = row_peaks, row_masses
+    head.row_maxes, head.sum_exps = row_maxes, sum_exps
     gradients, made = _Gradients(head, needs), head.new_stash()
     grads = grad.contiguous(), None if lse_grad is None else lse_grad.contiguous()
     if keep:
-        head.panel_peaks = panel_peaks
+        head.panel_maxes = panel_maxes
         gradients.add(0, stash, made.view(head.compute), *grads)
     else:
         for first in head.firsts:

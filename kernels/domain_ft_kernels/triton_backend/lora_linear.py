@@ -33,12 +33,9 @@ import triton.language as tl
 from torch import Tensor
 
 from domain_ft_kernels import dropout
-from domain_ft_kernels.lora_linear import by_kind, split_scale
+from domain_ft_kernels.layers import RANK_STEP, by_kind, down_columns, rounded_up, split_scale
 from domain_ft_kernels.triton_backend.launch import INTERPRETER, Config, dot_precision, launch
 from domain_ft_kernels.triton_backend.tiles import column_keys, dealt, kept, row_keys, tile_of
-
-RANK_STEP = 16
-"""A layer's columns of t and dt are a multiple of this."""
 
 FUSED_RANK = {2: 64, 4: 32}
 """The largest rank for which t or dt is made in the main loop, by bytes of an element: what registers allow."""
@@ -69,7 +66,7 @@ def _pick(which, values):
 
 @triton.jit
 def _locate(tile, sizes, BLOCK: tl.constexpr):
-    """The layer that `tile` belongs to, where the tiles of all layers stand in a row, and its number there."""
+    """The layer that `tile` belongs to, where tiles are numbered layer after layer, and its number in the layer."""
     which = 0
     first = 0
     end = 0
@@ -82,7 +79,7 @@ def _locate(tile, sizes, BLOCK: tl.constexpr):
 
 @triton.jit
 def _multiply(
-    acc, left, weight, small, rows, columns, m, k, n, rank,
+    acc, left_ptr, weight_ptr, small_ptr, rows, columns, m, k, n, rank,
     left_stride, weight_k, weight_n, small_k, small_r,
     SMALL: tl.constexpr, DIVISOR: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr,
@@ -92,7 +89,7 @@ def _multiply(
     left (m, k), weight (k, n), small (k, rank); DIVISOR divides k.
     """
     low = tl.zeros([BLOCK_M, BLOCK_R], tl.float32)
-    left_rows = left + rows.to(tl.int64) * left_stride
+    left_rows = left_ptr + rows.to(tl.int64) * left_stride
     ranks = tl.arange(0, BLOCK_R)
     for start in range(0, k, BLOCK_K):
         ks = start + tl.arange(0, BLOCK_K)
@@ -104,10 +101,10 @@ def _multiply(
             weight_inside &= (ks < k)[:, None]
             small_inside &= (ks < k)[:, None]
         left_tile = tl.load(left_rows[:, None] + ks[None, :], mask=inside, other=0.0)
-        weight_at = weight + ks[:, None] * weight_k + columns[None, :] * weight_n
+        weight_at = weight_ptr + ks[:, None] * weight_k + columns[None, :] * weight_n
         acc = tl.dot(left_tile, tl.load(weight_at, mask=weight_inside, other=0.0), acc, input_precision=PRECISION)
         if SMALL:
-            small_at = small + ks[:, None] * small_k + ranks[None, :] * small_r
+            small_at = small_ptr + ks[:, None] * small_k + ranks[None, :] * small_r
             small_tile = tl.load(small_at, mask=small_inside, other=0.0).to(left_tile.dtype)
             low = tl.dot(left_tile, small_tile, low, input_precision=PRECISION)
     return acc, low
@@ -115,55 +112,61 @@ def _multiply(
 
 @triton.jit
 def _raise(
-    acc, low, up, columns, n, rank, first, scale,
+    acc, low, up_ptr, columns, n, rank, first, scale,
     up_r, up_n,
     PRECISION: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
     """acc + low · scale · up: low (BLOCK_M, BLOCK_R) are the columns of t or dt from `first` on, up (rank, n)."""
     ranks = first + tl.arange(0, BLOCK_R)
     inside = (ranks < rank)[:, None] & (columns < n)[None, :]
-    up_tile = tl.load(up + ranks[:, None] * up_r + columns[None, :] * up_n, mask=inside, other=0.0)
+    up_tile = tl.load(up_ptr + ranks[:, None] * up_r + columns[None, :] * up_n, mask=inside, other=0.0)
     scaled = (up_tile.to(tl.float32) * scale).to(low.dtype)
     return tl.dot(low, scaled, acc, input_precision=PRECISION)
 
 
 @triton.jit
 def _raise_all(
-    acc, down, up, rows, columns, m, n, rank, down_stride, scale,
+    acc, down_ptr, up_ptr, rows, columns, m, n, rank, down_stride, scale,
     up_r, up_n,
     PRECISION: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
     """acc + down · scale · up, where a layer's down (m, R) is in memory, with its columns of zeros."""
-    down_rows = down + rows.to(tl.int64) * down_stride
+    down_rows = down_ptr + rows.to(tl.int64) * down_stride
     width = tl.cdiv(rank, 16) * 16
     for first in range(0, rank, BLOCK_R):
         ranks = first + tl.arange(0, BLOCK_R)
         inside = (rows < m)[:, None] & (ranks < width)[None, :]
         low = tl.load(down_rows[:, None] + ranks[None, :], mask=inside, other=0.0)
-        acc = _raise(acc, low, up, columns, n, rank, first, scale, up_r, up_n, PRECISION, BLOCK_R)
+        acc = _raise(acc, low, up_ptr, columns, n, rank, first, scale, up_r, up_n, PRECISION, BLOCK_R)
     return acc
 
 
 @triton.jit
-def _store_low(down, low, rows, columns, m, rank, down_stride):
+def _store_low(down_ptr, low, rows, columns, m, rank, down_stride):
     """Write these rows and columns of a layer's t or dt, its columns of zeros too."""
     inside = (rows < m)[:, None] & (columns < tl.cdiv(rank, 16) * 16)[None, :]
-    tl.store(down + rows.to(tl.int64)[:, None] * down_stride + columns[None, :], low, mask=inside)
+    tl.store(down_ptr + rows.to(tl.int64)[:, None] * down_stride + columns[None, :], low, mask=inside)
 
 
 @triton.jit(do_not_specialize=["m"])
 def _linear(
-    x, weights, biases, lora_as, lora_bs, ys, down, features, ranks, starts, scales, up_scales,
-    m, k, x_stride, weight_n, weight_k, down_stride,
+    x_ptr, weight_ptrs, bias_ptrs, lora_a_ptrs, lora_b_ptrs, y_ptrs, down_ptr,
+    features, ranks, starts, scales, up_scales, m, k, x_stride, weight_n, weight_k, down_stride,
     MAKE_DOWN: tl.constexpr, HAS_BIAS: tl.constexpr, DIVISOR: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """y = x Wᵀ + t Bᵀ + b for a tile of one layer's y.
 
-    x (m, k), weights (features, k) with the strides weight_n and weight_k, biases (features,), lora_as (ranks, k),
-    lora_bs (features, ranks), ys (m, features); scales are s₁, up_scales s₂.
-    down (m, Σ R): a layer's t begins at its column of `starts`; made here
-    with MAKE_DOWN, else read.
+    With MAKE_DOWN the loop makes t beside y, else t is read. `starts` are the layers' first columns of t, `scales` are
+    s₁, `up_scales` s₂. A tuple of pointers has one for each layer.
+
+    Pointers:
+        x_ptr: (m, k), rows x_stride elements apart.
+        weight_ptrs: (features, k), with the strides weight_n and weight_k.
+        bias_ptrs: (features,); none without HAS_BIAS.
+        lora_a_ptrs: (ranks, k); lora_b_ptrs: (features, ranks).
+        y_ptrs: (m, features), written.
+        down_ptr: t, (m, Σ R), rows down_stride elements apart; written with MAKE_DOWN.
     """
     tiles_n = 0
     for index in tl.static_range(len(features)):
@@ -176,39 +179,45 @@ def _linear(
 
     acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     acc, low = _multiply(
-        acc, x, _pick(layer, weights), _pick(layer, lora_as), rows, columns, m, k, n, rank,
+        acc, x_ptr, _pick(layer, weight_ptrs), _pick(layer, lora_a_ptrs), rows, columns, m, k, n, rank,
         x_stride, _pick(layer, weight_k), _pick(layer, weight_n), 1, k,
         MAKE_DOWN, DIVISOR, PRECISION, BLOCK_M, BLOCK_K, BLOCK_R,
     )  # fmt: skip
     if MAKE_DOWN:
-        low = (low * _pick(layer, scales)).to(down.dtype.element_ty)
+        low = (low * _pick(layer, scales)).to(down_ptr.dtype.element_ty)
         if tile_n == 0:
-            _store_low(down + start, low, rows, tl.arange(0, BLOCK_R), m, rank, down_stride)
+            _store_low(down_ptr + start, low, rows, tl.arange(0, BLOCK_R), m, rank, down_stride)
         up_scale = _pick(layer, up_scales)
-        acc = _raise(acc, low, _pick(layer, lora_bs), columns, n, rank, 0, up_scale, 1, rank, PRECISION, BLOCK_R)
+        acc = _raise(acc, low, _pick(layer, lora_b_ptrs), columns, n, rank, 0, up_scale, 1, rank, PRECISION, BLOCK_R)
     else:
         acc = _raise_all(
-            acc, down + start, _pick(layer, lora_bs), rows, columns, m, n, rank, down_stride, _pick(layer, up_scales),
-            1, rank, PRECISION, BLOCK_R,
+            acc, down_ptr + start, _pick(layer, lora_b_ptrs), rows, columns, m, n, rank, down_stride,
+            _pick(layer, up_scales), 1, rank, PRECISION, BLOCK_R,
         )  # fmt: skip
     if HAS_BIAS:
-        bias = tl.load(_pick(layer, biases) + columns, mask=columns < n, other=0.0)
+        bias = tl.load(_pick(layer, bias_ptrs) + columns, mask=columns < n, other=0.0)
         acc += bias.to(tl.float32)[None, :]
-    y = _pick(layer, ys) + rows.to(tl.int64)[:, None] * n + columns[None, :]
-    tl.store(y, acc.to(down.dtype.element_ty), mask=(rows < m)[:, None] & (columns < n)[None, :])
+    y = _pick(layer, y_ptrs) + rows.to(tl.int64)[:, None] * n + columns[None, :]
+    tl.store(y, acc.to(down_ptr.dtype.element_ty), mask=(rows < m)[:, None] & (columns < n)[None, :])
 
 
 @triton.jit(do_not_specialize=["m", "seed", "threshold"])
 def _linear_dx(
-    grads, weights, lora_as, lora_bs, dx, down, features, ranks, starts, scales, up_scales,
+    grad_ptrs, weight_ptrs, lora_a_ptrs, lora_b_ptrs, dx_ptr, down_ptr, features, ranks, starts, scales, up_scales,
     m, k, grad_strides, weight_n, weight_k, down_stride, seed: tl.int64, threshold: tl.int32,
     MAKE_DOWN: tl.constexpr, DROPOUT: tl.constexpr, DIVISOR: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """dx = Σ g W + (dt A) ∘ M, summed over the layers, for a tile of dx (m, k).
+    """dx = Σ g W + (dt A) ∘ M, summed over the layers, for a tile of dx.
 
-    grads (m, features); down (m, Σ R) holds dt as `_linear`'s does t. BLOCK_N is of the columns of dx here and BLOCK_K
-    of the features, over which the products sum.
+    BLOCK_N counts columns of dx here, and BLOCK_K the features over which the products sum. The rest as in `_linear`.
+
+    Pointers:
+        grad_ptrs: g, (m, features), rows grad_strides elements apart.
+        weight_ptrs: (features, k), with the strides weight_n and weight_k.
+        lora_a_ptrs: (ranks, k); lora_b_ptrs: (features, ranks).
+        dx_ptr: (m, k), written.
+        down_ptr: dt, (m, Σ R), rows down_stride elements apart; written with MAKE_DOWN.
     """
     tile_m, tile_n = tile_of(tl.program_id(0), tl.cdiv(m, BLOCK_M), tl.cdiv(k, BLOCK_N), GROUP_M=8)
     rows = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -217,54 +226,58 @@ def _linear_dx(
     lows = ()
     for layer in tl.static_range(len(features)):
         acc, low = _multiply(
-            acc, grads[layer], weights[layer], lora_bs[layer], rows, columns, m, features[layer], k, ranks[layer],
-            grad_strides[layer], weight_n[layer], weight_k[layer], ranks[layer], 1,
+            acc, grad_ptrs[layer], weight_ptrs[layer], lora_b_ptrs[layer], rows, columns,
+            m, features[layer], k, ranks[layer], grad_strides[layer], weight_n[layer], weight_k[layer], ranks[layer], 1,
             MAKE_DOWN, DIVISOR, PRECISION, BLOCK_M, BLOCK_K, BLOCK_R,
         )  # fmt: skip
         if MAKE_DOWN:
-            low = (low * scales[layer]).to(down.dtype.element_ty)
+            low = (low * scales[layer]).to(down_ptr.dtype.element_ty)
             if tile_n == 0:
-                _store_low(down + starts[layer], low, rows, tl.arange(0, BLOCK_R), m, ranks[layer], down_stride)
+                _store_low(down_ptr + starts[layer], low, rows, tl.arange(0, BLOCK_R), m, ranks[layer], down_stride)
             lows = lows + (low,)  # type: ignore[assignment]  # noqa: RUF005 (Triton cannot unpack)
     update = tl.zeros([BLOCK_M, BLOCK_N], tl.float32) if DROPOUT else acc
     for layer in tl.static_range(len(features)):
         if MAKE_DOWN:
             update = _raise(
-                update, lows[layer], lora_as[layer], columns, k, ranks[layer], 0, up_scales[layer],
+                update, lows[layer], lora_a_ptrs[layer], columns, k, ranks[layer], 0, up_scales[layer],
                 k, 1, PRECISION, BLOCK_R,
             )  # fmt: skip
         else:
             update = _raise_all(
-                update, down + starts[layer], lora_as[layer], rows, columns, m, k, ranks[layer], down_stride,
+                update, down_ptr + starts[layer], lora_a_ptrs[layer], rows, columns, m, k, ranks[layer], down_stride,
                 up_scales[layer], k, 1, PRECISION, BLOCK_R,
             )  # fmt: skip
     if DROPOUT:
         column_key = dealt(column_keys(seed, columns), BLOCK_N)
         update = acc + tl.where(kept(row_keys(seed, rows), column_key, threshold), update, 0.0)
-    dx_at = dx + rows.to(tl.int64)[:, None] * k + columns[None, :]
-    tl.store(dx_at, update.to(down.dtype.element_ty), mask=(rows < m)[:, None] & (columns < k)[None, :])
+    dx_at = dx_ptr + rows.to(tl.int64)[:, None] * k + columns[None, :]
+    tl.store(dx_at, update.to(down_ptr.dtype.element_ty), mask=(rows < m)[:, None] & (columns < k)[None, :])
 
 
 @triton.jit(do_not_specialize=["m", "seed", "threshold"])
 def _down(
-    left, smalls, down, ranks, starts, scales,
+    left_ptr, small_ptrs, down_ptr, ranks, starts, scales,
     m, k, left_stride, small_k, small_r, down_stride, seed: tl.int64, threshold: tl.int32,
     DROPOUT: tl.constexpr, DIVISOR: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """down = scale · (left ∘ M) small: t from x and A, or dt from g and B, for a block of rows.
+    """t = s₁ (x ∘ M) Aᵀ, or dt = s₁ g B, for a block of rows.
 
-    left (m, k); smalls (k, ranks) with the strides small_k and small_r; down (m, Σ R) as `_linear` has it. A program
-    makes BLOCK_R columns of every layer's, so that up to that rank x is read once.
+    A program makes BLOCK_R columns of every layer's, so that up to that rank x is read once.
+
+    Pointers:
+        left_ptr: x or g, (m, k), rows left_stride elements apart.
+        small_ptrs: A or B as (k, ranks), with the strides small_k and small_r.
+        down_ptr: t or dt, (m, Σ R), rows down_stride elements apart, written.
     """
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     first = tl.program_id(1) * BLOCK_R
     columns = first + tl.arange(0, BLOCK_R)
-    left_rows = left + rows.to(tl.int64) * left_stride
+    left_rows = left_ptr + rows.to(tl.int64) * left_stride
     if DROPOUT:
         row_key = row_keys(seed, rows)
     lows = ()
-    for _ in tl.static_range(len(smalls)):
+    for _ in tl.static_range(len(small_ptrs)):
         lows = lows + (tl.zeros([BLOCK_M, BLOCK_R], tl.float32),)  # type: ignore[assignment]  # noqa: RUF005
     for start in range(0, k, BLOCK_K):
         ks = start + tl.arange(0, BLOCK_K)
@@ -276,40 +289,44 @@ def _down(
             column_key = dealt(column_keys(seed, ks), BLOCK_K)
             left_tile = tl.where(kept(row_key, column_key, threshold), left_tile, 0.0)
         sums = ()
-        for layer in tl.static_range(len(smalls)):
+        for layer in tl.static_range(len(small_ptrs)):
             small_inside = (columns < ranks[layer])[None, :]
             if DIVISOR % BLOCK_K != 0:
                 small_inside &= (ks < k)[:, None]
-            small_at = smalls[layer] + ks[:, None] * small_k + columns[None, :] * small_r
+            small_at = small_ptrs[layer] + ks[:, None] * small_k + columns[None, :] * small_r
             small_tile = tl.load(small_at, mask=small_inside, other=0.0).to(left_tile.dtype)
             low = tl.dot(left_tile, small_tile, lows[layer], input_precision=PRECISION)
             sums = sums + (low,)  # type: ignore[assignment]  # noqa: RUF005
         lows = sums
-    for layer in tl.static_range(len(smalls)):
-        low = (lows[layer] * scales[layer]).to(down.dtype.element_ty)
-        _store_low(down + starts[layer], low, rows, columns, m, ranks[layer], down_stride)
+    for layer in tl.static_range(len(small_ptrs)):
+        low = (lows[layer] * scales[layer]).to(down_ptr.dtype.element_ty)
+        _store_low(down_ptr + starts[layer], low, rows, columns, m, ranks[layer], down_stride)
 
 
 @triton.jit(do_not_specialize=["m", "chunk_rows", "seed", "threshold"])
 def _outer(
-    lefts, right, partials, bias_partials, sizes, widths, reads, starts,
+    left_ptrs, right_ptr, partial_ptrs, bias_partial_ptrs, sizes, widths, reads, starts,
     left_strides, right_stride, partial_c, partial_r, m, chunk_rows, seed: tl.int64, threshold: tl.int32,
     DROPOUT: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
     """partial[c, r] = Σ (left ∘ M)[row, c] · right[row, r] over a chunk of rows, for a tile of one layer's partial.
 
-    lefts (m, sizes); right (m, ...), of which a layer takes `reads` columns from `starts` on, the first `widths` of
-    them for more than zeros; partials (chunks, sizes, widths) with the strides partial_c and partial_r, the chunks
-    without a gap. With BIAS also bias_partials (chunks, sizes), the columns' sums.
+    A layer takes `reads` columns of right from `starts` on; those beyond the first `widths` are zeros.
+
+    Pointers:
+        left_ptrs: (m, sizes), rows left_strides elements apart.
+        right_ptr: (m, ...), rows right_stride elements apart.
+        partial_ptrs: (chunks, sizes, widths), float32, with the strides partial_c and partial_r in a chunk; written.
+        bias_partial_ptrs: (chunks, sizes), float32, written with BIAS: the sums of left's columns.
     """
     layer, tile = _locate(tl.program_id(0), sizes, BLOCK_C)
     chunk = tl.program_id(2)
     size, width = _pick(layer, sizes), _pick(layer, widths)
     columns = tile * BLOCK_C + tl.arange(0, BLOCK_C)
     ranks = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)
-    left_columns = _pick(layer, lefts) + columns
-    right_columns = right + _pick(layer, starts) + ranks
+    left_columns = _pick(layer, left_ptrs) + columns
+    right_columns = right_ptr + _pick(layer, starts) + ranks
     left_stride = _pick(layer, left_strides)
 
     acc = tl.zeros([BLOCK_C, BLOCK_R], tl.float32)
@@ -333,23 +350,28 @@ def _outer(
     chunk_start = chunk.to(tl.int64) * size
     at = columns[:, None] * _pick(layer, partial_c) + ranks[None, :] * _pick(layer, partial_r)
     inside = (columns < size)[:, None] & (ranks < width)[None, :]
-    tl.store(_pick(layer, partials) + chunk_start * width + at, acc, mask=inside)
+    tl.store(_pick(layer, partial_ptrs) + chunk_start * width + at, acc, mask=inside)
     if BIAS and tl.program_id(1) == 0:
-        tl.store(_pick(layer, bias_partials) + chunk_start + columns, total, mask=columns < size)
+        tl.store(_pick(layer, bias_partial_ptrs) + chunk_start + columns, total, mask=columns < size)
 
 
 @triton.jit
-def _add_up(partials, outputs, sizes, chunks, chunk_strides, scales, BLOCK: tl.constexpr):
-    """output = scale · Σ partial over its chunks, in order: partials (chunks, sizes), outputs (sizes,)."""
+def _add_up(partial_ptrs, output_ptrs, sizes, chunks, chunk_strides, scales, BLOCK: tl.constexpr):
+    """output = scale · Σ partial over its chunks, in order.
+
+    Pointers:
+        partial_ptrs: (chunks, sizes), float32, chunks chunk_strides elements apart.
+        output_ptrs: (sizes,), written.
+    """
     which, block = _locate(tl.program_id(0), sizes, BLOCK)
     places = block * BLOCK + tl.arange(0, BLOCK)
     inside = places < _pick(which, sizes)
-    partial, stride = _pick(which, partials), _pick(which, chunk_strides)
+    partial, stride = _pick(which, partial_ptrs), _pick(which, chunk_strides)
     total = tl.zeros([BLOCK], tl.float32)
     for chunk in range(_pick(which, chunks)):
         total += tl.load(partial + chunk * stride + places, mask=inside, other=0.0)
     total *= _pick(which, scales)
-    output = _pick(which, outputs)
+    output = _pick(which, output_ptrs)
     tl.store(output + places, total.to(output.dtype.element_ty), mask=inside)
 
 
@@ -505,11 +527,6 @@ class _Group:
         return tuple(weight.stride(dimension) for weight in self.weights)
 
 
-def down_columns(ranks: Sequence[int]) -> int:
-    """How many columns t and dt have for layers of these ranks."""
-    return sum(_rounded_up(rank, RANK_STEP) for rank in ranks)
-
-
 def forward(
     x: Tensor,
     weights: Sequence[Tensor],
@@ -578,11 +595,11 @@ def backward(
         for layer, d_a in d_as.items():
             first = group.starts[layer]
             sums.append((stacked[0][:, first : first + len(d_a)], d_a, group.up_scales[layer]))
-    passes = (  # over the rows of g; the first that reads every g whose sum is wanted sums it up
+    walks = (  # over the rows of g; the first that reads every g whose sum is wanted sums it up
         (d_bs, down, group.starts, group.ranks),
         (d_weights, x, (0,) * len(grads), (x.shape[1],) * len(grads)),
     )
-    for outputs_of, right, starts, widths in passes:
+    for outputs_of, right, starts, widths in walks:
         if not outputs_of:
             continue
         with_biases = bool(d_biases) and d_biases.keys() <= outputs_of.keys()
@@ -683,7 +700,7 @@ def _launch_outer(
         padded: whether zeros fill these up to a multiple of RANK_STEP, as in t and dt.
         transposed: make (chunks, R, C) instead.
         masked: of left ∘ M.
-        biased: return the sums of the lefts' own columns beside, (chunks, C).
+        biased: return the sums of the lefts' columns too, (chunks, C).
     """
     m, sizes = len(right), tuple(left.shape[1] for left in lefts)
     rank_block, configs = (
@@ -700,10 +717,10 @@ def _launch_outer(
         _outer,
         lambda block: (_tiles(sizes, block["BLOCK_C"]), tiles_r, chunks),
         *(tuple(lefts), right, tuple(partials), tuple(totals), sizes, tuple(widths)),
-        *(tuple(_rounded_up(width, RANK_STEP) if padded else width for width in widths), tuple(starts)),
+        *(tuple(rounded_up(width, RANK_STEP) if padded else width for width in widths), tuple(starts)),
         *(tuple(left.stride(0) for left in lefts), right.stride(0)),
         *((ones, sizes) if transposed else (tuple(widths), ones)),
-        *(m, _rounded_up(triton.cdiv(m, chunks), LARGEST_BLOCK), group.seed, group.threshold),
+        *(m, rounded_up(triton.cdiv(m, chunks), LARGEST_BLOCK), group.seed, group.threshold),
         DROPOUT=masked,
         BIAS=biased,
         BLOCK_R=rank_block,
@@ -760,7 +777,3 @@ def _how(operand: Tensor) -> dict[str, Any]:
 def _rank_block(width: int, dtype: torch.dtype) -> int:
     """Columns of a tile of t or dt."""
     return max(RANK_STEP, min(FUSED_RANK[dtype.itemsize], triton.next_power_of_2(width)))
-
-
-def _rounded_up(size: int, step: int) -> int:
-    return triton.cdiv(size, step) * step

@@ -1,4 +1,4 @@
-"""Small pieces that the Triton kernels share: the order of tiles, tanh, and the dropout mask in registers."""
+"""What the Triton kernels share: the order of tiles, tanh, and the dropout mask in registers."""
 
 from __future__ import annotations
 
