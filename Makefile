@@ -44,7 +44,7 @@ format: $(VENV)/.installed-dev  ## Mend style and format
 
 types: $(VENV)/.installed-dev  ## Check the type hints
 	$(BIN)/mypy
-	MYPYPATH=$(TEST_PATH) $(BIN)/mypy $(LOOSE) benchmarks/*.py benchmarks/kernels/*.py tests/*.py tests/*/*.py
+	MYPYPATH=$(TEST_PATH) $(BIN)/mypy $(LOOSE) benchmarks/*.py benchmarks/kernels/*.py tests/*.py tests/*/*.py tests/*/*/*.py
 	MYPYPATH=benchmarks:benchmarks/tasks $(BIN)/mypy $(LOOSE) benchmarks/tasks/*.py
 
 bench: $(VENV)/.installed-dev  ## Measure speed and memory against transformers + PEFT

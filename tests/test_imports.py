@@ -126,6 +126,9 @@ def test_the_walls_stand() -> None:
     assert breaches == []
 
 
+TASK_ROOMS = ("domain_ft.corpus.tasks", "domain_ft.corpus.tagging")
+
+
 def test_no_verb_knows_another() -> None:
     """A verb's folder imports its own code and what verbs share; of another verb only the settings."""
     verbs = {path.name for path in (PACKAGE / "verbs").iterdir() if path.is_dir()} - {"shared", "__pycache__"}
@@ -147,10 +150,10 @@ def test_no_verb_knows_another() -> None:
 def test_conversations_know_nothing_of_tasks() -> None:
     """What both need is beside them, in `corpus`."""
     for path in (PACKAGE / "corpus" / "conversations").rglob("*.py"):
-        assert not any(name.startswith("domain_ft.corpus.tasks") for name in imports_of(path)), path
-    for name in ("grouping", "hub_splits", "inputs", "words"):
+        assert not any(name.startswith(TASK_ROOMS) for name in imports_of(path)), path
+    for name in ("near_copies", "splitting", "hub_splits", "inputs", "words"):
         path = PACKAGE / "corpus" / f"{name}.py"
-        assert not any(one.startswith(("domain_ft.corpus.tasks", "domain_ft.corpus.conv")) for one in imports_of(path))
+        assert not any(one.startswith((*TASK_ROOMS, "domain_ft.corpus.conv")) for one in imports_of(path))
 
 
 def test_kernels_know_nothing_of_domain_ft() -> None:

@@ -462,7 +462,7 @@ def prepared_tags(options: dict[str, str]) -> tuple[dict[str, Any], Judge, dict[
     """A tagging for the peer, in words and IOB2 tags; seqeval judges it."""
     from seqeval.metrics import f1_score
 
-    from domain_ft.corpus.tasks.tagging import TaggingSource, open_tagging
+    from domain_ft.corpus.tagging.opening import TaggingSource, open_tagging
 
     data = open_tagging(TaggingSource(**options))
     splits = {split: [words_and_tags(text) for text in data.splits[split]] for split in ("train", "test")}

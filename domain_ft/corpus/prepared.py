@@ -60,10 +60,10 @@ from domain_ft.corpus.splits import (
     Overlap,
     cut,
     fitting_groups,
-    held_out_groups,
     move_contained,
     pieces,
 )
+from domain_ft.corpus.splitting import draw_parts, lowest_hashes
 from domain_ft.corpus.workers import in_order
 from domain_ft.errors import CorpusError, RecordError
 from domain_ft.storage import alone, cache_folder, new_folder, sync_folder, write_json
@@ -379,7 +379,8 @@ class _Preparation:
         del signatures, pairs, similarity
         kept = np.flatnonzero(~copies)
         with _Spool(self.unfinished / "spool.arrows") as spool:
-            drawn = held_out_groups(groups, hashes, np.where(copies, 0, characters), self.fraction)[groups][kept]
+            sizes = np.bincount(groups, weights=np.where(copies, 0, characters))
+            drawn = draw_parts(lowest_hashes(groups, hashes), sizes, [self.fraction])[groups][kept] == 1
             split = Split(*self._keep_apart(spool, kept, groups[kept], drawn))
             self.counts["moved_to_training"] = int(drawn.sum() - split.held_out.sum())
             if not split.held_out.any():

@@ -8,7 +8,6 @@ document half of which stands in a training document goes over to training with 
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -29,23 +28,6 @@ _REACH = 1_000  # characters around the place of a cut in which a better place i
 _FITTING = 5.0
 # Where a text may be cut, best first: paragraph, line, sentence, word.
 _BOUNDARIES = (re.compile("\n\n"), re.compile("\n"), re.compile(r"[.!?]\s|[。．！？।؟]"), re.compile(r"\s"))
-
-
-def held_out_groups(groups: Integers, hashes: npt.ArrayLike, characters: Integers, fraction: float) -> Bools:
-    """(groups,) True for each group that is drawn for evaluation.
-
-    Args:
-        groups: (documents,) the group of each, from 0.
-        hashes: (documents,) a 64-bit hash of each document's content.
-        characters: (documents,) the length of each.
-        fraction: the share of groups to hold out.
-    """
-    count = int(groups.max()) + 1
-    keys = np.full(count, 2**64 - 1, dtype=np.uint64)
-    np.minimum.at(keys, groups, np.asarray(hashes, dtype=np.uint64))
-    drawn = keys < np.uint64(math.ceil(fraction * 2**64))
-    sizes = np.bincount(groups, weights=characters, minlength=count)
-    return drawn & (sizes <= fraction * sizes.sum())
 
 
 def fitting_groups(groups: Integers, characters: Integers, fraction: float) -> list[int]:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from domain_ft.corpus.tasks.entities import Span, TaggedText
+from domain_ft.corpus.tagging.entities import Span, TaggedText
 from domain_ft.corpus.words import Bounds, find_words
 from domain_ft.errors import CheckpointError
 from domain_ft.evaluation.bootstrap import FEW_DOCUMENTS, LEVEL, RESAMPLES

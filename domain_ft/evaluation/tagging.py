@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 
 from domain_ft.corpus.packing import passes
-from domain_ft.corpus.tasks.entities import TaggedText
-from domain_ft.corpus.tasks.tagging_rows import TaggingRows, TextEncoder
+from domain_ft.corpus.tagging.entities import TaggedText
+from domain_ft.corpus.tagging.rows import TaggingRows, TextEncoder
 from domain_ft.models.modes import evaluating
 from domain_ft.objectives.tagging import TaggingObjective
 

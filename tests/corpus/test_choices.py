@@ -18,9 +18,10 @@ from domain_ft.corpus.checks.items import Rejections
 from domain_ft.corpus.checks.opening import CheckedFile, Fields
 from domain_ft.corpus.checks.repairs import repair
 from domain_ft.corpus.readers.base import BadRecords, RawRecord, Reject
+from domain_ft.corpus.tagging.entities import Span
+from domain_ft.corpus.tagging.fields import TagFields
+from domain_ft.corpus.tagging.reading import read_tagged
 from domain_ft.corpus.tasks.choices import plain_records
-from domain_ft.corpus.tasks.entities import Span
-from domain_ft.corpus.tasks.entity_files import TagFields, read_tagged
 from domain_ft.corpus.tasks.examples import TaskData
 from domain_ft.corpus.tasks.opening import TaskSource, open_task
 from domain_ft.errors import CorpusError, RecordError, UserError

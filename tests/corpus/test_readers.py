@@ -223,6 +223,11 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
     "field twice in a list": ("a.json", b'[{"text": "a"}, {"text": "b", "text": "c"}]', ["given twice", "line 2"]),
     "field twice in a line": ("a.jsonl", b'[{"text": "a"}, {"text": "b", "text": "c"}]\n', ["given twice", "line 2"]),
     "field twice over lines": ("a.jsonl", b'{\n"text": "b",\n"text": "c"\n}\n', ["given twice", "line 1"]),
+    "field twice and broken": (
+        "a.jsonl",
+        b'{"text": "a"}\n{"text": "b", "text": "c", d\n',
+        ["broken JSON: Expecting property name", "line 2"],
+    ),
     "id twice": ("a.json", b'{"x": {"text": "a"}, "x": {"text": "b"}}', ["the id 'x' is given to two records"]),
     "cut gzip": ("a.txt.gz", gzip.compress(b"text" * 1000)[:-20], ["gzip data is damaged"]),
     "cut zstandard": ("a.txt.zst", pa.compress(b"text" * 1000, codec="zstd", asbytes=True)[:-5], ["Truncated"]),

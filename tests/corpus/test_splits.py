@@ -10,12 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain_ft.corpus.duplicates import shingles
-from domain_ft.corpus.splits import cut, fitting_groups, held_out_groups, move_contained, pieces
+from domain_ft.corpus.splits import cut, fitting_groups, move_contained, pieces
+from domain_ft.corpus.splitting import draw_parts, lowest_hashes
 
 
 def hashes(count: int, seed: int = 0) -> list[int]:
     draw = random.Random(seed)
     return [draw.getrandbits(64) for _ in range(count)]
+
+
+def held_out_groups(groups: np.ndarray, values: list[int], sizes: np.ndarray, fraction: float) -> np.ndarray:
+    """(groups,) True for each that `draw_parts` takes for the one share."""
+    return draw_parts(lowest_hashes(groups, values), np.bincount(groups, weights=sizes), [fraction]) == 1
 
 
 def test_about_the_share_of_groups_is_held_out() -> None:

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from tiny_tasks import ROWS, sentence, task, write
 
 from domain_ft.corpus.corpus import open_corpus
-from domain_ft.corpus.grouping import draw
 from domain_ft.corpus.prepared import prepare
 from domain_ft.corpus.readers.base import Reject
-from domain_ft.corpus.tasks import splits
+from domain_ft.corpus.splitting import draw
+from domain_ft.corpus.tasks import fingerprints
 from domain_ft.corpus.tasks.examples import Labels, TaskData
 from domain_ft.corpus.tasks.leaks import KINDS, find_leaks, remove_leaks
 from domain_ft.corpus.tasks.opening import TaskSource, open_task
@@ -112,7 +112,7 @@ def test_whatever_is_drawn_is_whole_groups_and_leaves_every_label(rows: list[Any
 
 
 def test_among_very_many_only_exact_copies_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splits, "MOST_COMPARED", 30)
+    monkeypatch.setattr(fingerprints, "MOST_COMPARED", 30)
     monkeypatch.setattr("domain_ft.corpus.tasks.opening.MOST_COMPARED", 30)
     data = task(write(tmp_path / "x.jsonl", [*rows(40), *rows(10)]))
     assert any("near copies are not looked for" in note for note in data.notes)

@@ -27,7 +27,7 @@ from domain_ft.corpus.conversations.formats import FieldChoice
 from domain_ft.corpus.conversations.reading import ConversationSource, iterate_conversations, open_conversations
 from domain_ft.corpus.conversations.rendering import ChatTemplate
 from domain_ft.corpus.conversations.rows import encode_conversations
-from domain_ft.corpus.grouping import text_fingerprints
+from domain_ft.corpus.near_copies import text_fingerprints
 from domain_ft.corpus.readers.base import BadRecords
 from domain_ft.errors import CorpusError, RecordError, SettingsError
 from domain_ft.verbs.data.mix import mix

@@ -259,6 +259,7 @@ def test_texts_with_spans_and_no_spaces(tmp_path: Path) -> None:
         for index in range(count):
             draw = generator(0, "japanese", name, index)
             before, entity = (str(draw.choice(own)) for own in (["この", "その患者の", ""], ["乳がん", "肺炎"]))
+            before = "".join(draw.choice(list("昨日今朝夕方病院内科外来受診時検査後"), 12)) + before  # no near copies
             text = f"{before}{entity}が見られた。{index}"
             lines.append({"text": text, "entities": [[len(before), len(before) + len(entity), "病名"]]})
         (tmp_path / name).write_text(

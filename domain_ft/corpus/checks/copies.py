@@ -18,10 +18,8 @@ from domain_ft.corpus.checks.findings import Finding
 from domain_ft.corpus.checks.items import Item
 from domain_ft.corpus.cleaning import normalise
 from domain_ft.corpus.duplicates import NEAR, PERMUTATIONS, Shingles, Signatures, Signer, near_copies, shingles
-from domain_ft.corpus.grouping import all_similar_pairs
+from domain_ft.corpus.near_copies import MOST_COMPARED, all_similar_pairs
 
-MOST_COMPARED = 1_000_000
-"""Records, more than which are compared for exact copies alone: half a gigabyte of signatures."""
 _SHORT = 1_000  # characters of a short text
 _RUN = 5
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)

@@ -25,8 +25,9 @@ from domain_ft.corpus.readers.base import (
     read_lines,
 )
 from domain_ft.corpus.readers.files import ending
-from domain_ft.corpus.tasks.entities import TaggedText, alike
-from domain_ft.corpus.tasks.entity_files import TagFields, read_tagged
+from domain_ft.corpus.tagging.entities import TaggedText, alike
+from domain_ft.corpus.tagging.fields import TagFields
+from domain_ft.corpus.tagging.reading import has_columns, read_tagged
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
 from domain_ft.corpus.tasks.labels import LabelRules
 
@@ -208,7 +209,8 @@ def tag_items(path: Path, name: str, fields: TagFields, bad: BadRecords, left: L
     """Texts with entities, as `tag` reads them; `left` counts the fields and files that are not read."""
     notes = list[str]()
     texts, _ = read_tagged(path, name, fields, None, bad, left=left, notes=notes)
-    about = [Finding(None, None, "columns", note) for note in notes]
+    kind = "columns" if has_columns(path) else "span-lists"
+    about = [Finding(None, None, kind, note) for note in notes]
     about += [Finding(None, one.file, "unread-file", f"{one.file} is not read: {one.reason}") for one in left.files]
     for names in alike(span.label for text in texts for span in text.spans):
         listed = ", ".join(f"'{own}'" for own in names)
@@ -218,8 +220,8 @@ def tag_items(path: Path, name: str, fields: TagFields, bad: BadRecords, left: L
         marked = ";".join(f"{span.start}-{span.end}:{span.label}" for span in text.spans)
         passages = (Passage(fields.text or "text", text.text),)
         findings = (*about, *_changed_spans(text))
-        about = []
         yield Item(text.line, passages, text.text, marked, "entities", findings, labels=labels)
+        about = []
 
 
 def _changed_spans(text: TaggedText) -> Iterator[Finding]:

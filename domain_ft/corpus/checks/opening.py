@@ -20,14 +20,15 @@ from domain_ft.corpus.readers.base import BadRecords, RawRecord, read_lines, tex
 from domain_ft.corpus.readers.choosing import Holds, what_fields_hold
 from domain_ft.corpus.readers.files import check_file, ending
 from domain_ft.corpus.readers.packing import PACKED
-from domain_ft.corpus.tasks.annotations import has_results, is_annotated, is_label_studio, with_spans
+from domain_ft.corpus.tagging.annotations import has_results, is_annotated, is_label_studio, with_spans
+from domain_ft.corpus.tagging.conll import looks_like_columns
+from domain_ft.corpus.tagging.fields import TagFields
+from domain_ft.corpus.tagging.knowledge_bases import is_knowledge_base
+from domain_ft.corpus.tagging.reading import entries, file_kind, has_columns, tagged_values
+from domain_ft.corpus.tagging.standoff import is_bioc, is_brat
 from domain_ft.corpus.tasks.choices import is_choice, label_studio_answers
-from domain_ft.corpus.tasks.conll import looks_like_columns
-from domain_ft.corpus.tasks.entity_files import TagFields, entries, file_kind, has_columns, json_values
 from domain_ft.corpus.tasks.fields import LABEL_NAMES, ExampleFields, FieldNames
-from domain_ft.corpus.tasks.knowledge_bases import is_knowledge_base
 from domain_ft.corpus.tasks.labels import LabelRules
-from domain_ft.corpus.tasks.standoff import brat_pairs, is_bioc
 from domain_ft.errors import CorpusError
 from domain_ft.quoting import listed
 from domain_ft.storage import user_path
@@ -93,7 +94,7 @@ class CheckedFile:
             CorpusError: there is no such file, it is not read, or it is not clear what it is for.
         """
         path = user_path(spec)
-        if not (path.is_dir() and brat_pairs(path)):
+        if not (path.is_dir() and is_brat(path)):
             check_file(path)
         name = path.name
         if kind == "auto":
@@ -257,7 +258,7 @@ def _first_values(path: Path, name: str, fields: Fields) -> Iterator[Any]:
     first = next(_first(path, name, fields), None) if ending(path) in (".jsonl", ".ndjson") else None
     asked = first is not None and recognise(first.fields, fields.choice) is not None
     if ending(path) in _JSON and not asked:  # a question's `documents` are no list of the file's records
-        values = (value for _, value in json_values(path, name, fields.bad))
+        values = (value for _, value in tagged_values(path, name, fields.bad))
         return itertools.islice(values, _LOOKED_AT)
     return (with_spans(record.fields) for record in _first(path, name, fields))
 

@@ -9,6 +9,7 @@ each other stay, and so do answers that seem cut off or are in another language:
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 from collections import Counter
@@ -27,8 +28,9 @@ from domain_ft.corpus.checks.tag_repairs import mend_columns, mend_record
 from domain_ft.corpus.conversations.formats import Fault, parse
 from domain_ft.corpus.readers.base import BOM, BadRecords, RawRecord, Reject, decode, open_bytes, read_lines
 from domain_ft.corpus.readers.files import ending
-from domain_ft.corpus.tasks.conll import begins_document, conll_blocks, layout_of
-from domain_ft.corpus.tasks.entity_files import file_kind, read_tagged
+from domain_ft.corpus.tagging.conll import begins_document, conll_blocks, layout_of
+from domain_ft.corpus.tagging.fields import TagFields
+from domain_ft.corpus.tagging.reading import file_kind, read_tagged, settled_fields
 from domain_ft.errors import CorpusError
 from domain_ft.locks import refuse_below_file, writing_beside
 
@@ -231,6 +233,11 @@ class _Repairing:
                 line = json.dumps(fields, ensure_ascii=False, default=str)
                 self.copy.write(without_surrogates(line) + "\n")  # they may stand in a field that is no text
 
+    @functools.cached_property
+    def tag_fields(self) -> TagFields:
+        """Which fields hold what in all tagged records of the file."""
+        return settled_fields(self.file.path, self.file.name, self.file.tag_fields, self.file.fields.bad)
+
     def _lines(self, bad: BadRecords) -> None:
         for number, offset, raw in read_lines(self.file.path, self.file.name, bad):
             line = decode(raw, self.file.name, bad, offset=offset, line=number)
@@ -264,7 +271,7 @@ class _Repairing:
     def _mended(self, record: RawRecord) -> dict[str, Any] | None:
         """The fields of a record with its texts mended; None where it is left out."""
         if self.file.kind == "tags":
-            return mend_record(record, self.file.tag_fields, self.find, self.changed)
+            return mend_record(record, self.tag_fields, self.find, self.changed)
 
         def visit(passage: Passage) -> str:
             return self._text(record.line, passage)

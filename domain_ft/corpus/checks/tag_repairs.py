@@ -16,11 +16,11 @@ from typing import Any
 from domain_ft.corpus.checks.encoding import mend_encoding, without_surrogates
 from domain_ft.corpus.checks.private import Hit, redact
 from domain_ft.corpus.readers.base import RawRecord
-from domain_ft.corpus.tasks.annotations import ENDS, LABELS, STARTS, first_of
-from domain_ft.corpus.tasks.conll import Layout, columns_of
-from domain_ft.corpus.tasks.entity_files import TagFields
-from domain_ft.corpus.tasks.knowledge_bases import is_knowledge_base
-from domain_ft.corpus.tasks.offsets import Counting, to_characters
+from domain_ft.corpus.tagging.annotations import ENDS, LABELS, STARTS, first_of
+from domain_ft.corpus.tagging.conll import Layout
+from domain_ft.corpus.tagging.fields import TagFields
+from domain_ft.corpus.tagging.knowledge_bases import is_knowledge_base
+from domain_ft.corpus.tagging.offsets import Counting, agrees, to_characters
 from domain_ft.corpus.words import Bounds, join_words
 from domain_ft.errors import CorpusError
 
@@ -33,7 +33,7 @@ Note = Callable[[int | None, str | None, bool, Sequence[Hit]], None]
 
 def mend_columns(lines: Sequence[tuple[int, str]], layout: Layout, find: Find, note: Note) -> Iterator[str]:
     """The lines of a sound CoNLL sentence, given after their numbers, with their words mended and masked."""
-    columns = [None if layout.is_comment(line) else columns_of(line.rstrip("\r\n")) for _, line in lines]
+    columns = [None if layout.is_comment(line) else layout.columns_of(line) for _, line in lines]
     words = [layout.word_of(parts) for parts in columns if parts is not None and layout.is_word(parts)]
     pieces = iter(_pieces(words, join_words, find))
     for (number, line), parts in zip(lines, columns, strict=True):
@@ -155,7 +155,12 @@ def _moved(span: Any, bounds: Bounds, places: Mapping[int, int], text: str, new:
     start, end = bounds
     if not isinstance(span, Mapping):
         return [places[start], places[end], *span[2:]]
-    repeated = {name for name, value in span.items() if name not in LABELS[:2] and value == text[start:end]}
+    there = text[start:end]
+    repeated = {
+        name
+        for name, value in span.items()
+        if name not in LABELS[:2] and isinstance(value, str) and (value == there or (value and agrees(value, there)))
+    }
     moved = dict(span)
     if "offsets" in span:
         own = {"text"} if "text" in span else set()  # of several parts: the text between them belongs to it now

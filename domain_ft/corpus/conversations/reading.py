@@ -27,29 +27,19 @@ from domain_ft.corpus.conversations.faults import Fault
 from domain_ft.corpus.conversations.formats import FieldChoice, Format, parse, recognise, to_chat, unrecognised
 from domain_ft.corpus.conversations.placeholders import Placeholders
 from domain_ft.corpus.corpus import hub_revision
-from domain_ft.corpus.duplicates import FAMILY, NEAR
-from domain_ft.corpus.grouping import (
-    Bools,
-    all_similar_pairs,
-    draw,
-    duplicate_groups,
-    text_fingerprints,
-    why_none_held_out,
-)
+from domain_ft.corpus.duplicates import NEAR
 from domain_ft.corpus.hub_splits import SPLIT_NAMES, flat, hub_splits
 from domain_ft.corpus.inputs import RECORD_ENDINGS, input_records
 from domain_ft.corpus.left_out import LeftOut
+from domain_ft.corpus.near_copies import Bools, all_similar_pairs, text_fingerprints
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, RawRecord, Reject, as_id, usual_id
 from domain_ft.corpus.readers.files import ending, stem
 from domain_ft.corpus.readers.packing import PACKED
 from domain_ft.corpus.recipes import Source
+from domain_ft.corpus.splitting import draw, groupings, why_none_held_out
 from domain_ft.errors import CorpusError
 from domain_ft.storage import user_path
 from domain_ft.wording import counted
-
-JOINED = {"near copies": FAMILY, "nearest copies": NEAR, "copies": None}
-"""What makes a group that is not parted, by the similarity from which on texts are joined: the first that leaves enough
-to hold out. With all but the last, conversations that ask the same are joined as well."""
 
 _LISTED = 100  # leaks that the facts name
 _PLACEHOLDERS = 5  # that are named in notes
@@ -347,17 +337,14 @@ def asked_first(conversation: Conversation) -> str:
 def _hold_out(conversations: Sequence[Conversation], source: ConversationSource) -> tuple[Bools, str]:
     """(conversations,) True for those that are held out, and how they were chosen.
 
-    Where nearly all examples are alike, as those of one long instruction, they would be one group, and nothing could be
-    held out: then only those that are more alike are joined.
+    Of the `groupings` the first is taken that leaves enough to hold out.
     """
     prints = text_fingerprints(map(compared_text, conversations))
-    hashes = prints.digests["hash"].astype(np.uint64)
     wanted = source.test_fraction * len(conversations)
     sources = [conversation.group or "" for conversation in conversations]
     asked = list(map(asked_first, conversations))
-    for words, similarity in JOINED.items():
-        groups = duplicate_groups(prints, sources, asked if similarity else [], similarity=similarity)
-        held = draw(groups, hashes, [()] * len(conversations), source.test_fraction)
+    for words, groups in groupings(prints, sources, asked):
+        held = draw(groups, prints.hashes, [()] * len(conversations), source.test_fraction)
         if held.sum() >= max(wanted / 2, 1):
             return held, f"{source.test_fraction:.0%} of the examples are held out, whole groups of {words} at a time"
     raise CorpusError(

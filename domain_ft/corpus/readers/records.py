@@ -7,7 +7,7 @@ import csv
 import itertools
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -29,7 +29,7 @@ from domain_ft.corpus.readers.base import (
 )
 from domain_ft.corpus.readers.choosing import LOOKED_AT, Holds
 from domain_ft.corpus.readers.headers import DELIMITERS, check_header, check_is_table, check_shape
-from domain_ft.json_files import MARKING, Doubled, RepeatedKeyError, find_doubled, loads
+from domain_ft.json_files import MARKING, Doubled, RepeatedKeyError, find_doubled
 
 _LARGEST_FIELD = 2**31 - 1  # the csv module's own limit is 131,072 characters; a field may be a whole book
 _SWALLOWED = 5  # lines within a quotation that all look like records, from which on it was left open by mistake
@@ -80,8 +80,47 @@ def jsonl_records(
     A file that holds a list of objects, or objects that are written over lines, is read as well: as a whole.
     """
     del columns
+    for line, value in json_values(path, name, bad, _listed_objects):
+        if is_object(value, name, bad, line):
+            yield RawRecord(line, value)
+
+
+def _listed_objects(value: Any) -> list[Any] | None:
+    """The objects of a list of them."""
+    return value if isinstance(value, list) and value and all(isinstance(item, dict) for item in value) else None
+
+
+def json_values(
+    path: Path | BinaryIO,
+    name: str,
+    bad: BadRecords,
+    records_in: Callable[[Any], list[Any] | None],
+    fix: str | None = None,
+) -> Iterator[tuple[int, Any]]:
+    """The records of JSON lines, or of JSON that is written over lines, as any values.
+
+    Args:
+        records_in: the records in the first value of the file, if it lists them; None where it is a record itself.
+        fix: what to do about a broken line.
+
+    Returns:
+        the line of each, or its number in the value that lists it, and the record. One that gives a field twice is
+        reported and left out.
+    """
+    return dropping_doubled(_marked_values(path, name, bad, records_in, fix), name, bad)
+
+
+def _marked_values(
+    path: Path | BinaryIO,
+    name: str,
+    bad: BadRecords,
+    records_in: Callable[[Any], list[Any] | None],
+    fix: str | None,
+) -> Iterator[tuple[int, Any]]:
+    """`json_values`, with the records that give a field twice, as `MARKING` marks them."""
     lines = read_lines(path, name, bad)
     count = blank = 0
+    held: tuple[int, Any] | None = None  # an object that lists records, unless there is another line
     for number, offset, raw in lines:
         count += 1
         if b"\0" in raw:
@@ -93,25 +132,32 @@ def jsonl_records(
         if not line.strip():
             blank += 1
             continue
+        if held is not None:
+            yield held
+            held = None
+        is_first = blank + 1 == count
         try:
-            value = loads(line)
-        except RepeatedKeyError:
-            value = MARKING.decode(line)  # which record has it is said below
+            value = MARKING.decode(line)
         except json.JSONDecodeError as error:
-            if blank + 1 == count and _goes_on(line, error):
+            if is_first and _goes_on(line, error):
                 text = _rest(line, lines, name, bad)
-                yield from () if text is None else _objects(text, name, bad, number)
+                yield from () if text is None else _values(text, name, bad, number, records_in)
                 return
-            bad.add(f"broken JSON: {error.msg} at column {error.colno}", file=name, line=number)
+            bad.add(f"broken JSON: {error.msg} at column {error.colno}", file=name, line=number, fix=fix)
             continue
         except (ValueError, RecursionError) as error:
-            bad.add(f"broken JSON: {error}", file=name, line=number)
+            bad.add(f"broken JSON: {error}", file=name, line=number, fix=fix)
             continue
-        if blank + 1 == count and isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-            items = dropping_doubled(enumerate(value, 1), name, bad)
-            yield from (RawRecord(place, item) for place, item in items)
-        elif not is_doubled(value, name, bad, number) and is_object(value, name, bad, number):
-            yield RawRecord(number, value)
+        listed = records_in(value) if is_first else None
+        if listed is None:
+            yield number, value
+        elif isinstance(value, list):
+            yield from enumerate(listed, 1)
+        else:
+            held = number, value
+    if held is not None:
+        _report_doubled_list(held[1], name, bad)
+        yield from enumerate(records_in(held[1]) or [], 1)
     if count and blank == count:
         report_empty(name, bad)
 
@@ -129,7 +175,10 @@ def json_records(path: Path, name: str, bad: BadRecords, columns: Columns | None
         values = MARKING.decode(text)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":  # JSON lines
-            yield from _objects(text, name, bad, 1)
+            found = _values(text, name, bad, 1, _listed_objects)
+            for line, value in dropping_doubled(found, name, bad):
+                if is_object(value, name, bad, line):
+                    yield RawRecord(line, value)
             return
         bad.add(f"broken JSON: {error.msg} at column {error.colno}", file=name, line=error.lineno)
         return
@@ -173,6 +222,12 @@ def dropping_doubled(values: Iterable[tuple[int, Any]], name: str, bad: BadRecor
     return ((number, value) for number, value in values if not is_doubled(value, name, bad, number))
 
 
+def _report_doubled_list(value: Any, name: str, bad: BadRecords) -> None:
+    """Report an object that lists the records of a file and gives a field twice: what the first one held is lost."""
+    if isinstance(value, Doubled):
+        bad.add(str(RepeatedKeyError(value.key)), file=name, field=value.key, fix=ONE_KEY)
+
+
 def is_object(value: Any, name: str, bad: BadRecords, line: int) -> bool:
     """Whether a JSON value is an object, as a record has to be; what is not is reported."""
     if isinstance(value, dict):
@@ -205,8 +260,10 @@ def _rest(begin: str, lines: Iterator[tuple[int, int, bytes]], name: str, bad: B
     return "".join(parts)
 
 
-def _objects(text: str, name: str, bad: BadRecords, first_line: int) -> Iterator[RawRecord]:
-    """JSON objects one after the other, each over as many lines as it likes; a list gives those in it.
+def _values(
+    text: str, name: str, bad: BadRecords, first_line: int, records_in: Callable[[Any], list[Any] | None]
+) -> Iterator[tuple[int, Any]]:
+    """JSON values one after the other, each over as many lines as it likes, with its line; a list gives those in it.
 
     Behind one that is broken, reading goes on where a line begins with a brace.
     """
@@ -217,7 +274,7 @@ def _objects(text: str, name: str, bad: BadRecords, first_line: int) -> Iterator
         if place >= len(text):
             return
         line += text.count("\n", counted, place)
-        counted = place
+        counted = begin = place
         try:
             value, place = MARKING.raw_decode(text, place)
         except (ValueError, RecursionError) as error:
@@ -232,10 +289,13 @@ def _objects(text: str, name: str, bad: BadRecords, first_line: int) -> Iterator
             if not place:
                 return
             continue
-        items = value if isinstance(value, list) and all(isinstance(item, dict) for item in value) else [value]
-        for item in items:
-            if not is_doubled(item, name, bad, line) and is_object(item, name, bad, line):
-                yield RawRecord(line, item)
+        listed = records_in(value)
+        alone = place >= len(text.rstrip()) and not text[:begin].strip()
+        if listed is None or not (alone or isinstance(value, list)):
+            yield line, value
+        else:
+            _report_doubled_list(value, name, bad)
+            yield from enumerate(listed, 1) if alone else ((line, item) for item in listed)
 
 
 # ---------------------------------------------------------------------------------------------------- CSV and its kin

@@ -15,7 +15,7 @@ from typing import Any
 
 from domain_ft.corpus.left_out import VERDICT
 from domain_ft.corpus.readers.base import BadRecords, RawRecord
-from domain_ft.corpus.tasks.annotations import Outcome, Passed, Plain, Refused, is_label_studio
+from domain_ft.corpus.tagging.annotations import Outcome, Passed, Plain, Refused, is_label_studio
 from domain_ft.quoting import listed
 
 LABEL = "label"

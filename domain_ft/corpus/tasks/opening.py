@@ -19,15 +19,16 @@ import numpy as np
 
 from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.corpus import content_key
-from domain_ft.corpus.grouping import Bools, draw, duplicate_groups, why_none_held_out
 from domain_ft.corpus.left_out import VERDICT, LeftOut
 from domain_ft.corpus.naming import name_of
+from domain_ft.corpus.near_copies import MOST_COMPARED, Bools, duplicate_groups
 from domain_ft.corpus.readers.base import BadRecords, Reject, decode, read_bytes
+from domain_ft.corpus.splitting import draw, why_none_held_out
 from domain_ft.corpus.tasks.examples import SPLITS, Labels, TaskData
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
+from domain_ft.corpus.tasks.fingerprints import fingerprints
 from domain_ft.corpus.tasks.reading import Place
 from domain_ft.corpus.tasks.sources import TaskSource, find_places
-from domain_ft.corpus.tasks.splits import MOST_COMPARED, fingerprints
 from domain_ft.corpus.tasks.table import ExampleTable, tabulate
 from domain_ft.errors import CorpusError, nearest
 from domain_ft.quoting import shown
@@ -163,7 +164,7 @@ class _Opening:
         first = np.unique(groups, return_index=True)[1]
         train = train.grouped(first[groups])
         labels = list(train.labels())
-        hashes = prints.digests["hash"].astype(np.uint64)
+        hashes = prints.hashes
         rows = np.arange(len(train))
         taken: dict[str, ExampleTable] = {}
         said = []

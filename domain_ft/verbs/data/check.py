@@ -17,7 +17,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from domain_ft.checking import options
+from domain_ft.checking import Settings, options
 from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.checks.checking import Checker, CheckResult
 from domain_ft.corpus.checks.findings import Finding
@@ -29,7 +29,7 @@ from domain_ft.corpus.checks.repairs import Repaired, refuse_output, repair
 from domain_ft.corpus.conversations.formats import FORMATS, FieldChoice
 from domain_ft.corpus.left_out import LeftOut, sentences
 from domain_ft.corpus.readers.base import field_names
-from domain_ft.corpus.tasks.entity_files import TagFields
+from domain_ft.corpus.tagging.fields import TagFields
 from domain_ft.corpus.tasks.labels import LabelRules
 from domain_ft.errors import SettingsError
 from domain_ft.report.plain import plain
@@ -46,7 +46,12 @@ SHOWN = 3
 """Findings of a kind that the screen shows; --json has all."""
 
 
-_READERS = {"conversations": InstructSettings, "examples": ClassifySettings, "tags": TagSettings, "text": TokenOptions}
+_READERS: dict[str, type[Settings]] = {
+    "conversations": InstructSettings,
+    "examples": ClassifySettings,
+    "tags": TagSettings,
+    "text": TokenOptions,
+}
 """The settings of the verb that takes each kind of file, whose --max-length is the default."""
 
 

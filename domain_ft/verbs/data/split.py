@@ -23,11 +23,12 @@ from domain_ft.corpus.checks.opening import is_tagged_text
 from domain_ft.corpus.cleaning import clean
 from domain_ft.corpus.conversations.beside import is_preference
 from domain_ft.corpus.conversations.formats import FieldChoice, Format, parse, recognise
-from domain_ft.corpus.conversations.reading import JOINED, asked_first, compared_text
-from domain_ft.corpus.grouping import Fingerprints, duplicate_groups, text_fingerprints
+from domain_ft.corpus.conversations.reading import asked_first, compared_text
+from domain_ft.corpus.near_copies import Fingerprints, text_fingerprints
 from domain_ft.corpus.readers import raw_records
 from domain_ft.corpus.readers.base import RawRecord, TextField, kind_of, read_lines
 from domain_ft.corpus.shuffling import scramble
+from domain_ft.corpus.splitting import draw_parts, groupings, lowest_hashes
 from domain_ft.corpus.tasks.fields import TEXT_NAMES
 from domain_ft.errors import CorpusError, SettingsError
 from domain_ft.locks import writing_beside
@@ -106,7 +107,7 @@ def split(settings: DataSplitSettings) -> Split:
     prints = text_fingerprints(reading)
     joined, groups = _families(reading, prints, max(shares.values()))
     sizes = np.bincount(groups)
-    part_of = _parts_of(groups, prints.digests["hash"], shares)
+    part_of = _parts_of(groups, prints.hashes, shares)
     counts = dict(zip(PARTS, np.bincount(part_of, minlength=len(PARTS)).tolist(), strict=True))
     for part in ("train", *shares):
         if counts[part] == 0:
@@ -165,9 +166,7 @@ def _families(reading: _Reading, prints: Fingerprints, share: float) -> tuple[st
     Where most records are much alike, such as those of one long instruction, they would be one family, and nothing
     could be split off.
     """
-    for joined, similarity in JOINED.items():
-        asked = reading.asked if similarity else []
-        groups = duplicate_groups(prints, reading.sources, asked, similarity=similarity)
+    for joined, groups in groupings(prints, reading.sources, reading.asked):
         found = joined, groups
         sizes = np.bincount(groups)
         if sizes[sizes > max(share * len(groups), 1)].sum() <= MOST_IN_LARGE * len(groups):
@@ -181,16 +180,9 @@ def _parts_of(groups: Integers, hashes: npt.ArrayLike, shares: Mapping[str, floa
     Where a family falls between 0 and 1 is a hash of the smallest hash in it, not that hash itself: the smallest of
     many is small, and large families would be held out too often.
     """
-    lowest = np.full(int(groups.max()) + 1, 2**64 - 1, dtype=np.uint64)
-    np.minimum.at(lowest, groups, np.asarray(hashes, dtype=np.uint64))
-    places = scramble(lowest ^ _PURPOSE) / 2.0**64
-    sizes = np.bincount(groups)
-    parts = np.full(len(lowest), PARTS.index("train"))
-    end = 0.0
-    for part, share in shares.items():
-        begin, end = end, end + share
-        parts[(places >= begin) & (places < end) & (sizes <= max(share * len(groups), 1))] = PARTS.index(part)
-    return parts[groups]
+    keys = scramble(lowest_hashes(groups, hashes) ^ _PURPOSE)
+    places = np.array([PARTS.index(part) for part in ("train", *shares)])
+    return places[draw_parts(keys, np.bincount(groups), list(shares.values()))][groups]
 
 
 class _Compared(NamedTuple):

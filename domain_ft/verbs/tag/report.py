@@ -10,7 +10,7 @@ from domain_ft.verbs.shared.facts import BaseFacts
 from domain_ft.verbs.shared.task_facts import WORST, TaskFacts
 
 if TYPE_CHECKING:
-    from domain_ft.corpus.tasks.entities import Span, TaggedText, TaggingData
+    from domain_ft.corpus.tagging.entities import Span, TaggedText, TaggingData
 
 
 _SHOWN = 600  # characters of a text that a report shows

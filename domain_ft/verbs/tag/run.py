@@ -18,11 +18,11 @@ from typing import Any
 from domain_ft.corpus.left_out import LeftOut, sentences
 from domain_ft.corpus.naming import name_of
 from domain_ft.corpus.readers.base import Reject
-from domain_ft.corpus.tasks.entities import Span, TaggingData
+from domain_ft.corpus.tagging.entities import Span, TaggingData
+from domain_ft.corpus.tagging.opening import TaggingSource, as_task, open_tagging, without
+from domain_ft.corpus.tagging.rows import TaggingRows, encode_tags
 from domain_ft.corpus.tasks.examples import Labels
 from domain_ft.corpus.tasks.leaks import Leaks, find_leaks
-from domain_ft.corpus.tasks.tagging import TaggingSource, as_task, open_tagging, without
-from domain_ft.corpus.tasks.tagging_rows import TaggingRows, encode_tags
 from domain_ft.embedded.loading import load_task_model
 from domain_ft.errors import CorpusError
 from domain_ft.evaluation.entities import METRICS, EntityCounts, Gazetteer, entity_difference, entity_metrics

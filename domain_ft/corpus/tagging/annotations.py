@@ -15,17 +15,14 @@ from typing import Any
 
 from domain_ft.corpus.left_out import VERDICT, rejected_by_annotator
 from domain_ft.corpus.readers.base import kind_of
-from domain_ft.corpus.tasks.entities import is_tag
+from domain_ft.corpus.tagging.entities import is_tag
+from domain_ft.json_files import Doubled
 from domain_ft.quoting import listed
 
 SPANS_FIELDS = ("entities", "spans", "label", "labels", "ents", "annotations")
 STARTS, ENDS = ("start", "start_offset", "begin"), ("end", "end_offset")
 LABELS = ("label", "labels", "type", "entity_group")
-OWN_TEXTS = (
-    "text", "mention", "surface", "surface_form", "span_text", "entity_text", "matched_text", "word",
-    "quote", "phrase", "content", "string", "token", "form", "exact", "covered_text", "coveredText",
-)  # fmt: skip
-"""The keys of a span that may hold its start, its end, its label and its own text."""
+"""The keys of a span that may hold its start, its end and its label."""
 
 _CONTAINERS = ("documents", "PubTator3", "annotations")  # fields of a file's object that list its records
 
@@ -73,12 +70,22 @@ def records_of(value: Any) -> list[Any] | None:
     if not isinstance(value, Mapping):
         return None
     for name in _CONTAINERS:
-        listed = value.get(name)
-        if isinstance(listed, list) and "text" not in value and "data" not in value:
-            return listed
+        records = value.get(name)
+        if isinstance(records, list) and "text" not in value and "data" not in value:
+            return records
     if value and all(isinstance(part, Mapping) for part in value.values()) and "data" not in value:
-        return [{"id": key, **part} for key, part in value.items()]
+        return [_with_id(key, part) for key, part in value.items()]
     return [value]
+
+
+def _with_id(key: str, record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A record with the key that names it as its id; one that gives a field twice stays marked."""
+    named = {"id": key, **record}
+    if not isinstance(record, Doubled):
+        return named
+    marked = Doubled(named)
+    marked.key = record.key
+    return marked
 
 
 def is_pair(value: Any) -> bool:
@@ -142,6 +149,11 @@ def first_of(span: Mapping[str, Any], names: Sequence[str]) -> str | None:
     return next((name for name in names if name in span), None)
 
 
+def are_labelled_spans(value: Any) -> bool:
+    """Whether it is a list of spans with labels, with one at least."""
+    return are_spans(value) and all(not isinstance(part, Mapping) or first_of(part, LABELS) for part in value)
+
+
 def are_spans(value: Any) -> bool:
     """Whether it is a list of spans, with one at least."""
     return (
@@ -172,16 +184,12 @@ def with_spans(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _plain(value: Mapping[str, Any]) -> Plain:
-    """A record as it is; where its list of spans has an unusual name, under `entities` too."""
+    """A record as it is; where Prodigy leaves out the list of spans, with an empty one."""
     if not isinstance(value.get("text"), str) or ("tokens" in value and is_words(value["tokens"])):
         return Plain(value)
-    if not any(isinstance(value.get(name), list) for name in SPANS_FIELDS):
-        if value.get(VERDICT) == "accept":  # Prodigy leaves the field out where there is no entity
-            return Plain({**value, "spans": []})
-        own = [name for name, part in value.items() if name not in ("tokens", "relations") and are_spans(part)]
-        if len(own) == 1:  # Label Studio's short export names it as the labelling interface does
-            rest = {name: part for name, part in value.items() if name != own[0]}
-            return Plain({**rest, "entities": value[own[0]]})
+    without = not any(isinstance(value.get(name), list) for name in SPANS_FIELDS)
+    if without and value.get(VERDICT) == "accept" and not any(map(are_labelled_spans, value.values())):
+        return Plain({**value, "spans": []})
     return Plain(value)
 
 

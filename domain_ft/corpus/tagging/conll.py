@@ -1,27 +1,32 @@
 """CoNLL columns: a word a line with its tag; blank lines between sentences.
 
 Which column holds the words and which the tags is found by reading the whole file (`Layout.of`): numbers of words in
-the first column, comments, chunk tags and columns that hold only O are told from words and from tags of entities.
+the first column, comments, chunk tags and columns that hold only O are told from words and from tags of entities. So is
+what separates the columns: tabs or blanks, else runs of both, else a sign such as the semicolon of `word;tag`.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from domain_ft.corpus.readers.base import BadRecords, decode, read_lines
-from domain_ft.corpus.tasks.entities import OUTSIDE, is_tag
+from domain_ft.corpus.tagging.entities import OUTSIDE, is_tag
 from domain_ft.errors import CorpusError
 
 DOCUMENT = "-DOCSTART-"
 """The word of a CoNLL line at which a document begins."""
 
 _BLANKS = re.compile(r"[ \t]+")
-_COMMENT = re.compile(r"#(?:\s|$)|#\s*\S+\s*=")
+_ANY_BLANKS = "blanks"  # the separator of columns that are aligned with several tabs or blanks
+_SIGNS = (";", "|", ",", "/")  # what separates columns in files without tabs and blanks
+_DOCUMENT = re.compile(rf"\s*(?:\d+[\s;|,/]+)?{re.escape(DOCUMENT)}(?![\w-])")
+_COMMENT = re.compile(r"[#%](?:\s|$)|[#%]\s*\S+\s*=")
 _NUMBER = re.compile(r"(\d+)(?:[-.](\d+))?")  # of a word in CoNLL-U; of several, 3-4; of one that is not there, 3.1
 _MISC = re.compile(r"(?:^|\|)(?:NER|NE|ner|ne)=([^|]+)")  # in the last column of CoNLL-U
 _CONLLU_COLUMNS = 10
@@ -31,9 +36,19 @@ _CHUNKS = frozenset(["NP", "VP", "PP", "ADJP", "ADVP", "SBAR", "PRT", "CONJP", "
 """The types of phrases that chunk tags have: B-NP is no entity."""
 
 
-def columns_of(line: str) -> list[str]:
-    """The columns of a CoNLL line: between tabs, or between blanks where it has no tab."""
-    parts = line.split("\t") if "\t" in line else _BLANKS.split(line.strip(" "))
+def columns_of(line: str, separator: str = "", count: int = 0) -> list[str]:
+    """The columns of a CoNLL line: between tabs, or between blanks where it has no tab.
+
+    Args:
+        separator: another one that the file has: "blanks" for runs of tabs and blanks, or a sign.
+        count: how many columns there are between signs: the first may hold the sign itself, as a word. 0 for all.
+    """
+    if separator == _ANY_BLANKS:
+        return _BLANKS.split(line.strip(" \t"))
+    if separator:
+        parts = line.rsplit(separator, count - 1 if count else -1)
+    else:
+        parts = line.split("\t") if "\t" in line else _BLANKS.split(line.strip(" "))
     return [part.strip(" ") for part in parts]
 
 
@@ -47,6 +62,7 @@ class Layout:
         numbered: whether the first column holds the numbers of words.
         in_misc: whether the tag is `NER=` in the column, as in CoNLL-U's MISC.
         note: what a person should know of the choice; empty where there was none.
+        separator: of the columns, as `columns_of` takes it.
     """
 
     columns: int
@@ -55,6 +71,7 @@ class Layout:
     numbered: bool = False
     in_misc: bool = False
     note: str = ""
+    separator: str = ""
 
     @classmethod
     def of(
@@ -70,8 +87,26 @@ class Layout:
         Raises:
             CorpusError: it is not clear which column is the tag, or there is none.
         """
+        separator, size = _separator_of([line for lines in sentences for line in lines], name)
+        rows = [_without_comments(lines, separator, size) for lines in sentences]
+        found = replace(cls._of_rows(rows, sentences, name, word, tag), separator=separator)
+        if separator not in ("", _ANY_BLANKS):
+            _refuse_quoted(found, sentences, name)
+            said = f"the columns are separated by '{separator}'"
+            found = replace(found, note=f"{said}; {found.note}" if found.note else said)
+        return found
+
+    @classmethod
+    def _of_rows(
+        cls,
+        rows: list[list[list[str]]],
+        sentences: Sequence[Sequence[str]],
+        name: str,
+        word: str | None,
+        tag: str | None,
+    ) -> Layout:
+        """The layout of a file by the rows of its sentences."""
         named = _global_columns(sentences)
-        rows = [_without_comments(lines) for lines in sentences]
         sizes = Counter(len(row) for sentence in rows for row in sentence)
         count = max(sizes, key=lambda size: sizes[size], default=0)
         rows = [[row for row in sentence if len(row) == count] for sentence in rows]
@@ -144,12 +179,27 @@ class Layout:
         read = {self.word, self.tag % max(self.columns, 1), *([0] if self.numbered else [])}
         return [f"column {place + 1}" for place in range(self.columns) if place not in read]
 
+    def columns_of(self, line: str) -> list[str]:
+        """The columns of a line."""
+        return columns_of(line.rstrip("\r\n"), self.separator, self.columns)
+
     def is_comment(self, line: str) -> bool:
-        """Whether a line is a comment: it begins with #, and is no word with a tag."""
+        """Whether a line is a comment: it begins with # or %, and is no word with a tag.
+
+        The sign of a percentage is a word of many texts. So a line with a lone %, or with as many columns as others
+        have, is no comment: if its tag is missing, that is reported.
+        """
+        if line.startswith("%"):
+            return len(self.columns_of(line)) != self.columns and line.strip() != "%"
         if not line.startswith("#"):
             return False
-        parts = columns_of(line.rstrip("\r\n"))
+        parts = self.columns_of(line)
         return len(parts) != self.columns or not is_tag(self.tag_of(parts))
+
+    def words_of_range(self, parts: Sequence[str]) -> range:
+        """The numbers of the words that a line such as 3-4 of CoNLL-U is about; empty of other lines."""
+        found = _NUMBER.fullmatch(parts[0]) if self.numbered and "-" in parts[0] else None
+        return range(int(found[1]), int(found[2]) + 1) if found and found[2] else range(0)
 
     def is_word(self, parts: Sequence[str]) -> bool:
         """Whether a line is a word of its own; CoNLL-U repeats words as 3-4, and has some that are not there as 3.1."""
@@ -186,10 +236,17 @@ class Layout:
         >>> Layout(4).with_word("  Jane  Jane  NNP B-PER", "[NAME]")
         '  [NAME]  [NAME]  NNP B-PER'
         """
-        before = self.word_of(columns_of(line.rstrip("\r\n")))
-        parts = re.split("(\t)" if "\t" in line else "( +)", line)
-        # Between blanks, what comes before the first of them and behind the last one is no column.
-        places = range(0, len(parts), 2) if "\t" in line else [p for p, part in enumerate(parts) if part.strip()]
+        before = self.word_of(self.columns_of(line))
+        if self.separator not in ("", _ANY_BLANKS):
+            cells = line.rsplit(self.separator, self.columns - 1)
+            parts = [part for cell in cells for part in (cell, self.separator)][:-1]
+            places: Sequence[int] = range(0, len(parts), 2)
+        elif "\t" in line and not self.separator:
+            parts = re.split("(\t)", line)
+            places = range(0, len(parts), 2)
+        else:  # what comes before the first blank and behind the last one is no column
+            parts = re.split("([ \t]+)" if self.separator else "( +)", line)
+            places = [place for place, part in enumerate(parts) if part.strip()]
         fixed = {self.tag % self.columns, *([0] if self.numbered else [])}
         for column, place in enumerate(places):
             if column not in fixed and parts[place].strip(" \r\n") == before:
@@ -197,14 +254,72 @@ class Layout:
         return "".join(parts)
 
 
-def _without_comments(lines: Iterable[str]) -> list[list[str]]:
+def _separator_of(lines: Sequence[str], name: str) -> tuple[str, int]:
+    """What separates the columns of a file, and how many there are between signs: the first separator that fits it.
+
+    Raises:
+        CorpusError: each line holds a whole sentence of words with tags.
+    """
+    if not _count_of(lines, ""):
+        for separator in (_ANY_BLANKS, *_SIGNS):
+            count = _count_of(lines, separator)
+            if count:
+                return separator, count
+        if sum(map(_are_pairs, lines)) >= _MOST * max(len(lines), 1):
+            raise CorpusError(
+                "each line is a sentence of words with their tags, such as word/tag",
+                where=name,
+                fix="write a word and its tag in each line, and a blank line behind each sentence",
+            )
+    return "", 0
+
+
+def _count_of(lines: Sequence[str], separator: str) -> int:
+    """How many columns nearly all lines have by a separator, if one of these holds tags; else 0."""
+    contents = [line.rstrip("\r\n") for line in lines]
+    rows = [columns_of(content, separator) for content in contents if not _COMMENT.match(content)]
+    sizes = Counter(map(len, rows))
+    count = min(sizes, key=lambda size: (-sizes[size], size), default=0)
+    # A word may hold the sign too, so that its line has more columns, of which the first are the word.
+    rows = [columns_of(content, separator, count) for content in contents if not _COMMENT.match(content)]
+    even = [row for row in rows if len(row) == count]
+    if separator in _SIGNS:  # of running text with tags, a cell would be the tag of a word and the next word
+        even = [row for row in even if not any(_BLANKS.search(cell) for cell in row)]
+    if count < 2 or len(even) < _MOST * len(rows):
+        return 0
+    tags = max(_share_of_tags([row[place] for row in even]) for place in range(count))
+    return count if tags >= _MOST else 0
+
+
+def _are_pairs(line: str) -> bool:
+    """Whether a line holds several words, each with its tag behind a sign."""
+    items = line.split()
+    return len(items) > 1 and any(
+        all(is_tag(item.rpartition(sign)[2]) and item.rpartition(sign)[0] for item in items) for sign in (*_SIGNS, "_")
+    )
+
+
+def _refuse_quoted(layout: Layout, sentences: Sequence[Sequence[str]], name: str) -> None:
+    """Stop where words are in quotation marks, as a table has them: the marks would be learned as part of the words."""
+    rows = [layout.columns_of(line) for lines in sentences for line in lines]
+    words = [layout.word_of(row) for row in rows if len(row) == layout.columns]
+    quoted = [word for word in words if len(word) > 2 and word[0] == word[-1] == '"']
+    if len(quoted) > len(words) / 2 or any(layout.separator in word or '""' in word for word in quoted):
+        raise CorpusError(
+            f"the columns are separated by '{layout.separator}', and words are in quotation marks, as in a table (CSV)",
+            where=name,
+            fix="write a word, a tab and its tag in each line, without quotation marks",
+        )
+
+
+def _without_comments(lines: Iterable[str], separator: str = "", count: int = 0) -> list[list[str]]:
     """The columns of the lines of a sentence, but of those that begin as comments do before its first word."""
     rows: list[list[str]] = []
     for line in lines:
         content = line.rstrip("\r\n")
-        parts = columns_of(content)
+        parts = columns_of(content, separator, count)
         comes_first = not rows or _COMMENT.match(content)
-        if content.startswith("#") and comes_first and (len(parts) < 2 or not is_tag(parts[-1])):
+        if content.startswith(("#", "%")) and comes_first and (len(parts) < 2 or not is_tag(parts[-1])):
             continue
         rows.append(parts)
     return rows
@@ -220,7 +335,15 @@ def _global_columns(sentences: Sequence[Sequence[str]]) -> list[str]:
 def _are_numbers(columns: Sequence[Sequence[str]]) -> bool:
     """Whether the first values of the lines of sentences are numbers that begin anew in each of them."""
     longer = [values for values in columns if len(values) > 1]
-    return bool(longer) and sum(map(_counts_up, columns)) >= _MOST * len(columns)
+    if not longer:
+        return False
+    if sum(map(_counts_up, columns)) >= _MOST * len(columns):
+        return True
+    found = [_NUMBER.fullmatch(value) for values in columns for value in values]
+    if not all(found):  # numbers that go on over the sentences of a document
+        return False
+    numbers = [int(match[1]) for match in found if match and match[2] is None]
+    return sum(after == before + 1 for before, after in itertools.pairwise(numbers)) >= _MOST * (len(numbers) - 1)
 
 
 def _counts_up(values: Sequence[str]) -> bool:
@@ -286,11 +409,18 @@ def layout_of(blocks: Iterable[Block], name: str, word: str | None = None, tag: 
 
 def looks_like_columns(lines: Sequence[str], most: float) -> bool:
     """Whether most of some lines are columns, a word and the tag of an entity among them."""
-    rows = [row for row in _without_comments(lines) if row[0] != DOCUMENT]
-    tagged = sum(len(row) > 1 and any(map(is_tag, row[1:])) for row in rows)
-    first = sum(len(row) == 2 and is_tag(row[0]) for row in rows)
-    misc = sum(len(row) == _CONLLU_COLUMNS and bool(_NUMBER.fullmatch(row[0])) for row in rows)
-    return max(tagged, first, misc) > most * len(rows)
+    lines = [line for line in lines if not begins_document(line)]
+    enough = most * len(lines)
+    if sum(map(_are_pairs, lines)) > enough:
+        return True  # its reader says that a line should hold one word
+    for separator in ("", _ANY_BLANKS, *_SIGNS):
+        rows = _without_comments(lines, separator)
+        tagged = sum(len(row) > 1 and any(map(is_tag, row[1:])) for row in rows)
+        first = sum(len(row) == 2 and is_tag(row[0]) for row in rows)
+        misc = sum(len(row) == _CONLLU_COLUMNS and bool(_NUMBER.fullmatch(row[0])) for row in rows)
+        if max(tagged, first, misc) > most * len(rows):
+            return True
+    return False
 
 
 def _is_blank(line: str) -> bool:
@@ -299,7 +429,7 @@ def _is_blank(line: str) -> bool:
 
 def begins_document(line: str) -> bool:
     """Whether it is a -DOCSTART- line."""
-    return columns_of(line.rstrip("\r\n"))[0] == DOCUMENT
+    return bool(_DOCUMENT.match(line))
 
 
 def _counted(columns: int) -> str:

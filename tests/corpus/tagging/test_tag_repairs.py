@@ -23,9 +23,10 @@ from domain_ft.corpus.checks.private import Hit, PrivateData
 from domain_ft.corpus.checks.repairs import repair
 from domain_ft.corpus.checks.tag_repairs import mend_record
 from domain_ft.corpus.readers.base import BadRecords, RawRecord
-from domain_ft.corpus.tasks.conll import Layout, columns_of, conll_blocks
-from domain_ft.corpus.tasks.entity_files import TagFields, read_tagged
-from domain_ft.corpus.tasks.tagging import TaggingSource, open_tagging
+from domain_ft.corpus.tagging.conll import Layout, columns_of, conll_blocks
+from domain_ft.corpus.tagging.fields import TagFields
+from domain_ft.corpus.tagging.opening import TaggingSource, open_tagging
+from domain_ft.corpus.tagging.reading import read_tagged
 from domain_ft.errors import CorpusError
 
 STRICT = BadRecords("stop", lambda _: None)

@@ -1,7 +1,4 @@
-"""Fingerprints of labelled examples, by which copies among them are found; those of a table are kept in the cache.
-
-`grouping` says how groups of copies are found and how they are drawn.
-"""
+"""The fingerprints of labelled examples, which are kept in the cache: by them copies are found, see `near_copies`."""
 
 from __future__ import annotations
 
@@ -13,14 +10,10 @@ import numpy as np
 from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.corpus import content_key
 from domain_ft.corpus.duplicates import PERMUTATIONS
-from domain_ft.corpus.grouping import DIGEST, Fingerprints, digest_texts, sign_texts, text_batches, text_fingerprints
+from domain_ft.corpus.near_copies import DIGEST, MOST_COMPARED, Fingerprints, signed_batches, text_fingerprints
 from domain_ft.corpus.tasks.examples import Example, Examples
 from domain_ft.corpus.tasks.table import ExampleTable
-from domain_ft.corpus.workers import in_order
 from domain_ft.storage import alone, cache_folder, new_folder
-
-MOST_COMPARED = 1_000_000
-"""Examples, more than which are not compared for near copies: half a gigabyte of signatures."""
 
 
 def fingerprints(examples: Examples, progress: Progress | None = None) -> Fingerprints:
@@ -47,18 +40,17 @@ def labels_of(examples: Examples) -> Iterator[tuple[str, ...]]:
     return examples.labels() if isinstance(examples, ExampleTable) else (example.labels for example in examples)
 
 
+def content(example: Example) -> str:
+    """All that a model reads of an example, as one text."""
+    return example.text if example.pair is None else f"{example.text}\n{example.pair}"
+
+
 def _fingerprint(table: ExampleTable, folder: Path, signed: bool, progress: Progress | None) -> None:
     done = 0
     with (folder / "digests.bin").open("wb") as digests, (folder / "signatures.bin").open("wb") as signatures:
-        work = sign_texts if signed else digest_texts
-        for digest, signature in in_order(work, text_batches(map(content, table))):
+        for digest, signature in signed_batches(map(content, table), signed=signed):
             digests.write(digest)
             signatures.write(signature)
             done += len(digest) // DIGEST.itemsize
             if progress:
                 progress("looking for copies", done, len(table))
-
-
-def content(example: Example) -> str:
-    """All that a model reads of an example, as one text."""
-    return example.text if example.pair is None else f"{example.text}\n{example.pair}"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
+import gzip
 import json
+import lzma
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,9 +24,10 @@ from domain_ft.corpus.checks.private import PrivateData
 from domain_ft.corpus.checks.repairs import repair
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers.base import BadRecords, Reject
-from domain_ft.corpus.tasks.entities import Span, TaggedText
-from domain_ft.corpus.tasks.entity_files import TagFields, read_tagged
-from domain_ft.corpus.tasks.tagging import TaggingSource, open_tagging
+from domain_ft.corpus.tagging.entities import Span, TaggedText
+from domain_ft.corpus.tagging.fields import TagFields
+from domain_ft.corpus.tagging.opening import TaggingSource, open_tagging
+from domain_ft.corpus.tagging.reading import read_tagged
 from domain_ft.errors import CorpusError, RecordError, UserError
 
 TEXT = "Give aspirin now"
@@ -49,6 +55,37 @@ def check(path: Path) -> tuple[str, list[tuple[str, bool]]]:
     file, rejections = CheckedFile.open(str(path), "auto", Fields()), Rejections()
     result = Checker().check(file.items(rejections.bad), rejections)
     return file.kind, [(finding.kind, finding.error) for finding in result.findings]
+
+
+@pytest.mark.parametrize("packed", ["", ".gz", ".xz", ".bz2", ".zst"])
+@pytest.mark.parametrize("form", ["lines", "list", "pretty", "pairs", "documents", "sentences", "columns"])
+def test_packed_files_of_any_form_are_read(tmp_path: Path, packed: str, form: str) -> None:
+    records: list[dict[str, Any]] = [{"text": TEXT, "entities": [[5, 12, "Drug"]]}, {"text": TEXT, "entities": []}]
+    pairs = [[TEXT, {"entities": record["entities"]}] for record in records]
+    words = [
+        [[word, tag] for word, tag in zip(TEXT.split(), tags, strict=True)] for tags in (["O", "B-Drug", "O"], "OOO")
+    ]
+    name, content = {
+        "lines": ("a.jsonl", "\n".join(map(json.dumps, records))),
+        "list": ("a.json", json.dumps(records)),
+        "pretty": ("a.json", json.dumps(records, indent=1)),
+        "pairs": ("a.jsonl", "\n".join(map(json.dumps, pairs))),
+        "documents": ("a.json", json.dumps({"annotations": pairs}, indent=2)),
+        "sentences": ("a.json", json.dumps(words)),
+        "columns": ("a.conll", "\n\n".join("\n".join(" ".join(pair) for pair in sentence) for sentence in words)),
+    }[form]
+    path = tmp_path / f"{name}{packed}"
+    if packed == ".zst":
+        with pa.CompressedOutputStream(str(path), "zstd") as file:
+            file.write(content.encode())
+    else:
+        packers: dict[str, Any] = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress}
+        path.write_bytes(packers[packed](content.encode()))
+    texts, rejects, _ = read(path)
+    assert [text.spans for text in texts] == [DRUG, ()]
+    assert len({text.id for text in texts}) == 2
+    assert rejects == []
+    assert check(path)[0] == "tags"
 
 
 def studio(*results: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
@@ -281,6 +318,34 @@ def test_a_folder_of_brat(tmp_path: Path) -> None:
         read(folder)
 
 
+@pytest.mark.parametrize("paired", [True, False])
+def test_one_stray_ann_file_makes_no_brat_and_is_named(tmp_path: Path, paired: bool) -> None:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    for number in range(5):
+        write(folder / f"n{number}.txt", "Give aspirin now")
+    write(folder / ("n0.ann" if paired else "other.ann"), "T1\tDrug 5 12\taspirin\n")
+    counts = r"1 of its 5 texts have an .ann file beside them \(n0.ann\)" if paired else "0 of its 5 .*other.ann"
+    with pytest.raises(CorpusError, match=counts):
+        check(folder)
+    with pytest.raises(CorpusError, match=counts):
+        open_tagging(TaggingSource(train=str(folder)))
+    for number in range(1, 3):
+        write(folder / f"n{number}.ann", "T1\tDrug 5 12\taspirin\n")
+    write(folder / "n0.ann", "T1\tDrug 5 12\taspirin\n")
+    os.mkfifo(folder / "pipe.ann")
+    if not paired:
+        with pytest.raises(RecordError, match=r"no \.txt file of the same name") as caught:
+            read(folder)
+        assert "other.ann" in str(caught.value)
+        return
+    texts, _, left = read(folder)
+    assert len(texts) == 3
+    assert [one.file for one in left.files] == ["n3.txt", "n4.txt", "pipe.ann"]
+    assert "named pipe" in left.files[-1].reason
+    assert [finding for finding in check(folder)[1] if finding[0] == "unread-file"] == [("unread-file", False)] * 3
+
+
 def test_offsets_of_brat_that_were_counted_otherwise_are_named(tmp_path: Path) -> None:
     write(tmp_path / "a.txt", "😀 aspirin")
     write(tmp_path / "a.ann", "T1\tDrug 3 10\taspirin\n")
@@ -312,6 +377,42 @@ def test_passages_of_a_document_are_texts_of_one_group(tmp_path: Path) -> None:
 def test_what_is_not_read_is_refused_by_name(tmp_path: Path, name: str, content: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         read(write(tmp_path / name, content))
+
+
+SOUND = '{"text": "Give aspirin", "entities": [[5, 12, "Drug"]]}'
+TWICE = '{"text": "Give it", "text": "Give aspirin", "entities": [[5, 12, "Drug"]]}'
+CELL = '"[{""start"": 5, ""end"": 12, ""labels"": [""Drug""]}]"'
+TWICE_IN_CELL = CELL.replace('""end', '""end"": 9, ""end')
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line", "field"),
+    [
+        ("a.jsonl", f"{SOUND}\n{TWICE}\n", 2, "text"),
+        ("b.jsonl", f"{TWICE}\n{SOUND}\n", 1, "text"),
+        ("c.json", f"[{SOUND}, {TWICE}]", 2, "text"),
+        ("d.json", f'{{"x": {SOUND}, "y": {TWICE}}}', 2, "text"),
+        ("e.json", f'{{"x": {SOUND}, "x": {SOUND}}}', None, "x"),
+        ("f.json", f'{{"documents": [],\n"documents": [{SOUND}]}}', None, "documents"),
+        ("g.csv", f"text,spans\nGive aspirin,{CELL}\nGive it,{TWICE_IN_CELL}\n", 3, "spans"),
+    ],
+)
+def test_a_field_that_is_given_twice_makes_a_bad_record(
+    tmp_path: Path, name: str, content: str, line: int | None, field: str
+) -> None:
+    rejects: list[Reject] = []
+    path = write(tmp_path / name, content)
+    found, _ = read_tagged(path, name, TagFields(), None, BadRecords("skip", rejects.append))
+    assert [(text.text, len(text.spans)) for text in found] == [("Give aspirin", 1)]
+    ((at, where, reason),) = [(reject.line, reject.field, reject.reason) for reject in rejects]
+    assert (at, where) == (line, field)
+    assert "is given twice" in reason
+
+
+def test_an_empty_list_is_a_file_without_records_or_a_bad_line(tmp_path: Path) -> None:
+    assert read(write(tmp_path / "a.json", "[]\n"))[:2] == ([], [])
+    with pytest.raises(RecordError, match="the record is a list"):
+        read(write(tmp_path / "b.jsonl", f"[]\n{SOUND}\n"))
 
 
 def test_entities_marked_in_html_are_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import random
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,11 +24,20 @@ from transformers import PreTrainedTokenizerFast
 
 from domain_ft.corpus.masking import IGNORED
 from domain_ft.corpus.readers.base import BadRecords, Reject
-from domain_ft.corpus.tasks.entities import Scheme, Span, TagError, TaggedText, chunks, lenient_chunks, recognise
-from domain_ft.corpus.tasks.entity_files import TagFields, read_tagged
+from domain_ft.corpus.tagging.entities import (
+    Scheme,
+    Span,
+    TagError,
+    TaggedText,
+    chunks,
+    lenient_chunks,
+    recognise,
+)
+from domain_ft.corpus.tagging.fields import TagFields
+from domain_ft.corpus.tagging.opening import TaggingSource, as_task, open_tagging, without
+from domain_ft.corpus.tagging.reading import read_tagged
+from domain_ft.corpus.tagging.rows import TaggingRows, TextEncoder, encode_tags
 from domain_ft.corpus.tasks.leaks import find_leaks
-from domain_ft.corpus.tasks.tagging import TaggingSource, as_task, open_tagging, without
-from domain_ft.corpus.tasks.tagging_rows import TaggingRows, TextEncoder, encode_tags
 from domain_ft.corpus.words import find_words, join_words
 from domain_ft.errors import CorpusError, RecordError
 
@@ -489,17 +499,67 @@ def test_splits_are_made_of_whole_documents(tmp_path: Path) -> None:
     groups = {split: {text.group for text in texts} for split, texts in data.splits.items()}
     assert set.union(*groups.values()) == {f"notes.conll: document {number + 1}" for number in range(60)}
     assert sum(map(len, groups.values())) == 60
-    assert 4 <= len(groups["test"]) <= 20
+    assert [len(groups[split]) for split in ("train", "validation", "test")] == [43, 5, 12]
+    assert any("only near copies of whole documents" in note for note in data.notes)  # all share a sentence
 
 
 def test_splits_do_not_depend_on_the_order_and_keep_repetitions_together(tmp_path: Path) -> None:
     sentences = [f"flu{number % 70}/B-D is" for number in range(100)]
     one = open_tagging(TaggingSource(train=conll(tmp_path / "a.txt", *sentences)))
-    other = open_tagging(TaggingSource(train=conll(tmp_path / "b.txt", *sentences[::-1], "new/B-D")))
+    other = open_tagging(TaggingSource(train=conll(tmp_path / "b.txt", *sentences[::-1])))
     for split in ("validation", "test"):
         held_out = {text.text for text in one.splits[split]}
-        assert held_out - {"new"} == {text.text for text in other.splits[split]} - {"new"}
+        assert held_out == {text.text for text in other.splits[split]}
         assert held_out.isdisjoint(text.text for text in one.splits["train"])
+
+
+DRUGS = ("aspirin", "heparin", "insulin", "warfarin")
+
+
+def near_copies(count: int) -> list[dict[str, Any]]:
+    """Texts of which every four are alike but for a number at the end."""
+    draw = random.Random(0)
+    records = []
+    for number in range(count):
+        words = " ".join("".join(draw.choices("abcdefghijklmnop", k=7)) for _ in range(12))
+        for copy in range(4):
+            drug = DRUGS[number % 4]
+            text = f"{drug} {words} {copy}"
+            records.append({"text": text, "entities": [[0, len(drug), "Drug"]], "family": number})
+    return records
+
+
+def test_near_copies_are_in_one_split(tmp_path: Path) -> None:
+    path = json_lines(tmp_path / "a.jsonl", *near_copies(40))
+    data = open_tagging(TaggingSource(train=str(path)))
+    families = [{text.text[:-2] for text in data.splits[split]} for split in ("train", "validation", "test")]
+    assert sum(map(len, families)) == 40
+    assert [len(own) for own in families] == [29, 3, 8]
+    assert "groups of near copies" in data.facts["split"]["test"]
+    counts = find_leaks(as_task(data)).counts
+    assert {kind: count for kind, count in counts.items() if "label" not in kind and count} == {}
+
+
+def test_documents_with_near_copies_go_together(tmp_path: Path) -> None:
+    records = near_copies(40)
+    for number, record in enumerate(records):
+        family = record["family"]
+        record["doc"] = f"d{family + (number % 4 == 3 and family % 2 == 0)}"  # of two documents, one has a copy
+    path = json_lines(tmp_path / "a.jsonl", *records)
+    data = open_tagging(TaggingSource(train=str(path), fields=TagFields(group="doc")))
+    documents = [{int(text.group[1:]) // 2 for text in data.splits[split]} for split in ("train", "validation", "test")]
+    assert [len(own) for own in documents] == [14, 2, 4]
+    assert sum(map(len, documents)) == 20
+    assert "near copies" in data.facts["split"]["test"]
+
+
+def test_where_all_texts_are_alike_only_copies_are_kept_together_which_is_said(tmp_path: Path) -> None:
+    template = "Patient {} took aspirin {} mg daily for chronic pain of the lower back, without relief or side effects"
+    texts = [template.format(number, number) for number in range(30)]
+    records = [{"text": text, "entities": [[text.index("aspirin"), text.index("aspirin") + 7, "D"]]} for text in texts]
+    data = open_tagging(TaggingSource(train=str(json_lines(tmp_path / "a.jsonl", *records))))
+    assert [len(data.splits[split]) for split in ("train", "validation", "test")] == [22, 2, 6]
+    assert any("for the test split only" in note for note in data.notes)
 
 
 def test_test_ids_name_the_test(tmp_path: Path) -> None:

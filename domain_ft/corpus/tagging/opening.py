@@ -17,12 +17,16 @@ import numpy.typing as npt
 from domain_ft.corpus.hub_splits import SPLIT_NAMES
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.naming import name_of
+from domain_ft.corpus.near_copies import MOST_COMPARED, Integers, text_fingerprints
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject
-from domain_ft.corpus.tasks.annotations import Plain
-from domain_ft.corpus.tasks.entities import SPELLED, Scheme, TaggedText, TaggingData, alike
-from domain_ft.corpus.tasks.entity_files import Entry, TagFields, named_classes, read_tagged, read_tagged_records
+from domain_ft.corpus.splitting import JOINED, draw, groupings, nearest_group
+from domain_ft.corpus.tagging.annotations import Plain
+from domain_ft.corpus.tagging.entities import SPELLED, Scheme, TaggedText, TaggingData, alike
+from domain_ft.corpus.tagging.fields import Entry, TagFields
+from domain_ft.corpus.tagging.reading import named_classes, read_tagged
+from domain_ft.corpus.tagging.records import read_tagged_records
+from domain_ft.corpus.tagging.standoff import is_brat
 from domain_ft.corpus.tasks.examples import SPLITS, Example, Labels, TaskData
-from domain_ft.corpus.tasks.standoff import brat_pairs
 from domain_ft.errors import CorpusError
 
 
@@ -60,9 +64,9 @@ def open_tagging(
 ) -> TaggingData:
     """Read a tagging task and split it.
 
-    Where no test or validation texts are given, they are a share of the training texts, drawn by a hash: whole
-    documents where the file knows of them, else all repetitions of a text. So the same texts are held out whatever else
-    the file holds.
+    Where no test or validation texts are given, they are a share of the training texts, drawn as `classify` draws:
+    whole documents where the file knows of them, and whole groups of copies and near copies, by a hash of what they
+    hold.
 
     Args:
         rejects: takes each record that is left out.
@@ -80,7 +84,7 @@ def open_tagging(
     file_notes: dict[str, list[str]] = {}
     for split, path in given.items():
         if path.startswith("hf:"):
-            of_hub = _hub_splits(path, source, bad, left)
+            of_hub = _hub_splits(path, source, bad, left, file_notes.setdefault(names[split], []))
             found = of_hub if split == "train" else {split: of_hub.get(split, of_hub["train"])}
         else:
             own_notes = file_notes.setdefault(names[split], [])
@@ -95,8 +99,9 @@ def open_tagging(
             texts[part], schemes[part] = read, scheme
     names = {split: names.get(split, names["train"]) for split in texts}
     _check_spelling(texts)
-    split_facts = _complete(texts, source, file_notes.get(names["train"], []))
+    split_facts, split_notes = _complete(texts, source, file_notes.get(names["train"], []))
     notes = [f"{name}: {note}" for name, own in file_notes.items() for note in own]
+    notes += split_notes
     notes += _reading_notes(texts)
     types = _checked_types(texts, names)
     notes += _type_notes(texts, types)
@@ -188,7 +193,7 @@ def without(data: TaggingData, removals: Mapping[str, npt.NDArray[np.int64]]) ->
 
 
 def _hub_splits(
-    spec: str, source: TaggingSource, bad: BadRecords, left: LeftOut | None
+    spec: str, source: TaggingSource, bad: BadRecords, left: LeftOut | None, notes: list[str]
 ) -> dict[str, tuple[list[TaggedText], Scheme | None]]:
     """The splits of a data set of the hub, or of a folder that stands where an id would, by the names of `SPLITS`.
 
@@ -208,13 +213,16 @@ def _hub_splits(
             rows = there[name]
             known = class_names(rows.features)
             records = (Entry(number, Plain(named_classes(row, known))) for number, row in enumerate(rows, 1))
-            texts[split] = read_tagged_records(records, f"{spec} {name}", source.fields, source.scheme, bad, left=left)
+            where = f"{spec} {name}"
+            texts[split] = read_tagged_records(
+                records, where, source.fields, source.scheme, bad, left=left, notes=notes
+            )
     return texts
 
 
 def _file(path: str) -> Path:
     file = Path(path)
-    if not file.is_file() and not (file.is_dir() and brat_pairs(file)):
+    if not file.is_file() and not (file.is_dir() and is_brat(file)):
         what = "is a folder, and holds no .ann files of BRAT" if file.is_dir() else "is not there"
         raise CorpusError(
             f"'{path}' {what}", fix="give a CoNLL file, or JSON lines of words and tags or text and spans"
@@ -243,13 +251,19 @@ def _check_spelling(texts: Mapping[str, Sequence[TaggedText]]) -> None:
     )
 
 
-def _complete(texts: dict[str, Sequence[TaggedText]], source: TaggingSource, notes: Sequence[str]) -> dict[str, str]:
-    """Take the splits that are not given out of the training texts; says how each was made.
+def _complete(
+    texts: dict[str, Sequence[TaggedText]], source: TaggingSource, notes: Sequence[str]
+) -> tuple[dict[str, str], list[str]]:
+    """Take the splits that are not given out of the training texts.
+
+    Returns:
+        how each was made, and what a person should know of it.
 
     Args:
         notes: what is to be known of how the training file was read, which a message repeats.
     """
     facts = dict.fromkeys(texts, "as given")
+    said: list[str] = []
     if "test" not in texts and source.test_ids is not None:
         wanted = _read_ids(source.test_ids)
         held_out = [text.id in wanted for text in texts["train"]]
@@ -261,15 +275,25 @@ def _complete(texts: dict[str, Sequence[TaggedText]], source: TaggingSource, not
             )
         _part(texts, "test", held_out)
         facts["test"] = f"the ids in {source.test_ids.name}"
-    for split, fraction in (("test", source.test_fraction), ("validation", source.validation_fraction)):
-        if split not in texts:
-            _part(texts, split, _held_out(texts["train"], fraction, split, source.train, notes))
-            facts[split] = (
-                f"{fraction:.0%} of the training texts, whole documents or repetitions, by a hash of what they hold"
+    made = [split for split in ("test", "validation") if split not in texts]
+    if made and len(texts["train"]) > MOST_COMPARED:
+        said.append(
+            f"there are {len(texts['train']):,} training texts: among more than {MOST_COMPARED:,}, near copies are not "
+            "looked for, so that only exact copies are sure to be in one split"
+        )
+    for split in made:
+        fraction = source.test_fraction if split == "test" else source.validation_fraction
+        held_out, words, alike = _held_out(texts["train"], fraction, split, source.train, notes)
+        _part(texts, split, held_out)
+        facts[split] = f"{fraction:.0%} of the training texts, whole documents and groups of {words} at a time"
+        if alike:
+            said.append(
+                f"most texts are joined by copies or near copies, so that for the {split} split only {words} are kept "
+                "together: what is measured on copies of training texts flatters the model"
             )
     if not texts["train"]:
         raise CorpusError("no training texts are left after splitting", fix="give more texts, or splits of your own")
-    return facts
+    return facts, said
 
 
 def _part(texts: dict[str, Sequence[TaggedText]], split: str, held_out: Sequence[bool]) -> None:
@@ -278,44 +302,81 @@ def _part(texts: dict[str, Sequence[TaggedText]], split: str, held_out: Sequence
     texts[split] = chosen
 
 
-def _held_out(texts: Sequence[TaggedText], fraction: float, split: str, train: str, notes: Sequence[str]) -> list[bool]:
-    """(texts,) whether the document of each, or where none is known its content, has a hash within the share.
+def _held_out(
+    texts: Sequence[TaggedText], fraction: float, split: str, train: str, notes: Sequence[str]
+) -> tuple[list[bool], str, bool]:
+    """Which texts are held out, drawn in whole groups.
 
-    Where none has, or none with an entity, the one with the lowest hash is taken too, if something is left to learn.
+    Where the draw takes no text with an entity, the group that is nearest to the share in size is taken too, if another
+    one with entities is left to train on.
+
+    Returns:
+        (texts,) True for those that are held out; what was kept together, in words; and whether that is less than all
+        copies and near copies.
 
     Raises:
         CorpusError: all texts belong together, so that none can be taken.
     """
-    names = [text.group if text.group != text.id else content_key(text) for text in texts]
-    contents: dict[str, list[str]] = {}
-    for name, text in zip(names, texts, strict=True):
-        contents.setdefault(name, []).append(content_key(text))
-    places = {name: _unit_hash(split, "\n".join(sorted(set(own)))) for name, own in contents.items()}
-    if len(places) < 2:
-        raise CorpusError(_inseparable(texts, split, notes), where=train, fix=f"give a file: --{split} FILE")
-    drawn = {name for name, place in places.items() if place < fraction}
-    telling = {name for name, text in zip(names, texts, strict=True) if text.spans}
-    if not drawn & telling and len(telling - drawn) > 1:
-        drawn.add(min(telling - drawn, key=lambda name: (places[name], name)))
-    if not drawn:
-        drawn.add(min(places, key=lambda name: (places[name], name)))
-    return [name in drawn for name in names]
+    types = [tuple(sorted({span.label for span in text.spans})) for text in texts]
+    telling = np.array([bool(text.spans) for text in texts])
+    wanted = fraction * len(texts)
+    drawn: list[tuple[str, Integers, npt.NDArray[np.uint64], npt.NDArray[np.bool_]]] = []
+    for words, groups, hashes in _groupings(texts):
+        held = draw(groups, hashes, types, fraction)
+        sizes = np.bincount(groups)
+        large = sizes[sizes > max(wanted, 1)].sum()
+        if held.sum() >= max(wanted / 2, 1) and large <= len(texts) / 2:
+            drawn.insert(0, (words, groups, hashes, held))
+            break
+        drawn.append((words, groups, hashes, held))  # for a few texts, or a few large documents
+    widest = next(iter(JOINED))
+    for words, groups, hashes, held in drawn:
+        if not (held & telling).any():
+            extra = nearest_group(groups, hashes, wanted, telling)
+            if extra is None:
+                continue
+            held = held | (groups == extra)
+        return held.tolist(), words, words != widest
+    raise CorpusError(_inseparable(texts, split, notes), where=train, fix=f"give a file: --{split} FILE")
+
+
+def _groupings(texts: Sequence[TaggedText]) -> Iterator[tuple[str, Integers, npt.NDArray[np.uint64]]]:
+    """What may be kept together, in words, with the (texts,) group and hash of each: the widest groups first.
+
+    Documents are never parted. At first those that share a copy or near copy of a text are joined too. But nearly all
+    documents may share a line, such as "Methods": then whole documents are compared.
+    """
+    signed = len(texts) <= MOST_COMPARED
+    documents = [text.group if text.group != text.id else "" for text in texts]
+    prints = text_fingerprints((text.text for text in texts), signed=signed)
+    for words, groups in groupings(prints, documents):
+        yield words, groups, prints.hashes
+        if any(documents):
+            break
+    else:
+        return
+    unit_of = {name: number for number, name in enumerate(dict.fromkeys(text.group for text in texts))}
+    parts: list[list[str]] = [[] for _ in unit_of]
+    for text in texts:
+        parts[unit_of[text.group]].append(text.text)
+    # Sorted, since the order of the file has no part in the split.
+    prints = text_fingerprints(("\n".join(sorted(own)) for own in parts), signed=signed)
+    units = np.array([unit_of[text.group] for text in texts])
+    for words, groups in groupings(prints):
+        yield f"{words} of whole documents", groups[units], prints.hashes[units]
 
 
 def _inseparable(texts: Sequence[TaggedText], split: str, notes: Sequence[str]) -> str:
     """Why no text can be taken out of the training texts."""
     if len(texts) == 1:
         why = "there is one text only"
-    elif texts[0].group != texts[0].id:
+    elif texts[0].group != texts[0].id and len({text.group for text in texts}) == 1:
         why = f"all {len(texts):,} texts are of one document ('{texts[0].group}')"
-    else:
+    elif len({content_key(text) for text in texts}) == 1:
         why = f"all {len(texts):,} texts say the same, but for case and white space"
+    else:
+        why = "no two texts with entities can be told apart as copies or documents, so that one could be held out"
     return f"no text can be taken for the {split} split: {why}" + "".join(f"; {note}" for note in notes)
-
-
-def _unit_hash(split: str, name: str) -> float:
-    """In [0, 1), the same on every machine."""
-    return int.from_bytes(hashlib.blake2b(f"{split}\0{name}".encode(), digest_size=8).digest(), "big") / 2**64
 
 
 def _read_ids(path: Path) -> Collection[str]:

@@ -13,9 +13,10 @@ from domain_ft.corpus.checks.private import PrivateData
 from domain_ft.corpus.checks.repairs import repair
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers.base import BadRecords
-from domain_ft.corpus.tasks.entity_files import TagFields, read_tagged
-from domain_ft.corpus.tasks.tagging import TaggingSource, open_tagging
-from domain_ft.errors import CorpusError
+from domain_ft.corpus.tagging.fields import TagFields
+from domain_ft.corpus.tagging.opening import TaggingSource, open_tagging
+from domain_ft.corpus.tagging.reading import read_tagged
+from domain_ft.errors import CorpusError, UserError
 from domain_ft.verbs.data.settings import DataSplitSettings
 from domain_ft.verbs.data.split import split
 
@@ -61,6 +62,82 @@ def test_the_columns_of_words_and_tags_are_found(tmp_path: Path, content: str, u
     found, columns, _ = read(path)
     assert found == FLU
     assert columns == unread
+
+
+@pytest.mark.parametrize(
+    ("content", "unread"),
+    [
+        ("% a comment of several words\nBad O\nflu B-Disease\n\n% id = 2\nNo O\n", {}),
+        ("Bad;O\nflu;B-Disease\n\nNo;O\n", {}),
+        ("Bad|O\nflu|B-Disease\n\nNo|O\n", {}),
+        ("Bad,O\nflu,B-Disease\n\nNo,O\n", {}),
+        ("Bad/O\nflu/B-Disease\n\nNo/O\n", {}),
+        ("-DOCSTART-;O\n\nBad;JJ;O\nflu;NN;B-Disease\n\nNo;RB;O\n", {"column 2": 2}),
+        ("1;Bad;O\n2;flu;B-Disease\n\n1;No;O\n", {}),
+        ("Bad      O\nflu      B-Disease\n\nNo       O\n", {}),
+        ("Bad\t\tO\nflu\tB-Disease\n\nNo \t O\n", {}),
+        ("7\tBad\tO\n8\tflu\tB-Disease\n\n9\tNo\tO\n", {}),  # numbers that go on
+        ("1\t-DOCSTART-\tO\n\n1\tBad\tO\n2\tflu\tB-Disease\n\n1\tNo\tO\n", {}),
+    ],
+)
+def test_comments_and_separators_of_other_tools(tmp_path: Path, content: str, unread: dict[str, int]) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text(content, encoding="utf-8")
+    found, columns, _ = read(path)
+    assert found == FLU
+    assert columns == unread
+    assert CheckedFile.open(str(path), "auto", Fields()).kind == "tags"
+
+
+def test_a_word_may_hold_the_sign_between_columns(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("Bad;O\n;;O\nx;y;B-D\n" + "flu;B-D\n" * 30, encoding="utf-8")
+    assert read(path)[0][0][0].startswith("Bad ; x;y flu")
+    path.write_text("see/O\nhttp://x.org/B-D\n" + "flu/B-D\n" * 3, encoding="utf-8")
+    assert read(path)[0][0][0].startswith("see http://x.org flu")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("Bad/O flu/B-Disease\nNo/O way/O\n", "each line is a sentence of words with their tags"),
+        ('"Bad";O\n"flu";B-Disease\n', "in quotation marks, as in a table"),
+        ('Bad;O\n"a;b";O\n' + "flu;B-Disease\n" * 20, "in quotation marks, as in a table"),
+        ("5 O\n%\nis O\nflu B-D\n", "the line has 1 column"),
+        ("5 O\n% X\nis O\nflu B-D\n", "'X' is no tag"),
+        ("New York   B-LOC\nis         O\nbig        O\n", "the line has 3 columns, where other lines have 2"),
+    ],
+)
+def test_what_is_not_certain_is_refused_with_its_cause(tmp_path: Path, content: str, words: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=words):
+        read(path)
+
+
+def test_a_tag_in_the_line_of_several_words_is_not_lost(tmp_path: Path) -> None:
+    path = tmp_path / "a.conll"
+    content = "1-2\tzum\t{}\n1\tzu\t{}\n2\tdem\tO\n3\tArzt\tO\n\n1\tflu\tB-D\n2\tis\tO\n"
+    path.write_text(content.format("B-D", "O"), encoding="utf-8")
+    with pytest.raises(UserError, match="words 1 to 2 are tagged in the line of all of them"):
+        read(path)
+    path.write_text(content.format("B-D", "B-D"), encoding="utf-8")
+    assert read(path)[0][0] == ("zu dem Arzt", ["zu D"])
+
+
+@pytest.mark.parametrize("separator", [";", "/", "\t\t"])
+def test_a_fixed_copy_keeps_the_separators(tmp_path: Path, separator: str) -> None:
+    rows = [("Mail", "O"), ("a.b@example.com", "O"), ("flu", "B-D"), ("", ""), ("No", "O")]
+    lines = [separator.join(row) if row[0] else "" for row in rows]
+    if separator == "\t\t":
+        lines[2] = "flu\tB-D"
+    content = "\n".join(lines) + "\n"
+    path = tmp_path / "a.txt"
+    path.write_text(content, encoding="utf-8")
+    file, rejections, private = CheckedFile.open(str(path), "auto", Fields()), Rejections(), PrivateData()
+    result = Checker(private=private).check(file.items(rejections.bad), rejections)
+    repair(file, result, tmp_path / "out.txt", private, "en")
+    assert (tmp_path / "out.txt").read_text() == content.replace("a.b@example.com", "[EMAIL]")
 
 
 def test_tags_in_conllu_are_read_from_misc_or_refused(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from domain_ft.corpus.batches import TaskBatch
 from domain_ft.corpus.masking import IGNORED
-from domain_ft.corpus.tasks.entities import OUTSIDE, Span, TaggedText, lenient_chunks
+from domain_ft.corpus.tagging.entities import OUTSIDE, Span, TaggedText, lenient_chunks
 from domain_ft.corpus.tokens import SpecialTokens, plain_backend
 from domain_ft.corpus.words import Bounds, find_words
 

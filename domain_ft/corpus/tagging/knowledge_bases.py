@@ -20,7 +20,7 @@ from typing import Any
 
 from domain_ft.corpus.readers.base import BadRecords, RawRecord, kind_of
 from domain_ft.corpus.sentences import sentence_bounds
-from domain_ft.corpus.tasks.entities import Span, keep_longest
+from domain_ft.corpus.tagging.entities import Span, keep_longest
 from domain_ft.corpus.words import Bounds
 
 PASSAGES, ENTITIES, RELATIONS = "passages", "entities", "relations"

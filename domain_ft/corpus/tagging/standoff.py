@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from domain_ft.corpus.left_out import LeftOut, UnreadFile
+from domain_ft.corpus.readers import ENDINGS
 from domain_ft.corpus.readers.base import BadRecords, decode, is_foreign, read_bytes, read_lines, report_empty
-from domain_ft.corpus.tasks.annotations import Outcome, Plain, Refused, outcomes
+from domain_ft.corpus.readers.files import ending, why_unreadable
+from domain_ft.corpus.tagging.annotations import Outcome, Plain, Refused, outcomes
 from domain_ft.errors import CorpusError
 
+_LISTED = 5  # files that a message names
 _BRAT = re.compile(r"(\S+) (\d+ \d+(?:;\d+ \d+)*)")
 _BRAT_KINDS = {
     "R": "relations (R)",
@@ -32,12 +35,37 @@ _PUBTATOR = re.compile(r"([^|\t]+)\|([ta])\|(.*)", re.DOTALL)
 
 
 def brat_pairs(path: Path) -> list[tuple[Path, Path]]:
-    """The (text, annotations) files of a folder, a .ann file or its .txt file; none where it is no BRAT."""
+    """The (text, annotations) files of a folder, a .ann file or its .txt file; none where it has no annotations."""
     if path.is_dir():
-        return [(ann.with_suffix(".txt"), ann) for ann in sorted(path.rglob("*.ann"))]
+        return [(ann.with_suffix(".txt"), ann) for ann in sorted(path.rglob("*.ann")) if ann.is_file()]
     if path.suffix.lower() == ".ann" or (path.suffix.lower() == ".txt" and path.with_suffix(".ann").is_file()):
         return [(path.with_suffix(".txt"), path.with_suffix(".ann"))]
     return []
+
+
+def is_brat(path: Path) -> bool:
+    """Whether a file or folder is BRAT's: of a folder, where half of its texts or more have annotations.
+
+    Raises:
+        CorpusError: a folder has .ann files, but they are strays among other texts.
+    """
+    pairs = brat_pairs(path)
+    if not path.is_dir() or not pairs:
+        return bool(pairs)
+    whole = [ann for text, ann in pairs if text.is_file()]
+    texts = [file for file in path.rglob("*") if ending(file) in ENDINGS and file.is_file()]
+    if 2 * len(whole) >= max(len(pairs), len(texts)):
+        return True
+    stray = [ann for _, ann in pairs if ann not in whole] or whole
+    names = ", ".join(ann.relative_to(path).as_posix() for ann in stray[:_LISTED])
+    more = f" and {len(stray) - _LISTED:,} more" if len(stray) > _LISTED else ""
+    raise CorpusError(
+        f"the folder is not read as BRAT's: {len(whole):,} of its {len(texts):,} texts have an .ann file beside them"
+        + (f", {len(pairs) - len(whole):,} .ann files have no text" if len(pairs) > len(whole) else "")
+        + f" ({names}{more})",
+        where=str(path),
+        fix="put the annotated texts and their .ann files into a folder of their own, and name that; or name one file",
+    )
 
 
 def read_brat(path: Path, bad: BadRecords, left: LeftOut) -> Iterator[tuple[int, Outcome]]:
@@ -45,9 +73,9 @@ def read_brat(path: Path, bad: BadRecords, left: LeftOut) -> Iterator[tuple[int,
     pairs = brat_pairs(path)
     if path.is_dir():
         known = {file for pair in pairs for file in pair}
-        for file in sorted(file for file in path.rglob("*") if file.is_file() and file not in known):
+        for file in sorted(file for file in path.rglob("*") if not file.is_dir() and file not in known):
             why = "no .ann file beside it" if file.suffix == ".txt" else "no text of BRAT"
-            left.files.append(UnreadFile(file.relative_to(path).as_posix(), why))
+            left.files.append(UnreadFile(file.relative_to(path).as_posix(), why_unreadable(file) or why))
     for number, (text_file, ann) in enumerate(pairs, 1):
         own = ann.relative_to(path).as_posix() if path.is_dir() else ann.name
         if not text_file.is_file():

@@ -16,9 +16,9 @@ from tiny_tasks import sentence, write
 
 from domain_ft.corpus.readers.base import BadRecords, RawRecord, Reject
 from domain_ft.corpus.recipes import load_recipe
-from domain_ft.corpus.tasks.entities import Span
-from domain_ft.corpus.tasks.entity_files import TagFields, read_tagged
-from domain_ft.corpus.tasks.knowledge_bases import (
+from domain_ft.corpus.tagging.entities import Span
+from domain_ft.corpus.tagging.fields import TagFields
+from domain_ft.corpus.tagging.knowledge_bases import (
     MOST_PAIRED,
     Document,
     Entity,
@@ -26,8 +26,9 @@ from domain_ft.corpus.tasks.knowledge_bases import (
     flat_spans,
     read_document,
 )
+from domain_ft.corpus.tagging.opening import TaggingSource, open_tagging
+from domain_ft.corpus.tagging.reading import read_tagged
 from domain_ft.corpus.tasks.opening import TaskSource, open_task
-from domain_ft.corpus.tasks.tagging import TaggingSource, open_tagging
 from domain_ft.errors import CorpusError, RecordError
 
 Offsets = list[list[int]]

@@ -1,0 +1,141 @@
+"""Copies and near copies among texts: their fingerprints, and the groups that must not be parted.
+
+What the verbs that split or compare texts share: `duplicates` has the method (shingles, MinHash, banding), this module
+applies it to a list of texts, `splitting` draws whole groups.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from domain_ft.corpus.cleaning import normalise
+from domain_ft.corpus.duplicates import (
+    FAMILY,
+    PERMUTATIONS,
+    Signatures,
+    Signer,
+    agreement,
+    connected,
+    shingles,
+    similar_pairs,
+)
+from domain_ft.corpus.workers import in_order
+
+MOST_COMPARED = 1_000_000
+"""Texts, more than which are not compared for near copies: half a gigabyte of signatures."""
+
+DIGEST = np.dtype([("hash", ">u8"), ("rest", ">u8")])
+_BATCH = 1_000_000  # characters that are signed at a time
+_FAMILY = 1_000  # similar texts that are all compared with each other
+
+Digests = npt.NDArray[np.void]
+Integers = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """What copies of a text have in common.
+
+    Attributes:
+        digests: (texts,) of the normalised texts: equal for exact copies.
+        signatures: (texts, 128) by which near copies are found; None where there are too many texts.
+    """
+
+    digests: Digests
+    signatures: Signatures | None
+
+    @property
+    def hashes(self) -> npt.NDArray[np.uint64]:
+        """(texts,) a 64-bit hash of each normalised text."""
+        return self.digests["hash"].astype(np.uint64)
+
+    def take(self, rows: Integers) -> Fingerprints:
+        """Those of some texts."""
+        return Fingerprints(self.digests[rows], None if self.signatures is None else self.signatures[rows])
+
+
+def text_fingerprints(texts: Iterable[str], *, signed: bool = True) -> Fingerprints:
+    """The fingerprints of a few texts, made on all cores; without signatures where `signed` is False."""
+    parts = list(signed_batches(texts, signed=signed))
+    digests = np.frombuffer(b"".join(digest for digest, _ in parts), DIGEST)
+    if not signed:
+        return Fingerprints(digests, None)
+    signatures = np.frombuffer(b"".join(signature for _, signature in parts), np.uint32)
+    return Fingerprints(digests, signatures.reshape(-1, PERMUTATIONS))
+
+
+def signed_batches(texts: Iterable[str], *, signed: bool) -> Iterator[tuple[bytes, bytes]]:
+    """The digests and signatures of texts as bytes, a batch at a time, made on all cores."""
+    return in_order(_signed if signed else _digested, _batches(texts))
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    waiting = 0
+    for text in texts:
+        batch.append(text)
+        waiting += len(text)
+        if waiting >= _BATCH:
+            yield batch
+            batch, waiting = [], 0
+    if batch:
+        yield batch
+
+
+def _signed(texts: list[str]) -> tuple[bytes, bytes]:
+    signer = Signer()
+    essences = list(map(normalise, texts))
+    return _digest(essences), b"".join(signer.sign(shingles(essence)).tobytes() for essence in essences)
+
+
+def _digested(texts: list[str]) -> tuple[bytes, bytes]:
+    return _digest(map(normalise, texts)), b""
+
+
+def _digest(essences: Iterable[str]) -> bytes:
+    return b"".join(hashlib.blake2b(essence.encode("utf-8"), digest_size=16).digest() for essence in essences)
+
+
+def duplicate_groups(prints: Fingerprints, *names: Sequence[str], similarity: float | None = FAMILY) -> Integers:
+    """(texts,) the group of each, from 0: copies, near copies and texts of one name are joined.
+
+    Args:
+        prints: of the texts.
+        names: each (texts,), such as the values of a group field; empty where a text has none, or all of it.
+        similarity: from which on texts are near copies; None for copies alone.
+    """
+    count = len(prints.digests)
+    _, first, copy_of = np.unique(prints.digests, return_index=True, return_inverse=True)
+    pairs: list[Integers] = [np.stack([first[copy_of], np.arange(count)], axis=1)]
+    if prints.signatures is not None and similarity is not None:
+        similar, _ = similar_pairs(np.asarray(prints.signatures[first]), similarity)
+        pairs.append(first[similar])
+    same: list[tuple[int, int]] = []
+    for own in names:
+        seen: dict[str, int] = {}
+        same += [(seen.setdefault(name, row), row) for row, name in enumerate(own) if name]
+    return connected(count, itertools.chain(map(tuple, np.concatenate(pairs).tolist()), same))
+
+
+def all_similar_pairs(signatures: Signatures, threshold: float) -> tuple[Integers, npt.NDArray[np.float32]]:
+    """`similar_pairs`, with every pair of a family of up to `_FAMILY` texts: there only neighbours are compared."""
+    pairs, similarity = similar_pairs(signatures, threshold)
+    families = connected(len(signatures), map(tuple, pairs.tolist()))
+    sizes = np.bincount(families)
+    more_pairs, more = [pairs], [similarity]
+    for family in np.flatnonzero((sizes > 2) & (sizes <= _FAMILY)):
+        own = np.flatnonzero(families == family)
+        first, second = np.triu_indices(len(own), 1)
+        inside = np.stack([own[first], own[second]], axis=1)
+        shares = agreement(signatures, inside)
+        more_pairs.append(inside[shares >= threshold])
+        more.append(shares[shares >= threshold])
+    every, places = np.unique(np.concatenate(more_pairs), axis=0, return_index=True)
+    return every, np.concatenate(more)[places]
