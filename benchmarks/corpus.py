@@ -162,7 +162,7 @@ def measure_making(corpus: Path, tokenizer: Path) -> dict[str, Any]:
         "prepare_seconds": prepare_seconds,
         "tokenise_seconds": seconds - prepare_seconds,
         "tokens": rows.tokens,
-        "pieces": len(rows),
+        "sequences": len(rows),
         "text_bytes_on_disk": sum(file.stat().st_size for file in cache.glob(f"corpora/{prepared.key}/*")),
         "token_bytes_on_disk": sum(file.stat().st_size for file in cache.glob(f"tokens/{rows.key}/*")),
         "peak_memory_megabytes": max(megabytes for _, megabytes in samples),
@@ -189,11 +189,11 @@ def recall(files: list[Path]) -> None:
 def measure_reading(corpus: Path, tokenizer: Path, seconds: float) -> dict[str, Any]:
     """Open what is cached, and read masked batches for `seconds`, half of them from the disk, half from memory."""
     from domain_ft.corpus.masking import MaskVocabulary, mask_tokens
-    from domain_ft.corpus.packing import StepPlan, passes
+    from domain_ft.corpus.packing import StepPlan, micro_batches
 
     def read(index: int) -> None:
         step = plan.step(index)
-        for chosen in passes(step.rows, rows.lengths, TOKENS_PER_STEP):
+        for chosen in micro_batches(step.rows, rows.lengths, TOKENS_PER_STEP):
             batch = rows.pack(chosen)
             mask_tokens(batch, epoch=step.epoch, seed=SEED, rate=0.15, whole_word=True, vocabulary=vocabulary)
 

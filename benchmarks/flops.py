@@ -33,7 +33,7 @@ class Flops:
 
 
 def count(prepared: Any) -> Flops:
-    """The FLOPs of an `adapt.prepare.Job` with adapters in all its linears, whose attention sees whole rows."""
+    """The FLOPs of an `adapt.prepare.AdaptJob` with adapters in all its linears, whose attention sees whole rows."""
     config, rows, rank = prepared.base.model.config, prepared.train_rows, prepared.settings.rank
     causal = prepared.base.objective == "clm"
     labelled = 1.0 if causal else prepared.settings.mask_rate

@@ -1,11 +1,11 @@
-"""What training costs by its length, by the tokens in a pass and by the length of a row.
+"""What training costs by its length, by the tokens in a micro-batch and by the length of a row.
 
     domain-ft bench scaling [-- --parts length,passes,rows --minilm --json]
 
 length  tokens/s and memory of runs of 1e5, 1e6 and 1e7 tokens, over the run and in its last tenth, on a very small
         random BERT, so that the loop and the data make up what they can of a step and 1e7 tokens take minutes; with
         --minilm, 1e5 and 1e6 tokens of minilm too (ten minutes more). Flat means that cost is linear in the length.
-passes  the time of a step of 16,384 tokens of minilm, in passes of 256 to 16,384 tokens.
+passes  the time of a step of 16,384 tokens of minilm, in micro-batches of 256 to 16,384 tokens.
 rows    tokens/s for rows of 32 to 8,192 tokens at 8,192 tokens a step, on a small random BERT with 8,192 positions,
         beside the FLOPs a token needs: attention sees the whole row, so its share grows with the row's length.
 
@@ -81,7 +81,7 @@ class Measurement:
     """One training run in a process of its own: `model` on `corpus` for `tokens`.
 
     Attributes:
-        length, step, per_pass: tokens of a row, of an optimiser step, and of a pass, at most.
+        length, step, per_pass: tokens of a row, of an optimiser step, and of a micro-batch, at most.
         mask_rate: the share of tokens that it has to guess.
     """
 
@@ -116,7 +116,7 @@ def measure(wanted: Measurement) -> dict[str, Any]:
         max_tokens=wanted.tokens,
         max_length=wanted.length,
         tokens_per_step=wanted.step,
-        tokens_per_pass=wanted.per_pass,
+        tokens_per_micro_batch=wanted.per_pass,
         mask_rate=wanted.mask_rate,
         quiet=True,
     )
@@ -190,14 +190,14 @@ def by_length(folder: Path, minilm: bool) -> dict[str, Any]:
     return found
 
 
-def by_pass() -> list[dict[str, Any]]:
-    """Steps of one size in passes of ever more tokens."""
+def by_micro_batch() -> list[dict[str, Any]]:
+    """Steps of one size in micro-batches of ever more tokens."""
     turns = []
     for _ in range(ROUNDS):
         for per_pass in PASSES:
             wanted = Measurement("minilm", "legal", 256, PASS_STEP, per_pass, 2 * PASS_STEP)
-            turns.append((per_pass, _turn(f"passes of {per_pass:,} tokens", wanted)))
-    return _medians(turns, "tokens_per_pass")
+            turns.append((per_pass, _turn(f"micro-batches of {per_pass:,} tokens", wanted)))
+    return _medians(turns, "tokens_per_micro_batch")
 
 
 def by_row(folder: Path) -> list[dict[str, Any]]:
@@ -231,11 +231,13 @@ def show_all(found: dict[str, Any]) -> None:
         show(made)
     if "passes" in found:
         made = table(
-            f"minilm, a step of {PASS_STEP:,} tokens", ("tokens in a pass",), ("s a step", "tokens/s", "resident MiB")
+            f"minilm, a step of {PASS_STEP:,} tokens",
+            ("tokens in a micro-batch",),
+            ("s a step", "tokens/s", "resident MiB"),
         )
         for row in found["passes"]:
             made.add_row(
-                f"{row['tokens_per_pass']:,}",
+                f"{row['tokens_per_micro_batch']:,}",
                 f"{row['seconds_per_step']:.2f}",
                 f"{row['tokens_per_second']:,.0f}",
                 f"{row['memory_bytes'] / 2**20:,.0f}",
@@ -276,12 +278,12 @@ def plot(found: dict[str, Any], path: Path) -> None:
                 axes.legend()
             else:
                 name, title = {
-                    "passes": ("tokens_per_pass", f"passes of a step of {PASS_STEP:,}"),
+                    "passes": ("tokens_per_micro_batch", f"micro-batches of a step of {PASS_STEP:,}"),
                     "rows": ("row_tokens", f"rows of a step of {ROW_STEP:,}"),
                 }[part]
                 places = [row[name] for row in found[part]]
                 axes.plot(places, [row["tokens_per_second"] for row in found[part]], "o-", color=OURS, label="measured")
-                axes.set(title=title, xlabel="tokens in a pass" if part == "passes" else "tokens in a row")
+                axes.set(title=title, xlabel="tokens in a micro-batch" if part == "passes" else "tokens in a row")
                 if part == "rows":
                     totals = [sum(row["flops_per_token"].values()) for row in found[part]]
                     first = found[part][0]["tokens_per_second"] * totals[0]
@@ -318,7 +320,7 @@ def main() -> None:
             if part == "length":
                 found[part] = by_length(place, given.minilm)
             else:
-                found[part] = by_pass() if part == "passes" else by_row(place)
+                found[part] = by_micro_batch() if part == "passes" else by_row(place)
             write_json(found, output)
     plot(found, output.with_suffix(".png"))
     if given.json:

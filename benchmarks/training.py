@@ -164,7 +164,7 @@ def measure(job: Job, side: Side, steps: int, seed: int, rows: Path, scores: Pat
         max_length=LENGTH,
         whole_word=False,  # the peer's collator masks tokens
         tokens_per_step=job.tokens_per_step,
-        tokens_per_pass=job.tokens_per_step,
+        tokens_per_micro_batch=job.tokens_per_step,
         learning_rate=LEARNING_RATE,
         weight_decay=WEIGHT_DECAY,
         warmup=WARMUP,
@@ -187,7 +187,7 @@ def measure(job: Job, side: Side, steps: int, seed: int, rows: Path, scores: Pat
                 prepared.objective,
                 prepared.held_out["domain"],
                 chosen,
-                tokens_per_pass=job.tokens_per_step,
+                tokens_per_micro_batch=job.tokens_per_step,
             )
             if scores:
                 scored.save(scores / f"{name}.json")

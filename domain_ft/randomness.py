@@ -1,8 +1,8 @@
 """Randomness without state: every draw is a function of a seed and of what it is for.
 
-The mask of a piece, the order of an epoch, the dropout of a pass are each drawn from a generator that is made on the
-spot from (seed, purpose, indices). So a resumed run equals an uninterrupted one, evaluation masks are the same before
-and after training, and no order of calls matters.
+The mask of a sequence, the order of an epoch, the dropout of a micro-batch are each drawn from a generator that is made
+on the spot from (seed, purpose, indices). So a resumed run equals an uninterrupted one, evaluation masks are the same
+before and after training, and no order of calls matters.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ RANK, LENGTH, PIECES = 4, 32, 6
 
 
 class OneText:
-    """A split of one long document, whose pieces are full."""
+    """A split of one long document, whose sequences are full."""
 
     key = "bench-training-1"
 
@@ -40,7 +40,7 @@ class OneText:
 
 @dataclasses.dataclass(frozen=True)
 class FullRows:
-    """The first pieces of `rows`, all of them full."""
+    """The first sequences of `rows`, all of them full."""
 
     rows: TokenRows
 
@@ -58,7 +58,7 @@ def small_job(architecture: str, folder: Path) -> SimpleNamespace:
     apply_lora(base.model, LoraConfig(rank=RANK), seed=1)
     set_backend(base.model, "reference")
     rows = FullRows(tokenize(OneText(), base.tokenizer, max_length=LENGTH))
-    assert set(rows.lengths) <= {LENGTH, LENGTH - 1}  # a decoder's pieces but the last have no end token
+    assert set(rows.lengths) <= {LENGTH, LENGTH - 1}  # a decoder's sequences but the last have no end token
     objective: Objective = (
         MaskedLM(vocabulary=MaskVocabulary.of(base.tokenizer), seed=5) if base.objective == "mlm" else CausalLM()
     )

@@ -91,7 +91,7 @@ def _classes(example: dict[str, Any], tokenizer: Any, job: dict[str, Any]) -> di
 
 
 def _tags(example: dict[str, Any], tokenizer: Any, job: dict[str, Any]) -> dict[str, Any]:
-    """The first piece of each word is labelled, as run_ner.py does."""
+    """The first sequence of each word is labelled, as run_ner.py does."""
     encoded = tokenizer(example["tokens"], truncation=True, max_length=job["max_length"], is_split_into_words=True)
     labels, before = [], None
     for word in encoded.word_ids():

@@ -19,15 +19,13 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from domain_ft.errors import AssetError, nearest
+from domain_ft.progress import Progress
 from domain_ft.storage import cache_folder, new_folder, sha256, write_json
-
-Progress = Callable[[str, int, "int | None"], None]
-"""Called as progress(label, done, total or None)."""
 
 WHEELS_VARIABLE = "DOMAIN_FT_WHEELS"
 _MANIFEST = "manifest.json"

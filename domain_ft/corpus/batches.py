@@ -1,4 +1,4 @@
-"""What the data hands to a model: pieces of documents laid end to end, with no padding."""
+"""What the data hands to a model: sequences of documents laid end to end, with no padding."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Places = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """One pass: whole pieces laid end to end in a single row of tokens. Attention stays inside each piece.
+    """One micro-batch: whole sequences laid end to end in a single row of tokens. Attention stays inside each sequence.
 
     Attributes:
-        input_ids: (tokens,) int64, special tokens at both ends of each piece where the tokenizer has them.
-        position_ids: (tokens,) int64, counted from 0 within each piece.
-        cu_seqlens: (pieces + 1,) int32, where each piece begins, and the end of the last.
-        rows: (pieces,) int64, the index of each piece in the TokenRows that it comes from.
-        documents: (pieces,) int64, the index of the document that each piece is cut from.
-        pieces: (pieces,) int32, which piece of its document each is, counted from 0.
-        word_ids: (tokens,) int32, tokens of one word share a number within a piece; -1 for special tokens.
+        input_ids: (tokens,) int64, special tokens at both ends of each sequence where the tokenizer has them.
+        position_ids: (tokens,) int64, counted from 0 within each sequence.
+        cu_seqlens: (sequences + 1,) int32, where each sequence begins, and the end of the last.
+        rows: (sequences,) int64, the index of each sequence in the TokenRows that it comes from.
+        documents: (sequences,) int64, the index of the document that each sequence is cut from.
+        sequences: (sequences,) int32, which sequence of its document each is, counted from 0.
+        word_ids: (tokens,) int32, tokens of one word share a number within a sequence; -1 for special tokens.
         token_bytes: (tokens,) int32, UTF-8 bytes of text from the end of the token before to the end of this one, so
             that they sum to the document's bytes; 0 for special tokens.
     """
@@ -37,44 +37,47 @@ class PackedBatch:
     cu_seqlens: npt.NDArray[np.int32]
     rows: npt.NDArray[np.int64]
     documents: npt.NDArray[np.int64]
-    pieces: npt.NDArray[np.int32]
+    sequences: npt.NDArray[np.int32]
     word_ids: npt.NDArray[np.int32]
     token_bytes: npt.NDArray[np.int32]
 
     def repeated(self, lengths: Sequence[int]) -> Self:
-        """A pass of `len(lengths)` pieces, each the first tokens of this one's only piece: to measure with."""
+        """A micro-batch of `len(lengths)` sequences, each the first tokens of this one's only sequence: to measure
+        with.
+        """
         places = np.concatenate([np.arange(length) for length in lengths])
         return dataclasses.replace(self, **self._taken(places, np.zeros(len(lengths), dtype=np.int64), lengths))
 
-    def _taken(self, tokens: Places, pieces: Places, lengths: Sequence[int]) -> dict[str, Any]:
-        """The fields of a pass of these tokens and pieces."""
+    def _taken(self, tokens: Places, sequences: Places, lengths: Sequence[int]) -> dict[str, Any]:
+        """The fields of a micro-batch of these tokens and sequences."""
         return {
             "input_ids": self.input_ids[tokens],
             "position_ids": self.position_ids[tokens],
             "cu_seqlens": np.concatenate(([0], np.cumsum(lengths))).astype(np.int32),
-            "rows": self.rows[pieces],
-            "documents": self.documents[pieces],
-            "pieces": self.pieces[pieces],
+            "rows": self.rows[sequences],
+            "documents": self.documents[sequences],
+            "sequences": self.sequences[sequences],
             "word_ids": self.word_ids[tokens],
             "token_bytes": self.token_bytes[tokens],
         }
 
     @property
     def tokens(self) -> int:
-        """Number of tokens in the pass, special tokens included."""
+        """Number of tokens in the micro-batch, special tokens included."""
         return len(self.input_ids)
 
     @property
     def lengths(self) -> npt.NDArray[np.int32]:
-        """(pieces,) length of each piece in tokens."""
+        """(sequences,) length of each sequence in tokens."""
         return np.diff(self.cu_seqlens)
 
 
 @dataclass(frozen=True)
 class TaskBatch(PackedBatch):
-    """One pass of a downstream task. Its rows are examples; an example has one piece, or one for each of its windows.
+    """One micro-batch of a downstream task. Its rows are examples; an example has one sequence, or one for each of its
+    windows.
 
-    The pieces of an example stand side by side, and `rows` has its index once for each of them.
+    The sequences of an example stand side by side, and `rows` has its index once for each of them.
 
     Attributes:
         type_ids: (tokens,) int64, the segment of each token: 1 for the second text of a pair, where the tokenizer
@@ -90,12 +93,12 @@ class TaskBatch(PackedBatch):
 
     @property
     def owners(self) -> Places:
-        """(pieces,) which example of the pass each piece is of, counted from 0."""
+        """(sequences,) which example of the micro-batch each sequence is of, counted from 0."""
         return np.cumsum(np.append(False, self.rows[1:] != self.rows[:-1])).astype(np.int64)
 
-    def _taken(self, tokens: Places, pieces: Places, lengths: Sequence[int]) -> dict[str, Any]:
-        return super()._taken(tokens, pieces, lengths) | {
-            "rows": np.arange(len(pieces)),
+    def _taken(self, tokens: Places, sequences: Places, lengths: Sequence[int]) -> dict[str, Any]:
+        return super()._taken(tokens, sequences, lengths) | {
+            "rows": np.arange(len(sequences)),
             "type_ids": self.type_ids[tokens],
-            "targets": self.targets[tokens if self.by_token else pieces],
+            "targets": self.targets[tokens if self.by_token else sequences],
         }

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from domain_ft.corpus import assets
-from domain_ft.corpus.assets import ASSETS, Progress
+from domain_ft.corpus.assets import ASSETS
 from domain_ft.corpus.left_out import UnreadFile
 from domain_ft.corpus.naming import name_of
 from domain_ft.corpus.readers import reader
@@ -25,6 +25,7 @@ from domain_ft.corpus.readers.encoding_names import canonical
 from domain_ft.corpus.readers.files import KNOWN_ENDINGS, Listing, list_files
 from domain_ft.corpus.recipes import Recipe, Source, load_recipe, recipe_names, recipes_folder
 from domain_ft.errors import AssetError, CorpusError, nearest
+from domain_ft.progress import Progress
 from domain_ft.storage import cache_folder, sha256, user_path, write_json
 
 

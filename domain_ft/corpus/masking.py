@@ -1,14 +1,14 @@
 """Masks for the masked LM: which tokens are hidden, and what stands in their place.
 
-It stands between a packed pass and the objective. After Devlin et al. 2018, BERT (arXiv:1810.04805): of the chosen
-tokens 80 % become the mask token, 10 % a random one, 10 % stay; and whole words are chosen, as in the authors' later
-release, since the rest of a word gives its hidden part away.
+It stands between a packed micro-batch and the objective. After Devlin et al. 2018, BERT (arXiv:1810.04805): of the
+chosen tokens 80 % become the mask token, 10 % a random one, 10 % stay; and whole words are chosen, as in the authors'
+later release, since the rest of a word gives its hidden part away.
 
-Every random number is a hash of (seed, epoch, document, piece, position). So the mask of a piece does not depend on
-which pieces share its pass, nor on what was drawn before; the masks of an evaluation are the same before and after
-training; and a whole pass is masked by a few array operations, however many pieces it has.
+Every random number is a hash of (seed, epoch, document, sequence, position). So the mask of a sequence does not depend
+on which sequences share its pass, nor on what was drawn before; the masks of an evaluation are the same before and
+after training; and a whole micro-batch is masked by a few array operations, however many sequences it has.
 
-The number of tokens. The words of a piece are put in random order and taken until `rate` times its tokens are
+The number of tokens. The words of a sequence are put in random order and taken until `rate` times its tokens are
 reached; the word that crosses the line is taken with the probability that makes the expected number exact.
 
 Texts without spaces. There a "word" of the tokenizer may be a sentence: a word of more than `LONGEST_WORD` tokens is
@@ -74,10 +74,10 @@ def mask_tokens(
     """Mask the text of `batch`; special tokens stay.
 
     Args:
-        batch: pieces laid end to end.
+        batch: sequences laid end to end.
         epoch: how many times the corpus has been read before; 0 for an evaluation.
         seed: of the run.
-        rate: the share of a piece's tokens to mask, above 0 and at most 1. A piece has at least one.
+        rate: the share of a sequence's tokens to mask, above 0 and at most 1. A sequence has at least one.
         whole_word: whether the tokens of a word are masked together.
         vocabulary: of the batch's tokenizer.
 
@@ -113,7 +113,7 @@ class _Sampled(Protocol):
 def mostly_without_words(rows: _Sampled, sample: int = 256) -> bool:
     """Whether most tokens of `rows` stand in words too long to be masked whole, as in a language without spaces.
 
-    Judged by `sample` pieces, evenly spaced. Where it is so, whole-word masking falls back to single tokens, and the
+    Judged by `sample` sequences, evenly spaced. Where it is so, whole-word masking falls back to single tokens, and the
     user should be told.
     """
     places = np.unique(np.linspace(0, len(rows) - 1, num=min(sample, len(rows)), dtype=np.int64))
@@ -127,31 +127,33 @@ def _chosen(
     batch: PackedBatch, text: npt.NDArray[np.int64], noise: _TokenNoise, rate: float, whole_word: bool
 ) -> npt.NDArray[np.bool_]:
     """Which of the tokens `text` (positions in the batch, special ones left out) are masked: (text,) bool."""
-    piece = noise.piece[text]
-    begins = _unit_begins(batch.word_ids[text], piece, whole_word)
+    sequence = noise.sequence[text]
+    begins = _unit_begins(batch.word_ids[text], sequence, whole_word)
     first = np.flatnonzero(begins)  # the units: words, or tokens
     sizes = np.diff(np.append(first, len(text)))
-    unit_piece = piece[first]
+    unit_piece = sequence[first]
 
     order = np.argsort(noise.uniform(text[first], _ORDER))
     small = unit_piece[order].astype(np.min_scalar_type(len(batch.rows)))  # numpy sorts 16 bits by radix, in no time
     order = order[np.argsort(small, kind="stable")]
     ends = np.cumsum(sizes[order])
-    opens = np.append(True, unit_piece[order][1:] != unit_piece[order][:-1])  # the first unit of each piece
+    opens = np.append(True, unit_piece[order][1:] != unit_piece[order][:-1])  # the first unit of each sequence
     before = ends - sizes[order]
     before -= np.repeat(before[opens], np.diff(np.append(np.flatnonzero(opens), len(order))))
-    wanted = rate * np.bincount(piece, minlength=len(batch.rows))[unit_piece[order]]
+    wanted = rate * np.bincount(sequence, minlength=len(batch.rows))[unit_piece[order]]
     taken = np.empty(len(order), dtype=bool)
     taken[order] = opens | (before + noise.uniform(text[first[order]], _CROSSING) * sizes[order] < wanted)
     return np.repeat(taken, sizes)
 
 
-def _unit_begins(words: npt.NDArray[np.int32], piece: npt.NDArray[np.int64], whole_word: bool) -> npt.NDArray[np.bool_]:
+def _unit_begins(
+    words: npt.NDArray[np.int32], sequence: npt.NDArray[np.int64], whole_word: bool
+) -> npt.NDArray[np.bool_]:
     """Which tokens begin a unit that is masked whole or not at all: a word, a token of a long one, or any token."""
     begins = np.ones(len(words), dtype=bool)
     if not whole_word:
         return begins
-    begins[1:] = (words[1:] != words[:-1]) | (piece[1:] != piece[:-1])
+    begins[1:] = (words[1:] != words[:-1]) | (sequence[1:] != sequence[:-1])
     sizes = np.diff(np.append(np.flatnonzero(begins), len(words)))
     return begins | np.repeat(sizes > LONGEST_WORD, sizes)
 
@@ -164,17 +166,17 @@ _STRIDE = np.uint64(GAMMA)
 
 
 class _TokenNoise:
-    """Uniform numbers for the tokens of a batch, each a hash of (key, document, piece, position, purpose).
+    """Uniform numbers for the tokens of a batch, each a hash of (key, document, sequence, position, purpose).
 
     Attributes:
-        piece: (tokens,) int64, which piece of the batch each token stands in.
+        sequence: (tokens,) int64, which sequence of the batch each token stands in.
     """
 
     def __init__(self, batch: PackedBatch, key: int) -> None:
-        self.piece = np.repeat(np.arange(len(batch.rows)), batch.lengths)
+        self.sequence = np.repeat(np.arange(len(batch.rows)), batch.lengths)
         documents = scramble(np.uint64(key) + _STRIDE * batch.documents.astype(np.uint64))
-        pieces = scramble(documents + _STRIDE * batch.pieces.astype(np.uint64))
-        self._tokens = scramble(pieces[self.piece] + _STRIDE * batch.position_ids.astype(np.uint64))
+        sequences = scramble(documents + _STRIDE * batch.sequences.astype(np.uint64))
+        self._tokens = scramble(sequences[self.sequence] + _STRIDE * batch.position_ids.astype(np.uint64))
 
     def uniform(self, tokens: npt.NDArray[np.int64], purpose: int) -> npt.NDArray[np.float64]:
         """(tokens,) numbers in [0, 1) for the tokens at the given positions of the batch."""

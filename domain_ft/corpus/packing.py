@@ -1,4 +1,4 @@
-"""Which pieces go where: into the steps of an epoch, to the ranks, and into passes of at most so many tokens.
+"""Which sequences go where: into the steps of an epoch, to the ranks, and into micro-batches of at most so many tokens.
 
 It stands between the rows of tokens and the loop, and knows nothing of them but their lengths. All of it is a function
 of the lengths and the seed: a resumed run finds its place by the number of the step alone. A large corpus is put in
@@ -18,7 +18,7 @@ from domain_ft.randomness import generator
 
 Rows = npt.NDArray[np.int64]
 
-CHAPTER = 1 << 20  # pieces that are put in order at a time: some 50 MB for as long as it takes, 8 MB afterwards
+CHAPTER = 1 << 20  # sequences that are put in order at a time: some 50 MB for as long as it takes, 8 MB afterwards
 _CHAPTER_STEPS = 64  # steps of a chapter at least, so that its steps hold as much as another's within a hundredth or so
 
 
@@ -28,7 +28,7 @@ class Step:
 
     Attributes:
         epoch: how many times the corpus has been read before.
-        rows: (pieces,) int64 row indices.
+        rows: (sequences,) int64 row indices.
     """
 
     epoch: int
@@ -36,17 +36,18 @@ class Step:
 
 
 class StepPlan:
-    """The pieces of every optimiser step of a run, however long it is.
+    """The sequences of every optimiser step of a run, however long it is.
 
-    Each epoch is a permutation of all pieces, cut into `steps_per_epoch` steps that hold, as nearly as whole pieces
-    allow, the same number of tokens. That number is `tokens_per_step` or a little less: an epoch is cut evenly, since a
-    short last step would weigh its few pieces more than the others. No step crosses from one epoch into the next.
+    Each epoch is a permutation of all sequences, cut into `steps_per_epoch` steps that hold, as nearly as whole
+    sequences allow, the same number of tokens. That number is `tokens_per_step` or a little less: an epoch is cut
+    evenly, since a short last step would weigh its few sequences more than the others. No step crosses from one epoch
+    into the next.
 
-    An epoch of more than `CHAPTER` pieces is read in chapters. Each holds pieces from all over the corpus, as a random
-    order of the whole has them, and is cut into its share of the steps.
+    An epoch of more than `CHAPTER` sequences is read in chapters. Each holds sequences from all over the corpus, as a
+    random order of the whole has them, and is cut into its share of the steps.
 
     Args:
-        lengths: (pieces,) tokens of each piece.
+        lengths: (sequences,) tokens of each sequence.
         tokens_per_step: tokens that a step should hold.
         seed: of the order.
     """
@@ -54,15 +55,15 @@ class StepPlan:
     def __init__(self, lengths: npt.ArrayLike, tokens_per_step: int, seed: int) -> None:
         self._lengths = np.asarray(lengths)
         self._seed = seed
-        pieces = len(self._lengths)
-        if pieces == 0 or tokens_per_step < 1:
-            raise ValueError(f"cannot plan steps of {tokens_per_step} tokens over {pieces} pieces")
+        sequences = len(self._lengths)
+        if sequences == 0 or tokens_per_step < 1:
+            raise ValueError(f"cannot plan steps of {tokens_per_step} tokens over {sequences} sequences")
         total = int(self._lengths.sum(dtype=np.int64))
-        self.steps_per_epoch = min(-(-total // tokens_per_step), pieces)
-        chapters = min(-(-pieces // CHAPTER), max(1, self.steps_per_epoch // _CHAPTER_STEPS))
-        # Where each chapter begins, in pieces and in steps of the epoch, and the end of the last.
-        self._pieces = [chapter * pieces // chapters for chapter in range(chapters + 1)]
-        self._steps = [place * self.steps_per_epoch // pieces for place in self._pieces]
+        self.steps_per_epoch = min(-(-total // tokens_per_step), sequences)
+        chapters = min(-(-sequences // CHAPTER), max(1, self.steps_per_epoch // _CHAPTER_STEPS))
+        # Where each chapter begins, in sequences and in steps of the epoch, and the end of the last.
+        self._pieces = [chapter * sequences // chapters for chapter in range(chapters + 1)]
+        self._steps = [place * self.steps_per_epoch // sequences for place in self._pieces]
         self._arranged = (-1, -1)  # epoch and chapter
         self._order = np.empty(0, dtype=np.int64)
         self._bounds = np.empty(0, dtype=np.int64)
@@ -79,31 +80,31 @@ class StepPlan:
     def _arrange(self, epoch: int, chapter: int) -> None:
         """Find the order of a chapter of `epoch`, and where its steps begin."""
         (first, last), total = self._pieces[chapter : chapter + 2], len(self._lengths)
-        pieces, steps = last - first, self._steps[chapter + 1] - self._steps[chapter]
-        if pieces == total:
-            order = generator(self._seed, "order", epoch).permutation(pieces)
+        sequences, steps = last - first, self._steps[chapter + 1] - self._steps[chapter]
+        if sequences == total:
+            order = generator(self._seed, "order", epoch).permutation(sequences)
         else:
             order = shuffled(first, last, total, self._seed, "order", epoch)
         lengths = self._lengths[order]
         ends = np.cumsum(lengths, dtype=np.int64)
         middles = ends - lengths / 2
         bounds = np.searchsorted(middles, np.arange(1, steps) * (ends[-1] / steps))
-        # At least one piece a step, which matters where a step asks for fewer tokens than a piece has.
+        # At least one sequence a step, which matters where a step asks for fewer tokens than a sequence has.
         least = np.arange(1, steps)
-        bounds = np.minimum(np.maximum.accumulate(bounds - least) + least, pieces - steps + least)
+        bounds = np.minimum(np.maximum.accumulate(bounds - least) + least, sequences - steps + least)
         bounds = np.maximum(bounds, least)
-        self._order, self._bounds, self._arranged = order, np.concatenate(([0], bounds, [pieces])), (epoch, chapter)
+        self._order, self._bounds, self._arranged = order, np.concatenate(([0], bounds, [sequences])), (epoch, chapter)
 
 
 def share(rows: npt.ArrayLike, lengths: npt.ArrayLike, rank: int, world: int) -> Rows:
-    """The pieces of a step that rank `rank` of `world` works on: about as many tokens for each.
+    """The sequences of a step that rank `rank` of `world` works on: about as many tokens for each.
 
-    The pieces are dealt by falling length, forward and then backward as in a school-yard pick; so no two ranks differ
-    by more than the longest piece. Where there are fewer pieces than ranks, the last ranks get none.
+    The sequences are dealt by falling length, forward and then backward as in a school-yard pick; so no two ranks
+    differ by more than the longest sequence. Where there are fewer sequences than ranks, the last ranks get none.
 
     Args:
-        rows: (pieces,) row indices of the step.
-        lengths: tokens of every piece of the corpus, indexed by row.
+        rows: (sequences,) row indices of the step.
+        lengths: tokens of every sequence of the corpus, indexed by row.
 
     Returns:
         (share,) row indices, in the order of `rows`. The shares of all ranks together are `rows`.
@@ -115,19 +116,19 @@ def share(rows: npt.ArrayLike, lengths: npt.ArrayLike, rank: int, world: int) ->
     return rows[np.sort(by_length[player == rank])]
 
 
-def passes(rows: npt.ArrayLike, lengths: npt.ArrayLike, tokens_per_pass: int) -> list[Rows]:
-    """Cut the pieces of a step into passes that the memory holds.
+def micro_batches(rows: npt.ArrayLike, lengths: npt.ArrayLike, tokens_per_micro_batch: int) -> list[Rows]:
+    """Cut the sequences of a step into passes that the memory holds.
 
-    The pieces are sorted by length, longest first, so that equal ones stand together (attention runs over a bucket of
-    equal lengths at once) and a pass that does not fit the memory shows in the first of them.
+    The sequences are sorted by length, longest first, so that equal ones stand together (attention runs over a bucket
+    of equal lengths at once) and a micro-batch that does not fit the memory shows in the first of them.
 
     Args:
-        rows: (pieces,) row indices.
-        lengths: tokens of every piece of the corpus, indexed by row.
-        tokens_per_pass: tokens of a pass at most; a single piece that is longer is a pass of its own.
+        rows: (sequences,) row indices.
+        lengths: tokens of every sequence of the corpus, indexed by row.
+        tokens_per_pass: tokens of a micro-batch at most; a single sequence that is longer is a micro-batch of its own.
 
     Returns:
-        the passes, each (pieces,) row indices; none is empty.
+        the micro-batches, each (sequences,) row indices; none is empty.
     """
     rows = np.asarray(rows, dtype=np.int64)
     row_lengths = np.asarray(lengths)[rows].astype(np.int64)
@@ -136,7 +137,7 @@ def passes(rows: npt.ArrayLike, lengths: npt.ArrayLike, tokens_per_pass: int) ->
     result = []
     first = used = 0
     while first < len(rows):
-        end = max(int(np.searchsorted(ends, used + tokens_per_pass, side="right")), first + 1)
+        end = max(int(np.searchsorted(ends, used + tokens_per_micro_batch, side="right")), first + 1)
         result.append(rows[first:end])
         first, used = end, int(ends[end - 1])
     return result

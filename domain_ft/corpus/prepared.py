@@ -32,7 +32,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.cleaning import clean, normalise
 from domain_ft.corpus.corpus import Corpus, content_key
 from domain_ft.corpus.disk import disk_errors
@@ -61,11 +60,12 @@ from domain_ft.corpus.splits import (
     cut,
     fitting_groups,
     move_contained,
-    pieces,
+    sequences,
 )
 from domain_ft.corpus.splitting import draw_parts, lowest_hashes
 from domain_ft.corpus.workers import in_order
 from domain_ft.errors import CorpusError, RecordError
+from domain_ft.progress import Progress
 from domain_ft.storage import alone, cache_folder, new_folder, sync_folder, write_json
 
 # Raise this with every change to reading, cleaning, duplicates or splits: what older code prepared is then left alone.
@@ -537,8 +537,10 @@ class _Preparation:
                     writer.copy(spool, kept[wanted])
                 if name == "evaluation" and split.cut is not None:
                     identifier, _, source, language = spool.row(int(kept[split.cut]))
-                    parts = enumerate(pieces(split.parts[1]), 1)
-                    writer.add([(f"{identifier}#end-{number}", piece, source, language) for number, piece in parts])
+                    parts = enumerate(sequences(split.parts[1]), 1)
+                    writer.add(
+                        [(f"{identifier}#end-{number}", sequence, source, language) for number, sequence in parts]
+                    )
 
     def _write_statistics(self, spool: _Spool, copies: Bools, groups: Integers, split: Split) -> None:
         splits = {name: TextSplit(name, self.folder / f"{name}.arrow", "") for name in ("train", "evaluation")}

@@ -11,7 +11,8 @@ from domain_ft.corpus.batches import PackedBatch
 
 
 class Rows(Protocol):
-    """Pieces of a corpus (`TokenRows`), examples of a task (`ExampleRows`), or conversations (`ConversationRows`)."""
+    """Sequences of a corpus (`TokenRows`), examples of a task (`ExampleRows`), or conversations
+    (`ConversationRows`)."""
 
     @property
     def lengths(self) -> npt.NDArray[np.int32]:

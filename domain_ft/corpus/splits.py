@@ -88,8 +88,8 @@ def cut(text: str, fraction: float) -> tuple[str, str] | None:
     return (first, second) if first and second else None
 
 
-def pieces(text: str, length: int = 2_000) -> list[str]:
-    """A text in pieces of about `length` characters, parted as `cut` does, so that evaluation has units to count."""
+def sequences(text: str, length: int = 2_000) -> list[str]:
+    """A text in sequences of about `length` characters, parted as `cut` does, so that evaluation has units to count."""
     places = [0]
     while len(text) - places[-1] > 2 * length:
         places.append(_place(text, places[-1] + length, length // 2))

@@ -1,18 +1,19 @@
-"""Text to rows of tokens, once: tokenised in batches, cut into pieces, kept as memory-mapped Arrow files.
+"""Text to rows of tokens, once: tokenised in batches, cut into sequences, kept as memory-mapped Arrow files.
 
-It stands between the splits of a corpus and the passes of the loop. What it keeps of a token is its id, whether a word
-begins with it, and how many bytes of text it stands for: enough for whole-word masks and for bits per byte.
+It stands between the splits of a corpus and the micro-batches of the loop. What it keeps of a token is its id, whether
+a word begins with it, and how many bytes of text it stands for: enough for whole-word masks and for bits per byte.
 
-Pieces. A document is cut at `max_length` tokens, special tokens included. Its pieces are full, but for the last; a tail
-that would be shorter than a quarter of a piece (two words are nothing to learn from) shares evenly with the piece
-before it. Equal full pieces are kept on purpose: attention runs fastest over pieces of one length.
+Sequences. A document is cut at `max_length` tokens, special tokens included. Its sequences are full, but for the last;
+a tail that would be shorter than a quarter of a sequence (two words are nothing to learn from) shares evenly with the
+sequence before it. Equal full sequences are kept on purpose: attention runs fastest over sequences of one length.
 
 Special tokens. See `SpecialTokens`. Text that happens to spell a special token, such as `[MASK]`, is encoded as plain
 text, so that no document can forge one.
 
 Scale. Documents pass through in batches of a million characters, long ones in sections that are cut after a line or a
 word, on all cores, and what comes out is appended to files as it comes. What was stopped goes on from there. The rows
-are read from the files, piece by piece: so memory stays flat however large the corpus is, while it is made and after.
+are read from the files, sequence by sequence: so memory stays flat however large the corpus is, while it is made and
+after.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import operator
 import os
 import shutil
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -42,21 +43,21 @@ from domain_ft.corpus.documents import Document
 from domain_ft.corpus.growing import GrowingFiles, unfinished_folder
 from domain_ft.corpus.workers import in_order
 from domain_ft.errors import CorpusError, SettingsError
+from domain_ft.progress import Progress
 from domain_ft.randomness import derive
 from domain_ft.storage import alone, cache_folder, write_json
 
 if TYPE_CHECKING:  # a worker does not wait for it
     from transformers import PreTrainedTokenizerFast
 
-Progress = Callable[[str, int, int | None], None]
 Records = npt.NDArray[np.void]
 
-VERSION = 3  # of what the files hold: raise it whenever the same text would give other rows or files
+VERSION = 4  # of what the files hold: raise it whenever the same text would give other rows or files
 
 BATCH_CHARACTERS = 1_000_000  # tokenised at once
 SECTION_CHARACTERS = 100_000  # longer documents are tokenised in sections, in parallel
 COMMIT_BATCHES = 64  # batches after which what is tokenised is safe from a power cut or a kill
-SHORTEST_TAIL = 0.25  # of a full piece
+SHORTEST_TAIL = 0.25  # of a full sequence
 DOCUMENT_SHARE = 1 / 32  # of an evaluation's budget: the most that one document may take
 _SCANNED = 1 << 16  # documents, or tokens, whose records are looked through at a time
 _COUNTED_PARTS = 64  # of so many tokens each, in which a token is counted
@@ -67,8 +68,8 @@ CONTINUES, BEGINS, SPECIAL = 0, 1, 2  # what a token is: the rest of a word, the
 TOKEN = [("id", "<u4"), ("kind", "u1"), ("bytes", "<i4")]
 SHORT_TOKEN = [("id", "<u2"), *TOKEN[1:]]  # for a vocabulary of up to 65,536
 PIECE = [("start", "<i8"), ("document", "<i8"), ("bytes", "<i8"), ("number", "<i4")]
-# Where a document comes in an evaluation, where its pieces end, and where its id ends in names.txt.
-DOCUMENT = [("order", "<i8"), ("piece_end", "<i8"), ("name_end", "<i8")]
+# Where a document comes in an evaluation, where its sequences end, and where its id ends in names.txt.
+DOCUMENT = [("order", "<i8"), ("sequence_end", "<i8"), ("name_end", "<i8")]
 
 
 class TextDocuments(Protocol):
@@ -86,27 +87,27 @@ class TextDocuments(Protocol):
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """The special tokens that are laid around the pieces of a document.
+    """The special tokens that are laid around the sequences of a document.
 
-    A tokenizer with a mask token is an encoder's: each piece stands between the tokens that the tokenizer's own
+    A tokenizer with a mask token is an encoder's: each sequence stands between the tokens that the tokenizer's own
     post-processor adds, `[CLS] … [SEP]` or `<s> … </s>`.
 
-    Any other is a decoder's. Each piece, and not only the first, opens with the token that opens a document: so every
-    token of the text has something to be predicted from, and the bytes of a document are all accounted for, however it
-    is cut. The last piece ends with the token that ends a document. Which tokens these are: what the post-processor
-    adds; else `<|endoftext|>` where the vocabulary has it (GPT-2, GPT-NeoX, SmolLM and Qwen separate documents with it,
-    and the chat-tuned ones use their bos and eos for turns, which raw text must not imitate); else bos (or eos where
-    there is no bos) to open and eos to end.
+    Any other is a decoder's. Each sequence, and not only the first, opens with the token that opens a document: so
+    every token of the text has something to be predicted from, and the bytes of a document are all accounted for,
+    however it is cut. The last sequence ends with the token that ends a document. Which tokens these are: what the
+    post-processor adds; else `<|endoftext|>` where the vocabulary has it (GPT-2, GPT-NeoX, SmolLM and Qwen separate
+    documents with it, and the chat-tuned ones use their bos and eos for turns, which raw text must not imitate); else
+    bos (or eos where there is no bos) to open and eos to end.
 
     Attributes:
-        start: ids before each piece.
-        end: ids after each piece, or after the last piece of a document only.
+        start: ids before each sequence.
+        end: ids after each sequence, or after the last sequence of a document only.
         end_every_piece: which of the two.
     """
 
     start: tuple[int, ...]
     end: tuple[int, ...]
-    end_every_piece: bool
+    end_every_sequence: bool
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast) -> SpecialTokens:
@@ -115,32 +116,32 @@ class SpecialTokens:
         if tokenizer.mask_token_id is not None:
             start = start or _known(tokenizer.cls_token_id, tokenizer.bos_token_id)
             end = end or _known(tokenizer.sep_token_id, tokenizer.eos_token_id)
-            return cls(start, end, end_every_piece=True)
+            return cls(start, end, end_every_sequence=True)
         separator = next(
             (i for i, token in tokenizer.added_tokens_decoder.items() if str(token) == "<|endoftext|>"), None
         )
         start = start or _known(separator, tokenizer.bos_token_id, tokenizer.eos_token_id)
         end = end or _known(separator, tokenizer.eos_token_id)
-        return cls(start, end, end_every_piece=False)
+        return cls(start, end, end_every_sequence=False)
 
     def __len__(self) -> int:
         return len(self.start) + len(self.end)
 
 
 class TokenRows:
-    """The pieces of a split, as rows of tokens in files: opening costs nothing, whatever the size.
+    """The sequences of a split, as rows of tokens in files: opening costs nothing, whatever the size.
 
     Attributes:
         key: names the content (the text, the tokenizer, the length): equal keys, equal rows.
-        max_length: tokens of the longest piece that was allowed, special tokens included.
-        special: the special tokens around the pieces.
-        lengths: (pieces,) int32, tokens of each piece, special tokens included.
-        documents: (pieces,) int64, the index in its split of the document that a piece is cut from; never falls.
-        pieces: (pieces,) int32, which piece of its document each is, counted from 0.
-        bytes: (pieces,) int64, UTF-8 bytes of text that each piece stands for.
-        tokens: of all pieces together, special tokens included.
+        max_length: tokens of the longest sequence that was allowed, special tokens included.
+        special: the special tokens around the sequences.
+        lengths: (sequences,) int32, tokens of each sequence, special tokens included.
+        documents: (sequences,) int64, the index in its split of the document that a sequence is cut from; never falls.
+        sequences: (sequences,) int32, which sequence of its document each is, counted from 0.
+        bytes: (sequences,) int64, UTF-8 bytes of text that each sequence stands for.
+        tokens: of all sequences together, special tokens included.
         document_count: documents of the split.
-        documents_without_tokens: how many of them gave no token at all, so that they have no piece.
+        documents_without_tokens: how many of them gave no token at all, so that they have no sequence.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -149,17 +150,17 @@ class TokenRows:
         self.key: str = facts["key"]
         self.max_length: int = facts["max_length"]
         self.special = SpecialTokens(
-            tuple(facts["special"]["start"]), tuple(facts["special"]["end"]), facts["special"]["end_every_piece"]
+            tuple(facts["special"]["start"]), tuple(facts["special"]["end"]), facts["special"]["end_every_sequence"]
         )
         self.tokens: int = facts["tokens"]
         self.document_count: int = facts["documents"]
         self.documents_without_tokens: int = facts["documents_without_tokens"]
         self.lengths = np.memmap(folder / "lengths.bin", np.dtype("<i4"), mode="r")
-        pieces = np.memmap(folder / "pieces.bin", np.dtype(PIECE), mode="r")
-        self.documents, self.pieces, self.bytes = pieces["document"], pieces["number"], pieces["bytes"]
+        sequences = np.memmap(folder / "sequences.bin", np.dtype(PIECE), mode="r")
+        self.documents, self.sequences, self.bytes = sequences["document"], sequences["number"], sequences["bytes"]
         self._documents = RecordFile(folder / "documents.bin", np.dtype(DOCUMENT))
         self._names = RecordFile(folder / "names.txt", np.dtype(np.uint8))
-        self._pieces = RecordFile(folder / "pieces.bin", pieces.dtype)
+        self._pieces = RecordFile(folder / "sequences.bin", sequences.dtype)
         self._tokens = RecordFile(folder / "tokens.bin", np.dtype([tuple(field) for field in facts["token"]]))
 
     def __len__(self) -> int:
@@ -171,17 +172,17 @@ class TokenRows:
         return self._names.read([start], [end - start]).tobytes().decode("utf-8")
 
     def row_id(self, row: int) -> str:
-        """The id of the document that the piece with index `row` is cut from."""
+        """The id of the document that the sequence with index `row` is cut from."""
         return self.document_id(int(self.documents[row]))
 
     def document_tokens(self, most: int = 20_000) -> npt.NDArray[np.int64]:
         """(documents,) tokens of each document; of `most` of them, evenly spaced, where there are more."""
         some = np.unique(np.linspace(0, self.document_count - 1, min(most, self.document_count), dtype=np.int64))
-        rows = (slice(*self._bounds(document, "piece_end")) for document in some.tolist())
+        rows = (slice(*self._bounds(document, "sequence_end")) for document in some.tolist())
         return np.array([self.lengths[its].sum() for its in rows], dtype=np.int64)
 
     def count_token(self, token: int | None) -> tuple[int, int, int, int]:
-        """How often a token comes in the text, and what it stands for; special tokens around the pieces left out.
+        """How often a token comes in the text, and what it stands for; special tokens around the sequences left out.
 
         Of a large file, evenly spaced parts are counted.
 
@@ -207,12 +208,12 @@ class TokenRows:
         return (ends[0] if document else 0), ends[-1]
 
     def pack(self, rows: npt.ArrayLike) -> PackedBatch:
-        """Lay the pieces `rows` (pieces,) end to end, in that order."""
+        """Lay the sequences `rows` (sequences,) end to end, in that order."""
         rows = np.asarray(rows, dtype=np.int64)
         lengths = self.lengths[rows]
         cu_seqlens = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
-        pieces = self._pieces.read(rows, np.ones_like(rows))
-        tokens = self._tokens.read(pieces["start"], lengths)
+        sequences = self._pieces.read(rows, np.ones_like(rows))
+        tokens = self._tokens.read(sequences["start"], lengths)
         words = np.cumsum(tokens["kind"] == BEGINS, dtype=np.int32) - 1
         words[tokens["kind"] == SPECIAL] = -1
         return PackedBatch(
@@ -220,8 +221,8 @@ class TokenRows:
             position_ids=np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths),
             cu_seqlens=cu_seqlens,
             rows=rows,
-            documents=pieces["document"].astype(np.int64),
-            pieces=pieces["number"].astype(np.int32),
+            documents=sequences["document"].astype(np.int64),
+            sequences=sequences["number"].astype(np.int32),
             word_ids=words,
             token_bytes=tokens["bytes"].astype(np.int32),
         )
@@ -230,21 +231,22 @@ class TokenRows:
         """The rows of as many documents as `max_tokens` allows, in an order that depends on their ids alone.
 
         So an evaluation reads the same documents before and after training, and on every machine. A document gives all
-        its pieces, unless it alone would take more than 1/32 of the budget: then as many as that allows, evenly spaced
-        through it, so that one book does not stand for a field. There is always one document, whatever the budget.
+        its sequences, unless it alone would take more than 1/32 of the budget: then as many as that allows, evenly
+        spaced through it, so that one book does not stand for a field. There is always one document, whatever the
+        budget.
 
         Args:
             max_tokens: the budget, special tokens included; None for all.
 
         Returns:
-            (selected,) row indices: documents in their hashed order, the pieces of each in the order of its text.
+            (selected,) row indices: documents in their hashed order, the sequences of each in the order of its text.
         """
         allowed = np.inf if max_tokens is None else max_tokens
         selected: list[npt.NDArray[np.int64]] = []
         used = 0
         # A document takes one token at least.
         for document in self._evaluated_first(self.document_count if max_tokens is None else max_tokens + 1):
-            rows = _spread(np.arange(*self._bounds(document, "piece_end")), self.lengths, allowed * DOCUMENT_SHARE)
+            rows = _spread(np.arange(*self._bounds(document, "sequence_end")), self.lengths, allowed * DOCUMENT_SHARE)
             used += int(self.lengths[rows].sum())
             if used > allowed and selected:
                 break
@@ -252,15 +254,15 @@ class TokenRows:
         return np.concatenate(selected)
 
     def _evaluated_first(self, most: int) -> list[int]:
-        """Up to `most` documents that have pieces, those that come first in an evaluation, in that order.
+        """Up to `most` documents that have sequences, those that come first in an evaluation, in that order.
 
         The table is passed through and not mapped: it may be long, and what is kept of it is short.
         """
-        first, orders, piece_end = np.empty(0, np.int64), np.empty(0, np.int64), 0
+        first, orders, sequence_end = np.empty(0, np.int64), np.empty(0, np.int64), 0
         for start in range(0, self.document_count, _SCANNED):
             table = self._documents.read([start], [min(_SCANNED, self.document_count - start)])
-            present = np.flatnonzero(np.diff(table["piece_end"], prepend=piece_end))
-            piece_end = int(table["piece_end"][-1])
+            present = np.flatnonzero(np.diff(table["sequence_end"], prepend=sequence_end))
+            sequence_end = int(table["sequence_end"][-1])
             orders = np.append(orders, table["order"][present])
             kept = np.argsort(orders, kind="stable")[:most]
             first, orders = np.append(first, start + present)[kept], orders[kept]
@@ -279,7 +281,7 @@ def tokenize(
     Args:
         split: documents with a key that names their content.
         tokenizer: any fast tokenizer; it is copied, and neither its truncation nor its padding matters.
-        max_length: tokens of a piece at most, special tokens included.
+        max_length: tokens of a sequence at most, special tokens included.
         progress: called with ("tokenising", documents done, documents in all).
 
     A run that was stopped goes on after the last document that it had kept. Where another process tokenises the same,
@@ -292,7 +294,7 @@ def tokenize(
     special = SpecialTokens.of(tokenizer)
     if max_length <= len(special):
         raise SettingsError(
-            f"max-length {max_length} leaves no room for text: {len(special)} tokens of each piece are special tokens",
+            f"max-length {max_length} leaves no room for text: {len(special)} tokens of each sequence are special",
             fix=f"give at least {len(special) + 1}; 128 to 512 are usual",
         )
     backend = plain_backend(tokenizer)
@@ -461,15 +463,15 @@ def _whole_documents(batches: Iterable[_Encoded]) -> Iterator[tuple[_Encoded, np
         yield whole, counts
 
 
-# ------------------------------------------------------------------------------------------------- cutting in pieces
+# ------------------------------------------------------------------------------------------------- cutting in sequences
 
 
 def _cut(counts: npt.NDArray[np.int64], capacity: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Cut documents of `counts` (documents,) tokens into pieces of at most `capacity`.
+    """Cut documents of `counts` (documents,) tokens into sequences of at most `capacity`.
 
     Returns:
-        sizes: (pieces,) tokens of each piece. All of a document's are `capacity` but the last, or the last two.
-        numbers: (documents,) pieces of each document; none of an empty one.
+        sizes: (sequences,) tokens of each sequence. All of a document's are `capacity` but the last, or the last two.
+        numbers: (documents,) sequences of each document; none of an empty one.
     """
     numbers = -(-counts // capacity)
     last = np.cumsum(numbers)[numbers > 0] - 1
@@ -490,13 +492,13 @@ def _pieces(
 
     Returns:
         tokens: (tokens,) records, special tokens among them.
-        pieces: (pieces,) records; documents and starts are counted from 0.
-        lengths: (pieces,) tokens of each piece.
+        sequences: (sequences,) records; documents and starts are counted from 0.
+        lengths: (sequences,) tokens of each sequence.
     """
     sizes, numbers = _cut(counts, max_length - len(special))
     first = np.cumsum(numbers) - numbers
     number = np.arange(len(sizes)) - np.repeat(first, numbers)
-    has_end = np.full(len(sizes), special.end_every_piece) | (number == np.repeat(numbers - 1, numbers))
+    has_end = np.full(len(sizes), special.end_every_sequence) | (number == np.repeat(numbers - 1, numbers))
     lengths = len(special.start) + sizes + len(special.end) * has_end
     starts = np.cumsum(lengths) - lengths
     text_starts = np.cumsum(sizes) - sizes
@@ -510,10 +512,14 @@ def _pieces(
     for offset, token in enumerate(special.end):
         tokens["id"][(starts + lengths)[has_end] - len(special.end) + offset] = token
 
-    pieces = np.empty(len(sizes), dtype=PIECE)
-    pieces["start"], pieces["document"], pieces["number"] = starts, np.repeat(np.arange(len(counts)), numbers), number
-    pieces["bytes"] = np.add.reduceat(tokens["bytes"], starts, dtype=np.int64) if len(tokens) else 0
-    return tokens, pieces, lengths.astype(np.int32)
+    sequences = np.empty(len(sizes), dtype=PIECE)
+    sequences["start"], sequences["document"], sequences["number"] = (
+        starts,
+        np.repeat(np.arange(len(counts)), numbers),
+        number,
+    )
+    sequences["bytes"] = np.add.reduceat(tokens["bytes"], starts, dtype=np.int64) if len(tokens) else 0
+    return tokens, sequences, lengths.astype(np.int32)
 
 
 # --------------------------------------------------------------------------------------------------------- the files
@@ -551,9 +557,16 @@ def _write(
     """Tokenise `split` into `folder`, or go on where that was stopped."""
     token = TOKEN if backend.get_vocab_size() > 1 << 16 else SHORT_TOKEN
     unfinished = unfinished_folder(folder)
-    names = ("tokens.bin", "pieces.bin", "lengths.bin", "documents.bin", "names.txt")
+    names = ("tokens.bin", "sequences.bin", "lengths.bin", "documents.bin", "names.txt")
     with contextlib.closing(GrowingFiles(unfinished, names)) as files:
-        done = {"documents": 0, "documents_without_tokens": 0, "pieces": 0, "tokens": 0, "name_end": 0, **files.facts}
+        done = {
+            "documents": 0,
+            "documents_without_tokens": 0,
+            "sequences": 0,
+            "tokens": 0,
+            "name_end": 0,
+            **files.facts,
+        }
         batches = _section_batches(split, done["documents"])
         encoded = in_order(functools.partial(_encode, backend, np.dtype(token)), batches)
         with contextlib.closing(encoded):
@@ -584,25 +597,25 @@ def _append(
     max_length: int,
 ) -> dict[str, int]:
     """Add whole documents to the files; what is done after that is returned."""
-    tokens, pieces, lengths = _pieces(texts.tokens, counts, special, max_length)
-    pieces["start"] += done["tokens"]
-    pieces["document"] += done["documents"]
+    tokens, sequences, lengths = _pieces(texts.tokens, counts, special, max_length)
+    sequences["start"] += done["tokens"]
+    sequences["document"] += done["documents"]
     encoded_names = [name.encode("utf-8") for name in texts.names]
     documents = np.empty(len(counts), dtype=DOCUMENT)
     documents["order"] = texts.orders
     numbers = done["documents"] + np.arange(len(counts))
-    documents["piece_end"] = done["pieces"] + np.searchsorted(pieces["document"], numbers, side="right")
+    documents["sequence_end"] = done["sequences"] + np.searchsorted(sequences["document"], numbers, side="right")
     documents["name_end"] = np.cumsum([len(name) for name in encoded_names]) + done["name_end"]
     done = {
         "documents": done["documents"] + len(counts),
         "documents_without_tokens": done["documents_without_tokens"] + int((counts == 0).sum()),
-        "pieces": done["pieces"] + len(pieces),
+        "sequences": done["sequences"] + len(sequences),
         "tokens": done["tokens"] + len(tokens),
         "name_end": int(documents["name_end"][-1]),
     }
     data: dict[str, bytes | npt.NDArray[Any]] = {
         "tokens.bin": tokens,
-        "pieces.bin": pieces,
+        "sequences.bin": sequences,
         "lengths.bin": lengths.astype("<i4"),
         "documents.bin": documents,
         "names.txt": b"".join(encoded_names),

@@ -23,7 +23,7 @@ from torch import Tensor
 from domain_ft.corpus import assets
 from domain_ft.corpus.corpus import open_corpus
 from domain_ft.corpus.masking import MaskVocabulary, mask_tokens
-from domain_ft.corpus.packing import passes
+from domain_ft.corpus.packing import micro_batches
 from domain_ft.corpus.prepared import prepare
 from domain_ft.corpus.shuffling import beginning
 from domain_ft.corpus.tokens import tokenize
@@ -33,6 +33,7 @@ from domain_ft.models import catalogue, gguf
 from domain_ft.models.base import BaseModel, Tokens, load
 from domain_ft.models.catalogue import HEAD_CORPORA, Making
 from domain_ft.models.sources import quiet
+from domain_ft.progress import Progress
 from domain_ft.storage import cache_folder, new_folder, write_json
 
 if TYPE_CHECKING:
@@ -40,13 +41,11 @@ if TYPE_CHECKING:
 
     from domain_ft.corpus.tokens import TokenRows
 
-Progress = Callable[[str, int, "int | None"], None]
-"""Called as progress(label, done, total or None)."""
 
 HEAD_TOKENS = 200_000  # of text that masked positions are taken from, an equal share of each corpus
 HEAD_MASK_RATE = 0.3  # twice what is usual, since the body is run once
 _MAX_LENGTH = 256  # that of `adapt`, so that the cached tokens serve both
-_TOKENS_PER_PASS = 4096
+_TOKENS_PER_MICRO_BATCH = 4096
 _COUNTED = 1 << 22  # tokens of a corpus, at most, that frequencies are counted over
 _TOKENS_AT_ONCE = 1 << 20  # that are counted in memory
 _SAMPLED = 1 << 18  # sequences of a corpus, at most, that either is taken from
@@ -89,7 +88,7 @@ def _with_head(source: Path, folder: Path, progress: Progress | None) -> dict[st
 def _fit_head(base: BaseModel, rows: list[TokenRows], folder: Path, progress: Progress | None) -> HeadReport:
     """Fit the head of `base`, which is on the CPU, to its frozen body, and write the model to `folder`."""
     frequencies = _frequencies(rows, base.model.get_output_embeddings().weight.shape[0])
-    report = fit_mlm_head(base, _masked_passes(rows, base.tokenizer), frequencies, progress=progress)
+    report = fit_mlm_head(base, _masked_micro_batches(rows, base.tokenizer), frequencies, progress=progress)
     # transformers writes in the first of several processes alone; here the first of any node may be at work.
     base.model.should_save_on_this_rank = lambda _main: True
     with quiet():
@@ -134,14 +133,14 @@ def _training_rows(name: str, tokenizer: PreTrainedTokenizerFast, progress: Prog
     return tokenize(split, tokenizer, max_length=_MAX_LENGTH, progress=progress)
 
 
-def _masked_passes(corpora: list[TokenRows], tokenizer: PreTrainedTokenizerFast) -> list[tuple[Tokens, Tensor]]:
-    """Masked passes of one corpus and the other in turn, up to its share of HEAD_TOKENS each."""
+def _masked_micro_batches(corpora: list[TokenRows], tokenizer: PreTrainedTokenizerFast) -> list[tuple[Tokens, Tensor]]:
+    """Masked micro-batches of one corpus and the other in turn, up to its share of HEAD_TOKENS each."""
 
     vocabulary = MaskVocabulary.of(tokenizer)
     plans = []
     for number, rows in enumerate(corpora):
         chosen = _sample(rows, number, HEAD_TOKENS // len(corpora))
-        plans.append([(rows, members) for members in passes(chosen, rows.lengths, _TOKENS_PER_PASS)])
+        plans.append([(rows, members) for members in micro_batches(chosen, rows.lengths, _TOKENS_PER_MICRO_BATCH)])
     masked: list[tuple[Tokens, Tensor]] = []
     for rows, members in (plan for turn in zip(*plans, strict=False) for plan in turn):
         batch = rows.pack(members)

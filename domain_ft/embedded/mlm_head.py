@@ -30,11 +30,9 @@ from transformers.activations import ACT2FN
 
 from domain_ft.errors import ModelError
 from domain_ft.models.base import BaseModel, Batch
+from domain_ft.progress import Progress
 from domain_ft.randomness import generator
 from domain_ft_kernels import linear_cross_entropy
-
-Progress = Callable[[str, int, "int | None"], None]
-"""Called as progress(label, done, total or None)."""
 
 IGNORED = -100  # the label of a position that is not masked
 
@@ -43,7 +41,7 @@ BATCH = 1024  # positions a step
 LEARNING_RATE = 1e-2  # of c, g, s and b
 MATRIX_LEARNING_RATE = 0.1  # of W, as a share of the root mean square of its entries at the start
 WARM_UP = 10  # steps
-HELD_OUT = 15  # one of so many passes is not trained on and measures the head; odd, since corpora take turns
+HELD_OUT = 15  # one of so many micro-batches is not trained on and measures the head; odd, since corpora take turns
 
 _RIDGE = 10.0  # as a share of the mean variance of the labels' embeddings along a direction
 _DISCRIMINANT = 1.3  # times R: what the ridge takes from its length
@@ -76,7 +74,7 @@ class HeadReport:
 
 def fit_mlm_head(
     base: BaseModel,
-    passes: Sequence[tuple[Batch, Tensor]],
+    micro_batches: Sequence[tuple[Batch, Tensor]],
     frequencies: Tensor,
     *,
     seed: int = 0,
@@ -90,13 +88,13 @@ def fit_mlm_head(
     Args:
         base: an encoder, whose head may be random. One with packed attention.
         passes: masked rows of tokens, each with labels (tokens,): the true token where it is masked, -100 elsewhere.
-        frequencies: (V,) how often each token occurs in the text that the passes are drawn from, on any scale.
+        frequencies: (V,) how often each token occurs in the text that the micro-batches are drawn from, on any scale.
         seed: of the order of the positions.
         epochs: times that each position is trained on.
-        progress: told of passes and steps.
+        progress: told of micro-batches and steps.
 
     Raises:
-        ModelError: the head is not of the form above, the model takes no packed rows, or there is a single pass.
+        ModelError: the head is not of the form above, the model takes no packed rows, or there is a single micro-batch.
     """
     if not base.packed:
         raise ModelError(
@@ -105,7 +103,7 @@ def fit_mlm_head(
             fix="take a model that comes with its head",
         )
     head = _Head.of(base.model)
-    training, held_out = _hidden_states(base, head, passes, progress)
+    training, held_out = _hidden_states(base, head, micro_batches, progress)
     embeddings = base.model.get_output_embeddings().weight.detach()
     shares = (frequencies / frequencies.sum()).to(embeddings)
     unigram = torch.lerp(shares, torch.full_like(shares, 1 / len(shares)), _SMOOTHING).log()
@@ -177,15 +175,15 @@ class _Positions:
 
 @torch.no_grad()
 def _hidden_states(
-    base: BaseModel, head: _Head, passes: Sequence[tuple[Batch, Tensor]], progress: Progress | None
+    base: BaseModel, head: _Head, micro_batches: Sequence[tuple[Batch, Tensor]], progress: Progress | None
 ) -> tuple[_Positions, _Positions]:
-    """The masked positions of all passes, as (training, held out)."""
+    """The masked positions of all micro-batches, as (training, held out)."""
     training: list[_Positions] = []
     held_out: list[_Positions] = []
     seen: list[Tensor] = []
     handle = head.dense.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
     try:
-        for number, (batch, labels) in enumerate(passes):
+        for number, (batch, labels) in enumerate(micro_batches):
             rows = (labels != IGNORED).nonzero().squeeze(1)
             output = base.hidden(batch, rows)
             hidden = seen.pop().reshape(-1, head.dense.in_features)
@@ -196,11 +194,11 @@ def _hidden_states(
             part = _Positions(hidden, labels[rows])
             (held_out if number % HELD_OUT == 0 else training).append(part)
             if progress:
-                progress("fitting a masked-LM head (once, then cached): reading", number + 1, len(passes))
+                progress("fitting a masked-LM head (once, then cached): reading", number + 1, len(micro_batches))
     finally:
         handle.remove()
     if not training:
-        raise ModelError("a head cannot be warmed on a single pass of text.", fix="give more text")
+        raise ModelError("a head cannot be warmed on a single micro-batch of text.", fix="give more text")
     return _Positions.joined(training), _Positions.joined(held_out)
 
 

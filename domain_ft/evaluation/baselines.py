@@ -66,7 +66,7 @@ def majority(train: Examples, test: Examples, labels: Labels) -> Baseline:
         for name in example.labels:
             share[place[name]] += 1
     share /= max(len(train), 1)
-    if labels.several:
+    if labels.multi_label:
         said = share > 0.5
         said[share.argmax()] = True
         logits = np.where(said, 1.0, -1.0)
@@ -213,7 +213,7 @@ def _fit(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         for place in range(len(labels)):
-            column = targets[:, place] > 0 if labels.several else targets == place
+            column = targets[:, place] > 0 if labels.multi_label else targets == place
             if column.all() or not column.any():
                 machines.append(-_ABSENT if column.all() else _ABSENT)
                 continue

@@ -57,8 +57,8 @@ def choose_temperature(validation: Predictions) -> TemperatureChoice:
     The temperature is used where that lowers the loss by more than its standard error, and does not raise the expected
     calibration error. The test examples have no part in it.
     """
-    several = validation.labels.several
-    fitted = fit_temperature(validation.logits, validation.targets, several)
+    multi_label = validation.labels.multi_label
+    fitted = fit_temperature(validation.logits, validation.targets, multi_label)
     _, units = np.unique(validation.groups, return_inverse=True)
     units = units.reshape(-1)
     count = int(units.max(initial=-1)) + 1
@@ -69,8 +69,8 @@ def choose_temperature(validation: Predictions) -> TemperatureChoice:
     scaled = np.empty_like(logits)
     for fold in np.unique(folds):
         held = folds == fold
-        scaled[held] = logits[held] / fit_temperature(logits[~held], validation.targets[~held], several)
-    before, after = (_losses(one, validation.targets, several, 0.0) for one in (logits, scaled))
+        scaled[held] = logits[held] / fit_temperature(logits[~held], validation.targets[~held], multi_label)
+    before, after = (_losses(one, validation.targets, multi_label, 0.0) for one in (logits, scaled))
     gains = np.bincount(units, weights=before - after)  # by source: examples of one are no independent evidence
     error = float(np.sqrt(count * gains.var(ddof=1)))
     ece_before = expected_calibration_error(validation, 1.0)
@@ -85,7 +85,7 @@ def choose_temperature(validation: Predictions) -> TemperatureChoice:
     )
 
 
-def fit_temperature(logits: npt.ArrayLike, targets: npt.ArrayLike, several: bool) -> float:
+def fit_temperature(logits: npt.ArrayLike, targets: npt.ArrayLike, multi_label: bool) -> float:
     """The temperature with the lowest negative log-likelihood on (n, L) `logits`; 1 where there is no example.
 
     The truth is smoothed by 1 / (n + 2), as if one more example had been seen that could be anything (Platt 1999,
@@ -95,7 +95,7 @@ def fit_temperature(logits: npt.ArrayLike, targets: npt.ArrayLike, several: bool
     Args:
         logits: of validation examples.
         targets: (n,) classes, or where several may hold (n, L) of 0 and 1.
-        several: whether several may hold.
+        multi_label: whether several may hold.
     """
     from scipy.optimize import minimize_scalar
 
@@ -105,7 +105,9 @@ def fit_temperature(logits: npt.ArrayLike, targets: npt.ArrayLike, several: bool
     low, high = np.log(TEMPERATURES)
 
     def loss(log_temperature: float) -> float:
-        return negative_log_likelihood(given / np.exp(log_temperature), truth, several, smoothing=1 / (len(given) + 2))
+        return negative_log_likelihood(
+            given / np.exp(log_temperature), truth, multi_label, smoothing=1 / (len(given) + 2)
+        )
 
     # The loss is convex in 1 / temperature, so it has one valley over log temperature too.
     found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
@@ -113,24 +115,24 @@ def fit_temperature(logits: npt.ArrayLike, targets: npt.ArrayLike, several: bool
 
 
 def negative_log_likelihood(
-    logits: npt.ArrayLike, targets: npt.ArrayLike, several: bool, smoothing: float = 0.0
+    logits: npt.ArrayLike, targets: npt.ArrayLike, multi_label: bool, smoothing: float = 0.0
 ) -> float:
     """The mean over examples (where several may hold: over examples and classes) of -log p(truth), in nats.
 
     Args:
         logits: (n, L).
         targets: (n,) classes, or where several may hold (n, L) of 0 and 1.
-        several: whether several may hold.
+        multi_label: whether several may hold.
         smoothing: the share of the truth that is spread evenly over what could have been.
     """
-    return float(_losses(np.asarray(logits, dtype=np.float64), np.asarray(targets), several, smoothing).mean())
+    return float(_losses(np.asarray(logits, dtype=np.float64), np.asarray(targets), multi_label, smoothing).mean())
 
 
 def _losses(
-    logits: npt.NDArray[np.float64], truth: npt.NDArray[Any], several: bool, smoothing: float
+    logits: npt.NDArray[np.float64], truth: npt.NDArray[Any], multi_label: bool, smoothing: float
 ) -> npt.NDArray[np.float64]:
     """(n,) the loss of each example: where several may hold, the mean over classes."""
-    if several:
+    if multi_label:
         smoothed = truth * (1 - smoothing) + smoothing / 2
         return np.asarray((np.logaddexp(0, logits) - logits * smoothed).mean(axis=1))
     said = (1 - smoothing) * logits[np.arange(len(logits)), truth] + smoothing * logits.mean(axis=1)
@@ -144,7 +146,7 @@ def fit_threshold(predictions: Predictions) -> float:
     of the best stretch of a grid of hundredths is taken. 0.5 where nothing can be learned: a single-label task, or no
     class in the truth.
     """
-    if not predictions.labels.several or not predictions.targets.any():
+    if not predictions.labels.multi_label or not predictions.targets.any():
         return 0.5
     chances, truth = predictions.probabilities(), predictions.targets.astype(bool)
     grid = np.arange(1, 100) / 100
@@ -168,7 +170,7 @@ def reliability(predictions: Predictions, temperature: float | None = None, bins
     Where several may hold, each (example, class) is a case: its probability, and how often the class holds.
     """
     chances = predictions.probabilities(temperature)
-    if predictions.labels.several:
+    if predictions.labels.multi_label:
         confidence, right = chances.ravel(), predictions.targets.ravel().astype(np.float64)
     else:
         confidence, right = chances.max(axis=1), (chances.argmax(axis=1) == predictions.targets).astype(np.float64)

@@ -139,7 +139,7 @@ def worst_errors(predictions: Predictions, limit: int) -> list[tuple[int, float]
     decision: the probability of a class that was falsely said, or one minus that of a class that was missed.
     """
     chances, predicted = predictions.probabilities(), predictions.predicted()
-    if predictions.labels.several:
+    if predictions.labels.multi_label:
         wrong = predicted != predictions.targets
         confidence = np.where(wrong, np.where(predicted == 1, chances, 1 - chances), 0.0).max(axis=1)
         mistakes = np.flatnonzero(wrong.any(axis=1))
@@ -155,7 +155,7 @@ def auroc(predictions: Predictions) -> float | None:
     chances = predictions.probabilities()
     areas = []
     for place in range(len(predictions.labels)):
-        truth = predictions.targets[:, place] if predictions.labels.several else predictions.targets == place
+        truth = predictions.targets[:, place] if predictions.labels.multi_label else predictions.targets == place
         positives = int(truth.sum())
         if 0 < positives < len(predictions):
             areas.append(_area(chances[:, place], truth.astype(bool), positives))
@@ -168,7 +168,7 @@ def count_columns(predictions: Predictions) -> sparse.csr_array:
 
     classes, examples = len(predictions.labels), len(predictions)
     predicted, targets = predictions.predicted(), predictions.targets
-    if predictions.labels.several:
+    if predictions.labels.multi_label:
         cells = [np.nonzero(kind) for kind in (targets & predicted, predicted & ~targets, targets & ~predicted)]
         right = (predicted == targets).all(axis=1)
     else:
@@ -199,7 +199,7 @@ def _in_groups(predictions: Predictions, groups: Array) -> Predictions:
 
 def _score(predictions: Predictions) -> counts.Score:
     """`METRICS` of (draws, 3 L + 2) sums of `count_columns`."""
-    several = predictions.labels.several
+    multi_label = predictions.labels.multi_label
 
     def score(sums: counts.Array) -> dict[str, counts.Array]:
         classes = (sums.shape[1] - 2) // 3
@@ -209,7 +209,7 @@ def _score(predictions: Predictions) -> counts.Score:
             "macro_f1": counts.macro_f1(tp, fp, fn),
             "accuracy": right / examples,
             "micro_f1": counts.f1(tp.sum(axis=1), fp.sum(axis=1), fn.sum(axis=1)),
-            "mcc": _binary_mcc(tp, fp, fn, examples * classes) if several else _mcc(tp, fp, fn, examples),
+            "mcc": _binary_mcc(tp, fp, fn, examples * classes) if multi_label else _mcc(tp, fp, fn, examples),
         }
 
     return score

@@ -6,18 +6,18 @@ so that every model of one tokenizer is asked for the very same tokens, before a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from domain_ft.corpus.packing import passes
+from domain_ft.corpus.packing import micro_batches
 from domain_ft.errors import CorpusError, ModelError
 from domain_ft.evaluation.scores import Scores
 from domain_ft.models.modes import evaluating
 from domain_ft.objectives.base import EVALUATION_EPOCH, IGNORED, Inputs, LanguageModelObjective
+from domain_ft.progress import Progress
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from domain_ft.corpus.rows import DocumentRows
     from domain_ft.models.base import BaseModel
 
-Progress = Callable[[str, int, "int | None"], None]
-
 
 def score(
     base: BaseModel,
@@ -35,18 +33,19 @@ def score(
     rows: DocumentRows,
     selected: npt.NDArray[np.int64],
     *,
-    tokens_per_pass: int,
+    tokens_per_micro_batch: int,
     accelerator: Accelerator | None = None,
     progress: Progress | None = None,
     label: str = "evaluate",
 ) -> Scores:
-    """The loss of `base` on the pieces `selected` of `rows`, summed over each document.
+    """The loss of `base` on the sequences `selected` of `rows`, summed over each document.
 
-    Several processes take turns at the passes and get the same scores, which are those of one process to the last bit
-    (where their machines are alike): the passes are cut before they are shared out, and a piece is in one of them.
+    Several processes take turns at the micro-batches and get the same scores, which are those of one process to the
+    last bit (where their machines are alike): the micro-batches are cut before they are shared out, and a sequence is
+    in one of them.
 
     Args:
-        selected: (pieces,) indices into `rows`, such as `rows.select_documents` gives.
+        selected: (sequences,) indices into `rows`, such as `rows.select_documents` gives.
         tokens_per_pass: how many tokens one forward pass may hold.
         accelerator: of the processes, which all call this; None for one alone.
         progress: called with (`label`, tokens done, tokens in all).
@@ -59,10 +58,11 @@ def score(
     selected = np.sort(selected)
     sums = np.zeros((3, len(selected)))
     total, done = int(rows.lengths[selected].sum()), 0
-    cut = passes(selected, rows.lengths, tokens_per_pass)
+    cut = micro_batches(selected, rows.lengths, tokens_per_micro_batch)
     with evaluating(base.model):
         for first in range(0, len(cut), ranks):
-            # A rank without a pass in the last turn does another's, for nothing: a sharded model needs all of them.
+            # A rank without a micro-batch in the last turn does another's, for nothing: a sharded model needs all of
+            # them.
             place = first + rank
             batch = rows.pack(cut[place if place < len(cut) else first])
             inputs = objective.prepare(batch, epoch=EVALUATION_EPOCH)
@@ -87,7 +87,7 @@ def score(
 
 
 def _of_pieces(batch: PackedBatch, inputs: Inputs, losses: torch.Tensor) -> npt.NDArray[np.float64]:
-    """(3, pieces): nats, tokens and bytes of each piece of a pass, in its order."""
+    """(3, sequences): nats, tokens and bytes of each sequence of a micro-batch, in its order."""
     owner = np.repeat(np.arange(len(batch.rows)), batch.lengths)
     labelled = (inputs.labels != IGNORED).cpu().numpy()
     values = (losses.double().cpu().numpy(), labelled, inputs.scored_bytes)

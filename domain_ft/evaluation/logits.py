@@ -10,9 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from domain_ft.corpus.packing import passes
+from domain_ft.corpus.packing import micro_batches
 from domain_ft.models.modes import evaluating
 from domain_ft.objectives.classification import ClassificationObjective, TaskInputs
+from domain_ft.progress import Progress
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -20,49 +21,47 @@ if TYPE_CHECKING:
     from domain_ft.corpus.tasks.rows import ExampleRows
     from domain_ft.models.task_model import TaskModel
 
-Progress = Callable[[str, int, "int | None"], None]
-
 
 def predict_logits(
     model: TaskModel,
     rows: ExampleRows,
     *,
-    tokens_per_pass: int,
+    tokens_per_micro_batch: int,
     accelerator: Accelerator | None = None,
     progress: Progress | None = None,
     label: str = "predict",
 ) -> npt.NDArray[np.float32]:
     """(examples, L) float32, the logits of every example in the order of `rows`.
 
-    Several processes take turns at the passes and get the same logits, which are those of one process to the last bit
-    (where their machines are alike). Autocast is the caller's.
+    Several processes take turns at the micro-batches and get the same logits, which are those of one process to the
+    last bit (where their machines are alike). Autocast is the caller's.
 
     Args:
         tokens_per_pass: how many tokens one forward pass may hold.
         accelerator: of the processes, which all call this; None for one alone.
         progress: called with (`label`, examples done, examples in all).
     """
-    return _over_passes(model, rows, model.logits, tokens_per_pass, accelerator, progress, label)
+    return _over_micro_batches(model, rows, model.logits, tokens_per_micro_batch, accelerator, progress, label)
 
 
 def compute_features(
     model: TaskModel,
     rows: ExampleRows,
     *,
-    tokens_per_pass: int,
+    tokens_per_micro_batch: int,
     accelerator: Accelerator | None = None,
     progress: Progress | None = None,
     label: str = "features",
 ) -> npt.NDArray[np.float32]:
     """(examples, D) float32, what a linear probe reads of every example. See `predict_logits`."""
-    return _over_passes(model, rows, model.features, tokens_per_pass, accelerator, progress, label)
+    return _over_micro_batches(model, rows, model.features, tokens_per_micro_batch, accelerator, progress, label)
 
 
-def _over_passes(
+def _over_micro_batches(
     model: TaskModel,
     rows: ExampleRows,
     function: Callable[[TaskInputs], Tensor],
-    tokens_per_pass: int,
+    tokens_per_micro_batch: int,
     accelerator: Accelerator | None,
     progress: Progress | None,
     label: str,
@@ -72,10 +71,11 @@ def _over_passes(
     objective = ClassificationObjective(rows.labels)
     results = np.zeros((len(rows), 0), dtype=np.float32)
     done = 0
-    cut = passes(np.arange(len(rows)), rows.lengths, tokens_per_pass)
+    cut = micro_batches(np.arange(len(rows)), rows.lengths, tokens_per_micro_batch)
     with evaluating(model.model):
         for first in range(0, len(cut), ranks):
-            # A rank without a pass in the last turn does another's, for nothing: a sharded model needs all of them.
+            # A rank without a micro-batch in the last turn does another's, for nothing: a sharded model needs all of
+            # them.
             place = first + rank
             members = cut[place if place < len(cut) else first]
             values = function(objective.prepare(rows.pack(members), epoch=0).to(model.device))

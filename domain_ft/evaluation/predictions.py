@@ -56,7 +56,7 @@ class Predictions:
     def __post_init__(self) -> None:
         expected = {
             "groups": (len(self.ids),),
-            "targets": (len(self.ids), len(self.labels)) if self.labels.several else (len(self.ids),),
+            "targets": (len(self.ids), len(self.labels)) if self.labels.multi_label else (len(self.ids),),
             "logits": (len(self.ids), len(self.labels)),
         }
         for name, shape in expected.items():
@@ -75,7 +75,7 @@ class Predictions:
         return cls(
             ids=tuple(ids),
             groups=np.unique(sources, return_inverse=True)[1].astype(np.int64).reshape(-1),
-            targets=targets.astype(np.uint8) if labels.several else targets,
+            targets=targets.astype(np.uint8) if labels.multi_label else targets,
             logits=np.asarray(logits, dtype=np.float32).reshape(len(ids), len(labels)),
             labels=labels,
         )
@@ -93,7 +93,9 @@ class Predictions:
         names = self.labels.names
         digest = hashlib.blake2b(digest_size=16)
         for example, target in zip(self.ids, self.targets, strict=True):
-            own = sorted(names[place] for place in np.flatnonzero(target)) if self.labels.several else [names[target]]
+            own = (
+                sorted(names[place] for place in np.flatnonzero(target)) if self.labels.multi_label else [names[target]]
+            )
             digest.update("\x1f".join([example, *own]).encode("utf-8", "surrogatepass") + b"\x1e")
         return digest.hexdigest()
 
@@ -103,7 +105,9 @@ class Predictions:
         Args:
             temperature: divides the logits; these predictions' own where none is given.
         """
-        return probabilities(self.logits, self.labels.several, self.temperature if temperature is None else temperature)
+        return probabilities(
+            self.logits, self.labels.multi_label, self.temperature if temperature is None else temperature
+        )
 
     def predicted(self, threshold: float | None = None) -> Array:
         """(n,) int64, the likeliest class; where several may hold (n, L) uint8, 1 from the threshold on.
@@ -111,7 +115,7 @@ class Predictions:
         Args:
             threshold: of the probabilities; these predictions' own where none is given.
         """
-        if not self.labels.several:
+        if not self.labels.multi_label:
             return self.logits.argmax(axis=1)
         return (self.probabilities() >= (self.threshold if threshold is None else threshold)).astype(np.uint8)
 
@@ -125,7 +129,7 @@ class Predictions:
             targets=self.targets,
             logits=self.logits,
             labels=_packed(self.labels.names),
-            several=np.array(self.labels.several),
+            multi_label=np.array(self.labels.multi_label),
             temperature=np.array(self.temperature),
             threshold=np.array(self.threshold),
         )
@@ -146,7 +150,10 @@ class Predictions:
                     groups=stored["groups"],
                     targets=stored["targets"],
                     logits=stored["logits"],
-                    labels=Labels(_unpacked(stored["labels"]), several=bool(stored["several"])),
+                    labels=Labels(
+                        _unpacked(stored["labels"]),
+                        multi_label=bool(stored["multi_label" if "multi_label" in stored else "several"]),
+                    ),
                     temperature=float(stored["temperature"]),
                     threshold=float(stored["threshold"]),
                 )
@@ -159,10 +166,10 @@ class Predictions:
             ) from error
 
 
-def probabilities(logits: Array, several: bool, temperature: float = 1.0) -> npt.NDArray[np.float64]:
-    """(n, L) probabilities of (n, L) `logits`: softmax, or sigmoid where `several` may hold."""
-    found = np.asarray(logits, dtype=np.float64) / (-temperature if several else temperature)
-    if several:
+def probabilities(logits: Array, multi_label: bool, temperature: float = 1.0) -> npt.NDArray[np.float64]:
+    """(n, L) probabilities of (n, L) `logits`: softmax, or sigmoid where `multi_label` may hold."""
+    found = np.asarray(logits, dtype=np.float64) / (-temperature if multi_label else temperature)
+    if multi_label:
         np.logaddexp(0, found, out=found)
         np.negative(found, out=found)
         return np.exp(found, out=found)

@@ -48,7 +48,7 @@ class Texts(Protocol):
 
 
 @dataclass(frozen=True)
-class Probe:
+class SampleSentence:
     """A question to a language model.
 
     Attributes:
@@ -91,7 +91,7 @@ class Answer:
 
 def choose_probes(
     split: Texts, tokenizer: PreTrainedTokenizerBase, objective: str, *, seed: int = 0, count: int = 10
-) -> list[Probe]:
+) -> list[SampleSentence]:
     """Up to `count` readable sentences of `split`, one a document, each asking for another word.
 
     Args:
@@ -105,7 +105,7 @@ def choose_probes(
     return _choose_masked(documents, tokenizer, count)
 
 
-def answer(base: BaseModel, probes: Sequence[Probe]) -> list[Answer]:
+def answer(base: BaseModel, probes: Sequence[SampleSentence]) -> list[Answer]:
     """What `base` says to each probe; its training mode is left as it was."""
     training = base.model.training
     base.model.eval()
@@ -117,7 +117,9 @@ def answer(base: BaseModel, probes: Sequence[Probe]) -> list[Answer]:
         base.model.train(training)
 
 
-def side_by_side(probes: Sequence[Probe], before: Sequence[Answer], after: Sequence[Answer]) -> list[dict[str, Any]]:
+def side_by_side(
+    probes: Sequence[SampleSentence], before: Sequence[Answer], after: Sequence[Answer]
+) -> list[dict[str, Any]]:
     """Plain values for the report: {"document", "left", "answer", "right", "before": {...}, "after": {...}} a probe."""
     return [
         {
@@ -141,8 +143,8 @@ def _plain(said: Answer) -> dict[str, Any]:
     }
 
 
-def _first(probes: Iterator[Probe | None], count: int) -> list[Probe]:
-    chosen: list[Probe] = []
+def _first(probes: Iterator[SampleSentence | None], count: int) -> list[SampleSentence]:
+    chosen: list[SampleSentence] = []
     for probe in probes:
         if len(chosen) == count:
             break
@@ -168,7 +170,9 @@ def _sentences(text: str) -> Iterator[str]:
             yield sentence
 
 
-def _choose_masked(documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase, count: int) -> list[Probe]:
+def _choose_masked(
+    documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase, count: int
+) -> list[SampleSentence]:
     """One content word out of a sentence of each document: not among the commonest, seen in more than one document."""
     seen = collections.Counter(
         word for document in documents for word in set(_words(document.text[:_WINDOW], tokenizer))
@@ -176,7 +180,7 @@ def _choose_masked(documents: Sequence[Document], tokenizer: PreTrainedTokenizer
     common = {word for word, _ in seen.most_common(min(_COMMON_WORDS, len(seen) // 4))}
     asked: set[str] = set()  # words and sentences
 
-    def mask_one(document: Document, rarest: int) -> Probe | None:
+    def mask_one(document: Document, rarest: int) -> SampleSentence | None:
         for sentence in _sentences(document.text):
             if sentence in asked:
                 continue
@@ -184,7 +188,7 @@ def _choose_masked(documents: Sequence[Document], tokenizer: PreTrainedTokenizer
                 word = sentence[start:end].casefold()
                 if word not in common and word not in asked and seen[word] >= rarest:
                     asked.update((word, sentence))
-                    return Probe(document.id, sentence[:start], sentence[start:end], sentence[end:])
+                    return SampleSentence(document.id, sentence[:start], sentence[start:end], sentence[end:])
         return None
 
     probes = _first((mask_one(document, rarest=2) for document in documents), count)
@@ -210,20 +214,20 @@ def _spans(text: str, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, int
 
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
     """A token's span without the space that byte-level and sentencepiece tokens begin with."""
-    piece = text[start:end]
-    return start + len(piece) - len(piece.lstrip()), start + len(piece.rstrip())
+    sequence = text[start:end]
+    return start + len(sequence) - len(sequence.lstrip()), start + len(sequence.rstrip())
 
 
-def _beginning(document: Document) -> Probe | None:
+def _beginning(document: Document) -> SampleSentence | None:
     """The first half of a readable sentence, cut at a space where there is one."""
     for sentence in _sentences(document.text):
         cut = sentence.find(" ", len(sentence) // 2)
         cut = len(sentence) // 2 if cut < 0 else cut
-        return Probe(document.id, sentence[:cut].rstrip(), sentence[cut:].strip(), "")
+        return SampleSentence(document.id, sentence[:cut].rstrip(), sentence[cut:].strip(), "")
     return None
 
 
-def _guess(base: BaseModel, probe: Probe) -> Answer:
+def _guess(base: BaseModel, probe: SampleSentence) -> Answer:
     """An encoder's ranking of its vocabulary for the gap: all tokens of the word are masked, its first is asked for."""
     tokenizer = base.tokenizer
     encoded = tokenizer(
@@ -251,7 +255,7 @@ def _guess(base: BaseModel, probe: Probe) -> Answer:
     )
 
 
-def _continue(base: BaseModel, probe: Probe) -> Answer:
+def _continue(base: BaseModel, probe: SampleSentence) -> Answer:
     """What a decoder goes on with, greedily, on one line."""
     tokenizer = base.tokenizer
     ids = tokenizer(probe.left, return_tensors="pt")["input_ids"].to(base.model.device)

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from domain_ft.corpus.packing import passes
+from domain_ft.corpus.packing import micro_batches
 from domain_ft.corpus.tagging.entities import TaggedText
 from domain_ft.corpus.tagging.rows import TaggingRows, TextEncoder
 from domain_ft.models.modes import evaluating
 from domain_ft.objectives.tagging import TaggingObjective
+from domain_ft.progress import Progress
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from domain_ft.models.task_model import TaskModel
 
-Progress = Callable[[str, int, "int | None"], None]
 
 _TEXTS = 512  # taken in at once: enough that some have about equal lengths, few enough to be no weight
 _CHARACTERS = 1_000_000
@@ -43,13 +43,13 @@ def predict_tags(
     model: TaskModel,
     rows: TaggingRows,
     *,
-    tokens_per_pass: int,
+    tokens_per_micro_batch: int,
     accelerator: Accelerator | None = None,
     progress: Progress | None = None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], float]:
     """The likeliest class of each token of all rows (tokens,), its probability (tokens,), and the rows' loss.
 
-    Several processes take turns at the passes, and get the same. Autocast is the caller's.
+    Several processes take turns at the micro-batches, and get the same. Autocast is the caller's.
 
     Args:
         tokens_per_pass: how many tokens one forward pass may hold.
@@ -64,10 +64,11 @@ def predict_tags(
     objective = TaggingObjective()
     found = np.zeros((2, rows.tokens))  # classes and probabilities
     loss, items, done = 0.0, 0, 0
-    cut = passes(np.arange(len(rows)), rows.lengths, tokens_per_pass)
+    cut = micro_batches(np.arange(len(rows)), rows.lengths, tokens_per_micro_batch)
     with evaluating(model.model):
         for first in range(0, len(cut), ranks):
-            # A rank without a pass in the last turn does another's, for nothing: a sharded model needs all of them.
+            # A rank without a micro-batch in the last turn does another's, for nothing: a sharded model needs all of
+            # them.
             place = first + rank
             members = cut[place if place < len(cut) else first]
             inputs = objective.prepare(rows.pack(members), epoch=0).to(model.device)
@@ -91,7 +92,7 @@ def predict_tags(
 
 
 def tag_texts(
-    model: TaskModel, texts: Iterable[Text], *, tokens_per_pass: int = 4096, max_length: int | None = None
+    model: TaskModel, texts: Iterable[Text], *, tokens_per_micro_batch: int = 4096, max_length: int | None = None
 ) -> Iterator[dict[str, Any]]:
     """The entities of each text as {"id", "entities": [{"start", "end", "label", "text", "score"}]}, in their order.
 
@@ -107,7 +108,7 @@ def tag_texts(
     for batch in _batches(texts):
         plain = [TaggedText(text.id, text.text, None, ()) for text in batch]
         rows = TaggingRows(plain, model.labels.names, encoder)
-        classes, chances, _ = predict_tags(model, rows, tokens_per_pass=tokens_per_pass)
+        classes, chances, _ = predict_tags(model, rows, tokens_per_micro_batch=tokens_per_micro_batch)
         for text, entities in zip(batch, rows.entities(classes, chances), strict=True):
             yield {
                 "id": text.id,

@@ -1,9 +1,9 @@
 """Activation checkpointing: keep the inputs of each layer alone, and compute the layer again in the backward pass.
 
-A pass then holds every layer's input and one layer's activations at a time, where it would hold those of all layers. It
-costs a second forward pass (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"). Losses and gradients
-are the same: dropout follows from seeds that stay as they are until the pass is over, or from a generator that is set
-back.
+A micro-batch then holds every layer's input and one layer's activations at a time, where it would hold those of all
+layers. It costs a second forward pass (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"). Losses and
+gradients are the same: dropout follows from seeds that stay as they are until the micro-batch is over, or from a
+generator that is set back.
 
 transformers' own switch does this for most models, but not for ALBERT and MPNet; this one does it for any model that
 keeps its layers in a list. As there, a layer's `forward` is what is done twice, and not its hooks, such as FSDP2's.

@@ -38,7 +38,7 @@ class Architecture:
     tested: bool = True
 
     def position_offset(self, config: PretrainedConfig) -> int:
-        """The position id of a piece's first token.
+        """The position id of a sequence's first token.
 
         Raises:
             ModelError: positions begin after the padding token's id, and the config names none.

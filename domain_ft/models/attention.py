@@ -1,8 +1,8 @@
-"""Attention inside each piece of a packed row, for every model that uses transformers' AttentionInterface.
+"""Attention inside each sequence of a packed row, for every model that uses transformers' AttentionInterface.
 
 `install(model)` makes `packed_attention` the model's attention. Given `cu_seq_lens_q` (as transformers' own kernels for
-unpadded rows are), a piece sees itself alone: on a GPU through torch's variable-length kernel, elsewhere through one
-call of scaled_dot_product_attention for each run of pieces of equal length. Without it, the model is what it was
+unpadded rows are), a sequence sees itself alone: on a GPU through torch's variable-length kernel, elsewhere through one
+call of scaled_dot_product_attention for each run of sequences of equal length. Without it, the model is what it was
 before (padded batches, generation with a cache).
 """
 
@@ -35,22 +35,22 @@ NAME = "domain_ft_packed"
 
 @dataclass(frozen=True)
 class Run:
-    """Neighbouring pieces of one length: `pieces` of them, `length` tokens each."""
+    """Neighbouring sequences of one length: `sequences` of them, `length` tokens each."""
 
-    pieces: int
+    sequences: int
     length: int
 
     @property
     def tokens(self) -> int:
-        """Tokens of all its pieces."""
-        return self.pieces * self.length
+        """Tokens of all its sequences."""
+        return self.sequences * self.length
 
 
 class Layout:
-    """Where the pieces of a packed row lie: worked out once a pass, by the first layer that asks.
+    """Where the sequences of a packed row lie: worked out once a micro-batch, by the first layer that asks.
 
     Args:
-        cu_seqlens: (pieces + 1,), where each piece begins, and the end of the last.
+        cu_seqlens: (sequences + 1,), where each sequence begins, and the end of the last.
     """
 
     def __init__(self, cu_seqlens: Tensor) -> None:
@@ -60,13 +60,13 @@ class Layout:
 
     @functools.cached_property
     def runs(self) -> tuple[Run, ...]:
-        """The row, from its first token to its last. Rows whose pieces are sorted by length have the fewest runs."""
+        """The row, from its first token to its last. Rows whose sequences are sorted by length have the fewest runs."""
         runs: list[Run] = []
         for length in torch.diff(self._cu_seqlens).tolist():  # waits for a GPU
             if length == 0:
                 continue
             if runs and runs[-1].length == length:
-                runs[-1] = Run(runs[-1].pieces + 1, length)
+                runs[-1] = Run(runs[-1].sequences + 1, length)
             else:
                 runs.append(Run(1, length))
         return tuple(runs)
@@ -98,7 +98,7 @@ def install(model: PreTrainedModel) -> None:
 
 
 def packed_arguments(cu_seqlens: Tensor, max_seqlen: int) -> dict[str, Any]:
-    """What to give a model's forward, besides ids and positions, so that attention stays inside each piece.
+    """What to give a model's forward, besides ids and positions, so that attention stays inside each sequence.
 
     `cu_seqlens` says all that a mask would. Nobody reads the one given here, but as it has four dimensions, models
     take it for finished: from restarting positions decoders would otherwise make one of tokens x tokens, and, to see
@@ -134,7 +134,7 @@ def packed_attention(
     Args:
         query: (1, heads, tokens, head_dim) where packed; key and value (1, key_value_heads, tokens, head_dim).
         sliding_window: as flash attention counts it here: a token sees those at most `sliding_window - 1` away.
-        cu_seq_lens_q: (pieces + 1,) int32; None for an ordinary batch, which goes to transformers' own SDPA.
+        cu_seq_lens_q: (sequences + 1,) int32; None for an ordinary batch, which goes to transformers' own SDPA.
         layout: of `cu_seq_lens_q`, where it is at hand.
 
     Returns:
@@ -188,7 +188,7 @@ def _by_runs(
             mask = layout.mask(run.length, reach, causal, q)
             mixed.append(blockwise_attention(q, k, v, run.length, scale, mask))
             continue
-        q, k, v = (part.unflatten(0, (run.pieces, run.length)).transpose(1, 2) for part in (q, k, v))
+        q, k, v = (part.unflatten(0, (run.sequences, run.length)).transpose(1, 2) for part in (q, k, v))
         window = None
         if reach is not None and run.length > reach + 1:
             window = layout.window(run.length, reach, causal, query.device)

@@ -1,7 +1,7 @@
 """A base model ready for an objective: rows of tokens go in, hidden states at the output projection come out.
 
     base = load("minilm")                        # or a folder, a hub id, a finished run
-    hidden = base.hidden(batch)                  # (tokens, D), each piece of the batch alone in its own attention
+    hidden = base.hidden(batch)                  # (tokens, D), each sequence of the batch alone in its own attention
     weight, bias, softcap = base.projection()    # what linear_cross_entropy takes next to it
 
 Nothing here depends on the architecture: what differs stands in `architectures`. A model of an architecture that is not
@@ -39,19 +39,20 @@ from domain_ft.models.model_files import (
     read_config,
     reason,
 )
-from domain_ft.models.sources import Progress, Source, find, quiet
+from domain_ft.models.sources import Source, find, quiet
+from domain_ft.progress import Progress
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 _PADDING_STEP = 16
-"""On the padded path pieces share a batch where their lengths round up to the same multiple of this."""
+"""On the padded path sequences share a batch where their lengths round up to the same multiple of this."""
 
-_NO_POSITION_LIMIT = 2048  # tokens a piece, where neither the model nor its tokenizer names a limit
+_NO_POSITION_LIMIT = 2048  # tokens a sequence, where neither the model nor its tokenizer names a limit
 
 
 class Batch(Protocol):
-    """What `BaseModel.hidden` reads: pieces laid end to end in one row, on the model's device."""
+    """What `BaseModel.hidden` reads: sequences laid end to end in one row, on the model's device."""
 
     @property
     def input_ids(self) -> Tensor:
@@ -59,15 +60,15 @@ class Batch(Protocol):
 
     @property
     def position_ids(self) -> Tensor:
-        """(tokens,) int64, counted from 0 within each piece."""
+        """(tokens,) int64, counted from 0 within each sequence."""
 
     @property
     def cu_seqlens(self) -> Tensor:
-        """(pieces + 1,) int32, where each piece begins, and the end of the last."""
+        """(sequences + 1,) int32, where each sequence begins, and the end of the last."""
 
     @property
     def max_seqlen(self) -> int:
-        """Length of the longest piece in tokens."""
+        """Length of the longest sequence in tokens."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,12 @@ class Tokens:
     max_seqlen: int
 
     @classmethod
-    def of(cls, pieces: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Self:
-        """Lay `pieces`, lists of token ids, end to end."""
-        lengths = [len(piece) for piece in pieces]
+    def of(cls, sequences: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Self:
+        """Lay `sequences`, lists of token ids, end to end."""
+        lengths = [len(sequence) for sequence in sequences]
         ends = torch.tensor([0, *lengths]).cumsum(0)
         return cls(
-            torch.tensor([token for piece in pieces for token in piece], dtype=torch.long, device=device),
+            torch.tensor([token for sequence in sequences for token in sequence], dtype=torch.long, device=device),
             torch.tensor([place for length in lengths for place in range(length)], dtype=torch.long, device=device),
             ends.to(device, torch.int32),
             max(lengths, default=0),
@@ -103,8 +104,8 @@ class BaseModel:
         name: as it was asked for.
         source: what an adapter records as its base: the embedded name, the hub id, or an absolute path.
         revision: the hub's commit, or `sha256:` and the hash of the weights.
-        max_length: the longest piece in tokens that the model's positions allow.
-        packed: attention keeps pieces of one row apart; otherwise `hidden` pads batches.
+        max_length: the longest sequence in tokens that the model's positions allow.
+        packed: attention keeps sequences of one row apart; otherwise `hidden` pads batches.
         head_is_random: weights of the head were not in the checkpoint, so its losses mean nothing before it is trained.
         notes: what a person should know before using it.
     """
@@ -130,7 +131,7 @@ class BaseModel:
     def hidden(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
         """Hidden states at the output projection's input: (tokens, D), or (n, D) for the positions `rows` (n,) alone.
 
-        Each piece is as if it were the only one. Differentiable; no logits are made.
+        Each sequence is as if it were the only one. Differentiable; no logits are made.
         """
         hidden = self._packed_hidden(batch, rows) if self.packed else self._padded_hidden(batch, rows)
         return hidden if self.tail.scale == 1.0 else hidden * self.tail.scale
@@ -149,7 +150,7 @@ class BaseModel:
         return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
     def padding_fraction(self, batch: Batch) -> float:
-        """The share of what `hidden` computes for `batch` that is padding: none where pieces are packed."""
+        """The share of what `hidden` computes for `batch` that is padding: none where sequences are packed."""
         if self.packed:
             return 0.0
         computed = sum(mask.numel() for _, mask in padded_groups(batch.cu_seqlens))
@@ -167,7 +168,7 @@ class BaseModel:
             return hidden if rows is None or taken else hidden.index_select(0, rows)
 
     def _padded_hidden(self, batch: Batch, rows: Tensor | None) -> Tensor:
-        """Pieces of about equal length, padded to the longest of them, go through the model together."""
+        """Sequences of about equal length, padded to the longest of them, go through the model together."""
         parts, places = [], []
         with head.captured_input(self.model) as captured:
             for index, mask in padded_groups(batch.cu_seqlens):
@@ -183,7 +184,8 @@ class BaseModel:
 
 
 def padded_groups(cu_seqlens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each batch of pieces: positions in the row, and a bool mask of the real ones, both (pieces, longest)."""
+    """For each batch of sequences: positions in the row, and a bool mask of the real ones, both (sequences,
+    longest)."""
     starts, lengths = cu_seqlens[:-1].long(), torch.diff(cu_seqlens).long()
     buckets = (lengths + _PADDING_STEP - 1) // _PADDING_STEP
     for bucket in buckets.unique().tolist():
@@ -236,7 +238,7 @@ def load(
         name=name,
         source=source.recorded,
         revision=source.revision,
-        max_length=longest_piece(config, offset, tokenizer, tested=architecture.tested),
+        max_length=longest_sequence(config, offset, tokenizer, tested=architecture.tested),
         packed=architecture.tested,
         head_is_random=bool(missing),
         notes=source.notes + notes + _head_notes(missing),
@@ -270,25 +272,27 @@ def objective_of(name: str, progress: Progress | None = None) -> ObjectiveName:
 def prove(base: BaseModel) -> None:
     """Find out on a tiny input how a model that no test of ours covers is to be run, and set `base.packed`.
 
-    Its own logits for single pieces are the truth; packing is tried first, then padding.
+    Its own logits for single sequences are the truth; packing is tried first, then padding.
 
     Raises:
         ModelError: neither gives the model's own logits.
     """
     model, before = base.model, base.model.config._attn_implementation
-    pieces = trial_pieces(model, base.max_length)
+    sequences = trial_sequences(model, base.max_length)
     failures: list[Exception] = []
     with quiet(), torch.no_grad():
         with own_code(model, base.name):
-            truth = torch.cat([model(input_ids=piece[None], **base._no_cache()).logits[0].float() for piece in pieces])
-        batch = Tokens.of([piece.tolist() for piece in pieces], base.device)
+            truth = torch.cat(
+                [model(input_ids=sequence[None], **base._no_cache()).logits[0].float() for sequence in sequences]
+            )
+        batch = Tokens.of([sequence.tolist() for sequence in sequences], base.device)
         attention.install(model)
         if model.config._attn_implementation == attention.NAME:
             base.packed = True
             for offset in (0, (model.config.pad_token_id or 0) + 1):  # as BERT counts positions, and as RoBERTa does
                 base.position_offset = offset
                 if _agrees(base, batch, truth, failures):
-                    base.max_length = longest_piece(model.config, offset, base.tokenizer, tested=False)
+                    base.max_length = longest_sequence(model.config, offset, base.tokenizer, tested=False)
                     return
             model.set_attn_implementation(before)
         base.packed = False
@@ -329,15 +333,17 @@ def prove_reading(base: BaseModel, *, tested: bool) -> None:
     with quiet(), torch.no_grad(), own_code(base.model, base.name):
         # Two calls of equal shapes: what does not depend on the changed tokens is then computed alike to the bit.
         hidden, after = (
-            base.hidden(Tokens.of([piece.tolist() for piece in pieces], base.device)).float().unflatten(0, (-1, length))
-            for pieces in ([original] * len(changed), changed)
-        )  # (changed pieces, length, D) each
+            base.hidden(Tokens.of([sequence.tolist() for sequence in sequences], base.device))
+            .float()
+            .unflatten(0, (-1, length))
+            for sequences in ([original] * len(changed), changed)
+        )  # (changed sequences, length, D) each
     if not bool(hidden.isfinite().all()):
         raise ModelError(
             f"'{base.name}' computes NaN or infinity from a few tokens, though all its weights are finite.",
             fix="load it with --dtype float32, or take another checkpoint",
         )
-    moved = (after - hidden).abs().amax(-1)  # (changed pieces, length)
+    moved = (after - hidden).abs().amax(-1)  # (changed sequences, length)
     scale = float(hidden.abs().max())
     if base.objective == "mlm":
         unread = [side for side, by in zip(("before", "after"), moved[:, middle], strict=True) if by <= 1e-6 * scale]
@@ -380,8 +386,9 @@ def failed_with(failures: Sequence[Exception]) -> str:
     return f" (the last attempt failed: {reason(failures[-1])})" if failures else ""
 
 
-def trial_pieces(model: PreTrainedModel, longest: int) -> list[Tensor]:
-    """A few pieces of random tokens, of unequal lengths, without padding tokens (from which some count positions)."""
+def trial_sequences(model: PreTrainedModel, longest: int) -> list[Tensor]:
+    """A few sequences of random tokens, of unequal lengths, without padding tokens (from which some count
+    positions)."""
     generator = torch.Generator().manual_seed(0)
     usable = _usable_tokens(model)
     lengths = [min(length, longest) for length in (7, 23, 23, 1, 12)]
@@ -458,7 +465,7 @@ def _check_mask_token(tokenizer: PreTrainedTokenizerFast, architecture: Architec
         )
 
 
-def longest_piece(config: PretrainedConfig, offset: int, tokenizer: PreTrainedTokenizerFast, *, tested: bool) -> int:
+def longest_sequence(config: PretrainedConfig, offset: int, tokenizer: PreTrainedTokenizerFast, *, tested: bool) -> int:
     """The model's number of positions. The tokenizer's word counts where there is none, or where nothing is tested."""
     positions = getattr(config, "max_position_embeddings", None) or -1
     limits = [positions - offset] if positions > 0 else []

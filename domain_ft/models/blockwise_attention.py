@@ -1,4 +1,5 @@
-"""Attention on a CPU for pieces of one length, as batched matrix products over a block of pieces and heads at a time.
+"""Attention on a CPU for sequences of one length, as batched matrix products over a block of sequences and heads at a
+time.
 
     P  = softmax(s Q Kᵀ + M)              O  = P V
     dV = Pᵀ dO        dP = dO Vᵀ          dS = P ∘ (dP - Σ_row dP ∘ P)        dQ = s dS K        dK = s dSᵀ Q
@@ -22,11 +23,11 @@ BLOCK = 2**20
 """Scores that exist at a time: 2 MB in bfloat16."""
 
 LONGEST = {torch.bfloat16: 1024, torch.float32: 64}
-"""Longer pieces are torch's, by type: up to these this way was faster, causal or not (benchmarks/LOG.md)."""
+"""Longer sequences are torch's, by type: up to these this way was faster, causal or not (benchmarks/LOG.md)."""
 
 
 def is_faster(query: Tensor, length: int) -> bool:
-    """Whether `blockwise_attention` is the faster way for `query` in pieces of `length` tokens."""
+    """Whether `blockwise_attention` is the faster way for `query` in sequences of `length` tokens."""
     if query.device.type != "cpu" or length > LONGEST.get(query.dtype, 0):
         return False
     return query.dtype != torch.bfloat16 or has_fast_bfloat16()
@@ -35,13 +36,13 @@ def is_faster(query: Tensor, length: int) -> bool:
 def blockwise_attention(
     query: Tensor, key: Tensor, value: Tensor, length: int, scale: float, mask: Tensor | None
 ) -> Tensor:
-    """The attention of each piece to itself: (tokens, heads, head_dim). Differentiable once in query, key and value.
+    """The attention of each sequence to itself: (tokens, heads, head_dim). Differentiable once in query, key and value.
 
     Args:
-        query: (tokens, heads, head_dim), of whole pieces of `length` tokens, one after the other.
+        query: (tokens, heads, head_dim), of whole sequences of `length` tokens, one after the other.
         key: (tokens, key_value_heads, head_dim); heads is a multiple of key_value_heads.
         value: (tokens, key_value_heads, head_dim).
-        length: tokens of a piece.
+        length: tokens of a sequence.
         scale: s.
         mask: M (length, length), added to the scores: -inf where a row must not see a column; None lets all see all.
     """
@@ -99,7 +100,8 @@ def _blocks(q: Tensor, length: int) -> Iterator[slice]:
 
 
 def _stack(x: Tensor, length: int, heads: int) -> Tensor:
-    """(tokens, heads · groups, head_dim) as (pieces · heads, groups · length, head_dim): who shares a key, together."""
+    """(tokens, heads · groups, head_dim) as (sequences · heads, groups · length, head_dim): who shares a key,
+    together."""
     parts = x.unflatten(0, (-1, length)).unflatten(2, (heads, -1))
     return parts.permute(0, 2, 3, 1, 4).flatten(0, 1).flatten(1, 2)
 

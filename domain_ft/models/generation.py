@@ -33,7 +33,8 @@ from transformers.generation.streamers import BaseStreamer
 
 from domain_ft.errors import CorpusError, ModelError, SettingsError
 from domain_ft.models.modes import evaluating
-from domain_ft.models.sources import Progress, quiet
+from domain_ft.models.sources import quiet
+from domain_ft.progress import Progress
 from domain_ft.randomness import derive
 
 if TYPE_CHECKING:

@@ -24,9 +24,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
 
 from domain_ft.errors import ModelError
-
-Progress = Callable[[str, int, "int | None"], None]
-"""Called as progress(label, done, total or None)."""
+from domain_ft.progress import Progress
 
 _LABEL = "converting the model"
 _CONTROL, _USER_DEFINED = 3, 4  # token types of GGUF that the tokenizer must never cut

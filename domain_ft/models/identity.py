@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from domain_ft.models.probe import HEAD_FOLDER
-from domain_ft.models.sources import READ_FILES, Progress, Source, find, hash_of_file
+from domain_ft.models.sources import READ_FILES, Source, find, hash_of_file
 from domain_ft.models.task_facts import TASK_NAME
+from domain_ft.progress import Progress
 from domain_ft.storage import user_path
 
 

@@ -310,7 +310,7 @@ def set_backend(model: nn.Module, backend: str) -> None:
 
 
 def set_dropout_seed(model: nn.Module, seed: int) -> None:
-    """Set the seed of the next pass's dropout masks in every LoRA layer."""
+    """Set the seed of the next micro-batch's dropout masks in every LoRA layer."""
     lora_of(model).seed.value = seed
 
 

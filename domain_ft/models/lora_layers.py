@@ -34,12 +34,12 @@ class SharedCall(Protocol):
 
 
 class DropoutSeed:
-    """The seed of a pass's dropout, shared by all LoRA layers of a model; each folds its own index in.
+    """The seed of a micro-batch's dropout, shared by all LoRA layers of a model; each folds its own index in.
 
     A layer's mask is a function of (`value`, the layer's index) alone, so a resumed run and a recomputed activation see
-    the same mask. A module that is called several times in a pass (ALBERT's) draws the same mask each time, and sibling
-    projections of one input have one index. The seed is a tensor that is written in place, so that a compiled model is
-    not compiled again for each seed.
+    the same mask. A module that is called several times in a micro-batch (ALBERT's) draws the same mask each time, and
+    sibling projections of one input have one index. The seed is a tensor that is written in place, so that a compiled
+    model is not compiled again for each seed.
     """
 
     def __init__(self, value: int = 0) -> None:

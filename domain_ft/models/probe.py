@@ -72,7 +72,7 @@ class Probe:
             "base": base,
             "revision": revision,
             "labels": list(self.labels.names),
-            "several": self.labels.several,
+            "several": self.labels.multi_label,
             "strength": self.strength,
         }
         write_json(folder / _CONFIG_NAME, settings)
@@ -147,12 +147,12 @@ def fit_probe(
             "the model's features of some training texts are not finite numbers",
             fix="check that its weights are finite; with a low-precision --dtype, try --dtype float32",
         )
-    if not labels.several and len(np.unique(targets)) < 2:
+    if not labels.multi_label and len(np.unique(targets)) < 2:
         raise ModelError("all training examples are of one class, so there is nothing to tell apart")
     mean, spread = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
     spread[spread == 0] = 1.0
     standardised = (features - mean) / spread
-    fit = _fit_several if labels.several else _fit_single
+    fit = _fit_multi_label if labels.multi_label else _fit_single
     best: tuple[float, float, Fit] | None = None
     for strength in STRENGTHS:
         found = fit(standardised, targets, len(labels), strength, balanced)
@@ -178,7 +178,7 @@ def _fit_single(
     return whole
 
 
-def _fit_several(
+def _fit_multi_label(
     features: npt.NDArray[np.float64], targets: npt.NDArray[Any], classes: int, strength: float, balanced: bool
 ) -> Fit:
     """A regression a class. One that all examples have, or none, gets the odds with half an example for each side."""
@@ -210,5 +210,5 @@ def _regression(
 def _macro_f1(logits: npt.NDArray[Any], targets: npt.NDArray[Any], labels: Labels) -> float:
     from sklearn.metrics import f1_score
 
-    predicted = logits > 0 if labels.several else logits.argmax(1)
+    predicted = logits > 0 if labels.multi_label else logits.argmax(1)
     return float(f1_score(targets, predicted, average="macro", zero_division=0.0))

@@ -8,7 +8,7 @@ import functools
 import hashlib
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +21,8 @@ from domain_ft.errors import ModelError, nearest
 from domain_ft.files import refuse_no_file
 from domain_ft.json_files import read_object
 from domain_ft.models import catalogue
+from domain_ft.progress import Progress
 from domain_ft.storage import sha256, storage_error, user_path
-
-Progress = Callable[[str, int, int | None], None]
-"""Told (what is being done, how much of it is done, how much there is or None)."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _HUB_TIMEOUT = 10.0  # seconds to wait for the hub's first answer

@@ -16,8 +16,11 @@ TASK_NAME = "task.json"
 """The file of a run folder that says what its model is for."""
 
 _FIX = "take another run, or run the task again"
-_NEEDED: Kinds = {"kind": str, "labels": list, "several": bool, "method": str, "base": str, "max_length": int}
+_NEEDED: Kinds = {"kind": str, "labels": list, "multi_label": bool, "method": str, "base": str, "max_length": int}
 _KINDS: Kinds = {**_NEEDED, "long_text": str, "temperature": float, "threshold": float, "fields": dict}
+
+_FORMER = {"several": "multi_label"}
+"""Keys of the version before, which are still read."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class TaskFacts:
     Attributes:
         kind: `sequence` where texts are classified, `token` where entities are found.
         labels: names of the classes, in the order of the model's outputs.
-        several: whether several of them may hold.
+        multi_label: whether several of them may hold.
         method: lora, dora, full or head.
         base: the model that was trained.
         max_length: tokens that the model reads at once.
@@ -39,7 +42,7 @@ class TaskFacts:
 
     kind: Literal["sequence", "token"]
     labels: tuple[str, ...]
-    several: bool
+    multi_label: bool
     method: Literal["lora", "dora", "full", "head"]
     base: str
     max_length: int
@@ -73,7 +76,7 @@ class TaskFacts:
             raise ModelError(f"{TASK_NAME} is damaged: {error}", where=str(path), fix=_FIX) from error
 
 
-TO_LOAD = ("kind", "labels", "several")
+TO_LOAD = ("kind", "labels", "multi_label")
 """What the model itself needs of task.json; to predict with it needs the rest."""
 
 
@@ -84,7 +87,7 @@ def read_facts(folder: Path, needed: tuple[str, ...] = tuple(_NEEDED)) -> dict[s
         ModelError: the file is damaged.
     """
     path = folder / TASK_NAME
-    values = read_object(path, ModelError, kinds=_KINDS, needed=needed, fix=_FIX)
+    values = read_object(path, ModelError, kinds=_KINDS, needed=needed, fix=_FIX, former=_FORMER)
     problem = None
     if values["kind"] not in ("sequence", "token"):
         problem = f"the kind {values['kind']!r} is neither sequence nor token"

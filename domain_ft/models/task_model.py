@@ -5,9 +5,9 @@
     logits = task.logits(inputs)                                  # (examples, L), float32
 
 The classes are transformers' own, AutoModelForSequenceClassification and AutoModelForTokenClassification, so that what
-is saved loads there and in PEFT. A pass is a packed row without padding, which these classes know nothing of: so their
-body runs on the row, and hands their head one token for each piece, which is all that a head reads: the first of an
-encoder, the last of a decoder, or the mean where the class pools by it. The head's own code does the rest.
+is saved loads there and in PEFT. A micro-batch is a packed row without padding, which these classes know nothing of: so
+their body runs on the row, and hands their head one token for each sequence, which is all that a head reads: the first
+of an encoder, the last of a decoder, or the mean where the class pools by it. The head's own code does the rest.
 """
 
 from __future__ import annotations
@@ -44,20 +44,21 @@ from domain_ft.models.base import (
     check_vocabulary,
     failed_with,
     language_model_class,
-    longest_piece,
+    longest_sequence,
     merge_adapters,
     own_code,
     padded_groups,
     same_logits,
-    trial_pieces,
+    trial_sequences,
 )
 from domain_ft.models.lora import merge_and_unload
 from domain_ft.models.model_files import check_missing, load_tokenizer, load_weights, read_config
 from domain_ft.models.peft_format import load_adapter, read_settings
 from domain_ft.models.probe import HEAD_FOLDER, Probe
-from domain_ft.models.sources import Progress, Source, find, quiet
+from domain_ft.models.sources import Source, find, quiet
 from domain_ft.models.task_facts import TASK_NAME, TO_LOAD, read_facts
-from domain_ft.models.task_passes import TaskPass, TaskTokens, last_tokens, one_token_a_piece
+from domain_ft.models.task_micro_batches import TaskMicroBatch, TaskTokens, last_tokens, one_token_a_piece
+from domain_ft.progress import Progress
 from domain_ft.randomness import derive
 
 Kind = Literal["sequence", "token"]
@@ -86,10 +87,10 @@ class TaskModel:
         name: as it was asked for.
         source: what an adapter records as its base: the embedded name, the hub id, or an absolute path.
         revision: the hub's commit, or `sha256:` and the hash of the weights.
-        max_length: the longest piece in tokens that the model's positions allow.
-        packed: attention keeps pieces of one row apart; otherwise batches are padded.
+        max_length: the longest sequence in tokens that the model's positions allow.
+        packed: attention keeps sequences of one row apart; otherwise batches are padded.
         decoder: the head reads the last token, not the first.
-        position_offset: the position id of a piece's first token.
+        position_offset: the position id of a sequence's first token.
         new_modules: the modules by path whose weights no checkpoint held: trained whole, and saved beside an adapter.
         notes: what a person should know before using it.
         probe: a linear probe that gives the logits from `features`, in place of the model's own head.
@@ -120,7 +121,7 @@ class TaskModel:
         """PEFT's name of the kind."""
         return PEFT_TASK_TYPES[self.kind]
 
-    def logits(self, inputs: TaskPass) -> Tensor:
+    def logits(self, inputs: TaskMicroBatch) -> Tensor:
         """Float32 logits (examples, L), the mean over the windows of each; of a model of tokens (tokens, L)."""
         if self.probe is not None:
             return self.probe.logits(self.features(inputs))
@@ -137,7 +138,7 @@ class TaskModel:
         sums = logits.new_zeros(inputs.examples, logits.shape[1]).index_add(0, inputs.owners, logits)
         return sums / windows.unsqueeze(1)
 
-    def features(self, inputs: TaskPass) -> Tensor:
+    def features(self, inputs: TaskMicroBatch) -> Tensor:
         """(examples, D) float32, the mean of the last hidden states of all tokens of an example, special ones too."""
         lengths = torch.diff(inputs.cu_seqlens).long()
         tokens = torch.zeros(inputs.examples, dtype=torch.long, device=lengths.device)
@@ -145,19 +146,19 @@ class TaskModel:
         return torch.segment_reduce(self._hidden(inputs).float(), "mean", lengths=tokens)
 
     def padding_fraction(self, inputs: Batch) -> float:
-        """The share of what is computed for a pass that is padding: none where pieces are packed."""
+        """The share of what is computed for a micro-batch that is padding: none where sequences are packed."""
         if self.packed:
             return 0.0
         computed = sum(mask.numel() for _, mask in padded_groups(inputs.cu_seqlens))
         return 1.0 - len(inputs.input_ids) / computed
 
-    def _packed_logits(self, inputs: TaskPass) -> Tensor:
-        """(pieces, L), or (tokens, L)."""
+    def _packed_logits(self, inputs: TaskMicroBatch) -> Tensor:
+        """(sequences, L), or (tokens, L)."""
         pooling = one_token_a_piece(self.model, inputs.cu_seqlens) if self.kind == "sequence" else nullcontext()
         with pooling:
             return self.model(**self._packed_arguments(inputs)).logits.flatten(0, -2)
 
-    def _hidden(self, inputs: TaskPass) -> Tensor:
+    def _hidden(self, inputs: TaskMicroBatch) -> Tensor:
         """(tokens, D), what the body gives."""
         body = self.model.base_model
         if self.packed:
@@ -168,8 +169,8 @@ class TaskModel:
             places.append(index[mask])
         return torch.cat(parts).index_select(0, torch.argsort(torch.cat(places)))
 
-    def _padded_logits(self, inputs: TaskPass) -> Tensor:
-        """(pieces, L), or (tokens, L), from batches of pieces of about equal length."""
+    def _padded_logits(self, inputs: TaskMicroBatch) -> Tensor:
+        """(sequences, L), or (tokens, L), from batches of sequences of about equal length."""
         parts, places = [], []
         for index, mask, arguments in self._padded(inputs):
             logits = self.model(**arguments).logits
@@ -177,8 +178,9 @@ class TaskModel:
             places.append(index[mask] if self.kind == "token" else index[:, 0])
         return torch.cat(parts).index_select(0, torch.argsort(torch.cat(places)))
 
-    def _padded(self, inputs: TaskPass) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
-        """For each batch: places in the row and a mask of the real ones (pieces, longest), and what the model takes."""
+    def _padded(self, inputs: TaskMicroBatch) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
+        """For each batch: places in the row and a mask of the real ones (sequences, longest), and what the model
+        takes."""
         for index, mask in padded_groups(inputs.cu_seqlens):
             input_ids = inputs.input_ids[index].masked_fill(~mask, self.tokenizer.pad_token_id or 0)
             arguments = {"input_ids": input_ids, "attention_mask": mask.long(), **self._no_cache()}
@@ -186,7 +188,7 @@ class TaskModel:
                 arguments["token_type_ids"] = inputs.type_ids[index].masked_fill(~mask, 0)
             yield index, mask, arguments
 
-    def _packed_arguments(self, inputs: TaskPass) -> dict[str, Any]:
+    def _packed_arguments(self, inputs: TaskMicroBatch) -> dict[str, Any]:
         types = {"token_type_ids": inputs.type_ids.unsqueeze(0)} if self._reads_types else {}
         return {
             "input_ids": inputs.input_ids.unsqueeze(0),
@@ -377,7 +379,7 @@ def _load(
         name=name,
         source=source.recorded,
         revision=source.revision,
-        max_length=longest_piece(config, offset, tokenizer, tested=architecture.tested),
+        max_length=longest_sequence(config, offset, tokenizer, tested=architecture.tested),
         packed=architecture.tested,
         decoder=architecture.objective == "clm",
         position_offset=offset,
@@ -390,7 +392,7 @@ def _set_labels(config: PretrainedConfig, labels: Labels, kind: Kind) -> None:
     config.id2label = dict(enumerate(labels.names))
     config.label2id = {name: index for index, name in enumerate(labels.names)}
     if kind == "sequence":
-        config.problem_type = "multi_label_classification" if labels.several else "single_label_classification"
+        config.problem_type = "multi_label_classification" if labels.multi_label else "single_label_classification"
 
 
 def _merge(model: PreTrainedModel, source: Source, architecture: Architecture, name: str, dtype: torch.dtype) -> None:
@@ -442,12 +444,14 @@ def _prove(task: TaskModel) -> None:
         ModelError: neither packed nor padded does it give its own logits.
     """
     model, before = task.model, task.model.config._attn_implementation
-    pieces = trial_pieces(model, task.max_length)
-    inputs = TaskTokens.of([piece.tolist() for piece in pieces], task.device)
+    sequences = trial_sequences(model, task.max_length)
+    inputs = TaskTokens.of([sequence.tolist() for sequence in sequences], task.device)
     failures: list[Exception] = []
     with quiet(), torch.no_grad():
         with own_code(model, task.name):
-            alone: Sequence[Tensor] = [model(input_ids=piece[None], **task._no_cache()).logits for piece in pieces]
+            alone: Sequence[Tensor] = [
+                model(input_ids=sequence[None], **task._no_cache()).logits for sequence in sequences
+            ]
         truth = torch.cat([logits.float().flatten(0, -2) for logits in alone])
         attention.install(model)
         if model.config._attn_implementation == attention.NAME:
@@ -455,7 +459,7 @@ def _prove(task: TaskModel) -> None:
             for offset in (0, (model.config.pad_token_id or 0) + 1):  # as BERT counts positions, and as RoBERTa does
                 task.position_offset = offset
                 if _agrees(task, inputs, truth, failures):
-                    task.max_length = longest_piece(model.config, offset, task.tokenizer, tested=False)
+                    task.max_length = longest_sequence(model.config, offset, task.tokenizer, tested=False)
                     return
             model.set_attn_implementation(before)
         task.packed = False
@@ -468,7 +472,7 @@ def _prove(task: TaskModel) -> None:
     ) from (failures[-1] if failures else None)
 
 
-def _agrees(task: TaskModel, inputs: TaskPass, truth: Tensor, failures: list[Exception]) -> bool:
+def _agrees(task: TaskModel, inputs: TaskMicroBatch, truth: Tensor, failures: list[Exception]) -> bool:
     """Are our logits the model's own, up to the rounding of its dtype? What it raises is put on the list."""
     try:
         logits = task.logits(inputs)

@@ -1,7 +1,7 @@
-"""What every objective shares: the tensors of one pass, and the head that never makes a full logits tensor.
+"""What every objective shares: the tensors of one micro-batch, and the head that never makes a full logits tensor.
 
 An objective prepares a `PackedBatch` (numpy, from the corpus) into `Inputs` (tensors, with labels), and gives the sum
-of the losses of the labelled positions. The loop divides once, by the number of items of all passes and ranks.
+of the losses of the labelled positions. The loop divides once, by the number of items of all micro-batches and ranks.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ EVALUATION_EPOCH = -1
 
 @dataclass(frozen=True)
 class Inputs:
-    """One pass as tensors.
+    """One micro-batch as tensors.
 
     Attributes:
         input_ids: (tokens,) int64, as the model reads them (masked, for a masked LM).
-        position_ids: (tokens,) int64, counted from 0 within each piece.
-        cu_seqlens: (pieces + 1,) int32, where each piece begins, and the end of the last.
-        max_seqlen: length of the longest piece in tokens.
+        position_ids: (tokens,) int64, counted from 0 within each sequence.
+        cu_seqlens: (sequences + 1,) int32, where each sequence begins, and the end of the last.
+        max_seqlen: length of the longest sequence in tokens.
         labels: (tokens,) int64, the token asked for at each position; IGNORED where none is.
         labelled: (items,) int64, the positions that are labelled, in rising order; known before anything goes to a
             GPU, so that taking them needs no wait for it.
@@ -96,8 +96,8 @@ class Inputs:
         )
 
 
-class PassInputs(Protocol):
-    """One pass as tensors, whatever is asked of the model."""
+class MicroBatch(Protocol):
+    """One micro-batch as tensors, whatever is asked of the model."""
 
     @property
     def input_ids(self) -> Tensor:
@@ -105,24 +105,24 @@ class PassInputs(Protocol):
 
     @property
     def position_ids(self) -> Tensor:
-        """(tokens,) int64, counted from 0 within each piece."""
+        """(tokens,) int64, counted from 0 within each sequence."""
 
     @property
     def cu_seqlens(self) -> Tensor:
-        """(pieces + 1,) int32, where each piece begins, and the end of the last."""
+        """(sequences + 1,) int32, where each sequence begins, and the end of the last."""
 
     @property
     def max_seqlen(self) -> int:
-        """Length of the longest piece in tokens."""
+        """Length of the longest sequence in tokens."""
 
     @property
     def items(self) -> int:
         """How many things are asked for: what the sum of losses is divided by."""
 
-    def to(self, device: torch.device | str) -> PassInputs:
+    def to(self, device: torch.device | str) -> MicroBatch:
         """The same pass with its tensors on `device`."""
 
-    def without_labels(self) -> PassInputs:
+    def without_labels(self) -> MicroBatch:
         """The same tokens, asking for nothing: what a rank runs when a step has no rows for it."""
 
 
@@ -145,14 +145,14 @@ class TrainedModel(Protocol):
 
     @property
     def packed(self) -> bool:
-        """Attention keeps pieces of one row apart; otherwise batches are padded."""
+        """Attention keeps sequences of one row apart; otherwise batches are padded."""
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
 
     def padding_fraction(self, batch: Any) -> float:
-        """The share of what is computed for a pass that is padding."""
+        """The share of what is computed for a micro-batch that is padding."""
 
 
 class Objective(Protocol):
@@ -162,21 +162,21 @@ class Objective(Protocol):
     def name(self) -> str:
         """Its short name, as result.json has it: `mlm`, `clm`, `classification` or `tagging`."""
 
-    def prepare(self, batch: Any, epoch: int) -> PassInputs:
-        """The tensors and labels of a pass that rows were packed into; the same for the same rows and epoch."""
+    def prepare(self, batch: Any, epoch: int) -> MicroBatch:
+        """The tensors and labels of a micro-batch that rows were packed into; the same for the same rows and epoch."""
 
     def loss(self, base: Any, inputs: Any) -> Tensor:
         """0-d float32, the sum of the losses of all items."""
 
     def row_losses(self, base: Any, inputs: Any) -> Tensor:
-        """(rows,) float32, the sum of the losses of each row of the pass, in its order."""
+        """(rows,) float32, the sum of the losses of each row of the micro-batch, in its order."""
 
 
 class LanguageModelObjective(Objective, Protocol):
     """What the scoring of held-out text asks of an objective."""
 
     def prepare(self, batch: Any, epoch: int) -> Inputs:
-        """The tensors and labels of a `PackedBatch`; the same for the same pieces and epoch."""
+        """The tensors and labels of a `PackedBatch`; the same for the same sequences and epoch."""
 
     def losses(self, base: BaseModel, inputs: Inputs) -> Tensor:
         """(tokens,) float32, the loss at each position in nats; 0 where nothing is asked."""
@@ -202,7 +202,7 @@ class LanguageModelHead:
         return self._cross_entropy(base, inputs, "sum")
 
     def row_losses(self, base: BaseModel, inputs: Inputs) -> Tensor:
-        """(pieces,) float32, the sum of the losses of each piece in nats."""
+        """(sequences,) float32, the sum of the losses of each sequence in nats."""
         return torch.segment_reduce(self.losses(base, inputs), "sum", lengths=torch.diff(inputs.cu_seqlens).long())
 
     def _cross_entropy(self, base: BaseModel, inputs: Inputs, reduction: str) -> Tensor:

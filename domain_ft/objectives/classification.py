@@ -21,13 +21,13 @@ from domain_ft_kernels import cross_entropy
 
 @dataclass(frozen=True)
 class TaskInputs:
-    """One pass of a task as tensors. See `TaskBatch`.
+    """One micro-batch of a task as tensors. See `TaskBatch`.
 
     Attributes:
         input_ids, position_ids, type_ids: (tokens,) int64.
-        cu_seqlens: (pieces + 1,) int32, where each piece begins, and the end of the last.
-        max_seqlen: length of the longest piece in tokens.
-        owners: (pieces,) int64, which example of the pass each piece is of, counted from 0.
+        cu_seqlens: (sequences + 1,) int32, where each sequence begins, and the end of the last.
+        max_seqlen: length of the longest sequence in tokens.
+        owners: (sequences,) int64, which example of the micro-batch each sequence is of, counted from 0.
         targets: (examples,) int64, IGNORED where nothing is asked, or (examples, L) float32 where several may hold.
         weights: what the losses are multiplied by, of the shape of `targets`, float32.
         items: how many examples are asked for.
@@ -45,7 +45,7 @@ class TaskInputs:
 
     @property
     def examples(self) -> int:
-        """Number of examples in the pass."""
+        """Number of examples in the micro-batch."""
         return len(self.targets)
 
     def to(self, device: torch.device | str) -> TaskInputs:
@@ -83,7 +83,7 @@ class ClassificationObjective:
     name: str = "classification"
 
     def prepare(self, batch: TaskBatch, epoch: int) -> TaskInputs:  # noqa: ARG002 (nothing is drawn at random)
-        """The tensors of a pass; the same for every epoch."""
+        """The tensors of a micro-batch; the same for every epoch."""
         weights = self._weights(batch.targets)
         return TaskInputs(
             input_ids=torch.from_numpy(batch.input_ids),
@@ -94,7 +94,7 @@ class ClassificationObjective:
             owners=torch.from_numpy(batch.owners),
             targets=torch.from_numpy(batch.targets),
             weights=torch.from_numpy(weights),
-            items=len(batch.targets) if self.labels.several else int((batch.targets != IGNORED).sum()),
+            items=len(batch.targets) if self.labels.multi_label else int((batch.targets != IGNORED).sum()),
         )
 
     def loss(self, base: TaskModel, inputs: TaskInputs) -> Tensor:
@@ -104,7 +104,7 @@ class ClassificationObjective:
     def row_losses(self, base: TaskModel, inputs: TaskInputs) -> Tensor:
         """(examples,) float32, the loss of each example."""
         logits = base.logits(inputs)
-        if self.labels.several:
+        if self.labels.multi_label:
             losses = F.binary_cross_entropy_with_logits(logits, inputs.targets.to(logits.dtype), reduction="none")
             return (losses * inputs.weights).mean(1)
         losses = cross_entropy(logits, inputs.targets, ignore_index=IGNORED, reduction="none", backend=self.kernels)
@@ -113,7 +113,7 @@ class ClassificationObjective:
     def _weights(self, targets: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         if self.class_weights is None:
             return np.ones(targets.shape, dtype=np.float32)
-        if self.labels.several:
+        if self.labels.multi_label:
             absent, present = self.class_weights
             return np.where(targets > 0, present, absent).astype(np.float32)
         return self.class_weights[np.maximum(targets, 0)]
@@ -130,7 +130,7 @@ def class_weights(targets: npt.NDArray[Any], labels: Labels) -> npt.NDArray[np.f
         (L,) n / (L · n_c) for a class with n_c of n examples, L counting the classes that occur. Where several may
         hold, (2, L): the weights of a class where it is absent and where it is present, n / (2 · n_c) each.
     """
-    if labels.several:
+    if labels.multi_label:
         present = targets.sum(0, dtype=np.float64)
         counts = np.stack([len(targets) - present, present])
         shares = (counts > 0).sum(0)

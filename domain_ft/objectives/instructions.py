@@ -21,7 +21,8 @@ class Instructions(LanguageModelHead):
     name: str = "instructions"
 
     def prepare(self, batch: ConversationBatch, epoch: int) -> Inputs:  # noqa: ARG002  (as it draws nothing)
-        """The pass with the labels of what is learned, shifted inside each piece; the same for every epoch."""
+        """The micro-batch with the labels of what is learned, shifted inside each sequence; the same for every
+        epoch."""
         labels = np.full(batch.tokens, IGNORED, dtype=np.int64)
         label_bytes = np.zeros(batch.tokens, dtype=np.int32)
         labels[:-1] = np.where(batch.trained[1:], batch.input_ids[1:], IGNORED)

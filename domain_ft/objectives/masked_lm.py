@@ -17,7 +17,7 @@ class MaskedLM(LanguageModelHead):
         vocabulary: what the masks are made of.
         rate: share of the tokens that are asked for.
         whole_word: mask all pieces of a word together.
-        seed: the masks are a function of it, the epoch, the document and the piece.
+        seed: the masks are a function of it, the epoch, the document and the sequence.
     """
 
     vocabulary: MaskVocabulary
@@ -27,7 +27,7 @@ class MaskedLM(LanguageModelHead):
     name: str = "mlm"
 
     def prepare(self, batch: PackedBatch, epoch: int) -> Inputs:
-        """The pass with its masks for `epoch`."""
+        """The micro-batch with its masks for `epoch`."""
         input_ids, labels = mask_tokens(
             batch,
             epoch=epoch,

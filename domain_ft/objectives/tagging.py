@@ -32,7 +32,7 @@ class TaggingObjective:
     name: str = "tagging"
 
     def prepare(self, batch: TaskBatch, epoch: int) -> TaskInputs:  # noqa: ARG002 (nothing is drawn at random)
-        """The tensors of a pass, whose `targets` and `weights` are (tokens,); the same for every epoch."""
+        """The tensors of a micro-batch, whose `targets` and `weights` are (tokens,); the same for every epoch."""
         asked = batch.targets != IGNORED
         weights = asked if self.tag_weights is None else asked * self.tag_weights[np.maximum(batch.targets, 0)]
         return TaskInputs(
@@ -52,7 +52,7 @@ class TaggingObjective:
         return self._losses(base, inputs).sum()
 
     def row_losses(self, base: TaskModel, inputs: TaskInputs) -> Tensor:
-        """(pieces,) float32, the sum of the losses of each window in nats."""
+        """(sequences,) float32, the sum of the losses of each window in nats."""
         lengths = torch.diff(inputs.cu_seqlens).long()
         return torch.segment_reduce(self._losses(base, inputs), "sum", lengths=lengths)
 

@@ -41,7 +41,7 @@ class TrainingState:
         step: optimiser steps taken.
         tokens: document tokens trained on.
         seconds: time spent training, over all the processes that the run has had.
-        tokens_per_pass: the size of a pass; smaller than the setting once memory has run out.
+        tokens_per_pass: the size of a micro-batch; smaller than the setting once memory has run out.
         activation_checkpointing: whether layers are computed again in the backward pass; on, too, once it has.
         best_score: of the points of the held-out curve, the best; None before the first, and where none is kept.
         best_step: after which it was measured, and the weights were kept.
@@ -51,7 +51,7 @@ class TrainingState:
     step: int
     tokens: int
     seconds: float
-    tokens_per_pass: int
+    tokens_per_micro_batch: int
     activation_checkpointing: bool = False
     best_score: list[float] | None = None
     best_step: int | None = None

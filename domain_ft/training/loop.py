@@ -1,8 +1,9 @@
 """The one training loop, for every objective.
 
 A step is a number of document tokens, not a number of rows. Its rows are shared out over the ranks, each rank lays its
-own end to end in passes of at most `tokens_per_pass`, and the sum of all losses is divided once, by the number of
-labelled items over all passes and ranks. So the gradient does not depend on how a step is cut or shared.
+own end to end in micro-batches of at most `tokens_per_micro_batch`, and the sum of all losses is divided once, by the
+number of labelled items over all micro-batches and ranks. So the gradient does not depend on how a step is cut or
+shared.
 
     step -> rows -> share of this rank -> passes -> (sum of losses / items of the step).backward() -> clip -> AdamW
 
@@ -36,13 +37,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from domain_ft.corpus.packing import Step, StepPlan, passes, share
+from domain_ft.corpus.packing import Step, StepPlan, micro_batches, share
 from domain_ft.corpus.rows import Rows
 from domain_ft.errors import TrainingError
 from domain_ft.models.activation_checkpointing import ActivationCheckpointing
 from domain_ft.models.lora import has_lora, set_dropout_seed
 from domain_ft.models.modes import without_base_dropout
-from domain_ft.objectives.base import Objective, PassInputs, TrainedModel
+from domain_ft.objectives.base import MicroBatch, Objective, TrainedModel
 from domain_ft.randomness import derive
 from domain_ft.training.checkpoints import TrainingState, load_best, load_latest, save_best, save_checkpoint
 from domain_ft.training.optimizer import build_optimizer, set_learning_rate
@@ -62,7 +63,7 @@ class LoopSettings:
         total_steps: optimiser steps in the whole run.
         tokens_per_step: document tokens that an optimiser step reads.
         rows_per_step: rows that it reads, whatever their lengths, in place of tokens_per_step; None for tokens.
-        tokens_per_pass: tokens that go through the model at once; a longer piece has a pass of its own.
+        tokens_per_pass: tokens that go through the model at once; a longer sequence has a micro-batch of its own.
         activation_checkpointing: compute layers again in the backward pass; done anyhow once memory has run out.
         learning_rate: peak learning rate.
         schedule: name of the learning-rate schedule.
@@ -80,7 +81,7 @@ class LoopSettings:
 
     total_steps: int
     tokens_per_step: int
-    tokens_per_pass: int
+    tokens_per_micro_batch: int
     activation_checkpointing: bool
     learning_rate: float
     schedule: str
@@ -108,7 +109,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class LossModule(nn.Module):
-    """The model and its loss as one module, so that DDP and FSDP see the whole computation of a pass."""
+    """The model and its loss as one module, so that DDP and FSDP see the whole computation of a micro-batch."""
 
     def __init__(self, base: TrainedModel, objective: Objective) -> None:
         super().__init__()
@@ -116,8 +117,8 @@ class LossModule(nn.Module):
         self._base = base
         self._objective = objective
 
-    def forward(self, inputs: PassInputs) -> Tensor:
-        """0-d float32, the sum of the losses of a pass."""
+    def forward(self, inputs: MicroBatch) -> Tensor:
+        """0-d float32, the sum of the losses of a micro-batch."""
         return self._objective.loss(self._base, inputs)
 
 
@@ -159,7 +160,7 @@ def train(
     Args:
         base: the model with its head.
         objective: what is asked of it.
-        rows: the training pieces.
+        rows: the training sequences.
         settings: see LoopSettings.
         accelerator: device, precision and processes.
         checkpoints: the folder that they are written to.
@@ -177,14 +178,14 @@ def train(
             a better one. Without it, what trains is left as the last step did.
 
     Raises:
-        TrainingError: a loss or gradient that is not finite; no memory for a single piece; a model with padded batches
-            is to be sharded.
+        TrainingError: a loss or gradient that is not finite; no memory for a single sequence; a model with padded
+            batches is to be sharded.
         CheckpointError: a checkpoint cannot be written, or holds other parameters.
         Interrupted: after ctrl-C or SIGTERM; the last whole step is checkpointed.
     """
     if sharded and not base.packed:
         raise TrainingError(
-            f"'{base.name}' cannot be sharded: its batches are padded, and take each process another number of passes",
+            f"'{base.name}' cannot be sharded: its batches are padded, and processes differ in how many they make",
             fix="use --sharding none, which keeps the whole model in each process",
         )
     quiet = contextlib.nullcontext() if settings.base_dropout else without_base_dropout(base)
@@ -235,7 +236,7 @@ def _train(
         weight_decay=settings.weight_decay,
         lora_plus_ratio=settings.lora_plus_ratio,
     )
-    state = TrainingState(step=0, tokens=0, seconds=0.0, tokens_per_pass=settings.tokens_per_pass)
+    state = TrainingState(step=0, tokens=0, seconds=0.0, tokens_per_micro_batch=settings.tokens_per_micro_batch)
     if resume:
         state = load_latest(checkpoints, parameters, optimizer, display.warn) or state
         if on_resume:
@@ -260,7 +261,7 @@ def _train(
         while state.step < settings.total_steps and not _out_of_patience(state, settings):
             began = time.perf_counter()
             step = plan.step(state.step)
-            loss, rate, norm, tokens_per_pass, padding = trainer.take(step, state)
+            loss, rate, norm, tokens_per_micro_batch, padding = trainer.take(step, state)
             seconds = time.perf_counter() - began
             tokens = int(rows.lengths[step.rows].sum())
             state = dataclasses.replace(
@@ -268,7 +269,7 @@ def _train(
                 step=state.step + 1,
                 tokens=state.tokens + tokens,
                 seconds=state.seconds + seconds,
-                tokens_per_pass=tokens_per_pass,
+                tokens_per_micro_batch=tokens_per_micro_batch,
                 activation_checkpointing=checkpointing.on,
             )
             last = state.step == settings.total_steps
@@ -333,17 +334,17 @@ class _Trainer:
 
     def take(self, step: Step, state: TrainingState) -> tuple[float, float, float, int, float]:
         """One optimiser step: (mean loss in nats, learning rate, gradient norm, pass size, share of padding)."""
-        tokens_per_pass = state.tokens_per_pass
+        tokens_per_micro_batch = state.tokens_per_micro_batch
         while True:
             self.optimizer.zero_grad(set_to_none=True)
-            prepared = self.prepare(step, tokens_per_pass)
+            prepared = self.prepare(step, tokens_per_micro_batch)
             try:
                 loss = self.accumulate(prepared, state.step)
                 break
             except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error):
                     raise
-                tokens_per_pass = self.smaller_pass(prepared, tokens_per_pass, state.step, error)
+                tokens_per_micro_batch = self.smaller_micro_batch(prepared, tokens_per_micro_batch, state.step, error)
         rate = set_learning_rate(
             self.optimizer,
             learning_rate_factor(self.settings.schedule, state.step, self.settings.total_steps, self.settings.warmup),
@@ -355,18 +356,18 @@ class _Trainer:
             raise self.not_finite("the gradient norm", norm, state.step, step.rows)
         self.optimizer.step()
         padding = float(np.mean([self.base.padding_fraction(inputs) for _, inputs in prepared]))
-        return loss, rate, norm, tokens_per_pass, padding
+        return loss, rate, norm, tokens_per_micro_batch, padding
 
-    def prepare(self, step: Step, tokens_per_pass: int) -> list[tuple[npt.NDArray[np.int64], PassInputs]]:
-        """This rank's passes of the step; at least one, so that every rank takes part in the reduction.
+    def prepare(self, step: Step, tokens_per_micro_batch: int) -> list[tuple[npt.NDArray[np.int64], MicroBatch]]:
+        """This rank's micro-batches of the step; at least one, so that every rank takes part in the reduction.
 
-        Where each has a shard of the weights, all ranks have as many passes as the one that has most.
+        Where each has a shard of the weights, all ranks have as many micro-batches as the one that has most.
         """
         lengths = self.rows.lengths
         mine = share(step.rows, lengths, self.accelerator.process_index, self.accelerator.num_processes)
         prepared = [
             (chosen, self.objective.prepare(self.rows.pack(chosen), step.epoch))
-            for chosen in passes(mine, lengths, tokens_per_pass)
+            for chosen in micro_batches(mine, lengths, tokens_per_micro_batch)
         ]
         wanted = max(over_ranks(self.accelerator, len(prepared)))[0] if self.shards else 1
         if len(prepared) < wanted:
@@ -375,7 +376,7 @@ class _Trainer:
             prepared += [(spare, idle)] * (wanted - len(prepared))
         return prepared
 
-    def accumulate(self, prepared: list[tuple[npt.NDArray[np.int64], PassInputs]], index: int) -> float:
+    def accumulate(self, prepared: list[tuple[npt.NDArray[np.int64], MicroBatch]], index: int) -> float:
         """Add the gradient of the step's mean loss to the parameters; that loss is returned."""
         accelerator = self.accelerator
         items = max(1, sum(own for (own,) in over_ranks(accelerator, sum(inputs.items for _, inputs in prepared))))
@@ -398,14 +399,14 @@ class _Trainer:
             raise self.not_finite("the loss", mean, index, self.blamed(prepared))
         return mean
 
-    def smaller_pass(
+    def smaller_micro_batch(
         self,
-        prepared: list[tuple[npt.NDArray[np.int64], PassInputs]],
-        tokens_per_pass: int,
+        prepared: list[tuple[npt.NDArray[np.int64], MicroBatch]],
+        tokens_per_micro_batch: int,
         index: int,
         error: BaseException,
     ) -> int:
-        """Half the pass after memory ran out; with single pieces, the same with activation checkpointing.
+        """Half the micro-batch after memory ran out; with single sequences, the same with activation checkpointing.
 
         The step's arithmetic stays the same.
         """
@@ -413,16 +414,16 @@ class _Trainer:
         largest = max(inputs.input_ids.numel() for _, inputs in prepared)
         alone = self.accelerator.num_processes == 1
         if alone and largest > longest:
-            smaller = max(longest, min(tokens_per_pass, largest) // 2)
-            change = f"passes of {smaller} tokens instead of {tokens_per_pass}"
+            smaller = max(longest, min(tokens_per_micro_batch, largest) // 2)
+            change = f"micro-batches of {smaller} tokens instead of {tokens_per_micro_batch}"
         elif alone and self.checkpointing.possible and not self.checkpointing.on:
             self.checkpointing.switch(on=True)
-            smaller, change = tokens_per_pass, "activation checkpointing, which is slower"
+            smaller, change = tokens_per_micro_batch, "activation checkpointing, which is slower"
         else:
             raise TrainingError(
-                f"memory ran out in step {index + 1}, with passes of at most {tokens_per_pass} tokens",
-                where=f"longest piece: {longest} tokens",
-                fix="lower --tokens-per-pass or --max-length, or add --activation-checkpointing on; "
+                f"memory ran out in step {index + 1}, with micro-batches of at most {tokens_per_micro_batch} tokens",
+                where=f"longest sequence: {longest} tokens",
+                fix="lower --tokens-per-micro-batch or --max-length, or add --activation-checkpointing on; "
                 "--resume goes on from the last checkpoint",
             ) from error
         self.display.warn(
@@ -432,8 +433,10 @@ class _Trainer:
             torch.cuda.empty_cache()
         return smaller
 
-    def blamed(self, prepared: list[tuple[npt.NDArray[np.int64], PassInputs]]) -> npt.NDArray[np.int64]:
-        """The pieces, of any rank, whose own losses are not finite; all of the passes where that shows nothing."""
+    def blamed(self, prepared: list[tuple[npt.NDArray[np.int64], MicroBatch]]) -> npt.NDArray[np.int64]:
+        """The sequences, of any rank, whose own losses are not finite; all of the micro-batches where that shows
+        nothing.
+        """
         found: list[int] = []
         with torch.no_grad(), self.accelerator.autocast(), gathered(self.shards):
             for chosen, inputs in prepared:

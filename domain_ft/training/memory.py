@@ -1,11 +1,11 @@
 """How much memory training takes, counted before it starts, and how large a pass it leaves room for.
 
-    resident already + gradients and moments of what trains + tensors that a pass has alive at once
+    resident already + gradients and moments of what trains + tensors that a micro-batch has alive at once
 
-The second follows from the parameters. The third is counted, for any architecture: two small passes of real text go
-through the model, forward and backward, and after each op the bytes of all tensors that are alive are added up. Both
-passes take the same ops, so what is alive after one of them grows along a line with the tokens, and a pass of any size
-takes what the highest of these lines says.
+The second follows from the parameters. The third is counted, for any architecture: two small micro-batches of real text
+go through the model, forward and backward, and after each op the bytes of all tensors that are alive are added up. Both
+passes take the same ops, so what is alive after one of them grows along a line with the tokens, and a micro-batch of
+any size takes what the highest of these lines says.
 """
 
 from __future__ import annotations
@@ -33,38 +33,42 @@ from domain_ft_kernels.linear_cross_entropy import WORKSPACE_BYTES
 from domain_ft_kernels.stash import STASH_BYTES
 
 SHARE = {"cpu": 0.5, "cuda": 0.85}
-"""The share of the free memory that a run may plan with. A CPU's memory is everybody's, and its heap frays: passes of
-unequal sizes leave holes, so that a process holds more than it uses."""
+"""The share of the free memory that a run may plan with. A CPU's memory is everybody's, and its heap frays:
+micro-batches of unequal sizes leave holes, so that a process holds more than it uses.
+"""
 
 SMALLEST_PASS = {"cpu": 128, "cuda": 1024}
-"""Tokens. Where not even so many fit, activation checkpointing is tried. On a CPU it costs 35 to 50 %, and passes of
-128 tokens 15 %; a GPU's number is not measured."""
+"""Tokens. Where not even so many fit, activation checkpointing is tried. On a CPU it costs 35 to 50 %, and
+micro-batches of 128 tokens 15 %; a GPU's number is not measured.
+"""
 
 LARGEST_PASS: dict[str, float] = {"cpu": 4096, "cuda": math.inf}
-"""Tokens. On a CPU larger passes are slower, as their activations leave its caches; a GPU only gains by them."""
+"""Tokens. On a CPU larger micro-batches are slower, as their activations leave its caches; a GPU only gains by them."""
 
 ENOUGH = {"cpu": (1024, 2 * 2**30), "cuda": (math.inf, math.inf)}
-"""Tokens and bytes. A pass of more than both is no faster on a CPU, and the memory is better left to others."""
+"""Tokens and bytes. A micro-batch of more than both is no faster on a CPU, and the memory is better left to others."""
 
 _HEAD_WORKSPACE = {"reference": 0, "torch": WORKSPACE_BYTES, "triton": STASH_BYTES}
 """The most that the head allocates inside its op, where it cannot be counted."""
 
 ATTENTION_WORKSPACE = 3 * BLOCK * torch.float32.itemsize
-"""The most that a block of attention takes on a CPU (P, dP and dS), however short the pieces that are counted with."""
+"""The most that a block of attention takes on a CPU (P, dP and dS), however short the sequences that are counted
+with."""
 
 _COUNTED_LENGTH = 16
 _COUNTED_LENGTH_WITH_SCORES = 512
-"""The most tokens of a piece that is counted with. A token costs the same at any length, unless attention keeps a score
-for each pair of tokens."""
+"""The most tokens of a sequence that is counted with. A token costs the same at any length, unless attention keeps a
+score for each pair of tokens.
+"""
 
 
 @dataclass(frozen=True)
-class PassMemory:
-    """The tensors that a pass has alive at once, beside the parameters and their gradients.
+class MicroBatchMemory:
+    """The tensors that a micro-batch has alive at once, beside the parameters and their gradients.
 
     Attributes:
-        lines: (moments, 2) float64; at each moment of a pass, the bytes that do not depend on the number of tokens, and
-            those of each token.
+        lines: (moments, 2) float64; at each moment of a micro-batch, the bytes that do not depend on the number of
+            tokens, and those of each token.
         workspace: bytes that the ops allocate for themselves alone, where they cannot be counted, at most.
     """
 
@@ -72,23 +76,23 @@ class PassMemory:
     workspace: int = 0
 
     def of(self, tokens: int) -> int:
-        """The most bytes at any moment of a pass of so many tokens."""
+        """The most bytes at any moment of a micro-batch of so many tokens."""
         return self.workspace + max(0, math.ceil((self.lines @ [1, tokens]).max()))
 
 
 @dataclass(frozen=True)
-class PassPlan:
+class MicroBatchPlan:
     """How the tokens of a step go through the model.
 
     Attributes:
-        tokens_per_pass: at most; a longer piece has a pass of its own.
+        tokens_per_pass: at most; a longer sequence has a micro-batch of its own.
         activation_checkpointing: whether layers are computed again in the backward pass.
         reason: why, in words.
         asked_for: whether the number of tokens was given.
         fits: False where it is likely that memory runs out.
     """
 
-    tokens_per_pass: int
+    tokens_per_micro_batch: int
     activation_checkpointing: bool
     reason: str
     asked_for: bool
@@ -96,12 +100,12 @@ class PassPlan:
 
 
 @dataclass(frozen=True)
-class PassLimits:
+class MicroBatchLimits:
     """What a plan has to keep to.
 
     Attributes:
         step_tokens: of a step, on one process.
-        longest: tokens of the longest piece, which no pass can cut.
+        longest: tokens of the longest sequence, which no pass can cut.
         device: `cpu` or `cuda`.
         free_bytes: memory that this process may still take.
         state_bytes: what gradients and moments will take of it.
@@ -118,63 +122,66 @@ class PassLimits:
         """The share of the free memory that is planned with."""
         return int(SHARE[self.device] * self.free_bytes)
 
-    def needed(self, memory: PassMemory, tokens: int) -> int:
-        """Bytes that training with passes of so many tokens takes beside what is resident already."""
+    def needed(self, memory: MicroBatchMemory, tokens: int) -> int:
+        """Bytes that training with micro-batches of so many tokens takes beside what is resident already."""
         return self.state_bytes + memory.of(max(tokens, self.longest))
 
-    def fit(self, memory: PassMemory, tokens: int) -> bool:
+    def fit(self, memory: MicroBatchMemory, tokens: int) -> bool:
         """Whether there is room for that."""
         return self.needed(memory, tokens) <= self.usable_bytes
 
-    def sizes(self, memory: PassMemory) -> list[int]:
-        """Tokens that a pass may have, falling: for a step in one pass, in two, in three, and at last piece by piece.
+    def sizes(self, memory: MicroBatchMemory) -> list[int]:
+        """Tokens that a micro-batch may have, falling: for a step in one pass, in two, in three, and at last sequence
+        by sequence.
 
-        Each has room for the piece that lies across the border, so that the passes of a step are about even. None is
-        larger than it is good for.
+        Each has room for the sequence that lies across the border, so that the micro-batches of a step are about even.
+        None is larger than it is good for.
         """
-        found, passes = [], 1
+        found, micro_batches = [], 1
         enough_tokens, enough_bytes = ENOUGH[self.device]
-        while (even := -(-self.step_tokens // passes)) > self.longest:
+        while (even := -(-self.step_tokens // micro_batches)) > self.longest:
             size = even + self.longest
             if even <= enough_tokens or (even <= LARGEST_PASS[self.device] and memory.of(size) <= enough_bytes):
                 found.append(size)
-            passes += 1
+            micro_batches += 1
         return [*found, self.longest]
 
-    def largest(self, memory: PassMemory, sizes: Iterable[int]) -> int | None:
+    def largest(self, memory: MicroBatchMemory, sizes: Iterable[int]) -> int | None:
         """The first of falling sizes that fits; None where none does."""
         return next((size for size in sizes if self.fit(memory, size)), None)
 
 
-def plan_passes(
-    limits: PassLimits,
-    measure: Callable[[bool], PassMemory],
+def plan_micro_batches(
+    limits: MicroBatchLimits,
+    measure: Callable[[bool], MicroBatchMemory],
     *,
-    tokens_per_pass: int | None,
+    tokens_per_micro_batch: int | None,
     activation_checkpointing: Literal["auto", "on", "off"],
     can_checkpoint: bool = True,
-) -> PassPlan:
-    """The largest pass that fits, and activation checkpointing where it would be smaller than SMALLEST_PASS without.
+) -> MicroBatchPlan:
+    """The largest micro-batch that fits, and activation checkpointing where it would be smaller than SMALLEST_PASS
+    without.
 
     Args:
         limits: what it has to keep to.
-        measure: counts the memory of a pass, with activation checkpointing or without; called only where it matters.
+        measure: counts the memory of a micro-batch, with activation checkpointing or without; called only where it
+        matters.
         tokens_per_pass: taken as it is, where it is given.
         activation_checkpointing: `auto`, or what was asked for.
         can_checkpoint: whether the model has layers that can be computed again.
     """
     if not can_checkpoint:
         activation_checkpointing = "off"
-    given = tokens_per_pass is not None
-    if tokens_per_pass is not None and activation_checkpointing != "auto":
-        return PassPlan(tokens_per_pass, activation_checkpointing == "on", "both were asked for", given)
+    given = tokens_per_micro_batch is not None
+    if tokens_per_micro_batch is not None and activation_checkpointing != "auto":
+        return MicroBatchPlan(tokens_per_micro_batch, activation_checkpointing == "on", "both were asked for", given)
 
-    def sizes(memory: PassMemory) -> list[int]:
-        return limits.sizes(memory) if tokens_per_pass is None else [tokens_per_pass]
+    def sizes(memory: MicroBatchMemory) -> list[int]:
+        return limits.sizes(memory) if tokens_per_micro_batch is None else [tokens_per_micro_batch]
 
-    def plan(on: bool, memory: PassMemory, size: int | None, reason: str = "") -> PassPlan:
+    def plan(on: bool, memory: MicroBatchMemory, size: int | None, reason: str = "") -> MicroBatchPlan:
         chosen = size or sizes(memory)[-1]
-        return PassPlan(chosen, on, _room(limits, memory, chosen) + reason, given, fits=size is not None)
+        return MicroBatchPlan(chosen, on, _room(limits, memory, chosen) + reason, given, fits=size is not None)
 
     reason = ""
     if activation_checkpointing != "on":
@@ -190,7 +197,7 @@ def plan_passes(
     return plan(True, memory, limits.largest(memory, sizes(memory)), reason)
 
 
-def _room(limits: PassLimits, memory: PassMemory, tokens: int) -> str:
+def _room(limits: MicroBatchLimits, memory: MicroBatchMemory, tokens: int) -> str:
     share = f"{SHARE[limits.device]:.0%} of {gib(limits.free_bytes)} of free memory may be used"
     return f"{share}; {tokens:,} tokens take {gib(limits.needed(memory, tokens))}"
 
@@ -208,35 +215,37 @@ def training_state_bytes(parameters: Iterable[nn.Parameter]) -> int:
     return sum(3 * p.numel() * p.element_size() for p in parameters if p.requires_grad)
 
 
-def count_pass(
+def measure_micro_batch(
     base: TrainedModel,
     objective: Objective,
-    piece: PackedBatch,
+    sequence: PackedBatch,
     *,
     kernels: str,
     autocast: Callable[[], AbstractContextManager[Any]],
     keeps_scores: bool = False,
-) -> PassMemory:
-    """Count what a pass of `base` takes, as the model is now, by two small ones.
+) -> MicroBatchMemory:
+    """Count what a micro-batch of `base` takes, as the model is now, by two small ones.
 
     Gradients of the parameters are None when this returns.
 
     Args:
         base: in training mode, with all that trains in it.
         objective: what is asked of it.
-        piece: a single piece of text; the longest that a pass will have says most.
+        sequence: a single sequence of text; the longest that a micro-batch will have says most.
         kernels: the backend of the ops, resolved.
         autocast: gives the context of a forward pass.
-        keeps_scores: attention keeps scores, as it does with dropout in it and where pieces are padded.
+        keeps_scores: attention keeps scores, as it does with dropout in it and where sequences are padded.
     """
-    length = min(piece.tokens, _COUNTED_LENGTH_WITH_SCORES if keeps_scores else _COUNTED_LENGTH)
+    length = min(sequence.tokens, _COUNTED_LENGTH_WITH_SCORES if keeps_scores else _COUNTED_LENGTH)
     lengths = [length, max(1, length - 1)]  # two lengths, as attention has a tensor more where there is more than one
     parameters = [parameter for parameter in base.model.parameters() if parameter.requires_grad]
     histories, tokens = [], []
-    for copies in (1, 2) if keeps_scores else (2, 4):  # long pieces are dear; a single one is not laid out as two are
-        batch = piece.repeated([each for each in lengths for _ in range(copies)])
+    for copies in (
+        (1, 2) if keeps_scores else (2, 4)
+    ):  # long sequences are dear; a single one is not laid out as two are
+        batch = sequence.repeated([each for each in lengths for _ in range(copies)])
         inputs = objective.prepare(batch, 0).to(base.device)
-        for parameter in parameters:  # as in every pass of a step but the first
+        for parameter in parameters:  # as in every micro-batch of a step but the first
             parameter.grad = torch.zeros_like(parameter)
         with LiveBytes() as live:
             with autocast():
@@ -252,7 +261,7 @@ def count_pass(
     first, second = (np.array(history, dtype=np.float64) for history in histories)
     workspace = _HEAD_WORKSPACE[kernels] + (ATTENTION_WORKSPACE if base.device.type == "cpu" else 0)
     per_token = (second - first) / (tokens[1] - tokens[0])
-    return PassMemory(np.stack([first - per_token * tokens[0], per_token], axis=1), workspace)
+    return MicroBatchMemory(np.stack([first - per_token * tokens[0], per_token], axis=1), workspace)
 
 
 class LiveBytes(TorchDispatchMode):

@@ -1,8 +1,8 @@
 """FSDP2 (Zhao et al. 2023; torch's `fully_shard`): each process keeps a shard of the weights, gradients and moments.
 
 A layer's weights are gathered while it runs, forward and backward, and let go of; the weights outside the layers
-(embeddings, final norm, head) are gathered for as long as a pass takes, since the fused head reads the projection's
-weight from outside of its module. The arithmetic is that of one process: nothing is rounded on its way.
+(embeddings, final norm, head) are gathered for as long as a micro-batch takes, since the fused head reads the
+projection's weight from outside of its module. The arithmetic is that of one process: nothing is rounded on its way.
 
 The model is sharded while it trains, and no longer. What comes before (scoring the base) and after (scoring, samples,
 saving, merging) has it whole, so that none of it has to know:

@@ -206,7 +206,7 @@ class TokenOptions(Settings, group="Text"):
     """How text becomes what the model reads."""
 
     max_length: Length = 256
-    """The most tokens in a piece. Longer documents are cut into several; nothing is dropped."""
+    """The most tokens in a sequence. Longer documents are cut into several; nothing is dropped."""
 
     mask_rate: Annotated[float, Range(above=0, below=1)] = 0.15
     """The share of tokens that an encoder has to guess."""
@@ -286,9 +286,9 @@ class TrainingOptions(Settings, group="Training"):
     """Read the training text this many times, in place of --max-tokens."""
 
     tokens_per_step: PositiveInt = 4096
-    """Tokens in an optimiser step, over all passes and processes."""
+    """Tokens in an optimiser step, over all micro-batches and processes."""
 
-    tokens_per_micro_batch: Annotated[PositiveInt | None, Formerly("tokens_per_pass")] = None
+    tokens_per_micro_batch: Annotated[PositiveInt | None, Formerly("tokens_per_micro_batch")] = None
     """Tokens in a micro-batch, which goes through the model at once. By default as many as fit into free memory and the
     device is fastest with. Fewer take less memory; the arithmetic of a step stays the same."""
 

@@ -126,7 +126,7 @@ def test_each_form_is_read_by_classify_and_known_to_data_check(
     for ending in ("json", "jsonl", *(("csv", "tsv") if form == "Label Studio, short" else ())):
         path = write(tmp_path / f"a.{ending}", [FORMS[form](number, one) for number, one in enumerate(labels)])
         data = opened(path)
-        assert data.labels.several == (labels is SEVERAL)
+        assert data.labels.multi_label == (labels is SEVERAL)
         assert learned(data) == sorted((text(number), one) for number, one in enumerate(labels))
         assert check(path) == ("examples", [])
         assert "text" not in data.left_out.fields

@@ -127,8 +127,8 @@ def test_spaces_are_learned_where_a_post_processor_takes_them_out_of_the_offsets
 
 def byte_fallback_tokenizer() -> PreTrainedTokenizerFast:
     """As Llama 2's: a space before each text, a token for each byte of a character that is in no vocabulary."""
-    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *string.printable.strip()]
-    backend = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, [], byte_fallback=True))
+    sequences = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *string.printable.strip()]
+    backend = Tokenizer(models.BPE({sequence: i for i, sequence in enumerate(sequences)}, [], byte_fallback=True))
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
@@ -180,7 +180,9 @@ def test_packing_lays_rows_end_to_end() -> None:
 
 
 def test_a_measured_pass_asks_for_as_much_as_any_may() -> None:
-    """The first tokens of a conversation ask for nothing: to measure those would say that a pass takes too little."""
+    """The first tokens of a conversation ask for nothing: to measure those would say that a micro-batch takes too
+    little.
+    """
     rows, _ = rows_of(TALKS)
     repeated = rows.pack([1]).repeated([5, 3])
     assert repeated.trained.tolist() == [False, True, True, True, True, False, True, True]

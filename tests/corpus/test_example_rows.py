@@ -112,15 +112,15 @@ def ids(count: int, first: int = 0) -> list[int]:
 def test_windows_cover_a_text_without_overlap(kind: str, length: int, max_length: int) -> None:
     made = encoder(kind, "windows", max_length)
     template = made.templates.single
-    pieces, cut = made.pieces(ids(length, 1000))
-    texts = [own[len(template.start) : len(own) - len(template.end)] for own, _ in pieces]
+    sequences, cut = made.sequences(ids(length, 1000))
+    texts = [own[len(template.start) : len(own) - len(template.end)] for own, _ in sequences]
     read = [token for text in texts for token in text if token >= 1000]
     assert read == ids(len(read), 1000)
     room = max_length - len(template)
     assert len(read) == min(length, MOST_WINDOWS * room)
     assert cut == (len(read) < length)
-    assert len(pieces) == max(1, -(-len(read) // room))
-    sizes = [len(own) for own, _ in pieces]
+    assert len(sequences) == max(1, -(-len(read) // room))
+    sizes = [len(own) for own, _ in sequences]
     assert max(sizes) - min(sizes) <= 1
     assert max(sizes) <= max_length
 
@@ -130,26 +130,26 @@ def test_windows_cover_a_text_without_overlap(kind: str, length: int, max_length
 def test_windows_of_a_pair_repeat_the_shorter_text(first: int, second: int, max_length: int) -> None:
     made = encoder("wordpiece", "windows", max_length)
     texts = ids(first, 1000), ids(second, 2000)
-    pieces, cut = made.pieces(*texts)
-    assert all(len(own) == len(types) <= max_length for own, types in pieces)
-    for own, types in pieces:  # every window is a pair, with the types of one
+    sequences, cut = made.sequences(*texts)
+    assert all(len(own) == len(types) <= max_length for own, types in sequences)
+    for own, types in sequences:  # every window is a pair, with the types of one
         assert types == [0] * (own.index(3) + 1) + [1] * (len(own) - own.index(3) - 1)
     longer, shorter = (0, 1) if first >= second else (1, 0)
-    seen = [[token for own, _ in pieces for token in own if token // 1000 == place + 1] for place in (0, 1)]
+    seen = [[token for own, _ in sequences for token in own if token // 1000 == place + 1] for place in (0, 1)]
     room = max_length - 3
     half = room - room // 2 if first == second else room // 2  # of equal ones the second has the odd token
     kept = min(len(texts[shorter]), half if first + second > room else room)
-    assert seen[shorter] == texts[shorter][:kept] * len(pieces)
+    assert seen[shorter] == texts[shorter][:kept] * len(sequences)
     assert seen[longer] == texts[longer][: len(seen[longer])]
     assert cut == (kept < len(texts[shorter]) or len(seen[longer]) < len(texts[longer]))
-    assert len(seen[longer]) == len(texts[longer]) or len(pieces) == MOST_WINDOWS
+    assert len(seen[longer]) == len(texts[longer]) or len(sequences) == MOST_WINDOWS
 
 
 @settings(max_examples=40)
 @given(length=st.integers(0, 100), max_length=st.integers(8, 30))
 def test_head_and_tail_are_the_ends_of_a_text(length: int, max_length: int) -> None:
     made = encoder("wordpiece", "head-tail", max_length)
-    ((own, _),), cut = made.pieces(ids(length, 1000))
+    ((own, _),), cut = made.sequences(ids(length, 1000))
     read, room = own[1:-1], max_length - 2
     assert len(read) == min(length, room)
     assert cut == (length > room)
@@ -159,7 +159,7 @@ def test_head_and_tail_are_the_ends_of_a_text(length: int, max_length: int) -> N
 
 def test_head_and_tail_of_a_pair() -> None:
     made = encoder("wordpiece", "head-tail", 15)
-    ((own, types),), cut = made.pieces(ids(3, 1000), ids(50, 2000))
+    ((own, types),), cut = made.sequences(ids(3, 1000), ids(50, 2000))
     assert cut
     assert own == [2, *ids(3, 1000), 3, *ids(5, 2000), *ids(4, 2046), 3]
     assert types == [0] * 5 + [1] * 10
@@ -188,7 +188,7 @@ def test_an_example_is_a_row_with_all_its_windows(kind: str) -> None:
     per_example = np.bincount(batch.owners, weights=batch.lengths)
     assert per_example.tolist() == rows.lengths[[2, 0, 1]].tolist()
     assert set(batch.rows[batch.owners == 0]) == {2}
-    assert batch.pieces.tolist() == [place for own in np.bincount(batch.owners) for place in range(own)]
+    assert batch.sequences.tolist() == [place for own in np.bincount(batch.owners) for place in range(own)]
     assert batch.targets.tolist() == [0, 2, 1]
     assert all(batch.position_ids[batch.cu_seqlens[:-1]] == 0)
     assert batch.tokens == rows.tokens == int(rows.lengths.sum())
@@ -266,7 +266,7 @@ def test_a_view_takes_examples_in_any_order_and_twice() -> None:
 
 
 def test_several_labels_are_rows_of_zeros_and_ones() -> None:
-    labels = Labels(("a", "b", "c"), several=True)
+    labels = Labels(("a", "b", "c"), multi_label=True)
     examples = [Example("1", "fox", ("c", "a")), Example("2", "dog", ()), Example("3", "dog", ("b",))]
     rows = ExampleRows.of(
         Encoder.of(tiny_tokenizer("wordpiece"), labels, max_length=16, long_text="truncate"), examples

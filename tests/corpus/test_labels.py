@@ -105,7 +105,7 @@ def test_lists_written_as_text_are_lists(tmp_path: Path, spelled: Any) -> None:
     path = write(tmp_path / "x.csv", [spelled(one) for one in meant])
     data = opened(path)
     assert data.labels.names == ("civil", "penal", "tax")
-    assert data.labels.several
+    assert data.labels.multi_label
     assert labels_of(data) == [tuple(sorted(one)) for one in meant]
     assert any("lists written as text" in note for note in data.notes)
     assert findings(path) == []
@@ -243,10 +243,10 @@ def test_names_that_may_stand_for_no_label_are_said(tmp_path: Path, name: str) -
 def test_lists_of_one_label_are_said_to_be_lists(tmp_path: Path, spelled: Any) -> None:
     other = ["b"] if isinstance(spelled, list) else '["b"]'
     data = opened(write(tmp_path / "x.jsonl", [spelled, other] * 10))
-    assert data.labels.several
+    assert data.labels.multi_label
     assert any("Each record has a list of one label" in note for note in data.notes)
-    several = opened(write(tmp_path / "y.jsonl", [["a"], ["b"], ["a", "b"]] * 10))
-    assert not any("list of one label" in note for note in several.notes)
+    multi_label = opened(write(tmp_path / "y.jsonl", [["a"], ["b"], ["a", "b"]] * 10))
+    assert not any("list of one label" in note for note in multi_label.notes)
 
 
 @pytest.mark.parametrize("missing", ["-", "", " ", "nan", "NaN", "NA", "#N/A", "null", r"\N", None, float("nan")])

@@ -1,4 +1,4 @@
-"""Masks: pure functions of (seed, epoch, document, piece), at the rate asked for, of whole words, 80/10/10."""
+"""Masks: pure functions of (seed, epoch, document, sequence), at the rate asked for, of whole words, 80/10/10."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def rows() -> TokenRows:
 
 
 def synthetic(word_sizes: list[list[int]], specials: bool = True) -> PackedBatch:
-    """A batch with words of the given sizes in each piece; every piece is a document."""
+    """A batch with words of the given sizes in each sequence; every sequence is a document."""
     ids: list[int] = []
     positions: list[int] = []
     words: list[int] = []
     ends = [0]
     word = 0
     for sizes in word_sizes:
-        piece = [-1] if specials else []
+        sequence = [-1] if specials else []
         for size in sizes:
-            piece += [word] * size
+            sequence += [word] * size
             word += 1
-        piece += [-1] if specials else []
-        ids += [10 + (len(ids) + i) % 90 for i in range(len(piece))]
-        words += piece
-        positions += range(len(piece))
+        sequence += [-1] if specials else []
+        ids += [10 + (len(ids) + i) % 90 for i in range(len(sequence))]
+        words += sequence
+        positions += range(len(sequence))
         ends.append(len(words))
     count = len(word_sizes)
     return PackedBatch(
@@ -46,7 +46,7 @@ def synthetic(word_sizes: list[list[int]], specials: bool = True) -> PackedBatch
         cu_seqlens=np.array(ends, dtype=np.int32),
         rows=np.arange(count),
         documents=np.arange(count),
-        pieces=np.zeros(count, dtype=np.int32),
+        sequences=np.zeros(count, dtype=np.int32),
         word_ids=np.array(words, dtype=np.int32),
         token_bytes=np.zeros(len(words), dtype=np.int32),
     )
@@ -82,7 +82,7 @@ def test_masks_differ_between_pieces_and_documents() -> None:
     _, labels = mask(batch)
     first, second = (labels[where] != IGNORED for where in piece_slices(batch))
     assert not np.array_equal(first, second)
-    again = PackedBatch(**{**vars(batch), "pieces": np.array([1, 0], dtype=np.int32)})
+    again = PackedBatch(**{**vars(batch), "sequences": np.array([1, 0], dtype=np.int32)})
     assert not np.array_equal(mask(again)[1][piece_slices(batch)[0]] != IGNORED, first)
 
 
@@ -130,7 +130,7 @@ def test_single_tokens_where_whole_words_are_not_wanted() -> None:
 
 
 def test_the_expected_number_is_exact() -> None:
-    """In pieces of 10 tokens, 15 % are one or two, half the time each."""
+    """In sequences of 10 tokens, 15 % are one or two, half the time each."""
     batch = synthetic([[1] * 10] * 4_000)
     hidden = mask(batch)[1] != IGNORED
     counts = np.array([hidden[where].sum() for where in piece_slices(batch)])

@@ -1,4 +1,4 @@
-"""Steps, shares and passes: every piece once an epoch, even steps, and nothing but lengths and the seed decides."""
+"""Steps, shares and passes: every sequence once an epoch, even steps, and nothing but lengths and the seed decides."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain_ft.corpus import packing
-from domain_ft.corpus.packing import StepPlan, passes, share
+from domain_ft.corpus.packing import StepPlan, micro_batches, share
 
 LENGTHS = st.lists(st.integers(1, 256), min_size=1, max_size=200).map(lambda lengths: np.array(lengths, dtype=np.int32))
 
@@ -29,7 +29,7 @@ def test_an_epoch_holds_every_piece_once(lengths: np.ndarray, tokens_per_step: i
 @settings(deadline=None)
 @given(lengths=LENGTHS, tokens_per_step=st.integers(256, 5_000))
 def test_steps_are_even(lengths: np.ndarray, tokens_per_step: int) -> None:
-    """A step misses the mean by less than a piece, and the mean is no more than what was asked for."""
+    """A step misses the mean by less than a sequence, and the mean is no more than what was asked for."""
     plan = StepPlan(lengths, tokens_per_step, 0)
     sizes = [lengths[plan.step(place).rows].sum() for place in range(plan.steps_per_epoch)]
     mean = lengths.sum() / plan.steps_per_epoch
@@ -86,7 +86,7 @@ def test_steps_of_chapters_are_even_and_from_all_over_the_corpus(monkeypatch: py
 
 
 def test_a_plan_without_pieces_is_refused() -> None:
-    with pytest.raises(ValueError, match="0 pieces"):
+    with pytest.raises(ValueError, match="0 sequences"):
         StepPlan([], 100, 0)
 
 
@@ -101,17 +101,17 @@ def test_shares_are_a_partition_and_balanced(lengths: np.ndarray, world: int, da
     assert all(list(mine) == sorted(mine, key=place.__getitem__) for mine in shares)
 
 
-@given(lengths=LENGTHS, tokens_per_pass=st.integers(1, 2_000))
-def test_passes_hold_whole_pieces_up_to_their_limit(lengths: np.ndarray, tokens_per_pass: int) -> None:
+@given(lengths=LENGTHS, tokens_per_micro_batch=st.integers(1, 2_000))
+def test_passes_hold_whole_pieces_up_to_their_limit(lengths: np.ndarray, tokens_per_micro_batch: int) -> None:
     rows = np.arange(len(lengths))
-    cut = passes(rows, lengths, tokens_per_pass)
+    cut = micro_batches(rows, lengths, tokens_per_micro_batch)
     assert sorted(np.concatenate(cut)) == rows.tolist()
     for one in cut:
-        assert len(one) == 1 or lengths[one].sum() <= tokens_per_pass
+        assert len(one) == 1 or lengths[one].sum() <= tokens_per_micro_batch
     assert (np.diff(lengths[np.concatenate(cut)].astype(np.int64)) <= 0).all()
     for one, following in itertools.pairwise(cut):  # none is cut short
-        assert lengths[one].sum() + lengths[following[0]] > tokens_per_pass
+        assert lengths[one].sum() + lengths[following[0]] > tokens_per_micro_batch
 
 
 def test_no_rows_make_no_pass() -> None:
-    assert passes([], [5, 6], 10) == []
+    assert micro_batches([], [5, 6], 10) == []

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain_ft.corpus.duplicates import shingles
-from domain_ft.corpus.splits import cut, fitting_groups, move_contained, pieces
+from domain_ft.corpus.splits import cut, fitting_groups, move_contained, sequences
 from domain_ft.corpus.splitting import draw_parts, lowest_hashes
 
 
@@ -119,8 +119,8 @@ def test_nothing_is_lost_at_the_cut(repeated: str, fraction: float) -> None:
 
 
 def test_the_end_of_a_long_text_comes_in_pieces() -> None:
-    parts = pieces(PARAGRAPHS)
+    parts = sequences(PARAGRAPHS)
     assert len(parts) > 5
     assert all(500 < len(part) <= 4000 for part in parts)
     assert "".join("".join(parts).split()) == "".join(PARAGRAPHS.split())
-    assert pieces("short") == ["short"]
+    assert sequences("short") == ["short"]

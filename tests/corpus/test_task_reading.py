@@ -36,7 +36,7 @@ def pairs(data: TaskData) -> list[tuple[str, tuple[str, ...]]]:
 def test_every_format(tmp_path: Path, kind: str, packed: str) -> None:
     data = task(write(tmp_path / f"mine.{kind}{packed}", ROWS))
     assert data.name == "mine"
-    assert data.labels.names == ("no", "yes") and not data.labels.several
+    assert data.labels.names == ("no", "yes") and not data.labels.multi_label
     assert pairs(data) == sorted((row["text"], (row["label"],)) for row in ROWS)
     example = data.splits["train"][0]
     assert example.id == f"{example.file}:{example.line}"
@@ -120,13 +120,13 @@ def test_folders_of_class_folders(tmp_path: Path) -> None:
         task(tmp_path / "empty")
 
 
-def hub(folder: Path, several: bool) -> None:
+def hub(folder: Path, multi_label: bool) -> None:
     """A data set with classes as numbers, in a folder that stands where an id does."""
     classes = datasets.ClassLabel(names=["arbitration", "choice of law", "none"])
     features = datasets.Features(
         {
             "text": datasets.Value("string"),
-            "labels" if several else "label": datasets.Sequence(classes) if several else classes,
+            "labels" if multi_label else "label": datasets.Sequence(classes) if multi_label else classes,
             "context": {"contexts": datasets.Sequence(datasets.Value("string"))},
         }
     )
@@ -136,7 +136,7 @@ def hub(folder: Path, several: bool) -> None:
             {
                 "text": sentence(100 * place + i),
                 "context": {"contexts": ["one", "two"]},
-                **({"labels": [0, 1][: i % 3]} if several else {"label": i % 3}),
+                **({"labels": [0, 1][: i % 3]} if multi_label else {"label": i % 3}),
             }
             for i in range(9)
         ]
@@ -146,7 +146,7 @@ def hub(folder: Path, several: bool) -> None:
 def test_a_data_set_of_a_hub_has_its_splits_and_the_names_of_its_classes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub(tmp_path / "single", several=False)
+    hub(tmp_path / "single", multi_label=False)
     data = task(f"hf:{tmp_path}/single")
     assert set(data.labels.names) == {"arbitration", "choice of law", "none"}
     assert [len(split) for split in data.splits.values()] == [9, 9, 9]
@@ -158,9 +158,9 @@ def test_a_data_set_of_a_hub_has_its_splits_and_the_names_of_its_classes(
         assert task(f"hf:{tmp_path}/single").key == data.key  # found in the cache, with no hub in reach
     data = task(f"hf:{tmp_path}/single", pair_field="context.contexts")
     assert data.splits["train"][0].pair == "one\ntwo"
-    hub(tmp_path / "several", several=True)
+    hub(tmp_path / "several", multi_label=True)
     data = task(f"hf:{tmp_path}/several")
-    assert data.labels.several and data.labels.names == ("arbitration", "choice of law")
+    assert data.labels.multi_label and data.labels.names == ("arbitration", "choice of law")
     assert [example.labels for example in data.splits["train"]][:3] == [
         (),
         ("arbitration",),
@@ -204,7 +204,7 @@ def test_one_and_the_text_one_are_the_same_class(tmp_path: Path) -> None:
 
 def test_a_list_is_several_labels_and_none_may_hold(tmp_path: Path) -> None:
     data = labelled(tmp_path, [["a"], ["b", "a"], [], ["c", 3]] * 8)
-    assert data.labels.several and data.labels.names == ("3", "a", "b", "c")
+    assert data.labels.multi_label and data.labels.names == ("3", "a", "b", "c")
     assert {example.labels for example in every(data)} == {("a",), ("b", "a"), (), ("c", "3")}
 
 
@@ -213,7 +213,7 @@ def test_columns_of_0_and_1_are_several_labels(tmp_path: Path, kind: str) -> Non
     rows = [{"text": sentence(i), "toxic": i % 2, "rude": int(i % 3 == 0)} for i in range(24)]
     path = write(tmp_path / f"x.{kind}", rows)
     data = task(path, label_field="toxic, rude")
-    assert data.labels.several and data.labels.names == ("rude", "toxic")
+    assert data.labels.multi_label and data.labels.names == ("rude", "toxic")
     for row in rows:
         (found,) = [example for example in every(data) if example.text == row["text"]]
         assert set(found.labels) == {name for name in ("toxic", "rude") if row[name]}

@@ -313,9 +313,11 @@ def test_tasks_of_a_hub_have_their_fields_mapped(name: str, tmp_path: Path, monk
     monkeypatch.setattr("domain_ft.corpus.tasks.sources.find_task", lambda _: (own, local))
     data = open_task(TaskSource(task=name))
     assert [len(split) for split in data.splits.values()] == [8, 8, 8]
-    assert data.labels.names == ("6", "7", "8") and data.labels.several == ("labels" in features)
+    assert data.labels.names == ("6", "7", "8") and data.labels.multi_label == ("labels" in features)
     first = data.splits["test"][3]
-    assert first.text.startswith(sentence(203)) and first.labels == (("6", "7", "8") if data.labels.several else ("6",))
+    assert first.text.startswith(sentence(203)) and first.labels == (
+        ("6", "7", "8") if data.labels.multi_label else ("6",)
+    )
 
 
 def test_pubmedqa_of_the_hub_is_a_pair_and_is_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,7 +183,7 @@ def test_a_majority_is_said(tmp_path: Path) -> None:
 
 def test_targets_follow_the_classes() -> None:
     assert Labels(("a", "b")).targets([("b",), ("a",)]).tolist() == [1, 0]
-    assert Labels(("a", "b"), several=True).targets([("b", "a"), ()]).tolist() == [[1, 1], [0, 0]]
+    assert Labels(("a", "b"), multi_label=True).targets([("b", "a"), ()]).tolist() == [[1, 1], [0, 0]]
 
 
 # --- the table ---

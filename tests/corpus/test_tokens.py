@@ -39,7 +39,8 @@ TEXTS = st.one_of(
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(texts=st.lists(TEXTS, min_size=1, max_size=4), max_length=st.integers(4, 40))
 def test_nothing_of_a_document_is_lost(kind: str, texts: list[str], max_length: int) -> None:
-    """Put together again, the pieces are what the tokenizer makes of the text, and their bytes are the text's bytes."""
+    """Put together again, the sequences are what the tokenizer makes of the text, and their bytes are the text's
+    bytes."""
     texts = [*texts, SENTENCES[0]]
     rows = tokenize(Split(texts), tokenizer(kind), max_length=max_length)
     backend = Tokenizer.from_str(tokenizer(kind).backend_tokenizer.to_str())
@@ -48,7 +49,7 @@ def test_nothing_of_a_document_is_lost(kind: str, texts: list[str], max_length: 
     for document, text in enumerate(texts):
         wanted = backend.encode(text, add_special_tokens=False)
         mine = document_rows(rows, document)
-        assert list(rows.pieces[mine]) == list(range(len(mine)))
+        assert list(rows.sequences[mine]) == list(range(len(mine)))
         if not wanted.ids:
             assert len(mine) == 0
             continue
@@ -62,20 +63,20 @@ def test_nothing_of_a_document_is_lost(kind: str, texts: list[str], max_length: 
 
 
 def _assert_same_words(words: np.ndarray, cu_seqlens: np.ndarray, wanted: list[int]) -> None:
-    """Within each piece, neighbours are of one word exactly where the tokenizer says so."""
-    piece = np.repeat(np.arange(len(cu_seqlens) - 1), np.diff(cu_seqlens))[words >= 0]
+    """Within each sequence, neighbours are of one word exactly where the tokenizer says so."""
+    sequence = np.repeat(np.arange(len(cu_seqlens) - 1), np.diff(cu_seqlens))[words >= 0]
     words, expected = words[words >= 0], np.array(wanted)
-    together = piece[1:] == piece[:-1]
+    together = sequence[1:] == sequence[:-1]
     assert np.array_equal((words[1:] == words[:-1])[together], (expected[1:] == expected[:-1])[together])
 
 
 def test_bytes_of_a_token_reach_from_the_end_of_the_one_before() -> None:
     batch = tokenize(Split(["  Café  the work \n"]), tokenizer("wordpiece"), max_length=64).pack([0])
-    pieces = tokenizer("wordpiece").convert_ids_to_tokens(batch.input_ids)
+    sequences = tokenizer("wordpiece").convert_ids_to_tokens(batch.input_ids)
     ends = np.cumsum(batch.token_bytes)
     encoded = "  Café  the work \n".encode()
-    assert pieces[0], pieces[-1] == ("[CLS]", "[SEP]")
-    first_of_the = pieces.index("the")
+    assert sequences[0], sequences[-1] == ("[CLS]", "[SEP]")
+    first_of_the = sequences.index("the")
     assert encoded[ends[first_of_the - 1] : ends[first_of_the]] == b"  the"
     assert ends[-1] == len(encoded)
 
@@ -87,7 +88,7 @@ def test_a_character_in_several_tokens_counts_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "start", "end", "end_every_piece"),
+    ("kind", "start", "end", "end_every_sequence"),
     [
         ("wordpiece", ["[CLS]"], ["[SEP]"], True),
         ("roberta", ["<s>"], ["</s>"], True),
@@ -96,18 +97,20 @@ def test_a_character_in_several_tokens_counts_once() -> None:
         ("llama", ["<s>"], ["</s>"], False),
     ],
 )
-def test_special_tokens_stand_at_the_ends(kind: str, start: list[str], end: list[str], end_every_piece: bool) -> None:
-    """An encoder's stand around every piece; a decoder's open every piece and end the document."""
+def test_special_tokens_stand_at_the_ends(
+    kind: str, start: list[str], end: list[str], end_every_sequence: bool
+) -> None:
+    """An encoder's stand around every sequence; a decoder's open every sequence and end the document."""
     tok = tokenizer(kind)
     special = SpecialTokens.of(tok)
     assert tok.convert_ids_to_tokens(special.start) == start
     assert tok.convert_ids_to_tokens(special.end) == end
-    assert special.end_every_piece == end_every_piece
+    assert special.end_every_sequence == end_every_sequence
     rows = tokenize(Split([SENTENCES[0] * 5, SENTENCES[1] * 5]), tok, max_length=24)
     for document in (0, 1):
         batch = rows.pack(document_rows(rows, document))
         for number, where in enumerate(piece_slices(batch)):
-            ends = end_every_piece or number == len(batch.rows) - 1
+            ends = end_every_sequence or number == len(batch.rows) - 1
             is_special = batch.word_ids[where] == -1
             assert batch.input_ids[where][0] == special.start[0]
             assert is_special[0]
@@ -124,7 +127,7 @@ def test_a_chat_model_separates_documents_as_it_did_in_pretraining() -> None:
         tokenizer_object=backend, bos_token="<|im_start|>", eos_token="<|im_end|>", unk_token="<|endoftext|>"
     )
     separator = chat.convert_tokens_to_ids("<|endoftext|>")
-    assert SpecialTokens.of(chat) == SpecialTokens((separator,), (separator,), end_every_piece=False)
+    assert SpecialTokens.of(chat) == SpecialTokens((separator,), (separator,), end_every_sequence=False)
 
 
 def test_text_cannot_forge_special_tokens() -> None:
@@ -153,7 +156,7 @@ def test_cuts_are_full_but_for_a_tail_that_is_not_too_short(counts: list[int], c
     sizes, numbers = tokens._cut(np.array(counts, dtype=np.int64), capacity)
     for count, mine in zip(counts, np.split(sizes, np.cumsum(numbers)[:-1]) if counts else [], strict=True):
         assert mine.sum() == count
-        assert len(mine) == -(-count // capacity)  # no more pieces than it takes
+        assert len(mine) == -(-count // capacity)  # no more sequences than it takes
         assert (mine <= capacity).all()
         assert (mine[:-2] == capacity).all()
         if len(mine) > 1:
@@ -191,7 +194,7 @@ def test_the_code_version_is_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_arrays_are_mapped_and_tokens_are_compact() -> None:
     rows = tokenize(Split(SENTENCES), tokenizer("wordpiece"), max_length=32)
-    for array in (rows.lengths, rows.documents, rows.pieces, rows.bytes):
+    for array in (rows.lengths, rows.documents, rows.sequences, rows.bytes):
         assert not array.flags.owndata
         assert not array.flags.writeable
     assert rows.tokens == rows.lengths.sum()
@@ -213,7 +216,7 @@ def test_pack_lays_pieces_in_the_order_asked_for() -> None:
         assert batch.token_bytes[where].tolist() == alone.token_bytes.tolist()
         assert batch.position_ids[where].tolist() == list(range(rows.lengths[row]))
     words = [set(batch.word_ids[where].tolist()) - {-1} for where in piece_slices(batch)]
-    assert sum(map(len, words)) == len(set.union(*words))  # a number is never shared between pieces
+    assert sum(map(len, words)) == len(set.union(*words))  # a number is never shared between sequences
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "gpt2"])
@@ -470,21 +473,21 @@ class TestSelectDocuments:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> tokens.TokenRows:
-    """The rows of 400,000 documents of one to three pieces, or none: the index is true, and no text is there."""
+    """The rows of 400,000 documents of one to three sequences, or none: the index is true, and no text is there."""
     folder = tmp_path_factory.mktemp("large")
     draw = np.random.default_rng(0)
     numbers = draw.integers(0, 4, 400_000)
-    pieces = np.zeros(numbers.sum(), dtype=tokens.PIECE)
-    pieces["document"] = np.repeat(np.arange(len(numbers)), numbers)
-    pieces["number"] = np.arange(len(pieces)) - np.repeat(np.cumsum(numbers) - numbers, numbers)
+    sequences = np.zeros(numbers.sum(), dtype=tokens.PIECE)
+    sequences["document"] = np.repeat(np.arange(len(numbers)), numbers)
+    sequences["number"] = np.arange(len(sequences)) - np.repeat(np.cumsum(numbers) - numbers, numbers)
     documents = np.zeros(len(numbers), dtype=tokens.DOCUMENT)
-    documents["order"], documents["piece_end"] = draw.integers(0, 2**62, len(numbers)), np.cumsum(numbers)
-    lengths = draw.integers(3, 33, len(pieces)).astype("<i4")
-    for name, records in {"pieces": pieces, "documents": documents, "lengths": lengths}.items():
+    documents["order"], documents["sequence_end"] = draw.integers(0, 2**62, len(numbers)), np.cumsum(numbers)
+    lengths = draw.integers(3, 33, len(sequences)).astype("<i4")
+    for name, records in {"sequences": sequences, "documents": documents, "lengths": lengths}.items():
         records.tofile(folder / f"{name}.bin")
     (folder / "tokens.bin").touch()
     (folder / "names.txt").touch()
-    special = {"start": [1], "end": [2], "end_every_piece": True}
+    special = {"start": [1], "end": [2], "end_every_sequence": True}
     counts = {
         "tokens": int(lengths.sum()),
         "documents": len(numbers),
@@ -497,7 +500,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tokens.TokenRows:
 
 @contextlib.contextmanager
 def little_memory() -> Iterator[None]:
-    """Less than the table of documents, which has 9.6 MB, or that of pieces with 20 MB, or a list of numbers."""
+    """Less than the table of documents, which has 9.6 MB, or that of sequences with 20 MB, or a list of numbers."""
     tracemalloc.start()
     try:
         yield
@@ -516,7 +519,7 @@ class TestALargeIndex:
         documents = large.documents[chosen]
         orders = table["order"][documents]
         assert (np.diff(orders) >= 0).all() and 1_900 < large.lengths[chosen].sum() <= 2_000
-        with_pieces = np.diff(table["piece_end"], prepend=0) > 0
+        with_pieces = np.diff(table["sequence_end"], prepend=0) > 0
         assert (with_pieces & (table["order"] < orders[-1])).sum() == len(set(documents)) - 1
 
     def test_the_report_takes_a_sample_of_documents(self, large: tokens.TokenRows) -> None:

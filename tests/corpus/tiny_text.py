@@ -129,5 +129,5 @@ def document_rows(rows: TokenRows, document: int) -> np.ndarray:
 
 
 def piece_slices(batch: PackedBatch) -> list[slice]:
-    """Where each piece of a batch stands."""
+    """Where each sequence of a batch stands."""
     return [slice(a, b) for a, b in zip(batch.cu_seqlens[:-1], batch.cu_seqlens[1:], strict=True)]

@@ -139,7 +139,7 @@ def test_an_encoder_without_a_head_gets_one(calls: list[Path], tmp_path: Path, m
         write_text(folder, seed)
     monkeypatch.setattr(making, "HEAD_CORPORA", tuple(map(str, folders)))
     monkeypatch.setattr(making, "_MAX_LENGTH", 64)
-    monkeypatch.setattr(making, "_TOKENS_PER_PASS", 256)
+    monkeypatch.setattr(making, "_TOKENS_PER_MICRO_BATCH", 256)
     monkeypatch.setitem(EMBEDDED, "tiny", dataclasses.replace(EMBEDDED["tiny"], making="head"))
     assert load(str(source)).head_is_random
 
@@ -182,7 +182,7 @@ def test_loading_makes_a_model_first_and_models_alone_do_not(calls: list[Path], 
 
 @pytest.mark.assets
 def test_a_head_is_fitted_on_a_sample_of_a_large_corpus() -> None:
-    """As many pieces as 10^12 bytes of text have: there is no array of that length."""
+    """As many sequences as 10^12 bytes of text have: there is no array of that length."""
 
     class Rows:
         lengths = np.broadcast_to(np.int32(250), 10**9)

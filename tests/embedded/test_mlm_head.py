@@ -15,12 +15,12 @@ from domain_ft.embedded.mlm_head import HELD_OUT, IGNORED, HeadReport, fit_mlm_h
 from domain_ft.errors import ModelError
 from domain_ft.models.base import BaseModel, Tokens, load
 
-TOPICS, TOPIC_TOKENS, FIRST = 4, 8, 10  # each piece has the tokens of one topic alone, which the body's mean shows
+TOPICS, TOPIC_TOKENS, FIRST = 4, 8, 10  # each sequence has the tokens of one topic alone, which the body's mean shows
 MASK, LENGTH, PIECES, PASSES = 4, 16, 64, 31
 
 
 @pytest.fixture(scope="module")
-def passes() -> list[tuple[Tokens, Tensor]]:
+def micro_batches() -> list[tuple[Tokens, Tensor]]:
     generator = torch.Generator().manual_seed(0)
     made = []
     for _ in range(PASSES):
@@ -33,14 +33,14 @@ def passes() -> list[tuple[Tokens, Tensor]]:
     return made
 
 
-def frequencies(base: BaseModel, passes: list[tuple[Tokens, Tensor]]) -> Tensor:
-    labels = torch.cat([labels[labels != IGNORED] for _, labels in passes])
+def frequencies(base: BaseModel, micro_batches: list[tuple[Tokens, Tensor]]) -> Tensor:
+    labels = torch.cat([labels[labels != IGNORED] for _, labels in micro_batches])
     return labels.bincount(minlength=base.model.get_output_embeddings().weight.shape[0])
 
 
-def warmed(folder: Path, passes: list[tuple[Tokens, Tensor]], seed: int = 0) -> tuple[BaseModel, HeadReport]:
+def warmed(folder: Path, micro_batches: list[tuple[Tokens, Tensor]], seed: int = 0) -> tuple[BaseModel, HeadReport]:
     base = load(str(folder))
-    return base, fit_mlm_head(base, passes, frequencies(base, passes), seed=seed, epochs=10)
+    return base, fit_mlm_head(base, micro_batches, frequencies(base, micro_batches), seed=seed, epochs=10)
 
 
 def digest(base: BaseModel, *, body: bool) -> str:
@@ -50,9 +50,9 @@ def digest(base: BaseModel, *, body: bool) -> str:
 
 
 @torch.no_grad()
-def held_out_loss(base: BaseModel, passes: list[tuple[Tokens, Tensor]]) -> float:
+def held_out_loss(base: BaseModel, micro_batches: list[tuple[Tokens, Tensor]]) -> float:
     logits, targets = [], []
-    for batch, labels in passes[::HELD_OUT]:
+    for batch, labels in micro_batches[::HELD_OUT]:
         rows = (labels != IGNORED).nonzero().squeeze(1)
         logits.append(base.forward_logits(batch, rows))
         targets.append(labels[rows])
@@ -61,11 +61,11 @@ def held_out_loss(base: BaseModel, passes: list[tuple[Tokens, Tensor]]) -> float
 
 @pytest.mark.parametrize("architecture", ENCODERS)
 def test_the_head_learns_and_the_body_stays(
-    architecture: str, passes: list[tuple[Tokens, Tensor]], tmp_path: Path
+    architecture: str, micro_batches: list[tuple[Tokens, Tensor]], tmp_path: Path
 ) -> None:
     folder = save_tiny(architecture, tmp_path)
     before = load(str(folder))
-    base, report = warmed(folder, passes)
+    base, report = warmed(folder, micro_batches)
     assert report.loss < report.loss_unigram - 0.05  # a random body shows little of the topic, ELECTRA's least
     assert report.loss < report.loss_closed_form
     assert report.loss_closed_form < report.loss_random
@@ -73,36 +73,38 @@ def test_the_head_learns_and_the_body_stays(
     assert torch.equal(base.model.get_output_embeddings().weight, before.model.get_output_embeddings().weight)
     assert digest(base, body=False) != digest(before, body=False)
     # What was reported is what the model itself gives, before and after.
-    assert held_out_loss(before, passes) == pytest.approx(report.loss_random, abs=1e-4)
-    assert held_out_loss(base, passes) == pytest.approx(report.loss, abs=1e-4)
-    assert report.positions + report.held_out_positions == sum(int((y != IGNORED).sum()) for _, y in passes)
+    assert held_out_loss(before, micro_batches) == pytest.approx(report.loss_random, abs=1e-4)
+    assert held_out_loss(base, micro_batches) == pytest.approx(report.loss, abs=1e-4)
+    assert report.positions + report.held_out_positions == sum(int((y != IGNORED).sum()) for _, y in micro_batches)
 
 
-def test_the_closed_form_alone_beats_frequencies(passes: list[tuple[Tokens, Tensor]], tmp_path: Path) -> None:
+def test_the_closed_form_alone_beats_frequencies(micro_batches: list[tuple[Tokens, Tensor]], tmp_path: Path) -> None:
     base = load(str(save_tiny("bert", tmp_path)))
-    report = fit_mlm_head(base, passes, frequencies(base, passes), epochs=0)
+    report = fit_mlm_head(base, micro_batches, frequencies(base, micro_batches), epochs=0)
     assert report.loss == report.loss_closed_form < report.loss_unigram - 0.1
 
 
-def test_equal_inputs_give_equal_heads(passes: list[tuple[Tokens, Tensor]], tmp_path: Path) -> None:
+def test_equal_inputs_give_equal_heads(micro_batches: list[tuple[Tokens, Tensor]], tmp_path: Path) -> None:
     folder = save_tiny("bert", tmp_path)
-    first, again, other = (warmed(folder, passes, seed)[0] for seed in (0, 0, 1))
+    first, again, other = (warmed(folder, micro_batches, seed)[0] for seed in (0, 0, 1))
     assert digest(first, body=False) == digest(again, body=False) != digest(other, body=False)
 
 
-def test_nothing_asks_for_gradients_afterwards(passes: list[tuple[Tokens, Tensor]], tmp_path: Path) -> None:
+def test_nothing_asks_for_gradients_afterwards(micro_batches: list[tuple[Tokens, Tensor]], tmp_path: Path) -> None:
     folder = save_tiny("bert", tmp_path)
     before = [parameter.requires_grad for parameter in load(str(folder)).model.parameters()]
-    base, _ = warmed(folder, passes)
+    base, _ = warmed(folder, micro_batches)
     assert [parameter.requires_grad for parameter in base.model.parameters()] == before
     assert all(parameter.grad is None and parameter.is_leaf for parameter in base.model.parameters())
     assert not base.model.cls.predictions.transform.dense._forward_pre_hooks
 
 
-def test_progress_is_told(passes: list[tuple[Tokens, Tensor]], tmp_path: Path) -> None:
+def test_progress_is_told(micro_batches: list[tuple[Tokens, Tensor]], tmp_path: Path) -> None:
     seen: list[tuple[str, int, int | None]] = []
     base = load(str(save_tiny("bert", tmp_path)))
-    fit_mlm_head(base, passes, frequencies(base, passes), epochs=2, progress=lambda *step: seen.append(step))
+    fit_mlm_head(
+        base, micro_batches, frequencies(base, micro_batches), epochs=2, progress=lambda *step: seen.append(step)
+    )
     assert list(dict.fromkeys(label for label, _, _ in seen)) == [
         "fitting a masked-LM head (once, then cached): reading",
         "fitting a masked-LM head (once, then cached): training",
@@ -115,16 +117,16 @@ def test_progress_is_told(passes: list[tuple[Tokens, Tensor]], tmp_path: Path) -
     ("architecture", "message"), [("gpt2", "cannot be warmed"), ("deberta-v2", "packed rows alone")]
 )
 def test_a_model_of_another_form_is_refused(
-    architecture: str, message: str, passes: list[tuple[Tokens, Tensor]], tmp_path: Path
+    architecture: str, message: str, micro_batches: list[tuple[Tokens, Tensor]], tmp_path: Path
 ) -> None:
     base = load(str(save_tiny(architecture, tmp_path)))
     before = digest(base, body=False)
     with pytest.raises(ModelError, match=message):
-        fit_mlm_head(base, passes, frequencies(base, passes))
+        fit_mlm_head(base, micro_batches, frequencies(base, micro_batches))
     assert digest(base, body=False) == before
 
 
-def test_a_single_pass_is_not_enough(passes: list[tuple[Tokens, Tensor]], tmp_path: Path) -> None:
+def test_a_single_pass_is_not_enough(micro_batches: list[tuple[Tokens, Tensor]], tmp_path: Path) -> None:
     base = load(str(save_tiny("bert", tmp_path)))
-    with pytest.raises(ModelError, match="single pass"):
-        fit_mlm_head(base, passes[:1], frequencies(base, passes))
+    with pytest.raises(ModelError, match="single micro-batch"):
+        fit_mlm_head(base, micro_batches[:1], frequencies(base, micro_batches))

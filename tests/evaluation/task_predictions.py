@@ -19,7 +19,7 @@ def drawn(
     seed: int = 0,
     model: int = 0,
     group: int = 1,
-    several: bool = False,
+    multi_label: bool = False,
 ) -> Predictions:
     """A model of some skill on a test set of its own for each `seed`; `model` numbers models on the same one."""
     world, own = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1, model])
@@ -27,7 +27,7 @@ def drawn(
     hard = np.repeat(world.normal(size=(sources, classes)), group, axis=0)[:examples]
     share = 1 / np.arange(1, classes + 1)
     targets: Any
-    if several:
+    if multi_label:
         targets = np.repeat(world.random((sources, classes)) < 0.3, group, axis=0)[:examples].astype(np.uint8)
         holds = targets - 0.5
     else:
@@ -39,7 +39,7 @@ def drawn(
         groups=np.arange(examples) // group,
         targets=targets,
         logits=logits,
-        labels=Labels(tuple(f"class {index}" for index in range(classes)), several),
+        labels=Labels(tuple(f"class {index}" for index in range(classes)), multi_label),
     )
 
 
@@ -47,15 +47,17 @@ def drawn(
 def any_predictions(draw: st.DrawFn) -> Predictions:
     """A few examples of a few classes, single or several, with ties, absent classes and shared sources."""
     examples, classes = draw(st.integers(1, 25)), draw(st.integers(2, 5))
-    several = draw(st.booleans())
+    multi_label = draw(st.booleans())
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     top = draw(st.integers(1, classes))
-    targets = rng.integers(0, 2, (examples, classes)).astype(np.uint8) if several else rng.integers(0, top, examples)
+    targets = (
+        rng.integers(0, 2, (examples, classes)).astype(np.uint8) if multi_label else rng.integers(0, top, examples)
+    )
     logits = rng.integers(-2, 3, (examples, classes)).astype(np.float32)
     return Predictions(
         ids=tuple(draw(st.lists(st.text(), min_size=examples, max_size=examples))),
         groups=rng.integers(0, draw(st.integers(1, examples)), examples),
         targets=targets,
         logits=logits,
-        labels=Labels(tuple(f"クラス {index}" for index in range(classes)), several),
+        labels=Labels(tuple(f"クラス {index}" for index in range(classes)), multi_label),
     )

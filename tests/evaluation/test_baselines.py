@@ -116,7 +116,7 @@ def test_both_texts_of_a_pair_are_read() -> None:
 
 
 def test_several_labels_have_a_machine_each() -> None:
-    labels = Labels(("law", "medicine", "sea", "always", "never"), several=True)
+    labels = Labels(("law", "medicine", "sea", "always", "never"), multi_label=True)
 
     def both(seed: int) -> Held:
         one, other = examples(150, seed), examples(150, seed + 50)
@@ -149,8 +149,8 @@ def test_the_majority_is_said() -> None:
     found = majority(train, test, LABELS).predictions
     assert found is not None
     assert set(found.predicted().tolist()) == {0}
-    several = Labels(("law", "medicine", "sea"), several=True)
-    found = majority(examples(100, 3), test, several).predictions
+    multi_label = Labels(("law", "medicine", "sea"), multi_label=True)
+    found = majority(examples(100, 3), test, multi_label).predictions
     assert found is not None
     assert found.predicted().sum(axis=0).tolist() == [40, 0, 0]
 

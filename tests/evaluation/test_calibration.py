@@ -29,55 +29,55 @@ from domain_ft.evaluation.predictions import Predictions
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_a_known_temperature_is_found(several: bool) -> None:
+def test_a_known_temperature_is_found(multi_label: bool) -> None:
     """Labels drawn from softmax (sigmoid) of logits; the model says them three times too strongly."""
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(40_000, 4)) * 1.5
-    if several:
+    if multi_label:
         targets = (rng.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(np.uint8)
     else:
         targets = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
-    assert fit_temperature(3 * logits, targets, several) == pytest.approx(3, rel=0.03)
+    assert fit_temperature(3 * logits, targets, multi_label) == pytest.approx(3, rel=0.03)
 
 
 @given(predictions=any_predictions())
 @settings(max_examples=50)
 def test_no_other_temperature_is_better(predictions: Predictions) -> None:
-    several = predictions.labels.several
-    found = fit_temperature(predictions.logits, predictions.targets, several)
+    multi_label = predictions.labels.multi_label
+    found = fit_temperature(predictions.logits, predictions.targets, multi_label)
     assert TEMPERATURES[0] <= found <= TEMPERATURES[1]
     scale, smoothing = predictions.logits.astype(np.float64), 1 / (len(predictions) + 2)
     losses = [
-        negative_log_likelihood(scale / temperature, predictions.targets, several, smoothing)
+        negative_log_likelihood(scale / temperature, predictions.targets, multi_label, smoothing)
         for temperature in (found, *np.geomspace(*TEMPERATURES, 60))
     ]
     assert losses[0] <= min(losses) + 1e-6
 
 
 def test_the_loss_is_scikit_learns_and_torchs() -> None:
-    one, many = drawn(), drawn(several=True)
-    found = negative_log_likelihood(one.logits, one.targets, several=False)
+    one, many = drawn(), drawn(multi_label=True)
+    found = negative_log_likelihood(one.logits, one.targets, multi_label=False)
     assert found == pytest.approx(log_loss(one.targets, one.probabilities(), labels=range(5)))
     binary = torch.nn.functional.binary_cross_entropy_with_logits(
         torch.from_numpy(many.logits).double(), torch.from_numpy(many.targets).double()
     )
-    assert negative_log_likelihood(many.logits, many.targets, several=True) == pytest.approx(float(binary))
+    assert negative_log_likelihood(many.logits, many.targets, multi_label=True) == pytest.approx(float(binary))
 
 
 def test_all_right_is_not_taken_for_certainty() -> None:
     """Of n examples, all right, the model may be as sure as if one more had been a coin's throw."""
     for size in (10, 1000):
         targets = np.arange(size) % 2
-        temperature = fit_temperature(np.eye(2)[targets] * 20, targets, several=False)
+        temperature = fit_temperature(np.eye(2)[targets] * 20, targets, multi_label=False)
         sure = 1 / (1 + np.exp(-20 / temperature))
         assert sure == pytest.approx(1 - 0.5 / (size + 2), rel=1e-3)
-    assert fit_temperature(np.zeros((0, 3)), np.zeros(0), several=False) == 1
+    assert fit_temperature(np.zeros((0, 3)), np.zeros(0), multi_label=False) == 1
 
 
 @given(predictions=any_predictions(), bins=st.integers(1, 20))
 def test_the_error_is_that_of_a_plain_loop(predictions: Predictions, bins: int) -> None:
     chances = predictions.probabilities()
-    if predictions.labels.several:
+    if predictions.labels.multi_label:
         cases = list(zip(chances.ravel(), predictions.targets.ravel(), strict=True))
     else:
         right = chances.argmax(axis=1) == predictions.targets
@@ -134,7 +134,7 @@ def test_one_source_is_too_little_to_judge_a_temperature() -> None:
 
 
 def test_a_threshold_is_the_best_of_the_grid() -> None:
-    one = drawn(600, several=True, skill=2)
+    one = drawn(600, multi_label=True, skill=2)
     one = dataclasses.replace(one, logits=one.logits - 1.5)  # too shy: it says too few
     threshold = fit_threshold(one)
     assert threshold < 0.5

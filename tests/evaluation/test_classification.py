@@ -34,8 +34,8 @@ QUICK: dict[str, Any] = {"resamples": 300}
 def expected(predictions: Predictions) -> dict[str, float]:
     """scikit-learn's scores, macro F1 over the classes that occur."""
     truth, said = predictions.targets, predictions.predicted()
-    occurring = np.flatnonzero((truth | said).any(axis=0)) if predictions.labels.several else None
-    flat = [one.ravel() if predictions.labels.several else one for one in (truth, said)]
+    occurring = np.flatnonzero((truth | said).any(axis=0)) if predictions.labels.multi_label else None
+    flat = [one.ravel() if predictions.labels.multi_label else one for one in (truth, said)]
     none = occurring is not None and not len(occurring)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a single class
@@ -77,7 +77,7 @@ def test_the_area_under_the_curve_is_scikit_learns(predictions: Predictions) -> 
     chances = predictions.probabilities()
     areas = []
     for place in range(len(predictions.labels)):
-        truth = predictions.targets[:, place] if predictions.labels.several else predictions.targets == place
+        truth = predictions.targets[:, place] if predictions.labels.multi_label else predictions.targets == place
         if len(set(truth.tolist())) == 2:
             areas.append(sklearn.roc_auc_score(truth, chances[:, place]))
     assert auroc(predictions) == (pytest.approx(np.mean(areas)) if areas else None)
@@ -85,7 +85,7 @@ def test_the_area_under_the_curve_is_scikit_learns(predictions: Predictions) -> 
 
 @given(predictions=any_predictions())
 def test_the_matrix_and_the_list_of_confusions_are_scikit_learns(predictions: Predictions) -> None:
-    if predictions.labels.several:
+    if predictions.labels.multi_label:
         return
     labels = np.arange(len(predictions.labels))
     matrix = sklearn.confusion_matrix(predictions.targets, predictions.predicted(), labels=labels)
@@ -105,7 +105,7 @@ def test_the_matrix_and_the_list_of_confusions_are_scikit_learns(predictions: Pr
 @given(predictions=any_predictions())
 def test_the_worst_errors_are_errors_and_the_surest_first(predictions: Predictions) -> None:
     wrong = predictions.predicted() != predictions.targets
-    wrong = wrong.any(axis=1) if predictions.labels.several else wrong
+    wrong = wrong.any(axis=1) if predictions.labels.multi_label else wrong
     found = worst_errors(predictions, 100)
     assert sorted(index for index, _ in found) == np.flatnonzero(wrong).tolist()
     confidences = [confidence for _, confidence in found]
@@ -116,7 +116,7 @@ def test_the_worst_errors_are_errors_and_the_surest_first(predictions: Predictio
 def test_a_missed_class_counts_by_how_surely_it_was_missed() -> None:
     logits = np.array([[3.0, -4.0], [1.0, 1.0]], dtype=np.float32)
     targets = np.array([[1, 1], [1, 0]], dtype=np.uint8)
-    one = Predictions(("a", "b"), np.arange(2), targets, logits, Labels(("x", "y"), several=True))
+    one = Predictions(("a", "b"), np.arange(2), targets, logits, Labels(("x", "y"), multi_label=True))
     found = worst_errors(one, 5)
     assert [index for index, _ in found] == [0, 1]
     assert [confidence for _, confidence in found] == pytest.approx(1 / (1 + np.exp([-4, -1])))
@@ -246,14 +246,14 @@ def test_pairs_are_tighter_than_strangers() -> None:
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_classes_in_another_order_make_no_difference(several: bool) -> None:
-    one = drawn(several=several)
+def test_classes_in_another_order_make_no_difference(multi_label: bool) -> None:
+    one = drawn(multi_label=multi_label)
     order = np.array([3, 1, 4, 0, 2])
     turned = dataclasses.replace(
         one,
-        labels=Labels(tuple(one.labels.names[place] for place in order), several),
+        labels=Labels(tuple(one.labels.names[place] for place in order), multi_label),
         logits=one.logits[:, order],
-        targets=one.targets[:, order] if several else np.argsort(order)[one.targets],
+        targets=one.targets[:, order] if multi_label else np.argsort(order)[one.targets],
     )
     assert turned.key == one.key
     for found in paired_difference([one], [turned], **QUICK).values():

@@ -178,7 +178,7 @@ def test_entities_lie_in_the_texts_in_order_and_do_not_depend_on_the_passes(mode
             assert 1 / len(TAGS) <= entity["score"] <= 1
     assert found[2]["entities"] == []
     assert found[3]["entities"][-1]["end"] > 500  # the whole of the long text is read
-    small = list(tag_texts(model, examples, max_length=64, tokens_per_pass=8))
+    small = list(tag_texts(model, examples, max_length=64, tokens_per_micro_batch=8))
     assert [[(e["start"], e["end"], e["label"]) for e in line["entities"]] for line in small] == [
         [(e["start"], e["end"], e["label"]) for e in line["entities"]] for line in found
     ]
@@ -202,7 +202,7 @@ def test_texts_are_read_as_they_are_asked_for(model: TaskModel) -> None:
 def test_the_classes_are_those_of_transformers_own_forward(model: TaskModel) -> None:
     text = TaggedText("a", TEXTS[0], None, (Span(4, 12, "A"),))
     rows = encode_tags([text, text], TAGS, model.tokenizer, max_length=64)
-    classes, chances, loss = predict_tags(model, rows, tokens_per_pass=4096)
+    classes, chances, loss = predict_tags(model, rows, tokens_per_micro_batch=4096)
     batch = rows.pack([0])
     with torch.no_grad():
         from transformers import AutoModelForTokenClassification
@@ -214,6 +214,6 @@ def test_the_classes_are_those_of_transformers_own_forward(model: TaskModel) -> 
     assert classes[: batch.tokens].tolist() == theirs.indices.tolist()
     assert chances[: batch.tokens] == pytest.approx(theirs.values.numpy(), abs=1e-5)
     assert loss == pytest.approx(float(output.loss), rel=1e-5)
-    assert rows.spans(predict_tags(model, rows, tokens_per_pass=16)[0]) == rows.spans(classes)
+    assert rows.spans(predict_tags(model, rows, tokens_per_micro_batch=16)[0]) == rows.spans(classes)
     units = [text.text[slice(*bounds)] for bounds in find_words(text.text)]
     assert len(rows.asked) == 2 * len(units)

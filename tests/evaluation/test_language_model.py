@@ -61,8 +61,8 @@ def all_rows(rows: TokenRows) -> np.ndarray:
 
 def test_losses_do_not_depend_on_the_packing(job: tuple[BaseModel, LanguageModelObjective, TokenRows]) -> None:
     base, objective, rows = job
-    whole = score(base, objective, rows, all_rows(rows), tokens_per_pass=10_000)
-    single = score(base, objective, rows, all_rows(rows)[::-1], tokens_per_pass=1)
+    whole = score(base, objective, rows, all_rows(rows), tokens_per_micro_batch=10_000)
+    single = score(base, objective, rows, all_rows(rows)[::-1], tokens_per_micro_batch=1)
     assert whole.documents == single.documents == tuple(f"doc-{i}" for i in range(len(TEXTS)))
     np.testing.assert_array_equal(whole.tokens, single.tokens)
     np.testing.assert_array_equal(whole.bytes, single.bytes)
@@ -71,7 +71,7 @@ def test_losses_do_not_depend_on_the_packing(job: tuple[BaseModel, LanguageModel
 
 def test_sums_equal_a_plain_computation(job: tuple[BaseModel, LanguageModelObjective, TokenRows]) -> None:
     base, objective, rows = job
-    scores = score(base, objective, rows, all_rows(rows), tokens_per_pass=200)
+    scores = score(base, objective, rows, all_rows(rows), tokens_per_micro_batch=200)
     nats, tokens = np.zeros(len(TEXTS)), np.zeros(len(TEXTS), dtype=int)
     for row in all_rows(rows):
         inputs = objective.prepare(rows.pack([row]), epoch=-1)
@@ -86,7 +86,7 @@ def test_sums_equal_a_plain_computation(job: tuple[BaseModel, LanguageModelObjec
 
 def test_a_decoders_bytes_are_those_of_the_text(job: tuple[BaseModel, LanguageModelObjective, TokenRows]) -> None:
     base, objective, rows = job
-    scores = score(base, objective, rows, all_rows(rows), tokens_per_pass=200)
+    scores = score(base, objective, rows, all_rows(rows), tokens_per_micro_batch=200)
     sizes = np.array([len(text.encode()) for text in TEXTS])
     assert (scores.bytes <= sizes).all()
     if base.objective == "clm":
@@ -104,7 +104,7 @@ def test_progress_counts_tokens_and_the_mode_is_kept(job: tuple[BaseModel, Langu
         objective,
         rows,
         all_rows(rows),
-        tokens_per_pass=64,
+        tokens_per_micro_batch=64,
         progress=lambda *said: seen.append(said),
         label="before",
     )
@@ -118,7 +118,7 @@ def test_progress_counts_tokens_and_the_mode_is_kept(job: tuple[BaseModel, Langu
 def test_nothing_to_score_is_said(job: tuple[BaseModel, LanguageModelObjective, TokenRows]) -> None:
     base, objective, rows = job
     with pytest.raises(CorpusError, match="no token to score"):
-        score(base, objective, rows, np.empty(0, dtype=np.int64), tokens_per_pass=64)
+        score(base, objective, rows, np.empty(0, dtype=np.int64), tokens_per_micro_batch=64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Broken:
 def test_a_loss_that_is_no_number_names_the_documents(job: tuple[BaseModel, LanguageModelObjective, TokenRows]) -> None:
     base, objective, rows = job
     with pytest.raises(ModelError, match=r"of 4 documents(.|\n)*doc-0"):
-        score(base, Broken(objective), rows, all_rows(rows), tokens_per_pass=1)
+        score(base, Broken(objective), rows, all_rows(rows), tokens_per_micro_batch=1)
 
 
 def test_samples_come_from_the_same_base(job: tuple[BaseModel, LanguageModelObjective, TokenRows]) -> None:

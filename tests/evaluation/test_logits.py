@@ -31,19 +31,25 @@ def job(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[TaskModel, Exam
     return model, rows
 
 
-@pytest.mark.parametrize("tokens_per_pass", [1, 200, 10_000])
-def test_logits_are_in_the_order_of_the_examples(job: tuple[TaskModel, ExampleRows], tokens_per_pass: int) -> None:
+@pytest.mark.parametrize("tokens_per_micro_batch", [1, 200, 10_000])
+def test_logits_are_in_the_order_of_the_examples(
+    job: tuple[TaskModel, ExampleRows], tokens_per_micro_batch: int
+) -> None:
     model, rows = job
     seen: list[tuple[str, int, int | None]] = []
     found = predict_logits(
-        model, rows, tokens_per_pass=tokens_per_pass, progress=lambda *told: seen.append(told), label="test"
+        model,
+        rows,
+        tokens_per_micro_batch=tokens_per_micro_batch,
+        progress=lambda *told: seen.append(told),
+        label="test",
     )
-    alone = [predict_logits(model, rows.take([row]), tokens_per_pass=1)[0] for row in range(len(rows))]
+    alone = [predict_logits(model, rows.take([row]), tokens_per_micro_batch=1)[0] for row in range(len(rows))]
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, np.stack(alone), rtol=1e-6, atol=1e-6)
     assert np.ptp(found, axis=0).min() > 1e-3
     assert seen[-1] == ("test", 13, 13)
-    features = compute_features(model, rows, tokens_per_pass=tokens_per_pass)
+    features = compute_features(model, rows, tokens_per_micro_batch=tokens_per_micro_batch)
     assert features.shape == (13, 16 if model.model.config.model_type == "opt" else 32)
 
 
@@ -54,7 +60,7 @@ def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
     model.model.train()
     model.model.bert.encoder.eval()
     modes = {name: module.training for name, module in model.model.named_modules()}
-    first, second = (predict_logits(model, rows, tokens_per_pass=50) for _ in range(2))
+    first, second = (predict_logits(model, rows, tokens_per_micro_batch=50) for _ in range(2))
     np.testing.assert_array_equal(first, second)  # no dropout
     assert {name: module.training for name, module in model.model.named_modules()} == modes
     assert torch.is_grad_enabled()
@@ -83,12 +89,12 @@ def test_processes_share_the_passes(job: tuple[TaskModel, ExampleRows], ranks: i
         return model.logits(inputs)
 
     counted: Any = SimpleNamespace(model=model.model, device=model.device, labels=LABELS, logits=logits)
-    alone = predict_logits(counted, rows, tokens_per_pass=120)
-    passes = len(calls)
+    alone = predict_logits(counted, rows, tokens_per_micro_batch=120)
+    micro_batches = len(calls)
     parts: list[Tensor] = []
     for rank in range(ranks):
         calls.clear()
         accelerator: Any = Ranks(rank, ranks, parts)
-        found = predict_logits(counted, rows, tokens_per_pass=120, accelerator=accelerator)
-        assert len(calls) == -(-passes // ranks)  # as many on each, as a sharded model needs
+        found = predict_logits(counted, rows, tokens_per_micro_batch=120, accelerator=accelerator)
+        assert len(calls) == -(-micro_batches // ranks)  # as many on each, as a sharded model needs
     np.testing.assert_array_equal(found, alone)

@@ -71,8 +71,8 @@ def test_examples_that_share_a_source_share_a_group() -> None:
     assert made.targets.tolist() == [0, 1, 1]
     assert made.groups[0] == made.groups[2] != made.groups[1]
     assert len(Predictions.of([], Labels(("no", "yes")), [])) == 0
-    several = Predictions.of(examples, Labels(("no", "yes"), several=True), np.zeros((3, 2)))
-    assert several.targets.dtype == np.uint8
+    multi_label = Predictions.of(examples, Labels(("no", "yes"), multi_label=True), np.zeros((3, 2)))
+    assert multi_label.targets.dtype == np.uint8
 
 
 def test_arrays_that_do_not_fit_are_refused() -> None:
@@ -82,16 +82,16 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_probabilities_are_finite_where_logits_are_large(several: bool) -> None:
+def test_probabilities_are_finite_where_logits_are_large(multi_label: bool) -> None:
     with np.errstate(all="raise", under="ignore"):
-        found = probabilities(np.array([[800.0, -800.0], [0.0, 0.0]]), several)
+        found = probabilities(np.array([[800.0, -800.0], [0.0, 0.0]]), multi_label)
     assert found.tolist() == [[1, 0], [0.5, 0.5]]
 
 
 @given(predictions=any_predictions())
 def test_temperature_changes_no_order(predictions: Predictions) -> None:
     hot = predictions.probabilities(3.0)
-    if predictions.labels.several:
+    if predictions.labels.multi_label:
         np.testing.assert_array_equal(hot >= 0.5, predictions.predicted(0.5) == 1)
     else:
         np.testing.assert_allclose(hot.sum(axis=1), 1)
@@ -99,6 +99,6 @@ def test_temperature_changes_no_order(predictions: Predictions) -> None:
 
 
 def test_the_threshold_is_on_the_calibrated_probability() -> None:
-    one: Any = drawn(several=True)
+    one: Any = drawn(multi_label=True)
     one = dataclasses.replace(one, temperature=2.5, threshold=0.7)
     np.testing.assert_array_equal(one.predicted() == 1, 1 / (1 + np.exp(-one.logits.astype(float) / 2.5)) >= 0.7)

@@ -1,4 +1,4 @@
-"""Packed attention: a piece in a row is what it is alone, for every supported architecture, with its gradients."""
+"""Packed attention: a sequence in a row is what it is alone, for every supported architecture, with its gradients."""
 
 from __future__ import annotations
 
@@ -25,54 +25,54 @@ def pieces_of(lengths: tuple[int, ...], seed: int = 0) -> list[Tensor]:
     return [torch.randint(6, VOCABULARY, (length,), generator=generator) for length in lengths]
 
 
-def packed_inputs(model: PreTrainedModel, pieces: list[Tensor]) -> dict[str, Tensor]:
+def packed_inputs(model: PreTrainedModel, sequences: list[Tensor]) -> dict[str, Tensor]:
     offset = ARCHITECTURES[model.config.model_type].position_offset(model.config)
-    positions = torch.cat([torch.arange(len(piece)) for piece in pieces]) + offset
-    return {"input_ids": torch.cat(pieces)[None], "position_ids": positions[None]}
+    positions = torch.cat([torch.arange(len(sequence)) for sequence in sequences]) + offset
+    return {"input_ids": torch.cat(sequences)[None], "position_ids": positions[None]}
 
 
-def packed_logits(model: PreTrainedModel, pieces: list[Tensor]) -> Tensor:
-    lengths = [len(piece) for piece in pieces]
+def packed_logits(model: PreTrainedModel, sequences: list[Tensor]) -> Tensor:
+    lengths = [len(sequence) for sequence in sequences]
     cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
     arguments = packed_arguments(cu_seqlens, max(lengths))
-    return model(**packed_inputs(model, pieces), **arguments, use_cache=False).logits[0]
+    return model(**packed_inputs(model, sequences), **arguments, use_cache=False).logits[0]
 
 
-def separate_logits(model: PreTrainedModel, pieces: list[Tensor]) -> Tensor:
-    return torch.cat([model(input_ids=piece[None]).logits[0] for piece in pieces])
+def separate_logits(model: PreTrainedModel, sequences: list[Tensor]) -> Tensor:
+    return torch.cat([model(input_ids=sequence[None]).logits[0] for sequence in sequences])
 
 
 @pytest.mark.parametrize("architecture", SUPPORTED)
 def test_packed_logits_are_those_of_separate_documents(architecture: str) -> None:
-    model, pieces = tiny_model(architecture), pieces_of(LENGTHS)
+    model, sequences = tiny_model(architecture), pieces_of(LENGTHS)
     with torch.no_grad():
-        expected = separate_logits(model, pieces)
+        expected = separate_logits(model, sequences)
         attention.install(model)
-        packed = packed_logits(model, pieces)
+        packed = packed_logits(model, sequences)
     torch.testing.assert_close(packed, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", SUPPORTED)
 def test_the_comparison_would_see_a_leak(architecture: str) -> None:
-    model, pieces = tiny_model(architecture), pieces_of(LENGTHS)
+    model, sequences = tiny_model(architecture), pieces_of(LENGTHS)
     with torch.no_grad():
-        expected = separate_logits(model, pieces)
+        expected = separate_logits(model, sequences)
         attention.install(model)
-        whole = [torch.cat(pieces)]
+        whole = [torch.cat(sequences)]
         leaking = packed_logits(model, whole)
     assert (leaking - expected).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("architecture", SUPPORTED)
 def test_packed_gradients_are_those_of_separate_documents(architecture: str) -> None:
-    model, pieces = tiny_model(architecture).double(), pieces_of(LENGTHS)
+    model, sequences = tiny_model(architecture).double(), pieces_of(LENGTHS)
     goal = torch.randn(sum(LENGTHS), VOCABULARY, generator=torch.Generator().manual_seed(1)).double()
     gradients = []
     for packed in (False, True):
         model.zero_grad()
         if packed:
             attention.install(model)
-        logits = packed_logits(model, pieces) if packed else separate_logits(model, pieces)
+        logits = packed_logits(model, sequences) if packed else separate_logits(model, sequences)
         (logits * goal).sum().backward()
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
@@ -82,12 +82,12 @@ def test_packed_gradients_are_those_of_separate_documents(architecture: str) -> 
 
 @pytest.mark.parametrize("architecture", SUPPORTED)
 def test_an_installed_model_still_takes_ordinary_padded_batches(architecture: str) -> None:
-    model, pieces = tiny_model(architecture), pieces_of((12, 30))
+    model, sequences = tiny_model(architecture), pieces_of((12, 30))
     input_ids = torch.full((2, 30), model.config.pad_token_id or 0)
     mask = torch.zeros(2, 30, dtype=torch.long)
-    for row, piece in enumerate(pieces):
-        input_ids[row, : len(piece)] = piece
-        mask[row, : len(piece)] = 1
+    for row, sequence in enumerate(sequences):
+        input_ids[row, : len(sequence)] = sequence
+        mask[row, : len(sequence)] = 1
     with torch.no_grad():
         before = model(input_ids=input_ids, attention_mask=mask).logits
         attention.install(model)
@@ -128,11 +128,11 @@ class NoValuesRead(TorchDispatchMode):
 
 def test_without_a_layout_the_lengths_are_enough() -> None:
     """Anyone's model with our attention installed takes the arguments that transformers' own kernels take."""
-    model, pieces = tiny_model("bert"), pieces_of(LENGTHS)
-    expected = separate_logits(model, pieces)
+    model, sequences = tiny_model("bert"), pieces_of(LENGTHS)
+    expected = separate_logits(model, sequences)
     attention.install(model)
     cu_seqlens = torch.tensor([0, *LENGTHS]).cumsum(0).to(torch.int32)
-    got = model(**packed_inputs(model, pieces), cu_seq_lens_q=cu_seqlens, cu_seq_lens_k=cu_seqlens).logits[0]
+    got = model(**packed_inputs(model, sequences), cu_seq_lens_q=cu_seqlens, cu_seq_lens_k=cu_seqlens).logits[0]
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
 
 
@@ -158,7 +158,7 @@ class Attending(nn.Module):
 
 
 def naive_attention(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], causal: bool, reach: int | None) -> Tensor:
-    """The definition: one piece, one head, one softmax at a time. (heads, tokens, d) -> (tokens, heads, d)"""
+    """The definition: one sequence, one head, one softmax at a time. (heads, tokens, d) -> (tokens, heads, d)"""
     outputs, groups = [], q.shape[0] // k.shape[0]
     for q_, k_, v_ in zip(*(tensor.split(lengths, dim=1) for tensor in (q, k, v)), strict=True):
         distance = torch.arange(q_.shape[1])[:, None] - torch.arange(q_.shape[1])[None, :]

@@ -30,7 +30,7 @@ from domain_ft.models.sources import weights_hash
 LENGTHS = (5, 5, 40, 17, 1, 17)
 GENERATOR = torch.Generator().manual_seed(0)
 PIECES = [torch.randint(6, VOCABULARY, (length,), generator=GENERATOR) for length in LENGTHS]
-BATCH = Tokens.of([piece.tolist() for piece in PIECES])
+BATCH = Tokens.of([sequence.tolist() for sequence in PIECES])
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def broken(tiny_folder: Callable[[str], Path], tmp_path: Path) -> Path:
 def separate_logits(architecture: str) -> Tensor:
     model = tiny_model(architecture)
     with torch.no_grad():
-        return torch.cat([model(input_ids=piece[None]).logits[0] for piece in PIECES])
+        return torch.cat([model(input_ids=sequence[None]).logits[0] for sequence in PIECES])
 
 
 @pytest.mark.parametrize("architecture", SUPPORTED)

@@ -16,16 +16,16 @@ from domain_ft.models.blockwise_attention import blockwise_attention, is_faster
 
 
 def formula(query: Tensor, key: Tensor, value: Tensor, length: int, scale: float, mask: Tensor | None) -> Tensor:
-    """Piece by piece and head by head."""
+    """Sequence by sequence and head by head."""
     groups = query.shape[1] // key.shape[1]
-    pieces = []
+    sequences = []
     for start in range(0, len(query), length):
         q, k, v = (x[start : start + length].transpose(0, 1) for x in (query, key, value))
         scores = scale * q @ k.repeat_interleave(groups, 0).transpose(1, 2)
         if mask is not None:
             scores = scores + mask
-        pieces.append((scores.softmax(-1) @ v.repeat_interleave(groups, 0)).transpose(0, 1))
-    return torch.cat(pieces)
+        sequences.append((scores.softmax(-1) @ v.repeat_interleave(groups, 0)).transpose(0, 1))
+    return torch.cat(sequences)
 
 
 def values(function: Callable[..., Tensor], tensors: list[Tensor], grad: Tensor, *options: Any) -> list[Tensor]:
@@ -43,7 +43,7 @@ def masks(length: int, kind: str) -> Tensor | None:
 
 
 @given(
-    pieces=st.integers(1, 5),
+    sequences=st.integers(1, 5),
     length=st.sampled_from([1, 2, 5, 16, 33]),
     heads=st.sampled_from([1, 2, 3]),
     groups=st.sampled_from([1, 3]),
@@ -51,10 +51,10 @@ def masks(length: int, kind: str) -> Tensor | None:
     block=st.sampled_from([1, 200, 2**20]),
 )
 @settings(max_examples=60, deadline=None)
-def test_is_the_formula(pieces: int, length: int, heads: int, groups: int, kind: str, block: int) -> None:
+def test_is_the_formula(sequences: int, length: int, heads: int, groups: int, kind: str, block: int) -> None:
     """In float64, so that only a wrong formula can differ; whatever the size of a block."""
     torch.manual_seed(0)
-    draw = lambda count: torch.randn(pieces * length, count, 8, dtype=torch.float64)  # noqa: E731
+    draw = lambda count: torch.randn(sequences * length, count, 8, dtype=torch.float64)  # noqa: E731
     tensors, grad = [draw(heads * groups), draw(heads), draw(heads)], draw(heads * groups)
     mask = masks(length, kind)
     options = length, 0.3, None if mask is None else mask.double()

@@ -27,7 +27,7 @@ from domain_ft.verbs.export.run import export
 from domain_ft.verbs.export.settings import ExportSettings
 
 LABELS = Labels(("law", "medicine", "animals"))
-SEVERAL = Labels(("a", "b", "c"), several=True)
+SEVERAL = Labels(("a", "b", "c"), multi_label=True)
 
 
 def data(count: int, seed: int, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -40,7 +40,7 @@ def data(count: int, seed: int, classes: int = 3) -> tuple[np.ndarray, np.ndarra
     return features.astype(np.float32), targets.astype(np.int64)
 
 
-def several(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def multi_label(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     features, classes = data(count, seed)
     _, others = data(count, seed + 100)
     targets = np.zeros((count, 3), dtype=np.float32)
@@ -73,8 +73,8 @@ def test_it_is_scikit_learns_regression(classes: int, balanced: bool) -> None:
 
 
 def test_several_labels_are_a_regression_each() -> None:
-    features, targets = several(200, 1)
-    probe = fit_probe(features, targets, SEVERAL, validation=several(120, 2))
+    features, targets = multi_label(200, 1)
+    probe = fit_probe(features, targets, SEVERAL, validation=multi_label(120, 2))
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=probe.strength, max_iter=500))
     for index in range(3):
         expected = pipeline.fit(features.astype(float), targets[:, index]).predict_proba(features.astype(float))[:, 1]
@@ -90,7 +90,7 @@ def test_a_class_that_no_training_example_has_is_never_likely() -> None:
     assert probabilities[:, 0].mean() < 0.05
     assert (probabilities.argmax(1).numpy() == targets + 1).mean() > 0.8
 
-    features, targets = several(100, 1)
+    features, targets = multi_label(100, 1)
     targets[:, 1], targets[:, 2] = 0, 1
     logits = fit_probe(features, targets, SEVERAL, validation=(features, targets)).logits(torch.from_numpy(features))
     assert logits[:, 1].max() < -5
@@ -131,17 +131,17 @@ def test_a_run_with_a_probe_is_loaded_like_any_other(architecture: str, tmp_path
         encode(toy_examples(60, seed=seed), labels, base.tokenizer, max_length=24, long_text="windows")
         for seed in (0, 1)
     )
-    features, others = (compute_features(base, rows, tokens_per_pass=300) for rows in (train, test))
+    features, others = (compute_features(base, rows, tokens_per_micro_batch=300) for rows in (train, test))
     assert features.shape == (60, 32)
     base.probe = fit_probe(features, train.targets, labels, validation=(others, test.targets))
-    expected = predict_logits(base, test, tokens_per_pass=300)
+    expected = predict_logits(base, test, tokens_per_micro_batch=300)
     assert (expected.argmax(1) == test.targets).mean() > 0.8
 
     run = tmp_path / "run"
     base.probe.save(run / "head", base=base.source, revision=base.revision)
     (run / TASK_NAME).write_text(json.dumps({"kind": "sequence", "labels": list(labels.names), "several": False}))
     loaded = load_task_run(run)
-    np.testing.assert_array_equal(predict_logits(loaded, test, tokens_per_pass=300), expected)
+    np.testing.assert_array_equal(predict_logits(loaded, test, tokens_per_micro_batch=300), expected)
     assert loaded.notes == ()
     base.probe.save(run / "head", base=base.source, revision="sha256:another")
     assert "fitted on sha256:another" in load_task_run(run).notes[0]

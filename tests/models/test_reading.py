@@ -29,20 +29,20 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], BaseMode
     return lambda architecture: load(str(save_tiny(architecture, root / architecture)))
 
 
-def hidden(base: BaseModel, *pieces: Tensor) -> Tensor:
-    """(pieces, length, D)"""
+def hidden(base: BaseModel, *sequences: Tensor) -> Tensor:
+    """(sequences, length, D)"""
     with torch.no_grad():
-        found = base.hidden(Tokens.of([piece.tolist() for piece in pieces]))
-    return found.unflatten(0, (len(pieces), -1))
+        found = base.hidden(Tokens.of([sequence.tolist() for sequence in sequences]))
+    return found.unflatten(0, (len(sequences), -1))
 
 
 @pytest.mark.parametrize("architecture", [*DECODERS, *(name for name in OTHER_CONFIGS if name not in OTHER_ENCODERS)])
 def test_decoders_do_not_see_what_follows(architecture: str, loaded: Callable[[str], BaseModel]) -> None:
     base = loaded(architecture)
-    piece = torch.arange(10, 40)
+    sequence = torch.arange(10, 40)
     for place in (1, 15, 29):
-        other = torch.cat([piece[:place], piece[place:] + 100])
-        first, second = hidden(base, piece, other)
+        other = torch.cat([sequence[:place], sequence[place:] + 100])
+        first, second = hidden(base, sequence, other)
         torch.testing.assert_close(first[:place], second[:place], rtol=0, atol=1e-5)
         assert (first[place:] - second[place:]).abs().amax(-1).min() > 1e-3
 
@@ -50,12 +50,12 @@ def test_decoders_do_not_see_what_follows(architecture: str, loaded: Callable[[s
 @pytest.mark.parametrize("architecture", [*ENCODERS, *OTHER_ENCODERS])
 def test_encoders_read_both_sides_of_a_masked_token(architecture: str, loaded: Callable[[str], BaseModel]) -> None:
     base = loaded(architecture)
-    piece = torch.arange(10, 22)
-    piece[6] = base.tokenizer.mask_token_id
+    sequence = torch.arange(10, 22)
+    sequence[6] = base.tokenizer.mask_token_id
     for place in (5, 7):
-        other = piece.clone()
+        other = sequence.clone()
         other[place] += 100
-        first, second = hidden(base, piece, other)
+        first, second = hidden(base, sequence, other)
         assert (first[6] - second[6]).abs().max() > 1e-5
 
 

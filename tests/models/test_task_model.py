@@ -1,4 +1,6 @@
-"""Models with a task's head: packed passes give the model's own logits, and what is saved loads there and in PEFT."""
+"""Models with a task's head: packed micro-batches give the model's own logits, and what is saved loads there and in
+PEFT.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,8 @@ from domain_ft.models.lora import LoraConfig, apply_lora, has_lora, lora_of
 from domain_ft.models.peft_format import save_adapter
 from domain_ft.models.targets import head_modules
 from domain_ft.models.task_facts import TASK_NAME
+from domain_ft.models.task_micro_batches import TaskTokens
 from domain_ft.models.task_model import TaskModel, load_task_model, load_task_run, reset_head
-from domain_ft.models.task_passes import TaskTokens
 from domain_ft.verbs.export.run import export
 from domain_ft.verbs.export.settings import ExportSettings
 
@@ -41,7 +43,7 @@ EXACT = 1e-9  # in float64
 
 @dataclasses.dataclass(frozen=True)
 class Examples(TaskTokens):
-    """Pieces with segments, some of them windows of one example."""
+    """Sequences with segments, some of them windows of one example."""
 
     segments: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0))
     belongs: tuple[int, ...] = ()
@@ -60,14 +62,14 @@ class Examples(TaskTokens):
 
 
 def examples(belongs: Sequence[int] = range(len(LENGTHS))) -> Examples:
-    """The pieces; of each the second half is another segment."""
-    tokens = TaskTokens.of([piece.tolist() for piece in PIECES])
-    segments = torch.cat([types_of(piece) for piece in PIECES])
+    """The sequences; of each the second half is another segment."""
+    tokens = TaskTokens.of([sequence.tolist() for sequence in PIECES])
+    segments = torch.cat([types_of(sequence) for sequence in PIECES])
     return Examples(**vars(tokens), segments=segments, belongs=tuple(belongs))
 
 
-def types_of(piece: Tensor) -> Tensor:
-    return (torch.arange(len(piece)) >= len(piece) // 2).long()
+def types_of(sequence: Tensor) -> Tensor:
+    return (torch.arange(len(sequence)) >= len(sequence) // 2).long()
 
 
 @pytest.fixture(scope="module")
@@ -99,12 +101,12 @@ def opened(folder: Path | str, **options: Any) -> TaskModel:
 
 
 def own_logits(model: Any, kind: str = "sequence", typed: bool = False) -> Tensor:
-    """What transformers' class gives for each piece alone."""
+    """What transformers' class gives for each sequence alone."""
     parts = []
     with torch.no_grad():
-        for piece in PIECES:
-            arguments = {"token_type_ids": types_of(piece)[None]} if typed else {}
-            parts.append(model(input_ids=piece[None], **arguments).logits[0])
+        for sequence in PIECES:
+            arguments = {"token_type_ids": types_of(sequence)[None]} if typed else {}
+            parts.append(model(input_ids=sequence[None], **arguments).logits[0])
     return torch.cat(parts) if kind == "token" else torch.stack(parts)
 
 
@@ -184,7 +186,7 @@ def test_features_are_the_mean_of_the_last_hidden_states(architecture: str, tiny
     model = load_task_model(str(tiny_folder(architecture)), LABELS)
     inputs = dataclasses.replace(examples([0, 0, 0, 1, 2, 2]), segments=torch.zeros(sum(LENGTHS), dtype=torch.long))
     with torch.no_grad():
-        hidden = [model.model.base_model(input_ids=piece[None]).last_hidden_state[0] for piece in PIECES]
+        hidden = [model.model.base_model(input_ids=sequence[None]).last_hidden_state[0] for sequence in PIECES]
         expected = torch.stack([torch.cat(hidden[:3]).mean(0), hidden[3].mean(0), torch.cat(hidden[4:]).mean(0)])
         torch.testing.assert_close(model.features(inputs), expected, rtol=0, atol=1e-5)
 
@@ -270,7 +272,7 @@ def test_a_head_of_several_classes_begins_with_how_rare_they_are(
     architecture: str, tiny_folder: Callable[[str], Path]
 ) -> None:
     """With the last layer's weights at nothing, what is left of the answer is its bias: the classes' shares."""
-    model = load_task_model(str(tiny_folder(architecture)), Labels(LABELS.names, several=True))
+    model = load_task_model(str(tiny_folder(architecture)), Labels(LABELS.names, multi_label=True))
     shares = np.array([0.5, 0.02, 0.9])
     reset_head(model, 0, shares)
     last = [module for module in model.model.modules() if isinstance(module, torch.nn.Linear)][-1]
@@ -302,7 +304,7 @@ def test_a_pretrained_pooler_is_kept(tiny_folder: Callable[[str], Path], tmp_pat
 
 
 def test_several_labels_are_in_the_config(tiny_folder: Callable[[str], Path]) -> None:
-    model = load_task_model(str(tiny_folder("bert")), Labels(("a", "b"), several=True))
+    model = load_task_model(str(tiny_folder("bert")), Labels(("a", "b"), multi_label=True))
     assert model.model.config.problem_type == "multi_label_classification"
 
 
@@ -343,7 +345,7 @@ def write_run(model: TaskModel, run: Path) -> None:
         save_adapter(
             model.model, run / "adapter", base_name=model.source, revision=model.revision, task_type=model.task_type
         )
-    facts = {"kind": model.kind, "labels": list(model.labels.names), "several": model.labels.several}
+    facts = {"kind": model.kind, "labels": list(model.labels.names), "several": model.labels.multi_label}
     (run / TASK_NAME).write_text(json.dumps(facts))
     (run / "result.json").write_text("{}")
 

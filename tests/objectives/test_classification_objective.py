@@ -14,7 +14,7 @@ from tiny_examples import WORDS, ExampleList, toy_examples
 from tiny_models import save_tiny
 from torch import Tensor
 
-from domain_ft.corpus.packing import passes
+from domain_ft.corpus.packing import micro_batches
 from domain_ft.corpus.tasks.examples import Example, Labels
 from domain_ft.corpus.tasks.rows import ExampleRows, encode
 from domain_ft.models.task_model import TaskModel, load_task_model
@@ -22,7 +22,7 @@ from domain_ft.objectives.base import IGNORED
 from domain_ft.objectives.classification import ClassificationObjective, class_weights
 
 SINGLE = Labels(tuple(WORDS))
-SEVERAL = Labels(tuple(WORDS), several=True)
+SEVERAL = Labels(tuple(WORDS), multi_label=True)
 
 
 def mixed_examples(count: int) -> ExampleList:
@@ -37,19 +37,19 @@ def mixed_examples(count: int) -> ExampleList:
     return ExampleList(examples)
 
 
-def job(folder: Path, several: bool, dtype: torch.dtype = torch.float64) -> tuple[TaskModel, ExampleRows]:
+def job(folder: Path, multi_label: bool, dtype: torch.dtype = torch.float64) -> tuple[TaskModel, ExampleRows]:
     """A model that trains whole, and examples of which some are windows."""
-    labels = SEVERAL if several else SINGLE
+    labels = SEVERAL if multi_label else SINGLE
     model = load_task_model(str(save_tiny("bert", folder)), labels, dtype=dtype)
     model.model.requires_grad_(True)
-    examples = mixed_examples(14) if several else toy_examples(14, pairs=True)
+    examples = mixed_examples(14) if multi_label else toy_examples(14, pairs=True)
     return model, encode(examples, labels, model.tokenizer, max_length=48, long_text="windows")
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_the_loss_is_that_of_transformers(several: bool, tmp_path: Path) -> None:
+def test_the_loss_is_that_of_transformers(multi_label: bool, tmp_path: Path) -> None:
     """Its mean, times the examples; without windows, which its models know nothing of."""
-    model, rows = job(tmp_path, several)
+    model, rows = job(tmp_path, multi_label)
     short = rows.take(np.flatnonzero(np.bincount(rows.pack(range(14)).owners) == 1))
     assert 3 < len(short) < 14
     objective = ClassificationObjective(rows.labels)
@@ -59,7 +59,7 @@ def test_the_loss_is_that_of_transformers(several: bool, tmp_path: Path) -> None
     for row in range(len(short)):
         one = short.pack([row])
         ids, types = (torch.from_numpy(tokens)[None] for tokens in (one.input_ids, one.type_ids))
-        labels = torch.from_numpy(one.targets).to(torch.float64 if several else torch.long)
+        labels = torch.from_numpy(one.targets).to(torch.float64 if multi_label else torch.long)
         expected.append(model.model(input_ids=ids, token_type_ids=types, labels=labels).loss)
     found = objective.row_losses(model, inputs)
     torch.testing.assert_close(found, torch.stack(expected), rtol=1e-9, atol=0)
@@ -68,16 +68,16 @@ def test_the_loss_is_that_of_transformers(several: bool, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("several", [False, True])
-def test_passes_sum_to_one_pass(several: bool, weighted: bool, tmp_path: Path) -> None:
+def test_passes_sum_to_one_pass(multi_label: bool, weighted: bool, tmp_path: Path) -> None:
     """The gradient of a step does not depend on how it is cut."""
-    model, rows = job(tmp_path, several)
+    model, rows = job(tmp_path, multi_label)
     weights = class_weights(rows.targets, rows.labels) if weighted else None
     objective = ClassificationObjective(rows.labels, class_weights=weights, kernels="reference")
 
-    def gradients(tokens_per_pass: int) -> tuple[float, int, dict[str, Tensor]]:
+    def gradients(tokens_per_micro_batch: int) -> tuple[float, int, dict[str, Tensor]]:
         model.model.zero_grad(set_to_none=True)
         total, items = 0.0, 0
-        for members in passes(np.arange(len(rows)), rows.lengths, tokens_per_pass):
+        for members in micro_batches(np.arange(len(rows)), rows.lengths, tokens_per_micro_batch):
             inputs = objective.prepare(rows.pack(members), epoch=0)
             loss = objective.loss(model, inputs)
             loss.backward()
@@ -86,8 +86,8 @@ def test_passes_sum_to_one_pass(several: bool, weighted: bool, tmp_path: Path) -
 
     loss, items, whole = gradients(10_000)
     assert items == 14
-    for tokens_per_pass in (150, 1):
-        other, other_items, parts = gradients(tokens_per_pass)
+    for tokens_per_micro_batch in (150, 1):
+        other, other_items, parts = gradients(tokens_per_micro_batch)
         assert other == pytest.approx(loss, rel=1e-12)
         assert other_items == items
         for name in whole:
@@ -95,8 +95,8 @@ def test_passes_sum_to_one_pass(several: bool, weighted: bool, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_a_pass_that_asks_for_nothing_has_gradients_of_zero(several: bool, tmp_path: Path) -> None:
-    model, rows = job(tmp_path, several)
+def test_a_pass_that_asks_for_nothing_has_gradients_of_zero(multi_label: bool, tmp_path: Path) -> None:
+    model, rows = job(tmp_path, multi_label)
     objective = ClassificationObjective(rows.labels)
     idle = objective.prepare(rows.pack([0, 1]), epoch=0).without_labels()
     assert idle.items == 0
@@ -107,7 +107,7 @@ def test_a_pass_that_asks_for_nothing_has_gradients_of_zero(several: bool, tmp_p
 
 
 def test_an_example_without_a_label_asks_for_nothing(tmp_path: Path) -> None:
-    model, _ = job(tmp_path, several=False)
+    model, _ = job(tmp_path, multi_label=False)
     examples = ExampleList([Example("1", "fox", ()), Example("2", "dog", ("animals",))])
     rows = encode(examples, SINGLE, model.tokenizer, max_length=24, long_text="truncate")
     objective = ClassificationObjective(SINGLE)
@@ -129,15 +129,15 @@ def test_weights_of_classes_are_balanced() -> None:
     assert without[targets[:95]].mean() == pytest.approx(1)
     assert without[2] == 1
 
-    several = np.zeros((100, 3), dtype=np.float32)
-    several[:10, 0] = several[:50, 1] = 1
-    absent, present = class_weights(several, SEVERAL)
+    multi_label = np.zeros((100, 3), dtype=np.float32)
+    multi_label[:10, 0] = multi_label[:50, 1] = 1
+    absent, present = class_weights(multi_label, SEVERAL)
     np.testing.assert_allclose(present, [5, 1, 1])
     np.testing.assert_allclose(absent, [100 / 180, 1, 1])
 
 
 def test_weighted_losses_are_torchs_own(tmp_path: Path) -> None:
-    model, rows = job(tmp_path, several=False)
+    model, rows = job(tmp_path, multi_label=False)
     weights = np.array([0.5, 2.0, 3.0], dtype=np.float32)
     objective = ClassificationObjective(SINGLE, class_weights=weights)
     inputs = objective.prepare(rows.pack(range(14)), epoch=0)
@@ -148,7 +148,7 @@ def test_weighted_losses_are_torchs_own(tmp_path: Path) -> None:
 
 
 def test_inputs_move_between_devices(tmp_path: Path) -> None:
-    _, rows = job(tmp_path, several=False)
+    _, rows = job(tmp_path, multi_label=False)
     inputs = ClassificationObjective(SINGLE).prepare(rows.pack([0, 1, 2]), epoch=0)
     assert inputs.to("cpu") is inputs
     moved = inputs.to("meta")

@@ -13,7 +13,7 @@ from tiny_models import tiny_model
 
 from domain_ft.corpus.conversations.rendering import ChatTemplate
 from domain_ft.corpus.conversations.rows import ConversationRows, encode_conversations
-from domain_ft.corpus.packing import passes
+from domain_ft.corpus.packing import micro_batches
 from domain_ft.evaluation.language_model import score
 from domain_ft.models.base import BaseModel, load
 from domain_ft.objectives.base import IGNORED
@@ -54,7 +54,7 @@ def test_each_learned_token_is_asked_for_at_the_one_before_it(base: BaseModel) -
 
 
 def test_labels_never_cross_pieces(base: BaseModel) -> None:
-    """Even where the first token of the next piece is one that is learned."""
+    """Even where the first token of the next sequence is one that is learned."""
     rows = rows_of(base)
     batch = rows.pack([0, 1])
     batch.trained[batch.cu_seqlens[1]] = True
@@ -85,9 +85,9 @@ def test_the_gradient_of_a_step_does_not_depend_on_its_passes(base: BaseModel) -
     rows, objective = rows_of(base), Instructions()
     base.model.requires_grad_(True)
     gradients = []
-    for tokens_per_pass in (10_000, 1):
+    for tokens_per_micro_batch in (10_000, 1):
         base.model.zero_grad(set_to_none=True)
-        for members in passes(np.arange(4), rows.lengths, tokens_per_pass):
+        for members in micro_batches(np.arange(4), rows.lengths, tokens_per_micro_batch):
             objective.loss(base, objective.prepare(rows.pack(members), epoch=0)).backward()
         gradients.append([p.grad.clone() for p in base.model.parameters() if p.grad is not None])
     for one, other in zip(*gradients, strict=True):
@@ -121,8 +121,8 @@ def test_a_pass_that_asks_for_nothing_has_gradients_of_zero(base: BaseModel) -> 
 @pytest.mark.parametrize("template", [CHATML, THINKING])
 def test_held_out_answers_are_scored_by_conversation(base: BaseModel, template: str) -> None:
     rows, objective = rows_of(base, template), Instructions()
-    whole = score(base, objective, rows, rows.select_documents(None), tokens_per_pass=1000)
-    single = score(base, objective, rows, rows.select_documents(None), tokens_per_pass=1)
+    whole = score(base, objective, rows, rows.select_documents(None), tokens_per_micro_batch=1000)
+    single = score(base, objective, rows, rows.select_documents(None), tokens_per_micro_batch=1)
     assert sorted(whole.documents) == ["a", "b", "c", "d"]
     assert whole.tokens.sum() == rows.trained_tokens
     np.testing.assert_array_equal(whole.tokens, single.tokens)

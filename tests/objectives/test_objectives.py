@@ -20,7 +20,7 @@ LENGTHS = (5, 1, 7)
 
 
 def batch() -> PackedBatch:
-    """Three pieces, special tokens at the ends of those that have room for them."""
+    """Three sequences, special tokens at the ends of those that have room for them."""
     draw = np.random.Generator(np.random.Philox(0))
     ids = draw.integers(10, 100, sum(LENGTHS))
     ends = np.cumsum(LENGTHS)
@@ -32,7 +32,7 @@ def batch() -> PackedBatch:
         cu_seqlens=np.concatenate(([0], ends)).astype(np.int32),
         rows=np.arange(3),
         documents=np.arange(3),
-        pieces=np.zeros(3, dtype=np.int32),
+        sequences=np.zeros(3, dtype=np.int32),
         word_ids=np.where(special, -1, np.arange(len(ids))).astype(np.int32),
         token_bytes=np.where(special, 0, 4).astype(np.int32),
     )

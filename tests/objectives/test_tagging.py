@@ -35,7 +35,7 @@ def rows_of(model: TaskModel) -> TaggingRows:
 
 
 def separate_losses(model: TaskModel, batch: TaskBatch) -> list[float]:
-    """The sum of the losses of each piece, from a forward pass of it alone without our attention."""
+    """The sum of the losses of each sequence, from a forward pass of it alone without our attention."""
     before = model.model.config._attn_implementation
     model.model.set_attn_implementation("sdpa")
     losses = []

@@ -53,7 +53,7 @@ def task(
     examples: int = 300,
     names: Sequence[str] = SECTIONS,
     *,
-    several: bool = False,
+    multi_label: bool = False,
     pair: bool = False,
     text: str = "The patient denies chest pain, 胸痛なし, and has no <known> allergies to medicines. ",
 ) -> TaskData:
@@ -62,7 +62,7 @@ def task(
     made = []
     for index in range(examples):
         place = int(rng.choice(len(names), p=share / share.sum()))
-        own = {place, *np.flatnonzero(rng.random(len(names)) < 0.1).tolist()} if several else {place}
+        own = {place, *np.flatnonzero(rng.random(len(names)) < 0.1).tolist()} if multi_label else {place}
         made.append(
             Example(
                 id=f"test.csv:{index + 2}",
@@ -73,7 +73,7 @@ def task(
         )
     return TaskData(
         name="mts_dialog",
-        labels=Labels(tuple(names), several),
+        labels=Labels(tuple(names), multi_label),
         splits={"train": Held(made), "validation": Held(made[: examples // 3]), "test": Held(made)},
         key="key",
         facts={"description": "Sections of clinical notes.", "licence": "CC-BY-4.0", "language": "en", "fields": {}},
@@ -86,8 +86,8 @@ def predictions(data: TaskData, skill: float, seed: int = 0, split: str = "test"
     rng = np.random.default_rng([seed, len(split)])
     examples = data.splits[split]
     bare = Predictions.of(examples, data.labels, np.zeros((len(examples), len(data.labels))))
-    truth = bare.targets if data.labels.several else np.eye(len(data.labels))[bare.targets]
-    noise = rng.normal(size=truth.shape) - (skill / 2 if data.labels.several else 0)
+    truth = bare.targets if data.labels.multi_label else np.eye(len(data.labels))[bare.targets]
+    noise = rng.normal(size=truth.shape) - (skill / 2 if data.labels.multi_label else 0)
     return dataclasses.replace(bare, logits=(2 * (noise + skill * truth)).astype(np.float32))
 
 

@@ -77,7 +77,7 @@ def bare_report() -> ClassifyReport:
 
 REPORTS = {
     "twenty classes": classify_report(),
-    "several": classify_report(task(80, several=True, names=("a", "b", "c")), seeds=1),
+    "several": classify_report(task(80, multi_label=True, names=("a", "b", "c")), seeds=1),
     "many classes": classify_report(task(300, names=[f"code {index}" for index in range(250)]), seeds=1),
     "evil": evil_report(),
     "bare": bare_report(),

@@ -58,7 +58,7 @@ def settings(**changes: Any) -> LoopSettings:
     values: dict[str, Any] = {
         "total_steps": 6,
         "tokens_per_step": 240,
-        "tokens_per_pass": 240,
+        "tokens_per_micro_batch": 240,
         "activation_checkpointing": False,
         "learning_rate": 5e-3,
         "schedule": "cosine",
@@ -120,8 +120,8 @@ def run(
     accelerator = Accelerator(cpu=True)
 
     def evaluate() -> dict[str, Any]:
-        pieces = np.arange(0, len(rows), 4)
-        return score(base, objective, rows, pieces, tokens_per_pass=100, accelerator=accelerator).summary()
+        sequences = np.arange(0, len(rows), 4)
+        return score(base, objective, rows, sequences, tokens_per_micro_batch=100, accelerator=accelerator).summary()
 
     state = train(
         base,

@@ -23,9 +23,9 @@ from domain_ft.training.loop import Interrupted
 
 JOBS: dict[str, dict[str, Any]] = {
     "lora": {},
-    "lora on a decoder, in many passes": {"architecture": "llama", "loop": {"tokens_per_pass": 40}},
+    "lora on a decoder, in many micro-batches": {"architecture": "llama", "loop": {"tokens_per_micro_batch": 40}},
     "padded batches": {"architecture": "mpnet"},
-    "fewer pieces than processes": {"loop": {"tokens_per_step": 1}},
+    "fewer sequences than processes": {"loop": {"tokens_per_step": 1}},
     "every weight": {"architecture": "gpt2", "lora": False},
 }
 """What is trained, by name, in four steps with a point of the curve after the second."""

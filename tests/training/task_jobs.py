@@ -42,14 +42,14 @@ def learn(folder: Path, architecture: str, *, sharded: bool) -> None:
         model,
         ClassificationObjective(labels, kernels="reference"),
         rows,
-        settings(total_steps=4, rows_per_step=7, tokens_per_pass=150),
+        settings(total_steps=4, rows_per_step=7, tokens_per_micro_batch=150),
         accelerator=accelerator,
         checkpoints=folder / "checkpoints",
         display=ProgressDisplay(quiet=True),
         log=lambda line: None,
         sharded=sharded,
     )
-    logits = predict_logits(model, rows, tokens_per_pass=100, accelerator=accelerator)
+    logits = predict_logits(model, rows, tokens_per_micro_batch=100, accelerator=accelerator)
     if accelerator.is_main_process:
         weights = {name: p.detach().contiguous() for name, p in model.model.named_parameters() if p.requires_grad}
         save_file(weights | {"logits": torch.from_numpy(logits)}, folder / "done.safetensors")

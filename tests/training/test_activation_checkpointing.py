@@ -17,7 +17,7 @@ from domain_ft.objectives.base import Inputs, Objective
 
 
 def gradients(base: BaseModel, objective: Objective, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss and every gradient of a pass."""
+    """The loss and every gradient of a micro-batch."""
     base.model.zero_grad(set_to_none=True)
     loss = objective.loss(base, inputs)
     loss.backward()

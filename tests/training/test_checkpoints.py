@@ -29,7 +29,7 @@ def trained(seed: int) -> tuple[dict[str, nn.Parameter], torch.optim.Optimizer]:
 
 
 def state(step: int) -> TrainingState:
-    return TrainingState(step=step, tokens=100 * step, seconds=1.5, tokens_per_pass=64)
+    return TrainingState(step=step, tokens=100 * step, seconds=1.5, tokens_per_micro_batch=64)
 
 
 def refuse_warnings(message: str) -> None:

@@ -71,7 +71,7 @@ def largest_difference(one: Mapping[str, torch.Tensor], other: Mapping[str, torc
 
 @pytest.mark.parametrize("architecture", ["bert", "llama"])
 def test_the_gradient_is_that_of_the_mean_over_all_labelled_tokens(architecture: str, tmp_path: Path) -> None:
-    """Against a definition with no packing and full logits: each piece alone, cross-entropy, one division."""
+    """Against a definition with no packing and full logits: each sequence alone, cross-entropy, one division."""
     base, objective, rows = job(architecture, lora=False)
     plan = StepPlan(rows.lengths, 240, 3)
     step = plan.step(0)
@@ -96,15 +96,15 @@ def test_passes_of_any_size_train_the_same_model(architecture: str, tmp_path: Pa
     """1 x 8, about 4 x 2 and 8 x 1 micro-batches of the same steps."""
     losses: dict[int, list[float]] = {}
     weights = {}
-    for tokens_per_pass in (240, 120, 1):
+    for tokens_per_micro_batch in (240, 120, 1):
         lines: list[Mapping[str, Any]] = []
-        _, weights[tokens_per_pass] = run(
-            tmp_path / str(tokens_per_pass),
+        _, weights[tokens_per_micro_batch] = run(
+            tmp_path / str(tokens_per_micro_batch),
             architecture,
-            loop=settings(tokens_per_pass=tokens_per_pass),
+            loop=settings(tokens_per_micro_batch=tokens_per_micro_batch),
             log=lines.append,
         )
-        losses[tokens_per_pass] = [line["loss"] for line in lines]
+        losses[tokens_per_micro_batch] = [line["loss"] for line in lines]
     for smaller in (120, 1):
         assert losses[smaller] == pytest.approx(losses[240], rel=1e-5)
         # Adam divides by the root of the squared gradient: rounding errors of tiny gradients show in the weights.
@@ -125,7 +125,7 @@ def test_two_processes_train_the_same_model_as_one(architecture: str, tmp_path: 
 
 @pytest.mark.slow
 def test_a_rank_without_rows_still_takes_part(tmp_path: Path) -> None:
-    """Steps of one piece on two ranks: the second has nothing, and must not hang or change the mean."""
+    """Steps of one sequence on two ranks: the second has nothing, and must not hang or change the mean."""
     arguments = ("--steps", "3", "--tokens-per-step", "1")
     finish(program(tmp_path / "one", *arguments))
     finish(program(tmp_path / "two", *arguments, ranks=2))
@@ -306,7 +306,7 @@ def test_a_pass_without_memory_is_halved_and_the_step_stays_the_same(
 
     monkeypatch.setattr(loop_module.LossModule, "forward", limited)
     state, found = run(tmp_path / "short", loop=settings(total_steps=3))
-    assert state.tokens_per_pass <= 130
+    assert state.tokens_per_micro_batch <= 130
     assert max(largest) <= 130
     assert largest_difference(expected, found) < 2e-4
 
@@ -337,7 +337,7 @@ def test_layers_are_recomputed_once_no_single_piece_fits(tmp_path: Path, monkeyp
     monkeypatch.setattr(loop_module.LossModule, "forward", real)
     state, found = run(tmp_path / "short", loop=loop, resume=True)
     assert state.activation_checkpointing
-    assert state.tokens_per_pass <= 32
+    assert state.tokens_per_micro_batch <= 32
     assert largest_difference(expected, found) < 2e-4
 
 

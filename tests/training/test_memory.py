@@ -1,4 +1,4 @@
-"""What a pass takes is counted right, and the pass that is chosen fits what is free."""
+"""What a micro-batch takes is counted right, and the micro-batch that is chosen fits what is free."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from domain_ft.training import memory
 from domain_ft.training.memory import (
     ATTENTION_WORKSPACE,
     LiveBytes,
-    PassLimits,
-    PassMemory,
-    count_pass,
+    MicroBatchLimits,
+    MicroBatchMemory,
     free_memory,
-    plan_passes,
+    measure_micro_batch,
+    plan_micro_batches,
     training_state_bytes,
 )
 from domain_ft_kernels.linear_cross_entropy import WORKSPACE_BYTES
@@ -69,17 +69,19 @@ def test_a_storage_counts_once_from_its_op_until_nothing_holds_it() -> None:
 def test_a_large_pass_takes_what_small_ones_foretell(
     architecture: str, keeps_scores: bool, lora: bool, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blockwise_attention, "BLOCK", 1)  # its share is a constant, which is far more than this pass
+    monkeypatch.setattr(
+        blockwise_attention, "BLOCK", 1
+    )  # its share is a constant, which is far more than this micro-batch
     base, objective, rows = job(architecture, dropout=0.1, lora=lora)
     base.model.train()
     with contextlib.nullcontext() if keeps_scores else without_base_dropout(base):
         ActivationCheckpointing(base.model).switch(checkpointing)
-        piece = rows.pack([int(rows.lengths.argmax())])
-        found = count_pass(
-            base, objective, piece, kernels="torch", autocast=contextlib.nullcontext, keeps_scores=keeps_scores
+        sequence = rows.pack([int(rows.lengths.argmax())])
+        found = measure_micro_batch(
+            base, objective, sequence, kernels="torch", autocast=contextlib.nullcontext, keeps_scores=keeps_scores
         )
         assert all(parameter.grad is None for parameter in base.model.parameters())
-        inputs = objective.prepare(piece.repeated([piece.tokens] * 15 + [piece.tokens - 1] * 15), 0)
+        inputs = objective.prepare(sequence.repeated([sequence.tokens] * 15 + [sequence.tokens - 1] * 15), 0)
         for parameter in base.model.parameters():
             parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
         with LiveBytes() as live:
@@ -100,7 +102,7 @@ def test_what_trains_has_a_gradient_and_two_moments() -> None:
 MIB = 2**20
 
 
-def limits(**changes: Any) -> PassLimits:
+def limits(**changes: Any) -> MicroBatchLimits:
     values: dict[str, Any] = {
         "step_tokens": 4096,
         "longest": 256,
@@ -108,11 +110,11 @@ def limits(**changes: Any) -> PassLimits:
         "free_bytes": 16_000 * MIB,
         "state_bytes": 100 * MIB,
     }
-    return PassLimits(**{**values, **changes})
+    return MicroBatchLimits(**{**values, **changes})
 
 
 COSTS = {
-    on: PassMemory(np.array([[60.0 * MIB, per_token], [70.0 * MIB, 0.0]]))
+    on: MicroBatchMemory(np.array([[60.0 * MIB, per_token], [70.0 * MIB, 0.0]]))
     for on, per_token in ((False, 2.0 * MIB), (True, MIB / 8))
 }
 
@@ -120,16 +122,16 @@ COSTS = {
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, (1280, False)),  # enough for a CPU, for a pass of 2 GiB
+        ({}, (1280, False)),  # enough for a CPU, for a micro-batch of 2 GiB
         ({"free_bytes": 2_500 * MIB}, (530, False)),
         ({"free_bytes": 2_000 * MIB}, (256, False)),
-        ({"free_bytes": 1_300 * MIB}, (2304, True)),  # not even a piece would fit without
+        ({"free_bytes": 1_300 * MIB}, (2304, True)),  # not even a sequence would fit without
         ({"free_bytes": 800 * MIB}, (1622, True)),
         ({"free_bytes": 400 * MIB}, (256, True)),
         ({"device": "cuda"}, (4352, False)),  # a step at once
         ({"device": "cuda", "free_bytes": 8_000 * MIB}, (2304, False)),
         ({"device": "cuda", "free_bytes": 2_000 * MIB}, (4352, True)),  # fewer than 1,024 would fit without
-        ({"longest": 6000, "free_bytes": 32_000 * MIB}, (6000, False)),  # no pass can be less than a piece
+        ({"longest": 6000, "free_bytes": 32_000 * MIB}, (6000, False)),  # no pass can be less than a sequence
         ({"longest": 6000}, (6000, True)),
         ({"step_tokens": 10, "longest": 20}, (20, False)),
         ({"step_tokens": 16_384, "free_bytes": 2**50}, (1280, False)),
@@ -138,8 +140,10 @@ COSTS = {
     ],
 )
 def test_the_largest_pass_that_fits_is_chosen(changes: dict[str, Any], expected: tuple[int, bool]) -> None:
-    plan = plan_passes(limits(**changes), COSTS.__getitem__, tokens_per_pass=None, activation_checkpointing="auto")
-    assert (plan.tokens_per_pass, plan.activation_checkpointing) == expected
+    plan = plan_micro_batches(
+        limits(**changes), COSTS.__getitem__, tokens_per_micro_batch=None, activation_checkpointing="auto"
+    )
+    assert (plan.tokens_per_micro_batch, plan.activation_checkpointing) == expected
     assert plan.fits
     assert not plan.asked_for
 
@@ -152,33 +156,33 @@ def test_the_sizes_cut_a_step_evenly() -> None:
 
 @pytest.mark.parametrize("asked", ["on", "off"])
 def test_what_is_asked_for_is_taken_and_not_counted(asked: Any) -> None:
-    def never(on: bool) -> PassMemory:
+    def never(on: bool) -> MicroBatchMemory:
         raise AssertionError
 
-    plan = plan_passes(limits(), never, tokens_per_pass=12_345, activation_checkpointing=asked)
-    assert (plan.tokens_per_pass, plan.activation_checkpointing) == (12_345, asked == "on")
+    plan = plan_micro_batches(limits(), never, tokens_per_micro_batch=12_345, activation_checkpointing=asked)
+    assert (plan.tokens_per_micro_batch, plan.activation_checkpointing) == (12_345, asked == "on")
     assert plan.asked_for
 
 
 def test_half_of_it_may_be_asked_for() -> None:
     def plan(**asked: Any) -> tuple[int, bool, bool]:
-        given = {"tokens_per_pass": None, "activation_checkpointing": "auto"} | asked
-        found = plan_passes(limits(), COSTS.__getitem__, **given)
-        return found.tokens_per_pass, found.activation_checkpointing, found.fits
+        given = {"tokens_per_micro_batch": None, "activation_checkpointing": "auto"} | asked
+        found = plan_micro_batches(limits(), COSTS.__getitem__, **given)
+        return found.tokens_per_micro_batch, found.activation_checkpointing, found.fits
 
-    assert plan(tokens_per_pass=100) == (100, False, True)
-    assert plan(tokens_per_pass=8000) == (8000, True, True)
+    assert plan(tokens_per_micro_batch=100) == (100, False, True)
+    assert plan(tokens_per_micro_batch=8000) == (8000, True, True)
     assert plan(activation_checkpointing="on") == (4352, True, True)
     assert plan(activation_checkpointing="on", can_checkpoint=False) == (1280, False, True)
-    assert plan(tokens_per_pass=10**6) == (10**6, True, False)
+    assert plan(tokens_per_micro_batch=10**6) == (10**6, True, False)
 
 
 def test_too_little_for_anything_is_said() -> None:
     tight = limits(free_bytes=100 * MIB)
-    plan = plan_passes(tight, COSTS.__getitem__, tokens_per_pass=None, activation_checkpointing="auto")
-    assert (plan.tokens_per_pass, plan.activation_checkpointing, plan.fits) == (256, True, False)
-    plan = plan_passes(tight, COSTS.__getitem__, tokens_per_pass=None, activation_checkpointing="off")
-    assert (plan.tokens_per_pass, plan.activation_checkpointing, plan.fits) == (256, False, False)
+    plan = plan_micro_batches(tight, COSTS.__getitem__, tokens_per_micro_batch=None, activation_checkpointing="auto")
+    assert (plan.tokens_per_micro_batch, plan.activation_checkpointing, plan.fits) == (256, True, False)
+    plan = plan_micro_batches(tight, COSTS.__getitem__, tokens_per_micro_batch=None, activation_checkpointing="off")
+    assert (plan.tokens_per_micro_batch, plan.activation_checkpointing, plan.fits) == (256, False, False)
 
 
 # --- What is free ---------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from domain_ft.models.lora import LoraConfig, apply_lora
 from domain_ft.models.task_model import TaskModel, load_task_model
 from domain_ft.objectives.classification import ClassificationObjective, class_weights
 from domain_ft.training.loop import train
-from domain_ft.training.memory import count_pass
+from domain_ft.training.memory import measure_micro_batch
 from domain_ft.training.progress import ProgressDisplay
 
 LABELS = Labels(tuple(WORDS))
@@ -65,7 +65,7 @@ def run(
         model,
         ClassificationObjective(LABELS, class_weights=weights),
         rows,
-        settings(**{"rows_per_step": 8, "tokens_per_pass": 400, **loop}),
+        settings(**{"rows_per_step": 8, "tokens_per_micro_batch": 400, **loop}),
         accelerator=Accelerator(cpu=True),
         checkpoints=folder / "checkpoints",
         display=ProgressDisplay(quiet=True),
@@ -80,18 +80,24 @@ def test_a_task_that_can_be_learned_is(architecture: str, tmp_path: Path) -> Non
     model, rows = job(tmp_path, architecture, lora=False)
     test = encode(toy_examples(60, seed=9), LABELS, model.tokenizer, max_length=32, long_text="windows")
     run(model, rows, tmp_path, total_steps=100, learning_rate=5e-3)
-    predicted = predict_logits(model, test, tokens_per_pass=400).argmax(1)
+    predicted = predict_logits(model, test, tokens_per_micro_batch=400).argmax(1)
     assert (predicted == test.targets).mean() > 0.9
 
 
 def test_passes_of_any_size_train_the_same_model(tmp_path: Path) -> None:
     losses: list[list[float]] = []
     weights = []
-    for tokens_per_pass in (10_000, 100, 1):
+    for tokens_per_micro_batch in (10_000, 100, 1):
         lines: list[Mapping[str, Any]] = []
         model, rows = job(tmp_path)
         weights.append(
-            run(model, rows, tmp_path / str(tokens_per_pass), tokens_per_pass=tokens_per_pass, log=lines.append)
+            run(
+                model,
+                rows,
+                tmp_path / str(tokens_per_micro_batch),
+                tokens_per_micro_batch=tokens_per_micro_batch,
+                log=lines.append,
+            )
         )
         losses.append([line["loss"] for line in lines])
     for other, found in zip(losses[1:], weights[1:], strict=True):
@@ -131,7 +137,7 @@ def test_layers_that_are_computed_again_give_the_same_run(tmp_path: Path) -> Non
 def test_the_memory_of_a_pass_is_counted(architecture: str, tmp_path: Path) -> None:
     model, rows = job(tmp_path, architecture)
     model.model.train()
-    memory = count_pass(
+    memory = measure_micro_batch(
         model,
         ClassificationObjective(LABELS),
         rows.pack([int(rows.lengths.argmax())]),

@@ -298,19 +298,19 @@ def small_memory(monkeypatch: pytest.MonkeyPatch, megabytes: float) -> None:
 
 def test_a_pass_is_chosen_by_the_free_memory_and_settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_memory(monkeypatch, 10_000)
-    finished = adapt(settings(tmp_path, tokens_per_pass=None))
-    assert (finished.result["tokens_per_pass"], finished.result["activation_checkpointing"]) == (464, False)
+    finished = adapt(settings(tmp_path, tokens_per_micro_batch=None))
+    assert (finished.result["tokens_per_micro_batch"], finished.result["activation_checkpointing"]) == (464, False)
     stored = AdaptSettings.from_toml(finished.folder / "config.toml")
-    assert (stored.tokens_per_pass, stored.activation_checkpointing) == (464, "off")
+    assert (stored.tokens_per_micro_batch, stored.activation_checkpointing) == (464, "off")
 
 
 @pytest.mark.parametrize("checkpointing", ["auto", "on"])
 def test_a_resumed_run_keeps_its_passes_whatever_is_free_by_then(
     checkpointing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Equal to the last bit, where a pass that was chosen anew would sum in another order."""
+    """Equal to the last bit, where a micro-batch that was chosen anew would sum in another order."""
     small_memory(monkeypatch, 10_000)
-    asked = settings(tmp_path, tokens_per_pass=None, dropout=0.2)
+    asked = settings(tmp_path, tokens_per_micro_batch=None, dropout=0.2)
     whole = adapt(asked)
     cut = dataclasses.replace(asked, output=tmp_path / "cut")
     steps = 0
@@ -329,7 +329,7 @@ def test_a_resumed_run_keeps_its_passes_whatever_is_free_by_then(
     monkeypatch.setattr(ProgressDisplay, "step", real)
     small_memory(monkeypatch, 1)
     resumed = adapt(dataclasses.replace(cut, resume=True, activation_checkpointing=checkpointing))
-    assert resumed.result["tokens_per_pass"] == 464
+    assert resumed.result["tokens_per_micro_batch"] == 464
     assert resumed.result["activation_checkpointing"] == (checkpointing == "on")
     one, two = (load_file(run.folder / "adapter" / "adapter_model.safetensors") for run in (whole, resumed))
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -337,7 +337,7 @@ def test_a_resumed_run_keeps_its_passes_whatever_is_free_by_then(
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_counting_leaves_the_model_as_it_was(method: str, tmp_path: Path) -> None:
-    asked = settings(tmp_path, method=method, tokens_per_pass=None, activation_checkpointing="on")
+    asked = settings(tmp_path, method=method, tokens_per_micro_batch=None, activation_checkpointing="on")
     machine = choose_machine(asked)
     before = load(asked.model)
     job = adapt_prepare.set_up(asked, machine, ProgressDisplay(quiet=True))
@@ -358,9 +358,9 @@ def test_memory_that_may_run_out_is_said_beforehand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small_memory(monkeypatch, 1)
-    planned = run(settings(tmp_path, dry_run=True, json=True, quiet=False, tokens_per_pass=None))
+    planned = run(settings(tmp_path, dry_run=True, json=True, quiet=False, tokens_per_micro_batch=None))
     assert planned["settings"]["activation_checkpointing"] == "on"
-    assert planned["settings"]["tokens_per_pass"] <= 64
+    assert planned["settings"]["tokens_per_micro_batch"] <= 64
     assert "memory may run out" in capsys.readouterr().err
 
 
@@ -375,7 +375,7 @@ def test_estimate_measures_both_ways_and_leaves_nothing(
     short: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small_memory(monkeypatch, 1 if short else 10_000)
-    asked = settings(tmp_path, tokens_per_pass=None).to_dict()
+    asked = settings(tmp_path, tokens_per_micro_batch=None).to_dict()
     known = EstimateSettings(corpus=asked["corpus"]).to_dict().keys()
     found = estimate.run(EstimateSettings(**{name: value for name, value in asked.items() if name in known}))
     assert found["steps"] == 6

@@ -31,9 +31,9 @@ def predictions(skill: float, seed: int = 0, *, examples: int = 120, labels: Lab
     """The truth depends on nothing but the number of examples; what is said of it on skill and seed."""
     shape = (examples, len(labels))
     truth = np.random.default_rng(examples).random(shape)
-    targets = (truth < 0.4).astype(np.uint8) if labels.several else truth.argmax(axis=1)
-    holds = targets if labels.several else np.eye(len(labels))[targets]
-    logits = np.random.default_rng([seed, 1]).normal(size=shape) + skill * (holds - 0.5 * labels.several)
+    targets = (truth < 0.4).astype(np.uint8) if labels.multi_label else truth.argmax(axis=1)
+    holds = targets if labels.multi_label else np.eye(len(labels))[targets]
+    logits = np.random.default_rng([seed, 1]).normal(size=shape) + skill * (holds - 0.5 * labels.multi_label)
     ids = tuple(f"test.csv:{index + 2}" for index in range(examples))
     return Predictions(ids, np.arange(examples), targets, logits.astype(np.float32), labels)
 
@@ -103,8 +103,8 @@ def test_a_better_run_is_said_to_be_better_by_what_the_interval_allows(tmp_path:
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_equal_skill_is_not_shown_to_differ(tmp_path: Path, several: bool) -> None:
-    labels = dataclasses.replace(LABELS, several=several)
+def test_equal_skill_is_not_shown_to_differ(tmp_path: Path, multi_label: bool) -> None:
+    labels = dataclasses.replace(LABELS, multi_label=multi_label)
     runs = [classify_run(tmp_path / str(seed), predictions(1.5, seed, labels=labels)) for seed in range(2)]
     report = compared(*runs)
     assert report.runs[1].differences["macro_f1"]["verdict"] == "not shown"

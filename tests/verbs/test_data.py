@@ -97,7 +97,7 @@ class TestShow:
         assert sum(count for _, _, count in numbers["histogram"]) == numbers["kept"]
         assert view.tokens is not None
         assert view.tokens.train > 20 * numbers["train_documents"]
-        assert view.tokens.train_pieces >= numbers["train_documents"]
+        assert view.tokens.train_sequences >= numbers["train_documents"]
         assert view.tokens.max_length == 128  # the tokenizer's own limit
         assert len(view.samples) == 3
         assert view.rejects is not None

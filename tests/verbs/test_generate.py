@@ -36,7 +36,7 @@ from domain_ft.verbs.generate.run import generate
 from domain_ft.verbs.generate.settings import GenerateSettings
 from domain_ft.verbs.generate.typewriter import Typewriter
 from domain_ft.verbs.shared import chat_model as speaker_module
-from domain_ft.verbs.shared.chat_model import Speaker
+from domain_ft.verbs.shared.chat_model import ChatModel
 
 NEW = 8
 QUESTIONS = ("What is a licence?", "骨とは何ですか🙂", "Why?", "Name the bones of the skeletal system.", "Who?")
@@ -264,12 +264,12 @@ def test_an_output_keeps_the_day_on_which_it_was_begun(
     tokenizer.save_pretrained(dated)
     prompts: list[str] = []
 
-    def told(speaker: Speaker, asked_for: list[str], *others: Any, **more: Any) -> Any:
+    def told(chat_model: ChatModel, asked_for: list[str], *others: Any, **more: Any) -> Any:
         prompts.extend(asked_for)
-        return answer(speaker, asked_for, *others, **more)
+        return answer(chat_model, asked_for, *others, **more)
 
-    answer = Speaker.answer
-    monkeypatch.setattr(Speaker, "answer", told)
+    answer = ChatModel.answer
+    monkeypatch.setattr(ChatModel, "answer", told)
     source, output = prompts_file(tmp_path / "prompts.jsonl", QUESTIONS[:1]), tmp_path / "out.jsonl"
     monkeypatch.setattr(generate_verb, "date", _Day(2024, 5, 17))
     generate(asked(dated, input=str(source), output=output))
@@ -354,16 +354,16 @@ def test_no_file_of_the_user_is_written_to(model: Path, tmp_path: Path) -> None:
 def talk(settings: GenerateSettings, *said: str) -> list[str]:
     """The answers in a conversation whose lines come from a pipe."""
     spoken: list[str] = []
-    answer = Speaker.answer
+    answer = ChatModel.answer
 
-    def listen(self: Speaker, *args: Any, **options: Any) -> Any:
+    def listen(self: ChatModel, *args: Any, **options: Any) -> Any:
         found = answer(self, *args, **options)
         spoken.extend(one.text for one in found)
         return found
 
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Speaker, "answer", listen)
+        patch.setattr(ChatModel, "answer", listen)
         result = generate(settings, stdin=io.BytesIO("\n".join(said).encode()), stdout=out)
     assert out.getvalue() == "".join(f"{text}\n" for text in spoken)
     assert result["questions"] == len(spoken)
@@ -390,14 +390,14 @@ def test_a_conversation_can_begin_again(model: Path, capsys: pytest.CaptureFixtu
 def test_both_models_keep_their_own_answers(finished: Path, model: Path) -> None:
     lines_in = io.BytesIO(b"Why?\nWho?\n")
     histories = []
-    prompt = Speaker.prompt
+    prompt = ChatModel.prompt
 
-    def listen(self: Speaker, turns: list[Turn], *args: Any) -> str:
+    def listen(self: ChatModel, turns: list[Turn], *args: Any) -> str:
         histories.append([turn.content for turn in turns])
         return prompt(self, turns, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Speaker, "prompt", listen)
+        patch.setattr(ChatModel, "prompt", listen)
         generate(asked(finished, against=str(model)), stdin=lines_in, stdout=io.StringIO())
     assert histories[2:] == [["Why?", expected(name, user("Why?")), "Who?"] for name in (finished, model)]
 
@@ -442,10 +442,10 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Terminal]:
 def test_ctrl_c_ends_an_answer_and_not_the_conversation(
     model: Path, terminal: Callable[..., Terminal], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    passes, histories = [0], []
-    prompt = Speaker.prompt
+    micro_batches, histories = [0], []
+    prompt = ChatModel.prompt
 
-    def listen(self: Speaker, turns: list[Turn], *args: Any) -> str:
+    def listen(self: ChatModel, turns: list[Turn], *args: Any) -> str:
         histories.append([turn.content for turn in turns])
         return prompt(self, turns, *args)
 
@@ -453,14 +453,14 @@ def test_ctrl_c_ends_an_answer_and_not_the_conversation(
         base = load(*args, **options)
 
         def interrupt(*_: Any) -> None:
-            passes[0] += 1
-            if passes[0] == 6:
+            micro_batches[0] += 1
+            if micro_batches[0] == 6:
                 raise KeyboardInterrupt
 
         base.model.register_forward_hook(interrupt)
         return base
 
-    monkeypatch.setattr(Speaker, "prompt", listen)
+    monkeypatch.setattr(ChatModel, "prompt", listen)
     monkeypatch.setattr(speaker_module, "load", load_interrupted)
     out = terminal(asked(model), KeyboardInterrupt(), "Why?", "Who?").getvalue()
     whole = expected(model, user("Why?"))

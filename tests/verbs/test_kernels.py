@@ -30,7 +30,7 @@ def run(tmp_path: Path, architecture: str, kernels: str) -> AdaptRun:
             dropout=0.1,
             max_steps=3,
             tokens_per_step=160,
-            tokens_per_pass=100,
+            tokens_per_micro_batch=100,
             evaluation_tokens=200,
             evaluate_every=3,
             control="none",

@@ -200,7 +200,7 @@ def test_predicted_positions_are_those_of_the_text_that_was_given(
     finished: TagRun, parts: list[tuple[str, str]], between: str
 ) -> None:
     """Whatever cleaning changes, input[start:end] is the entity, and the one that the cleaned text has."""
-    text = between.join(gap + piece for gap, piece in parts) + between
+    text = between.join(gap + sequence for gap, sequence in parts) + between
     (line,) = predicted(finished, [{"text": text}])
     (cleaned,) = tag_texts(finished.model, [Example("x", clean(text), ())])
     assert [entity["label"] for entity in line["entities"]] == [entity["label"] for entity in cleaned["entities"]]

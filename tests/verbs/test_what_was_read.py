@@ -68,7 +68,9 @@ def test_adapt_says_it_in_result_page_and_terminal(tmp_path: Path) -> None:
 
 
 def test_a_run_that_reads_its_text_many_times_is_warned_of(tmp_path: Path) -> None:
-    asked = settings(tmp_path, max_steps=None, epochs=6, control="none", tokens_per_step=4000, tokens_per_pass=4000)
+    asked = settings(
+        tmp_path, max_steps=None, epochs=6, control="none", tokens_per_step=4000, tokens_per_micro_batch=4000
+    )
     finished = adapt(asked)
     assert finished.result["epochs"] == 6
     (warning,) = (one for one in finished.result["warnings"] if "times" in one)

@@ -63,7 +63,7 @@ def settings(tmp_path: Path, architecture: str = "bert", **changes: Any) -> Adap
         "output": tmp_path / "run",
         "max_steps": 6,
         "tokens_per_step": 400,
-        "tokens_per_pass": 400,
+        "tokens_per_micro_batch": 400,
         "max_length": 64,
         "evaluation_fraction": 0.2,
         "evaluation_tokens": 1000,

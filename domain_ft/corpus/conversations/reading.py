@@ -20,7 +20,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.cleaning import normalise
 from domain_ft.corpus.conversations.conversation import Conversation
 from domain_ft.corpus.conversations.faults import Fault
@@ -38,6 +37,7 @@ from domain_ft.corpus.readers.packing import PACKED
 from domain_ft.corpus.recipes import Source
 from domain_ft.corpus.splitting import draw, groupings, why_none_held_out
 from domain_ft.errors import CorpusError
+from domain_ft.progress import Progress
 from domain_ft.storage import user_path
 from domain_ft.wording import counted
 

@@ -26,13 +26,13 @@ from domain_ft.corpus.conversations.rendering import ChatTemplate, Rendered
 from domain_ft.corpus.readers.base import Reject
 from domain_ft.corpus.tokens import byte_offsets, plain_backend
 from domain_ft.errors import CorpusError, RecordError, SettingsError
+from domain_ft.progress import Progress
 from domain_ft.randomness import derive
 from domain_ft.wording import counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-Progress = Callable[[str, int, "int | None"], None]
 
 BATCH = 256  # conversations that are rendered and tokenised at a time
 SHORTEST = 8  # tokens of a row that is worth asking for
@@ -43,17 +43,18 @@ TOKEN = np.dtype([("id", "<i4"), ("trained", np.bool_), ("bytes", "<i4")])
 
 @dataclass(frozen=True)
 class ConversationBatch(PackedBatch):
-    """One pass of conversations. Its documents are conversations.
+    """One micro-batch of conversations. Its documents are conversations.
 
     Attributes:
-        trained: (tokens,) bool, the tokens that the model learns to say; none is the first of its piece.
+        trained: (tokens,) bool, the tokens that the model learns to say; none is the first of its sequence.
     """
 
     trained: npt.NDArray[np.bool_]
 
-    def _taken(self, tokens: Places, pieces: Places, lengths: Sequence[int]) -> dict[str, Any]:
-        # A pass to measure with: the first tokens of a conversation are its prompt, and no pass asks for more than all.
-        return super()._taken(tokens, pieces, lengths) | {"trained": tokens > 0}
+    def _taken(self, tokens: Places, sequences: Places, lengths: Sequence[int]) -> dict[str, Any]:
+        # A micro-batch to measure with: the first tokens of a conversation are its prompt, and no pass asks for more
+        # than all.
+        return super()._taken(tokens, sequences, lengths) | {"trained": tokens > 0}
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ class ConversationRows:
             cu_seqlens=np.concatenate(([0], ends)).astype(np.int32),
             rows=rows,
             documents=self.documents[rows],
-            pieces=np.zeros(len(rows), dtype=np.int32),
+            sequences=np.zeros(len(rows), dtype=np.int32),
             word_ids=np.zeros(len(tokens), dtype=np.int32),
             token_bytes=tokens["bytes"].astype(np.int32),
             trained=tokens["trained"].copy(),

@@ -129,7 +129,7 @@ def _content_key(splits: Mapping[str, Sequence[TaggedText]]) -> str:
     return digest.hexdigest()
 
 
-def content_key(text: TaggedText) -> str:
+def text_key(text: TaggedText) -> str:
     """Equal for texts that say the same, whatever their case and white space."""
     return " ".join(text.text.casefold().split())
 
@@ -169,7 +169,7 @@ def as_task(data: TaggingData) -> TaskData:
     """The task as one of classification, for `find_leaks`."""
     splits = {split: TextExamples(texts, f"{data.key}-{split}") for split, texts in data.splits.items()}
     names = sorted({label for examples in splits.values() for example in examples for label in example.labels})
-    return TaskData(data.name, Labels(tuple(names), several=True), splits, data.key)
+    return TaskData(data.name, Labels(tuple(names), multi_label=True), splits, data.key)
 
 
 def without(data: TaggingData, removals: Mapping[str, npt.NDArray[np.int64]]) -> TaggingData:
@@ -372,7 +372,7 @@ def _inseparable(texts: Sequence[TaggedText], split: str, notes: Sequence[str]) 
         why = "there is one text only"
     elif texts[0].group != texts[0].id and len({text.group for text in texts}) == 1:
         why = f"all {len(texts):,} texts are of one document ('{texts[0].group}')"
-    elif len({content_key(text) for text in texts}) == 1:
+    elif len({text_key(text) for text in texts}) == 1:
         why = f"all {len(texts):,} texts say the same, but for case and white space"
     else:
         why = "no two texts with entities can be told apart as copies or documents, so that one could be held out"

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +28,11 @@ from domain_ft.corpus.masking import IGNORED
 from domain_ft.corpus.tagging.entities import OUTSIDE, Span, TaggedText, lenient_chunks
 from domain_ft.corpus.tokens import SpecialTokens, plain_backend
 from domain_ft.corpus.words import Bounds, find_words
+from domain_ft.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-Progress = Callable[[str, int, int | None], None]
 
 _BATCH = 1_000  # texts tokenised at once
 
@@ -80,7 +80,7 @@ class EncodedText:
 class TextEncoder:
     """Turns texts into tokens and units under one tokenizer.
 
-    Special tokens stand around each window as `adapt` lays them around the pieces of a document: a decoder's window
+    Special tokens stand around each window as `adapt` lays them around the sequences of a document: a decoder's window
     opens with the token that opens a document. Text that happens to spell a special token is read as plain text.
 
     Args:
@@ -91,7 +91,7 @@ class TextEncoder:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
         special = SpecialTokens.of(tokenizer)
         self.start = special.start
-        self.end = special.end if special.end_every_piece else ()
+        self.end = special.end if special.end_every_sequence else ()
         self.room = max_length - len(self.start) - len(self.end)
         if self.room < 1:
             raise ValueError(f"windows of {max_length} tokens hold nothing beside the special ones")
@@ -210,7 +210,7 @@ class TaggingRows:
         )
 
     def places(self, rows: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """(tokens,) where the tokens of a pass of `rows` stand among the tokens of all rows."""
+        """(tokens,) where the tokens of a micro-batch of `rows` stand among the tokens of all rows."""
         rows = np.asarray(rows, dtype=np.int64)
         lengths = self.lengths[rows].astype(np.int64)
         return np.arange(lengths.sum()) + np.repeat(self._starts[rows] - (np.cumsum(lengths) - lengths), lengths)
@@ -267,9 +267,9 @@ def pack_windows(
     lengths: npt.NDArray[Any],
     rows: npt.NDArray[np.int64],
     documents: npt.NDArray[np.int64],
-    pieces: npt.NDArray[Any],
+    sequences: npt.NDArray[Any],
 ) -> TaskBatch:
-    """A pass of windows, whose tokens (tokens,) stand end to end already. Bytes of tokens are not told: 0."""
+    """A micro-batch of windows, whose tokens (tokens,) stand end to end already. Bytes of tokens are not told: 0."""
     cu_seqlens = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
     return TaskBatch(
         input_ids=ids.astype(np.int64),
@@ -277,7 +277,7 @@ def pack_windows(
         cu_seqlens=cu_seqlens,
         rows=rows,
         documents=documents,
-        pieces=pieces.astype(np.int32),
+        sequences=sequences.astype(np.int32),
         word_ids=np.where(targets != IGNORED, np.cumsum(targets != IGNORED) - 1, -1).astype(np.int32),
         token_bytes=np.zeros(len(ids), dtype=np.int32),
         type_ids=np.zeros(len(ids), dtype=np.int64),
@@ -293,8 +293,8 @@ def _characters(units: Sequence[Unit], chunk: Span) -> Span:
 
 def _trimmed(text: str, start: int, end: int) -> Bounds:
     """A token's characters without white space: byte-level tokens count the space before a word as theirs."""
-    piece = text[start:end]
-    return start + len(piece) - len(piece.lstrip()), start + len(piece.rstrip())
+    sequence = text[start:end]
+    return start + len(sequence) - len(sequence.lstrip()), start + len(sequence.rstrip())
 
 
 def _units(words: Sequence[Bounds], offsets: Sequence[Bounds]) -> tuple[Unit, ...]:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # a worker does not wait for it
 
 LongText = Literal["truncate", "head-tail", "windows"]
 
-VERSION = 1  # of what comes out: raise it whenever the same examples would give other rows or files
+VERSION = 2  # of what comes out: raise it whenever the same examples would give other rows or files
 
 MOST_WINDOWS = 8  # of an example
 
@@ -60,7 +60,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Template:
-    """How a piece is laid out: start, text, end; or start, text, middle, second text, end.
+    """How a sequence is laid out: start, text, end; or start, text, middle, second text, end.
 
     Attributes:
         start, middle, end: the special tokens.
@@ -76,7 +76,7 @@ class Template:
         return len(self.start) + len(self.middle) + len(self.end)
 
     def lay_out(self, *texts: Sequence[int]) -> tuple[list[int], list[int]]:
-        """The ids and the types of a piece with these texts, a list of ids each."""
+        """The ids and the types of a sequence with these texts, a list of ids each."""
         ids, types = list(self.start.ids), list(self.start.types)
         for place, text in enumerate(texts):
             if place:
@@ -146,13 +146,13 @@ def _template(encoding: Encoding, texts: int) -> Template:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Makes pieces of examples. It goes to the workers; and who predicts a stream of texts makes one, once.
+    """Makes sequences of examples. It goes to the workers; and who predicts a stream of texts makes one, once.
 
     Attributes:
         backend: the tokenizer's, plain.
         templates: its special tokens.
         labels: the classes of the task.
-        max_length: tokens of a piece at most, special tokens included.
+        max_length: tokens of a sequence at most, special tokens included.
         long_text: what is read of a longer text.
     """
 
@@ -203,12 +203,12 @@ class Encoder:
         numbers, cut, labels, label_counts = [], [], [], []
         for example, first in zip(examples, firsts, strict=True):
             texts = [first.ids] if example.pair is None else [first.ids, next(seconds).ids]
-            pieces, is_cut = self.pieces(*texts)
-            for own_ids, own_types in pieces:
+            sequences, is_cut = self.sequences(*texts)
+            for own_ids, own_types in sequences:
                 ids += own_ids
                 types += own_types
                 lengths.append(len(own_ids))
-            numbers.append(len(pieces))
+            numbers.append(len(sequences))
             cut.append(is_cut)
             labels += self._labels(example, place)
             label_counts.append(len(example.labels))
@@ -224,8 +224,8 @@ class Encoder:
             [example.id.encode("utf-8") for example in examples],
         )
 
-    def pieces(self, *texts: list[int]) -> tuple[list[tuple[list[int], list[int]]], bool]:
-        """The ids and types of each piece of a text, or of a pair, and whether something of it is not read."""
+    def sequences(self, *texts: list[int]) -> tuple[list[tuple[list[int], list[int]]], bool]:
+        """The ids and types of each sequence of a text, or of a pair, and whether something of it is not read."""
         template = self.templates.single if len(texts) == 1 else self.templates.pair
         room = self.max_length - len(template)
         if sum(map(len, texts)) <= room:
@@ -252,7 +252,7 @@ class Encoder:
                 where=f"example {example.id}",
                 fix=nearest(unknown[0], place) if len(place) <= 50 else "see the labels of the training examples",
             )
-        if not self.labels.several and len(example.labels) > 1:
+        if not self.labels.multi_label and len(example.labels) > 1:
             raise CorpusError(
                 f"an example of a task with one label each has {len(example.labels)}", where=f"example {example.id}"
             )
@@ -292,9 +292,9 @@ class Encoded:
     """Examples after the tokenizer.
 
     Attributes:
-        tokens: (tokens,) records TOKEN, pieces end to end.
-        lengths: (pieces,) tokens of each piece.
-        numbers: (examples,) pieces of each example.
+        tokens: (tokens,) records TOKEN, sequences end to end.
+        lengths: (sequences,) tokens of each sequence.
+        numbers: (examples,) sequences of each example.
         cut: (examples,) whether something of an example is not read.
         labels: (labels,) int32, classes, those of each example in turn.
         label_counts: (examples,) how many of them each example has.

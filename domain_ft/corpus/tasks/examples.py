@@ -62,11 +62,11 @@ class Labels:
 
     Attributes:
         names: in the order of the model's outputs.
-        several: whether an example may have several of them, or none.
+        multi_label: whether an example may have several of them, or none.
     """
 
     names: tuple[str, ...]
-    several: bool = False
+    multi_label: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -78,7 +78,7 @@ class Labels:
             KeyError: a name that is none of the classes.
         """
         place = {name: index for index, name in enumerate(self.names)}
-        if not self.several:
+        if not self.multi_label:
             return np.array([place[own[0]] for own in labels], dtype=np.int64)
         targets = np.zeros((len(labels), len(self.names)), dtype=np.float32)
         for row, own in zip(targets, labels, strict=True):

@@ -66,7 +66,7 @@ class ExampleFields:
     Args:
         names: the fields that are known.
         labelled: whether records have labels; those to be predicted have none, or any.
-        several: whether several labels may hold, where that is known already.
+        multi_label: whether several labels may hold, where that is known already.
         classes: the names that numbers stand for, by field, as the data sets of a hub and Parquet files have them.
         rules: what the user said of how labels are written.
         known: classes that are known already: those of the training examples.
@@ -75,7 +75,7 @@ class ExampleFields:
 
     Attributes:
         names: the fields, all found once a record was read.
-        several: whether several labels may hold; None before the first record.
+        multi_label: whether several labels may hold; None before the first record.
         kinds: how many labels were text, numbers, true or false.
         unread: a field that looks like the second text of pairs, and was not asked for.
         form: how labels are written.
@@ -87,13 +87,13 @@ class ExampleFields:
         names: FieldNames,
         *,
         labelled: bool = True,
-        several: bool | None = None,
+        multi_label: bool | None = None,
         classes: Mapping[str, Sequence[str]] | None = None,
         rules: LabelRules | None = None,
         known: Collection[str] = (),
         required: Collection[str] = (),
     ) -> None:
-        self.names, self.labelled, self.several = names, labelled, several
+        self.names, self.labelled, self.multi_label = names, labelled, multi_label
         self.classes = classes or {}
         self.rules, self.known = rules or LabelRules(), frozenset(known)
         self.form = LabelForm(separator=self.rules.label_separator, literal=self.rules.label_kind == "names")
@@ -239,7 +239,7 @@ class ExampleFields:
                 bad.add("the field is missing", file=file, line=record.line, field=column, fix=fix)
                 return None
         if len(columns) > 1:
-            self.several = True
+            self.multi_label = True
             return self._marked(record, columns, file, bad)
         value = given = record.fields[columns[0]]
         if self.form.no_label(value):
@@ -263,7 +263,7 @@ class ExampleFields:
             bad.add(reason, file=file, line=record.line, field=columns[0], fix="write all labels in the same way")
             return None
         if self.form.positions:
-            self.several = True
+            self.multi_label = True
             held = self.form.held(value)
             if held is None:
                 reason = f"the field holds '{shown(given)}', where a list of {len(self.form.positions)} times 0 or 1"
@@ -271,16 +271,16 @@ class ExampleFields:
                 return None
             self.kinds["positions"] += 1
             return held
-        several = isinstance(value, list)
-        if self.several is None:
-            self.several = several
-        if several != self.several:
-            given, before = ("a list", "one label") if several else ("one label", "a list of labels")
+        multi_label = isinstance(value, list)
+        if self.multi_label is None:
+            self.multi_label = multi_label
+        if multi_label != self.multi_label:
+            given, before = ("a list", "one label") if multi_label else ("one label", "a list of labels")
             reason = f"the field holds {given}, where the records before it hold {before}"
             bad.add(reason, file=file, line=record.line, field=columns[0], fix="write all labels in the same way")
             return None
-        names = [self._class(item, columns[0]) for item in (value if several else [value])]
-        wrong = [item for item, name in zip(value if several else [value], names, strict=True) if not name]
+        names = [self._class(item, columns[0]) for item in (value if multi_label else [value])]
+        wrong = [item for item, name in zip(value if multi_label else [value], names, strict=True) if not name]
         if wrong:
             hidden = " (-1 often stands for a label that is hidden or was not given)" if wrong[0] == -1 else ""
             what = "an empty label" if wrong[0] == "" else kind_of(wrong[0])
@@ -366,7 +366,7 @@ class FieldSurvey(ExampleFields):
     def __init__(self, fields: ExampleFields) -> None:
         super().__init__(
             fields.names,
-            several=fields.several,
+            multi_label=fields.multi_label,
             classes=fields.classes,
             rules=fields.rules,
             known=fields.known,
@@ -386,7 +386,7 @@ class FieldSurvey(ExampleFields):
         if len(self.label_columns) == 1:
             label = self.label_columns[0]
             if self._labels_seen is None:
-                self._labels_seen = LabelSurvey(self.rules, self._known_names(label), self.known, self.several)
+                self._labels_seen = LabelSurvey(self.rules, self._known_names(label), self.known, self.multi_label)
             of_tool = label_studio_answers(record.fields) is not None
             self._labels_seen.add(record.fields.get(label), file, record.line, of_tool=of_tool)
         return None

@@ -239,13 +239,13 @@ class LabelSurvey:
         rules: what the user said.
         names: what whole numbers stand for, where the file says it.
         known: classes that are known already: those of the training examples.
-        several: whether several may hold, where that is known already.
+        multi_label: whether several may hold, where that is known already.
     """
 
     def __init__(
-        self, rules: LabelRules, names: Sequence[str] = (), known: Collection[str] = (), several: bool | None = None
+        self, rules: LabelRules, names: Sequence[str] = (), known: Collection[str] = (), multi_label: bool | None = None
     ) -> None:
-        self.rules, self.known, self.several = rules, frozenset(known), several
+        self.rules, self.known, self.multi_label = rules, frozenset(known), multi_label
         self.names = tuple(rules.label_names or names)
         self._values: Counter[Any] = Counter()  # of what is no list: (whether it is text, value)
         self._lists: Counter[tuple[Any, ...]] = Counter()
@@ -316,7 +316,7 @@ class LabelSurvey:
         minus_one = not literal and not positions and self._minus_one(values)
         choices: Literal["one", "several"] | None = None
         if self._most_chosen is not None:
-            choices = "several" if self.several or (self.several is None and self._most_chosen > 1) else "one"
+            choices = "several" if self.multi_label or (self.multi_label is None and self._most_chosen > 1) else "one"
         form = LabelForm(in_text, separator, positions, minus_one, literal, choices)
         if minus_one:
             values = {key: count for key, count in values.items() if not form.no_label(key[1])}

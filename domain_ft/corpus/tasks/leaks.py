@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 
-from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.cleaning import normalise
 from domain_ft.corpus.corpus import content_key
 from domain_ft.corpus.documents import Document
@@ -31,6 +30,7 @@ from domain_ft.corpus.tasks.examples import SPLITS, Example, TaskData
 from domain_ft.corpus.tasks.fingerprints import content, fingerprints, labels_of
 from domain_ft.corpus.workers import in_order
 from domain_ft.errors import CorpusError
+from domain_ft.progress import Progress
 from domain_ft.storage import cache_folder, write_atomic
 
 # Where a copy may not stand, and the split that it would flatter.

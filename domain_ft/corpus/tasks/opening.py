@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.corpus import content_key
 from domain_ft.corpus.left_out import VERDICT, LeftOut
 from domain_ft.corpus.naming import name_of
@@ -31,6 +30,7 @@ from domain_ft.corpus.tasks.reading import Place
 from domain_ft.corpus.tasks.sources import TaskSource, find_places
 from domain_ft.corpus.tasks.table import ExampleTable, tabulate
 from domain_ft.errors import CorpusError, nearest
+from domain_ft.progress import Progress
 from domain_ft.quoting import shown
 from domain_ft.wording import counted
 
@@ -87,12 +87,12 @@ class _Opening:
             self.source.group_field,
         )
         tables: dict[str, ExampleTable] = {}
-        several: bool | None = None
+        multi_label: bool | None = None
         known: set[str] = set()
         for split in SPLITS:
             if split in given:
-                tables[split] = self._table(given[split], names, several, known)
-                names, several = tables[split].facts.fields, tables[split].facts.several
+                tables[split] = self._table(given[split], names, multi_label, known)
+                names, multi_label = tables[split].facts.fields, tables[split].facts.multi_label
                 known |= set(tables[split].facts.counts) if split == "train" else set()
                 self.left_out.fields.update(tables[split].facts.unread_fields)
                 self.left_out.files += given[split].unread
@@ -104,23 +104,23 @@ class _Opening:
             self.notes.append(f"Only '{names.text}' is read: for pairs name the second text, --pair-field {unread}.")
         self._note_kinds({given[split].name: table for split, table in tables.items()})
         splits = self._split(tables)
-        labels = self._labels(splits["train"], bool(several))
+        labels = self._labels(splits["train"], bool(multi_label))
         splits = self._known_only(splits, labels)
         self._note_counts(splits, labels)
         self._note_ids(splits)
         facts = {"fields": dataclasses.asdict(names), **self.facts}
         facts["sources"] = {split: place.name for split, place in given.items()}
         facts["examples"] = {split: len(table) for split, table in splits.items()}
-        key = content_key(labels.names, labels.several, {split: table.key for split, table in splits.items()})
+        key = content_key(labels.names, labels.multi_label, {split: table.key for split, table in splits.items()})
         return TaskData(self._name(), labels, splits, key, facts, self.notes, self.left_out)
 
     # --- tables ---
 
-    def _table(self, place: Place, names: FieldNames, several: bool | None, known: Collection[str]) -> ExampleTable:
+    def _table(self, place: Place, names: FieldNames, multi_label: bool | None, known: Collection[str]) -> ExampleTable:
         table = tabulate(
             place.content,
             place.read,
-            ExampleFields(names, several=several, rules=self.source.label_rules, known=known),
+            ExampleFields(names, multi_label=multi_label, rules=self.source.label_rules, known=known),
             on_bad_record=self.source.on_bad_record,
             encoding=self.source.encoding,
             rejects=self.rejects,
@@ -221,10 +221,10 @@ class _Opening:
 
     # --- classes ---
 
-    def _labels(self, train: ExampleTable, several: bool) -> Labels:
+    def _labels(self, train: ExampleTable, multi_label: bool) -> Labels:
         """The classes that training examples have, in an order that does not hang on theirs."""
         names = sorted(set(itertools.chain.from_iterable(train.labels())), key=_natural)
-        if len(names) < 2 and not (several and names):
+        if len(names) < 2 and not (multi_label and names):
             given = (
                 f"all training examples have the label '{shown(names[0])}'"
                 if names
@@ -236,7 +236,7 @@ class _Opening:
                 fix="check which field holds the label: --label-field F"
                 + (f"; if the annotators' verdicts are the labels: --label-field {VERDICT}" if self._verdicts else ""),
             )
-        return Labels(tuple(names), several)
+        return Labels(tuple(names), multi_label)
 
     def _known_only(self, splits: dict[str, ExampleTable], labels: Labels) -> dict[str, ExampleTable]:
         """The splits without examples whose label no training example has: an error, or left out where told."""
@@ -311,7 +311,7 @@ class _Opening:
                 f"There are {len(labels):,} classes, {total / len(labels):.1f} training examples for each on average."
             )
         name, most = counts.most_common(1)[0]
-        if not labels.several and most >= _MAJORITY * total:
+        if not labels.multi_label and most >= _MAJORITY * total:
             self.notes.append(
                 f"{most / total:.0%} of the training examples are '{shown(name)}': always to answer that looks good by "
                 "accuracy and not by macro F1. --balance weighs or draws the rare classes more."

@@ -1,6 +1,6 @@
 """Examples as rows of tokens: what a classifier reads, tokenised once and kept in files.
 
-A row is an example. It has one piece of tokens, or, where a long text is read in windows, several side by side
+A row is an example. It has one sequence of tokens, or, where a long text is read in windows, several side by side
 (`encoding` says how they are made).
 
 Scale. Examples pass through in batches, on all cores where there are many, and are appended to files as they come; the
@@ -13,7 +13,7 @@ import contextlib
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -29,12 +29,12 @@ from domain_ft.corpus.tasks.examples import Example, Examples, Labels
 from domain_ft.corpus.tokens import RecordFile
 from domain_ft.corpus.workers import in_order
 from domain_ft.errors import CorpusError
+from domain_ft.progress import Progress
 from domain_ft.storage import alone, cache_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-Progress = Callable[[str, int, "int | None"], None]
 Indices = npt.NDArray[np.int64]
 
 BATCH_CHARACTERS = 1_000_000  # tokenised at once
@@ -44,12 +44,12 @@ COMMIT_BATCHES = 64
 UNLABELLED = -100
 """The target of an example that has no label, as those have that are to be predicted."""
 
-# The records of the files: where a piece begins; where an example's pieces, its labels in labels.bin and its id in
-# names.txt end.
+# The records of the files: where a sequence begins; where an example's sequences, its labels in labels.bin and its id
+# in names.txt end.
 PIECE = np.dtype([("start", "<i8"), ("length", "<i4")])
-EXAMPLE = np.dtype([("piece_end", "<i8"), ("label_end", "<i8"), ("name_end", "<i8")])
-_FILES = ("tokens.bin", "pieces.bin", "lengths.bin", "cut.bin", "examples.bin", "labels.bin", "names.txt")
-_NOTHING = {"examples": 0, "tokens": 0, "pieces": 0, "labels": 0, "names": 0}
+EXAMPLE = np.dtype([("sequence_end", "<i8"), ("label_end", "<i8"), ("name_end", "<i8")])
+_FILES = ("tokens.bin", "sequences.bin", "lengths.bin", "cut.bin", "examples.bin", "labels.bin", "names.txt")
+_NOTHING = {"examples": 0, "tokens": 0, "sequences": 0, "labels": 0, "names": 0}
 
 
 class _Records(Protocol):
@@ -76,7 +76,7 @@ class _Stored:
     cut: npt.NDArray[np.bool_]
     examples: npt.NDArray[np.void]
     tokens: _Records
-    pieces: _Records
+    sequences: _Records
     labels: _Records
     names: _Records
 
@@ -93,7 +93,7 @@ class _Stored:
             mapped("cut.bin", np.bool_),
             mapped("examples.bin", EXAMPLE),
             RecordFile(folder / "tokens.bin", TOKEN),
-            RecordFile(folder / "pieces.bin", PIECE),
+            RecordFile(folder / "sequences.bin", PIECE),
             RecordFile(folder / "labels.bin", np.dtype("<i4")),
             RecordFile(folder / "names.txt", np.dtype(np.uint8)),
         )
@@ -102,7 +102,7 @@ class _Stored:
     def in_memory(cls, encoded: Encoded) -> _Stored:
         """A batch that is not kept."""
         data, _ = _file_parts(encoded, _NOTHING)
-        records = {name: _RecordsInMemory(data[f"{name}.bin"]) for name in ("tokens", "pieces", "labels")}
+        records = {name: _RecordsInMemory(data[f"{name}.bin"]) for name in ("tokens", "sequences", "labels")}
         names = _RecordsInMemory(data["names.txt"])
         return cls("", data["lengths.bin"], data["cut.bin"], data["examples.bin"], names=names, **records)
 
@@ -116,12 +116,12 @@ class _Stored:
 
 
 class ExampleRows:
-    """The examples of a split as rows of tokens. A row is an example, with all its pieces.
+    """The examples of a split as rows of tokens. A row is an example, with all its sequences.
 
     Attributes:
         key: names the content: equal keys, equal rows.
         labels: the classes of the task.
-        lengths: (examples,) int32, tokens of each example over all its pieces, special tokens included.
+        lengths: (examples,) int32, tokens of each example over all its sequences, special tokens included.
         cut: (examples,) bool, whether something of an example is not read.
     """
 
@@ -168,11 +168,11 @@ class ExampleRows:
         return ExampleRows(self._stored, self.labels, self._at(indices))
 
     def pack(self, rows: npt.ArrayLike) -> TaskBatch:
-        """Lay the pieces of these examples end to end, in that order. An example is not to come twice in a row."""
+        """Lay the sequences of these examples end to end, in that order. An example is not to come twice in a row."""
         rows = np.asarray(rows, dtype=np.int64)
-        pieces, numbers = self._stored.read(self._stored.pieces, "piece_end", self._at(rows))
-        lengths = pieces["length"].astype(np.int64)
-        tokens = self._stored.tokens.read(pieces["start"], lengths)
+        sequences, numbers = self._stored.read(self._stored.sequences, "sequence_end", self._at(rows))
+        lengths = sequences["length"].astype(np.int64)
+        tokens = self._stored.tokens.read(sequences["start"], lengths)
         ends = np.cumsum(lengths)
         owners = np.repeat(rows, numbers)
         return TaskBatch(
@@ -181,7 +181,7 @@ class ExampleRows:
             cu_seqlens=np.concatenate(([0], ends)).astype(np.int32),
             rows=owners,
             documents=owners,
-            pieces=(np.arange(len(owners)) - np.repeat(np.cumsum(numbers) - numbers, numbers)).astype(np.int32),
+            sequences=(np.arange(len(owners)) - np.repeat(np.cumsum(numbers) - numbers, numbers)).astype(np.int32),
             word_ids=np.zeros(len(tokens), dtype=np.int32),
             token_bytes=np.zeros(len(tokens), dtype=np.int32),
             type_ids=tokens["type"].astype(np.int64),
@@ -195,7 +195,7 @@ class ExampleRows:
 
     def _targets(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:
         labels, counts = self._stored.read(self._stored.labels, "label_end", self._at(rows))
-        if self.labels.several:
+        if self.labels.multi_label:
             targets = np.zeros((len(counts), len(self.labels)), dtype=np.float32)
             targets[np.repeat(np.arange(len(counts)), counts), labels] = 1
             return targets
@@ -219,7 +219,7 @@ def encode(
         examples: a split, with a key that names its content.
         labels: the classes of the task.
         tokenizer: any fast tokenizer.
-        max_length: tokens of a piece at most, special tokens included.
+        max_length: tokens of a sequence at most, special tokens included.
         long_text: what is read of a longer text.
         progress: called with ("tokenising", examples done, examples in all).
 
@@ -277,24 +277,24 @@ def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
 
 def _file_parts(encoded: Encoded, before: dict[str, int]) -> tuple[dict[str, npt.NDArray[Any]], dict[str, int]]:
     """What is added to each file after all that is counted in `before`; what is counted then."""
-    pieces = np.empty(len(encoded.lengths), dtype=PIECE)
-    pieces["start"] = before["tokens"] + np.cumsum(encoded.lengths) - encoded.lengths
-    pieces["length"] = encoded.lengths
+    sequences = np.empty(len(encoded.lengths), dtype=PIECE)
+    sequences["start"] = before["tokens"] + np.cumsum(encoded.lengths) - encoded.lengths
+    sequences["length"] = encoded.lengths
     examples = np.empty(len(encoded.numbers), dtype=EXAMPLE)
-    examples["piece_end"] = before["pieces"] + np.cumsum(encoded.numbers)
+    examples["sequence_end"] = before["sequences"] + np.cumsum(encoded.numbers)
     examples["label_end"] = before["labels"] + np.cumsum(encoded.label_counts)
     examples["name_end"] = before["names"] + np.cumsum([len(name) for name in encoded.names])
     first = np.cumsum(encoded.numbers) - encoded.numbers
     after = {
         "examples": before["examples"] + len(encoded.numbers),
         "tokens": before["tokens"] + len(encoded.tokens),
-        "pieces": before["pieces"] + len(encoded.lengths),
+        "sequences": before["sequences"] + len(encoded.lengths),
         "labels": before["labels"] + len(encoded.labels),
         "names": before["names"] + sum(map(len, encoded.names)),
     }
     data: dict[str, npt.NDArray[Any]] = {
         "tokens.bin": encoded.tokens,
-        "pieces.bin": pieces,
+        "sequences.bin": sequences,
         "lengths.bin": np.add.reduceat(encoded.lengths, first).astype("<i4"),
         "cut.bin": encoded.cut,
         "examples.bin": examples,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from domain_ft.corpus import assets
-from domain_ft.corpus.assets import ASSETS, Progress
+from domain_ft.corpus.assets import ASSETS
 from domain_ft.corpus.corpus import content_key
 from domain_ft.corpus.readers.base import OnBadRecord, field_names
 from domain_ft.corpus.recipes import Recipe, Task, load_recipe, recipe_names, recipes_folder
@@ -25,6 +25,7 @@ from domain_ft.corpus.tasks.reading import (
     single_label,
 )
 from domain_ft.errors import CorpusError, nearest
+from domain_ft.progress import Progress
 from domain_ft.storage import user_path
 
 _FIELDS = ("text_field", "pair_field", "label_field", "id_field", "group_field", "label_names", "label_separator")

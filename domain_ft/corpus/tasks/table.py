@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.corpus import content_key
 from domain_ft.corpus.disk import disk_errors
 from domain_ft.corpus.near_copies import Integers
@@ -24,6 +23,7 @@ from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject
 from domain_ft.corpus.readers.encoding_names import canonical
 from domain_ft.corpus.tasks.examples import Example
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
+from domain_ft.progress import Progress
 from domain_ft.storage import alone, cache_folder, new_folder, write_json
 
 # Raise this with every change to reading or cleaning: what older code wrote is then left alone.
@@ -51,7 +51,7 @@ class TableFacts:
 
     Attributes:
         fields: as they were found.
-        several: whether several labels may hold.
+        multi_label: whether several labels may hold.
         kinds: how many labels were text, numbers, true or false.
         counts: examples by label, the labels in the order in which they came.
         examples: how many there are.
@@ -63,7 +63,7 @@ class TableFacts:
     """
 
     fields: FieldNames
-    several: bool
+    multi_label: bool
     kinds: dict[str, int]
     counts: dict[str, int]
     examples: int
@@ -207,7 +207,7 @@ def tabulate(
         CorpusError: labels would be learned wrongly, a field is missing, or the disk is full.
     """
     rules = dataclasses.asdict(fields.rules)
-    given = (dataclasses.asdict(fields.names), fields.several, rules, sorted(fields.known))
+    given = (dataclasses.asdict(fields.names), fields.multi_label, rules, sorted(fields.known))
     encoding = encoding and canonical(encoding)
     key = content_key("examples", VERSION, content, given, on_bad_record, encoding)
     folder = cache_folder("tasks") / key
@@ -264,7 +264,7 @@ def _write(
                     progress(label, examples, None)
     facts = TableFacts(
         fields=fields.names,
-        several=bool(fields.several),
+        multi_label=bool(fields.multi_label),
         kinds=dict(fields.kinds),
         counts=dict(counts),
         examples=examples,

@@ -19,16 +19,16 @@ from domain_ft.verbs.shared.language_model import (
     NO_CONTROL,
     build_objective,
     hold_out,
-    piece_length,
     prepare_corpora,
+    sequence_length,
 )
 from domain_ft.verbs.shared.machine import Machine
 from domain_ft.verbs.shared.text_runs import (
     CURVE_POINTS,
     TextJob,
-    settle,
+    resolve_settings,
 )
-from domain_ft.verbs.shared.training import choose_passes, loop_settings, refuse_unusable_rank, trainable_for_now
+from domain_ft.verbs.shared.training import choose_micro_batches, loop_settings, refuse_unusable_rank, trainable_for_now
 
 if TYPE_CHECKING:
     from domain_ft.corpus.prepared import PreparedCorpus
@@ -43,7 +43,7 @@ default budget is not cut to it: small corpora gain from reading on, as the curv
 
 
 @dataclass(frozen=True)
-class Job(TextJob):
+class AdaptJob(TextJob):
     """A corpus, read and encoded, and the model that is adapted to it.
 
     Attributes:
@@ -74,7 +74,7 @@ class Job(TextJob):
         return found
 
 
-def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) -> Job:
+def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) -> AdaptJob:
     """Prepare text, model and rows, and settle every setting that depends on them.
 
     With several processes the main one of each node goes first and fills the caches that the others then read.
@@ -91,7 +91,7 @@ def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) 
             progress=display.job,
         )
         refuse_unusable_rank(base.model, settings)
-        length = piece_length(base, settings.max_length)
+        length = sequence_length(base, settings.max_length)
         train_rows = {
             role: tokenize(prepared.split("train"), base.tokenizer, max_length=length, progress=display.job)
             for role, prepared in corpora.items()
@@ -115,7 +115,7 @@ def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) 
     rows = train_rows["domain"]
     with trainable_for_now(base.model, settings, machine.kernels):
         step_tokens = settings.tokens_per_step
-        passes = choose_passes(base, objective, rows, settings, machine, display, step_tokens=step_tokens)
+        micro_batches = choose_micro_batches(base, objective, rows, settings, machine, display, step_tokens=step_tokens)
     budgeted = settings.max_steps is not None or settings.epochs is not None
     total_steps = count_steps(
         StepPlan(rows.lengths, settings.tokens_per_step, settings.seed),
@@ -125,13 +125,13 @@ def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) 
         epochs=settings.epochs,
     )
     evaluate_every = settings.evaluate_every or max(1, total_steps // CURVE_POINTS)
-    loop = loop_settings(settings, passes, total_steps=total_steps, evaluate_every=evaluate_every)
-    settled = settle(settings, machine, length, loop) | {
+    loop = loop_settings(settings, micro_batches, total_steps=total_steps, evaluate_every=evaluate_every)
+    resolved = resolve_settings(settings, machine, length, loop) | {
         "control": settings.control or (corpora["control"].name if "control" in corpora else NO_CONTROL),
         "evaluation_tokens": settings.evaluation_tokens or EVALUATION_TOKENS[base.objective],
     }
-    return Job(
-        settings=settings.resolved(**settled),
+    return AdaptJob(
+        settings=settings.resolved(**resolved),
         machine=machine,
         base=base,
         objective=objective,
@@ -139,12 +139,12 @@ def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) 
         train_rows=rows,
         held_out=held_out,
         loop=loop,
-        passes=passes,
+        micro_batches=micro_batches,
         fit=fit,
     )
 
 
-def text_facts(job: Job) -> dict[str, Any]:
+def text_facts(job: AdaptJob) -> dict[str, Any]:
     """What result.json says of the text: what was not read of it, which fields were, and what is odd about it."""
     text = job.corpora["domain"].statistics
     return {

@@ -23,7 +23,7 @@ from domain_ft.corpus.left_out import fields_read
 from domain_ft.corpus.masking import mostly_without_words
 from domain_ft.corpus.naming import name_of
 from domain_ft.evaluation.bootstrap import beyond_control, difference
-from domain_ft.evaluation.samples import Probe, answer, choose_probes, side_by_side
+from domain_ft.evaluation.samples import SampleSentence, answer, choose_probes, side_by_side
 from domain_ft.evaluation.scores import Scores
 from domain_ft.models.catalogue import EMBEDDED
 from domain_ft.report.run_folder import RunFolder
@@ -46,7 +46,7 @@ from domain_ft.verbs.shared.runs import (
     origin,
     print_paths,
     print_plan,
-    settle_config,
+    resolve_config,
     started,
     write_model,
 )
@@ -61,7 +61,7 @@ from domain_ft.verbs.shared.text_runs import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from domain_ft.verbs.adapt.prepare import Job, set_up, text_facts
+from domain_ft.verbs.adapt.prepare import AdaptJob, set_up, text_facts
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,9 @@ def adapt(settings: AdaptSettings) -> AdaptRun:
     began = time.perf_counter()
     with started(settings, output_folder(settings)) as (folder, machine, display):
         job = set_up(as_started(settings, folder), machine, display)
-        settle_config(job.settings, _provenance(job), folder, machine, sources=("model", "corpora"))
+        resolve_config(job.settings, _provenance(job), folder, machine, sources=("model", "corpora"))
         _keep_rejects(job, folder)
-        _say_what_is_odd(job, display)
+        log_notes(job, display)
         probes = _choose_probes(job)
         before = measure(job, folder, "before", display, known=lambda held_out: _base_scores(job, held_out))
         said_before = answer(job.base, probes)
@@ -131,14 +131,14 @@ def output_folder(settings: AdaptSettings) -> Path:
     return default_folder(name_of(settings.corpus), name_of(settings.model))
 
 
-def _keep_rejects(job: Job, folder: RunFolder) -> None:
+def _keep_rejects(job: AdaptJob, folder: RunFolder) -> None:
     """Put the list of records that were left out beside the run."""
     rejected = job.corpora["domain"].rejects_path
     if rejected and job.machine.is_main and not job.settings.resume:
         shutil.copyfile(rejected, folder.rejects)
 
 
-def _say_what_is_odd(job: Job, display: ProgressDisplay) -> None:
+def log_notes(job: AdaptJob, display: ProgressDisplay) -> None:
     """What a person should know before the numbers come."""
     text = job.corpora["domain"].statistics
     for note in (*job.base.notes, *text.notes, *fields_read(text.text_fields)):
@@ -149,7 +149,7 @@ def _say_what_is_odd(job: Job, display: ProgressDisplay) -> None:
         display.say("note: this tokenizer shows few word borders in this text (no spaces?): masks are by token there")
 
 
-def _base_scores(job: Job, held_out: HeldOut) -> Path | None:
+def _base_scores(job: AdaptJob, held_out: HeldOut) -> Path | None:
     """Where the cache keeps an embedded base's scores on `held_out`, named by all that they are computed from.
 
     Each run of `adapt` begins with them, and they are the same each time: some ten seconds that the first step need not
@@ -160,14 +160,20 @@ def _base_scores(job: Job, held_out: HeldOut) -> Path | None:
         return None
     settings, machine = job.settings, job.machine
     masks = [settings.mask_rate, settings.whole_word, settings.seed] if job.base.objective == "mlm" else []
-    computed = [machine.device.type, machine.dtype, machine.kernels, settings.tokens_per_pass, torch.get_num_threads()]
+    computed = [
+        machine.device.type,
+        machine.dtype,
+        machine.kernels,
+        settings.tokens_per_micro_batch,
+        torch.get_num_threads(),
+    ]
     text = [held_out.rows.key, hashlib.sha256(held_out.selected.tobytes()).hexdigest()]
     content = [job.base.revision, *text, *masks, *computed, provenance(machine)["versions"]]
     name = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
     return cache_folder("scores") / f"{name}.json"
 
 
-def _choose_probes(job: Job) -> list[Probe]:
+def _choose_probes(job: AdaptJob) -> list[SampleSentence]:
     """The sentences that the report shows; none where the user keeps texts out of it."""
     if not job.settings.examples:
         return []
@@ -176,7 +182,7 @@ def _choose_probes(job: Job) -> list[Probe]:
 
 
 def _report(
-    job: Job,
+    job: AdaptJob,
     folder: RunFolder,
     before: Mapping[str, Scores],
     after: Mapping[str, Scores],
@@ -215,7 +221,7 @@ def _report(
     )
 
 
-def _provenance(job: Job) -> dict[str, Any]:
+def _provenance(job: AdaptJob) -> dict[str, Any]:
     """Where the numbers come from: versions, machine, and what exactly was read and adapted."""
     corpora = {
         role: {"name": prepared.name, "recipe": prepared.recipe.hash, "content": prepared.key}
@@ -224,12 +230,9 @@ def _provenance(job: Job) -> dict[str, Any]:
     return origin(job.machine, job.base, corpora=corpora)
 
 
-def _write(job: Job, folder: RunFolder, report: AdaptReport) -> None:
+def _write(job: AdaptJob, folder: RunFolder, report: AdaptReport) -> None:
     """The adapter, the page and the card, and last of all result.json."""
-    from domain_ft.verbs.adapt import (
-        card,  # they bring matplotlib, for which the first step need not wait
-        page,  # they bring matplotlib, for which the first step need not wait
-    )
+    from domain_ft.verbs.adapt import card, page  # they import matplotlib: not before the first step
 
     with folder.writing():
         task_type = "CAUSAL_LM" if job.base.objective == "clm" else None

@@ -31,8 +31,8 @@ def calibration(report: ClassifyReport) -> str:
         axes.set_xlim(0, 102)
         axes.set_ylim(0, 102)
         axes.set_aspect("equal")
-        axes.set_xlabel("how often the class holds, it says (%)" if report.task.several else "how sure it is (%)")
-        axes.set_ylabel("how often it holds (%)" if report.task.several else "how often it is right (%)")
+        axes.set_xlabel("how often the class holds, it says (%)" if report.task.multi_label else "how sure it is (%)")
+        axes.set_ylabel("how often it holds (%)" if report.task.multi_label else "how often it is right (%)")
         axes.legend(loc="upper left")
     return rendered[0]
 

@@ -11,7 +11,7 @@ from domain_ft.verbs.shared.facts import BaseFacts
 if TYPE_CHECKING:
     from domain_ft.corpus.tasks.examples import Examples, TaskData
     from domain_ft.evaluation.predictions import Predictions
-from domain_ft.verbs.shared.task_facts import WORST, TaskFacts
+from domain_ft.verbs.shared.task_facts import WORST, TaskSummary
 
 LARGEST_MATRIX = 30
 """Classes up to which a confusion matrix can be read; of more, the most frequent confusions are shown."""
@@ -45,7 +45,7 @@ class ClassifyReport:
 
     result: Mapping[str, Any]
     base: BaseFacts
-    task: TaskFacts
+    task: TaskSummary
     settings: Mapping[str, Any]
     provenance: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]] = ()
@@ -86,11 +86,11 @@ class ClassifyReport:
         from domain_ft.evaluation.calibration import reliability
         from domain_ft.evaluation.classification import confusion_matrix, confusions
 
-        single = not test.labels.several
+        single = not test.labels.multi_label
         return cls(
             result=result,
             base=base,
-            task=TaskFacts.of(task),
+            task=TaskSummary.of(task),
             settings=settings,
             provenance=provenance,
             metrics=metrics,

@@ -56,7 +56,7 @@ from domain_ft.verbs.shared.runs import (
     origin,
     print_paths,
     print_plan,
-    settle_config,
+    resolve_config,
     started,
     write_model,
 )
@@ -67,7 +67,7 @@ from domain_ft.verbs.shared.task_runs import (
     drop_checkpoints,
     keep_metrics,
     largest,
-    settle,
+    resolve_settings,
     warn_of_leaks,
     write_findings,
 )
@@ -95,7 +95,7 @@ class ClassifyRun:
 
 
 @dataclass(frozen=True)
-class Job:
+class ClassifyJob:
     """A classification task, read and encoded, and the model that learns it.
 
     Attributes:
@@ -143,7 +143,7 @@ class Outcome:
 
 def judged(validation: Predictions) -> tuple[float, float]:
     """How good predictions of validation examples are: their macro F1, then how likely the truth is to them."""
-    likelihood = -negative_log_likelihood(validation.logits, validation.targets, validation.labels.several)
+    likelihood = -negative_log_likelihood(validation.logits, validation.targets, validation.labels.multi_label)
     return point_scores(validation)["macro_f1"], likelihood
 
 
@@ -160,7 +160,7 @@ def classify(settings: ClassifySettings) -> ClassifyRun:
         rejected: list[Reject] = []
         job = set_up(as_started(settings, folder), machine, display, rejected)
         facts = origin(machine, job.model, task={"name": job.data.name, "content": job.data.key})
-        settle_config(job.settings, facts, folder, machine, sources=("model", "task"))
+        resolve_config(job.settings, facts, folder, machine, sources=("model", "task"))
         if machine.is_main:
             write_findings(folder, job.leaks, rejected)
         outcomes = _probe_trials(job, display) if job.tasks is None else _trials(job, job.tasks, folder, display)
@@ -207,7 +207,7 @@ def _check(settings: ClassifySettings) -> None:
 
 def set_up(
     settings: ClassifySettings, machine: Machine, display: ProgressDisplay, rejected: list[Reject] | None = None
-) -> Job:
+) -> ClassifyJob:
     """Read the task, look for leaks, load the model, and settle every setting that depends on them.
 
     Args:
@@ -244,19 +244,19 @@ def set_up(
             for split, examples in data.splits.items()
         }
     machine.agree(settings.to_dict() | {"task": data.key, "base model": model.revision}, model.model)
-    _say_what_is_odd(data, leaks, rows, model, settings, display)
+    log_notes(data, leaks, rows, model, settings, display)
     tasks = None
     if settings.method != "head":
         weights = class_weights(rows["train"].targets, data.labels) if settings.balance == "weights" else None
         objective = ClassificationObjective(kernels=machine.kernels, labels=data.labels, class_weights=weights)
         tasks = set_up_trials(settings, machine, model, objective, rows["train"], display)
-    resolved = settings.resolved(**settle(settings, machine, length, tasks))
+    resolved = settings.resolved(**resolve_settings(settings, machine, length, tasks))
     if tasks is not None:
         tasks = dataclasses.replace(tasks, settings=resolved)
-    return Job(resolved, machine, data, rows, leaks, model, tasks)
+    return ClassifyJob(resolved, machine, data, rows, leaks, model, tasks)
 
 
-def _say_what_is_odd(
+def log_notes(
     data: TaskData,
     leaks: Leaks,
     rows: Mapping[str, ExampleRows],
@@ -283,7 +283,7 @@ def _say_what_is_odd(
         display.say("note: a probe on all examples depends on no seed, so one seed is as good as several")
 
 
-def _trials(job: Job, tasks: TaskJob, folder: RunFolder, display: ProgressDisplay) -> list[Outcome]:
+def _trials(job: ClassifyJob, tasks: TaskJob, folder: RunFolder, display: ProgressDisplay) -> list[Outcome]:
     """Train and test every trial. The test examples are read once, after all choices of a trial are made."""
     outcomes = []
     for number, trial in enumerate(tasks.trials, 1):
@@ -303,19 +303,19 @@ def _trials(job: Job, tasks: TaskJob, folder: RunFolder, display: ProgressDispla
     return outcomes
 
 
-def _predictions(job: Job, tasks: TaskJob, split: str, display: ProgressDisplay | None = None) -> Predictions:
+def _predictions(job: ClassifyJob, tasks: TaskJob, split: str, display: ProgressDisplay | None = None) -> Predictions:
     with job.machine.accelerator.autocast():
         logits = predict_logits(
             job.model,
             job.rows[split],
-            tokens_per_pass=tasks.passes.tokens_per_pass,
+            tokens_per_micro_batch=tasks.micro_batches.tokens_per_micro_batch,
             accelerator=job.machine.accelerator,
             progress=display.job if display else None,
         )
     return Predictions.of(job.data.splits[split], job.data.labels, logits)
 
 
-def _probe_trials(job: Job, display: ProgressDisplay) -> list[Outcome]:
+def _probe_trials(job: ClassifyJob, display: ProgressDisplay) -> list[Outcome]:
     """A linear probe for every trial, on features that are computed once, of the examples that a trial draws."""
     targets = job.rows["train"].targets
     drawn = [(trial, trial.indices(targets, job.settings.balance)) for trial in trials_of(job.settings, len(targets))]
@@ -325,7 +325,7 @@ def _probe_trials(job: Job, display: ProgressDisplay) -> list[Outcome]:
             split: compute_features(
                 job.model,
                 rows.take(used) if split == "train" else rows,
-                tokens_per_pass=job.settings.tokens_per_pass or 4096,
+                tokens_per_micro_batch=job.settings.tokens_per_micro_batch or 4096,
                 accelerator=job.machine.accelerator,
                 progress=display.job,
             )
@@ -361,7 +361,7 @@ def _read_as(test: Predictions, validation: Predictions) -> Predictions:
     return dataclasses.replace(test, temperature=validation.temperature, threshold=validation.threshold)
 
 
-def _baselines(job: Job, kept: Trial, display: ProgressDisplay) -> dict[str, Baseline]:
+def _baselines(job: ClassifyJob, kept: Trial, display: ProgressDisplay) -> dict[str, Baseline]:
     """A majority class and TF-IDF with a linear SVM, learned from the same examples as the model that is kept."""
     splits, labels = job.data.splits, job.data.labels
     train = splits["train"].take(kept.indices(job.rows["train"].targets, "none"))
@@ -380,7 +380,7 @@ def _baselines(job: Job, kept: Trial, display: ProgressDisplay) -> dict[str, Bas
 
 
 def _report(
-    job: Job,
+    job: ClassifyJob,
     folder: RunFolder,
     outcomes: Sequence[Outcome],
     kept: Outcome,
@@ -448,12 +448,11 @@ def _learning_curve(outcomes: Sequence[Outcome], examples: int, settings: Classi
     ]
 
 
-def _write(job: Job, folder: RunFolder, report: ClassifyReport, outcomes: Sequence[Outcome], kept: Outcome) -> None:
+def _write(
+    job: ClassifyJob, folder: RunFolder, report: ClassifyReport, outcomes: Sequence[Outcome], kept: Outcome
+) -> None:
     """The model, the predictions, the page and the card, and last of all result.json."""
-    from domain_ft.verbs.classify import (
-        card,  # they bring matplotlib, for which the first step need not wait
-        page,  # they bring matplotlib, for which the first step need not wait
-    )
+    from domain_ft.verbs.classify import card, page  # they import matplotlib: not before the first step
 
     settings, model = job.settings, job.model
     with folder.writing():
@@ -474,11 +473,11 @@ def _write(job: Job, folder: RunFolder, report: ClassifyReport, outcomes: Sequen
         drop_checkpoints(job.tasks, folder)
 
 
-def _task_facts(job: Job, kept: Outcome) -> TaskFacts:
+def _task_facts(job: ClassifyJob, kept: Outcome) -> TaskFacts:
     return TaskFacts(
         kind="sequence",
         labels=job.data.labels.names,
-        several=job.data.labels.several,
+        multi_label=job.data.labels.multi_label,
         method=job.settings.method,
         base=job.model.source,
         max_length=job.settings.max_length,

@@ -76,7 +76,7 @@ def limits(report: ClassifyReport) -> list[str]:
         f"The scores hold for texts like those of {task.name}. On texts from another source, or of another time, they "
         "will be lower.",
         "It always answers, on any text: none of its answers is 'none of these'."
-        if not task.several
+        if not task.multi_label
         else "Its classes are all it knows: what a text holds besides, it does not say.",
         probabilities(report),
         "The test examples were used for measuring alone. If you choose among many runs by their test scores, the best "
@@ -134,7 +134,7 @@ def loading_code(report: ClassifyReport) -> str:
         options=f", num_labels={len(report.task.labels)}",
         use=(
             'logits = model(**tokenizer("A text to classify.", return_tensors="pt")).logits',
-            f"print(logits.{'sigmoid()' if report.task.several else 'softmax(-1)'})",
+            f"print(logits.{'sigmoid()' if report.task.multi_label else 'softmax(-1)'})",
         ),
         pipeline=(
             'classify = pipeline("text-classification", model="{folder}", top_k=None)  # in the run folder',

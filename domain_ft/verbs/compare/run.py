@@ -147,7 +147,7 @@ def _compare_classify(runs: Sequence[_Run], settings: CompareSettings) -> Compar
         subject=str(runs[0].result.get("task", "")),
         runs=_adjusted(compared),
         # Of a single label micro F1 is the accuracy.
-        metrics=[name for name in classification.METRICS if name != "micro_f1" or first[0].labels.several],
+        metrics=[name for name in classification.METRICS if name != "micro_f1" or first[0].labels.multi_label],
         notes=_notes(compared),
     )
 
@@ -185,7 +185,7 @@ def _said(predictions: Predictions) -> list[tuple[str, ...]]:
 def _names(predictions: Predictions, answers: Any) -> list[tuple[str, ...]]:
     """The names of the classes in (n,) or (n, L) answers, for each example."""
     names = predictions.labels.names
-    if not predictions.labels.several:
+    if not predictions.labels.multi_label:
         return [(names[answer],) for answer in answers]
     return [tuple(sorted(names[place] for place in answer.nonzero()[0])) for answer in answers]
 

@@ -18,7 +18,6 @@ from rich.table import Table
 from rich.text import Text
 
 from domain_ft.checking import Settings, options
-from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.checks.checking import Checker, CheckResult
 from domain_ft.corpus.checks.findings import Finding
 from domain_ft.corpus.checks.items import Item, Rejections
@@ -32,6 +31,7 @@ from domain_ft.corpus.readers.base import field_names
 from domain_ft.corpus.tagging.fields import TagFields
 from domain_ft.corpus.tasks.labels import LabelRules
 from domain_ft.errors import SettingsError
+from domain_ft.progress import Progress
 from domain_ft.report.plain import plain
 from domain_ft.terminal_text import printable
 from domain_ft.training.progress import ProgressDisplay

@@ -23,7 +23,7 @@ from domain_ft.corpus.left_out import fields_read, sentences
 from domain_ft.models.activation_checkpointing import ActivationCheckpointing
 from domain_ft.report.plain import plain
 from domain_ft.training.loop import memory_bytes, release_free_memory, train
-from domain_ft.training.memory import PassLimits, gib
+from domain_ft.training.memory import MicroBatchLimits, gib
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.adapt import prepare as adapt_prepare
 from domain_ft.verbs.adapt.settings import AdaptSettings
@@ -39,14 +39,14 @@ from domain_ft.verbs.instruct.settings import InstructSettings
 from domain_ft.verbs.shared.language_model import score_held_out
 from domain_ft.verbs.shared.machine import Machine, choose_machine
 from domain_ft.verbs.shared.text_runs import curve_tokens
-from domain_ft.verbs.shared.training import make_trainable, pass_limits, pass_memory
+from domain_ft.verbs.shared.training import make_trainable, micro_batch_limits, micro_batch_memory
 from domain_ft.wording import counted
 
 if TYPE_CHECKING:
     from domain_ft.verbs.instruct import prepare as instruct_prepare
 
 
-Job: TypeAlias = "adapt_prepare.Job | instruct_prepare.Job"
+TextJob: TypeAlias = "adapt_prepare.AdaptJob | instruct_prepare.InstructJob"
 """A run that is set up."""
 
 
@@ -68,16 +68,16 @@ class Way:
 
     Attributes:
         activation_checkpointing: which of the two.
-        tokens_per_pass: the largest pass that fits the memory, where no other was asked for.
+        tokens_per_pass: the largest micro-batch that fits the memory, where no other was asked for.
         tokens_per_second: measured; None where it does not fit the memory, which is not tried then.
         training_minutes: at that speed.
         peak_memory_bytes: on a GPU the most that was allocated; on a CPU what the process has resident and what
-            training takes beside it, counted from the tensors of a pass: the process's own peak would be that of
+            training takes beside it, counted from the tensors of a micro-batch: the process's own peak would be that of
             whatever took most, and could not be told apart for the two ways.
     """
 
     activation_checkpointing: bool
-    tokens_per_pass: int
+    tokens_per_micro_batch: int
     tokens_per_second: float | None
     training_minutes: float | None
     peak_memory_bytes: int
@@ -121,7 +121,7 @@ class Estimate:
     peak_memory_bytes: int
     disk_bytes: int
     trainable_parameters: int
-    tokens_per_pass: int
+    tokens_per_micro_batch: int
     activation_checkpointing: bool
     reason: str
     ways: tuple[Way, ...]
@@ -142,16 +142,16 @@ def estimate(settings: EstimateSettings) -> Estimate:
     machine = choose_machine(settings)
     with ProgressDisplay(quiet=settings.quiet) as display:
         job = _set_up(settings, machine, display)
-        answering = 0.0 if isinstance(job, adapt_prepare.Job) else answering_minutes(job)
+        answering = 0.0 if isinstance(job, adapt_prepare.AdaptJob) else answering_minutes(job)
         make_trainable(job.base.model, job.settings, machine.kernels, seed=job.settings.seed)
         scoring_rate = _scoring_rate(job)
         tokens = round(job.train_rows.tokens / job.steps_per_epoch * job.loop.total_steps)
         kinds = (False, True) if ActivationCheckpointing(job.base.model).possible else (False,)
-        limits = pass_limits(job.base, job.train_rows, machine, step_tokens=job.settings.tokens_per_step)
+        limits = micro_batch_limits(job.base, job.train_rows, machine, step_tokens=job.settings.tokens_per_step)
         release_free_memory()
         resident = memory_bytes()
         ways = tuple(_way(job, on, limits, resident, tokens, display) for on in kinds)
-    chosen = next(way for way in ways if way.activation_checkpointing == job.passes.activation_checkpointing)
+    chosen = next(way for way in ways if way.activation_checkpointing == job.micro_batches.activation_checkpointing)
     assert chosen.tokens_per_second is not None
     assert chosen.training_minutes is not None
     points = max(0, job.loop.total_steps // job.loop.evaluate_every - 1)
@@ -160,7 +160,7 @@ def estimate(settings: EstimateSettings) -> Estimate:
     trainable = sum(p.numel() for p in job.base.model.parameters() if p.requires_grad)
     hours = (chosen.training_minutes + evaluation_minutes) / 60
     return Estimate(
-        verb="adapt" if isinstance(job, adapt_prepare.Job) else "instruct",
+        verb="adapt" if isinstance(job, adapt_prepare.AdaptJob) else "instruct",
         corpus_tokens=job.train_rows.tokens,
         epochs=job.loop.total_steps / job.steps_per_epoch,
         tokens=tokens,
@@ -171,15 +171,15 @@ def estimate(settings: EstimateSettings) -> Estimate:
         peak_memory_bytes=chosen.peak_memory_bytes,
         disk_bytes=4 * trainable * (1 + OPTIMIZER_COPIES * job.loop.keep_checkpoints),
         trainable_parameters=trainable,
-        tokens_per_pass=job.passes.tokens_per_pass,
-        activation_checkpointing=job.passes.activation_checkpointing,
-        reason=job.passes.reason,
+        tokens_per_micro_batch=job.micro_batches.tokens_per_micro_batch,
+        activation_checkpointing=job.micro_batches.activation_checkpointing,
+        reason=job.micro_batches.reason,
         ways=ways,
-        examples=None if isinstance(job, adapt_prepare.Job) else examples_of(job),
+        examples=None if isinstance(job, adapt_prepare.AdaptJob) else examples_of(job),
         machine_cost=settings.price_per_hour and settings.price_per_hour * hours,
         service_cost=settings.price_per_token and settings.price_per_token * tokens,
-        warnings=tuple(job.warnings if isinstance(job, adapt_prepare.Job) else warnings_of(job)),
-        text=adapt_prepare.text_facts(job) if isinstance(job, adapt_prepare.Job) else None,
+        warnings=tuple(job.warnings if isinstance(job, adapt_prepare.AdaptJob) else warnings_of(job)),
+        text=adapt_prepare.text_facts(job) if isinstance(job, adapt_prepare.AdaptJob) else None,
     )
 
 
@@ -227,7 +227,7 @@ def _lines(found: Estimate) -> list[tuple[str, str]]:
         ("memory", f"{gib(found.peak_memory_bytes)} at the peak"),
         ("disk", f"{found.disk_bytes / 2**20:.0f} MiB for adapter and checkpoints"),
         *([("cost", costs)] if costs else []),
-        ("passes", f"of {found.tokens_per_pass:,} tokens, {checkpointing} activation checkpointing"),
+        ("passes", f"of {found.tokens_per_micro_batch:,} tokens, {checkpointing} activation checkpointing"),
         ("why", found.reason),
     ]
 
@@ -250,7 +250,7 @@ def _comparison(found: Estimate) -> Table:
     """Both ways side by side."""
     table = Table(box=None, pad_edge=False)
     table.add_column("activation checkpointing")
-    for heading in ("tokens a pass", "tokens/s", "training", "memory"):
+    for heading in ("tokens a micro-batch", "tokens/s", "training", "memory"):
         table.add_column(heading, justify="right")
     for way in found.ways:
         chosen = way.activation_checkpointing == found.activation_checkpointing
@@ -260,7 +260,7 @@ def _comparison(found: Estimate) -> Table:
         name = "on" if way.activation_checkpointing else "off"
         table.add_row(
             f"{name}, as {found.verb} would" if chosen else name,
-            f"{way.tokens_per_pass:,}",
+            f"{way.tokens_per_micro_batch:,}",
             *speed,
             gib(way.peak_memory_bytes),
             style="" if chosen else "dim",
@@ -268,7 +268,7 @@ def _comparison(found: Estimate) -> Table:
     return table
 
 
-def _set_up(settings: EstimateSettings, machine: Machine, display: ProgressDisplay) -> Job:
+def _set_up(settings: EstimateSettings, machine: Machine, display: ProgressDisplay) -> TextJob:
     """The run, as its verb would set it up."""
     if not holds_conversations(settings):
         return adapt_prepare.set_up(AdaptSettings(**_given(settings, AdaptSettings)), machine, display)
@@ -284,14 +284,14 @@ def _given(settings: EstimateSettings, verb: type[Settings]) -> dict[str, Any]:
     return {name: value for name, value in settings.to_dict().items() if name in known and value is not None}
 
 
-def _way(job: Job, on: bool, limits: PassLimits, resident: int, tokens: int, display: ProgressDisplay) -> Way:
+def _way(job: TextJob, on: bool, limits: MicroBatchLimits, resident: int, tokens: int, display: ProgressDisplay) -> Way:
     """Try training on `tokens` with activation checkpointing or without, unless it is likely to run out of memory."""
-    chosen, device = on == job.passes.activation_checkpointing, job.machine.device
-    memory = pass_memory(
+    chosen, device = on == job.micro_batches.activation_checkpointing, job.machine.device
+    memory = micro_batch_memory(
         job.base, job.objective, job.train_rows, job.settings, job.machine, activation_checkpointing=on
     )
-    size = job.passes.tokens_per_pass
-    if not chosen and not job.passes.asked_for:
+    size = job.micro_batches.tokens_per_micro_batch
+    if not chosen and not job.micro_batches.asked_for:
         size = limits.largest(memory, limits.sizes(memory)) or limits.longest
     peak, rate = resident + limits.needed(memory, size), None
     if chosen or limits.fit(memory, size):
@@ -303,14 +303,14 @@ def _way(job: Job, on: bool, limits: PassLimits, resident: int, tokens: int, dis
     return Way(on, size, rate, None if rate is None else tokens / rate / 60, peak)
 
 
-def _training_rate(job: Job, on: bool, tokens_per_pass: int, steps: int, display: ProgressDisplay) -> float:
+def _training_rate(job: TextJob, on: bool, tokens_per_micro_batch: int, steps: int, display: ProgressDisplay) -> float:
     """Tokens a second in training: the median over `steps` steps but the first."""
     lines: list[Mapping[str, Any]] = []
     loop = dataclasses.replace(
         job.loop,
         total_steps=min(steps, job.loop.total_steps),
         evaluate_every=0,
-        tokens_per_pass=tokens_per_pass,
+        tokens_per_micro_batch=tokens_per_micro_batch,
         activation_checkpointing=on,
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -327,11 +327,11 @@ def _training_rate(job: Job, on: bool, tokens_per_pass: int, steps: int, display
     return float(statistics.median(line["tokens_per_second"] for line in lines[1:] or lines))
 
 
-def _scoring_rate(job: Job) -> float:
-    """Tokens a second in scoring, over one pass."""
+def _scoring_rate(job: TextJob) -> float:
+    """Tokens a second in scoring, over one micro-batch."""
     held_out = job.own_held_out
-    tokens_per_pass = job.loop.tokens_per_pass
-    probe = dataclasses.replace(held_out, selected=held_out.rows.select_documents(tokens_per_pass))
+    tokens_per_micro_batch = job.loop.tokens_per_micro_batch
+    probe = dataclasses.replace(held_out, selected=held_out.rows.select_documents(tokens_per_micro_batch))
     began = time.perf_counter()
-    score_held_out(job.base, job.objective, probe, job.machine, tokens_per_pass=tokens_per_pass)
+    score_held_out(job.base, job.objective, probe, job.machine, tokens_per_micro_batch=tokens_per_micro_batch)
     return int(probe.rows.lengths[probe.selected].sum()) / (time.perf_counter() - began)

@@ -19,7 +19,7 @@ from domain_ft.verbs.data.settings import EstimateSettings
 from domain_ft.wording import counted
 
 if TYPE_CHECKING:
-    from domain_ft.verbs.instruct.prepare import Job
+    from domain_ft.verbs.instruct.prepare import InstructJob
 
 
 FEW_EXAMPLES = 50
@@ -75,7 +75,7 @@ def holds_conversations(settings: EstimateSettings) -> bool:
     return first is not None and recognise(first.fields, FieldChoice.of(settings)) is not None
 
 
-def examples_of(job: Job) -> Examples:
+def examples_of(job: InstructJob) -> Examples:
     """The counts of a run that is set up."""
     rows = job.train_rows
     return Examples(
@@ -91,7 +91,7 @@ def examples_of(job: Job) -> Examples:
     )
 
 
-def warnings_of(job: Job) -> Iterator[str]:
+def warnings_of(job: InstructJob) -> Iterator[str]:
     """What a person should mend or know before training on these conversations."""
     rows, length = job.train_rows, job.settings.max_length
     if len(rows) < FEW_EXAMPLES:
@@ -114,7 +114,7 @@ def warnings_of(job: Job) -> Iterator[str]:
         yield f"{phrase.share:.0%} of the prompts have the words {_shown(phrase.text)}: others may be understood less"
 
 
-def answering_minutes(job: Job) -> float:
+def answering_minutes(job: InstructJob) -> float:
     """What it takes to answer the test prompts before and after, where every answer is as long as it may be."""
     from domain_ft.models.generation import Sampling, generate
     from domain_ft.verbs.instruct.prepare import ANSWERED_AT_ONCE

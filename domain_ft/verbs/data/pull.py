@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from domain_ft.corpus import assets
-from domain_ft.corpus.assets import ASSETS, Progress
+from domain_ft.corpus.assets import ASSETS
 from domain_ft.corpus.recipes import list_recipes
 from domain_ft.errors import AssetError, nearest
+from domain_ft.progress import Progress
 from domain_ft.report.plain import plain
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.data.printing import new_console

@@ -27,7 +27,7 @@ from domain_ft.corpus.tokens import plain_backend
 from domain_ft.embedded.loading import find
 from domain_ft.errors import CorpusError
 from domain_ft.models.model_files import load_tokenizer
-from domain_ft.models.sources import Progress
+from domain_ft.progress import Progress
 from domain_ft.report.plain import plain
 from domain_ft.storage import user_path
 from domain_ft.terminal_text import printable

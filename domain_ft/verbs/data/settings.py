@@ -82,7 +82,7 @@ class EstimateSettings(
     """The model. By default minilm for text, smollm2 for conversations."""
 
     max_length: Length | None = None  # type: ignore[assignment]
-    """The most tokens in a piece or an example. By default what the verb takes."""
+    """The most tokens in a sequence or an example. By default what the verb takes."""
 
     tokens_per_step: PositiveInt | None = None  # type: ignore[assignment]
     """Tokens in an optimiser step. By default what the verb takes."""

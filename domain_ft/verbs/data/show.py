@@ -16,9 +16,9 @@ from rich.padding import Padding
 from rich.table import Table
 
 from domain_ft.corpus import assets, left_out
-from domain_ft.corpus.assets import Progress
 from domain_ft.corpus.left_out import fields_read
 from domain_ft.errors import AssetError
+from domain_ft.progress import Progress
 from domain_ft.report.plain import plain
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.data.printing import new_console
@@ -50,17 +50,17 @@ class TokenCounts:
 
     Attributes:
         model: whose tokenizer.
-        max_length: tokens of a piece at most.
+        max_length: tokens of a sequence at most.
         train, evaluation: tokens of each split, special tokens included.
-        train_pieces, evaluation_pieces: pieces of each split.
+        train_pieces, evaluation_pieces: sequences of each split.
     """
 
     model: str
     max_length: int
     train: int
     evaluation: int
-    train_pieces: int
-    evaluation_pieces: int
+    train_sequences: int
+    evaluation_sequences: int
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,7 @@ def _splits(view: CorpusView) -> Table:
     }
     if tokens:
         columns[f"tokens ({tokens.model})"] = [tokens.train, tokens.evaluation]
-        columns[f"pieces of {tokens.max_length}"] = [tokens.train_pieces, tokens.evaluation_pieces]
+        columns[f"sequences of {tokens.max_length}"] = [tokens.train_sequences, tokens.evaluation_sequences]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column()
     for name in columns:

@@ -27,9 +27,9 @@ from domain_ft.verbs.evaluate.terminal import print_evaluation
 from domain_ft.verbs.shared.language_model import (
     build_objective,
     hold_out,
-    piece_length,
     prepare_corpora,
     score_held_out,
+    sequence_length,
 )
 from domain_ft.verbs.shared.machine import choose_machine, is_main_process, provenance
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from domain_ft.corpus.prepared import PreparedCorpus
 
 
-TOKENS_PER_PASS = 4096
+TOKENS_PER_MICRO_BATCH = 4096
 
 
 def evaluate(settings: EvaluateSettings) -> EvaluationReport:
@@ -58,7 +58,7 @@ def evaluate(settings: EvaluateSettings) -> EvaluationReport:
         for name in settings.model:
             with machine.main_first():
                 base = load(name, device=machine.device, dtype=machine.weights_dtype("lora"), progress=display.job)
-                length = piece_length(base, settings.max_length)
+                length = sequence_length(base, settings.max_length)
                 held_out = {
                     role: hold_out(
                         prepared, role, base, max_length=length, max_tokens=settings.evaluation_tokens, display=display
@@ -73,7 +73,7 @@ def evaluate(settings: EvaluateSettings) -> EvaluationReport:
                         objective,
                         held_out[role],
                         machine,
-                        tokens_per_pass=TOKENS_PER_PASS,
+                        tokens_per_micro_batch=TOKENS_PER_MICRO_BATCH,
                         progress=display.job,
                         label=f"{name} on {prepared.name}",
                     )

@@ -37,7 +37,7 @@ from domain_ft.verbs.shared.comparison import ComparedRun, CompareReport
 from domain_ft.verbs.shared.comparison_terminal import print_compare
 from domain_ft.verbs.shared.machine import Machine, choose_machine, is_main_process
 
-TOKENS_PER_PASS = 4096
+TOKENS_PER_MICRO_BATCH = 4096
 
 
 _LISTED = 5
@@ -60,7 +60,7 @@ def evaluate_task(settings: EvaluateSettings) -> tuple[CompareReport, list[Predi
                 f"'{run}' is a run of `tag`, whose entities are scored on other files by running it there",
                 fix="give runs of `classify`, or compare finished runs of `tag`: domain-ft compare RUN RUN",
             )
-        if set(own.labels) != set(facts[0].labels) or own.several != facts[0].several:
+        if set(own.labels) != set(facts[0].labels) or own.multi_label != facts[0].multi_label:
             raise SettingsError(
                 f"'{run}' has other classes than '{runs[0]}'", fix="evaluate runs of one task with each other"
             )
@@ -72,7 +72,7 @@ def evaluate_task(settings: EvaluateSettings) -> tuple[CompareReport, list[Predi
         scores = seed_metrics([predictions], seed=settings.seed)
         others = paired_difference(said[:1], [predictions], seed=settings.seed) if compared else {}
         compared.append(ComparedRun(name, own.base, seeds=int(scores.pop("n")), scores=scores, differences=others))
-    shown = [metric for metric in METRICS if metric != "micro_f1" or facts[0].several]
+    shown = [metric for metric in METRICS if metric != "micro_f1" or facts[0].multi_label]
     note = "The model that each run has kept, of one seed: what another seed would give is not in the intervals."
     notes = [note, *sentences(left_out.to_result()), *_listed(rejects)]
     return CompareReport("classify", subject, compared, shown, notes, left_out, rejects), said
@@ -158,7 +158,7 @@ def _examples(
             place.read,
             ExampleFields(
                 FieldNames(**facts.fields),
-                several=facts.several,
+                multi_label=facts.multi_label,
                 rules=TaskSource.of(trained).label_rules,
                 known=facts.labels,
             ),
@@ -196,7 +196,7 @@ def _said(run: Path, facts: TaskFacts, examples: Examples, machine: Machine, dis
         logits = predict_logits(
             model,
             rows,
-            tokens_per_pass=TOKENS_PER_PASS,
+            tokens_per_micro_batch=TOKENS_PER_MICRO_BATCH,
             accelerator=machine.accelerator,
             progress=display.job,
             label=str(run),

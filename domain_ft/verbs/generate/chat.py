@@ -26,7 +26,7 @@ from domain_ft.models.generation import Generated
 from domain_ft.report.plain import plain
 from domain_ft.terminal_text import printable
 from domain_ft.verbs.generate.typewriter import Typewriter
-from domain_ft.verbs.shared.chat_model import Speaker
+from domain_ft.verbs.shared.chat_model import ChatModel
 from domain_ft.verbs.shared.streams import bad_records
 
 WIDEST = 100
@@ -55,24 +55,26 @@ class AnswerScreen:
         self._stdout = stdout
         self._labelled = labelled
 
-    def show(self, speakers: Sequence[Speaker], prompts: Sequence[str], name: str) -> list[Generated]:
+    def show(self, chat_models: Sequence[ChatModel], prompts: Sequence[str], name: str) -> list[Generated]:
         """Have each speaker answer its prompt, and show it; `name` is what the prompt is called."""
         self.said = ""
-        if len(speakers) == 1:
-            return [self._show_one(speakers[0], prompts[0], name)]
+        if len(chat_models) == 1:
+            return [self._show_one(chat_models[0], prompts[0], name)]
         with self.console.status("both are writing"):
-            answers = [speaker.answer([prompt], [name])[0] for speaker, prompt in zip(speakers, prompts, strict=True)]
-        self._show_beside(speakers, answers)
+            answers = [
+                chat_model.answer([prompt], [name])[0] for chat_model, prompt in zip(chat_models, prompts, strict=True)
+            ]
+        self._show_beside(chat_models, answers)
         return answers
 
-    def _show_one(self, speaker: Speaker, prompt: str, name: str) -> Generated:
+    def _show_one(self, chat_model: ChatModel, prompt: str, name: str) -> Generated:
         if not self.console.is_terminal:
-            answer = speaker.answer([prompt], [name], stream=self._pass_on)[0]
+            answer = chat_model.answer([prompt], [name], stream=self._pass_on)[0]
             self._stdout.write("\n")
             self._stdout.flush()
             return answer
         if self._labelled:
-            self.console.print(plain(speaker.name, style="bold cyan"))
+            self.console.print(plain(chat_model.name, style="bold cyan"))
         indent = "  " if self._labelled else ""
         page = Typewriter(self._stdout, self.width, indent)
 
@@ -81,30 +83,30 @@ class AnswerScreen:
             page.write(piece)
 
         try:
-            answer = speaker.answer([prompt], [name], stream=write)[0]
+            answer = chat_model.answer([prompt], [name], stream=write)[0]
         finally:
             page.end()
-        self.console.print(Text(f"{indent}{_measures(answer, speaker)}", style="dim"))
+        self.console.print(Text(f"{indent}{_measures(answer, chat_model)}", style="dim"))
         return answer
 
     def _pass_on(self, piece: str) -> None:
         self._stdout.write(piece)
         self._stdout.flush()
 
-    def _show_beside(self, speakers: Sequence[Speaker], answers: Sequence[Generated]) -> None:
+    def _show_beside(self, chat_models: Sequence[ChatModel], answers: Sequence[Generated]) -> None:
         table = Table(box=box.SIMPLE_HEAD, width=self.width, pad_edge=False, show_footer=True)
-        for speaker, answer in zip(speakers, answers, strict=True):
+        for chat_model, answer in zip(chat_models, answers, strict=True):
             table.add_column(
-                plain(speaker.name, style="bold cyan"), Text(_measures(answer, speaker), style="dim"), ratio=1
+                plain(chat_model.name, style="bold cyan"), Text(_measures(answer, chat_model), style="dim"), ratio=1
             )
         table.add_row(*(plain(answer.text) for answer in answers))
         self.console.print(table)
 
 
-def _measures(answer: Generated, speaker: Speaker) -> str:
+def _measures(answer: Generated, chat_model: ChatModel) -> str:
     """How long an answer was, and how fast; and that it was cut, where it was."""
     pace = f", {answer.tokens / answer.seconds:,.1f} a second" if answer.seconds else ""
-    cut = "" if answer.stopped else f"; cut at --max-new-tokens {speaker.sampling.max_new_tokens}"
+    cut = "" if answer.stopped else f"; cut at --max-new-tokens {chat_model.sampling.max_new_tokens}"
     return f"{answer.tokens:,} token{'s' if answer.tokens != 1 else ''}{pace}{cut}"
 
 
@@ -117,15 +119,15 @@ class Talk:
         screen: where the answers appear.
     """
 
-    def __init__(self, speakers: Sequence[Speaker], system: str | None, screen: AnswerScreen) -> None:
-        self.speakers, self.screen = speakers, screen
+    def __init__(self, chat_models: Sequence[ChatModel], system: str | None, screen: AnswerScreen) -> None:
+        self.chat_models, self.screen = chat_models, screen
         self.asked = 0
         self.begin(system)
 
     def begin(self, system: str | None) -> None:
         """Forget what was said."""
         self.system = system
-        self.turns = [[Turn("system", system)] if system else [] for _ in self.speakers]
+        self.turns = [[Turn("system", system)] if system else [] for _ in self.chat_models]
 
     def ask(self, text: str) -> None:
         """Put a question, and show and remember the answers. Where it fails, it is as if it had not been asked.
@@ -136,11 +138,11 @@ class Talk:
         """
         self.asked += 1
         turns = [[*own, Turn("user", text)] for own in self.turns]
-        prompts = [speaker.prompt(own) for speaker, own in zip(self.speakers, turns, strict=True)]
-        for speaker, prompt in zip(self.speakers, prompts, strict=True):
-            speaker.check(prompt)
+        prompts = [chat_model.prompt(own) for chat_model, own in zip(self.chat_models, turns, strict=True)]
+        for chat_model, prompt in zip(self.chat_models, prompts, strict=True):
+            chat_model.check(prompt)
         try:
-            answers = [answer.text for answer in self.screen.show(self.speakers, prompts, f"turn {self.asked}")]
+            answers = [answer.text for answer in self.screen.show(self.chat_models, prompts, f"turn {self.asked}")]
         except KeyboardInterrupt:
             if self.screen.said:
                 self._remember(turns, [self.screen.said])
@@ -151,7 +153,7 @@ class Talk:
         self.turns = [[*own, Turn("assistant", answer)] for own, answer in zip(turns, answers, strict=True)]
 
 
-def chat(speakers: Sequence[Speaker], system: str | None, stdin: BinaryIO | None, stdout: TextIO) -> int:
+def chat(chat_models: Sequence[ChatModel], system: str | None, stdin: BinaryIO | None, stdout: TextIO) -> int:
     """Talk until the lines end; returns how many questions were put.
 
     On a terminal ctrl-C ends an answer, and what cannot be asked is said and passed over. From a pipe either ends all.
@@ -167,8 +169,8 @@ def chat(speakers: Sequence[Speaker], system: str | None, stdin: BinaryIO | None
     """
     if stdin is None and sys.stdin.isatty() and stdout.isatty():
         with _killable():
-            return _talk_in_terminal(speakers, system, stdout)
-    talk = Talk(speakers, system, AnswerScreen(stdout))
+            return _talk_in_terminal(chat_models, system, stdout)
+    talk = Talk(chat_models, system, AnswerScreen(stdout))
     for number, line in enumerate(stdin or sys.stdin.buffer, 1):
         text = (decode(line, "standard input", bad_records(None), line=number) or "").strip()
         if text and not _take(text, talk):
@@ -176,14 +178,14 @@ def chat(speakers: Sequence[Speaker], system: str | None, stdin: BinaryIO | None
     return talk.asked
 
 
-def _talk_in_terminal(speakers: Sequence[Speaker], system: str | None, stdout: TextIO) -> int:
-    talk = Talk(speakers, system, AnswerScreen(stdout, labelled=True))
+def _talk_in_terminal(chat_models: Sequence[ChatModel], system: str | None, stdout: TextIO) -> int:
+    talk = Talk(chat_models, system, AnswerScreen(stdout, labelled=True))
     console = talk.screen.console
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (what is typed can then be edited, and called back)
-    for speaker in speakers:
-        size = speaker.base.model.num_parameters() / 1e6
-        console.print(plain(speaker.name, style="bold cyan"), Text(f"{size:,.0f} M parameters", style="dim"))
+    for chat_model in chat_models:
+        size = chat_model.base.model.num_parameters() / 1e6
+        console.print(plain(chat_model.name, style="bold cyan"), Text(f"{size:,.0f} M parameters", style="dim"))
     console.print(Text(f"{_HELP}\nctrl-C ends an answer, ctrl-D the conversation", style="dim"))
     for text in _typed(console):
         try:

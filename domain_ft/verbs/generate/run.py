@@ -29,7 +29,7 @@ from domain_ft.training.loop import release_free_memory
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.generate.chat import AnswerScreen, chat
 from domain_ft.verbs.generate.settings import GenerateSettings
-from domain_ft.verbs.shared.chat_model import Speaker, trained_from
+from domain_ft.verbs.shared.chat_model import ChatModel, trained_from
 from domain_ft.verbs.shared.machine import choose_machine
 from domain_ft.verbs.shared.stream_state import Identity, read_header
 from domain_ft.verbs.shared.streams import (
@@ -74,13 +74,13 @@ def generate(settings: GenerateSettings, stdin: BinaryIO | None = None, stdout: 
     with ProgressDisplay(quiet=settings.quiet) as display:
         names = (settings.model, against) if against else (settings.model,)
         today = _day(settings)
-        speakers = [Speaker.load(name, settings, machine, display, today) for name in names]
+        chat_models = [ChatModel.load(name, settings, machine, display, today) for name in names]
     if settings.prompt is not None:
-        result = _answer_one(speakers, settings, stdout or sys.stdout)
+        result = _answer_one(chat_models, settings, stdout or sys.stdout)
     elif settings.input is not None:
-        result = _answer_file(speakers, settings, today, stdin, stdout or sys.stdout)
+        result = _answer_file(chat_models, settings, today, stdin, stdout or sys.stdout)
     else:
-        result = {"questions": chat(speakers, settings.system, stdin, stdout or sys.stdout)}
+        result = {"questions": chat(chat_models, settings.system, stdin, stdout or sys.stdout)}
     if against:
         result["against"] = {"model": against, **result.get("against", {})}
     return {
@@ -125,7 +125,7 @@ def _check(settings: GenerateSettings, stdin: BinaryIO | None) -> None:
         raise SettingsError("--raw with --system: there is no template to put a system turn in", fix="leave one out")
 
 
-def _answer_one(speakers: Sequence[Speaker], settings: GenerateSettings, stdout: TextIO) -> dict[str, Any]:
+def _answer_one(chat_models: Sequence[ChatModel], settings: GenerateSettings, stdout: TextIO) -> dict[str, Any]:
     """Answer --prompt, on the screen unless the result is printed as JSON."""
     assert settings.prompt is not None
     placeholders = Placeholders()
@@ -134,11 +134,14 @@ def _answer_one(speakers: Sequence[Speaker], settings: GenerateSettings, stdout:
         ProgressDisplay(quiet=settings.quiet).warn(f"in --prompt, {one.message}")
     turns = [Turn("system", settings.system)] if settings.system else []
     turns.append(Turn("user", settings.prompt))
-    prompts = [speaker.prompt(turns) for speaker in speakers]
+    prompts = [chat_model.prompt(turns) for chat_model in chat_models]
     if settings.json:
-        answers = [speaker.answer([prompt], ["--prompt"])[0] for speaker, prompt in zip(speakers, prompts, strict=True)]
+        answers = [
+            chat_model.answer([prompt], ["--prompt"])[0]
+            for chat_model, prompt in zip(chat_models, prompts, strict=True)
+        ]
     else:
-        answers = AnswerScreen(stdout).show(speakers, prompts, "--prompt")
+        answers = AnswerScreen(stdout).show(chat_models, prompts, "--prompt")
     return {"prompt": settings.prompt, **_facts(answers)}
 
 
@@ -174,7 +177,7 @@ class Question:
 
 
 def _answer_file(
-    speakers: Sequence[Speaker], settings: GenerateSettings, today: date, stdin: BinaryIO | None, stdout: TextIO
+    chat_models: Sequence[ChatModel], settings: GenerateSettings, today: date, stdin: BinaryIO | None, stdout: TextIO
 ) -> dict[str, Any]:
     """Answer every prompt of --input."""
     left_out, placeholders = LeftOut(), Placeholders()
@@ -182,15 +185,15 @@ def _answer_file(
     with ProgressDisplay(quiet=settings.quiet) as display, contextlib.ExitStack() as stack:
         rejects = stack.enter_context(open_rejects(settings, left_out))
         output = stack.enter_context(
-            open_output(settings, stdout, FORMS, partial(_identity, settings, speakers, today))
+            open_output(settings, stdout, FORMS, partial(_identity, settings, chat_models, today))
         )
         source = open_input(str(settings.input), stdin)
         bad = bad_records(rejects, settings.encoding, "have such records listed: --rejects F")
         conversations = iterate_conversations(source, FieldChoice.of(settings), bad, answered=False, left_out=left_out)
-        questions = _questions(conversations, speakers, bad, placeholders)
+        questions = _questions(conversations, chat_models, bad, placeholders)
         pass_over(questions, output, rejects, settings)
         while block := list(itertools.islice(questions, settings.batch_size * BATCHES)):
-            for answer in _answer_block(speakers, block, output):
+            for answer in _answer_block(chat_models, block, output):
                 counts["answered"] += 1
                 counts["tokens"] += answer.tokens
                 counts["stopped"] += answer.stopped
@@ -209,18 +212,20 @@ def _answer_file(
     }
 
 
-def _identity(settings: GenerateSettings, speakers: Sequence[Speaker], today: date) -> Identity:
+def _identity(settings: GenerateSettings, chat_models: Sequence[ChatModel], today: date) -> Identity:
     """What the answers depend on beside the input. Draws depend on the kind of device, too."""
     names = ("format", "prompt_field", "answer_field", "system", "encoding", "id_field", "raw")
-    options = {name: getattr(settings, name) for name in names} | asdict(speakers[0].sampling)
+    options = {name: getattr(settings, name) for name in names} | asdict(chat_models[0].sampling)
     if settings.do_sample:
-        options["device"] = speakers[0].base.model.device.type
+        options["device"] = chat_models[0].base.model.device.type
     else:
         del options["seed"]
-    options["dtype"] = str(speakers[0].base.model.dtype).removeprefix("torch.")
+    options["dtype"] = str(chat_models[0].base.model.dtype).removeprefix("torch.")
     flags = {f"--{name.replace('_', '-')}": value for name, value in options.items()}
-    digests = tuple(model_digest(speaker.name) for speaker in speakers)
-    return Identity("generate", " against ".join(speaker.name for speaker in speakers), digests, flags, str(today))
+    digests = tuple(model_digest(chat_model.name) for chat_model in chat_models)
+    return Identity(
+        "generate", " against ".join(chat_model.name for chat_model in chat_models), digests, flags, str(today)
+    )
 
 
 def _day(settings: GenerateSettings) -> date:
@@ -232,7 +237,7 @@ def _day(settings: GenerateSettings) -> date:
 
 
 def _questions(
-    conversations: Iterator[Conversation], speakers: Sequence[Speaker], bad: BadRecords, placeholders: Placeholders
+    conversations: Iterator[Conversation], chat_models: Sequence[ChatModel], bad: BadRecords, placeholders: Placeholders
 ) -> Iterator[Question]:
     """What is asked in each conversation. Its last answer is the reference; one that cannot be asked is reported.
 
@@ -243,9 +248,9 @@ def _questions(
         if turns[-1].role == "assistant":
             turns, reference = turns[:-1], turns[-1].content
         try:
-            prompts = tuple(speaker.prompt(turns, conversation.tools) for speaker in speakers)
-            for speaker, prompt in zip(speakers, prompts, strict=True):
-                speaker.check(prompt)
+            prompts = tuple(chat_model.prompt(turns, conversation.tools) for chat_model in chat_models)
+            for chat_model, prompt in zip(chat_models, prompts, strict=True):
+                chat_model.check(prompt)
         except CorpusError as error:
             reason = f"{error.where}: {error.what}" if error.where else error.what
             bad.add(reason, file=conversation.file, line=conversation.line, fix=error.fix)
@@ -255,11 +260,12 @@ def _questions(
         yield Question(conversation.id, key, prompts, reference)
 
 
-def _answer_block(speakers: Sequence[Speaker], block: Sequence[Question], output: Output) -> list[Generated]:
+def _answer_block(chat_models: Sequence[ChatModel], block: Sequence[Question], output: Output) -> list[Generated]:
     """Have all speakers answer, write the lines, and give the first speaker's answers."""
     names = [question.id for question in block]
     answers = [
-        speaker.answer([question.prompts[place] for question in block], names) for place, speaker in enumerate(speakers)
+        chat_model.answer([question.prompts[place] for question in block], names)
+        for place, chat_model in enumerate(chat_models)
     ]
     output.write(
         (

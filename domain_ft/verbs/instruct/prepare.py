@@ -28,11 +28,11 @@ from domain_ft.randomness import derive
 from domain_ft.training.loop import count_steps
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.instruct.settings import InstructSettings
-from domain_ft.verbs.shared.language_model import NO_CONTROL, HeldOut, hold_out, piece_length
+from domain_ft.verbs.shared.language_model import NO_CONTROL, HeldOut, hold_out, sequence_length
 from domain_ft.verbs.shared.lineage import adapted_runs
 from domain_ft.verbs.shared.machine import Machine
-from domain_ft.verbs.shared.text_runs import CURVE_POINTS, TextJob, settle
-from domain_ft.verbs.shared.training import choose_passes, loop_settings, trainable_for_now
+from domain_ft.verbs.shared.text_runs import CURVE_POINTS, TextJob, resolve_settings
+from domain_ft.verbs.shared.training import choose_micro_batches, loop_settings, trainable_for_now
 
 EPOCHS = 3.0
 
@@ -66,7 +66,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Job(TextJob):
+class InstructJob(TextJob):
     """Conversations, rendered and encoded, and the model that learns from them.
 
     Attributes:
@@ -122,7 +122,7 @@ class Job(TextJob):
         return sum(question.reference_tokens <= self.settings.max_new_tokens for question in self.questions)
 
 
-def set_up(settings: InstructSettings, machine: Machine, display: ProgressDisplay) -> Job:
+def set_up(settings: InstructSettings, machine: Machine, display: ProgressDisplay) -> InstructJob:
     """Read the conversations, load the model, and settle every setting that depends on them.
 
     Raises:
@@ -139,7 +139,7 @@ def set_up(settings: InstructSettings, machine: Machine, display: ProgressDispla
         refuse_encoder(base)
         today = day_of(settings)
         template = ChatTemplate.of(base.tokenizer, today)
-        length = piece_length(base, settings.max_length)
+        length = sequence_length(base, settings.max_length)
         rows = {
             split: encode_conversations(
                 conversations,
@@ -169,7 +169,7 @@ def set_up(settings: InstructSettings, machine: Machine, display: ProgressDispla
     )
     objective = Instructions(kernels=machine.kernels)
     with trainable_for_now(base.model, settings, machine.kernels):
-        passes = choose_passes(
+        micro_batches = choose_micro_batches(
             base, objective, rows["train"], settings, machine, display, step_tokens=settings.tokens_per_step
         )
     budgeted = settings.max_steps is not None or settings.max_tokens is not None
@@ -182,15 +182,17 @@ def set_up(settings: InstructSettings, machine: Machine, display: ProgressDispla
     )
     evaluate_every = settings.evaluate_every or max(1, total_steps // CURVE_POINTS)
     rate = settings.learning_rate or LEARNING_RATES[settings.method]
-    loop = loop_settings(settings, passes, total_steps=total_steps, evaluate_every=evaluate_every, learning_rate=rate)
-    settled = settle(settings, machine, length, loop) | {
+    loop = loop_settings(
+        settings, micro_batches, total_steps=total_steps, evaluate_every=evaluate_every, learning_rate=rate
+    )
+    resolved = resolve_settings(settings, machine, length, loop) | {
         "format": data.format,
         "control": control or NO_CONTROL,
         "template_date": today.isoformat() if template.writes_date else settings.template_date,
     }
     kept = [data.test[index] for index in np.unique(rows["test"].documents)]
-    return Job(
-        settings=settings.resolved(**settled),
+    return InstructJob(
+        settings=settings.resolved(**resolved),
         machine=machine,
         base=base,
         objective=objective,
@@ -202,7 +204,7 @@ def set_up(settings: InstructSettings, machine: Machine, display: ProgressDispla
         held_out=held_out,
         questions=questions_of(kept, template, base, settings),
         loop=loop,
-        passes=passes,
+        micro_batches=micro_batches,
     )
 
 

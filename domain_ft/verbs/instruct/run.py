@@ -24,7 +24,7 @@ from domain_ft.models.generation import Generated, Sampling, generate
 from domain_ft.report.run_folder import RunFolder
 from domain_ft.training.checkpoints import TrainingState
 from domain_ft.training.progress import ProgressDisplay
-from domain_ft.verbs.instruct.prepare import ANSWERED_AT_ONCE, Job, Question, set_up
+from domain_ft.verbs.instruct.prepare import ANSWERED_AT_ONCE, InstructJob, Question, set_up
 from domain_ft.verbs.instruct.report import AnswerPair, ConversationFacts, InstructReport
 from domain_ft.verbs.instruct.settings import InstructSettings
 from domain_ft.verbs.instruct.terminal import print_instruct
@@ -38,7 +38,7 @@ from domain_ft.verbs.shared.runs import (
     origin,
     print_paths,
     print_plan,
-    settle_config,
+    resolve_config,
     started,
     write_model,
 )
@@ -81,8 +81,8 @@ def instruct(settings: InstructSettings) -> InstructRun:
     began = time.perf_counter()
     with started(settings, output_folder(settings)) as (folder, machine, display):
         job = set_up(as_started(settings, folder), machine, display)
-        settle_config(job.settings, _provenance(job), folder, machine, sources=("model", "data"))
-        _say_what_is_odd(job, display)
+        resolve_config(job.settings, _provenance(job), folder, machine, sources=("model", "data"))
+        log_notes(job, display)
         before = measure(job, folder, "before", display)
         said_before = _answer(job, "before", display)
         add_trainable(job)
@@ -113,7 +113,7 @@ def output_folder(settings: InstructSettings) -> Path:
     return default_folder(name_of(settings.data), name_of(settings.model))
 
 
-def _say_what_is_odd(job: Job, display: ProgressDisplay) -> None:
+def log_notes(job: InstructJob, display: ProgressDisplay) -> None:
     """What a person should know before the numbers come."""
     for note in (*job.base.notes, *job.data.notes):
         display.say(f"note: {note}")
@@ -146,7 +146,7 @@ def _say_what_is_odd(job: Job, display: ProgressDisplay) -> None:
         )
 
 
-def _answer(job: Job, when: str, display: ProgressDisplay) -> list[Generated]:
+def _answer(job: InstructJob, when: str, display: ProgressDisplay) -> list[Generated]:
     """What the model as it is now says to the questions: the likeliest, so that it says the same each time."""
     if not job.questions:
         return []
@@ -162,7 +162,7 @@ def _answer(job: Job, when: str, display: ProgressDisplay) -> list[Generated]:
 
 
 def _report(
-    job: Job,
+    job: InstructJob,
     folder: RunFolder,
     measured: tuple[Mapping[str, Scores], Mapping[str, Scores]],
     said: tuple[Sequence[Generated], Sequence[Generated]],
@@ -240,7 +240,7 @@ def _pairs(questions: Sequence[Question], before: Sequence[Generated], after: Se
     ]
 
 
-def _provenance(job: Job) -> dict[str, Any]:
+def _provenance(job: InstructJob) -> dict[str, Any]:
     """Where the numbers come from: versions, machine, and what exactly was read and trained."""
     read: dict[str, Any] = {"data": {"name": job.data.name, "content": job.data.key}}
     if job.control:
@@ -248,12 +248,9 @@ def _provenance(job: Job) -> dict[str, Any]:
     return origin(job.machine, job.base, **read)
 
 
-def _write(job: Job, folder: RunFolder, report: InstructReport) -> None:
+def _write(job: InstructJob, folder: RunFolder, report: InstructReport) -> None:
     """The adapter with the template, the page, the card and the answers, and last of all result.json."""
-    from domain_ft.verbs.instruct import (
-        card,  # they bring matplotlib, for which the first step need not wait
-        page,  # they bring matplotlib, for which the first step need not wait
-    )
+    from domain_ft.verbs.instruct import card, page  # they import matplotlib: not before the first step
 
     base = job.base
     if job.template.is_plain:
@@ -279,7 +276,7 @@ def _dry_run(settings: InstructSettings) -> dict[str, Any]:
     machine = choose_machine(settings, sharding=settings.sharding)
     with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
         job = set_up(settings, machine, display)
-        _say_what_is_odd(job, display)
+        log_notes(job, display)
         add_trainable(job)
     planned = {
         "command": "instruct",

@@ -69,7 +69,7 @@ class InstructSettings(
     trained on, and said so."""
 
     tokens_per_step: PositiveInt = 2048
-    """Tokens in an optimiser step, over all passes and processes."""
+    """Tokens in an optimiser step, over all micro-batches and processes."""
 
     control: str | None = None
     """A corpus that shows what is forgotten. By default medical for a model that was adapted to legal text, legal for

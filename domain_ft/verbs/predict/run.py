@@ -140,11 +140,11 @@ def _classes(model: TaskModel, facts: TaskFacts, settings: PredictSettings, mach
     def answer(batch: Sequence[Input]) -> Iterator[dict[str, Any]]:
         rows = ExampleRows.of(encoder, batch)
         with machine.accelerator.autocast():
-            logits = predict_logits(model, rows, tokens_per_pass=settings.tokens_per_pass)
-        chances = probabilities(logits, model.labels.several, temperature)
+            logits = predict_logits(model, rows, tokens_per_micro_batch=settings.tokens_per_micro_batch)
+        chances = probabilities(logits, model.labels.multi_label, temperature)
         for example, own in zip(batch, chances.tolist(), strict=True):
             by_name = dict(zip(names, own, strict=True))
-            if model.labels.several:
+            if model.labels.multi_label:
                 said: dict[str, Any] = {
                     "labels": [name for name, p in zip(names, own, strict=True) if p >= facts.threshold]
                 }
@@ -161,7 +161,9 @@ def _entities(model: TaskModel, facts: TaskFacts, settings: PredictSettings, mac
 
     def answer(batch: Sequence[Input]) -> Iterator[dict[str, Any]]:
         with machine.accelerator.autocast():
-            found = tag_texts(model, batch, tokens_per_pass=settings.tokens_per_pass, max_length=facts.max_length)
+            found = tag_texts(
+                model, batch, tokens_per_micro_batch=settings.tokens_per_micro_batch, max_length=facts.max_length
+            )
             for text, line in zip(batch, found, strict=True):
                 yield {"id": text.key, "entities": _in_given(text, line["entities"])}
 

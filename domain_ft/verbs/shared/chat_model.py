@@ -14,7 +14,7 @@ from domain_ft.errors import CorpusError, ModelError
 from domain_ft.json_files import read_object, read_result
 from domain_ft.models.base import BaseModel
 from domain_ft.models.generation import Generated, Sampling, encode_prompts, generate, refuse_encoder
-from domain_ft.models.sources import Progress
+from domain_ft.progress import Progress
 from domain_ft.storage import user_path
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.generate.settings import GenerateSettings
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Speaker:
+class ChatModel:
     """A model that answers.
 
     Attributes:
@@ -43,7 +43,7 @@ class Speaker:
     @classmethod
     def load(
         cls, name: str, settings: GenerateSettings, machine: Machine, display: ProgressDisplay, today: date
-    ) -> Speaker:
+    ) -> ChatModel:
         """Load a model or run, and warn of what is to be known about it.
 
         Args:

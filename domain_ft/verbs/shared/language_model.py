@@ -50,7 +50,7 @@ class HeldOut:
     Attributes:
         name: of the corpus.
         role: `domain`, `control` or `test`.
-        rows: the pieces of its evaluation split, or its conversations.
+        rows: the sequences of its evaluation split, or its conversations.
         selected: which of them are scored, by whole documents.
     """
 
@@ -123,14 +123,14 @@ def hold_out(
     """The held-out text of `prepared`.
 
     Args:
-        max_length: tokens of a piece, as `piece_length` gives it.
+        max_length: tokens of a sequence, as `sequence_length` gives it.
         max_tokens: --evaluation-tokens; by default as many as suit the model's kind.
     """
     rows = tokenize(prepared.split("evaluation"), base.tokenizer, max_length=max_length, progress=display.job)
     return HeldOut(prepared.name, role, rows, rows.select_documents(max_tokens or EVALUATION_TOKENS[base.objective]))
 
 
-def piece_length(base: BaseModel, max_length: int) -> int:
+def sequence_length(base: BaseModel, max_length: int) -> int:
     """--max-length, or what the model's positions allow where that is less."""
     return min(max_length, base.max_length)
 
@@ -154,7 +154,7 @@ def score_held_out(
     held_out: HeldOut,
     machine: Machine,
     *,
-    tokens_per_pass: int,
+    tokens_per_micro_batch: int,
     progress: Callable[[str, int, int | None], None] | None = None,
     label: str = "evaluate",
 ) -> Scores:
@@ -165,7 +165,7 @@ def score_held_out(
             objective,
             held_out.rows,
             held_out.selected,
-            tokens_per_pass=tokens_per_pass,
+            tokens_per_micro_batch=tokens_per_micro_batch,
             accelerator=machine.accelerator,
             progress=progress,
             label=label,

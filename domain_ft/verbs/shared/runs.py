@@ -86,7 +86,7 @@ def print_paths(folder: Path, console: Console) -> None:
     console.print(plain(f"report:     {folder / 'report.html'}"), soft_wrap=True)
 
 
-def settled(settings: TrainSettings, machine: Machine, max_length: int, loop: LoopSettings | None) -> dict[str, Any]:
+def resolved(settings: TrainSettings, machine: Machine, max_length: int, loop: LoopSettings | None) -> dict[str, Any]:
     """The settings that depend on the machine, the model or the data, as they have come out.
 
     Args:
@@ -105,13 +105,13 @@ def settled(settings: TrainSettings, machine: Machine, max_length: int, loop: Lo
         return values
     return values | {
         "learning_rate": loop.learning_rate,
-        "tokens_per_pass": loop.tokens_per_pass,
+        "tokens_per_micro_batch": loop.tokens_per_micro_batch,
         "activation_checkpointing": "on" if loop.activation_checkpointing else "off",
     }
 
 
 def as_started(settings: S, folder: RunFolder) -> S:
-    """For a resumed run the passes that it was started with, and the day, where none are asked for.
+    """For a resumed run the micro-batches that it was started with, and the day, where none are asked for.
 
     Memory may be other by now, and another day would be another text, where a chat template writes the date.
     """
@@ -120,7 +120,7 @@ def as_started(settings: S, folder: RunFolder) -> S:
     stored = type(settings).from_toml(folder.config)
     kept = {
         name: getattr(settings, name) or getattr(stored, name)
-        for name in ("tokens_per_pass", "template_date")
+        for name in ("tokens_per_micro_batch", "template_date")
         if hasattr(settings, name)
     }
     if settings.activation_checkpointing == "auto":
@@ -128,7 +128,7 @@ def as_started(settings: S, folder: RunFolder) -> S:
     return settings.resolved(**kept)
 
 
-def settle_config(
+def resolve_config(
     settings: TrainSettings,
     facts: Mapping[str, Any],
     folder: RunFolder,

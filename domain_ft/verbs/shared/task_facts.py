@@ -14,13 +14,13 @@ WORST = 20
 
 
 @dataclass(frozen=True)
-class TaskFacts:
+class TaskSummary:
     """A task, as the report tells of it.
 
     Attributes:
         name: such as `legal/license-category`.
         labels: the classes' names.
-        several: whether an example may have several of them.
+        multi_label: whether an example may have several of them.
         examples: how many by split.
         facts: `TaskData.facts`: description, licence, citation, language, how it was split, known weaknesses.
         notes: what was found when it was read, in sentences.
@@ -28,18 +28,18 @@ class TaskFacts:
 
     name: str
     labels: Sequence[str]
-    several: bool = False
+    multi_label: bool = False
     examples: Mapping[str, int] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
     @classmethod
-    def of(cls, task: TaskData) -> TaskFacts:
+    def of(cls, task: TaskData) -> TaskSummary:
         """The facts of a task that was read."""
         return cls(
             name=task.name,
             labels=task.labels.names,
-            several=task.labels.several,
+            multi_label=task.labels.multi_label,
             examples={split: len(examples) for split, examples in task.splits.items()},
             facts=task.facts,
             notes=tuple(task.notes),

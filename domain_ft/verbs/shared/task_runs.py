@@ -18,7 +18,7 @@ from domain_ft.report.run_folder import RunFolder
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.shared.lineage import training_corpora
 from domain_ft.verbs.shared.machine import Machine
-from domain_ft.verbs.shared.runs import settled
+from domain_ft.verbs.shared.runs import resolved
 from domain_ft.verbs.shared.trials import TaskJob, TaskSettings, Trial
 
 
@@ -67,10 +67,10 @@ def adapted_to(model: str, display: ProgressDisplay) -> list[PreparedCorpus]:
     return corpora
 
 
-def settle(settings: TaskSettings, machine: Machine, length: int, tasks: TaskJob | None) -> dict[str, Any]:
+def resolve_settings(settings: TaskSettings, machine: Machine, length: int, tasks: TaskJob | None) -> dict[str, Any]:
     """The settings that depend on the machine, the model or the task; `tasks` is None where there is no loop."""
     loop = tasks.loop(tasks.trials[-1]) if tasks else None
-    return settled(settings, machine, length, loop) | ({"batch_size": loop.rows_per_step} if loop else {})
+    return resolved(settings, machine, length, loop) | ({"batch_size": loop.rows_per_step} if loop else {})
 
 
 def warn_of_leaks(leaks: Leaks, settings: TaskSettings, display: ProgressDisplay) -> None:

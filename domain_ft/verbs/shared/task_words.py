@@ -13,7 +13,7 @@ from domain_ft.corpus.left_out import sentences as unread_sentences
 from domain_ft.corpus.tasks.leaks import KIND_WORDS
 from domain_ft.evaluation.bootstrap import FEWEST_UNITS
 from domain_ft.report.numbers import difference_span, points
-from domain_ft.verbs.shared.task_facts import TaskFacts
+from domain_ft.verbs.shared.task_facts import TaskSummary
 
 Difference = Mapping[str, Any]
 """What `evaluation.counts.counts_difference` gives of a score."""
@@ -71,7 +71,7 @@ def few_units(units: int, what: str) -> str:
     return f"There are only {units:,} independent {what}: the intervals are rough."
 
 
-def facts(task: TaskFacts) -> list[tuple[str, str]]:
+def facts(task: TaskSummary) -> list[tuple[str, str]]:
     """(what it is, what it says) of a task's facts that are words, and of its sizes."""
     skipped = ("description", "fields")
     named = [
@@ -80,7 +80,7 @@ def facts(task: TaskFacts) -> list[tuple[str, str]]:
         if name not in skipped and value and isinstance(value, (str, list, tuple))
     ]
     sizes = [(f"{split} examples", f"{amount:,}") for split, amount in task.examples.items()]
-    kind = "any number of them an example" if task.several else "one an example"
+    kind = "any number of them an example" if task.multi_label else "one an example"
     read = task.facts.get("fields") or {}
     fields = [
         (f"{what} read from", f"{read[name]}{length}")
@@ -94,7 +94,7 @@ def facts(task: TaskFacts) -> list[tuple[str, str]]:
     return [*sizes, ("classes", f"{len(task.labels):,}, {kind}"), *fields, *named]
 
 
-def _mean_length(task: TaskFacts) -> str:
+def _mean_length(task: TaskSummary) -> str:
     mean = task.facts.get("mean_characters")
     return f", {mean:,} characters on average" if mean else ""
 

@@ -16,13 +16,13 @@ from domain_ft.objectives.base import LanguageModelObjective
 from domain_ft.report.run_folder import RunFolder
 from domain_ft.training.checkpoints import TrainingState
 from domain_ft.training.loop import LoopSettings
-from domain_ft.training.memory import PassPlan
+from domain_ft.training.memory import MicroBatchPlan
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.adapt.settings import AdaptSettings
 from domain_ft.verbs.instruct.settings import InstructSettings
 from domain_ft.verbs.shared.language_model import HeldOut, score_held_out
 from domain_ft.verbs.shared.machine import Machine
-from domain_ft.verbs.shared.runs import costs, settled
+from domain_ft.verbs.shared.runs import costs, resolved
 from domain_ft.verbs.shared.training import make_trainable, tracked, train_into
 
 CURVE_POINTS = 8
@@ -43,7 +43,7 @@ class TextJob:
         train_rows: what is learned from.
         held_out: by role, what is scored before and after; what is like the training rows comes first.
         loop: the loop's settings.
-        passes: how large a pass is, and why.
+        passes: how large a micro-batch is, and why.
     """
 
     settings: AdaptSettings | InstructSettings
@@ -53,7 +53,7 @@ class TextJob:
     train_rows: DocumentRows
     held_out: Mapping[str, HeldOut]
     loop: LoopSettings
-    passes: PassPlan
+    micro_batches: MicroBatchPlan
 
     @property
     def plan(self) -> StepPlan:
@@ -86,11 +86,11 @@ class TextJob:
         return self.objective
 
 
-def settle(
+def resolve_settings(
     settings: AdaptSettings | InstructSettings, machine: Machine, max_length: int, loop: LoopSettings
 ) -> dict[str, Any]:
     """The settings that depend on the machine, the model or the text, the budget among them: in steps."""
-    return settled(settings, machine, max_length, loop) | {
+    return resolved(settings, machine, max_length, loop) | {
         "max_tokens": None,
         "epochs": None,
         "max_steps": loop.total_steps,
@@ -136,7 +136,7 @@ def measure(
                 job.objective_of(role),
                 held_out,
                 job.machine,
-                tokens_per_pass=job.loop.tokens_per_pass,
+                tokens_per_micro_batch=job.loop.tokens_per_micro_batch,
                 progress=display.job,
                 label=f"{when}: {held_out.name}",
             )
@@ -153,7 +153,9 @@ def train_with_curve(job: TextJob, folder: RunFolder, display: ProgressDisplay) 
     curve = dataclasses.replace(own, selected=own.rows.select_documents(curve_tokens(job.settings)))
 
     def point() -> dict[str, Any]:
-        scores = score_held_out(job.base, job.objective, curve, job.machine, tokens_per_pass=job.loop.tokens_per_pass)
+        scores = score_held_out(
+            job.base, job.objective, curve, job.machine, tokens_per_micro_batch=job.loop.tokens_per_micro_batch
+        )
         return {own.role: scores.summary()}
 
     with tracked(job.settings, job.machine):
@@ -174,7 +176,7 @@ def training_facts(job: TextJob, state: TrainingState, wall_seconds: float) -> d
     """What result.json says of the training and what it cost."""
     trained = [p for p in job.base.model.parameters() if p.requires_grad]
     return costs(job.machine, job.base, [state], trained, wall_seconds) | {
-        "tokens_per_pass": state.tokens_per_pass,
+        "tokens_per_micro_batch": state.tokens_per_micro_batch,
         "activation_checkpointing": state.activation_checkpointing,
     }
 

@@ -1,4 +1,4 @@
-"""What all verbs that train share in their training: what trains, how large a pass is, and the loop."""
+"""What all verbs that train share in their training: what trains, how large a micro-batch is, and the loop."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from domain_ft.report.run_folder import RunFolder
 from domain_ft.training.checkpoints import TrainingState
 from domain_ft.training.loop import LoopSettings, train
 from domain_ft.training.memory import (
-    PassLimits,
-    PassMemory,
-    PassPlan,
-    count_pass,
+    MicroBatchLimits,
+    MicroBatchMemory,
+    MicroBatchPlan,
     free_memory,
-    plan_passes,
+    measure_micro_batch,
+    plan_micro_batches,
     training_state_bytes,
 )
 from domain_ft.training.progress import ProgressDisplay
@@ -106,7 +106,7 @@ def trainable_for_now(
             parameter.requires_grad_(requires_grad)
 
 
-def choose_passes(
+def choose_micro_batches(
     base: TrainedModel,
     objective: Objective,
     rows: Rows,
@@ -115,8 +115,9 @@ def choose_passes(
     display: ProgressDisplay,
     *,
     step_tokens: int,
-) -> PassPlan:
-    """How large a pass is, by the memory that is free now; the same on every process. What trains is in the model.
+) -> MicroBatchPlan:
+    """How large a micro-batch is, by the memory that is free now; the same on every process. What trains is in the
+    model.
 
     Args:
         step_tokens: tokens of an optimiser step over all processes.
@@ -131,17 +132,17 @@ def choose_passes(
         raise SettingsError(
             f"--activation-checkpointing on: '{base.name}' does not keep its layers in a list, so there is nothing to "
             "compute again",
-            fix="leave the option out; a smaller --tokens-per-pass or --max-length takes less memory",
+            fix="leave the option out; a smaller --tokens-per-micro-batch or --max-length takes less memory",
         )
-    plan = plan_passes(
-        pass_limits(base, rows, machine, step_tokens=step_tokens),
-        lambda on: pass_memory(base, objective, rows, settings, machine, activation_checkpointing=on),
-        tokens_per_pass=settings.tokens_per_pass,
+    plan = plan_micro_batches(
+        micro_batch_limits(base, rows, machine, step_tokens=step_tokens),
+        lambda on: micro_batch_memory(base, objective, rows, settings, machine, activation_checkpointing=on),
+        tokens_per_micro_batch=settings.tokens_per_micro_batch,
         activation_checkpointing=settings.activation_checkpointing,
         can_checkpoint=can_checkpoint,
     )
-    plans: list[PassPlan] = gather_object([plan])
-    chosen = max(plans, key=lambda plan: (plan.activation_checkpointing, -plan.tokens_per_pass))
+    plans: list[MicroBatchPlan] = gather_object([plan])
+    chosen = max(plans, key=lambda plan: (plan.activation_checkpointing, -plan.tokens_per_micro_batch))
     if not chosen.fits:
         display.warn(f"memory may run out: {chosen.reason}")
     elif chosen.activation_checkpointing and settings.activation_checkpointing == "auto":
@@ -149,11 +150,11 @@ def choose_passes(
     return chosen
 
 
-def pass_limits(base: TrainedModel, rows: Rows, machine: Machine, *, step_tokens: int) -> PassLimits:
+def micro_batch_limits(base: TrainedModel, rows: Rows, machine: Machine, *, step_tokens: int) -> MicroBatchLimits:
     """What passes have to keep to here and now; what trains must be in the model already."""
     # The processes of a machine share its memory, where each has a GPU of its own.
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if machine.device.type == "cpu" else 1
-    return PassLimits(
+    return MicroBatchLimits(
         step_tokens=-(-step_tokens // machine.processes),
         longest=int(rows.lengths.max()),
         device=machine.device.type,
@@ -162,7 +163,7 @@ def pass_limits(base: TrainedModel, rows: Rows, machine: Machine, *, step_tokens
     )
 
 
-def pass_memory(
+def micro_batch_memory(
     base: TrainedModel,
     objective: Objective,
     rows: Rows,
@@ -170,15 +171,15 @@ def pass_memory(
     machine: Machine,
     *,
     activation_checkpointing: bool,
-) -> PassMemory:
-    """Count what a pass of `base` takes in training; what trains must be in it already."""
+) -> MicroBatchMemory:
+    """Count what a micro-batch of `base` takes in training; what trains must be in it already."""
     checkpointing = ActivationCheckpointing(base.model)
     base.model.train()
     checkpointing.switch(activation_checkpointing)
     try:
         longest = rows.pack([int(rows.lengths.argmax())])
         with contextlib.nullcontext() if settings.base_dropout else without_base_dropout(base):
-            return count_pass(
+            return measure_micro_batch(
                 base,
                 objective,
                 longest,
@@ -192,14 +193,14 @@ def pass_memory(
 
 
 def loop_settings(
-    settings: TrainSettings, passes: PassPlan, *, total_steps: int, evaluate_every: int, **others: Any
+    settings: TrainSettings, micro_batches: MicroBatchPlan, *, total_steps: int, evaluate_every: int, **others: Any
 ) -> LoopSettings:
     """The loop's settings for a verb's; `others` are those that the verb has of its own, or decides."""
     values = {
         "total_steps": total_steps,
         "tokens_per_step": settings.tokens_per_step,
-        "tokens_per_pass": passes.tokens_per_pass,
-        "activation_checkpointing": passes.activation_checkpointing,
+        "tokens_per_micro_batch": micro_batches.tokens_per_micro_batch,
+        "activation_checkpointing": micro_batches.activation_checkpointing,
         "learning_rate": settings.learning_rate or LEARNING_RATES[settings.method],
         "schedule": settings.schedule,
         "warmup": settings.warmup,

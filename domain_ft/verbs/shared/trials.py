@@ -27,12 +27,12 @@ from domain_ft.objectives.base import Objective
 from domain_ft.report.run_folder import RunFolder
 from domain_ft.training.checkpoints import TrainingState, load_best
 from domain_ft.training.loop import LoopSettings
-from domain_ft.training.memory import PassPlan
+from domain_ft.training.memory import MicroBatchPlan
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.classify.settings import ClassifySettings
 from domain_ft.verbs.shared.machine import Machine
 from domain_ft.verbs.shared.training import (
-    choose_passes,
+    choose_micro_batches,
     loop_settings,
     make_trainable,
     tracked,
@@ -131,7 +131,7 @@ class TaskJob:
         model: the task's model; LoRA is not in it, unless an adapter is trained on.
         objective: what is asked of it.
         train_rows: the training examples.
-        passes: how large a pass is, and why.
+        passes: how large a micro-batch is, and why.
         start: the weights that training changes, as they were loaded.
     """
 
@@ -140,7 +140,7 @@ class TaskJob:
     model: TaskModel
     objective: Objective
     train_rows: TaskRows
-    passes: PassPlan
+    micro_batches: MicroBatchPlan
     start: Mapping[str, Tensor] = field(repr=False)
 
     @property
@@ -166,7 +166,7 @@ class TaskJob:
             "patience": settings.patience,
             "seed": trial.seed,
         }
-        draft = loop_settings(settings, self.passes, total_steps=1, evaluate_every=1, **others)
+        draft = loop_settings(settings, self.micro_batches, total_steps=1, evaluate_every=1, **others)
         per_epoch = draft.plan(lengths).steps_per_epoch
         if settings.max_steps is not None:
             steps = settings.max_steps
@@ -188,7 +188,7 @@ def set_up_trials(
     train_rows: TaskRows,
     display: ProgressDisplay,
 ) -> TaskJob:
-    """Settle how large a pass is, and remember the weights that every trial begins with.
+    """Settle how large a micro-batch is, and remember the weights that every trial begins with.
 
     Raises:
         SettingsError: the processes were launched to share the weights out.
@@ -202,14 +202,14 @@ def set_up_trials(
     examples = batch_size(settings)
     step_tokens = math.ceil(examples * float(lengths.mean())) if examples else settings.tokens_per_step
 
-    def passes() -> PassPlan:
-        return choose_passes(model, objective, train_rows, settings, machine, display, step_tokens=step_tokens)
+    def micro_batches() -> MicroBatchPlan:
+        return choose_micro_batches(model, objective, train_rows, settings, machine, display, step_tokens=step_tokens)
 
     if has_lora(model.model):  # an adapter that is trained on
-        plan, changed = passes(), None
+        plan, changed = micro_batches(), None
     else:
         with trainable_for_now(model.model, settings, machine.kernels, model.new_modules):
-            plan = passes()
+            plan = micro_batches()
             whole = settings.method == "full"
             changed = ("",) if whole else tuple(f"{path}." for path in lora_of(model.model).trained_modules)
     start = {
@@ -242,7 +242,7 @@ def begin(job: TaskJob, seed: int) -> None:
 
 def class_shares(job: TaskJob) -> npt.NDArray[np.float64] | None:
     """(L,) the share of the training examples that each class holds for, where several may, never 0 or 1; else None."""
-    if job.model.kind != "sequence" or not job.model.labels.several:
+    if job.model.kind != "sequence" or not job.model.labels.multi_label:
         return None
     targets = job.train_rows.targets
     shares: npt.NDArray[np.float64] = (targets.sum(0, dtype=np.float64) + 0.5) / (len(targets) + 1)

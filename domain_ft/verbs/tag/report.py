@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from domain_ft.verbs.shared.facts import BaseFacts
-from domain_ft.verbs.shared.task_facts import WORST, TaskFacts
+from domain_ft.verbs.shared.task_facts import WORST, TaskSummary
 
 if TYPE_CHECKING:
     from domain_ft.corpus.tagging.entities import Span, TaggedText, TaggingData
@@ -42,7 +42,7 @@ class TagReport:
 
     result: Mapping[str, Any]
     base: BaseFacts
-    task: TaskFacts
+    task: TaskSummary
     settings: Mapping[str, Any]
     provenance: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]] = ()
@@ -62,7 +62,7 @@ class TagReport:
         examples: bool = True,
     ) -> TagReport:
         """The report of a run whose kept model has `said` these spans of the task's test texts."""
-        facts = TaskFacts(
+        facts = TaskSummary(
             name=task.name,
             labels=task.types,
             examples={split: len(texts) for split, texts in task.splits.items()},

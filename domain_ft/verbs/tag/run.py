@@ -44,7 +44,7 @@ from domain_ft.verbs.shared.runs import (
     origin,
     print_paths,
     print_plan,
-    settle_config,
+    resolve_config,
     started,
     write_model,
 )
@@ -55,7 +55,7 @@ from domain_ft.verbs.shared.task_runs import (
     drop_checkpoints,
     keep_metrics,
     largest,
-    settle,
+    resolve_settings,
     warn_of_leaks,
     write_findings,
 )
@@ -86,7 +86,7 @@ class TagRun:
 
 
 @dataclass(frozen=True)
-class Job:
+class TagJob:
     """A tagging task, read and encoded, and the model that learns it.
 
     Attributes:
@@ -144,7 +144,7 @@ def tag(settings: TagSettings) -> TagRun:
         rejected: list[Reject] = []
         job = set_up(as_started(settings, folder), machine, display, rejected)
         facts = origin(machine, job.model, task={"name": job.data.name, "content": job.data.key})
-        settle_config(job.settings, facts, folder, machine, sources=("model", "task"))
+        resolve_config(job.settings, facts, folder, machine, sources=("model", "task"))
         if machine.is_main:
             write_findings(folder, job.leaks, rejected)
         outcomes = _trials(job, folder, display)
@@ -178,7 +178,7 @@ def output_folder(settings: TagSettings) -> Path:
 
 def set_up(
     settings: TagSettings, machine: Machine, display: ProgressDisplay, rejected: list[Reject] | None = None
-) -> Job:
+) -> TagJob:
     """Read the task, load the model, and settle every setting that depends on them.
 
     Args:
@@ -213,15 +213,15 @@ def set_up(
         if not len(own):
             raise CorpusError(f"the tokenizer found no token in any of the {split} texts", fix="check their language")
     machine.agree(settings.to_dict() | {"task": data.key, "base model": model.revision}, model.model)
-    _say_what_is_odd(data, leaks, rows, model, settings, display, left)
+    log_notes(data, leaks, rows, model, settings, display, left)
     weights = class_weights(rows["train"].asked, model.labels) if settings.balance == "weights" else None
     objective = TaggingObjective(kernels=machine.kernels, tag_weights=weights)
     tasks = set_up_trials(settings, machine, model, objective, rows["train"], display)
-    resolved = settings.resolved(**settle(settings, machine, length, tasks))
-    return Job(resolved, machine, data, rows, leaks, model, dataclasses.replace(tasks, settings=resolved), left)
+    resolved = settings.resolved(**resolve_settings(settings, machine, length, tasks))
+    return TagJob(resolved, machine, data, rows, leaks, model, dataclasses.replace(tasks, settings=resolved), left)
 
 
-def _say_what_is_odd(
+def log_notes(
     data: TaggingData,
     leaks: Leaks,
     rows: Mapping[str, TaggingRows],
@@ -247,7 +247,7 @@ def _say_what_is_odd(
     warn_of_leaks(leaks, settings, display)
 
 
-def _trials(job: Job, folder: RunFolder, display: ProgressDisplay) -> list[Outcome]:
+def _trials(job: TagJob, folder: RunFolder, display: ProgressDisplay) -> list[Outcome]:
     """Train and test every trial. The test texts are read once, after all choices of a trial are made."""
     outcomes = []
     tasks = job.tasks
@@ -269,7 +269,7 @@ def _trials(job: Job, folder: RunFolder, display: ProgressDisplay) -> list[Outco
 
 
 def _found(
-    job: Job, split: str, display: ProgressDisplay | None = None
+    job: TagJob, split: str, display: ProgressDisplay | None = None
 ) -> tuple[EntityCounts, list[tuple[Span, ...]], float]:
     """The entities that the model finds in a split, counted and as spans, and the mean loss of a word."""
     rows = job.rows[split]
@@ -277,7 +277,7 @@ def _found(
         classes, _, loss = predict_tags(
             job.model,
             rows,
-            tokens_per_pass=job.settings.tokens_per_pass or 4096,
+            tokens_per_micro_batch=job.settings.tokens_per_micro_batch or 4096,
             accelerator=job.machine.accelerator,
             progress=display.job if display else None,
         )
@@ -286,7 +286,7 @@ def _found(
 
 
 def _report(
-    job: Job,
+    job: TagJob,
     folder: RunFolder,
     outcomes: Sequence[Outcome],
     kept: Outcome,
@@ -354,7 +354,7 @@ def _seeds(tests: Sequence[EntityCounts], settings: TagSettings) -> dict[str, An
     return {"n": len(tests)} | {name: found["seeds"][name] | {"interval": found["interval"][name]} for name in METRICS}
 
 
-def _baselines(job: Job, tests: Sequence[EntityCounts]) -> dict[str, Any]:
+def _baselines(job: TagJob, tests: Sequence[EntityCounts]) -> dict[str, Any]:
     """The entities of the training texts looked up, and how much better the model is than that."""
     texts = job.data.splits["test"]
     gazetteer = Gazetteer(job.data.splits["train"])
@@ -377,7 +377,7 @@ def _learning_curve(outcomes: Sequence[Outcome], rows: int, settings: TagSetting
     ]
 
 
-def _write(job: Job, folder: RunFolder, report: TagReport, outcomes: Sequence[Outcome], kept: Outcome) -> None:
+def _write(job: TagJob, folder: RunFolder, report: TagReport, outcomes: Sequence[Outcome], kept: Outcome) -> None:
     """The model, the counts, the page and the card, and last of all result.json."""
     from domain_ft.verbs.tag import page  # it brings matplotlib, for which the first step need not wait
 
@@ -391,7 +391,7 @@ def _write(job: Job, folder: RunFolder, report: TagReport, outcomes: Sequence[Ou
         TaskFacts(
             kind="token",
             labels=job.data.tags,
-            several=False,
+            multi_label=False,
             method=settings.method,
             base=model.source,
             max_length=settings.max_length,

@@ -367,7 +367,7 @@ def test_chemprot_of_the_hub_is_pairs_of_chemicals_and_genes(hub: Any) -> None:
         hub("bigbio/chemprot", "chemprot_bigbio_kb", split, rows, KNOWLEDGE_BASE)
     data = open_task(TaskSource(task="medical/chemprot"))
     assert data.labels.names == ("Agonist", "Antagonist", "Downregulator", "Substrate", "Upregulator", "false")
-    assert not data.labels.several
+    assert not data.labels.multi_label
     assert [len(split) for split in data.splits.values()] == [7, 7, 7]
     first = data.splits["test"][0]
     assert first.text == f"@CHEMICAL$ test {sentence(0)} with @GENE$."
@@ -400,7 +400,7 @@ def test_gad_of_the_hub_has_one_label_though_it_stands_in_a_list(hub: Any) -> No
         ]
         hub("bigbio/gad", "gad_blurb_bigbio_text", split, rows, LABELLED)
     data = open_task(TaskSource(task="medical/gad"))
-    assert (data.labels.names, data.labels.several) == (("0", "1"), False)
+    assert (data.labels.names, data.labels.multi_label) == (("0", "1"), False)
     assert data.splits["test"][3].labels == ("1",)
     assert [len(split) for split in data.splits.values()] == [6, 6, 6]
 

@@ -1,4 +1,4 @@
-"""Passes of a task: what a model of texts reads, and the one token of each piece that its head looks at."""
+"""Micro-batches of a task: what a model of texts reads, and the one token of each sequence that its head looks at."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 from domain_ft.models.base import Batch, Tokens
 
 
-class TaskPass(Batch, Protocol):
-    """What `TaskModel.logits` reads: a `Batch` of which one or several pieces are an example."""
+class TaskMicroBatch(Batch, Protocol):
+    """What `TaskModel.logits` reads: a `Batch` of which one or several sequences are an example."""
 
     @property
     def type_ids(self) -> Tensor:
@@ -23,16 +23,16 @@ class TaskPass(Batch, Protocol):
 
     @property
     def owners(self) -> Tensor:
-        """(pieces,) int64, which example of the pass each piece is of, counted from 0; never falls."""
+        """(sequences,) int64, which example of the micro-batch each sequence is of, counted from 0; never falls."""
 
     @property
     def examples(self) -> int:
-        """Number of examples in the pass."""
+        """Number of examples in the micro-batch."""
 
 
 @dataclass(frozen=True)
 class TaskTokens(Tokens):
-    """A `TaskPass` made by hand, for proofs and tests: a piece an example, all of one segment."""
+    """A `TaskMicroBatch` made by hand, for proofs and tests: a sequence an example, all of one segment."""
 
     @property
     def type_ids(self) -> Tensor:
@@ -41,32 +41,33 @@ class TaskTokens(Tokens):
 
     @property
     def owners(self) -> Tensor:
-        """(pieces,) each piece its own."""
+        """(sequences,) each sequence its own."""
         return torch.arange(self.examples, device=self.input_ids.device)
 
     @property
     def examples(self) -> int:
-        """Number of pieces."""
+        """Number of sequences."""
         return len(self.cu_seqlens) - 1
 
 
 def last_tokens(inputs: Batch, padding: int | None) -> Tensor:
-    """(pieces,) where each piece's last token is that is not `padding`: what transformers' decoders classify by."""
+    """(sequences,) where each sequence's last token is that is not `padding`: what transformers' decoders classify
+    by."""
     starts, lengths = inputs.cu_seqlens[:-1].long(), torch.diff(inputs.cu_seqlens).long()
     if padding is None:
         return starts + lengths - 1
     places = torch.arange(len(inputs.input_ids), device=starts.device)
-    piece = torch.searchsorted(inputs.cu_seqlens[1:].long(), places, right=True)
-    places = places.where(inputs.input_ids != padding, starts[piece])
-    return starts.scatter_reduce(0, piece, places, "amax")
+    sequence = torch.searchsorted(inputs.cu_seqlens[1:].long(), places, right=True)
+    places = places.where(inputs.input_ids != padding, starts[sequence])
+    return starts.scatter_reduce(0, sequence, places, "amax")
 
 
 @contextlib.contextmanager
 def one_token_a_piece(model: PreTrainedModel, cu_seqlens: Tensor) -> Iterator[None]:
-    """Inside the block the body of an encoder hands its head a batch of the packed row's pieces, of one token each.
+    """Inside the block the body of an encoder hands its head a batch of the packed row's sequences, of one token each.
 
-    That is the first token of each, which heads and poolers read; or the mean of a piece where the class pools by it,
-    which the head's own mean then leaves as it is.
+    That is the first token of each, which heads and poolers read; or the mean of a sequence where the class pools by
+    it, which the head's own mean then leaves as it is.
     """
     by_mean = getattr(model.config, "classifier_pooling", "cls") == "mean"
 
@@ -89,7 +90,7 @@ def one_token_a_piece(model: PreTrainedModel, cu_seqlens: Tensor) -> Iterator[No
 
 
 def _pooler_output(body: Any, hidden: Tensor) -> Tensor:
-    """(pieces, D), what the pooler of a body makes of (pieces, 1, D); ALBERT keeps its pooler's parts apart."""
+    """(sequences, D), what the pooler of a body makes of (sequences, 1, D); ALBERT keeps its pooler's parts apart."""
     if hasattr(body, "pooler_activation"):
         return body.pooler_activation(body.pooler(hidden[:, 0]))
     return body.pooler(hidden)
