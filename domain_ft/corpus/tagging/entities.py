@@ -254,6 +254,3 @@ def lenient_chunks(tags: Sequence[str]) -> Iterator[Span]:
             open_type = ""
         if name and not open_type:
             start, open_type = index, name
-
-
-# ------------------------------------------------------------------------------------------------------ words and text
