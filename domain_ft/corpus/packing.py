@@ -125,7 +125,7 @@ def micro_batches(rows: npt.ArrayLike, lengths: npt.ArrayLike, tokens_per_micro_
     Args:
         rows: (sequences,) row indices.
         lengths: tokens of every sequence of the corpus, indexed by row.
-        tokens_per_pass: tokens of a micro-batch at most; a single sequence that is longer is a micro-batch of its own.
+        tokens_per_micro_batch: at most; a sequence that is longer is a micro-batch by itself.
 
     Returns:
         the micro-batches, each (sequences,) row indices; none is empty.

@@ -46,7 +46,7 @@ def score(
 
     Args:
         selected: (sequences,) indices into `rows`, such as `rows.select_documents` gives.
-        tokens_per_pass: how many tokens one forward pass may hold.
+        tokens_per_micro_batch: how many tokens one forward pass may hold.
         accelerator: of the processes, which all call this; None for one alone.
         progress: called with (`label`, tokens done, tokens in all).
 

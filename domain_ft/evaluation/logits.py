@@ -37,7 +37,7 @@ def predict_logits(
     last bit (where their machines are alike). Autocast is the caller's.
 
     Args:
-        tokens_per_pass: how many tokens one forward pass may hold.
+        tokens_per_micro_batch: how many tokens one forward pass may hold.
         accelerator: of the processes, which all call this; None for one alone.
         progress: called with (`label`, examples done, examples in all).
     """

@@ -52,7 +52,7 @@ def predict_tags(
     Several processes take turns at the micro-batches, and get the same. Autocast is the caller's.
 
     Args:
-        tokens_per_pass: how many tokens one forward pass may hold.
+        tokens_per_micro_batch: how many tokens one forward pass may hold.
         accelerator: of the processes, which all call this; None for one alone.
         progress: called with ("predict", rows done, rows in all).
 
@@ -101,7 +101,7 @@ def tag_texts(
     ones are read in windows.
 
     Args:
-        tokens_per_pass: how many tokens one forward pass may hold.
+        tokens_per_micro_batch: how many tokens one forward pass may hold.
         max_length: tokens of a window at most; as many as the model takes where none is given.
     """
     encoder = TextEncoder(model.tokenizer, min(max_length or model.max_length, model.max_length))

@@ -33,6 +33,10 @@ _NAME = re.compile(r"step-(\d+)")
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 
 
+_FORMER = {"tokens_per_pass": "tokens_per_micro_batch"}
+"""What state.json of the version before calls things: its runs can be resumed."""
+
+
 @dataclass(frozen=True)
 class TrainingState:
     """Where a run stands after `step` optimiser steps.
@@ -41,7 +45,7 @@ class TrainingState:
         step: optimiser steps taken.
         tokens: document tokens trained on.
         seconds: time spent training, over all the processes that the run has had.
-        tokens_per_pass: the size of a micro-batch; smaller than the setting once memory has run out.
+        tokens_per_micro_batch: the size of a micro-batch; smaller than the setting once memory has run out.
         activation_checkpointing: whether layers are computed again in the backward pass; on, too, once it has.
         best_score: of the points of the held-out curve, the best; None before the first, and where none is kept.
         best_step: after which it was measured, and the weights were kept.
@@ -161,7 +165,8 @@ def load_latest(
             warn(f"checkpoint step-{step} is damaged ({damage}); using the one before it")
             continue
         _restore(path, parameters, optimizer)
-        return TrainingState(**json.loads((path / "state.json").read_text(encoding="utf-8")))
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        return TrainingState(**{_FORMER.get(name, name): value for name, value in state.items()})
     return None
 
 

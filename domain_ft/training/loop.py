@@ -63,7 +63,7 @@ class LoopSettings:
         total_steps: optimiser steps in the whole run.
         tokens_per_step: document tokens that an optimiser step reads.
         rows_per_step: rows that it reads, whatever their lengths, in place of tokens_per_step; None for tokens.
-        tokens_per_pass: tokens that go through the model at once; a longer sequence has a micro-batch of its own.
+        tokens_per_micro_batch: that go through the model at once; a longer sequence is a micro-batch by itself.
         activation_checkpointing: compute layers again in the backward pass; done anyhow once memory has run out.
         learning_rate: peak learning rate.
         schedule: name of the learning-rate schedule.

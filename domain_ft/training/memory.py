@@ -85,7 +85,7 @@ class MicroBatchPlan:
     """How the tokens of a step go through the model.
 
     Attributes:
-        tokens_per_pass: at most; a longer sequence has a micro-batch of its own.
+        tokens_per_micro_batch: at most; a longer sequence has a micro-batch of its own.
         activation_checkpointing: whether layers are computed again in the backward pass.
         reason: why, in words.
         asked_for: whether the number of tokens was given.
@@ -166,7 +166,7 @@ def plan_micro_batches(
         limits: what it has to keep to.
         measure: counts the memory of a micro-batch, with activation checkpointing or without; called only where it
         matters.
-        tokens_per_pass: taken as it is, where it is given.
+        tokens_per_micro_batch: taken as it is, where it is given.
         activation_checkpointing: `auto`, or what was asked for.
         can_checkpoint: whether the model has layers that can be computed again.
     """

@@ -35,6 +35,7 @@ from domain_ft.models.lora import (
 )
 from domain_ft.models.lora_layers import LoraLinear
 from domain_ft.models.modes import without_base_dropout
+from domain_ft.models.siblings import SharedCall
 
 NO_TRITON = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 ATTENTION = {"query", "key", "value"}
@@ -272,7 +273,7 @@ def test_nothing_is_kept_after_the_call(fail: bool) -> None:
 
     def between(module: Restless, x: Tensor) -> None:
         call = lora.layers["value"].call
-        assert call is not None
+        assert isinstance(call, SharedCall)
         assert call.has_left_over
         kept.extend(weakref.ref(output) for output in call._outputs if output is not None)
         if fail:

@@ -68,7 +68,7 @@ class Way:
 
     Attributes:
         activation_checkpointing: which of the two.
-        tokens_per_pass: the largest micro-batch that fits the memory, where no other was asked for.
+        tokens_per_micro_batch: the largest micro-batch that fits the memory, where no other was asked for.
         tokens_per_second: measured; None where it does not fit the memory, which is not tried then.
         training_minutes: at that speed.
         peak_memory_bytes: on a GPU the most that was allocated; on a CPU what the process has resident and what
@@ -99,7 +99,7 @@ class Estimate:
         peak_memory_bytes: at most, in training; see `Way`.
         disk_bytes: of the adapter and the checkpoints.
         trainable_parameters: numbers that train.
-        tokens_per_pass: that the verb would choose.
+        tokens_per_micro_batch: that the verb would choose.
         activation_checkpointing: whether it would use that.
         reason: why.
         ways: without activation checkpointing and with it; one alone where the model has no layers for it.
@@ -201,7 +201,8 @@ def run(settings: EstimateSettings) -> dict[str, Any]:
         console.print(plain(f"warning: {warning}", style="yellow"))
     for sentence in (*fields_read(text["text_fields"]), *sentences(text)) if (text := found.text) else ():
         console.print(plain(f"note: {sentence}", style="yellow"))
-    return {"command": "data estimate"} | dataclasses.asdict(found) | {"minutes": found.minutes}
+    former = {"tokens_per_pass": found.tokens_per_micro_batch}  # the key's name in 0.1, for one version
+    return {"command": "data estimate"} | dataclasses.asdict(found) | {"minutes": found.minutes} | former
 
 
 def _lines(found: Estimate) -> list[tuple[str, str]]:

@@ -705,7 +705,7 @@ def test_a_long_text_is_cut_before_words_and_nothing_is_dropped(kind: str) -> No
     assert rows.cut.tolist() == [True, False]
     assert rows.owners.tolist() == [0] * (len(rows) - 1) + [1]
     batch = rows.pack([1, len(rows) - 1])
-    assert batch.pieces.tolist() == [1, 0]
+    assert batch.sequences.tolist() == [1, 0]
     assert batch.documents.tolist() == [0, 1]
     assert batch.position_ids.tolist() == [*range(rows.lengths[1]), *range(rows.lengths[-1])]
 
@@ -719,7 +719,7 @@ def test_a_part_of_the_rows_packs_as_the_rows_do() -> None:
     batch, whole = taken.pack([0, 2]), rows.pack([len(rows) - 1, 1])
     assert batch.input_ids.tolist() == whole.input_ids.tolist()
     assert batch.targets.tolist() == whole.targets.tolist()
-    assert batch.pieces.tolist() == whole.pieces.tolist() == [0, 1]
+    assert batch.sequences.tolist() == whole.pieces.tolist() == [0, 1]
 
 
 def test_a_word_longer_than_the_model_reads_is_cut() -> None:
