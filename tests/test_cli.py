@@ -34,9 +34,11 @@ def verb(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Verb], None]:
     """Puts a function in the place of a verb's `run`."""
 
     def put(name: str, run: Verb) -> None:
-        module = types.ModuleType(f"domain_ft.verbs.{name}.run")
-        module.run = run  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, module.__name__, module)
+        for one in cli.VERBS:
+            if one.words[0] == name:
+                module = types.ModuleType(f"domain_ft.verbs.{one.module}")
+                module.run = run  # type: ignore[attr-defined]
+                monkeypatch.setitem(sys.modules, module.__name__, module)
 
     return put
 
