@@ -1,15 +1,14 @@
-"""What a corpus costs by its size: to prepare and tokenise once, and to read from in every run after that.
+"""What a corpus costs by size: to prepare and tokenise once, and to read in every later run.
 
     domain-ft bench corpus [--gigabytes 2] [--small-gigabytes 0.01] [--seconds 20] [--folder DIR] [--json]
 
-Two corpora are made of drawn words, one small and one big: documents of 40 bytes to some 100 kilobytes of text, a
-seventh of them in Japanese, a tenth near copies of another. Each is read from Parquet, cleaned, freed of its copies,
-split and tokenised, and then read in steps of 4,096 tokens with masks, as training does without a model. Every
-measurement has a process of its own, and memory is that of the process with its workers, sampled while it runs. The two
-are read in turns, first from the disk, then from the system's page cache. What must not grow with the corpus: the
-seconds to the first batch once cached, the memory while reading, and the batches per second. A folder of some five
-times the big corpus is filled on the way, and removed; one that is named with --folder is kept, and a second call reads
-what is cached there.
+Two corpora are generated from random words, a small and a large one: documents of 40 bytes to some 100 kilobytes, one
+in seven in Japanese, one in ten a near copy of another. Each is read from Parquet, cleaned, deduplicated, split and
+tokenised, and then read in masked steps of 4,096 tokens, as in training but without a model. Each measurement runs in a
+separate process; memory is that of the process and its workers, sampled while it runs. The two corpora are read in
+turns, first from the disk, then from the page cache. Three things must not grow with the corpus: seconds to the first
+batch once cached, memory while reading, and time per batch. The benchmark fills a folder of some five times the large
+corpus and removes it. A folder given by --folder is kept, and a second call uses its cache.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ READINGS = 3
 
 
 def texts(size: int) -> Iterator[str]:
-    """Documents of `size` bytes in all, the same in every run."""
+    """Documents of `size` bytes in total, the same in every run."""
     draw = np.random.default_rng(SEED)
     consonants, vowels = list("bcdfghjklmnprstvz"), ["a", "e", "i", "o", "u", "é", "ö"]
     syllables = np.array([c + v for c in consonants for v in vowels] + ["tion", "ing", "er", "ment"])
@@ -73,7 +72,7 @@ def texts(size: int) -> Iterator[str]:
 
 
 def _japanese_word(draw: np.random.Generator) -> str:
-    """One or two characters of Chinese origin and up to two hiragana; no space parts it from the next."""
+    """One or two kanji and up to two hiragana; there are no spaces between words."""
     kanji, hiragana = (
         draw.integers(0x4E00, 0x5E00, draw.integers(1, 3)),
         draw.integers(0x3041, 0x3093, draw.integers(3)),
@@ -82,7 +81,7 @@ def _japanese_word(draw: np.random.Generator) -> str:
 
 
 def make_corpus(path: Path, size: int) -> None:
-    """Write `size` bytes of text as a Parquet file with the one column `text`."""
+    """Write `size` bytes of text as a Parquet file with one column, `text`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -99,7 +98,7 @@ def make_corpus(path: Path, size: int) -> None:
 
 
 def make_tokenizer(path: Path) -> None:
-    """Train a WordPiece tokenizer in the manner of BERT on the first megabytes of the corpus."""
+    """Train a BERT-style WordPiece tokenizer on the first megabytes of the corpus."""
     from tokenizers import BertWordPieceTokenizer
 
     tokenizer = BertWordPieceTokenizer()
@@ -107,7 +106,7 @@ def make_tokenizer(path: Path) -> None:
     tokenizer.save(str(path))
 
 
-# --- One measurement, in a process of its own -----------------------------------------------------------------------
+# --- One measurement, in a separate process -------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -136,7 +135,7 @@ def memory_over_time(every: float) -> Iterator[list[tuple[float, float]]]:
 
 
 def open_rows(corpus: Path, tokenizer: Path) -> tuple[Any, Any, Any, float]:
-    """The training rows of a corpus, its tokenizer, the corpus as prepared, and how many seconds that took."""
+    """The training rows of a corpus, its tokenizer, the prepared corpus, and the seconds that preparing took."""
     from transformers import PreTrainedTokenizerFast
 
     from domain_ft.corpus.corpus import open_corpus
@@ -171,7 +170,7 @@ def measure_making(corpus: Path, tokenizer: Path) -> dict[str, Any]:
 
 
 def forget(files: list[Path]) -> None:
-    """Let the system drop what it keeps of the files in memory."""
+    """Drop the files from the page cache."""
     for file in files:
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
@@ -179,7 +178,7 @@ def forget(files: list[Path]) -> None:
 
 
 def recall(files: list[Path]) -> None:
-    """Let the system read the files into memory."""
+    """Read the files into the page cache."""
     for file in files:
         with file.open("rb") as opened:
             while opened.read(1 << 20):
@@ -187,7 +186,7 @@ def recall(files: list[Path]) -> None:
 
 
 def measure_reading(corpus: Path, tokenizer: Path, seconds: float) -> dict[str, Any]:
-    """Open what is cached, and read masked batches for `seconds`, half of them from the disk, half from memory."""
+    """Open the cached corpus and read masked batches for `seconds`: half of them from the disk, half from memory."""
     from domain_ft.corpus.masking import MaskVocabulary, mask_tokens
     from domain_ft.corpus.packing import StepPlan, micro_batches
 
@@ -198,7 +197,7 @@ def measure_reading(corpus: Path, tokenizer: Path, seconds: float) -> dict[str, 
             mask_tokens(batch, epoch=step.epoch, seed=SEED, rate=0.15, whole_word=True, vocabulary=vocabulary)
 
     def rate(step: int, seconds: float) -> tuple[int, float]:
-        """Read for so long, from `step` on: the step after the last one that was read, and batches per second."""
+        """Read from `step` on for `seconds`. Returns the step after the last one read, and batches per second."""
         first, began = step, time.perf_counter()
         while time.perf_counter() - began < seconds:
             read(step)
@@ -232,7 +231,7 @@ def measure_reading(corpus: Path, tokenizer: Path, seconds: float) -> dict[str, 
 
 
 def compare(sizes: dict[str, int], seconds: float, folder: Path) -> dict[str, Any]:
-    """Measure each size; the rows of the report by name. What an earlier call left in the folder is not made again."""
+    """Measure each size: the rows of the report by name. Reuses what an earlier call left in the folder."""
     environment = {**os.environ, "DOMAIN_FT_CACHE": str(folder / "cache")}
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file():
@@ -250,7 +249,7 @@ def compare(sizes: dict[str, int], seconds: float, folder: Path) -> dict[str, An
     for name, size in sizes.items():
         corpus, making = folder / f"{name}.parquet", folder / f"{name}.making.json"
         if not corpus.is_file():
-            _say(f"{name}: {size / 1e9:g} GB of text are drawn")
+            _say(f"{name}: {size / 1e9:g} GB of text are generated")
             make_corpus(folder / "unfinished", size)
             (folder / "unfinished").rename(corpus)
         if not making.is_file():
@@ -266,7 +265,7 @@ def compare(sizes: dict[str, int], seconds: float, folder: Path) -> dict[str, An
 
 
 def print_table(rows: dict[str, Any]) -> None:
-    """The rows for a person."""
+    """Print the rows as a table."""
     from rich.console import Console
     from rich.table import Table
 
@@ -275,16 +274,14 @@ def print_table(rows: dict[str, Any]) -> None:
         "prepared, MB/s": lambda row: f"{row['bytes'] / 1e6 / row['making']['prepare_seconds']:.1f}",
         "tokenised, MB/s": lambda row: f"{row['bytes'] / 1e6 / row['making']['tokenise_seconds']:.1f}",
         "peak memory of both, workers included, MB": lambda row: f"{row['making']['peak_memory_megabytes']:,.0f}",
-        "disk, bytes for each byte of text": lambda row: " + ".join(
+        "disk, bytes per byte of text": lambda row: " + ".join(
             f"{row['making'][f'{what}_bytes_on_disk'] / row['bytes']:.2f}" for what in ("text", "token")
         ),
         "tokens": lambda row: f"{row['making']['tokens']:,}",
         "once cached: first batch, s": lambda row: f"{row['reading']['seconds_to_first_batch']:.2f}",
         "once cached: memory while reading, MB": lambda row: f"{row['reading']['memory_megabytes']:,.0f}",
         "once cached: batches/s": lambda row: f"{row['reading']['batches_per_second']:,.0f}",
-        "the same, from a disk that nothing is kept of": lambda row: (
-            f"{row['reading']['batches_per_second_from_disk']:,.0f}"
-        ),
+        "the same, not in the page cache": lambda row: f"{row['reading']['batches_per_second_from_disk']:,.0f}",
     }
     for label, line in lines.items():
         table.add_row(label, *(line(row) for row in rows.values()))
@@ -292,7 +289,7 @@ def print_table(rows: dict[str, Any]) -> None:
 
 
 def plot(rows: dict[str, Any], path: Path) -> None:
-    """Resident memory over time: while a corpus is made ready, and while it is read."""
+    """Plot resident memory over time, while a corpus is prepared and while it is read."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -315,10 +312,10 @@ def _say(line: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gigabytes", type=float, default=2.0, help="text of the big corpus")
-    parser.add_argument("--small-gigabytes", type=float, default=0.01, help="text of the small one")
-    parser.add_argument("--seconds", type=float, default=20.0, help="for which each is read, three times")
-    parser.add_argument("--folder", type=Path, help="where the corpora and their caches are kept from call to call")
+    parser.add_argument("--gigabytes", type=float, default=2.0, help="size of the large corpus")
+    parser.add_argument("--small-gigabytes", type=float, default=0.01, help="size of the small corpus")
+    parser.add_argument("--seconds", type=float, default=20.0, help="how long each corpus is read, three times")
+    parser.add_argument("--folder", type=Path, help="keep the corpora and their caches here between calls")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON on standard output")
     parser.add_argument("--measure", choices=("making", "reading"), help=argparse.SUPPRESS)
     parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""The arithmetic that a training job needs, counted from its model and its rows. No padding, nothing done twice."""
+"""FLOPs that a training job needs, counted from its model and rows. Padding and recomputation are not counted."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Flops:
-    """Floating-point operations a trained token needs, forward and backward.
+    """Floating-point operations per trained token, forward and backward.
 
     Attributes:
-        linears: of the frozen layers: 2 K N forward (K inputs, N outputs), and 2 K N for the gradient of their input.
-            The layers that read the embeddings need no such gradient: nothing below them trains. Those in the head of
-            a masked LM see the labelled positions alone.
-        adapters: 2 R (K + N) forward and twice that backward, less 2 R K where the input needs no gradient.
-        attention: 4 L D in each layer forward (scores and mix over the L tokens of a row; half of it where it is
-            causal) and twice that backward. L is the mean over tokens.
+        linears: frozen layers: 2 K N forward (K inputs, N outputs), and 2 K N for the gradient of their input. The
+            layers that read the embeddings need no such gradient, because nothing below them is trained. Layers in
+            the head of a masked LM see only the labelled positions.
+        adapters: 2 R (K + N) forward and twice that backward, minus 2 R K if the input needs no gradient.
+        attention: 4 L D per layer forward (scores and weighted sum over the L tokens of a row; half of it if causal)
+            and twice that backward. L is the mean over tokens.
         head: the output projection, on the labelled positions: 2 D V forward and 2 D V backward.
     """
 
@@ -28,12 +28,12 @@ class Flops:
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """The sum."""
         return sum(dataclasses.astuple(self))
 
 
 def count(prepared: Any) -> Flops:
-    """The FLOPs of an `adapt.prepare.AdaptJob` with adapters in all its linears, whose attention sees whole rows."""
+    """The FLOPs of an `adapt.prepare.AdaptJob` with adapters in all linears and attention over whole rows."""
     config, rows, rank = prepared.base.model.config, prepared.train_rows, prepared.settings.rank
     causal = prepared.base.objective == "clm"
     labelled = 1.0 if causal else prepared.settings.mask_rate
@@ -50,9 +50,9 @@ def count(prepared: Any) -> Flops:
 
 
 def _adapted(prepared: Any) -> list[tuple[Any, bool, bool]]:
-    """Each adapted layer, whether its input needs a gradient, and whether it sees the labelled positions alone.
+    """Each adapted layer, whether its input needs a gradient, and whether it sees only the labelled positions.
 
-    One short pass shows it.
+    Found by one short forward pass.
     """
     from domain_ft.models.lora_layers import LoraLinear
 
@@ -62,8 +62,8 @@ def _adapted(prepared: Any) -> list[tuple[Any, bool, bool]]:
     layers = [module for module in model.modules() if isinstance(module, LoraLinear)]
     seen = dict.fromkeys(layers, (True, False))
 
-    def note(layer: Any, given: tuple[Any, ...]) -> None:
-        x = given[0]
+    def note(layer: Any, inputs: tuple[Any, ...]) -> None:
+        x = inputs[0]
         seen[layer] = x.requires_grad, x.numel() // x.shape[-1] < tokens
 
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]

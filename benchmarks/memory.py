@@ -1,18 +1,18 @@
-"""Peak memory of a training step against tokens: LoRA linears and a language-model head, our way and PEFT's.
+"""Peak memory of a training step by tokens: LoRA linears and a language-model head, ours and PEFT's.
 
     domain-ft bench memory [-- --tokens 2048,4096,8192 --layers 2 --model BERT-base|MiniLM --json]
 
 The step is `layers` feed-forward blocks of the model's sizes (hidden, four times hidden, GELU, and back) and its head,
-15 % of the tokens labelled, forward and backward. Ours: `lora_linear` and `linear_cross_entropy`. The peer's: PEFT's
-layers, all logits, and the loss in float32, as transformers computes it. On a GPU the allocator is asked; on a CPU
-every allocation and release of PyTorch's allocator is recorded.
+with 15 % of the tokens labelled, forward and backward. Ours uses `lora_linear` and `linear_cross_entropy`; the peer
+PEFT's layers, full logits, and the loss in float32, as transformers computes it. On a GPU the peak comes from the
+allocator's statistics; on a CPU from the profiler's record of every allocation and release.
 
-Three peaks each: of the whole step, beyond weights and inputs; of the linears' forward pass, with what it keeps for
-backward; of the head, with its gradient. Ours must not grow with vocabulary x tokens, but for the bounded workspace:
-`loss_slope` is what a further token costs the head, between the two largest numbers of tokens.
+Three peaks are measured: the whole step, beyond weights and inputs; the forward pass of the linears, with what it
+saves for backward; and the head with its gradient. Ours must not grow with vocabulary x tokens, except for the bounded
+workspace: `loss_slope` is the cost of one more token in the head, between the two largest numbers of tokens.
 
-Where triton is installed there is a fourth: the Triton head's, from the sizes of all tensors that it makes. It runs
-without a GPU and without memory, so at any size.
+If triton is installed there is a fourth: the peak of the Triton head, from the sizes of all tensors that it allocates.
+It needs neither a GPU nor memory, so it works at any size.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # before torch: its profiler's start and stop are nobody's news
+os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # before torch: silences the profiler's start and stop messages
 
 import torch
 import torch.nn.functional as F
@@ -52,12 +52,12 @@ TRITON_TOKENS = [4_096, 16_384, 65_536, 262_144]
 
 @dataclass(frozen=True)
 class Peak:
-    """Bytes held at once, at most.
+    """Peak bytes.
 
     Attributes:
-        step: by the whole step.
-        linears: by the linear layers' forward pass, with what it saved.
-        loss: by the head, loss and its gradient, beyond its own input.
+        step: of the whole step.
+        linears: of the linear layers' forward pass, with what it saves for backward.
+        loss: of the head, its loss and its gradient, beyond its input.
     """
 
     step: int
@@ -77,17 +77,17 @@ class Layer(nn.Module):
         self.lora_b = nn.Parameter(torch.zeros(outputs, RANK, **make))
 
     def ours(self, x: Tensor) -> Tensor:
-        """By our op."""
+        """With our op."""
         return lora_linear(x, self.weight, self.bias, self.lora_a, self.lora_b, 1.0, dropout_p=DROPOUT)
 
     def peers(self, x: Tensor) -> Tensor:
-        """As PEFT writes it."""
+        """As PEFT computes it."""
         update = F.linear(F.linear(F.dropout(x, DROPOUT), self.lora_a), self.lora_b) * 1.0
         return F.linear(x, self.weight, self.bias) + update
 
 
 class Step:
-    """Everything that a training step is given."""
+    """Layers, head, inputs and targets of a training step."""
 
     def __init__(self, model: str, layers: int, tokens: int, device: torch.device) -> None:
         torch.manual_seed(0)
@@ -117,24 +117,24 @@ class Step:
         return F.cross_entropy(F.linear(hidden, self.head).float(), self.target, ignore_index=IGNORED)
 
     def peak(self, side: str) -> Peak:
-        """What `side` holds at most."""
+        """The peaks of `side`."""
         hidden = self.linears(side).detach().requires_grad_()
         wanted = [self.x, *(p for layer in self.layers for p in (layer.lora_a, layer.lora_b))]
 
-        def whole() -> None:
+        def full_step() -> None:
             torch.autograd.grad(self.loss(side, self.linears(side)), wanted)
 
         return Peak(
-            step=peak_bytes(whole, self.device),
+            step=peak_bytes(full_step, self.device),
             linears=peak_bytes(lambda: self.linears(side), self.device),
             loss=peak_bytes(lambda: torch.autograd.grad(self.loss(side, hidden), hidden), self.device),
         )
 
 
 def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
-    """The most bytes that `call` held at once beyond what there was before it."""
+    """Peak bytes of `call`, beyond what was allocated before it."""
     if device.type == "cuda":
-        call()  # compiles and tunes, which takes memory of its own
+        call()  # compiles and tunes, which takes memory too
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -153,7 +153,7 @@ def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Standard error closed, to which torch's profiler says when it starts and stops."""
+    """Redirect standard error, where torch's profiler reports its start and stop."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -166,7 +166,7 @@ def _silent() -> Iterator[None]:
 
 
 def triton_head(model: str, tokens: list[int]) -> list[dict[str, int]]:
-    """Peaks of the Triton head beyond its operands, bfloat16, as on an H100; it makes room for labels on all rows."""
+    """Peaks of the Triton head beyond its operands, bfloat16, as on an H100; it allocates for labels on all rows."""
     sys.path.append(str(HERE / "kernels"))
     from launches import call_linear_cross_entropy
 
@@ -211,7 +211,7 @@ def compare(model: str, layers: int, tokens: list[int], device: torch.device) ->
 
 
 def show(found: dict[str, Any]) -> None:
-    """The table."""
+    """Print the table."""
     from rich.console import Console
     from rich.table import Table
 
@@ -221,25 +221,25 @@ def show(found: dict[str, Any]) -> None:
         table.add_column(heading, justify="left" if heading == "side" else "right")
     for row in found["rows"]:
         for side in ("ours", "peers"):
-            own = row[side]
+            peaks = row[side]
             table.add_row(
                 f"{row['tokens']:,}" if side == "ours" else "",
                 side,
-                *(f"{own[part] / 2**20:,.0f}" for part in ("step", "linears", "loss")),
-                f"{own['step'] / row['peers']['step']:.2f}",
+                *(f"{peaks[part] / 2**20:,.0f}" for part in ("step", "linears", "loss")),
+                f"{peaks['step'] / row['peers']['step']:.2f}",
                 end_section=side == "peers",
             )
     Console().print(table)
     if "loss_slope" in found:
         slope = found["loss_slope"]
         print(
-            f"A further token costs the head {slope['ours']:,.0f} bytes (ours) and {slope['peers']:,.0f} (the peer's); "
+            f"One more token costs the head {slope['ours']:,.0f} bytes (ours) and {slope['peers']:,.0f} (the peer's); "
             f"its hidden state has {found['hidden_bytes_per_token']:,}, its logits {found['logits_bytes_per_token']:,}."
         )
 
     if "triton_head" in found:
         sizes = ", ".join(f"{row['tokens']:,}: {row['loss'] / 2**20:,.0f}" for row in found["triton_head"])
-        print(f"The Triton head by the sizes of its tensors, MiB at so many tokens in bfloat16: {sizes}.")
+        print(f"The Triton head, from the sizes of its tensors, MiB by tokens in bfloat16: {sizes}.")
 
 
 def main() -> None:
@@ -250,13 +250,13 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, default="BERT-base" if on_gpu else "MiniLM")
     parser.add_argument("--output", type=Path, help="where to write the JSON; default: results/memory-DEVICE.json")
     parser.add_argument("--json", action="store_true", help="print the JSON, not the table")
-    given = parser.parse_args()
+    args = parser.parse_args()
     device = torch.device("cuda" if on_gpu else "cpu")
-    found = compare(given.model, given.layers, [int(n) for n in given.tokens.split(",")], device)
-    output = given.output or RESULTS / f"memory-{found['device'].lower().replace(' ', '-')}.json"
+    found = compare(args.model, args.layers, [int(n) for n in args.tokens.split(",")], device)
+    output = args.output or RESULTS / f"memory-{found['device'].lower().replace(' ', '-')}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    if given.json:
+    if args.json:
         print(json.dumps(found, indent=2))
     else:
         show(found)

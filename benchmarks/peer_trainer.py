@@ -1,11 +1,11 @@
-"""The peer of the benchmarks: transformers' Trainer and PEFT, doing what run_mlm.py and run_clm.py do.
+"""The peer of the benchmarks: transformers' Trainer and PEFT, set up like run_mlm.py and run_clm.py.
 
-Written from the documented behaviour of those examples: documents are tokenised once into a cached Arrow data set, as
-rows of a fixed length (`group_texts`) or, for short documents, one document a row, padded to the longest of its batch
-(`--line_by_line` without `--pad_to_max_length`); random masks of DataCollatorForLanguageModeling drawn for every batch,
-full logits, AdamW. With dropout means the model's own (a Llama has none) and 0.1 on the adapters' input, as in PEFT's
-quick tour. Nothing is switched on to make it slower: no evaluation, no saving and no logging stand inside the timed
-steps, special tokens are marked ahead for the collator, and nothing is padded beyond the longest row of a batch.
+Written from the documented behaviour of those examples. Documents are tokenised once into a cached Arrow data set: as
+rows of a fixed length (`group_texts`) or, for short documents, one document per row, padded to the longest of its batch
+(`--line_by_line` without `--pad_to_max_length`). Masks are drawn for every batch by DataCollatorForLanguageModeling;
+full logits; AdamW. "With dropout" means the model's dropout (a Llama has none) and 0.1 on the adapters' input, as in
+PEFT's quick tour. Nothing slows it down artificially: no evaluation, saving or logging inside the timed steps, special
+tokens are marked in advance for the collator, and rows are padded only to the longest of their batch.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class Recipe:
         model: the folder of the base.
         rows: the folder that `make_rows` wrote.
         objective: `mlm` or `clm`.
-        dropout: with it, see above.
-        by_length: batches of documents of about one length (`train_sampling_strategy="group_by_length"`).
-        longest_first: begin with the longest of these batches, so that the peak of memory is seen.
-        tokens_per_step: the rows of a batch hold about so many tokens, padding not counted.
-        steps, rank, learning_rate, weight_decay, warmup, seed: as their names say; the schedule is a cosine.
+        dropout: whether dropout is on, see above.
+        by_length: batches of documents of similar length (`train_sampling_strategy="group_by_length"`).
+        longest_first: begin with the longest of these batches, to capture the memory peak.
+        tokens_per_step: approximate tokens in a batch, without padding.
+        steps, rank, learning_rate, weight_decay, warmup, seed: as named; the schedule is a cosine.
     """
 
     model: Path
@@ -67,7 +67,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Steps:
-    """What the timed steps, all but the first, have read and taken; a token is a document's, padding is none."""
+    """Tokens and seconds of the timed steps (all but the first). `tokens` are document tokens, without padding."""
 
     tokens: int
     padded_tokens: int
@@ -91,7 +91,7 @@ class StepTimes(TrainerCallback):
 
 
 class CountingCollator:
-    """The peer's collator, counting the tokens of each batch without and with its padding."""
+    """The peer's collator; counts the tokens of each batch without and with padding."""
 
     def __init__(self, collator: DataCollatorForLanguageModeling) -> None:
         self.collator = collator
@@ -116,8 +116,8 @@ def make_rows(model: Path, texts: list[str], *, length: int, full_rows: bool, fo
 
     def group_texts(batch: dict[str, list[list[int]]]) -> dict[str, list[list[int]]]:
         joined = {name: list(itertools.chain(*lists)) for name, lists in batch.items()}
-        whole = len(joined["input_ids"]) // length * length  # the tail is dropped, as the examples do
-        return {name: [ids[at : at + length] for at in range(0, whole, length)] for name, ids in joined.items()}
+        total = len(joined["input_ids"]) // length * length  # the tail is dropped, as the examples do
+        return {name: [ids[at : at + length] for at in range(0, total, length)] for name, ids in joined.items()}
 
     datasets.disable_progress_bars()
     rows = Dataset.from_dict({"text": texts}).map(tokenise, batched=True, remove_columns=["text"])
@@ -138,7 +138,7 @@ def build(recipe: Recipe, output: Path) -> tuple[Trainer, CountingCollator, Step
         lora_dropout=0.1 if recipe.dropout else 0.0,
         target_modules="all-linear",
     )
-    torch.manual_seed(recipe.seed)  # of the adapters' first values
+    torch.manual_seed(recipe.seed)  # for the initial values of the adapters
     model = get_peft_model(auto.from_pretrained(recipe.model, **off), lora)
     rows = load_from_disk(recipe.rows)
     lengths = rows["length"][:]
@@ -163,7 +163,7 @@ def build(recipe: Recipe, output: Path) -> tuple[Trainer, CountingCollator, Step
         logging_strategy="no",
         disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),
-        remove_unused_columns=False,  # the collator is spared to look for the special tokens
+        remove_unused_columns=False,  # so that the collator need not search for special tokens
         seed=recipe.seed,
     )
     return (
@@ -174,16 +174,16 @@ def build(recipe: Recipe, output: Path) -> tuple[Trainer, CountingCollator, Step
 
 
 def batches_by_length(lengths: list[int], batch: int, steps: int, seed: int, longest_first: bool) -> list[int]:
-    """The rows of `steps` batches that stand for an epoch of Trainer's own length-grouped batches.
+    """The rows of `steps` batches that represent an epoch of Trainer's length-grouped batches.
 
-    LengthGroupedSampler sorts 50 batches at a time by falling length, so that the first few steps of a run would see
-    the longest documents alone. Taken are, with `longest_first`, the very first batch (it has the longest of all, so it
-    is where the peak of memory is; it is not timed), and then the rest of the `steps` from the longest to the shortest,
-    evenly spaced, each from another 50 while there are more.
+    LengthGroupedSampler sorts 50 batches at a time by decreasing length, so the first few steps of a run would see only
+    the longest documents. With `longest_first`, the first batch comes first: it has the longest document and so sets
+    the memory peak; it is not timed. The rest are spaced evenly from longest to shortest, each from another 50 batches
+    as long as there are more.
     """
     sampler = LengthGroupedSampler(batch, lengths=lengths, generator=torch.Generator().manual_seed(seed))
     order = list(sampler)
-    together = max(1, min(len(lengths) // (batch * 4), 50))  # as the sampler has it
+    together = max(1, min(len(lengths) // (batch * 4), 50))  # as in the sampler
     groups = max(1, len(lengths) // (batch * together))
     even = steps - longest_first
     places = [0] * longest_first
@@ -192,7 +192,7 @@ def batches_by_length(lengths: list[int], batch: int, steps: int, seed: int, lon
 
 
 def run(recipe: Recipe, output: Path) -> tuple[Steps, Path]:
-    """Train; what the timed steps took, and the folder of the adapter."""
+    """Train. Returns what the timed steps took, and the folder of the adapter."""
     trainer, collator, times = build(recipe, output)
     trainer.train()
     trainer.model.save_pretrained(output / "adapter")

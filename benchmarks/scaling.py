@@ -1,16 +1,16 @@
-"""What training costs by its length, by the tokens in a micro-batch and by the length of a row.
+"""Cost of training by the length of a run, the tokens per micro-batch and the length of a row.
 
-    domain-ft bench scaling [-- --parts length,passes,rows --minilm --json]
+    domain-ft bench scaling [-- --parts length,micro_batches,rows --minilm --json]
 
-length  tokens/s and memory of runs of 1e5, 1e6 and 1e7 tokens, over the run and in its last tenth, on a very small
-        random BERT, so that the loop and the data make up what they can of a step and 1e7 tokens take minutes; with
-        --minilm, 1e5 and 1e6 tokens of minilm too (ten minutes more). Flat means that cost is linear in the length.
-passes  the time of a step of 16,384 tokens of minilm, in micro-batches of 256 to 16,384 tokens.
-rows    tokens/s for rows of 32 to 8,192 tokens at 8,192 tokens a step, on a small random BERT with 8,192 positions,
-        beside the FLOPs a token needs: attention sees the whole row, so its share grows with the row's length.
+length         tokens/s and memory of runs of 1e5, 1e6 and 1e7 tokens, over the run and in its last tenth, with a tiny
+               random BERT, so that the loop and the data are a large part of a step and 1e7 tokens take minutes;
+               --minilm adds 1e5 and 1e6 tokens of minilm (ten more minutes). Flat means cost is linear in the length.
+micro_batches  the time of a step of 16,384 tokens of minilm, in micro-batches of 256 to 16,384 tokens.
+rows           tokens/s for rows of 32 to 8,192 tokens at 8,192 tokens per step, with a small random BERT with 8,192
+               positions, beside the FLOPs per token: attention sees the whole row, so its share grows with the row.
 
-Every measurement is a process of its own, in interleaved rounds (but for 1e7 tokens, which run once); medians are
-shown, and the first step of each process is not counted.
+Each measurement is a separate process, in interleaved rounds (except 1e7 tokens, which run once). Medians are shown;
+the first step of each process is not counted.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from typing import Any
 
 from shared import INK, OURS, RESULTS, figure, in_a_process, machine, say, show, table, write_json
 
-PARTS = ("length", "passes", "rows")
+PARTS = ("length", "micro_batches", "rows")
 RUNS = (100_000, 1_000_000, 10_000_000)
 MINILM_RUNS = (100_000, 1_000_000)
 STEP = 4_096
-PASSES = (256, 1_024, 4_096, 16_384)
-PASS_STEP = 16_384
+MICRO_BATCHES = (256, 1_024, 4_096, 16_384)
+MICRO_BATCH_STEP = 16_384
 ROWS = (32, 128, 512, 2_048, 8_192)
 ROW_STEP = 8_192
 ROUNDS = 2
@@ -40,11 +40,11 @@ ROUNDS = 2
 DOCUMENT_CHARACTERS = 1_000_000
 TINY = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 TINY_MASK_RATE = 0.05
-"""Few masked tokens, so that the vocabulary of 30,522 does not make up the whole step."""
+"""Few masked tokens, so that the vocabulary of 30,522 does not dominate the step."""
 LONG = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024}
 
 
-# --- One measurement, in a process of its own -----------------------------------------------------------------------
+# --- One measurement, in a separate process -------------------------------------------------------------------------
 
 
 def make_model(folder: Path, sizes: dict[str, int], positions: int) -> None:
@@ -63,7 +63,7 @@ def make_model(folder: Path, sizes: dict[str, int], positions: int) -> None:
 
 
 def make_long_documents(path: Path) -> None:
-    """A JSONL of documents that fill many rows of 8,192 tokens each: legal texts laid end to end."""
+    """A JSONL of documents that fill many rows of 8,192 tokens each: concatenated legal texts."""
     from domain_ft.corpus.corpus import open_corpus
     from domain_ft.corpus.prepared import prepare
 
@@ -78,23 +78,23 @@ def make_long_documents(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One training run in a process of its own: `model` on `corpus` for `tokens`.
+    """One training run in a separate process: `model` on `corpus` for `tokens`.
 
     Attributes:
-        length, step, per_pass: tokens of a row, of an optimiser step, and of a micro-batch, at most.
-        mask_rate: the share of tokens that it has to guess.
+        length, step, micro_batch: maximum tokens of a row, of an optimiser step, and of a micro-batch.
+        mask_rate: the share of tokens that are masked.
     """
 
     model: str
     corpus: str
     length: int
     step: int
-    per_pass: int
+    micro_batch: int
     tokens: int
     mask_rate: float = 0.15
 
     def take(self, environment: dict[str, str] | None = None) -> dict[str, Any]:
-        """What a process finds."""
+        """Run the process and return its result."""
         return in_a_process(__file__, "--measure", json.dumps(dataclasses.asdict(self)), environment=environment)
 
 
@@ -116,7 +116,7 @@ def measure(wanted: Measurement) -> dict[str, Any]:
         max_tokens=wanted.tokens,
         max_length=wanted.length,
         tokens_per_step=wanted.step,
-        tokens_per_micro_batch=wanted.per_pass,
+        tokens_per_micro_batch=wanted.micro_batch,
         mask_rate=wanted.mask_rate,
         quiet=True,
     )
@@ -174,7 +174,7 @@ def _turn(title: str, wanted: Measurement, environment: dict[str, str] | None = 
 
 
 def by_length(folder: Path, minilm: bool) -> dict[str, Any]:
-    """Runs of ever more tokens; the longest is made once, the others twice."""
+    """Runs of increasing length; the longest once, the others twice."""
     make_model(folder, TINY, 512)
     found = {}
     jobs = [("tiny", str(folder), RUNS, TINY_MASK_RATE)]
@@ -191,17 +191,17 @@ def by_length(folder: Path, minilm: bool) -> dict[str, Any]:
 
 
 def by_micro_batch() -> list[dict[str, Any]]:
-    """Steps of one size in micro-batches of ever more tokens."""
+    """Steps of one size in micro-batches of increasing size."""
     turns = []
     for _ in range(ROUNDS):
-        for per_pass in PASSES:
-            wanted = Measurement("minilm", "legal", 256, PASS_STEP, per_pass, 2 * PASS_STEP)
-            turns.append((per_pass, _turn(f"micro-batches of {per_pass:,} tokens", wanted)))
+        for micro_batch in MICRO_BATCHES:
+            wanted = Measurement("minilm", "legal", 256, MICRO_BATCH_STEP, micro_batch, 2 * MICRO_BATCH_STEP)
+            turns.append((micro_batch, _turn(f"micro-batches of {micro_batch:,} tokens", wanted)))
     return _medians(turns, "tokens_per_micro_batch")
 
 
 def by_row(folder: Path) -> list[dict[str, Any]]:
-    """Steps of one size of ever longer rows."""
+    """Steps of one size with rows of increasing length."""
     make_model(folder / "model", LONG, max(ROWS))
     corpus = folder / "long.jsonl"
     make_long_documents(corpus)
@@ -218,7 +218,7 @@ def by_row(folder: Path) -> list[dict[str, Any]]:
 
 
 def show_all(found: dict[str, Any]) -> None:
-    """The tables."""
+    """Print the tables."""
     for name, rows in found.get("length", {}).items():
         made = table(f"runs of {name}", ("tokens",), ("tokens/s", "in the last tenth", "resident MiB at the end"))
         for row in rows:
@@ -229,13 +229,13 @@ def show_all(found: dict[str, Any]) -> None:
                 f"{row['memory_bytes'] / 2**20:,.0f}",
             )
         show(made)
-    if "passes" in found:
+    if "micro_batches" in found:
         made = table(
-            f"minilm, a step of {PASS_STEP:,} tokens",
+            f"minilm, a step of {MICRO_BATCH_STEP:,} tokens",
             ("tokens in a micro-batch",),
-            ("s a step", "tokens/s", "resident MiB"),
+            ("s per step", "tokens/s", "resident MiB"),
         )
-        for row in found["passes"]:
+        for row in found["micro_batches"]:
             made.add_row(
                 f"{row['tokens_per_micro_batch']:,}",
                 f"{row['seconds_per_step']:.2f}",
@@ -247,7 +247,7 @@ def show_all(found: dict[str, Any]) -> None:
         made = table(
             f"a BERT of 4 layers of 256, a step of {ROW_STEP:,} tokens",
             ("tokens in a row",),
-            ("tokens/s", "MFLOP a token", "of them attention", "GFLOP/s"),
+            ("tokens/s", "MFLOP per token", "attention's share", "GFLOP/s"),
         )
         for row in found["rows"]:
             total = sum(row["flops_per_token"].values())
@@ -262,7 +262,7 @@ def show_all(found: dict[str, Any]) -> None:
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
-    """A panel a part."""
+    """Plot one panel per part."""
     parts = [part for part in PARTS if part in found]
     with figure(path, (3.6 * len(parts), 3.1)) as drawn:
         for axes, part in zip(drawn.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
@@ -273,22 +273,28 @@ def plot(found: dict[str, Any], path: Path) -> None:
                 for colour, (name, rows) in zip((OURS, INK), found[part].items(), strict=False):
                     shares = [row["tokens_per_second"] / rows[0]["tokens_per_second"] for row in rows]
                     axes.plot([row["run_tokens"] for row in rows], shares, "o-", color=colour, label=name)
-                axes.set(title="length of a run", xlabel="tokens", ylabel="tokens/s, the shortest run's being 1")
+                axes.set(title="length of a run", xlabel="tokens", ylabel="tokens/s relative to the shortest run")
                 axes.set_ylim(0, 1.3)
                 axes.legend()
             else:
                 name, title = {
-                    "passes": ("tokens_per_micro_batch", f"micro-batches of a step of {PASS_STEP:,}"),
+                    "micro_batches": ("tokens_per_micro_batch", f"micro-batches of a step of {MICRO_BATCH_STEP:,}"),
                     "rows": ("row_tokens", f"rows of a step of {ROW_STEP:,}"),
                 }[part]
                 places = [row[name] for row in found[part]]
                 axes.plot(places, [row["tokens_per_second"] for row in found[part]], "o-", color=OURS, label="measured")
-                axes.set(title=title, xlabel="tokens in a micro-batch" if part == "passes" else "tokens in a row")
+                axes.set(
+                    title=title, xlabel="tokens in a micro-batch" if part == "micro_batches" else "tokens in a row"
+                )
                 if part == "rows":
                     totals = [sum(row["flops_per_token"].values()) for row in found[part]]
                     first = found[part][0]["tokens_per_second"] * totals[0]
                     axes.plot(
-                        places, [first / total for total in totals], "--", color=INK, label="by the FLOPs a token needs"
+                        places,
+                        [first / total for total in totals],
+                        "--",
+                        color=INK,
+                        label="predicted by FLOPs per token",
                     )
                     axes.legend()
                 axes.set_xticks(places, [f"{place:,}" for place in places], rotation=30)
@@ -298,19 +304,21 @@ def plot(found: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}; the others stay as they were")
-    parser.add_argument("--minilm", action="store_true", help="measure the length of runs on minilm too")
+    parser.add_argument(
+        "--parts", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}; results of the others are kept"
+    )
+    parser.add_argument("--minilm", action="store_true", help="measure runs of minilm too")
     parser.add_argument("--output", type=Path, help="where to write the JSON; default: results/scaling.json")
     parser.add_argument("--json", action="store_true", help="print the JSON, not the tables")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.measure:
-        print(json.dumps(measure(Measurement(**json.loads(given.measure)))))
+    args = parser.parse_args()
+    if args.measure:
+        print(json.dumps(measure(Measurement(**json.loads(args.measure)))))
         return
-    parts = given.parts.split(",")
+    parts = args.parts.split(",")
     if unknown := [part for part in parts if part not in PARTS]:
-        parser.error(f"--parts: there is no {', '.join(unknown)}; known: {', '.join(PARTS)}")
-    output = given.output or RESULTS / "scaling.json"
+        parser.error(f"--parts: unknown {', '.join(unknown)}; known: {', '.join(PARTS)}")
+    output = args.output or RESULTS / "scaling.json"
     before = json.loads(output.read_text(encoding="utf-8")) if output.is_file() else {}
     found = {part: before[part] for part in PARTS if part in before} | machine()
     with tempfile.TemporaryDirectory(prefix="scaling-benchmark-") as folder:
@@ -318,12 +326,12 @@ def main() -> None:
             place = Path(folder) / part
             place.mkdir()
             if part == "length":
-                found[part] = by_length(place, given.minilm)
+                found[part] = by_length(place, args.minilm)
             else:
-                found[part] = by_micro_batch() if part == "passes" else by_row(place)
+                found[part] = by_micro_batch() if part == "micro_batches" else by_row(place)
             write_json(found, output)
     plot(found, output.with_suffix(".png"))
-    if given.json:
+    if args.json:
         print(json.dumps(found, indent=2))
     else:
         show_all(found)

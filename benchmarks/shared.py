@@ -1,4 +1,4 @@
-"""What the benchmarks of training share: processes of their own, the machine's name and ceilings, figures."""
+"""What the training benchmarks share: separate processes, the machine's name and peak rates, figures."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ OURS, OURS_TOO, PEER, PEER_TOO = "#0072b2", "#56b4e9", "#8a929c", "#b9c0c8"
 INK = "#1c2430"
 
 GEMM_SHAPES = ((4096, 384, 1536), (4096, 1536, 384), (2048, 2048, 2048))
-"""Rows, inner and columns of the products that the ceiling is the best of: minilm's, and a square one."""
+"""Rows, inner and columns of the matrix products that the ceiling is the best of: minilm's, and a square one."""
 
 
 def say(line: str) -> None:
-    """A line for who waits, on standard error."""
+    """Print a progress line to standard error."""
     print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
 
 
 def in_a_process(program: str, *arguments: str, environment: dict[str, str] | None = None) -> dict[str, Any]:
-    """What `program` prints as its last line, a JSON object, in a process of its own.
+    """Run `program` in a separate process and return its last line of output, a JSON object.
 
     Raises:
-        SystemExit: it failed; the end of what it said is the message.
+        SystemExit: it failed; the message has the end of its standard error.
     """
     command = [sys.executable, program, *arguments]
     done = subprocess.run(
@@ -50,7 +50,7 @@ def in_a_process(program: str, *arguments: str, environment: dict[str, str] | No
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, threads and versions: what a time depends on."""
+    """Processor, cores, threads and versions, which timings depend on."""
     import torch
     import transformers
 
@@ -72,8 +72,8 @@ def _processor() -> str:
 def gemm_rates() -> dict[str, float]:
     """Measured rates of matrix products, FLOP/s, each the best of GEMM_SHAPES.
 
-    `float32` is torch.mm's, which any program gets; `best_float32` and `best_bfloat16` are those of the fastest library
-    that torch brings, in each type.
+    `float32` is the rate of torch.mm, which any program gets; `best_float32` and `best_bfloat16` are the rates of the
+    fastest library in torch for each type.
     """
     import torch
 
@@ -100,7 +100,7 @@ def _gemm_rate(product: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype) 
 
 
 def write_json(found: dict[str, Any], path: Path) -> None:
-    """Write the result, whole or not at all."""
+    """Write the result atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
@@ -135,7 +135,7 @@ def figure(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
 
 
 def table(title: str, left: Sequence[str], right: Sequence[str]) -> Any:
-    """An empty table: columns of words, then columns of numbers."""
+    """An empty table: text columns, then number columns."""
     from rich import box
     from rich.table import Table
 
@@ -148,7 +148,7 @@ def table(title: str, left: Sequence[str], right: Sequence[str]) -> Any:
 
 
 def show(made: Any) -> None:
-    """Print a table, as wide as it has to be where nothing says how wide a line is."""
+    """Print a table; 120 columns wide if the output is not a terminal."""
     from rich.console import Console
 
     console = Console()

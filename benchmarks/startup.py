@@ -1,13 +1,12 @@
-"""How long a command takes to answer, and `adapt` to its first step, beside Trainer + PEFT.
+"""How long commands take to answer, and `adapt` to reach its first step, beside Trainer + PEFT.
 
     domain-ft bench startup [-- --rounds 5 --json]
 
-Wall-clock seconds of whole processes, in turns, medians. `help` is `domain-ft --help`, `data list` says itself. `adapt`
-is the time from the start of `domain-ft adapt` with its defaults, on a cached embedded corpus and model, to the
-moment its first optimiser step begins: imports, text, model, and what the report needs before. Of that, the scores of
-the base are cached too after the first run on a corpus; `adapt, base not measured yet` is that first run. `peer` is
-run_mlm.py's work on the same text, tokenised and cached: it measures nothing before it trains. A first round fills
-caches and is not counted.
+Wall-clock seconds of whole processes, in turns; medians. `help` is `domain-ft --help`. `adapt` is the time from the
+start of `domain-ft adapt` with default options, on a cached embedded corpus and model, to the start of its first
+optimiser step: imports, text, model, and what the report needs beforehand. After the first run on a corpus, the base's
+scores are cached too; `adapt, base not measured yet` is that first run. `peer` is run_mlm.py's work on the same text,
+tokenised and cached; it measures nothing before training. A first round fills caches and is not counted.
 """
 
 from __future__ import annotations
@@ -28,19 +27,19 @@ from unittest import mock
 from shared import RESULTS, in_a_process, machine, say, show, table, write_json
 
 TARGETS = {"help": 0.3, "data list": 0.5, "adapt": 10.0}
-"""Seconds that each may take, on two cores."""
+"""Limits in seconds, on two cores."""
 
 CORPUS, MODEL, LENGTH = "legal", "minilm", 256
 
 
 class Begun(BaseException):
-    """The first optimiser step begins."""
+    """Raised when the first optimiser step begins."""
 
 
 def adapt_until_first_step(measured: bool) -> None:
-    """Run `domain-ft adapt`, and leave when it would take its first step, printing its time.
+    """Run `domain-ft adapt` up to its first step and print the time.
 
-    `measured`: the base's scores may come from the cache.
+    `measured`: take the base's scores from the cache if they are there.
     """
     from domain_ft.training import loop
     from domain_ft.verbs.adapt import run as adapt_run
@@ -58,7 +57,7 @@ def adapt_until_first_step(measured: bool) -> None:
 
 
 def peer_until_first_step(rows: Path) -> None:
-    """Build the Trainer on cached rows, and leave when it would take its first step."""
+    """Build the Trainer on cached rows and run it up to its first step."""
     import peer_trainer
 
     from domain_ft.models.sources import find
@@ -116,7 +115,7 @@ def seconds_of(what: str, rows: Path) -> float:
 
 
 def compare(rounds: int) -> dict[str, Any]:
-    """All in turns, and the medians."""
+    """Measure all in turns and take medians."""
     listed = ("help", "data list", "adapt", "adapt, base not measured yet", "peer")
     seconds: dict[str, list[float]] = {what: [] for what in listed}
     with tempfile.TemporaryDirectory(prefix="startup-benchmark-") as folder:
@@ -146,13 +145,13 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the JSON, not the table")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.measure:
-        _measured(given.measure, given.rows)
+    args = parser.parse_args()
+    if args.measure:
+        _measured(args.measure, args.rows)
         return
-    found = compare(given.rounds)
-    write_json(found, given.output or RESULTS / "startup.json")
-    if given.json:
+    found = compare(args.rounds)
+    write_json(found, args.output or RESULTS / "startup.json")
+    if args.json:
         print(json.dumps(found, indent=2))
         return
     made = table(f"seconds on {found['machine']}, medians of {found['rounds']}", ("what",), ("seconds", "at most"))
@@ -163,7 +162,7 @@ def main() -> None:
 
 
 def _measured(what: str, rows: Path) -> None:
-    """What a process of its own was asked for."""
+    """Carry out one measurement in this process."""
     if what == "rows":
         make_rows(rows)
         print("{}")
@@ -175,7 +174,7 @@ def _measured(what: str, rows: Path) -> None:
             adapt_until_first_step(measured=what == "adapt")
     except Begun:
         sys.stdout.flush()
-        os._exit(0)  # what came before is what was asked for; nothing is to be saved
+        os._exit(0)  # the time has been printed; skip all cleanup
 
 
 if __name__ == "__main__":

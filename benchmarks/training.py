@@ -1,25 +1,24 @@
-"""Tokens per second, peak memory and loss of `adapt`'s training against transformers' Trainer + PEFT, side by side.
+"""Tokens per second, peak memory and loss of `adapt`, compared with transformers' Trainer + PEFT.
 
     domain-ft bench training [-- --jobs minilm-legal,... --sides ours,peer,... --rounds 3 --steps 5 --json]
-    domain-ft bench training -- --losses 24 [--rounds 1]      the losses after equal tokens, in place of the speed
+    domain-ft bench training -- --losses 24 [--rounds 1]      the losses after equal tokens, instead of the speed
 
 Both train the same adapter (rank, targets, alpha) of the same base on the same corpus, in rows of at most 256 tokens,
-with about as many tokens in a step, by the same learning rate and schedule, on as many threads, in processes of their
-own that take turns: ours, peer, peer without dropout, and so on; a ratio is between two processes of one round. Loading
-and tokenising are outside the timed steps on both sides, and the first step of each process is not counted. A token is
-a token of a document: padding is not counted. Each round has a seed of its own.
+with about the same number of tokens per step, the same learning rate, schedule and number of threads. Each runs in a
+separate process, and sides take turns: ours, peer, peer without dropout, and so on. Ratios are between two processes of
+one round. Loading and tokenising are not timed, nor is the first step of each process. Only document tokens count, not
+padding. Each round has a different seed.
 
-Sides. `ours` is what `adapt` does by default; where `--dtype auto` is not float32, `ours_float32` is run too. The peer
-is run with its default dropout and with none. SmolLM2 has no dropout of its own: there it is the adapter's (PEFT's
-lora_dropout) alone. Where the peer pads (short documents, one a row), it is run with batches grouped by length too;
-full rows have one length, so grouping would change nothing there.
+Sides. `ours` is `adapt` with its defaults; if `--dtype auto` is not float32, `ours_float32` is run too. The peer is run
+with its default dropout and without. SmolLM2 has no dropout, so there it is only the adapter's (PEFT's lora_dropout).
+If the peer pads (short documents, one per row), it is also run with batches grouped by length; full rows have one
+length, so grouping would change nothing.
 
-`gemm_fraction` is what the job's own arithmetic (flops.py has the formula) reaches on our side, as a share of the rate
-of torch.mm in float32, measured in turn; `best_gemm_fraction` is the same of the fastest library in the type that is
-computed in. `data_fraction` is the share of our steps in which the loop
-waits for its data. `final_loss` is the held-out loss after so few steps: it only says that both train. Whether they
-learn equally from equal tokens is what --losses shows: our scorer for both sides, the base beside them, and the paired
-bootstrap's interval over held-out documents.
+`gemm_fraction` is the rate of our counted FLOPs (see flops.py) as a share of torch.mm's rate in float32, measured in
+turn; `best_gemm_fraction` is the share of the fastest library's rate in the type that is used. `data_fraction` is the
+share of our step time in which the loop waits for data. `final_loss` is the held-out loss after these few steps and
+only shows that both train. --losses shows whether they learn equally from equal tokens: our scorer for both sides, the
+base for comparison, and the paired bootstrap interval over held-out documents.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ LEARNING_RATE = 1e-3
 WEIGHT_DECAY = 0.01
 WARMUP = 0.1
 SHORT_EVALUATION, LONG_EVALUATION = 4_000, 20_000
-"""Held-out tokens that are scored after the rounds of speed, and for --losses."""
+"""Held-out tokens that are scored after the speed rounds, and for --losses."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +70,9 @@ class Job:
     Attributes:
         model, corpus: embedded names.
         objective: `mlm` or `clm`.
-        full_rows: whether the peer lays documents end to end (run_mlm.py, run_clm.py) or pads them (--line_by_line).
-        tokens_per_step: document tokens in an optimiser step; fewer where the peer takes minutes.
-        steps: optimiser steps of a process, the first of which is not counted.
+        full_rows: whether the peer concatenates documents (run_mlm.py, run_clm.py) or pads them (--line_by_line).
+        tokens_per_step: document tokens in an optimiser step; fewer if the peer takes minutes.
+        steps: optimiser steps per process; the first is not counted.
     """
 
     model: str
@@ -88,7 +87,7 @@ class Job:
 class Side:
     """Who trains, and how: our precision, or the peer's dropout and grouping by length.
 
-    `name` is for a table's narrow column, `label` for the plot.
+    `name` is for the table's narrow column, `label` for the plot.
     """
 
     name: str
@@ -118,11 +117,11 @@ SIDES = {
 
 
 def sides_of(job: Job) -> list[str]:
-    """The sides that differ for `job`; `ours_float32` is added where `ours` turns out to compute in another type."""
+    """The sides that differ for `job`; `ours_float32` is added later if `ours` runs in another type."""
     return [name for name, side in SIDES.items() if name != "ours_float32" and not (side.by_length and job.full_rows)]
 
 
-# --- One measurement, in a process of its own -----------------------------------------------------------------------
+# --- One measurement, in a separate process -------------------------------------------------------------------------
 
 
 def make_peer_rows(job: Job, folder: Path) -> None:
@@ -141,8 +140,8 @@ def make_peer_rows(job: Job, folder: Path) -> None:
 def measure(job: Job, side: Side, steps: int, seed: int, rows: Path, scores: Path | None) -> dict[str, Any]:
     """Train `steps` on one `side`: speed of all steps but the first, peak memory, held-out loss afterwards.
 
-    The peer's process reads nothing of ours before its peak memory is read. The scores of the base and of what was
-    trained are written to the folder `scores`, where there is one.
+    The peer's process loads nothing of ours before its peak memory is read. If the folder `scores` is given, the scores
+    of the base and of the trained model are written to it.
     """
     import torch
 
@@ -234,14 +233,14 @@ def _train_ours(prepared: Any, steps: int, folder: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _waiting() -> Iterator[list[float]]:
-    """Seconds of each step in which the loop's own thread makes its data ready instead of computing."""
+    """Seconds of each step in which the main thread prepares data instead of computing."""
     from domain_ft.training import loop
 
     original, seconds = loop._Trainer.prepare, list[float]()
 
-    def timed(*given: Any) -> Any:
+    def timed(*arguments: Any) -> Any:
         began = time.perf_counter()
-        prepared = original(*given)
+        prepared = original(*arguments)
         if threading.current_thread() is threading.main_thread():
             seconds.append(time.perf_counter() - began)
         return prepared
@@ -291,7 +290,7 @@ def _flops_per_token(prepared: Any) -> float:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Jobs and sides that are run in turns."""
+    """Jobs and sides that take turns."""
 
     names: list[str]
     sides: list[str]
@@ -299,14 +298,14 @@ class Comparison:
     folder: Path
 
     def make_rows(self) -> None:
-        """Tokenise for the peer what it will read."""
+        """Tokenise the corpora for the peer."""
         for name in self.names:
             if any(not SIDES[side].ours for side in self.sides):
                 say(f"{name}: tokenising for the peer")
                 in_a_process(__file__, "--measure", name, "rows", "--folder", str(self.folder))
 
     def turn(self, name: str, seed: int, scores: Path | None = None) -> dict[str, dict[str, Any]]:
-        """One process a side; what each has measured, by the side's name."""
+        """Run one process per side. Returns the measurements by side."""
         found: dict[str, dict[str, Any]] = {}
         waiting = [side for side in sides_of(JOBS[name]) if side in self.sides]
         while waiting:
@@ -328,12 +327,12 @@ class Comparison:
         return found
 
     def steps_of(self, name: str) -> int:
-        """--steps, or what the job has by itself."""
+        """--steps, or the default of the job."""
         return self.steps or JOBS[name].steps
 
 
 def compare_speed(comparison: Comparison, rounds: int, output: Path) -> dict[str, Any]:
-    """All jobs on all sides, in turns; written after each round, so that a run that is cut short is not lost."""
+    """All jobs on all sides, in turns; written after each round, so that an interrupted run is not lost."""
     comparison.make_rows()
     turns: dict[str, list[dict[str, dict[str, Any]]]] = {name: [] for name in comparison.names}
     ceilings: dict[str, list[dict[str, float]]] = {name: [] for name in comparison.names}
@@ -395,7 +394,7 @@ def _fraction(turns: list[dict[str, dict[str, Any]]], ceilings: list[dict[str, f
 
 
 def compare_losses(comparison: Comparison, rounds: int, output: Path) -> dict[str, Any]:
-    """The held-out loss of each side after as many tokens, a round with each seed."""
+    """The held-out loss of each side after equal tokens, one round per seed."""
     comparison.make_rows()
     found = machine() | {"evaluation_tokens": LONG_EVALUATION, "rows": []}
     for name in comparison.names:
@@ -428,7 +427,7 @@ def _losses(name: str, seed: int, steps: int, turn: dict[str, dict[str, Any]], s
 
 
 def show_speed(found: dict[str, Any]) -> None:
-    """The table."""
+    """Print the table."""
     made = table(
         f"{found['machine']}, {found['threads']} threads; torch.mm: {found['gemm_gflops']:.0f} GFLOP/s in float32;\n"
         f"the fastest library {found['best_gemm_gflops']['float32']:.0f}, in bfloat16 "
@@ -439,27 +438,27 @@ def show_speed(found: dict[str, Any]) -> None:
     )
     for row in found["rows"]:
         for number, name in enumerate(side for side in SIDES if side in row):
-            own, speed, memory, fraction = row[name], "", "", ""
+            measured, speed, memory, fraction = row[name], "", "", ""
             if SIDES[name].ours:
                 fraction = " / ".join(f"{row[key]:.0%}" for key in _fraction_keys(name))
             elif "ratios" in row:
                 speed, memory = _spread(row["ratios"][name]), f"{row['memory_ratios'][name]['median']:.2f} x"
             made.add_row(
                 "" if number else row["job"],
-                f"{SIDES[name].name}, {own['dtype']}" if SIDES[name].ours else SIDES[name].name,
-                f"{own['tokens_per_second']:,.0f}",
+                f"{SIDES[name].name}, {measured['dtype']}" if SIDES[name].ours else SIDES[name].name,
+                f"{measured['tokens_per_second']:,.0f}",
                 speed,
                 fraction,
-                f"{own['peak_memory_bytes'] / 2**30:.2f}",
+                f"{measured['peak_memory_bytes'] / 2**30:.2f}",
                 memory,
-                f"{own['padding_fraction']:.0%}",
-                f"{own['final_loss']:.2f}",
+                f"{measured['padding_fraction']:.0%}",
+                f"{measured['final_loss']:.2f}",
             )
         made.add_section()
     show(made)
     for row in found["rows"]:
         if "data_fraction" in row:
-            print(f"{row['job']}: {row['data_fraction']:.2%} of our steps waits for data.")
+            print(f"{row['job']}: {row['data_fraction']:.2%} of our step time is waiting for data.")
 
 
 def _fraction_keys(side: str) -> tuple[str, str]:
@@ -468,13 +467,13 @@ def _fraction_keys(side: str) -> tuple[str, str]:
 
 
 def _spread(ratios: dict[str, Any]) -> str:
-    """`5.1 x (4.9-5.3)`: the median and the ends over the rounds."""
+    """`5.1 x (4.9-5.3)`: median, minimum and maximum over the rounds."""
     rounds = ratios["rounds"]
     return f"{ratios['median']:.2f} x" + (f" ({min(rounds):.1f}-{max(rounds):.1f})" if len(rounds) > 1 else "")
 
 
 def show_losses(found: dict[str, Any]) -> None:
-    """The table."""
+    """Print the table."""
     made = table(
         f"held-out loss after equal tokens ({found['evaluation_tokens']:,} held-out tokens, 95 % intervals)",
         ("job", "seed", "side"),
@@ -500,7 +499,7 @@ def _interval(found: dict[str, Any] | None) -> str:
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
-    """Speed and memory, a row of panels a job, with what ours is of each."""
+    """Plot speed and memory, one row of panels per job, with our ratio to each side."""
     rows = [row for row in found["rows"] if "ours" in row]
     if not rows:
         return
@@ -536,7 +535,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
                         fontsize=8.5,
                         color=INK,
                     )
-            speed.set_title(f"{row['job']}: tokens a second")
+            speed.set_title(f"{row['job']}: tokens/s")
             memory.set_title("peak memory, GiB")
         drawn.supxlabel(
             f"{found['machine']}; medians of {found['rounds']} interleaved rounds; GEMM: torch.mm in float32, "
@@ -551,10 +550,12 @@ def plot(found: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", default=",".join(JOBS), help=f"of {', '.join(JOBS)}")
-    parser.add_argument("--sides", default=",".join(SIDES), help=f"of {', '.join(SIDES)}")
-    parser.add_argument("--rounds", type=int, default=3, help="times that all sides take their turn, a seed each")
-    parser.add_argument("--steps", type=int, help="optimiser steps of a process; default: 3 to 5, by the job")
+    parser.add_argument("--jobs", default=",".join(JOBS), help=f"some of {', '.join(JOBS)}")
+    parser.add_argument("--sides", default=",".join(SIDES), help=f"some of {', '.join(SIDES)}")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="rounds in which all sides take a turn, with one seed each"
+    )
+    parser.add_argument("--steps", type=int, help="optimiser steps per process; default: 3 to 5, depending on the job")
     parser.add_argument("--losses", type=int, metavar="STEPS", help="compare the losses after STEPS, not the speed")
     parser.add_argument("--output", type=Path, help="the JSON; default: results/training.json or training-losses.json")
     parser.add_argument("--json", action="store_true", help="print the JSON, not the table")
@@ -562,40 +563,40 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--scores", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.measure:
-        print(json.dumps(_measured(given)))
+    args = parser.parse_args()
+    if args.measure:
+        print(json.dumps(_measured(args)))
         return
-    names, sides = given.jobs.split(","), given.sides.split(",")
+    names, sides = args.jobs.split(","), args.sides.split(",")
     for chosen, known in ((names, JOBS), (sides, SIDES)):
         if unknown := [name for name in chosen if name not in known]:
-            parser.error(f"there is no {', '.join(unknown)}; known: {', '.join(known)}")
-    if given.losses and "ours" not in sides:
-        parser.error("--losses compares with ours: it must be among --sides")
-    output = given.output or RESULTS / ("training-losses.json" if given.losses else "training.json")
+            parser.error(f"unknown {', '.join(unknown)}; known: {', '.join(known)}")
+    if args.losses and "ours" not in sides:
+        parser.error("--losses compares with ours, so --sides must include it")
+    output = args.output or RESULTS / ("training-losses.json" if args.losses else "training.json")
     with tempfile.TemporaryDirectory(prefix="training-benchmark-") as folder:
-        comparison = Comparison(names, sides, given.losses or given.steps, Path(folder))
-        compare = compare_losses if given.losses else compare_speed
-        found = compare(comparison, given.rounds, output)
-    if not given.losses:
+        comparison = Comparison(names, sides, args.losses or args.steps, Path(folder))
+        compare = compare_losses if args.losses else compare_speed
+        found = compare(comparison, args.rounds, output)
+    if not args.losses:
         plot(found, output.with_suffix(".png"))
-    if given.json:
+    if args.json:
         print(json.dumps(found, indent=2))
     else:
-        (show_losses if given.losses else show_speed)(found)
+        (show_losses if args.losses else show_speed)(found)
     say(f"written to {output}")
 
 
-def _measured(given: argparse.Namespace) -> dict[str, Any]:
-    """What a process of its own was asked for."""
-    name, what = given.measure
+def _measured(args: argparse.Namespace) -> dict[str, Any]:
+    """Carry out one measurement in this process."""
+    name, what = args.measure
     if what == "ceilings":
         return gemm_rates()
-    rows = given.folder / f"rows-{name}"
+    rows = args.folder / f"rows-{name}"
     if what == "rows":
         make_peer_rows(JOBS[name], rows)
         return {}
-    return measure(JOBS[name], SIDES[what], given.steps, given.seed, rows, given.scores)
+    return measure(JOBS[name], SIDES[what], args.steps, args.seed, rows, args.scores)
 
 
 if __name__ == "__main__":
