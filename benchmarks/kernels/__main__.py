@@ -1,14 +1,14 @@
-"""The kernels: what they move, what the compiler makes of them, how fast they are, beside the peers'.
+"""The kernels beside the peers': the bytes they move, the code they compile to, and their speed.
 
-    domain-ft bench kernels                    all of it; without a GPU the CPU backends are timed, at small sizes
-    domain-ft bench kernels -- --compile       registers, spills, shared memory and instructions, for chips not there
+    domain-ft bench kernels                    everything; without a GPU the CPU backends are timed, at small sizes
+    domain-ft bench kernels -- --compile       registers, spills, shared memory and instructions, without the chips
     domain-ft bench kernels -- --traffic       bytes and FLOPs at full size, the bars, and the least time on five chips
-    domain-ft bench kernels -- --time          this machine
+    domain-ft bench kernels -- --time          timings on this machine
 
-Nothing but --time runs a kernel. --all compiles float16 and float32 too, and options that a training step does not use
-by default: twenty minutes the first time on two cores, where the rest takes two. Peers (Liger, CCE, PEFT) are compiled
-and timed where they are installed; what they move is written down from their sources. Exit status 1: a bar is missed, a
-kernel of ours spills, or a result is wrong.
+Only --time runs kernels. --all also compiles float16, float32 and options that a training step does not use by default:
+the first run takes twenty minutes on two cores, instead of two. Peers (Liger, CCE, PEFT) are compiled and timed if
+installed; their traffic is derived from their sources. Exit status 1: a bar is missed, a kernel of ours spills, or a
+result is wrong.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 DTYPES = ("bfloat16",)
 ALL_DTYPES = ("bfloat16", "float16", "float32")
 TRAFFIC_TARGET = "sm_90"
-"""The family whose tile sizes the traffic is counted with: requested bytes depend on them, compulsory ones hardly."""
+"""The chip family whose tile sizes are used for traffic: requested bytes depend on them, compulsory bytes hardly."""
 
 
 def main() -> None:
-    given = _arguments()
-    every = not (given.compile or given.traffic or given.time)
+    args = _arguments()
+    every = not (args.compile or args.traffic or args.time)
     found: dict[str, Any] = {}
     wrong: list[str] = []
-    if given.traffic or every:
-        wrong += _traffic(given, found)
-    if given.compile or every:
-        wrong += _compile(given, found)
-    if given.time or every:
-        wrong += _time(given, found)
-    output = given.output or (RESULTS / "kernels-static.json" if "bars" in found and given.whole else None)
+    if args.traffic or every:
+        wrong += _traffic(args, found)
+    if args.compile or every:
+        wrong += _compile(args, found)
+    if args.time or every:
+        wrong += _time(args, found)
+    output = args.output or (RESULTS / "kernels-static.json" if "bars" in found and args.complete else None)
     if output is not None:
         _write(found, output)
-    if given.json:
+    if args.json:
         print(json.dumps(found, indent=2))
     for line in wrong:
         print(f"missed: {line}", file=sys.stderr)
@@ -62,25 +62,25 @@ def _arguments() -> argparse.Namespace:
 
     names = tuple(model.name for model in MODELS)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--compile", action="store_true", help="the compile table alone")
-    parser.add_argument("--traffic", action="store_true", help="the traffic table alone (or both, with --compile)")
-    parser.add_argument("--time", action="store_true", help="the times alone")
+    parser.add_argument("--compile", action="store_true", help="only the compile table")
+    parser.add_argument("--traffic", action="store_true", help="only the traffic table (or both, with --compile)")
+    parser.add_argument("--time", action="store_true", help="only the timings")
     parser.add_argument("--all", action="store_true", help="compile every type and option")
     for name, choices in (("ops", OPS), ("targets", TARGETS), ("dtypes", ALL_DTYPES), ("models", names)):
-        parser.add_argument(f"--{name}", help=f"of {','.join(choices)}; default: all that the table has")
+        parser.add_argument(f"--{name}", help=f"some of {','.join(choices)}; default: all in the table")
     parser.add_argument("--processes", type=int, help="that compile; default: one a core")
     parser.add_argument(
-        "--output", type=Path, help="where to write the JSON; default: benchmarks/results/, if all of it was made"
+        "--output", type=Path, help="where to write the JSON; default: benchmarks/results/, if the tables are complete"
     )
     parser.add_argument("--json", action="store_true", help="print the JSON, not the tables")
-    given = parser.parse_args()
-    narrowed = given.ops or given.targets or given.dtypes or given.models
-    given.whole = not narrowed and given.traffic == given.compile  # what is recorded has both tables, whole
-    given.ops = _chosen(parser, "ops", given.ops, OPS, OPS)
-    given.targets = _chosen(parser, "targets", given.targets, TARGETS, TARGETS)
-    given.dtypes = _chosen(parser, "dtypes", given.dtypes, ALL_DTYPES, ALL_DTYPES if given.all else DTYPES)
-    given.models = _chosen(parser, "models", given.models, names, names)
-    return given
+    args = parser.parse_args()
+    narrowed = args.ops or args.targets or args.dtypes or args.models
+    args.complete = not narrowed and args.traffic == args.compile  # only complete tables are recorded
+    args.ops = _chosen(parser, "ops", args.ops, OPS, OPS)
+    args.targets = _chosen(parser, "targets", args.targets, TARGETS, TARGETS)
+    args.dtypes = _chosen(parser, "dtypes", args.dtypes, ALL_DTYPES, ALL_DTYPES if args.all else DTYPES)
+    args.models = _chosen(parser, "models", args.models, names, names)
+    return args
 
 
 def _chosen(
@@ -101,11 +101,11 @@ def _write(found: dict[str, Any], output: Path) -> None:
 # The traffic
 
 
-def _traffic(given: argparse.Namespace, found: dict[str, Any]) -> list[str]:
-    """Count, print, and say which bars are missed."""
+def _traffic(args: argparse.Namespace, found: dict[str, Any]) -> list[str]:
+    """Count and print the traffic. Returns the bars that are missed."""
     import bars
 
-    entries = bars.entries(given.ops, TRAFFIC_TARGET)
+    entries = bars.entries(args.ops, TRAFFIC_TARGET)
     checks = bars.bars(entries)
     found["traffic"] = [
         {
@@ -119,7 +119,7 @@ def _traffic(given: argparse.Namespace, found: dict[str, Any]) -> list[str]:
     ]
     found["bars"] = [{**dataclasses.asdict(bar), "met": bar.met} for bar in checks]
     found["roofline"] = bars.rooflines(entries)
-    if not given.json:
+    if not args.json:
         _show_traffic(entries)
         _show_rooflines(found["roofline"])
         _show_bars(checks)
@@ -176,20 +176,20 @@ def _show_bars(checks: Sequence[Any]) -> None:
 # The compiler's report
 
 
-def _compile(given: argparse.Namespace, found: dict[str, Any]) -> list[str]:
-    """Compile, print, and say what is wrong with our kernels."""
+def _compile(args: argparse.Namespace, found: dict[str, Any]) -> list[str]:
+    """Compile and print. Returns what is wrong with our kernels."""
     import compiling
 
-    work = compiling.tasks(given.ops, given.targets, given.dtypes, given.models, options=given.all)
+    work = compiling.tasks(args.ops, args.targets, args.dtypes, args.models, options=args.all)
     rows: list[compiling.Row] = []
-    for number, (task, made) in enumerate(compiling.rows(work, given.processes or compiling.processors()), 1):
+    for number, (task, made) in enumerate(compiling.rows(work, args.processes or compiling.processors()), 1):
         print(
             f"compiled {number} of {len(work)}: {task.what}, {task.target}, {task.dtype}", file=sys.stderr, flush=True
         )
         rows += made
     rows.sort(key=lambda row: (TARGETS.index(row.target), row.dtype, row.package != compiling.OWN, row.package))
     found["rows"] = [compiling.as_dict(row) for row in rows]
-    if not given.json:
+    if not args.json:
         _show_compiled(rows)
     return [
         f"{row.kernel}, {row.target}, {row.dtype}, {row.config}: {', '.join(row.breaches)}"
@@ -239,14 +239,14 @@ def _short_config(config: str) -> str:
 # The times
 
 
-def _time(given: argparse.Namespace, found: dict[str, Any]) -> list[str]:
-    """Time, print, plot, write, and say which of our results are wrong."""
+def _time(args: argparse.Namespace, found: dict[str, Any]) -> list[str]:
+    """Time, print, plot and write. Returns which of our results are wrong."""
     import timing
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()}-cpu"
-    ceilings, measured = timing.measure(given.ops, device)
+    ceilings, measured = timing.measure(args.ops, device)
     rows = list(measured)
     found["device"] = name
     found["ceilings"] = dataclasses.asdict(ceilings)
@@ -254,7 +254,7 @@ def _time(given: argparse.Namespace, found: dict[str, Any]) -> list[str]:
     stem = RESULTS / f"kernels-{re.sub(r'[^a-z0-9]+', '-', name.lower())}"
     _write({key: found[key] for key in ("device", "ceilings", "times")}, stem.with_suffix(".json"))
     timing.plot(rows, stem.with_suffix(".png"))
-    if not given.json:
+    if not args.json:
         _show_times(rows, ceilings, name)
     return [
         f"{row.op}, {row.case}, {row.dtype}, {row.implementation}: error {row.error:.1e}"

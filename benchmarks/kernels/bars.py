@@ -20,12 +20,12 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class Entry:
-    """An op at a size, by one implementation, forward and backward.
+    """One implementation of an op at one size, forward and backward.
 
     Attributes:
-        op, case: which op, and which model's sizes.
+        op, case: the op, and the model whose sizes it has.
         whose: the implementation.
-        amount: bytes and operations.
+        amount: bytes and FLOPs.
     """
 
     op: str
@@ -36,12 +36,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Bar:
-    """What must hold.
+    """A limit that must hold.
 
     Attributes:
         name: in words, with the unit.
-        value, limit: what there is, and what it may be at most.
-        peers: what the peers have, counted the same way.
+        value, limit: the value, and its maximum.
+        peers: the values of the peers, counted the same way.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Bar:
 
 
 def apart(linears: Iterable[Linear]) -> tuple[Linear, ...]:
-    """The layers, each by itself and none in a group."""
+    """The layers one by one, not in groups."""
     return tuple(one for linear in linears for one in linear.apart())
 
 
@@ -65,8 +65,8 @@ def entries(ops: tuple[str, ...], target: str) -> list[Entry]:
     found = []
     for chosen in MODELS:
         if "linear_cross_entropy" in ops:
-            own = ours.head_steps(chosen.head, target)
-            implementations = {OURS: own} | {name: steps(chosen.head) for name, steps in peers.HEADS.items()}
+            our_steps = ours.head_steps(chosen.head, target)
+            implementations = {OURS: our_steps} | {name: steps(chosen.head) for name, steps in peers.HEADS.items()}
             found += [_entry("linear_cross_entropy", chosen, whose, steps) for whose, steps in implementations.items()]
         if "lora_linear" in ops:
             found += [_entry("lora_linear", chosen, *pair) for pair in _linears(chosen, target).items()]
@@ -92,7 +92,7 @@ def _entry(op: str, chosen: Model, whose: str, steps: list[Step]) -> Entry:
 
 
 def bars(found: Iterable[Entry]) -> list[Bar]:
-    """Those bars that `found` has the numbers for."""
+    """The bars that `found` has numbers for."""
     amounts = {(entry.op, entry.case, entry.whose): entry.amount for entry in found}
 
     def compulsory(op: str, case: str) -> dict[str, float]:
@@ -124,7 +124,7 @@ def _bar(name: str, values: dict[str, float], limit: float) -> Bar:
 
 
 def rooflines(found: Iterable[Entry]) -> list[dict[str, Any]]:
-    """The least milliseconds of each entry on each chip, and what binds it."""
+    """The least milliseconds of each entry on each chip, and its bound."""
     listed = []
     for entry in found:
         times = {chip.name: predict(chip, entry.amount) for chip in CHIPS}

@@ -1,4 +1,4 @@
-"""The shapes that everything here is counted, compiled and timed for: four models' linear layers and heads."""
+"""The shapes that are counted, compiled and timed here: four models' linear layers and heads."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ DROPOUT = 0.1
 
 @dataclass(frozen=True)
 class Linear:
-    """A place where linear layers read the same input: `count` times in a model.
+    """Linear layers that read the same input; they occur `count` times in a model.
 
     Attributes:
         inputs: K.
         outputs: N of each layer that reads the input.
-        count: how many such places the model has.
-        transposed: whether the weight lies as (K, N), as GPT-2's Conv1D has it.
+        count: how often they occur in the model.
+        transposed: whether the weight has shape (K, N), as in GPT-2's Conv1D.
         bias: whether the layers have one.
     """
 
@@ -31,13 +31,13 @@ class Linear:
     bias: bool = True
 
     def apart(self) -> tuple[Linear, ...]:
-        """The same layers, each by itself."""
+        """The same layers one by one."""
         return tuple(Linear(self.inputs, (n,), self.count, self.transposed, self.bias) for n in self.outputs)
 
 
 @dataclass(frozen=True)
 class Head:
-    """A language-model head and the batch it is given: n tokens of which some have a label.
+    """A language-model head and its batch of n tokens, some of them labelled.
 
     Attributes:
         vocabulary: V.
@@ -58,7 +58,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Model:
-    """What a model asks of the kernels."""
+    """The layers of a model that the kernels compute."""
 
     name: str
     linears: tuple[Linear, ...]

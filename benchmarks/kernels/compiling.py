@@ -1,4 +1,4 @@
-"""The compile table: every kernel, type and config, at the models' shapes, for chips that are not there."""
+"""The compile table: every kernel, type and config at the models' shapes, for chips that need not be present."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ NOTHING = MachineCode(0, 0, 0, multiplies=False, tensor_core={}, narrow_accesses
 
 @dataclass(frozen=True)
 class Row:
-    """A kernel with one config, in one type, on one target: the worst of what its shapes and options compile to.
+    """A kernel with one config, type and target: the worst over its shapes and options.
 
     Attributes:
         package: whose kernel it is.
         kernel: op and kernel.
-        target, dtype, config: for which it was compiled.
-        registers, spills, shared_bytes, narrow_accesses: the most.
-        tensor_core_ops: the least; `instructions` has them by kind.
-        occupancy: the least.
-        programs: how many different machine codes the row sums up.
+        target, dtype, config: what it was compiled for.
+        registers, spills, shared_bytes, narrow_accesses: the maximum.
+        tensor_core_ops: the minimum; `instructions` has them by kind.
+        occupancy: the minimum.
+        programs: how many different programs the row covers.
         breaches: what is wrong, in words.
     """
 
@@ -55,13 +55,13 @@ class Row:
 
     @property
     def failed(self) -> bool:
-        """Whether a bar is missed: peers' kernels have none to meet."""
+        """Whether a bar is missed; there are none for peers' kernels."""
         return bool(self.breaches) and self.package == OWN
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a process compiles in one go: an op of ours or a peer's package, for a target and a type."""
+    """The work of one process: an op of ours or a peer's package, for one target and type."""
 
     what: str
     target: str
@@ -74,9 +74,13 @@ def tasks(
     ops: Sequence[str], targets: Sequence[str], dtypes: Sequence[str], models: Sequence[str], *, options: bool
 ) -> list[Task]:
     """All of them; `options`: with the options that a training step by default does not use."""
-    own = [Task(op, target, dtype, tuple(models), options) for target in targets for dtype in dtypes for op in ops]
+    our_tasks = [
+        Task(op, target, dtype, tuple(models), options) for target in targets for dtype in dtypes for op in ops
+    ]
     peers = peer_kernels.installed() if "linear_cross_entropy" in ops and "bfloat16" in dtypes else []
-    return own + [Task(package, target, "bfloat16", tuple(models), options) for package in peers for target in targets]
+    return our_tasks + [
+        Task(package, target, "bfloat16", tuple(models), options) for package in peers for target in targets
+    ]
 
 
 def rows(work: Sequence[Task], processes: int) -> Iterator[tuple[Task, list[Row]]]:
@@ -92,13 +96,13 @@ def rows(work: Sequence[Task], processes: int) -> Iterator[tuple[Task, list[Row]
 
 
 def _alone() -> None:
-    """One thread for each process, and no reports of the compiler's internal errors, which take pages."""
+    """One thread per process, and no reports of internal compiler errors, which are pages long."""
     torch.set_num_threads(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def run(task: Task) -> list[Row]:
-    """Compile what `task` says."""
+    """Compile `task`."""
     codes: dict[tuple[str, str, str], list[MachineCode]] = {}
     failures: dict[tuple[str, str, str], str] = {}
     seen: set[str] = set()
@@ -110,7 +114,7 @@ def run(task: Task) -> list[Row]:
         made = codes.setdefault((package, name, config), [])
         try:
             made.append(machine_code.compiled(source))
-        except Exception as error:  # a fault of the compiler or of the kernel: a row of the table, and the rest goes on
+        except Exception as error:  # report it as a row of the table, and continue
             failures[package, name, config] = f"does not compile: {type(error).__name__}: {error}".splitlines()[0]
     return [_worst(*key, task, made or [NOTHING], failures.get(key)) for key, made in codes.items()]
 

@@ -1,6 +1,6 @@
-"""What our ops launch on a chip that is not there: the Triton backend's functions called on tensors without memory.
+"""What our ops launch on a chip that need not be present: the Triton backend's functions on tensors without memory.
 
-Each function here is one call of an op, forward and backward, as its autograd makes it.
+Each function is one call of an op, forward and backward, as its autograd does it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def call_lora_linear(
     trained: bool = False,
     lora_dtype: torch.dtype = torch.float32,
 ) -> None:
-    """The layers of `linear` as one group; gradients in x, A and B, and in W and b too where the base is `trained`."""
+    """The layers of `linear` as one group; gradients of x, A and B, and of W and b if the base is `trained`."""
     k, parts = linear.inputs, len(linear.outputs)
     x = _tensor(tokens, k, dtype=dtype)
     weights = [
@@ -61,7 +61,7 @@ def call_linear_cross_entropy(
     filter_eps: float | None = None,
     weighted: bool = False,
 ) -> None:
-    """The mean loss; gradient in the hidden states, and in W and b too where the head is `trained`.
+    """The mean loss; gradient of the hidden states, and of W and b if the head is `trained`.
 
     `weighted`: with class weights.
     """
@@ -75,7 +75,7 @@ def call_linear_cross_entropy(
 
 
 def call_losses(vocabulary: int, hidden: int, tokens: int, dtype: torch.dtype, *, bias: bool) -> None:
-    """The head's losses alone: evaluation."""
+    """Only the head's losses, as in evaluation."""
     operands = (_tensor(tokens, hidden, dtype=dtype), _tensor(vocabulary, hidden, dtype=dtype))
     biases = _tensor(vocabulary, dtype=dtype) if bias else None
     options = (None, IGNORED, *NO_TERMS, dtype, None, False, False)
@@ -93,7 +93,7 @@ def call_unsummed(
     weighted: bool = False,
     with_lse: bool = False,
 ) -> None:
-    """A loss for each token, all gradients: from a stash that forward keeps.
+    """A loss per token and all gradients, from a stash that forward keeps.
 
     `weighted`: with class weights; `with_lse`: with log-sum-exps and their gradient.
     """

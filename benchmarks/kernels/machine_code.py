@@ -1,6 +1,6 @@
-"""Compile a Triton kernel for a chip that is not there, and read from its machine code what the compiler made of it.
+"""Compile a Triton kernel for a chip that need not be present, and analyse its machine code.
 
-NVIDIA's code is read with the cuobjdump that comes with Triton, AMD's is text. Nothing here needs a GPU.
+NVIDIA's code is disassembled with the cuobjdump that comes with Triton; AMD's is text. Nothing here needs a GPU.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ KIB = 1024
 
 @dataclass(frozen=True)
 class Limits:
-    """What a processor of a target has to share out.
+    """The resources of one processor of a target.
 
     Attributes:
-        target: as Triton wants it.
-        shared: bytes of shared memory that one program may have.
+        target: in Triton's form.
+        shared: bytes of shared memory per program, at most.
         shared_of_processor: bytes for all programs on a processor; each NVIDIA program costs one more KiB.
-        warps: how many fit a processor at most.
+        warps: per processor, at most.
         tensor_core: the instructions of its matrix products.
     """
 
@@ -52,17 +52,17 @@ LIMITS = {
 
 @dataclass(frozen=True)
 class MachineCode:
-    """What the compiler made of a kernel.
+    """Properties of a compiled kernel.
 
     Attributes:
-        registers: of a thread.
-        spills: loads and stores of registers that had no room (NVIDIA), or such registers (AMD).
-        shared_bytes: of a program.
+        registers: per thread.
+        spills: loads and stores of spilled registers (NVIDIA), or spilled registers (AMD).
+        shared_bytes: per program.
         multiplies: whether the source has a matrix product.
-        tensor_core: how many instructions of each kind the tensor cores get.
-        narrow_accesses: loads and stores of one or two bytes to global memory in the innermost loops (in all of a
-            kernel that has no loop around its memory accesses).
-        occupancy: warps that fit a processor at a time, as a share of the most that it takes.
+        tensor_core: number of tensor-core instructions of each kind.
+        narrow_accesses: loads and stores of one or two bytes to global memory in the innermost loops (in the
+            whole kernel if no loop has a memory access).
+        occupancy: warps that fit on a processor at a time, as a share of its maximum.
     """
 
     registers: int
@@ -74,12 +74,12 @@ class MachineCode:
     occupancy: float
 
     def breaches(self, target: str) -> list[str]:
-        """What is wrong with it, in words; nothing where all is well."""
+        """What is wrong, in words; empty if nothing is."""
         limits, found = LIMITS[target], []
         if self.spills:
             found.append(f"{self.spills} spills")
         if self.shared_bytes > limits.shared:
-            found.append(f"{self.shared_bytes} bytes of shared memory, where {limits.shared} is the most")
+            found.append(f"{self.shared_bytes} bytes of shared memory, above the limit of {limits.shared}")
         if self.multiplies and not any(limits.tensor_core.search(name) for name in self.tensor_core):
             found.append("a matrix product without the tensor cores")
         if self.narrow_accesses:
@@ -89,7 +89,7 @@ class MachineCode:
 
 @dataclass(frozen=True)
 class Specialised:
-    """A kernel with all that the compiler is told of a launch: types, constants, which numbers 16 divides."""
+    """A kernel with the launch properties that the compiler uses: types, constants, divisibility by 16."""
 
     kernel: Any
     target: str
@@ -109,7 +109,7 @@ def specialise(
 ) -> Specialised:
     """What a launch `kernel[grid](*arguments, **keywords, **options)` would compile, by Triton's own rules.
 
-    Tensors may be on the device "meta": they count as aligned, as new tensors are on a GPU.
+    Tensors may be on the device "meta"; they count as aligned, like new tensors on a GPU.
     """
     backend = make_backend(LIMITS[target].target)
     bind = create_function_from_signature(kernel.signature, kernel.params, backend)
@@ -121,7 +121,7 @@ def specialise(
 
 
 def compiled(source: Specialised) -> MachineCode:
-    """Compile, and read the result."""
+    """Compile, and analyse the result."""
     limits = LIMITS[source.target]
     tree = ASTSource(source.kernel, source.signature, source.constants, source.attributes)
     result = triton.compile(tree, target=limits.target, options=source.options.__dict__)
@@ -133,14 +133,14 @@ def compiled(source: Specialised) -> MachineCode:
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction, as far as loops and accesses go.
+    """The properties of an instruction that matter for loops and memory accesses.
 
     Attributes:
         place: its address or line.
-        name: with its suffixes, such as LDG.E.128.
+        name: with suffixes, such as LDG.E.128.
         jumps_to: the place that it may jump to.
         goes_on: whether the next instruction may follow it.
-        narrow: for a load or store of global memory, whether it is of one or two bytes; None for all else.
+        narrow: for a load or store of global memory, whether it has one or two bytes; otherwise None.
     """
 
     place: int
@@ -167,7 +167,7 @@ def _nvidia(result: Any, multiplies: bool, limits: Limits) -> MachineCode:
     warps, shared = result.metadata.num_warps, result.metadata.shared
     per_warp = -(-registers * 32 // 256) * 256
     programs = min(
-        65_536 // 4 // per_warp * 4 // warps,  # each quarter of a processor has its own registers
+        65_536 // 4 // per_warp * 4 // warps,  # each quarter of a processor has separate registers
         limits.shared_of_processor // (shared + KIB),
         limits.warps // warps,
         512 // max(1, getattr(result.metadata, "tmem_size", None) or 1),
@@ -259,7 +259,7 @@ def _parsed(text: str) -> Iterator[Instruction]:
 
 
 def _families(names: Counter[str], family: re.Pattern[str]) -> dict[str, int]:
-    """Instructions counted by what `family` takes of their names."""
+    """Instruction counts by the part of the name that `family` matches."""
     found: Counter[str] = Counter()
     for name, count in names.items():
         if match := family.match(name):
@@ -268,9 +268,9 @@ def _families(names: Counter[str], family: re.Pattern[str]) -> dict[str, int]:
 
 
 def narrow_in_inner_loops(code: Sequence[Instruction]) -> int:
-    """How many narrow accesses are in innermost loops; in all of `code`, where no loop has an access.
+    """Number of narrow accesses in innermost loops, or in all of `code` if no loop has an access.
 
-    A loop without an access, such as one that waits for a barrier, is none.
+    A loop without an access, such as one that waits for a barrier, does not count.
     """
     accesses = {number for number, instruction in enumerate(code) if instruction.narrow is not None}
     found = [loop & accesses for loop in _loops(code)]
@@ -280,7 +280,7 @@ def narrow_in_inner_loops(code: Sequence[Instruction]) -> int:
 
 
 def _loops(code: Sequence[Instruction]) -> Iterator[set[int]]:
-    """The natural loops: for each jump back to a place that every way to the jump has passed, all between them."""
+    """The natural loops: for each back edge to a dominating instruction, the instructions in between."""
     number_at = {instruction.place: number for number, instruction in enumerate(code)}
     before: list[list[int]] = [[] for _ in code]
     jumps: list[tuple[int, int]] = []

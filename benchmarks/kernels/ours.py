@@ -1,7 +1,8 @@
-"""What our own launches move: a closed form for each kernel, from the launch's parameters.
+"""What our launches move: a closed form for each kernel, from the launch's parameters.
 
-A form says, for each tensor, how often the grid's programs ask for it (tiles of the *other* dimension, as in any tiled
-product) and how much of it is distinct. Only one thing is not in the parameters: how many rows have a label.
+For each tensor, a form gives how often the programs of the grid request it (the number of tiles in the *other*
+dimension, as in any tiled product) and how many bytes are distinct. Only the number of labelled rows is not in the
+parameters.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def cdiv(a: int, b: int) -> int:
 
 
 def form(kernel: str) -> Callable[[Form], Form]:
-    """Enter a function as the form of `kernel`."""
+    """Register a function as the form of `kernel`."""
 
     def enter(function: Form) -> Form:
         FORMS[kernel] = function
@@ -44,14 +45,14 @@ def form(kernel: str) -> Callable[[Form], Form]:
 
 
 def steps_of(recorded: Iterable[Launch], labelled: int | None = None) -> list[Step]:
-    """The forms of these launches, in order; `labelled` rows have a label (all that there are, if None)."""
+    """The forms of these launches, in order; `labelled` rows have a label (all rows if None)."""
     steps, parts = [], 1
     for entry in recorded:
         function = entry.kernel.fn
         arguments = dict(zip(inspect.signature(function).parameters, entry.arguments, strict=False))
         p = SimpleNamespace(**arguments, **entry.constants, grid=entry.grid, labelled=labelled, parts=parts)
         steps.append(FORMS[f"{function.__module__.rpartition('.')[2]}.{function.__name__}"](p))
-        parts = p.parts  # what _grad_hidden cut its sums into, for the launch that adds them
+        parts = p.parts  # the parts of _grad_hidden's sums, for the launch that adds them
     return steps
 
 
@@ -60,14 +61,14 @@ def _size(tensor: Tensor) -> int:
 
 
 def _repeated(count: float, times: float) -> Moved:
-    """`count` bytes, asked for `times` over."""
+    """`count` bytes, requested `times` times."""
     return Moved(count * times, count)
 
 
 def _class_weights(p: SimpleNamespace, rows: int, *, times: int = 1, smoothed: int, programs: int) -> Moves:
-    """Class weights and their mean: a weight for each of the `rows`, whose labels are taken to differ, `times` over.
+    """Class weights and their mean: one weight per row, `times` times; all labels are assumed to differ.
 
-    With label smoothing all weights are asked for `smoothed` times, and the mean `programs` times.
+    With label smoothing, all weights are requested `smoothed` times and the mean `programs` times.
     """
     if p.class_weight_ptr is None:
         return {}
@@ -82,7 +83,7 @@ def _class_weights(p: SimpleNamespace, rows: int, *, times: int = 1, smoothed: i
 
 
 def _each(name: str, moves: Sequence[Moved]) -> Moves:
-    """Of the tensors in a tuple."""
+    """One entry per tensor of a tuple."""
     return {f"{name}[{index}]": moved for index, moved in enumerate(moves)}
 
 
@@ -109,8 +110,8 @@ def _(p: SimpleNamespace) -> Step:
         writes["down_ptr"] = once(p.m * sum(widths) * e)
         flops += sum(2 * p.m * p.k * r for r in p.ranks)
     else:
-        asked = sum(w * tiles for w, tiles in zip(widths, tiles_n, strict=True))
-        reads["down_ptr"] = Moved(p.m * asked * e, p.m * sum(widths) * e)
+        requested = sum(w * tiles for w, tiles in zip(widths, tiles_n, strict=True))
+        reads["down_ptr"] = Moved(p.m * requested * e, p.m * sum(widths) * e)
     return Step("linear", reads, writes, flops)
 
 
@@ -154,10 +155,10 @@ def _(p: SimpleNamespace) -> Step:
     layers = [*zip(p.left_ptrs, p.sizes, p.widths, strict=True)]
     row = _size(p.right_ptr) * p.m
     columns = {start + i for start, read in zip(p.starts, p.reads, strict=True) for i in range(read)}
-    asked = sum(cdiv(size, p.BLOCK_C) * read for size, read in zip(p.sizes, p.reads, strict=True))
+    requested = sum(cdiv(size, p.BLOCK_C) * read for size, read in zip(p.sizes, p.reads, strict=True))
     reads = {
         **_each("left_ptrs", [_repeated(p.m * size * _size(left), tiles_r) for left, size, _ in layers]),
-        "right_ptr": Moved(asked * row, len(columns) * row),
+        "right_ptr": Moved(requested * row, len(columns) * row),
     }
     writes = _each("partial_ptrs", [once(chunks * size * width * F32) for _, size, width in layers])
     if p.BIAS:
@@ -176,12 +177,12 @@ def _(p: SimpleNamespace) -> Step:
 
 
 def _mine(p: SimpleNamespace) -> int:
-    """Labelled rows of the launch's chunk."""
+    """The labelled rows of the launch's chunk."""
     return max(0, min(p.labelled - p.first, p.chunk))
 
 
 def _count(p: SimpleNamespace) -> Moves:
-    """Every program asks how many rows there are."""
+    """Every program reads the number of rows."""
     programs = 1
     for size in p.grid:
         programs *= size
@@ -338,7 +339,7 @@ def _(p: SimpleNamespace) -> Step:
 def _(p: SimpleNamespace) -> Step:
     e = _size(p.logits_ptr)
     row = p.labelled * p.classes * e
-    reads = {"logits_ptr": Moved(row + p.labelled * e, row), "target_ptr": once(p.n * INT64)}  # z_t is asked for again
+    reads = {"logits_ptr": Moved(row + p.labelled * e, row), "target_ptr": once(p.n * INT64)}  # z_t is requested twice
     reads |= _class_weights(p, p.labelled, smoothed=p.labelled, programs=2 * p.grid[0])
     return Step("forward", reads, dict.fromkeys(("losses_ptr", "row_max_ptr", "sum_exp_ptr"), once(p.n * F32)))
 
@@ -392,5 +393,5 @@ def cross_entropy_steps(
 
 
 def linears_saved(linears: Iterable[Linear], tokens: int = TOKENS, rank: int = RANK, itemsize: int = 2) -> float:
-    """Bytes kept for backward beside x: t."""
+    """Bytes saved for backward besides x: t."""
     return sum(linear.count * tokens * down_columns([rank]) * len(linear.outputs) * itemsize for linear in linears)

@@ -1,6 +1,6 @@
-"""The launches of Liger's and CCE's kernels at full size, for the same look at their machine code as at ours.
+"""The launches of Liger's and CCE's kernels at full size, so that their machine code is analysed like ours.
 
-Each is taken from the installed package with the arguments and tile sizes that its host code gives it.
+Each is taken from the installed package, with the arguments and tile sizes that its host code uses.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class PeerLaunch:
 
 
 def installed() -> list[str]:
-    """The peers that are here."""
+    """The installed peers."""
     return [name for name in LAUNCHES if importlib.util.find_spec(name) is not None]
 
 
@@ -43,7 +43,7 @@ def peer_launches(package: str, model: Model, target: str) -> Iterator[PeerLaunc
 
 
 def _without_heuristics(kernel: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The jitted function inside decorators that choose arguments, and the arguments that they choose."""
+    """The jitted function inside its heuristics decorators, and the arguments that they choose."""
     while isinstance(kernel, (Heuristics, Autotuner)):
         if isinstance(kernel, Autotuner):
             keywords |= kernel.configs[0].all_kwargs()

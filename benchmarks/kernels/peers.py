@@ -1,7 +1,7 @@
-"""What other implementations launch, written down from their published sources, and counted as `traffic` counts ours.
+"""What other implementations launch, derived from their published sources and counted as `traffic` counts ours.
 
-Matrices are bfloat16 and the loss is float32, as each peer has it by default. A row of logits (60 to 100 KB) does not
-fit a program's registers, so a softmax walks it twice: the second walk is requested again, and not compulsory.
+Matrices are bfloat16 and the loss is float32, the default of each peer. A row of logits (60 to 100 KB) does not fit in
+a program's registers, so a softmax reads it twice; the second read counts as requested, not as compulsory.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def liger_head(head: Head, tokens: int = TOKENS) -> list[Step]:
     chunks = tokens / rows
     logits, labelled = rows * v * BF16, rows * head.labelled
     add_bias = elementwise("add bias", read=logits + v * BF16, write=logits, times=chunks)
-    bias_gradient = elementwise("db", read=logits, write=v * BF16, times=chunks)  # made for a frozen bias too
+    bias_gradient = elementwise("db", read=logits, write=v * BF16, times=chunks)  # computed for a frozen bias too
     return [
         elementwise("zeros for dX", write=tokens * d * BF16),
         elementwise("count labels", read=tokens * INT64),
@@ -108,10 +108,10 @@ def liger_head(head: Head, tokens: int = TOKENS) -> list[Step]:
 
 
 def cce_head(head: Head, tokens: int = TOKENS) -> list[Step]:
-    """Apple's cut cross-entropy 25.1: logits computed in both directions and never stored. It has no bias.
+    """Apple's cut cross-entropy 25.1: logits are computed in both passes and never stored. It has no bias.
 
-    Tiles are its fixed choice; no tile is skipped, as with ours (`filter_eps=None`). Backward adds each tile's part of
-    dE to memory under a lock.
+    Its tile sizes are fixed; no tile is skipped, as with ours (`filter_eps=None`). Backward adds each tile's part of dE
+    to memory under a lock.
     """
     v, d, n = head.vocabulary, head.hidden, head.rows(tokens)
     e, c, product = n * d * BF16, v * d * BF16, 2 * n * v * d
@@ -155,7 +155,7 @@ HEADS = {
 
 
 def base_linears(linears: Iterable[Linear], tokens: int = TOKENS) -> list[Step]:
-    """The frozen layers' own products, y = x Wᵀ and dx = g W: what there is without LoRA."""
+    """The frozen layers' products, y = x Wᵀ and dx = g W, which also run without LoRA."""
     steps = []
     for linear in linears:
         for n in linear.outputs:
@@ -192,7 +192,7 @@ def peft_linears(linears: Iterable[Linear], tokens: int = TOKENS, rank: int = RA
 
 
 def lorafusion_linears(linears: Iterable[Linear], tokens: int = TOKENS, rank: int = RANK) -> list[Step]:
-    """LoRAFusion (Zhu et al. 2025), as published: what it moves beyond the base products that it fuses into."""
+    """LoRAFusion (Zhu et al. 2025), as published: its traffic beyond the base products that it is fused into."""
     steps = []
     for linear in linears:
         k, times = linear.inputs, linear.count
@@ -227,7 +227,7 @@ LINEARS = {"PEFT": peft_linears, "LoRAFusion": lorafusion_linears}
 
 
 def peft_saved(linears: Iterable[Linear], tokens: int = TOKENS, rank: int = RANK) -> float:
-    """Bytes that PEFT keeps for backward beside x: drop(x), its mask, and t."""
+    """Bytes that PEFT saves for backward besides x: drop(x), its mask, and t."""
     return sum(
         linear.count * len(linear.outputs) * tokens * (linear.inputs * (BF16 + BOOL) + rank * BF16)
         for linear in linears

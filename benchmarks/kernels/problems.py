@@ -1,4 +1,4 @@
-"""What is timed: an op's operands, and the implementations that are given them, each where it is installed."""
+"""What is timed: an op's operands, and the implementations that are installed."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ CLASSES = (1_000, 30_522, 50_257)
 
 @dataclass(frozen=True)
 class Problem:
-    """An op at a size.
+    """An op at one size.
 
-    `reference` is our definition in PyTorch, `eager` what people write (and `compiled` that, by torch.compile).
+    `reference` is our PyTorch definition, `eager` common user code, and `compiled` the same with torch.compile.
 
     Attributes:
-        op, case: what it is and its size, in words.
+        op, case: the op and its size, in words.
         tokens: rows.
         dtype: of the operands.
-        tensors: by name; all implementations get them.
-        differentiable: those whose gradient is asked for.
+        tensors: by name, for all implementations.
+        differentiable: the tensors that get gradients.
         implementations: from the tensors to the outputs.
-        unchecked: implementations that draw other dropout masks, so that no two outputs agree.
-        spoilt: tensors that an implementation writes over; it gets a copy, made outside the time.
-        flops: forward and backward, as the maths needs them.
+        unchecked: implementations that draw other dropout masks, so that outputs cannot agree.
+        spoilt: tensors that an implementation overwrites; it gets a copy, which is not timed.
+        flops: forward and backward, as required by the maths.
     """
 
     op: str
@@ -61,7 +61,7 @@ class Problem:
 
 
 def problems(ops: tuple[str, ...], device: torch.device, *, full: bool) -> Iterator[Problem]:
-    """All that is timed: on a GPU over tokens, ranks, vocabularies and types; else (`full` is false) a few, small."""
+    """All timed problems: on a GPU over tokens, ranks, vocabularies and types; else (not `full`) a few small ones."""
     dtypes = (torch.bfloat16, torch.float16, torch.float32) if full else (torch.float32,)
     for dtype in dtypes:
         for tokens in (2_048, 16_384) if full else (1_024,):
@@ -84,7 +84,7 @@ def _backends(device: torch.device) -> tuple[str, ...]:
 def lora_problem(
     name: str, linear: Linear, tokens: int, rank: int, dtype: torch.dtype, device: torch.device
 ) -> Problem:
-    """The layers of `linear` on one x, with dropout; gradients in x, A and B."""
+    """The layers of `linear` on one x, with dropout; gradients of x, A and B."""
     random = _randoms(dtype, device)
     k, parts, seed = linear.inputs, range(len(linear.outputs)), torch.tensor(SEED)
     tensors = {"x": random(tokens, k)}
@@ -94,16 +94,17 @@ def lora_problem(
         if linear.bias:
             tensors[f"b{i}"] = random(n)
 
-    def ours(given: Tensors, backend: str) -> list[Tensor]:
-        weights, lora_as, lora_bs = ([given[f"{letter}{i}"] for i in parts] for letter in "WAB")
-        biases = [given.get(f"b{i}") for i in parts]
+    def ours(operands: Tensors, backend: str) -> list[Tensor]:
+        weights, lora_as, lora_bs = ([operands[f"{letter}{i}"] for i in parts] for letter in "WAB")
+        biases = [operands.get(f"b{i}") for i in parts]
         options = {"dropout_p": DROPOUT, "seed": seed, "backend": backend}
-        return list(lora_linear_group(given["x"], weights, biases, lora_as, lora_bs, [1.0] * len(parts), **options))
+        return list(lora_linear_group(operands["x"], weights, biases, lora_as, lora_bs, [1.0] * len(parts), **options))
 
-    def plain(given: Tensors) -> list[Tensor]:
-        dropped = F.dropout(given["x"], DROPOUT)
+    def plain(operands: Tensors) -> list[Tensor]:
+        dropped = F.dropout(operands["x"], DROPOUT)
         return [
-            F.linear(given["x"], given[f"W{i}"], given.get(f"b{i}")) + dropped @ given[f"A{i}"].t() @ given[f"B{i}"].t()
+            F.linear(operands["x"], operands[f"W{i}"], operands.get(f"b{i}"))
+            + dropped @ operands[f"A{i}"].t() @ operands[f"B{i}"].t()
             for i in parts
         ]
 
@@ -131,13 +132,13 @@ def _ours(function: Callable[[Tensors, str], list[Tensor]], device: torch.device
 
 
 def _compiled(function: Implementation) -> Implementation:
-    """By torch.compile, at the first call."""
+    """torch.compile, at the first call."""
     compiled = functools.cache(lambda: torch.compile(function))
-    return lambda given: compiled()(given)
+    return lambda operands: compiled()(operands)
 
 
 def _peft(tensors: Tensors, linear: Linear, rank: int) -> Implementation:
-    """PEFT's layers, with the parameters that it is given in place of its own."""
+    """PEFT's layers, with their parameters replaced by ours."""
     from peft import LoraConfig, inject_adapter_in_model
 
     class Layers(nn.Module):
@@ -151,24 +152,24 @@ def _peft(tensors: Tensors, linear: Linear, rank: int) -> Implementation:
     inject_adapter_in_model(config, module)
     module.to_empty(device=tensors["x"].device).train()
 
-    def run(given: Tensors) -> list[Tensor]:
+    def run(operands: Tensors) -> list[Tensor]:
         outputs = []
         for i, layer in enumerate(module.layers):
-            own = {
-                "base_layer.weight": given[f"W{i}"],
-                "lora_A.default.weight": given[f"A{i}"],
-                "lora_B.default.weight": given[f"B{i}"],
+            parameters = {
+                "base_layer.weight": operands[f"W{i}"],
+                "lora_A.default.weight": operands[f"A{i}"],
+                "lora_B.default.weight": operands[f"B{i}"],
             }
             if linear.bias:
-                own["base_layer.bias"] = given[f"b{i}"]
-            outputs.append(torch.func.functional_call(layer, own, (given["x"],)))
+                parameters["base_layer.bias"] = operands[f"b{i}"]
+            outputs.append(torch.func.functional_call(layer, parameters, (operands["x"],)))
         return outputs
 
     return run
 
 
 def head_problem(name: str, head: Head, tokens: int, dtype: torch.dtype, device: torch.device) -> Problem:
-    """The summed loss of a frozen head; gradient in the hidden states."""
+    """The summed loss of a frozen head; gradient of the hidden states."""
     random, v, d = _randoms(dtype, device), head.vocabulary, head.hidden
     tensors = {"hidden": random(tokens, d), "W": random(v, d) * d**-0.5}
     tensors["target"] = torch.randint(v, (tokens,), device=device)
@@ -176,8 +177,10 @@ def head_problem(name: str, head: Head, tokens: int, dtype: torch.dtype, device:
     if head.bias:
         tensors["bias"] = random(v)
 
-    def ours(given: Tensors, backend: str) -> list[Tensor]:
-        loss = linear_cross_entropy(given["hidden"], given["W"], given["target"], given.get("bias"), backend=backend)
+    def ours(operands: Tensors, backend: str) -> list[Tensor]:
+        loss = linear_cross_entropy(
+            operands["hidden"], operands["W"], operands["target"], operands.get("bias"), backend=backend
+        )
         return [loss]
 
     implementations = _ours(ours, device)
@@ -200,42 +203,44 @@ def head_problem(name: str, head: Head, tokens: int, dtype: torch.dtype, device:
     )
 
 
-def _eager_head(given: Tensors) -> list[Tensor]:
-    logits = F.linear(given["hidden"], given["W"], given.get("bias"))
-    return [F.cross_entropy(logits.float(), given["target"], reduction="sum")]
+def _eager_head(operands: Tensors) -> list[Tensor]:
+    logits = F.linear(operands["hidden"], operands["W"], operands.get("bias"))
+    return [F.cross_entropy(logits.float(), operands["target"], reduction="sum")]
 
 
-def _chunked_head(given: Tensors) -> list[Tensor]:
+def _chunked_head(operands: Tensors) -> list[Tensor]:
     options = _installed("torch.nn.modules.linear_cross_entropy_options").LinearCrossEntropyOptions()
-    bias, loss = given.get("bias"), F.linear_cross_entropy  # type: ignore[attr-defined]
-    out = loss(given["hidden"], given["W"], given["target"], linear_bias=bias, reduction="sum", options=options)
+    bias, loss = operands.get("bias"), F.linear_cross_entropy  # type: ignore[attr-defined]
+    out = loss(
+        operands["hidden"], operands["W"], operands["target"], linear_bias=bias, reduction="sum", options=options
+    )
     return [out]
 
 
-def _liger_head(liger: Any, given: Tensors) -> list[Tensor]:
-    arguments = given["hidden"], given["W"], given["target"], given.get("bias")
+def _liger_head(liger: Any, operands: Tensors) -> list[Tensor]:
+    arguments = operands["hidden"], operands["W"], operands["target"], operands.get("bias")
     return [liger.liger_fused_linear_cross_entropy(*arguments, reduction="sum")]
 
 
-def _cce_head(cce: Any, given: Tensors) -> list[Tensor]:
+def _cce_head(cce: Any, operands: Tensors) -> list[Tensor]:
     loss = cce.linear_cross_entropy
-    return [loss(given["hidden"], given["W"], given["target"], reduction="sum", filter_eps=None)]
+    return [loss(operands["hidden"], operands["W"], operands["target"], reduction="sum", filter_eps=None)]
 
 
 def cross_entropy_problem(classes: int, tokens: int, dtype: torch.dtype, device: torch.device) -> Problem:
-    """The summed loss of logits; gradient in them."""
+    """The summed loss of logits; gradient of the logits."""
     tensors = {"logits": _randoms(dtype, device)(tokens, classes)}
     tensors["target"] = torch.randint(classes, (tokens,), device=device)
 
-    def ours(given: Tensors, backend: str) -> list[Tensor]:
-        return [cross_entropy(given["logits"], given["target"], backend=backend)]
+    def ours(operands: Tensors, backend: str) -> list[Tensor]:
+        return [cross_entropy(operands["logits"], operands["target"], backend=backend)]
 
     implementations = _ours(ours, device)
     implementations |= {"eager": _eager_cross_entropy, "compiled": _compiled(_eager_cross_entropy)}
     spoilt: tuple[str, ...] = ()
     if device.type == "cuda" and (liger := _installed("liger_kernel.transformers.functional")):
         implementations["Liger"] = functools.partial(_liger_cross_entropy, liger)
-        spoilt = ("logits",)  # it writes the gradient over them
+        spoilt = ("logits",)  # overwritten by the gradient
     return Problem(
         "cross_entropy",
         f"{classes} classes",
@@ -249,12 +254,12 @@ def cross_entropy_problem(classes: int, tokens: int, dtype: torch.dtype, device:
     )
 
 
-def _eager_cross_entropy(given: Tensors) -> list[Tensor]:
-    return [F.cross_entropy(given["logits"].float(), given["target"], reduction="sum")]
+def _eager_cross_entropy(operands: Tensors) -> list[Tensor]:
+    return [F.cross_entropy(operands["logits"].float(), operands["target"], reduction="sum")]
 
 
-def _liger_cross_entropy(liger: Any, given: Tensors) -> list[Tensor]:
-    return [liger.liger_cross_entropy(given["logits"], given["target"], reduction="sum")]
+def _liger_cross_entropy(liger: Any, operands: Tensors) -> list[Tensor]:
+    return [liger.liger_cross_entropy(operands["logits"], operands["target"], reduction="sum")]
 
 
 def _randoms(dtype: torch.dtype, device: torch.device) -> Callable[..., Tensor]:

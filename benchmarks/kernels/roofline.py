@@ -1,9 +1,9 @@
-"""The least time that a chip can take for what an op moves and computes, from the chip's stated rates.
+"""The least time that a chip can take for an op's traffic and FLOPs, from the chip's stated rates.
 
     time = max(FLOPs / tensor cores, compulsory bytes / memory, requested bytes / L2)
 
-No launch reaches it; it says which of the three an op is bound by, and how two ways of doing it compare. A call of
-cuBLAS counts as if it asked for its operands once, whatever its tiles, so a peer's L2 time is rather too short.
+No launch reaches it; it shows which of the three bounds an op, and how two implementations compare. A cuBLAS call is
+counted as if it requested its operands once, whatever its tiles, so a peer's L2 time is an underestimate.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ L2_BYTES_PER_CLOCK = 64
 
 @dataclass(frozen=True)
 class Chip:
-    """A GPU as its maker states it.
+    """A GPU's stated rates.
 
     Attributes:
-        name: as people call it.
-        flops: dense bfloat16 operations a second on the tensor cores.
-        memory: bytes a second.
+        name: the common name.
+        flops: dense bfloat16 FLOP/s on the tensor cores.
+        memory: bytes per second.
         processors: streaming multiprocessors or compute units.
         clock: boost clock in Hz.
     """
@@ -36,7 +36,7 @@ class Chip:
 
     @property
     def l2(self) -> float:
-        """Bytes a second between the processors and the L2 cache, at most."""
+        """Maximum bytes per second between the processors and the L2 cache."""
         return self.processors * L2_BYTES_PER_CLOCK * self.clock
 
 
@@ -51,7 +51,7 @@ CHIPS = (
 
 @dataclass(frozen=True)
 class Prediction:
-    """Seconds that each of the three would take alone."""
+    """Seconds that each of the three bounds takes alone."""
 
     compute: float
     memory: float
@@ -64,7 +64,7 @@ class Prediction:
 
     @property
     def bound(self) -> str:
-        """What the time is spent on: `compute`, `memory` or `cache`."""
+        """The binding resource: `compute`, `memory` or `cache`."""
         return max(("compute", "memory", "cache"), key=lambda name: float(getattr(self, name)))
 
 

@@ -1,10 +1,9 @@
-"""How long the implementations of an op take on this machine, all checked before any is timed.
+"""How long the implementations of an op take on this machine. All results are checked before anything is timed.
 
-They take turns: each round calls every implementation once, so that a machine that slows down or is shared slows all of
-them alike; medians over the rounds, and the median of the ratios to the fastest of ours within a round. On a GPU: CUDA
+Implementations take turns: each round calls every one once, so that a machine that slows down or is shared slows all of
+them alike. Reported are medians over the rounds, and the median ratio to our fastest within a round. On a GPU: CUDA
 events around each call, a cold L2 cache, and rates beside the measured ceilings of a copy and a matrix product. Float32
-means IEEE's there, in what is timed and in its ceiling: no TF32. Without a GPU: the CPU backends at small sizes, by the
-clock.
+is IEEE float32 there, timed and in its ceiling: no TF32. Without a GPU: the CPU backends at small sizes, by the clock.
 """
 
 from __future__ import annotations
@@ -29,26 +28,26 @@ OWN = ("triton", "torch")
 """Our backends, the fastest first."""
 
 L2_FLUSH_BYTES = 256 * 2**20
-"""More than any chip's L2 cache: written before each call, so that none finds its operands there."""
+"""More than any chip's L2 cache; written before each call to evict the operands."""
 
 ERROR_FACTOR = 2.0
-"""How much larger than the reference's own error in the same type an implementation of ours may be."""
+"""The largest allowed error of our implementations, as a multiple of the reference's in the same type."""
 
 
 @dataclass(frozen=True)
 class Time:
-    """One implementation of one problem.
+    """The result of one implementation of one problem.
 
     Attributes:
-        error: the largest relative error of an output or gradient against the reference in a wider type; None where
+        error: the largest relative error of an output or gradient against the reference in a wider type; None if
             the implementation draws other dropout masks.
-        correct: whether that is within ERROR_FACTOR of the reference's own error.
+        correct: whether that is within ERROR_FACTOR times the reference's error.
         forward_ms, both_ms: medians; `both` is forward and backward.
-        ratio: how many times as long as our fastest backend in the same round, forward and backward; the median.
+        ratio: time relative to our fastest backend in the same round, forward and backward; the median.
         forward_spread, both_spread: from the 20th to the 80th percentile, as a share of the median.
-        tflops: what the maths needs over `both_ms`; `of_matmul` is that as a share of the measured ceiling.
-        gbytes: operands, outputs and gradients, once, over `both_ms`, in GB/s; `of_copy` likewise.
-        peak_bytes: the most that was allocated beyond the operands; None on a CPU.
+        tflops: required FLOPs over `both_ms`; `of_matmul` is the share of the measured ceiling.
+        gbytes: operands, outputs and gradients, counted once, over `both_ms`, in GB/s; `of_copy` likewise.
+        peak_bytes: peak allocation beyond the operands; None on a CPU.
     """
 
     op: str
@@ -72,14 +71,14 @@ class Time:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What this machine reaches: bytes a second of a copy, and operations a second of a product in each type."""
+    """Measured rates of this machine: bytes per second of a copy, and FLOP/s of a matrix product in each type."""
 
     copy: float
     matmul: dict[str, float]
 
 
 def measure(ops: tuple[str, ...], device: torch.device) -> tuple[Ceilings, Iterator[Time]]:
-    """The ceilings, and the times one by one as they are had."""
+    """The ceilings, and an iterator over the times as they are measured."""
     torch.set_float32_matmul_precision("highest")  # no TF32: cuBLAS, torch.compile and the ceiling alike
     ceilings = _ceilings(device)
     full = device.type == "cuda"
@@ -101,12 +100,12 @@ def _ceilings(device: torch.device) -> Ceilings:
 
 
 def _times(problem: Problem, ceilings: Ceilings, device: torch.device) -> Iterator[Time]:
-    """Check every implementation of `problem`, then time those that can do it, in turns."""
+    """Check every implementation of `problem`, then time those that support it, in turns."""
     print(f"{problem.op}: {problem.case}, {problem.tokens} tokens, {_name(problem.dtype)}", file=sys.stderr, flush=True)
     exact = _run(problem, "reference", problem.widened())
     errors = _errors(problem, exact)
-    own = _worst(_run(problem, "reference", problem.tensors), exact)
-    allowed = ERROR_FACTOR * own + torch.finfo(problem.dtype).eps
+    reference_error = _worst(_run(problem, "reference", problem.tensors), exact)
+    allowed = ERROR_FACTOR * reference_error + torch.finfo(problem.dtype).eps
     given: Tensors = {}
 
     def prepare() -> None:
@@ -147,10 +146,10 @@ def _times(problem: Problem, ceilings: Ceilings, device: torch.device) -> Iterat
 
 
 def _errors(problem: Problem, exact: list[Tensor]) -> dict[str, float | None]:
-    """The error of each implementation that can do `problem`; None of one that draws other dropout masks.
+    """The error of each implementation that supports `problem`; None for one that draws other dropout masks.
 
     Raises:
-        Exception: one of ours fails. A peer that does is named, and left out.
+        Exception: one of ours fails. A failing peer is named and left out.
     """
     errors: dict[str, float | None] = {}
     for name in problem.implementations:
@@ -174,7 +173,7 @@ def _fresh(problem: Problem) -> Tensors:
 
 
 def _gradients(problem: Problem, outputs: list[Tensor], given: Tensors) -> tuple[Tensor, ...]:
-    """Of the outputs' sum of squares, or of a loss itself."""
+    """Gradients of the outputs' sum of squares, or of a loss."""
     wanted = [given[name] for name in problem.differentiable]
     grads = [torch.ones_like(y) if y.dim() == 0 else y.detach() for y in outputs]
     return torch.autograd.grad(outputs, wanted, grads)
@@ -187,13 +186,13 @@ def _run(problem: Problem, name: str, tensors: Tensors) -> list[Tensor]:
 
 
 def _worst(actual: list[Tensor], exact: list[Tensor]) -> float:
-    """The largest relative error, by norms."""
+    """The largest relative error, in norm."""
     norm = torch.linalg.vector_norm
     return max(float(norm(a.to(e.dtype) - e) / norm(e)) for a, e in zip(actual, exact, strict=True))
 
 
 def _bytes(problem: Problem) -> float:
-    """All operands once, each output and each gradient once."""
+    """Bytes of all operands, outputs and gradients, each once."""
     given = sum(t.numel() * t.element_size() for t in problem.tensors.values())
     gradients = sum(
         problem.tensors[name].numel() * problem.tensors[name].element_size() for name in problem.differentiable
@@ -203,14 +202,14 @@ def _bytes(problem: Problem) -> float:
 
 @dataclass(frozen=True)
 class Call:
-    """What is timed, and what is to be done before each time, outside it."""
+    """What is timed, and the untimed preparation before each call."""
 
     run: Callable[[], object]
     prepare: Callable[[], object] = lambda: None
 
 
 def _rounds(calls: dict[str, Call], device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each call, by round: all calls in turn, and again."""
+    """Seconds of each call by round; in each round all calls take turns."""
     clock = _by_events if device.type == "cuda" else _by_clock
     taken: dict[str, list[Callable[[], float]]] = {name: [] for name in calls}
     for _ in range(ROUNDS[device.type] + 1):
@@ -220,7 +219,7 @@ def _rounds(calls: dict[str, Call], device: torch.device) -> dict[str, list[floa
 
 
 def _by_events(call: Call) -> Callable[[], float]:
-    """The seconds of a call, to be asked for when all calls are queued: the GPU does not wait for Python."""
+    """The seconds of a call, to be read when all calls are queued, so that the GPU does not wait for Python."""
     call.prepare()
     torch.empty(L2_FLUSH_BYTES, dtype=torch.uint8, device="cuda").zero_()
     began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -265,7 +264,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def plot(rows: list[Time], path: Path) -> None:
-    """Forward and backward of each problem at the most tokens, a bar an implementation."""
+    """Plot forward and backward of each problem at its largest size, one bar per implementation."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -282,8 +281,8 @@ def plot(rows: list[Time], path: Path) -> None:
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis, (title, entries) in zip(axes.flat, panels.items(), strict=False):
-        own = ["tab:orange" if e.implementation in ("triton", "torch") else "tab:gray" for e in entries]
-        axis.barh([e.implementation for e in entries], [e.both_ms for e in entries], color=own)
+        colours = ["tab:orange" if e.implementation in ("triton", "torch") else "tab:gray" for e in entries]
+        axis.barh([e.implementation for e in entries], [e.both_ms for e in entries], color=colours)
         axis.invert_yaxis()
         axis.set_title(title, fontsize=8)
         axis.set_xlabel("ms, forward and backward", fontsize=8)

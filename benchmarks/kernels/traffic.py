@@ -1,12 +1,12 @@
-"""Bytes that each op moves, and what it computes: closed forms from the shapes, launch by launch.
+"""Bytes that each op moves and FLOPs that it computes: closed forms from the shapes, launch by launch.
 
 Two counts, for every launch and tensor:
 
-    requested   what all loads and stores ask for: the traffic that the caches must serve
+    requested   what all loads and stores request: the traffic that the caches must serve
     compulsory  the distinct bytes among them: what crosses the memory bus if a launch reuses perfectly and launches
                 share nothing. A byte that is read and written counts twice.
 
-`tests/kernels/test_traffic.py` checks the forms against a count of the real kernels' loads and stores at small sizes.
+`tests/kernels/test_traffic.py` compares the forms with a count of the real kernels' loads and stores at small sizes.
 A call of PyTorch or cuBLAS is a launch whose operands are requested once, since its tiles are not known.
 """
 
@@ -28,18 +28,18 @@ class Moved:
 
 
 def once(count: float) -> Moved:
-    """`count` bytes, each asked for once."""
+    """`count` bytes, each requested once."""
     return Moved(count, count)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One launch, or `times` like it.
+    """One launch, or `times` equal launches.
 
     Attributes:
         name: the kernel or the operation.
         reads, writes: by tensor.
-        flops: of a launch; a multiplication with its addition is two.
+        flops: per launch; a multiply-add counts as two.
         times: how many launches.
     """
 
@@ -52,7 +52,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Total:
-    """What a row of the table says.
+    """A row of the table.
 
     Attributes:
         requested, compulsory: bytes.
@@ -68,7 +68,7 @@ class Total:
 
 
 def total(steps: Iterable[Step]) -> Total:
-    """All launches together."""
+    """The sum over all launches."""
     requested = compulsory = flops = 0.0
     for step in steps:
         for moved in (*step.reads.values(), *step.writes.values()):

@@ -1,19 +1,19 @@
-"""What adaptation is worth on the tasks of the corpora, and how fine-tuning compares with transformers' own.
+"""The effect of adaptation on the tasks of the corpora, and how fine-tuning compares with transformers.
 
     domain-ft bench tasks [-- --seeds 5 --control head]          benchmarks/results/tasks.json
     domain-ft bench tasks -- --peers DIR [--rounds 3]            benchmarks/results/task-peers.json
 
 Scores. For each task that comes with a corpus: a majority class, TF-IDF with a linear SVM, and a linear probe, LoRA and
-full fine-tuning of `minilm` as it is and adapted to the task's field, over several seeds, each with its own draw of the
-training examples and the same test examples. The text that a model is adapted to holds no document that a test example
-is a copy of. `--control head` adds, for probes, the model that had as much of the other field's text, which is what a
-gain has to be measured against: masked-LM training as such helps a model that was trained to compare sentences.
+full fine-tuning of `minilm`, unadapted and adapted to the task's field. Each of several seeds draws different training
+examples; the test examples are the same. The adaptation text has no document that a test example is a copy of.
+`--control head` adds, for probes, a model adapted to as much text of the other field. A gain should be measured against
+it, because masked-LM training changes a model that was trained to compare sentences, whatever the text.
 
-Peers. `DIR` has public sets as their authors publish them (`SETS` says which files). Each is learned in turns by
-`domain-ft` and by a program that does what transformers' run_classification.py or run_ner.py do, from the same model
-on the same examples, steps and batches, once a seed. Scores of both are made by one program; seconds are of training.
+Peers. `DIR` has public data sets as published (`SETS` lists the files). `domain-ft` and a program like transformers'
+run_classification.py or run_ner.py take turns on each: the same model, examples, steps and batches, once per seed. One
+program scores both; seconds are training time.
 
-Runs are kept in --work, so that a benchmark that was stopped goes on.
+Runs are kept in --work, so an interrupted benchmark continues.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ LONGER = 3
 
 @dataclass(frozen=True)
 class Plan:
-    """How a task that comes with a corpus is measured.
+    """How a task of a corpus is measured.
 
     Attributes:
         task: its name.
-        field: the corpus that a model is adapted to for it.
-        test, validation: the shares of all examples that these have: some 600 and 200.
-        examples: training examples, drawn anew for each seed.
-        max_length: tokens that are read of each.
+        field: the corpus that the model is adapted to.
+        test, validation: their shares of all examples, about 600 and 200 examples.
+        examples: training examples, drawn separately for each seed.
+        max_length: tokens read of each example.
     """
 
     task: str
@@ -79,14 +79,14 @@ METHODS = ("head", "lora", "full")
 
 @dataclass(frozen=True)
 class PublicSet:
-    """A public set, and the budget that both sides have.
+    """A public data set, and the budget of both sides.
 
     Attributes:
-        name: what it is called.
-        options: of `domain-ft classify` or `tag`; files are relative to the folder of the sets.
+        name: the data set.
+        options: of `domain-ft classify` or `tag`; files are relative to the data sets' folder.
         steps: optimiser steps of `batch_size` examples.
         max_length: tokens of an example.
-        verb: which of the two.
+        verb: `classify` or `tag`.
     """
 
     name: str
@@ -137,8 +137,8 @@ SETS = (
 )
 BATCH_SIZE = 16
 FULL_LEARNING_RATE = 2e-4
-"""For full fine-tuning, on either side: four times run_classification.py's default, which leaves so small a model where
-it was in so few steps."""
+"""For full fine-tuning, on both sides: four times the default of run_classification.py, with which so small a model
+hardly changes in so few steps."""
 
 
 # --- What adaptation is worth -----------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def scores(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def adapted_model(name: str, work: Path) -> str:
-    """The run folder of MODEL adapted to a field's text, without what the test examples are copies of."""
+    """The run folder of MODEL adapted to a field's text without the documents that test examples are copies of."""
     import domain_ft
     from domain_ft.verbs.adapt.settings import AdaptSettings
 
@@ -205,11 +205,11 @@ def adapted_model(name: str, work: Path) -> str:
 
 
 def write_text_without_tests(name: str, path: Path) -> int:
-    """Write the training text of a corpus to `path`, and say how many documents were left out.
+    """Write the training text of a corpus to `path`. Returns how many documents were left out.
 
-    A document is left out where half of a test example of the field's tasks stands in it, and it is no more than
-    LONGER times as long: it is that example, then, or a copy. Longer documents that quote one are kept, or nothing
-    would be left of the licences, in each of which stands some notice.
+    A document is left out if it contains half of a test example of the field's tasks and is at most LONGER times as
+    long: then it is that example or a copy. Longer documents that quote an example are kept; otherwise no licences
+    would be left, since each of them contains some notice.
     """
     from domain_ft.corpus.cleaning import normalise
     from domain_ft.corpus.corpus import open_corpus
@@ -267,7 +267,7 @@ def classify_run(plan: Plan, method: str, base: str, model: str, args: argparse.
 
 
 def row_of(plan: Plan, method: str, base: str, run: Path) -> dict[str, Any]:
-    """What a run's result.json says of its seeds."""
+    """The scores by seed from a run's result.json."""
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     seeds = result["seeds"]
     return {
@@ -285,7 +285,7 @@ def row_of(plan: Plan, method: str, base: str, run: Path) -> dict[str, Any]:
 
 
 def comparison(plan: Plan, method: str, first: str, other: str, runs: dict[str, Path]) -> dict[str, Any]:
-    """How much better `other` is than `first`, over examples and seeds."""
+    """The difference between `other` and `first`, over examples and seeds."""
     from domain_ft.evaluation.classification import paired_difference
 
     return {
@@ -305,7 +305,7 @@ def predictions_of(run: Path) -> list[Any]:
 
 
 def baseline_scores(plan: Plan, run: Path) -> dict[str, Any]:
-    """The scores of a majority class and of TF-IDF with a linear SVM, the latter on each seed's own examples."""
+    """The scores of a majority class, and of TF-IDF with a linear SVM on each seed's examples."""
     from domain_ft.corpus.tasks.opening import TaskSource, open_task
     from domain_ft.corpus.tasks.sampling import subset
     from domain_ft.evaluation.baselines import majority, tfidf_svm
@@ -334,7 +334,7 @@ def baseline_scores(plan: Plan, run: Path) -> dict[str, Any]:
 
 
 def peers(args: argparse.Namespace) -> dict[str, Any]:
-    """Both sides on every public set in `args.peers`, in turns."""
+    """Both sides on every public data set in `args.peers`, in turns."""
     found = []
     for public in SETS:
         if args.only and public.name not in args.only:
@@ -345,21 +345,21 @@ def peers(args: argparse.Namespace) -> dict[str, Any]:
 
 
 Judge = Callable[[dict[str, Any]], float]
-"""Gives the score of what the peer answered."""
+"""Scores the answers of the peer."""
 
 
 def peer_row(public: PublicSet, args: argparse.Namespace) -> dict[str, Any]:
     """Scores and seconds of each side and seed."""
     side: dict[str, list[dict[str, float]]] = {"ours": [], "peer": []}
     with tempfile.TemporaryDirectory() as folder:
-        job, judge, facts = prepared_peer(public, args)
+        job, score_of, facts = prepared_peer(public, args)
         for seed in range(args.rounds):
             for name in ("ours", "peer"):
                 if name == "peer":
                     path = Path(folder) / "job.json"
                     path.write_text(json.dumps({**job, "seed": seed}), encoding="utf-8")
                     answer = in_a_process(str(Path(__file__).with_name("peer.py")), str(path))
-                    side[name].append({"score": judge(answer), "seconds": answer["seconds"]})
+                    side[name].append({"score": score_of(answer), "seconds": answer["seconds"]})
                 else:
                     side[name].append(ours(public, seed, Path(folder), args))
                 say(f"{public.name} seed {seed} {name}: {side[name][-1]}")
@@ -376,7 +376,7 @@ def peer_row(public: PublicSet, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def ours(public: PublicSet, seed: int, folder: Path, args: argparse.Namespace) -> dict[str, float]:
-    """One run of domain-ft, in a process of its own: the score on the test examples, and seconds of training."""
+    """One run of domain-ft in a separate process: the score on the test examples, and seconds of training."""
     run = folder / f"ours-{seed}"
     options = {
         **file_options(public, args.peers),
@@ -411,7 +411,7 @@ def file_options(public: PublicSet, folder: Path) -> dict[str, str]:
 
 
 def prepared_peer(public: PublicSet, args: argparse.Namespace) -> tuple[dict[str, Any], Judge, dict[str, Any]]:
-    """The peer's job without its seed, what judges its answers, and facts of the set."""
+    """The peer's job without its seed, the function that scores its answers, and facts about the data set."""
     from domain_ft.models.sources import find
 
     common = {
@@ -424,13 +424,13 @@ def prepared_peer(public: PublicSet, args: argparse.Namespace) -> tuple[dict[str
         "warmup": 0.1,
     }
     made = prepared_tags if public.verb == "tag" else prepared_classes
-    job, judge, facts = made(file_options(public, args.peers))
+    job, score_of, facts = made(file_options(public, args.peers))
     facts |= {"train_examples": len(job["train"]), "test_examples": len(job["test"])}
-    return common | job, judge, facts
+    return common | job, score_of, facts
 
 
 def prepared_classes(options: dict[str, str]) -> tuple[dict[str, Any], Judge, dict[str, Any]]:
-    """A classification for the peer: the examples of domain-ft's own splits."""
+    """A classification job for the peer, with the examples of domain-ft's splits."""
     from domain_ft.corpus.tasks.opening import TaskSource, open_task
     from domain_ft.evaluation.baselines import majority, tfidf_svm
     from domain_ft.evaluation.classification import point_scores
@@ -447,7 +447,7 @@ def prepared_classes(options: dict[str, str]) -> tuple[dict[str, Any], Judge, di
         },
     }
 
-    def judge(answer: dict[str, Any]) -> float:
+    def score_of(answer: dict[str, Any]) -> float:
         return point_scores(Predictions.of(splits["test"], labels, answer["logits"]))["macro_f1"]
 
     found = {
@@ -455,11 +455,11 @@ def prepared_classes(options: dict[str, str]) -> tuple[dict[str, Any], Judge, di
         "tfidf_svm": tfidf_svm(splits["train"], splits["validation"], splits["test"], labels).predictions,
     }
     scored = {name: point_scores(one)["macro_f1"] for name, one in found.items() if one is not None}
-    return job, judge, {"score": "macro F1", "classes": len(labels), **scored}
+    return job, score_of, {"score": "macro F1", "classes": len(labels), **scored}
 
 
 def prepared_tags(options: dict[str, str]) -> tuple[dict[str, Any], Judge, dict[str, Any]]:
-    """A tagging for the peer, in words and IOB2 tags; seqeval judges it."""
+    """A tagging job for the peer, in words and IOB2 tags, scored by seqeval."""
     from seqeval.metrics import f1_score
 
     from domain_ft.corpus.tagging.opening import TaggingSource, open_tagging
@@ -469,12 +469,12 @@ def prepared_tags(options: dict[str, str]) -> tuple[dict[str, Any], Judge, dict[
     names = ["O", *(f"{mark}-{name}" for name in data.types for mark in "BI")]
     truth = [one["tags"] for one in splits["test"]]
 
-    def judge(answer: dict[str, Any]) -> float:
-        # Words that did not fit max_length have no answer: they are outside of any entity, as for domain-ft.
-        padded = [tags + ["O"] * (len(own) - len(tags)) for own, tags in zip(truth, answer["tags"], strict=True)]
+    def score_of(answer: dict[str, Any]) -> float:
+        # Words beyond max_length have no answer and count as outside any entity, as in domain-ft.
+        padded = [tags + ["O"] * (len(words) - len(tags)) for words, tags in zip(truth, answer["tags"], strict=True)]
         return float(f1_score(truth, padded))
 
-    return {"labels": names, **splits}, judge, {"score": "entity F1", "classes": len(data.types)}
+    return {"labels": names, **splits}, score_of, {"score": "entity F1", "classes": len(data.types)}
 
 
 def words_and_tags(text: Any) -> dict[str, list[str]]:
@@ -491,18 +491,18 @@ def words_and_tags(text: Any) -> dict[str, list[str]]:
 
 
 def show_scores(found: dict[str, Any]) -> None:
-    """Macro F1 in points, mean and standard deviation over the seeds."""
+    """Print macro F1 in points, mean and standard deviation over the seeds."""
     made = table("Macro F1, mean ± sd over seeds", ("task", "model"), ("majority", "TF-IDF+SVM", *METHODS))
-    for own in found["baselines"]:
-        rows = [row for row in found["rows"] if row["task"] == own["task"]]
+    for baseline in found["baselines"]:
+        rows = [row for row in found["rows"] if row["task"] == baseline["task"]]
         for base in dict.fromkeys(row["base"] for row in rows):
             by_method = {row["method"]: row["macro_f1"] for row in rows if row["base"] == base}
             first = base == rows[0]["base"]
             made.add_row(
-                own["task"] if first else "",
+                baseline["task"] if first else "",
                 base,
-                f"{100 * own['majority']:.1f}" if first else "",
-                spread(own["tfidf_svm"]) if first else "",
+                f"{100 * baseline['majority']:.1f}" if first else "",
+                spread(baseline["tfidf_svm"]) if first else "",
                 *(spread(by_method[name]) if name in by_method else "" for name in METHODS),
             )
     show(made)
@@ -523,9 +523,9 @@ def show_scores(found: dict[str, Any]) -> None:
 
 
 def show_peers(found: dict[str, Any]) -> None:
-    """Scores in points and seconds of both sides."""
+    """Print scores in points and seconds of both sides."""
     columns = ("majority", "TF-IDF+SVM", "peer", "ours", "peer, s", "ours, s", "times faster")
-    made = table("Beside transformers' own fine-tuning, mean ± sd over seeds", ("set", "score"), columns)
+    made = table("Compared with fine-tuning by transformers, mean ± sd over seeds", ("set", "score"), columns)
     for row in found["rows"]:
         made.add_row(
             row["set"],
@@ -553,10 +553,12 @@ def main() -> None:
         nargs="*",
         choices=METHODS,
         default=[],
-        help="score the model that read as much of the other field's text too, by these methods",
+        help="also score a model adapted to as much text of the other field, with these methods",
     )
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="which methods")
-    parser.add_argument("--peers", type=Path, metavar="DIR", help="compare with transformers on public sets in DIR")
+    parser.add_argument(
+        "--peers", type=Path, metavar="DIR", help="compare with transformers on the public data sets in DIR"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="seeds of each side, with --peers")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only these tasks or sets")
     parser.add_argument("--work", type=Path, default=Path("benchmark-runs/tasks"), help="where runs are kept")

@@ -1,8 +1,8 @@
-"""The peer of the task benchmark: transformers' Trainer, fine-tuning as run_classification.py and run_ner.py do.
+"""The peer of the task benchmark: transformers' Trainer, fine-tuning like run_classification.py and run_ner.py.
 
-Written from the documented behaviour of those examples: every weight is trained in float32, with the model's own
-dropout, by AdamW under a linear schedule; texts are truncated and padded to the longest of their batch. Nothing is
-evaluated or saved between the steps. A program: it reads its job from a file and prints what it found as JSON.
+Written from the documented behaviour of those examples: all weights are trained in float32, with the model's dropout,
+AdamW and a linear schedule; texts are truncated and padded to the longest of their batch. Nothing is evaluated or saved
+between steps. This is a program: it reads its job from a file and prints its result as JSON.
 
     python peer.py JOB.json
 """
@@ -32,7 +32,7 @@ from transformers import (
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
-    """Fine-tune and predict: `seconds` of training, `tokens` read in it, and `logits` of the test examples.
+    """Fine-tune and predict. Returns `seconds` of training, `tokens` read in it, and `logits` of the test examples.
 
     Args:
         job: `model` (a folder), `labels`, `train` and `test` (lists of {"text", "pair", "label"}, or of {"tokens",
@@ -91,7 +91,7 @@ def _classes(example: dict[str, Any], tokenizer: Any, job: dict[str, Any]) -> di
 
 
 def _tags(example: dict[str, Any], tokenizer: Any, job: dict[str, Any]) -> dict[str, Any]:
-    """The first sequence of each word is labelled, as run_ner.py does."""
+    """Label the first token of each word, as run_ner.py does."""
     encoded = tokenizer(example["tokens"], truncation=True, max_length=job["max_length"], is_split_into_words=True)
     labels, before = [], None
     for word in encoded.word_ids():
