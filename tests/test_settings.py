@@ -242,7 +242,7 @@ def test_any_assignment_is_read_or_named(text: str, name: str) -> None:
 
 
 def test_a_former_name_is_taken_with_a_warning(tmp_path: Path) -> None:
-    old = "tokens_per_micro_batch"
+    old = "tokens_per_pass"
     with pytest.warns(FutureWarning, match="is now tokens_per_micro_batch="):
         settings = AdaptSettings(corpus="c", **{old: 64})
     assert settings.tokens_per_micro_batch == 64
