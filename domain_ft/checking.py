@@ -22,12 +22,9 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from domain_ft.errors import SettingsError
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -118,11 +115,6 @@ class Settings(metaclass=_TakesFormerNames):
     positional: ClassVar[tuple[str, ...]] = ()
     exclusive: ClassVar[tuple[tuple[str, ...], ...]] = ()
 
-    def __new__(cls, *_: Any, **given: Any) -> Self:
-        settings = super().__new__(cls)
-        object.__setattr__(settings, "_given", frozenset(given))
-        return settings
-
     def __init_subclass__(cls, group: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.group = group or "Options"
@@ -131,25 +123,13 @@ class Settings(metaclass=_TakesFormerNames):
         cls = type(self)
         given = {
             name: Given(value, f"{cls.__name__}({name}={value!r})")
-            for name in (field.name for field in dataclasses.fields(self))
-            if (value := getattr(self, name)) is not REQUIRED
+            for name, value in vars(self).items()
+            if value is not REQUIRED
         }
         values, problems = validate(cls, given, missing=lambda option: f"{cls.__name__}: {option.name} is required")
         refuse(problems)
         for name, value in values.items():
             object.__setattr__(self, name, value)
-
-    @property
-    def given(self) -> frozenset[str]:
-        """The names of the settings that somebody gave, as opposed to those that are at their default."""
-        given: frozenset[str] = vars(self)["_given"]
-        return given
-
-    def resolved(self: S, **values: Any) -> S:
-        """A copy with these values in place of what was left open. `given` stays as it is: nobody gave them."""
-        copy = dataclasses.replace(self, **values)
-        object.__setattr__(copy, "_given", self.given)
-        return copy
 
     @classmethod
     def from_toml(cls: type[S], path: str | os.PathLike[str], **changes: Any) -> S:

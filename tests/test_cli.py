@@ -34,11 +34,9 @@ def verb(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Verb], None]:
     """Puts a function in the place of a verb's `run`."""
 
     def put(name: str, run: Verb) -> None:
-        for one in cli.VERBS:
-            if one.words[0] == name:
-                module = types.ModuleType(f"domain_ft.verbs.{one.module}")
-                module.run = run  # type: ignore[attr-defined]
-                monkeypatch.setitem(sys.modules, module.__name__, module)
+        module = types.ModuleType(f"domain_ft.verbs.{name}")
+        module.run = run  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, module.__name__, module)
 
     return put
 
@@ -49,7 +47,7 @@ def settings_of(verb: Callable[[str, Verb], None]) -> Callable[..., Settings]:
 
     def run(*words: str) -> Settings:
         seen: list[Settings] = []
-        verb(words[0], seen.append)
+        verb(cli._verb_of(words).module, seen.append)  # type: ignore[union-attr]
         assert cli.main(list(words)) == 0
         return seen[0]
 
@@ -265,7 +263,7 @@ def test_exit_status(
     message: str,
     debug: bool,
 ) -> None:
-    verb("adapt", failing(error))
+    verb("adapt.run", failing(error))
     assert cli.main(["adapt", "--corpus", "x", *(["--debug"] if debug else [])]) == status
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -286,7 +284,7 @@ def test_json_is_the_only_standard_output(
         print("a library chatters")
         return {"after": {"loss": 1.5}, "name": "ü"}
 
-    verb("adapt", run)
+    verb("adapt.run", run)
     assert cli.main(["adapt", "--corpus", "x", "--json"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out) == {"after": {"loss": 1.5}, "name": "ü"}
@@ -297,7 +295,7 @@ def test_of_several_processes_one_prints(
     verb: Callable[[str, Verb], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "1")
-    verb("adapt", lambda _: {})
+    verb("adapt.run", lambda _: {})
     assert cli.main(["adapt", "--corpus", "x", "--json"]) == 0
     assert capsys.readouterr().out == ""
 
@@ -364,13 +362,13 @@ def test_the_model_is_named_before_it_is_loaded(capsys: pytest.CaptureFixture[st
         seen.append(capsys.readouterr().err)
         return {}
 
-    verb("adapt", see)
+    verb("adapt.run", see)
     assert cli.main(["adapt", "--corpus", "legal", "--model", "some/\x1b[31mmodel"]) == 0
     assert seen == ["loading some/\\x1b[31mmodel\n"]
-    verb("evaluate", see)
+    verb("evaluate.run", see)
     assert cli.main(["evaluate", "--model", "a", "--model", "b", "--corpus", "legal"]) == 0
     assert seen[1] == "loading a, b\n"
-    verb("adapt", see)
+    verb("adapt.run", see)
     assert cli.main(["adapt", "--corpus", "legal", "--quiet"]) == 0
     assert seen[2] == ""
 

@@ -17,6 +17,7 @@ from domain_ft.cli import VERBS
 from domain_ft.errors import SettingsError
 from domain_ft.verbs.adapt.settings import AdaptSettings
 from domain_ft.verbs.bench.settings import BenchSettings
+from domain_ft.verbs.classify.settings import ClassifySettings
 from domain_ft.verbs.evaluate.settings import EvaluateSettings
 from domain_ft.verbs.export.settings import ExportSettings
 
@@ -240,32 +241,22 @@ def test_any_assignment_is_read_or_named(text: str, name: str) -> None:
     assert len(given_) + len(found) >= 1
 
 
-def test_what_is_given_is_told_from_what_equals_its_default(tmp_path: Path) -> None:
-    default = AdaptSettings(corpus="c").tokens_per_step
-    assert AdaptSettings(corpus="c").given == {"corpus"}
-    given = AdaptSettings(corpus="c", tokens_per_step=default)
-    assert given == AdaptSettings(corpus="c")
-    assert given.given == {"corpus", "tokens_per_step"}
-    file = tmp_path / "settings.toml"
-    file.write_text(f'corpus = "c"\ntokens_per_step = {default}\n', encoding="utf-8")
-    assert AdaptSettings.from_toml(file, rank=8).given == {"corpus", "tokens_per_step", "rank"}
-
-
-def test_resolving_gives_nothing() -> None:
-    resolved = AdaptSettings(corpus="c").resolved(learning_rate=0.1)
-    assert resolved.learning_rate == 0.1
-    assert resolved.given == {"corpus"}
-
-
 def test_a_former_name_is_taken_with_a_warning(tmp_path: Path) -> None:
     old = "tokens_per_pass"
     with pytest.warns(FutureWarning, match="is now tokens_per_micro_batch="):
         settings = AdaptSettings(corpus="c", **{old: 64})
     assert settings.tokens_per_micro_batch == 64
-    assert settings.given == {"corpus", "tokens_per_micro_batch"}
     file = tmp_path / "config.toml"
     file.write_text(f'corpus = "c"\n{old} = 32\n', encoding="utf-8")
     assert AdaptSettings.from_toml(file).tokens_per_micro_batch == 32
     given, problems = checking.read_assignments(AdaptSettings, [f"{old}=16"])
     assert (given["tokens_per_micro_batch"].value, problems) == ("16", [])
     assert old not in settings.to_toml()
+
+
+def test_a_step_of_a_task_is_counted_in_examples_unless_tokens_are_given() -> None:
+    from domain_ft.verbs.shared.trials import BATCH_SIZE, batch_size
+
+    assert batch_size(ClassifySettings(train="t.jsonl")) == BATCH_SIZE
+    assert batch_size(ClassifySettings(train="t.jsonl", tokens_per_step=4096)) is None
+    assert batch_size(ClassifySettings(train="t.jsonl", tokens_per_step=64, batch_size=3)) == 3

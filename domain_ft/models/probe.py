@@ -72,7 +72,7 @@ class Probe:
             "base": base,
             "revision": revision,
             "labels": list(self.labels.names),
-            "several": self.labels.multi_label,
+            "multi_label": self.labels.multi_label,
             "strength": self.strength,
         }
         write_json(folder / _CONFIG_NAME, settings)
@@ -88,13 +88,14 @@ class Probe:
             settings = read_object(
                 folder / _CONFIG_NAME,
                 ModelError,
-                kinds={"labels": list, "several": bool, "strength": float, "base": str, "revision": str},
-                needed=("labels", "several", "strength", "base", "revision"),
+                kinds={"labels": list, "multi_label": bool, "strength": float, "base": str, "revision": str},
+                needed=("labels", "multi_label", "strength", "base", "revision"),
+                former={"several": "multi_label"},
                 fix="take another run, or run the task again",
             )
             refuse_no_file(folder / _WEIGHTS_NAME)
             tensors = load_file(folder / _WEIGHTS_NAME)
-            labels = Labels(tuple(settings["labels"]), settings["several"])
+            labels = Labels(tuple(settings["labels"]), settings["multi_label"])
             return cls(tensors["weight"], tensors["bias"], labels, settings["strength"]), settings
         except FileNotFoundError as error:
             raise ModelError(

@@ -61,7 +61,7 @@ class LoopSettings:
 
     Attributes:
         total_steps: optimiser steps in the whole run.
-        tokens_per_step: document tokens that an optimiser step reads.
+        tokens_per_step: document tokens that an optimiser step reads; None where rows are counted.
         rows_per_step: rows that it reads, whatever their lengths, in place of tokens_per_step; None for tokens.
         tokens_per_micro_batch: that go through the model at once; a longer sequence is a micro-batch by itself.
         activation_checkpointing: compute layers again in the backward pass; done anyhow once memory has run out.
@@ -80,7 +80,7 @@ class LoopSettings:
     """
 
     total_steps: int
-    tokens_per_step: int
+    tokens_per_step: int | None
     tokens_per_micro_batch: int
     activation_checkpointing: bool
     learning_rate: float
@@ -101,6 +101,7 @@ class LoopSettings:
         """Which rows of these lengths (rows,) each step reads."""
         if self.rows_per_step is not None:
             return StepPlan(np.ones(len(lengths), dtype=np.int64), self.rows_per_step, self.seed)
+        assert self.tokens_per_step is not None
         return StepPlan(lengths, self.tokens_per_step, self.seed)
 
 

@@ -326,6 +326,9 @@ class TaskTrainingOptions(TrainingOptions, group="Training"):
     batch_size: PositiveInt | None = None
     """Examples in an optimiser step. 16 where --tokens-per-step is not given either."""
 
+    tokens_per_step: PositiveInt | None = None  # type: ignore[assignment]
+    """Tokens in an optimiser step, in place of --batch-size."""
+
     patience: Annotated[int, Range(at_least=0), Range(at_most=10**9)] = 3
     """Stop after so many evaluations on the validation examples without a better one; 0 for never. The best model by
     macro F1 on them is kept in any case."""

@@ -251,7 +251,7 @@ def test_an_adapter_without_a_base_name_is_refused(tiny_folder: Callable[[str], 
     with pytest.raises(ModelError, match="not JSON"):
         load(str(tmp_path / "run"))
     config.write_text("[]")
-    with pytest.raises(ModelError, match="holds a list where an object is wanted"):
+    with pytest.raises(ModelError, match="holds a list where a JSON object is wanted"):
         load(str(tmp_path / "run"))
     for key in ("base_model_name_or_path", "revision"):
         config.write_text(json.dumps({"base_model_name_or_path": "minilm", key: ["a"]}))

@@ -27,7 +27,7 @@ from domain_ft.models.export import export_merged
 from domain_ft.models.lora import LoraConfig, apply_lora, has_lora, lora_of
 from domain_ft.models.peft_format import save_adapter
 from domain_ft.models.targets import head_modules
-from domain_ft.models.task_facts import TASK_NAME
+from domain_ft.models.task_facts import TASK_NAME, TaskFacts
 from domain_ft.models.task_micro_batches import TaskTokens
 from domain_ft.models.task_model import TaskModel, load_task_model, load_task_run, reset_head
 from domain_ft.verbs.export.run import export
@@ -475,7 +475,7 @@ def test_a_task_on_a_run_is_loaded_from_both(adapted: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("[]", "holds a list where an object is wanted"),
+        ("[]", "holds a list where a JSON object is wanted"),
         ("{", "not JSON"),
         ("{}", "has no 'kind'"),
         ('{"labels": ["a", 3], "several": false, "kind": "sequence"}', "the labels are not a list of names"),
@@ -488,3 +488,10 @@ def test_a_task_file_that_is_no_such_thing_is_named(content: str, said: str, tmp
         load_task_run(tmp_path)
     assert str(tmp_path / TASK_NAME) in str(caught.value)
     assert caught.value.fix
+
+
+def test_the_former_name_of_a_key_is_read(tmp_path: Path) -> None:
+    facts = {"kind": "sequence", "labels": ["a", "b"], "several": True, "method": "lora", "base": "x", "max_length": 64}
+    (tmp_path / TASK_NAME).write_text(json.dumps(facts), encoding="utf-8")
+    (tmp_path / "result.json").write_text("{}", encoding="utf-8")
+    assert TaskFacts.load(tmp_path).multi_label is True

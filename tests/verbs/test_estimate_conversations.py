@@ -17,7 +17,7 @@ from domain_ft.corpus.conversations.rendering import ChatTemplate
 from domain_ft.corpus.conversations.rows import encode_conversations
 from domain_ft.models import generation
 from domain_ft.models.generation import Generated
-from domain_ft.verbs.adapt import run as adapt_verb
+from domain_ft.verbs.adapt import prepare as adapt_prepare
 from domain_ft.verbs.adapt.settings import AdaptSettings
 from domain_ft.verbs.data import estimate, estimate_conversations
 from domain_ft.verbs.data.estimate_conversations import answering_minutes, holds_conversations
@@ -171,7 +171,7 @@ def test_what_is_not_given_is_left_to_the_verb(tmp_path: Path, monkeypatch: pyte
         given.append(settings)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(adapt_verb, "set_up", set_up)
+    monkeypatch.setattr(adapt_prepare, "set_up", set_up)
     monkeypatch.setattr(instruct_job, "set_up", set_up)
     asked: dict[str, Any] = {"learning_rate": 0.5, "max_steps": 7, "quiet": True}
     of_instruct: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -131,7 +132,7 @@ def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) 
         "evaluation_tokens": settings.evaluation_tokens or EVALUATION_TOKENS[base.objective],
     }
     return AdaptJob(
-        settings=settings.resolved(**resolved),
+        settings=dataclasses.replace(settings, **resolved),
         machine=machine,
         base=base,
         objective=objective,

@@ -250,7 +250,7 @@ def set_up(
         weights = class_weights(rows["train"].targets, data.labels) if settings.balance == "weights" else None
         objective = ClassificationObjective(kernels=machine.kernels, labels=data.labels, class_weights=weights)
         tasks = set_up_trials(settings, machine, model, objective, rows["train"], display)
-    resolved = settings.resolved(**resolve_settings(settings, machine, length, tasks))
+    resolved = dataclasses.replace(settings, **resolve_settings(settings, machine, length, tasks))
     if tasks is not None:
         tasks = dataclasses.replace(tasks, settings=resolved)
     return ClassifyJob(resolved, machine, data, rows, leaks, model, tasks)

@@ -273,7 +273,8 @@ def _set_up(settings: EstimateSettings, machine: Machine, display: ProgressDispl
     """The run, as its verb would set it up."""
     if not holds_conversations(settings):
         return adapt_prepare.set_up(AdaptSettings(**_given(settings, AdaptSettings)), machine, display)
-    # @@instruct_job
+
+    from domain_ft.verbs.instruct import prepare as instruct_prepare  # here, since a corpus does not need its imports
 
     given = _given(settings, InstructSettings) | {"data": settings.corpus}
     return instruct_prepare.set_up(InstructSettings(**given), machine, display)

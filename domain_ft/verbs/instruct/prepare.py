@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -192,7 +193,7 @@ def set_up(settings: InstructSettings, machine: Machine, display: ProgressDispla
     }
     kept = [data.test[index] for index in np.unique(rows["test"].documents)]
     return InstructJob(
-        settings=settings.resolved(**resolved),
+        settings=dataclasses.replace(settings, **resolved),
         machine=machine,
         base=base,
         objective=objective,

@@ -11,8 +11,6 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from domain_ft.report import numbers
 from domain_ft.report.drawing import CONTROL, DOMAIN, INK, QUIET, Change, draw_changes, drawing, short, smoothed
-
-# @@words
 from domain_ft.verbs.shared import loss_words
 
 COLOURS = {"domain": DOMAIN, "test": DOMAIN, "control": CONTROL}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -125,7 +126,7 @@ def as_started(settings: S, folder: RunFolder) -> S:
     }
     if settings.activation_checkpointing == "auto":
         kept["activation_checkpointing"] = stored.activation_checkpointing
-    return settings.resolved(**kept)
+    return dataclasses.replace(settings, **kept)
 
 
 def resolve_config(

@@ -201,6 +201,7 @@ def set_up_trials(
     lengths = train_rows.lengths
     examples = batch_size(settings)
     step_tokens = math.ceil(examples * float(lengths.mean())) if examples else settings.tokens_per_step
+    assert step_tokens is not None  # one of the two is there
 
     def micro_batches() -> MicroBatchPlan:
         return choose_micro_batches(model, objective, train_rows, settings, machine, display, step_tokens=step_tokens)
@@ -222,7 +223,7 @@ def set_up_trials(
 
 def batch_size(settings: TaskSettings) -> int | None:
     """Examples in a step; None where steps are counted in tokens."""
-    return settings.batch_size or (None if "tokens_per_step" in settings.given else BATCH_SIZE)
+    return settings.batch_size or (None if settings.tokens_per_step else BATCH_SIZE)
 
 
 def begin(job: TaskJob, seed: int) -> None:

@@ -217,7 +217,7 @@ def set_up(
     weights = class_weights(rows["train"].asked, model.labels) if settings.balance == "weights" else None
     objective = TaggingObjective(kernels=machine.kernels, tag_weights=weights)
     tasks = set_up_trials(settings, machine, model, objective, rows["train"], display)
-    resolved = settings.resolved(**resolve_settings(settings, machine, length, tasks))
+    resolved = dataclasses.replace(settings, **resolve_settings(settings, machine, length, tasks))
     return TagJob(resolved, machine, data, rows, leaks, model, dataclasses.replace(tasks, settings=resolved), left)
 
 
