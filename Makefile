@@ -1,4 +1,4 @@
-# What people do daily. Python >= 3.10 and make are all that must be there: each target makes .venv as it needs it.
+# Everyday tasks. You need only Python >= 3.10 and make: each target creates .venv if necessary.
 #
 #     make adapt CORPUS=legal            adapt the default model to a corpus: text in, adapter and report out
 #     make adapt CORPUS=texts/ ARGS="--model smollm2 --max-tokens 30000"
@@ -7,12 +7,12 @@
 PYTHON ?= python3
 CORPUS ?= legal
 ARGS   ?=
-# More for pip, such as an index of PyTorch's CPU wheels, which are smaller than the ones with CUDA.
+# More options for pip, such as an index of PyTorch's CPU wheels, which are smaller than those with CUDA.
 PIP_ARGS ?=
-# Two processes, a thread each: faster than one process of two threads, since the tests' tensors are small.
+# Two processes with one thread each: faster than one process with two threads, since the tests' tensors are small.
 PYTEST ?= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-# Tests hand lists of arguments on (f(*tensors, **options)), which mypy cannot follow: calls are not checked there.
+# Tests pass lists of arguments (f(*tensors, **options)), which mypy cannot follow, so calls are not checked there.
 TEST_PATH := kernels:benchmarks:benchmarks/kernels:tests:tests/evaluation:tests/verbs:tests/training:tests/report:tests/corpus:tests/kernels
 LOOSE := --disable-error-code arg-type --disable-error-code call-arg --disable-error-code call-overload --disable-error-code misc --no-warn-unused-ignores
 
@@ -28,17 +28,17 @@ help:  ## List the targets
 adapt: $(VENV)/.installed  ## Adapt a model to CORPUS (a name, a file, a folder, hf:ID); more options in ARGS
 	$(BIN)/domain-ft adapt --corpus $(CORPUS) $(ARGS)
 
-test: lint types  ## Lint, types, and the tests that take seconds
+test: lint types  ## Run lint, types and the fast tests
 	$(PYTEST) -m "not slow"
 
-test-slow: $(VENV)/.installed-dev  ## The tests that take minutes: whole runs, a wheel, several processes
+test-slow: $(VENV)/.installed-dev  ## Run the slow tests: whole runs, a wheel, several processes
 	$(PYTEST) -m slow
 
 lint: $(VENV)/.installed-dev  ## Check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: $(VENV)/.installed-dev  ## Mend style and format
+format: $(VENV)/.installed-dev  ## Fix style and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -47,25 +47,25 @@ types: $(VENV)/.installed-dev  ## Check the type hints
 	MYPYPATH=$(TEST_PATH) $(BIN)/mypy $(LOOSE) benchmarks/*.py benchmarks/kernels/*.py tests/*.py tests/*/*.py tests/*/*/*.py
 	MYPYPATH=benchmarks:benchmarks/tasks $(BIN)/mypy $(LOOSE) benchmarks/tasks/*.py
 
-bench: $(VENV)/.installed-dev  ## Measure speed and memory against transformers + PEFT
+bench: $(VENV)/.installed-dev  ## Measure speed and memory, compared with transformers + PEFT
 	$(BIN)/domain-ft bench training $(ARGS)
 
-bench-kernels: $(VENV)/.installed-dev  ## Count what the Triton kernels move and compile them for four chips, without a GPU
+bench-kernels: $(VENV)/.installed-dev  ## Count the Triton kernels' traffic and compile them for four chips, without a GPU
 	$(BIN)/domain-ft bench kernels -- --traffic --compile $(ARGS)
 
-bench-memory: $(VENV)/.installed-dev  ## Measure the peak memory of a step against tokens, beside PEFT's
+bench-memory: $(VENV)/.installed-dev  ## Measure the peak memory of a step by tokens, compared with PEFT
 	$(BIN)/domain-ft bench memory -- $(ARGS)
 
-clean:  ## Remove the environment and what tools left behind; runs/ stays
+clean:  ## Remove the environment and the tools' caches; runs/ is kept
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# --- The environment: made once, brought up to date when the dependencies change ---
+# --- The environment: created once, updated when the dependencies change ---
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || { \
 	  echo "domain-ft needs Python 3.10 to 3.13, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." >&2; \
-	  echo "Name another one: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; exit 2; }
+	  echo "Use another one: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 2; }
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
