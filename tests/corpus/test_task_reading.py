@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 from tiny_tasks import ROWS, sentence, task, write
 
+from domain_ft.corpus.examples import Example, TaskData
 from domain_ft.corpus.readers.base import BadRecords, Reject
-from domain_ft.corpus.tasks.examples import Example, TaskData
 from domain_ft.corpus.tasks.fields import FieldNames
 from domain_ft.corpus.tasks.opening import TaskSource, open_task
 from domain_ft.corpus.tasks.reading import iterate_inputs

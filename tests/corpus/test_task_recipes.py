@@ -13,10 +13,10 @@ import pytest
 from tiny_tasks import sentence, write
 
 from domain_ft.corpus import assets
+from domain_ft.corpus.examples import TaskData
 from domain_ft.corpus.readers import raw_records
 from domain_ft.corpus.readers.base import BadRecords, RawRecord
 from domain_ft.corpus.recipes import list_recipes, load_recipe
-from domain_ft.corpus.tasks.examples import TaskData
 from domain_ft.corpus.tasks.leaks import BETWEEN, find_leaks
 from domain_ft.corpus.tasks.opening import TaskSource, open_task
 from domain_ft.corpus.tasks.sources import find_task

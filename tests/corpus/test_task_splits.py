@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from tiny_tasks import ROWS, sentence, task, write
 
 from domain_ft.corpus.corpus import open_corpus
+from domain_ft.corpus.examples import Labels, TaskData
 from domain_ft.corpus.prepared import prepare
 from domain_ft.corpus.readers.base import Reject
 from domain_ft.corpus.splitting import draw
 from domain_ft.corpus.tasks import fingerprints
-from domain_ft.corpus.tasks.examples import Labels, TaskData
 from domain_ft.corpus.tasks.leaks import KINDS, find_leaks, remove_leaks
 from domain_ft.corpus.tasks.opening import TaskSource, open_task
 from domain_ft.corpus.tasks.table import ExampleTable

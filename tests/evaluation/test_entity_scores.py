@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from seqeval.metrics import classification_report
 from tiny_models import save_tiny
 
+from domain_ft.corpus.examples import Example, Labels
 from domain_ft.corpus.tagging.entities import Span, TaggedText, chunks, lenient_chunks
 from domain_ft.corpus.tagging.rows import encode_tags
-from domain_ft.corpus.tasks.examples import Example, Labels
 from domain_ft.corpus.words import find_words, join_words
 from domain_ft.errors import CheckpointError
 from domain_ft.evaluation.entities import EntityCounts, Gazetteer, entity_difference, entity_metrics

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from tiny_models import save_tiny
 
 from domain_ft.corpus.batches import TaskBatch
+from domain_ft.corpus.examples import Labels
 from domain_ft.corpus.masking import IGNORED
 from domain_ft.corpus.tagging.entities import Span, TaggedText
 from domain_ft.corpus.tagging.rows import TaggingRows, encode_tags
-from domain_ft.corpus.tasks.examples import Labels
 from domain_ft.models.task_model import TaskModel, load_task_model
 from domain_ft.objectives.tagging import TaggingObjective
 

@@ -16,7 +16,7 @@ from tiny_models import save_tiny
 from transformers import AutoModelForTokenClassification, pipeline
 
 from domain_ft.corpus.cleaning import clean
-from domain_ft.corpus.tasks.examples import Example
+from domain_ft.corpus.examples import Example
 from domain_ft.errors import CorpusError, RecordError, SettingsError
 from domain_ft.evaluation import tagging
 from domain_ft.evaluation.entities import EntityCounts

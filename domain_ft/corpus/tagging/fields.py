@@ -7,12 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from domain_ft.corpus.tagging.annotations import (
-    SPANS_FIELDS,
-    Plain,
-    are_labelled_spans,
-    is_words,
-)
+from domain_ft.corpus.annotation_tools import Plain, are_labelled_spans
+from domain_ft.corpus.tagging.annotations import SPANS_FIELDS, is_words
 from domain_ft.corpus.tagging.offsets import Counting
 
 TEXT_FIELDS = ("text",)

@@ -14,19 +14,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from domain_ft.corpus.annotation_tools import Plain
+from domain_ft.corpus.examples import SPLITS, Example, Labels, TaskData
 from domain_ft.corpus.hub_splits import SPLIT_NAMES
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.naming import name_of
 from domain_ft.corpus.near_copies import MOST_COMPARED, Integers, text_fingerprints
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject
 from domain_ft.corpus.splitting import JOINED, draw, groupings, nearest_group
-from domain_ft.corpus.tagging.annotations import Plain
 from domain_ft.corpus.tagging.entities import SPELLED, Scheme, TaggedText, TaggingData, alike
 from domain_ft.corpus.tagging.fields import Entry, TagFields
 from domain_ft.corpus.tagging.reading import named_classes, read_tagged
 from domain_ft.corpus.tagging.records import read_tagged_records
 from domain_ft.corpus.tagging.standoff import is_brat
-from domain_ft.corpus.tasks.examples import SPLITS, Example, Labels, TaskData
 from domain_ft.errors import CorpusError
 
 

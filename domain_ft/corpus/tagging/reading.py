@@ -12,19 +12,27 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from domain_ft.corpus.annotation_tools import (
+    Outcome,
+    Plain,
+    Refused,
+    Skipped,
+    label_studio_answers,
+    labels_whole_text,
+    spans_in,
+)
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers import ENDINGS, raw_records
 from domain_ft.corpus.readers.base import BadRecords, read_lines
 from domain_ft.corpus.readers.choosing import LOOKED_AT
 from domain_ft.corpus.readers.files import ending
 from domain_ft.corpus.readers.records import ONE_KEY, json_values
-from domain_ft.corpus.tagging.annotations import Outcome, Passed, Plain, Refused, outcomes, records_of, spans_in
+from domain_ft.corpus.tagging.annotations import outcomes, records_of
 from domain_ft.corpus.tagging.conll import begins_document, conll_blocks, layout_of
 from domain_ft.corpus.tagging.entities import OUTSIDE, Scheme, TaggedText, is_tag
 from domain_ft.corpus.tagging.fields import Entry, TagFields, with_usual_spans
 from domain_ft.corpus.tagging.records import Sentence, read_tagged_records, with_scheme
 from domain_ft.corpus.tagging.standoff import is_brat, is_pubtator, read_bioc_xml, read_brat, read_pubtator
-from domain_ft.corpus.tasks.choices import label_studio_answers, whole_text_only
 from domain_ft.errors import CorpusError
 from domain_ft.json_files import RepeatedKeyError, loads
 from domain_ft.quoting import listed
@@ -139,7 +147,7 @@ def entries(path: Path, name: str, fields: TagFields, bad: BadRecords, left: Lef
     for line, outcome in _outcomes(path, name, fields, bad, LeftOut() if left is None else left):
         if isinstance(outcome, Plain):
             yield Entry(line, outcome)
-        elif isinstance(outcome, Passed):
+        elif isinstance(outcome, Skipped):
             bad.leave_out(outcome.reason, file=name, line=line, field=outcome.field)
         else:
             bad.add(outcome.reason, file=name, line=line, field=outcome.field, fix=outcome.fix)
@@ -165,7 +173,7 @@ def _outcomes(
             yield record.line or 0, Plain(named_classes(record.fields, known))
     else:
         for line, value in tagged_values(path, name, bad):
-            if isinstance(value, Mapping) and whole_text_only(value) and not fields.spans:
+            if isinstance(value, Mapping) and labels_whole_text(value) and not fields.spans:
                 reason = "the record has choices for its whole text, and no entities"
                 yield line, Refused(reason, None, "labels of whole texts are learned by `domain-ft classify`")
                 continue

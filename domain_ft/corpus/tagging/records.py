@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from domain_ft.corpus.knowledge_bases import Document, KnowledgeBaseError, is_knowledge_base, read_document
 from domain_ft.corpus.left_out import VERDICT, LeftOut
 from domain_ft.corpus.readers.base import BadRecords, kind_of
 from domain_ft.corpus.tagging.entities import (
@@ -24,7 +25,6 @@ from domain_ft.corpus.tagging.entities import (
     recognise,
 )
 from domain_ft.corpus.tagging.fields import Entry, Role, TagFields, with_usual_spans
-from domain_ft.corpus.tagging.knowledge_bases import KnowledgeBaseError, flat_spans, is_knowledge_base, read_document
 from domain_ft.corpus.tagging.offsets import COUNTED, Claim, contradiction, likely_causes
 from domain_ft.corpus.tagging.spans import NAMED, claims_of, holds, own_text_keys, read_span, unread_keys
 from domain_ft.corpus.words import join_words
@@ -298,3 +298,14 @@ def _text_of_passages(known: _Known) -> TaggedText | None:
     joined = sum(entity.parts > 1 for entity in document.entities)
     place = known.group, known.file, known.line
     return TaggedText(known.id, document.text, None, spans, *place, overlapping, joined)
+
+
+def flat_spans(document: Document) -> tuple[tuple[Span, ...], int]:
+    """The entities as sorted spans, none of which overlap: of those that do, the longest stays, then the first.
+
+    One of several parts is all that lies between its first and its last.
+
+    Returns:
+        the spans, and how many are left out. Entities that say the same of the same place are one.
+    """
+    return keep_longest(Span(entity.start, entity.end, entity.type) for entity in document.entities)

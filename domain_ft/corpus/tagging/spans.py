@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from domain_ft.corpus.tagging.annotations import ENDS, LABELS, STARTS, first_of
+from domain_ft.corpus.annotation_tools import ENDS, LABELS, STARTS, first_of
 from domain_ft.corpus.tagging.entities import Span
 from domain_ft.corpus.tagging.offsets import Claim, Counting, agrees, likely_causes, to_characters
 from domain_ft.corpus.words import Bounds

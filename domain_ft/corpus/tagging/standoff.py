@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from domain_ft.corpus.annotation_tools import Outcome, Plain, Refused
 from domain_ft.corpus.left_out import LeftOut, UnreadFile
 from domain_ft.corpus.readers import ENDINGS
 from domain_ft.corpus.readers.base import BadRecords, decode, is_foreign, read_bytes, read_lines, report_empty
 from domain_ft.corpus.readers.files import ending, why_unreadable
-from domain_ft.corpus.tagging.annotations import Outcome, Plain, Refused, outcomes
+from domain_ft.corpus.tagging.annotations import outcomes
 from domain_ft.errors import CorpusError
 
 _LISTED = 5  # files that a message names

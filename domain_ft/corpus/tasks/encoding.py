@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
-from domain_ft.corpus.tasks.examples import Example, Examples, Labels
+from domain_ft.corpus.examples import Example, Examples, Labels
 from domain_ft.corpus.tokens import SpecialTokens, plain_backend
 from domain_ft.errors import CorpusError, SettingsError, nearest
 from domain_ft.quoting import shown

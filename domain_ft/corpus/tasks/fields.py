@@ -12,7 +12,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 from typing import Any
 
+from domain_ft.corpus.annotation_tools import label_studio_answers
 from domain_ft.corpus.cleaning import clean
+from domain_ft.corpus.examples import Example, Input
 from domain_ft.corpus.left_out import VERDICT, LeftOut, rejected_by_annotator
 from domain_ft.corpus.readers.base import (
     BadRecords,
@@ -27,8 +29,7 @@ from domain_ft.corpus.readers.base import (
     usual_name,
 )
 from domain_ft.corpus.readers.choosing import what_fields_hold
-from domain_ft.corpus.tasks.choices import chosen, label_studio_answers, plain_records
-from domain_ft.corpus.tasks.examples import Example, Input
+from domain_ft.corpus.tasks.choices import chosen, plain_records
 from domain_ft.corpus.tasks.labels import LabelForm, LabelProblem, LabelRules, LabelSurvey
 from domain_ft.errors import CorpusError, nearest
 from domain_ft.quoting import listed, shown

@@ -9,8 +9,8 @@ import numpy as np
 
 from domain_ft.corpus.corpus import content_key
 from domain_ft.corpus.duplicates import PERMUTATIONS
+from domain_ft.corpus.examples import Example, Examples
 from domain_ft.corpus.near_copies import DIGEST, MOST_COMPARED, Fingerprints, signed_batches, text_fingerprints
-from domain_ft.corpus.tasks.examples import Example, Examples
 from domain_ft.corpus.tasks.table import ExampleTable
 from domain_ft.progress import Progress
 from domain_ft.storage import alone, cache_folder, new_folder

@@ -17,8 +17,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from domain_ft.corpus.annotation_tools import are_spans, spans_in
 from domain_ft.corpus.cleaning import clean
-from domain_ft.corpus.tagging.annotations import are_spans, spans_in
 from domain_ft.corpus.tasks.choices import chosen
 from domain_ft.errors import CorpusError
 from domain_ft.quoting import shown

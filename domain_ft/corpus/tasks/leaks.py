@@ -24,9 +24,9 @@ from domain_ft.corpus.cleaning import normalise
 from domain_ft.corpus.corpus import content_key
 from domain_ft.corpus.documents import Document
 from domain_ft.corpus.duplicates import CONTAINED, NEAR, Containment, shingles
+from domain_ft.corpus.examples import SPLITS, Example, TaskData
 from domain_ft.corpus.near_copies import Integers, all_similar_pairs
 from domain_ft.corpus.prepared import PreparedCorpus, overlaps_of_texts
-from domain_ft.corpus.tasks.examples import SPLITS, Example, TaskData
 from domain_ft.corpus.tasks.fingerprints import content, fingerprints, labels_of
 from domain_ft.corpus.workers import in_order
 from domain_ft.errors import CorpusError

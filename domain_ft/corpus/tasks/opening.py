@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from domain_ft.corpus.corpus import content_key
+from domain_ft.corpus.examples import SPLITS, Labels, TaskData
 from domain_ft.corpus.left_out import VERDICT, LeftOut
 from domain_ft.corpus.naming import name_of
 from domain_ft.corpus.near_copies import MOST_COMPARED, Bools, duplicate_groups
 from domain_ft.corpus.readers.base import BadRecords, Reject, decode, read_bytes
 from domain_ft.corpus.splitting import draw, why_none_held_out
-from domain_ft.corpus.tasks.examples import SPLITS, Labels, TaskData
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
 from domain_ft.corpus.tasks.fingerprints import fingerprints
 from domain_ft.corpus.tasks.reading import Place

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from domain_ft.corpus.corpus import hash_files, hub_revision
+from domain_ft.corpus.examples import Example, Input
 from domain_ft.corpus.hub_splits import SPLIT_NAMES, flat, hub_splits
 from domain_ft.corpus.inputs import RECORD_ENDINGS, STREAM, input_records, is_stream
 from domain_ft.corpus.left_out import LeftOut, UnreadFile
@@ -27,7 +28,6 @@ from domain_ft.corpus.readers.base import (
 from domain_ft.corpus.readers.files import Listing, check_file, ending, walk, why_left_out
 from domain_ft.corpus.readers.packing import PACKED
 from domain_ft.corpus.recipes import Source
-from domain_ft.corpus.tasks.examples import Example, Input
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
 from domain_ft.errors import CorpusError
 from domain_ft.storage import user_path

@@ -23,9 +23,9 @@ import numpy.typing as npt
 
 from domain_ft.corpus.batches import TaskBatch
 from domain_ft.corpus.disk import disk_errors
+from domain_ft.corpus.examples import Example, Examples, Labels
 from domain_ft.corpus.growing import GrowingFiles, unfinished_folder
 from domain_ft.corpus.tasks.encoding import TOKEN, Encoded, Encoder, LongText
-from domain_ft.corpus.tasks.examples import Example, Examples, Labels
 from domain_ft.corpus.tokens import RecordFile
 from domain_ft.corpus.workers import in_order
 from domain_ft.errors import CorpusError

@@ -10,10 +10,10 @@ from typing import Any
 from domain_ft.corpus import assets
 from domain_ft.corpus.assets import ASSETS
 from domain_ft.corpus.corpus import content_key
+from domain_ft.corpus.examples import SPLITS
+from domain_ft.corpus.knowledge_bases import RelationReader
 from domain_ft.corpus.readers.base import OnBadRecord, field_names
 from domain_ft.corpus.recipes import Recipe, Task, load_recipe, recipe_names, recipes_folder
-from domain_ft.corpus.tagging.knowledge_bases import RelationReader
-from domain_ft.corpus.tasks.examples import SPLITS
 from domain_ft.corpus.tasks.labels import LabelKind, LabelRules
 from domain_ft.corpus.tasks.reading import (
     Place,

@@ -18,10 +18,10 @@ import pyarrow as pa
 
 from domain_ft.corpus.corpus import content_key
 from domain_ft.corpus.disk import disk_errors
+from domain_ft.corpus.examples import Example
 from domain_ft.corpus.near_copies import Integers
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject
 from domain_ft.corpus.readers.encoding_names import canonical
-from domain_ft.corpus.tasks.examples import Example
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
 from domain_ft.progress import Progress
 from domain_ft.storage import alone, cache_folder, new_folder, write_json

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from domain_ft.corpus.examples import Labels
 from domain_ft.corpus.left_out import LeftOut, sentences
 from domain_ft.corpus.naming import name_of
 from domain_ft.corpus.readers.base import Reject
 from domain_ft.corpus.tagging.entities import Span, TaggingData
 from domain_ft.corpus.tagging.opening import TaggingSource, as_task, open_tagging, without
 from domain_ft.corpus.tagging.rows import TaggingRows, encode_tags
-from domain_ft.corpus.tasks.examples import Labels
 from domain_ft.corpus.tasks.leaks import Leaks, find_leaks
 from domain_ft.embedded.loading import load_task_model
 from domain_ft.errors import CorpusError

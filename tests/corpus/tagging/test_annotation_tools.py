@@ -273,7 +273,7 @@ def test_tasks_of_label_studio_that_were_skipped_or_differ(tmp_path: Path) -> No
     assert [text.spans for text in texts] == [DRUG]
     assert ["skipped it" in rejects[0].reason, "nobody has" in rejects[1].reason] == [True, True]
     differing = studio([label(5, 12)], [label(0, 4)])
-    with pytest.raises(RecordError, match="2 annotators do not mark the same entities"):
+    with pytest.raises(RecordError, match="2 annotators disagree on the entities"):
         read(write(tmp_path / "b.json", json.dumps([differing])))
     differing["annotations"][0]["ground_truth"] = True
     assert read(write(tmp_path / "b.json", json.dumps([differing])))[0][0].spans == DRUG
@@ -370,7 +370,7 @@ def test_passages_of_a_document_are_texts_of_one_group(tmp_path: Path) -> None:
         ("a.xml", "<html><body/></html>", "is not BioC"),
         ("a.xml", "<collection>", "broken XML"),
         ("a.json", '[{"id": 0, "paragraphs": []}]', "spaCy 2's training format"),
-        ("a.json", '[["a", "b"]]', "neither a text with its entities nor words with their tags"),
+        ("a.json", '[["a", "b"]]', "neither a text with entities nor words with tags"),
         ("a.json", '[{"text": "a", "entities": [}]', "broken JSON"),
     ],
 )

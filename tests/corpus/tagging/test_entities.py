@@ -719,7 +719,7 @@ def test_a_part_of_the_rows_packs_as_the_rows_do() -> None:
     batch, whole = taken.pack([0, 2]), rows.pack([len(rows) - 1, 1])
     assert batch.input_ids.tolist() == whole.input_ids.tolist()
     assert batch.targets.tolist() == whole.targets.tolist()
-    assert batch.sequences.tolist() == whole.pieces.tolist() == [0, 1]
+    assert batch.sequences.tolist() == whole.sequences.tolist() == [0, 1]
 
 
 def test_a_word_longer_than_the_model_reads_is_cut() -> None:

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from domain_ft.corpus.annotation_tools import are_labelled_spans
 from domain_ft.corpus.checks.checking import Checker
 from domain_ft.corpus.checks.items import Rejections
 from domain_ft.corpus.checks.opening import CheckedFile, Fields
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers.base import BadRecords, Reject
-from domain_ft.corpus.tagging.annotations import are_labelled_spans
 from domain_ft.corpus.tagging.entities import Span, TaggedText
 from domain_ft.corpus.tagging.fields import TagFields
 from domain_ft.corpus.tagging.offsets import Counting, to_characters

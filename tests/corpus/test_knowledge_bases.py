@@ -14,20 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_tasks import sentence, write
 
-from domain_ft.corpus.readers.base import BadRecords, RawRecord, Reject
-from domain_ft.corpus.recipes import load_recipe
-from domain_ft.corpus.tagging.entities import Span
-from domain_ft.corpus.tagging.fields import TagFields
-from domain_ft.corpus.tagging.knowledge_bases import (
+from domain_ft.corpus.knowledge_bases import (
     MOST_PAIRED,
     Document,
     Entity,
     RelationReader,
-    flat_spans,
     read_document,
 )
+from domain_ft.corpus.readers.base import BadRecords, RawRecord, Reject
+from domain_ft.corpus.recipes import load_recipe
+from domain_ft.corpus.tagging.entities import Span
+from domain_ft.corpus.tagging.fields import TagFields
 from domain_ft.corpus.tagging.opening import TaggingSource, open_tagging
 from domain_ft.corpus.tagging.reading import read_tagged
+from domain_ft.corpus.tagging.records import flat_spans
 from domain_ft.corpus.tasks.opening import TaskSource, open_task
 from domain_ft.errors import CorpusError, RecordError
 

@@ -20,7 +20,6 @@ from typing import Any
 
 from domain_ft.corpus.readers.base import BadRecords, RawRecord, kind_of
 from domain_ft.corpus.sentences import sentence_bounds
-from domain_ft.corpus.tagging.entities import Span, keep_longest
 from domain_ft.corpus.words import Bounds
 
 PASSAGES, ENTITIES, RELATIONS = "passages", "entities", "relations"
@@ -107,17 +106,6 @@ def read_document(record: Mapping[str, Any]) -> Document:
                 raise KnowledgeBaseError(f"there is no entity with the id '{argument}'", f"{field}.{key}")
         relations.append(relation)
     return Document(text, breaks, tuple(entities.values()), tuple(relations))
-
-
-def flat_spans(document: Document) -> tuple[tuple[Span, ...], int]:
-    """The entities as sorted spans, none of which overlap: of those that do, the longest stays, then the first.
-
-    One of several parts is all that lies between its first and its last.
-
-    Returns:
-        the spans, and how many are left out. Entities that say the same of the same place are one.
-    """
-    return keep_longest(Span(entity.start, entity.end, entity.type) for entity in document.entities)
 
 
 # ----------------------------------------------------------------------------------------------------------- relations
