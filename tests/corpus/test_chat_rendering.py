@@ -188,10 +188,10 @@ def refused(made: ChatTemplate, conversation: Conversation) -> str:
 def test_a_system_turn_that_is_refused(name: str) -> None:
     made = template(TEMPLATES[name])
     message = refused(made, chat("Why?", "So.", system="Be brief."))
-    assert "refuses the system turn" in message
+    assert "rejects the system turn" in message
     assert "turn 1 (system)" in message
     assert "user's first turn" in message
-    with pytest.raises(RecordError, match="refuses the system turn"):
+    with pytest.raises(RecordError, match="rejects the system turn"):
         made.prompt(chat("Why?", system="Be brief.").turns)
 
 
@@ -219,7 +219,7 @@ def test_an_answer_that_the_template_changes() -> None:
     assert "changes a part of this answer" in message
     assert "turn 2 (assistant)" in message
     dropping = CHATML.replace("{{ message.content }}", "{{ message.content.split('</think>')[-1] }}")
-    assert "leaves out or changes" in refused(template(dropping), chat("Why?", "<think>hard</think>So."))
+    assert "omits or changes" in refused(template(dropping), chat("Why?", "<think>hard</think>So."))
 
 
 def test_the_text_of_a_special_token_is_refused_with_its_place() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from domain_ft.corpus.checks.findings import Finding
 from domain_ft.corpus.conversations.conversation import Conversation
-from domain_ft.corpus.conversations.markers import rendered_mark
+from domain_ft.corpus.conversations.template_markers import find_template_marker
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers import ENDINGS, NEEDED, raw_records, reader
 from domain_ft.corpus.readers.base import (
@@ -261,7 +261,7 @@ def text_items(path: Path, name: str, text_field: str | None, bad: BadRecords) -
 def _rendered(line: int | None, passages: Iterable[Passage]) -> Iterator[Finding]:
     """A finding for each text that is a conversation, as a chat template rendered it."""
     for passage in passages:
-        mark = rendered_mark(passage.text)
+        mark = find_template_marker(passage.text)
         if mark is not None:
             reason = f"the text holds the mark {mark} of a chat template: to learn its answers alone, with instruct, "
             message = f"{reason}write its turns as messages (role and content)"
