@@ -198,17 +198,17 @@ def test_a_system_turn_that_is_refused(name: str) -> None:
 def test_a_system_turn_that_is_left_out_without_a_word() -> None:
     silent = "{% for message in messages if message.role != 'system' %}" + HEADERS.partition("%}")[2]
     message = refused(template(silent), chat("Why?", "So.", system="Be brief."))
-    assert "leaves out the system turn" in message
+    assert "omits the system turn" in message
 
 
 def test_roles_that_the_template_refuses() -> None:
     turns = (Turn("user", "Why?"), Turn("user", "Well?"), Turn("assistant", "So.", True))
     message = refused(template(TEMPLATES["alternating"]), Conversation("a", "chats.jsonl", 7, turns))
-    assert "refuses the conversation (Conversation roles must alternate" in message
+    assert "rejects the conversation (Conversation roles must alternate" in message
 
 
 def test_tools_that_the_template_does_not_know() -> None:
-    assert "leaves out" in refused(template(HEADERS), tool_chat())
+    assert "omits" in refused(template(HEADERS), tool_chat())
     assert "refuses tools (the plain chat template has no" in refused(template(None), tool_chat())
     assert "refuses tools (Only user and assistant" in refused(template(INST), tool_chat())
 

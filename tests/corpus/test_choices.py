@@ -251,8 +251,8 @@ def test_a_table_of_label_studio_with_entities_is_read_by_tag(tmp_path: Path, en
         ("a.csv", [short(n, ["Pos"]) for n in range(3)], "this is an export of Label Studio, and none of its columns"),
         ("a.csv", [{"id": n, "text": text(n), "label": "Pos"} for n in range(3)], "this is a table, and none of its"),
         ("a.csv", [{"text": text(n), "a": [entity(n)], "b": [entity(n)]} for n in range(3)], "list entities: a, b"),
-        ("a.jsonl", [prodigy(n, ["Pos"]) for n in range(3)], "choices for its whole text, and no entities"),
-        ("a.jsonl", [argilla(n, ["Pos"]) for n in range(3)], "choices for its whole text, and no entities"),
+        ("a.jsonl", [prodigy(n, ["Pos"]) for n in range(3)], "choices for its whole text, but no entities"),
+        ("a.jsonl", [argilla(n, ["Pos"]) for n in range(3)], "choices for its whole text, but no entities"),
         (
             "a.jsonl",
             [{"text": text(n), "label": ["Pos"]} for n in range(3)],

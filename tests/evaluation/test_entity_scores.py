@@ -216,4 +216,4 @@ def test_the_classes_are_those_of_transformers_own_forward(model: TaskModel) -> 
     assert loss == pytest.approx(float(output.loss), rel=1e-5)
     assert rows.spans(predict_tags(model, rows, tokens_per_micro_batch=16)[0]) == rows.spans(classes)
     units = [text.text[slice(*bounds)] for bounds in find_words(text.text)]
-    assert len(rows.asked) == 2 * len(units)
+    assert len(rows.token_targets) == 2 * len(units)

@@ -52,7 +52,7 @@ def test_the_loss_of_a_packed_row_is_that_of_its_texts_alone(model: TaskModel) -
     rows, objective = rows_of(model), TaggingObjective()
     batch = rows.pack(np.arange(len(rows)))
     inputs = objective.prepare(batch, epoch=0)
-    assert inputs.items == len(rows.asked) == int((batch.targets != IGNORED).sum())
+    assert inputs.items == len(rows.token_targets) == int((batch.targets != IGNORED).sum())
     with torch.no_grad():
         losses = objective.row_losses(model, inputs)
         total = objective.loss(model, inputs)

@@ -25,7 +25,7 @@ from domain_ft.corpus.readers.base import (
     read_lines,
 )
 from domain_ft.corpus.readers.files import ending
-from domain_ft.corpus.tagging.entities import TaggedText, alike
+from domain_ft.corpus.tagging.entities import TaggedText, spelling_variants
 from domain_ft.corpus.tagging.fields import TagFields
 from domain_ft.corpus.tagging.reading import has_columns, read_tagged
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
@@ -212,7 +212,7 @@ def tag_items(path: Path, name: str, fields: TagFields, bad: BadRecords, left: L
     kind = "columns" if has_columns(path) else "span-lists"
     about = [Finding(None, None, kind, note) for note in notes]
     about += [Finding(None, one.file, "unread-file", f"{one.file} is not read: {one.reason}") for one in left.files]
-    for names in alike(span.label for text in texts for span in text.spans):
+    for names in spelling_variants(span.label for text in texts for span in text.spans):
         listed = ", ".join(f"'{own}'" for own in names)
         bad.add(f"types of entities differ in case, blanks, _ or - only: {listed}", file=name)
     for text in texts:

@@ -214,7 +214,7 @@ def set_up(
             raise CorpusError(f"the tokenizer found no token in any of the {split} texts", fix="check their language")
     machine.agree(settings.to_dict() | {"task": data.key, "base model": model.revision}, model.model)
     log_notes(data, leaks, rows, model, settings, display, left)
-    weights = class_weights(rows["train"].asked, model.labels) if settings.balance == "weights" else None
+    weights = class_weights(rows["train"].token_targets, model.labels) if settings.balance == "weights" else None
     objective = TaggingObjective(kernels=machine.kernels, tag_weights=weights)
     tasks = set_up_trials(settings, machine, model, objective, rows["train"], display)
     resolved = settings.resolved(**resolve_settings(settings, machine, length, tasks))

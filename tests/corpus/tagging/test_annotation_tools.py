@@ -308,8 +308,8 @@ def test_a_folder_of_brat(tmp_path: Path) -> None:
     assert (text.joined, text.group, text.file) == (1, "a.ann", "a.ann")
     assert left.fields == {"relations (R)": 1, "notes (#)": 1}
     assert [(one.file, one.reason) for one in left.files] == [
-        ("annotation.conf", "no text of BRAT"),
-        ("lonely.txt", "no .ann file beside it"),
+        ("annotation.conf", "not a BRAT text"),
+        ("lonely.txt", "it has no .ann file"),
     ]
     assert read(folder / "a.txt")[0] == read(folder / "a.ann")[0]
     assert check(folder)[0] == "tags"

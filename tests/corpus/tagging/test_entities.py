@@ -296,8 +296,8 @@ def test_words_with_tags_in_json_lines(tmp_path: Path) -> None:
         ({"tokens": ["a"]}, "the field is missing"),
         ({"tokens": "a b", "tags": ["O"]}, "holds text, where a list of words is wanted"),
         ({"text": "", "entities": []}, "the text is empty"),
-        ({"text": "flu", "entities": [[0, 4, "D"]]}, "does not lie in the text, which has 3 characters"),
-        ({"text": "flu", "entities": [[2, 1, "D"]]}, "does not lie in the text"),
+        ({"text": "flu", "entities": [[0, 4, "D"]]}, "is outside the text, which has 3 characters"),
+        ({"text": "flu", "entities": [[2, 1, "D"]]}, "is outside the text"),
         ({"text": "a flu", "entities": [[1, 2, "D"]]}, "holds no text"),
         ({"text": "flu", "entities": [{"start": 0, "stop": 3, "label": "D"}]}, "is neither"),
         ({"text": "flu", "entities": [[0, 3.5, "D"]]}, "not whole numbers"),
@@ -486,7 +486,7 @@ def test_leaks_are_found_and_left_out(tmp_path: Path) -> None:
     left = without(data, leaks.removals)
     assert [text.text for text in left.splits["train"]] == ["flu"]
     assert left.key != data.key
-    assert left.notes == ("Texts that stand in another split too were left out: 2 train texts.",)
+    assert left.notes == ("Texts that are also in another split were left out: 2 train texts.",)
     with pytest.raises(CorpusError, match="none of the 0 train texts"):
         without(data, {"train": np.arange(3)})
 
@@ -724,7 +724,7 @@ def test_a_part_of_the_rows_packs_as_the_rows_do() -> None:
 
 def test_a_word_longer_than_the_model_reads_is_cut() -> None:
     rows = encode_tags([tagged("q" * 100, (0, 100, "A"))], ("O", "B-A", "I-A"), tiny_tokenizer("gpt2"), max_length=16)
-    assert len(rows.asked) == 1
+    assert len(rows.token_targets) == 1
     assert rows.spans(targets(rows)) == [(Span(0, 100, "A"),)]
 
 
