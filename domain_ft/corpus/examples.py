@@ -1,4 +1,4 @@
-"""What a downstream task is made of: examples with labels, in splits."""
+"""The data of a downstream task: examples with labels, in splits."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Example:
-    """A record of a classification task.
+    """An example of a classification task.
 
     Attributes:
-        id: the record's own id, or `file:line`.
-        text: what is classified; of a pair the first text.
+        id: the record's id, or `file:line`.
+        text: the text to classify, or the first text of a pair.
         pair: the second text of a pair.
-        labels: names; one of a single-label task, any number where several may hold.
-        group: examples of one group share a source and go to one split; the id where nothing is known of it.
-        file: the name of the file that it stands in.
-        line: its line, counted from 1; None where the file has no lines.
+        labels: class names: one, or any number in a multi-label task.
+        group: shared by examples from one source, which go to one split; equal to `id` if the source is unknown.
+        file: the file's name.
+        line: counted from 1; None if the file has no lines.
     """
 
     id: str
@@ -39,12 +39,11 @@ class Example:
 
 @dataclass(frozen=True)
 class Input(Example):
-    """A text that is to be predicted: an example without labels, with what its record has before cleaning.
+    """An unlabelled example to predict, with its text before cleaning.
 
     Attributes:
-        given: the text as the user gave it; several fields are joined by a blank line. What is found in `text` is
-            reported in this one.
-        key: the record's id as it has it, a number too; or `file:line`.
+        given: the text before cleaning, with several fields joined by blank lines. Reported offsets refer to it.
+        key: the record's id with its original type (a number stays a number), or `file:line`.
     """
 
     given: str = ""
@@ -52,7 +51,7 @@ class Input(Example):
 
     @property
     def read(self) -> tuple[str, ...]:
-        """The texts that its answer depends on."""
+        """The texts that the prediction depends on."""
         return self.text, self.pair or "", self.given
 
 
@@ -62,7 +61,7 @@ class Labels:
 
     Attributes:
         names: in the order of the model's outputs.
-        multi_label: whether an example may have several of them, or none.
+        multi_label: whether an example may have any number of them.
     """
 
     names: tuple[str, ...]
@@ -72,26 +71,26 @@ class Labels:
         return len(self.names)
 
     def targets(self, labels: Sequence[Sequence[str]]) -> npt.NDArray[Any]:
-        """(examples,) int64, or where several may hold (examples, classes) float32 of 0 and 1.
+        """(examples,) int64, or (examples, classes) float32 of 0 and 1 for a multi-label task.
 
         Raises:
-            KeyError: a name that is none of the classes.
+            KeyError: a label is not a class.
         """
-        place = {name: index for index, name in enumerate(self.names)}
+        index_of = {name: index for index, name in enumerate(self.names)}
         if not self.multi_label:
-            return np.array([place[own[0]] for own in labels], dtype=np.int64)
+            return np.array([index_of[names[0]] for names in labels], dtype=np.int64)
         targets = np.zeros((len(labels), len(self.names)), dtype=np.float32)
-        for row, own in zip(targets, labels, strict=True):
-            row[[place[name] for name in own]] = 1
+        for row, names in zip(targets, labels, strict=True):
+            row[[index_of[name] for name in names]] = 1
         return targets
 
 
 class Examples(Protocol):
-    """The examples of a split, in an order that stays. They may be more than the memory holds."""
+    """The examples of a split, in a fixed order. They need not fit into memory."""
 
     @property
     def key(self) -> str:
-        """A name for the content: equal keys, equal examples in equal order."""
+        """A hash of the content: equal keys mean equal examples in equal order."""
 
     def __len__(self) -> int: ...
 
@@ -100,7 +99,7 @@ class Examples(Protocol):
     def __iter__(self) -> Iterator[Example]: ...
 
     def take(self, indices: npt.ArrayLike) -> Examples:
-        """The examples with these indices, in that order; one may come twice."""
+        """The examples with these indices, in that order. Indices may repeat."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +107,12 @@ class TaskData:
     """A task, read and split.
 
     Attributes:
-        name: what it is called in reports.
+        name: for reports.
         labels: its classes.
-        splits: by name of `SPLITS`; `train` and `test` always, `validation` always.
-        key: names the content of all of it.
-        facts: what reports tell of it: description, licence, citation, language, how it was split, known weaknesses.
-        notes: what a person should know, in sentences (a numeric label is a class, classes that appear once).
+        splits: all three, by the names in `SPLITS`.
+        key: a hash of the content.
+        facts: for reports: description, licence, citation, language, how it was split, known weaknesses.
+        notes: remarks for the user, in sentences, for example on classes with one example.
         left_out: the records, fields and files that were not read.
     """
 

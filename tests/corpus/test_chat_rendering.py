@@ -209,7 +209,7 @@ def test_roles_that_the_template_refuses() -> None:
 
 def test_tools_that_the_template_does_not_know() -> None:
     assert "omits" in refused(template(HEADERS), tool_chat())
-    assert "refuses tools (the plain chat template has no" in refused(template(None), tool_chat())
+    assert "rejects tools (the plain chat template has no" in refused(template(None), tool_chat())
     assert "refuses tools (Only user and assistant" in refused(template(INST), tool_chat())
 
 

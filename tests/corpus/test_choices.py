@@ -256,7 +256,7 @@ def test_a_table_of_label_studio_with_entities_is_read_by_tag(tmp_path: Path, en
         (
             "a.jsonl",
             [{"text": text(n), "label": ["Pos"]} for n in range(3)],
-            '"Pos" is a name, as of a label of the',
+            '"Pos" is a name, such as a label of the',
         ),
     ],
 )

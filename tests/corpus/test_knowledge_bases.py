@@ -129,11 +129,11 @@ def changed(**fields: Any) -> dict[str, Any]:
         (
             changed(entities=[entity("a", "D", "flu", [[3, 6]])]),
             "entities[0].offsets",
-            r"the entity is 'flu', and at \[\[3, 6\]\] stands ' fl'",
+            r"the entity is 'flu', but the text at \[\[3, 6\]\] is ' fl'",
         ),
         (changed(entities=[entity("a", "D", "flu", [[6, 9]])]), "entities[0].offsets", "which has 8 characters"),
         (changed(entities=[entity("a", "D", "flu", [])]), "entities[0].offsets", "the field is empty"),
-        (changed(entities=[entity("a", "D", "flu", [[4]])]), "entities[0].offsets", r"\[4\] stands where a list"),
+        (changed(entities=[entity("a", "D", "flu", [[4]])]), "entities[0].offsets", r"\[4\], where a list"),
         (changed(entities=[entity("a", "D", "flu", [[7, 4]])]), "entities[0].offsets", "ends before it begins"),
         (changed(entities=[entity("a", "D", "", [[3, 4]])]), "entities[0].text", "holds no text"),
         (changed(entities=[entity("a", "", "flu", [[4, 7]])]), "entities[0].type", "the field is empty"),

@@ -227,7 +227,7 @@ def _without_beginning(tag: str, before: str | None, scheme: Scheme) -> str:
     """The message for a tag that continues an entity which has not begun."""
     name = split_tag(tag)[1]
     place = "at the beginning of a sentence" if before is None else f"after {before}"
-    return f"{tag} {place}: in {SPELLED[scheme]} an entity begins with B-{name}"
+    return f"{tag} is not allowed {place}: in {SPELLED[scheme]} an entity begins with B-{name}"
 
 
 def _spelled(tags: Sequence[str], index: int) -> str:

@@ -1,4 +1,4 @@
-"""The fingerprints of labelled examples, which are kept in the cache: by them copies are found, see `near_copies`."""
+"""Fingerprints of labelled examples, kept in the cache. They are used to find copies: see `near_copies`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from domain_ft.storage import alone, cache_folder, new_folder
 
 
 def fingerprints(examples: Examples, progress: Progress | None = None) -> Fingerprints:
-    """The fingerprints of examples, made on all cores; those of a table are kept in the cache."""
+    """The fingerprints of examples, made on all cores. Those of a table are kept in the cache."""
     if not isinstance(examples, ExampleTable):
         return text_fingerprints(map(content, examples))
     whole = ExampleTable(examples.folder)
@@ -36,12 +36,12 @@ def fingerprints(examples: Examples, progress: Progress | None = None) -> Finger
 
 
 def labels_of(examples: Examples) -> Iterator[tuple[str, ...]]:
-    """The labels of each example; of a table no text is read for it."""
+    """The labels of each example. For a table, this reads no texts."""
     return examples.labels() if isinstance(examples, ExampleTable) else (example.labels for example in examples)
 
 
 def content(example: Example) -> str:
-    """All that a model reads of an example, as one text."""
+    """All text of an example that a model reads."""
     return example.text if example.pair is None else f"{example.text}\n{example.pair}"
 
 

@@ -192,7 +192,9 @@ def test_a_word_may_begin_with_a_hash_or_look_like_a_tag(tmp_path: Path) -> None
 def test_a_file_without_a_blank_line_says_so(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("Bad O\nflu B-Disease\n" * 20, encoding="utf-8")
-    with pytest.raises(CorpusError, match="no text can be taken for the test split: there is one text only") as caught:
+    with pytest.raises(
+        CorpusError, match="no text can be held out for the test split: there is only one text"
+    ) as caught:
         open_tagging(TaggingSource(train=str(path)))
     assert "the file has no blank line between sentences, so its 40 words are one text" in str(caught.value)
 
