@@ -151,9 +151,19 @@ def test_conversations_know_nothing_of_tasks() -> None:
     """What both need is beside them, in `corpus`."""
     for path in (PACKAGE / "corpus" / "conversations").rglob("*.py"):
         assert not any(name.startswith(TASK_ROOMS) for name in imports_of(path)), path
-    for name in ("near_copies", "splitting", "hub_splits", "inputs", "words"):
+    for name in (
+        *("near_copies", "splitting", "hub_splits", "inputs", "words"),
+        *("annotation_tools", "examples", "knowledge_bases"),
+    ):
         path = PACKAGE / "corpus" / f"{name}.py"
         assert not any(one.startswith((*TASK_ROOMS, "domain_ft.corpus.conv")) for one in imports_of(path))
+
+
+def test_tagging_and_tasks_know_nothing_of_each_other() -> None:
+    """`tag` and `classify` share `corpus.annotation_tools`, `corpus.examples` and `corpus.knowledge_bases`."""
+    for room, other in zip(("tagging", "tasks"), TASK_ROOMS, strict=True):
+        for path in (PACKAGE / "corpus" / room).rglob("*.py"):
+            assert not any(name.startswith(other) for name in imports_of(path)), path
 
 
 def test_kernels_know_nothing_of_domain_ft() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from domain_ft.corpus.tasks.examples import Example
+from domain_ft.corpus.examples import Example
 from domain_ft.randomness import generator
 
 WORDS = {

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from domain_ft.corpus.tasks.examples import Example, Examples, Labels
+from domain_ft.corpus.examples import Example, Examples, Labels
 from domain_ft.evaluation.classification import classification_metrics, paired_difference, point_scores
 from domain_ft.evaluation.predictions import Predictions
 from domain_ft.randomness import generator

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from domain_ft.corpus.tasks.examples import Example, Labels
+from domain_ft.corpus.examples import Example, Labels
 from domain_ft.errors import CheckpointError
 from domain_ft.storage import write_atomic
 

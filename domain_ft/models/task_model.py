@@ -35,7 +35,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 )
 
-from domain_ft.corpus.tasks.examples import Labels
+from domain_ft.corpus.examples import Labels
 from domain_ft.errors import ModelError
 from domain_ft.models import attention
 from domain_ft.models.architectures import ARCHITECTURES, Architecture, describe

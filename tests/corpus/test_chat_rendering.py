@@ -188,28 +188,28 @@ def refused(made: ChatTemplate, conversation: Conversation) -> str:
 def test_a_system_turn_that_is_refused(name: str) -> None:
     made = template(TEMPLATES[name])
     message = refused(made, chat("Why?", "So.", system="Be brief."))
-    assert "refuses the system turn" in message
+    assert "rejects the system turn" in message
     assert "turn 1 (system)" in message
     assert "user's first turn" in message
-    with pytest.raises(RecordError, match="refuses the system turn"):
+    with pytest.raises(RecordError, match="rejects the system turn"):
         made.prompt(chat("Why?", system="Be brief.").turns)
 
 
 def test_a_system_turn_that_is_left_out_without_a_word() -> None:
     silent = "{% for message in messages if message.role != 'system' %}" + HEADERS.partition("%}")[2]
     message = refused(template(silent), chat("Why?", "So.", system="Be brief."))
-    assert "leaves out the system turn" in message
+    assert "omits the system turn" in message
 
 
 def test_roles_that_the_template_refuses() -> None:
     turns = (Turn("user", "Why?"), Turn("user", "Well?"), Turn("assistant", "So.", True))
     message = refused(template(TEMPLATES["alternating"]), Conversation("a", "chats.jsonl", 7, turns))
-    assert "refuses the conversation (Conversation roles must alternate" in message
+    assert "rejects the conversation (Conversation roles must alternate" in message
 
 
 def test_tools_that_the_template_does_not_know() -> None:
-    assert "leaves out" in refused(template(HEADERS), tool_chat())
-    assert "refuses tools (the plain chat template has no" in refused(template(None), tool_chat())
+    assert "omits" in refused(template(HEADERS), tool_chat())
+    assert "rejects tools (the plain chat template has no" in refused(template(None), tool_chat())
     assert "refuses tools (Only user and assistant" in refused(template(INST), tool_chat())
 
 
@@ -219,7 +219,7 @@ def test_an_answer_that_the_template_changes() -> None:
     assert "changes a part of this answer" in message
     assert "turn 2 (assistant)" in message
     dropping = CHATML.replace("{{ message.content }}", "{{ message.content.split('</think>')[-1] }}")
-    assert "leaves out or changes" in refused(template(dropping), chat("Why?", "<think>hard</think>So."))
+    assert "omits or changes" in refused(template(dropping), chat("Why?", "<think>hard</think>So."))
 
 
 def test_the_text_of_a_special_token_is_refused_with_its_place() -> None:

@@ -17,12 +17,12 @@ from domain_ft.corpus.checks.checking import Checker
 from domain_ft.corpus.checks.items import Rejections
 from domain_ft.corpus.checks.opening import CheckedFile, Fields
 from domain_ft.corpus.checks.repairs import repair
+from domain_ft.corpus.examples import TaskData
 from domain_ft.corpus.readers.base import BadRecords, RawRecord, Reject
 from domain_ft.corpus.tagging.entities import Span
 from domain_ft.corpus.tagging.fields import TagFields
 from domain_ft.corpus.tagging.reading import read_tagged
 from domain_ft.corpus.tasks.choices import plain_records
-from domain_ft.corpus.tasks.examples import TaskData
 from domain_ft.corpus.tasks.opening import TaskSource, open_task
 from domain_ft.errors import CorpusError, RecordError, UserError
 
@@ -188,15 +188,15 @@ def test_one_label_with_verdicts_alone_is_explained(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("record", "what"),
     [
-        (studio(0, [result(["Pos"])], [result(["Neg"])]), "2 annotators do not choose the same"),
-        (studio(0, [result(["Pos"]), result(["x"], "topic")]), "the choices are of several questions: tone, topic"),
+        (studio(0, [result(["Pos"])], [result(["Neg"])]), "2 annotators disagree on the choice"),
+        (studio(0, [result(["Pos"]), result(["x"], "topic")]), "the choices answer several questions: tone, topic"),
         (studio(0, [{"type": "rating", "value": {"rating": 3}}]), "the results are of type rating"),
         ({**studio(0, [result(["Pos"])]), "data": {"a": "One.", "b": "Two."}}, "it is not clear which field of 'data'"),
         (
             {**argilla(0, ["Pos"]), "responses": {"a": [{"value": "x"}], "b": [{"value": "y"}]}},
             "several questions: a, b",
         ),
-        ({**argilla(0, ["Pos"]), "responses": {"a": [{"value": "x"}, {"value": "y"}]}}, "do not answer the same"),
+        ({**argilla(0, ["Pos"]), "responses": {"a": [{"value": "x"}, {"value": "y"}]}}, "disagree on the answer"),
     ],
 )
 def test_what_is_not_certain_is_refused_by_name(tmp_path: Path, record: dict[str, Any], what: str) -> None:
@@ -251,12 +251,12 @@ def test_a_table_of_label_studio_with_entities_is_read_by_tag(tmp_path: Path, en
         ("a.csv", [short(n, ["Pos"]) for n in range(3)], "this is an export of Label Studio, and none of its columns"),
         ("a.csv", [{"id": n, "text": text(n), "label": "Pos"} for n in range(3)], "this is a table, and none of its"),
         ("a.csv", [{"text": text(n), "a": [entity(n)], "b": [entity(n)]} for n in range(3)], "list entities: a, b"),
-        ("a.jsonl", [prodigy(n, ["Pos"]) for n in range(3)], "choices for its whole text, and no entities"),
-        ("a.jsonl", [argilla(n, ["Pos"]) for n in range(3)], "choices for its whole text, and no entities"),
+        ("a.jsonl", [prodigy(n, ["Pos"]) for n in range(3)], "choices for its whole text, but no entities"),
+        ("a.jsonl", [argilla(n, ["Pos"]) for n in range(3)], "choices for its whole text, but no entities"),
         (
             "a.jsonl",
             [{"text": text(n), "label": ["Pos"]} for n in range(3)],
-            '"Pos" is a name, as of a label of the',
+            '"Pos" is a name, such as a label of the',
         ),
     ],
 )

@@ -384,7 +384,7 @@ def test_reasoning_that_a_template_does_not_know_is_refused(template: str | None
     for record in ({**QA, "reasoning": "Hm."}, {"instruction": "Why?", "output": "So.", "thinking": "Hm."}):
         conversation = parsed(record).conversation
         assert conversation is not None
-        with pytest.raises(RecordError, match=r"(?s)does not know reasoning.*<think>"):
+        with pytest.raises(RecordError, match=r"(?s)does not support reasoning.*<think>"):
             ChatTemplate.of(chat_tokenizer(template)).render(conversation)
 
 

@@ -115,7 +115,7 @@ def test_prompts_of_a_stream_or_a_text(tmp_path: Path) -> None:
 
 def test_what_is_no_conversation_is_said(tmp_path: Path) -> None:
     for name, content, match in (
-        ("a.txt", "Why?", "a file ending in '.txt' holds no conversations"),
+        ("a.txt", "Why?", "conversations cannot be read from a file ending in '.txt'"),
         ("a.jsonl", '{"text": "abc", "label": 1}', "the fields are: text, label"),
         ("b.jsonl", "", "empty"),
     ):

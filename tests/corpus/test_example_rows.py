@@ -14,9 +14,9 @@ from tiny_models import tiny_tokenizer
 from tokenizers import processors
 
 from domain_ft.corpus.batches import TaskBatch
+from domain_ft.corpus.examples import Example, Labels
 from domain_ft.corpus.tasks import rows as rows_module
 from domain_ft.corpus.tasks.encoding import MOST_WINDOWS, Encoder, LongText, Templates
-from domain_ft.corpus.tasks.examples import Example, Labels
 from domain_ft.corpus.tasks.rows import UNLABELLED, ExampleRows, encode
 from domain_ft.errors import CorpusError, SettingsError
 

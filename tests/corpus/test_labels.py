@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from domain_ft.corpus.checks.checking import Checker
 from domain_ft.corpus.checks.items import Rejections
 from domain_ft.corpus.checks.opening import CheckedFile, Fields
+from domain_ft.corpus.examples import TaskData
 from domain_ft.corpus.readers.base import Reject
-from domain_ft.corpus.tasks.examples import TaskData
 from domain_ft.corpus.tasks.labels import LabelRules, LabelSurvey, listed_in, variants
 from domain_ft.corpus.tasks.opening import TaskSource, open_task
 from domain_ft.errors import CorpusError, RecordError, UserError
@@ -151,7 +151,7 @@ def test_a_list_of_another_length_is_a_bad_record(tmp_path: Path) -> None:
 
 
 def test_probabilities_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="probabilities of classes are not learned from yet"):
+    with pytest.raises(CorpusError, match="class probabilities are not supported yet"):
         opened(write(tmp_path / "x.jsonl", [[0.1, 0.9], [0.5, 0.5]] * 10))
 
 
@@ -207,7 +207,7 @@ def test_the_levels_of_a_tree_are_one_name(tmp_path: Path) -> None:
 
 def test_a_list_as_text_among_names_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "x.csv", ["a", "b", "a", "b", "['a', 'b']"] * 6)
-    with pytest.raises(CorpusError, match="some are lists of these written as text"):
+    with pytest.raises(CorpusError, match="some are lists of names written as text"):
         opened(path)
     assert findings(path) == [("lists-as-text", 6)]
 
@@ -232,11 +232,11 @@ def test_names_that_may_stand_for_no_label_are_said(tmp_path: Path, name: str) -
     path = write(tmp_path / "x.csv", [name if number % 7 == 0 else "ab"[number % 2] for number in range(40)])
     data = opened(path)
     assert name in data.labels.names
-    assert any(f"'{name}' is read as the name of a class (6 records)" in note for note in data.notes)
+    assert any(f"'{name}' is read as a class name (6 records)" in note for note in data.notes)
     file, rejections = CheckedFile.open(str(path), "auto", Fields()), Rejections()
     result = Checker().check(file.items(rejections.bad), rejections)
     assert any(f"'{name}'" in finding.message for finding in result.warnings)
-    assert not any("is read as the name" in note for note in opened(path, label_kind="names").notes)
+    assert not any("is read as a class name" in note for note in opened(path, label_kind="names").notes)
 
 
 @pytest.mark.parametrize("spelled", [["a"], '["a"]'])
@@ -291,7 +291,7 @@ def test_minus_one_among_others_is_a_class(tmp_path: Path, values: list[Any]) ->
 )
 def test_spellings_of_one_name_are_refused(tmp_path: Path, names: list[str], group: str) -> None:
     path = write(tmp_path / "x.jsonl", [*names, "penal"] * 20)
-    with pytest.raises(CorpusError, match="differ in case, blanks or Unicode form alone") as raised:
+    with pytest.raises(CorpusError, match="differ in case, blanks or Unicode form only") as raised:
         opened(path)
     assert group in str(raised.value)
     assert [kind for kind, _ in findings(path)] == ["label-variants"]
@@ -332,7 +332,7 @@ def test_numbers_of_classes_are_classes(tmp_path: Path) -> None:
 
 
 def test_a_field_of_labels_that_are_all_different_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="seems to be no label"):
+    with pytest.raises(CorpusError, match="does not seem to be a label"):
         opened(write(tmp_path / "x.jsonl", [f"case-{number}" for number in range(30)]))
 
 

@@ -123,9 +123,9 @@ def test_class_folders_name_what_is_no_example(tmp_path: Path, monkeypatch: pyte
     data = open_task(TaskSource(train=str(folder)))
     assert sum(data.facts["examples"].values()) == 17
     assert {one.file: one.reason for one in data.left_out.files} == {
-        "README.md": "in no folder of a class",
+        "README.md": "not in a folder of a class",
         "bad/a.ann": "the ending .ann is not read",
-        "bad/records.csv": "records are not read where a file is one example",
+        "bad/records.csv": "a file of records, where each file is one example",
         "good/pipe.txt": "a named pipe (FIFO)",
     }
 

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 from tiny_tasks import ROWS, sentence, task, write
 
+from domain_ft.corpus.examples import Example, TaskData
 from domain_ft.corpus.readers.base import BadRecords, Reject
-from domain_ft.corpus.tasks.examples import Example, TaskData
 from domain_ft.corpus.tasks.fields import FieldNames
 from domain_ft.corpus.tasks.opening import TaskSource, open_task
 from domain_ft.corpus.tasks.reading import iterate_inputs
@@ -174,7 +174,7 @@ def test_hidden_labels_of_a_hub_are_said_to_be_so(tmp_path: Path) -> None:
     for split in ("train", "test"):
         rows = [{"text": sentence(i), "label": -1 if split == "test" else i % 2} for i in range(6)]
         datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "glue" / f"{split}.parquet")
-    with pytest.raises(RecordError, match=r"the number -1.*hidden or was not given"):
+    with pytest.raises(RecordError, match=r"the number -1.*hidden or missing label"):
         task(f"hf:{tmp_path}/glue")
 
 
@@ -190,7 +190,7 @@ def labelled(tmp_path: Path, labels: list[Any], name: str = "x.jsonl", **options
 def test_a_number_is_a_class_and_said_to_be_one(tmp_path: Path) -> None:
     data = labelled(tmp_path, [0, 1, 10, 2.0, 2] * 6)
     assert data.labels.names == ("0", "1", "2", "10")
-    assert any("Regression is not done" in note for note in data.notes)
+    assert any("Regression is not supported" in note for note in data.notes)
     assert labelled(tmp_path, [True, False] * 6, "y.jsonl").labels.names == ("false", "true")
 
 
@@ -269,7 +269,7 @@ def test_ids_that_repeat_are_said(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{**row, "no": i // 2} for i, row in enumerate(ROWS)])
     data = task(path, test=str(path), validation=str(path), id_field="no")
     assert [example.id for example in data.splits["train"]][:3] == ["0", "0", "1"]
-    assert "10 of the 20 test examples have the id of another in 'no': by it they cannot be told apart." in data.notes
+    assert "10 of the 20 test examples have the id of another in 'no': ids in that field are not unique." in data.notes
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
@@ -328,7 +328,7 @@ def test_nothing_to_read(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"ending in '\.txt'"):
         (tmp_path / "a.txt").write_text("text")
         task(tmp_path / "a.txt")
-    with pytest.raises(CorpusError, match="no examples are named"):
+    with pytest.raises(CorpusError, match="no examples are given"):
         open_task(TaskSource())
     left_out: list[Reject] = []
     with pytest.raises(CorpusError, match="no example that can be used; 2 records could not be read"):

@@ -13,10 +13,10 @@ import pytest
 from tiny_tasks import sentence, write
 
 from domain_ft.corpus import assets
+from domain_ft.corpus.examples import TaskData
 from domain_ft.corpus.readers import raw_records
 from domain_ft.corpus.readers.base import BadRecords, RawRecord
 from domain_ft.corpus.recipes import list_recipes, load_recipe
-from domain_ft.corpus.tasks.examples import TaskData
 from domain_ft.corpus.tasks.leaks import BETWEEN, find_leaks
 from domain_ft.corpus.tasks.opening import TaskSource, open_task
 from domain_ft.corpus.tasks.sources import find_task
@@ -189,7 +189,7 @@ def test_a_users_recipe_names_files_beside_it(tmp_path: Path, monkeypatch: pytes
         "Made up.",
         "as given",
     )
-    with pytest.raises(CorpusError, match=r"--text-field is of no use: the task .* says which fields it has"):
+    with pytest.raises(CorpusError, match=r"--text-field is of no use: the task .* defines its fields"):
         open_task(TaskSource(task=f"{tmp_path}/mine.toml/kind", text_field="a"))
     with pytest.raises(CorpusError, match="not both"):
         open_task(TaskSource(task=f"{tmp_path}/mine.toml/kind", train="train.csv"))

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from tiny_tasks import ROWS, sentence, task, write
 
 from domain_ft.corpus.corpus import open_corpus
+from domain_ft.corpus.examples import Labels, TaskData
 from domain_ft.corpus.prepared import prepare
 from domain_ft.corpus.readers.base import Reject
 from domain_ft.corpus.splitting import draw
 from domain_ft.corpus.tasks import fingerprints
-from domain_ft.corpus.tasks.examples import Labels, TaskData
 from domain_ft.corpus.tasks.leaks import KINDS, find_leaks, remove_leaks
 from domain_ft.corpus.tasks.opening import TaskSource, open_task
 from domain_ft.corpus.tasks.table import ExampleTable
@@ -115,11 +115,11 @@ def test_among_very_many_only_exact_copies_are_looked_for(tmp_path: Path, monkey
     monkeypatch.setattr(fingerprints, "MOST_COMPARED", 30)
     monkeypatch.setattr("domain_ft.corpus.tasks.opening.MOST_COMPARED", 30)
     data = task(write(tmp_path / "x.jsonl", [*rows(40), *rows(10)]))
-    assert any("near copies are not looked for" in note for note in data.notes)
+    assert any("near copies are not searched for" in note for note in data.notes)
     texts = contents(data)
     assert not texts["train"] & texts["test"]
     leaks = find_leaks(data)
-    assert leaks.notes == ["There are so many examples that only exact copies were looked for."]
+    assert leaks.notes == ["There are too many examples to search for near copies: only exact copies were found."]
 
 
 def test_too_little_to_split(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_class_that_appears_once_stays_in_training_and_is_named(tmp_path: Path
 
 
 def test_one_class_only(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"all training examples have the label 'c0': there is nothing to tell apart"):
+    with pytest.raises(CorpusError, match=r"all training examples have the label 'c0': there is nothing to learn"):
         task(write(tmp_path / "x.jsonl", rows(40, 1)))
 
 
@@ -170,7 +170,7 @@ def test_ten_thousand_classes(tmp_path: Path) -> None:
     )
     data = open_task(TaskSource(train=str(path), validation=str(path), test=str(path)))
     assert len(data.labels) == 10_000 and data.labels.names[:2] == ("00000", "00001")
-    assert any("There are 10,000 classes, 1.0 training examples for each" in note for note in data.notes)
+    assert any("There are 10,000 classes, 1.0 training examples each" in note for note in data.notes)
     assert any("9,800 classes appear once" in note and "9,792 more" in note for note in data.notes)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from domain_ft.corpus.examples import TaskData
 from domain_ft.corpus.readers.base import Reject
-from domain_ft.corpus.tasks.examples import TaskData
 from domain_ft.corpus.tasks.opening import TaskSource, open_task
 
 WORDS = "amber birch cedar delta ember fjord grove heath inlet jetty knoll larch marsh north ocean pearl ridge".split()  # noqa: SIM905

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from domain_ft.corpus.tasks.examples import Labels
+from domain_ft.corpus.examples import Labels
 from domain_ft.evaluation.predictions import Predictions
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from domain_ft.corpus.tasks.examples import Example, Labels
+from domain_ft.corpus.examples import Example, Labels
 from domain_ft.evaluation import baselines
 from domain_ft.evaluation.baselines import baseline_facts, few_spaces, majority, tfidf_svm
 from domain_ft.evaluation.classification import point_scores

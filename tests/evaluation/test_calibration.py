@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 from task_predictions import any_predictions, drawn
 
-from domain_ft.corpus.tasks.examples import Labels
+from domain_ft.corpus.examples import Labels
 from domain_ft.evaluation.calibration import (
     TEMPERATURES,
     calibrate,

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from sklearn import metrics as sklearn
 from task_predictions import any_predictions, drawn
 
-from domain_ft.corpus.tasks.examples import Labels
+from domain_ft.corpus.examples import Labels
 from domain_ft.errors import SettingsError
 from domain_ft.evaluation.bootstrap import FEWEST_UNITS
 from domain_ft.evaluation.classification import (

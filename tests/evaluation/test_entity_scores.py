@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from seqeval.metrics import classification_report
 from tiny_models import save_tiny
 
+from domain_ft.corpus.examples import Example, Labels
 from domain_ft.corpus.tagging.entities import Span, TaggedText, chunks, lenient_chunks
 from domain_ft.corpus.tagging.rows import encode_tags
-from domain_ft.corpus.tasks.examples import Example, Labels
 from domain_ft.corpus.words import find_words, join_words
 from domain_ft.errors import CheckpointError
 from domain_ft.evaluation.entities import EntityCounts, Gazetteer, entity_difference, entity_metrics
@@ -216,4 +216,4 @@ def test_the_classes_are_those_of_transformers_own_forward(model: TaskModel) -> 
     assert loss == pytest.approx(float(output.loss), rel=1e-5)
     assert rows.spans(predict_tags(model, rows, tokens_per_micro_batch=16)[0]) == rows.spans(classes)
     units = [text.text[slice(*bounds)] for bounds in find_words(text.text)]
-    assert len(rows.asked) == 2 * len(units)
+    assert len(rows.token_targets) == 2 * len(units)

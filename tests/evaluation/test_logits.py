@@ -13,7 +13,7 @@ from tiny_examples import WORDS, toy_examples
 from tiny_models import save_tiny
 from torch import Tensor
 
-from domain_ft.corpus.tasks.examples import Labels
+from domain_ft.corpus.examples import Labels
 from domain_ft.corpus.tasks.rows import ExampleRows, encode
 from domain_ft.evaluation.logits import compute_features, predict_logits
 from domain_ft.models.lora import LoraConfig, apply_lora

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from task_predictions import any_predictions, drawn
 
-from domain_ft.corpus.tasks.examples import Example, Labels
+from domain_ft.corpus.examples import Example, Labels
 from domain_ft.errors import CheckpointError
 from domain_ft.evaluation.predictions import Predictions, probabilities
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny_models import DECODERS, ENCODERS, save_tiny, tiny_model, tiny_tokenizer, tokenizer_kind
 
-from domain_ft.corpus.tasks.examples import Labels
+from domain_ft.corpus.examples import Labels
 from domain_ft.errors import ModelError
 from domain_ft.models.base import load
 from domain_ft.models.lora import LoraConfig, apply_lora

@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from tiny_examples import WORDS, toy_examples
 from tiny_models import save_tiny
 
-from domain_ft.corpus.tasks.examples import Labels
+from domain_ft.corpus.examples import Labels
 from domain_ft.corpus.tasks.rows import encode
 from domain_ft.errors import ModelError
 from domain_ft.evaluation.logits import compute_features, predict_logits

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import GPT2LMHeadModel
 from transformers.models.gpt2 import modeling_gpt2
 
-from domain_ft.corpus.tasks.examples import Labels
+from domain_ft.corpus.examples import Labels
 from domain_ft.errors import ModelError
 from domain_ft.models import attention
 from domain_ft.models.base import BaseModel, Tokens, load, prove_reading

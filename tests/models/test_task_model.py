@@ -20,7 +20,7 @@ from tiny_models import ENCODERS, MAX_LENGTH, SUPPORTED, VOCABULARY, save_tiny
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-from domain_ft.corpus.tasks.examples import Labels
+from domain_ft.corpus.examples import Labels
 from domain_ft.errors import ModelError
 from domain_ft.models.base import load
 from domain_ft.models.export import export_merged

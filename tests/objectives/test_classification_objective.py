@@ -14,8 +14,8 @@ from tiny_examples import WORDS, ExampleList, toy_examples
 from tiny_models import save_tiny
 from torch import Tensor
 
+from domain_ft.corpus.examples import Example, Labels
 from domain_ft.corpus.packing import micro_batches
-from domain_ft.corpus.tasks.examples import Example, Labels
 from domain_ft.corpus.tasks.rows import ExampleRows, encode
 from domain_ft.models.task_model import TaskModel, load_task_model
 from domain_ft.objectives.base import IGNORED

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from tiny_models import save_tiny
 
 from domain_ft.corpus.batches import TaskBatch
+from domain_ft.corpus.examples import Labels
 from domain_ft.corpus.masking import IGNORED
 from domain_ft.corpus.tagging.entities import Span, TaggedText
 from domain_ft.corpus.tagging.rows import TaggingRows, encode_tags
-from domain_ft.corpus.tasks.examples import Labels
 from domain_ft.models.task_model import TaskModel, load_task_model
 from domain_ft.objectives.tagging import TaggingObjective
 
@@ -52,7 +52,7 @@ def test_the_loss_of_a_packed_row_is_that_of_its_texts_alone(model: TaskModel) -
     rows, objective = rows_of(model), TaggingObjective()
     batch = rows.pack(np.arange(len(rows)))
     inputs = objective.prepare(batch, epoch=0)
-    assert inputs.items == len(rows.asked) == int((batch.targets != IGNORED).sum())
+    assert inputs.items == len(rows.token_targets) == int((batch.targets != IGNORED).sum())
     with torch.no_grad():
         losses = objective.row_losses(model, inputs)
         total = objective.loss(model, inputs)

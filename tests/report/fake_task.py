@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from domain_ft.corpus.tasks.examples import Example, Labels, TaskData
+from domain_ft.corpus.examples import Example, Labels, TaskData
 from domain_ft.evaluation.baselines import Baseline, baseline_facts
 from domain_ft.evaluation.calibration import calibrate, calibration_facts
 from domain_ft.evaluation.classification import classification_metrics, seed_metrics

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from tiny_examples import WORDS, toy_examples
 from tiny_models import save_tiny
 
-from domain_ft.corpus.tasks.examples import Labels
+from domain_ft.corpus.examples import Labels
 from domain_ft.corpus.tasks.rows import encode
 from domain_ft.evaluation.logits import predict_logits
 from domain_ft.models.lora import LoraConfig, apply_lora

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from domain_ft import cli
-from domain_ft.corpus.tasks.examples import Labels
+from domain_ft.corpus.examples import Labels
 from domain_ft.errors import CheckpointError, SettingsError
 from domain_ft.evaluation.classification import classification_metrics
 from domain_ft.evaluation.entities import EntityCounts, entity_metrics

@@ -581,5 +581,5 @@ def test_a_template_that_refuses_the_system_turn_says_so(model: Path, tmp_path: 
         "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + TEMPLATE
     )
     tokenizer.save_pretrained(folder)
-    with pytest.raises(RecordError, match="refuses the system turn"):
+    with pytest.raises(RecordError, match="rejects the system turn"):
         generate(asked(folder, prompt="Why?", system="Be brief."), stdout=io.StringIO())

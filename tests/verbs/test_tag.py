@@ -16,7 +16,7 @@ from tiny_models import save_tiny
 from transformers import AutoModelForTokenClassification, pipeline
 
 from domain_ft.corpus.cleaning import clean
-from domain_ft.corpus.tasks.examples import Example
+from domain_ft.corpus.examples import Example
 from domain_ft.errors import CorpusError, RecordError, SettingsError
 from domain_ft.evaluation import tagging
 from domain_ft.evaluation.entities import EntityCounts
@@ -313,7 +313,7 @@ def test_a_bad_tag_stops_or_is_listed(tmp_path: Path) -> None:
     wanted = settings(tmp_path, max_steps=2)
     with Path(wanted.train).open("a", encoding="utf-8") as file:
         file.write("\nof\tNN\tO\nbones\tNN\tI-FINDING\n")
-    with pytest.raises(RecordError, match="I-FINDING stands after O") as caught:
+    with pytest.raises(RecordError, match="I-FINDING is not allowed after O") as caught:
         tag(wanted)
     lines = Path(wanted.train).read_text().count("\n")
     assert f"train.txt, line {lines}" in str(caught.value)
@@ -363,7 +363,7 @@ def test_leaks_are_listed(tmp_path: Path) -> None:
     kinds = {leak["kind"] for leak in json_lines(found.folder / "leaks.jsonl")}
     assert kinds == {kind for kind, count in found.result["leaks"].items() if count}
     assert found.result["leaks"]["exact_train_test"] >= 1
-    assert "stand in the training examples, word for word" in (found.folder / "report.html").read_text(encoding="utf-8")
+    assert "with an exact copy in the training examples" in (found.folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_what_cannot_be_run_is_refused(tmp_path: Path) -> None:

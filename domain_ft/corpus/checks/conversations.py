@@ -7,8 +7,8 @@ from typing import Any
 
 from domain_ft.corpus.checks.findings import Finding
 from domain_ft.corpus.checks.items import Item, Passage, Visit
-from domain_ft.corpus.conversations.beside import CONTEXT, HISTORY, OPTIONS, REASONING
 from domain_ft.corpus.conversations.conversation import Conversation
+from domain_ft.corpus.conversations.extra_fields import CONTEXT, HISTORY, OPTIONS, REASONING
 from domain_ft.corpus.conversations.faults import Faults
 from domain_ft.corpus.conversations.formats import FieldChoice, Format, parse, qa_fields
 from domain_ft.corpus.conversations.messages import read_turns

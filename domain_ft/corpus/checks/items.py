@@ -10,7 +10,7 @@ from typing import Any
 
 from domain_ft.corpus.checks.findings import Finding
 from domain_ft.corpus.conversations.conversation import Conversation
-from domain_ft.corpus.conversations.markers import rendered_mark
+from domain_ft.corpus.conversations.template_markers import find_template_marker
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers import ENDINGS, NEEDED, raw_records, reader
 from domain_ft.corpus.readers.base import (
@@ -25,7 +25,7 @@ from domain_ft.corpus.readers.base import (
     read_lines,
 )
 from domain_ft.corpus.readers.files import ending
-from domain_ft.corpus.tagging.entities import TaggedText, alike
+from domain_ft.corpus.tagging.entities import TaggedText, spelling_variants
 from domain_ft.corpus.tagging.fields import TagFields
 from domain_ft.corpus.tagging.reading import has_columns, read_tagged
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
@@ -212,7 +212,7 @@ def tag_items(path: Path, name: str, fields: TagFields, bad: BadRecords, left: L
     kind = "columns" if has_columns(path) else "span-lists"
     about = [Finding(None, None, kind, note) for note in notes]
     about += [Finding(None, one.file, "unread-file", f"{one.file} is not read: {one.reason}") for one in left.files]
-    for names in alike(span.label for text in texts for span in text.spans):
+    for names in spelling_variants(span.label for text in texts for span in text.spans):
         listed = ", ".join(f"'{own}'" for own in names)
         bad.add(f"types of entities differ in case, blanks, _ or - only: {listed}", file=name)
     for text in texts:
@@ -261,7 +261,7 @@ def text_items(path: Path, name: str, text_field: str | None, bad: BadRecords) -
 def _rendered(line: int | None, passages: Iterable[Passage]) -> Iterator[Finding]:
     """A finding for each text that is a conversation, as a chat template rendered it."""
     for passage in passages:
-        mark = rendered_mark(passage.text)
+        mark = find_template_marker(passage.text)
         if mark is not None:
             reason = f"the text holds the mark {mark} of a chat template: to learn its answers alone, with instruct, "
             message = f"{reason}write its turns as messages (role and content)"

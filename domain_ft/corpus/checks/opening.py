@@ -9,24 +9,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from domain_ft.corpus.annotation_tools import is_label_studio, label_studio_answers
 from domain_ft.corpus.checks.conversations import conversation_items
 from domain_ft.corpus.checks.copies import Copies
 from domain_ft.corpus.checks.items import Item, Rejections, example_items, tag_items, text_items
 from domain_ft.corpus.conversations.formats import FieldChoice, Format, recognise, unrecognised
 from domain_ft.corpus.inputs import RECORD_ENDINGS
+from domain_ft.corpus.knowledge_bases import is_knowledge_base
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers import ENDINGS, NEEDED, raw_records, reader
 from domain_ft.corpus.readers.base import BadRecords, RawRecord, read_lines, text_encoding, usual_name
 from domain_ft.corpus.readers.choosing import Holds, what_fields_hold
 from domain_ft.corpus.readers.files import check_file, ending
 from domain_ft.corpus.readers.packing import PACKED
-from domain_ft.corpus.tagging.annotations import has_results, is_annotated, is_label_studio, with_spans
+from domain_ft.corpus.tagging.annotations import has_results, is_annotated, with_spans
 from domain_ft.corpus.tagging.conll import looks_like_columns
 from domain_ft.corpus.tagging.fields import TagFields
-from domain_ft.corpus.tagging.knowledge_bases import is_knowledge_base
 from domain_ft.corpus.tagging.reading import entries, file_kind, has_columns, tagged_values
 from domain_ft.corpus.tagging.standoff import is_bioc, is_brat
-from domain_ft.corpus.tasks.choices import is_choice, label_studio_answers
+from domain_ft.corpus.tasks.choices import is_choice
 from domain_ft.corpus.tasks.fields import LABEL_NAMES, ExampleFields, FieldNames
 from domain_ft.corpus.tasks.labels import LabelRules
 from domain_ft.errors import CorpusError

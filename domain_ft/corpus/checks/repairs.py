@@ -30,7 +30,7 @@ from domain_ft.corpus.readers.base import BOM, BadRecords, RawRecord, Reject, de
 from domain_ft.corpus.readers.files import ending
 from domain_ft.corpus.tagging.conll import begins_document, conll_blocks, layout_of
 from domain_ft.corpus.tagging.fields import TagFields
-from domain_ft.corpus.tagging.reading import file_kind, read_tagged, settled_fields
+from domain_ft.corpus.tagging.reading import file_kind, read_tagged, resolve_fields
 from domain_ft.errors import CorpusError
 from domain_ft.locks import refuse_below_file, writing_beside
 
@@ -236,7 +236,7 @@ class _Repairing:
     @functools.cached_property
     def tag_fields(self) -> TagFields:
         """Which fields hold what in all tagged records of the file."""
-        return settled_fields(self.file.path, self.file.name, self.file.tag_fields, self.file.fields.bad)
+        return resolve_fields(self.file.path, self.file.name, self.file.tag_fields, self.file.fields.bad)
 
     def _lines(self, bad: BadRecords) -> None:
         for number, offset, raw in read_lines(self.file.path, self.file.name, bad):

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from domain_ft.corpus.annotation_tools import ENDS, LABELS, STARTS, first_of
 from domain_ft.corpus.checks.encoding import mend_encoding, without_surrogates
 from domain_ft.corpus.checks.private import Hit, redact
+from domain_ft.corpus.knowledge_bases import is_knowledge_base
 from domain_ft.corpus.readers.base import RawRecord
-from domain_ft.corpus.tagging.annotations import ENDS, LABELS, STARTS, first_of
 from domain_ft.corpus.tagging.conll import Layout
 from domain_ft.corpus.tagging.fields import TagFields
-from domain_ft.corpus.tagging.knowledge_bases import is_knowledge_base
 from domain_ft.corpus.tagging.offsets import Counting, agrees, to_characters
 from domain_ft.corpus.words import Bounds, join_words
 from domain_ft.errors import CorpusError

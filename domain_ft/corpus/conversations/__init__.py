@@ -1,5 +1,5 @@
-"""Conversations: examples of what is asked and answered, from files in the usual formats to rows of tokens.
+"""Conversations: prompts with answers, from files in the usual formats to rows of tokens.
 
-files -> `formats` and `messages` (a record becomes a Conversation) -> `reading` (splits) -> `rendering` (text, and what
-of it is learned) -> `rows` (tokens)
+files -> `formats` and `messages` (a record becomes a Conversation) -> `reading` (splits) -> `rendering` (text, and the
+characters of it to train on) -> `rows` (tokens)
 """

@@ -1,4 +1,4 @@
-"""A conversation, whatever format it was written in."""
+"""A conversation, independent of its file format."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 
 @dataclass(frozen=True)
 class Turn:
-    """What one side says.
+    """One turn of a conversation.
 
     Attributes:
-        role: who.
-        content: the text; empty for an assistant that only calls tools.
-        trained: whether the model learns to say it: an answer that no mark (weight 0) leaves out.
-        tool_calls: what an assistant calls, as OpenAI writes it, with the arguments as an object.
-        name: of the tool that answers, where it is given.
-        tool_call_id: which call a tool answers.
-        reasoning: what an assistant thought before it answered, where that is a field of its own.
+        role: of the speaker.
+        content: the text; empty if an assistant only calls tools.
+        trained: whether the model is trained on it: an answer without a mark such as weight 0.
+        tool_calls: the assistant's calls in OpenAI's form, with the arguments as an object.
+        name: of the tool that answers, if given.
+        tool_call_id: the call that a tool answers.
+        reasoning: the assistant's reasoning before the answer, if it has a separate field.
     """
 
     role: Role
@@ -33,7 +33,7 @@ class Turn:
     reasoning: str | None = None
 
     def message(self) -> dict[str, Any]:
-        """The turn as chat templates take it."""
+        """The turn as input of a chat template."""
         message: dict[str, Any] = {"role": self.role, "content": self.content}
         if self.tool_calls:
             message["tool_calls"] = [dict(call) for call in self.tool_calls]
@@ -48,16 +48,16 @@ class Turn:
 
 @dataclass(frozen=True)
 class Conversation:
-    """An example to learn from.
+    """A training example, or a prompt to answer.
 
     Attributes:
-        id: names it in messages and in what is answered: a field, or `file:line`.
-        file: where it stands.
-        line: counted from 1; in a JSON list or a Parquet file its number.
-        turns: in their order.
-        tools: the tools that the assistant may call, as OpenAI writes them.
-        group: what conversations of one source share, where the file says it.
-        key: the record's id as it has it, a number too, where a field names it; else `id`.
+        id: identifies it in messages and outputs: from a field, or `file:line`.
+        file: the file's name.
+        line: counted from 1; in a JSON list or a Parquet file the record's number.
+        turns: in order.
+        tools: the tools that the assistant may call, in OpenAI's form.
+        group: shared by conversations from one source, if the file gives it.
+        key: the record's id with its original type (a number stays a number) if it has an id field; else `id`.
     """
 
     id: str
@@ -70,10 +70,10 @@ class Conversation:
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """The turns as chat templates take them."""
+        """The turns as input of a chat template."""
         return [turn.message() for turn in self.turns]
 
     @property
     def place(self) -> str:
-        """Where it stands, for messages."""
+        """File and line, for messages."""
         return self.file if self.line is None else f"{self.file}, line {self.line}"

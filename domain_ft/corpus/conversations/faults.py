@@ -1,4 +1,4 @@
-"""What is wrong with a record, in words; and texts, whole."""
+"""Collects the faults of a record, and cleans its texts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from domain_ft.corpus.readers.base import kind_of
 
-_SURROGATES = re.compile("[\ud800-\udfff]")  # halves of a character, as cut JSON escapes leave them
+_SURROGATES = re.compile("[\ud800-\udfff]")  # left by JSON escapes that were cut
 _LINE_ENDS = re.compile("\r+\n")
 
 
@@ -18,9 +18,9 @@ class Fault:
 
     Attributes:
         kind: a short name, such as `unknown-role`.
-        field: where in the record, such as `messages[2].role`; None for the whole of it.
+        field: the path in the record, such as `messages[2].role`; None for the whole record.
         message: what is wrong, in a sentence.
-        error: the record cannot be used; else it is a warning.
+        error: whether the record cannot be used; otherwise it is a warning.
     """
 
     kind: str
@@ -34,19 +34,19 @@ class Faults:
     """Collects the faults of a record.
 
     Attributes:
-        found: in the order in which they were noted.
-        unread: fields of messages that nothing reads, such as `messages[].tag`.
+        found: in the order of detection.
+        unread: fields of messages that are not read, such as `messages[].tag`.
     """
 
     found: list[Fault] = field(default_factory=list)
     unread: set[str] = field(default_factory=set)
 
     def error(self, kind: str, place: str | None, message: str) -> None:
-        """Note what makes the record useless."""
+        """Add a fault that makes the record unusable."""
         self.found.append(Fault(kind, place, message))
 
     def warn(self, kind: str, place: str | None, message: str) -> None:
-        """Note what is worth a look."""
+        """Add a warning."""
         self.found.append(Fault(kind, place, message, error=False))
 
     @property
@@ -55,13 +55,13 @@ class Faults:
         return any(fault.error for fault in self.found)
 
     def text(self, value: Any, place: str) -> str | None:
-        """A text, whole, its lines ended by \\n; None where it is none, which is noted."""
+        """The text with \\n line ends and without lone surrogates; None, with a fault added, if it is not a text."""
         if not isinstance(value, str):
             self.error("wrong-type", place, f"the field holds {kind_of(value)}, where text is wanted")
             return None
         if _SURROGATES.search(value):
             self.warn(
-                "half-character", place, "half of a character (a lone surrogate) stands in the text: it is replaced"
+                "half-character", place, "the text contains half of a character (a lone surrogate): it is replaced"
             )
             value = _SURROGATES.sub("\ufffd", value)
         return _LINE_ENDS.sub("\n", value)

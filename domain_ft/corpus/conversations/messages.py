@@ -1,6 +1,6 @@
-"""From the messages of a record to turns: OpenAI's chat form, and ShareGPT's, told apart message by message.
+"""Converts messages to turns: OpenAI's chat form and ShareGPT's, recognised message by message.
 
-All that is wrong with a record is noted, not only the first of it: so a file is mended in one pass.
+All faults of a record are reported, not only the first, so that a file can be fixed in one go.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from domain_ft.corpus.conversations.beside import REASONING, reasoning_of
 from domain_ft.corpus.conversations.conversation import ROLES, Conversation, Role, Turn
+from domain_ft.corpus.conversations.extra_fields import REASONING, reasoning_of
 from domain_ft.corpus.conversations.faults import Faults
-from domain_ft.corpus.conversations.marks import MARKS, WEIGHTS, is_blank, turn_mark
 from domain_ft.corpus.conversations.media import refuse_media
+from domain_ft.corpus.conversations.training_marks import MARKS, WEIGHTS, is_blank, turn_mark
 from domain_ft.corpus.readers.base import kind_of
 from domain_ft.errors import nearest
 from domain_ft.json_files import loads
@@ -27,42 +27,42 @@ _OTHER_NAMES: dict[str, Role] = {
     "gpt": "assistant",
     "chatgpt": "assistant",
     "function": "tool",
-    "function_call": "assistant",  # what it says is the call
+    "function_call": "assistant",  # its content is the call
     "function_response": "tool",
     "observation": "tool",
 }
-"""What roles are called besides, in OpenAI's newer and older files and in ShareGPT's."""
+"""Other names of the roles, in newer and older files of OpenAI and in ShareGPT's."""
 
 _MEANT: dict[str, Role] = {
     **dict.fromkeys(("ユーザー", "ユーザ", "人間", "質問者", "用户", "customer", "client", "patient"), "user"),
     **dict.fromkeys(("アシスタント", "助手", "回答者", "ai", "bot", "model", "agent", "doctor"), "assistant"),
     **dict.fromkeys(("システム", "系统", "instruction"), "system"),
 }
-"""What is probably meant by other names of roles; said in the message, since a guess would be learned."""
+"""Likely meanings of unknown roles. They are only suggested, because a wrong guess would be learned."""
 
-_READ_OF_MESSAGES = {
+_READ_FIELDS = {
     *("role", "content", "from", "value", "name", "tool_calls", "function_call", "tool_call_id"),
 }
 
 
 _TEXT_PARTS = ("text", "input_text", "output_text")
-"""What OpenAI's interfaces call a part of a content that is text."""
+"""The types of text parts in OpenAI's APIs."""
 
 
 class Placed(NamedTuple):
-    """A turn with the place of its message, such as `messages[2]`; None where it cannot be told whose it is."""
+    """A turn with the path of its message, such as `messages[2]`. The turn is None if its role is unknown."""
 
     place: str
     turn: Turn | None
 
 
 def read_turns(value: Any, place: str, faults: Faults) -> list[Placed]:
-    """The turns that a list of messages tells.
+    """The turns of a list of messages.
 
     Args:
-        value: of the field `place`: messages with role and content, or with from and value.
-        place: how faults name the field.
-        faults: told of all that is wrong with single messages.
+        value: messages with role and content, or with from and value.
+        place: the name of the field, for faults.
+        faults: receives the faults of single messages.
     """
     if not isinstance(value, list | tuple):
         faults.error("wrong-type", place, f"the field holds {kind_of(value)}, where a list of messages is wanted")
@@ -74,12 +74,12 @@ def read_turns(value: Any, place: str, faults: Faults) -> list[Placed]:
 
 
 def read_tools(value: Any, faults: Faults) -> tuple[Mapping[str, Any], ...]:
-    """The tools that a conversation may call: a list of objects, or the same as JSON text."""
+    """The tools that a conversation may call, from a list of objects or its JSON text."""
     if isinstance(value, str) and value.strip():
         try:
             value = loads(value)
         except ValueError as error:
-            faults.error("wrong-type", "tools", f"the tools are no sound JSON: {error}")
+            faults.error("wrong-type", "tools", f"the tools are not valid JSON: {error}")
             return ()
     if value is None or value == "":
         return ()
@@ -90,26 +90,26 @@ def read_tools(value: Any, faults: Faults) -> tuple[Mapping[str, Any], ...]:
 
 
 def looks_like_tools(value: Any) -> bool:
-    """Whether a field beside a question declares tools; it may as well hold words about other tools."""
+    """Whether the value of a field `tools` declares tools to call, and is not about something else."""
     tools = read_tools(value, Faults())
     return bool(tools) and all("function" in tool or "name" in tool for tool in tools)
 
 
 def check_turns(placed: Sequence[Placed], place: str, faults: Faults, *, answered: bool) -> None:
-    """Note what is wrong with a list of messages as a whole.
+    """Check a list of messages as a whole.
 
     Args:
         placed: all its turns.
-        place: the field that they stand in.
-        faults: told of it.
-        answered: whether there has to be something to learn; else the last turn may be the user's.
+        place: the field that holds them.
+        faults: receives the faults.
+        answered: whether an answer to train on is required; otherwise the last turn may be the user's.
     """
-    _check_tools(placed, faults)
+    _check_tool_turns(placed, faults)
     before: Turn | None = None
     for number, (here, turn) in enumerate(placed):
         if turn is not None:
             if turn.role == "assistant" and number == 0:
-                reason = "the conversation begins with the assistant's turn, and nothing asks for it"
+                reason = "the conversation begins with the assistant's turn, without a prompt"
                 faults.error("first-turn-of-assistant", here, reason)
             if turn.role == "system" and number:
                 faults.warn("system-not-first", here, "a system turn after others: many chat templates refuse it")
@@ -117,37 +117,37 @@ def check_turns(placed: Sequence[Placed], place: str, faults: Faults, *, answere
                 faults.warn("roles-do-not-alternate", here, f"the turn before it is the {turn.role}'s too")
         before = turn
     turns = [turn for _, turn in placed if turn is not None]
-    if not placed or not answered or len(turns) < len(placed):  # a turn that cannot be told may be an answer
+    if not placed or not answered or len(turns) < len(placed):  # a turn of unknown role may be an answer
         return
     answers = [turn for turn in turns if turn.role == "assistant"]
     if not answers:
         faults.error("no-assistant-turn", place, "there is no turn of the assistant: nothing to learn")
     elif not any(turn.trained for turn in answers):
-        faults.error("no-trained-turn", place, "every turn of the assistant is marked as not to be learned")
+        faults.error("no-trained-turn", place, "every turn of the assistant is marked as excluded from training")
     if answers and turns[-1].role != "assistant":
         reason = f"the last turn is the {turns[-1].role}'s: nothing is learned from it"
         faults.warn("unanswered-last-turn", placed[-1].place, reason)
 
 
-def _check_tools(placed: Sequence[Placed], faults: Faults) -> None:
-    """Note tools that answer what nobody called."""
+def _check_tool_turns(placed: Sequence[Placed], faults: Faults) -> None:
+    """Report tool turns without a matching call."""
     calls: Sequence[Mapping[str, Any]] = ()
     for here, turn in placed:
         if turn is None:
-            return  # it may be the call
+            return  # this turn may be the call
         if turn.role != "tool":
             calls = turn.tool_calls
             continue
         known = {call["id"] for call in calls if "id" in call}
         if not calls:
-            faults.error("tool-without-call", here, "a tool answers, and no call comes before it")
+            faults.error("tool-without-call", here, "a tool answers, but no call comes before it")
         elif known and turn.tool_call_id is not None and turn.tool_call_id not in known:
-            reason = f"a tool answers the call '{turn.tool_call_id}', which is none of those before it"
+            reason = f"a tool answers the call '{turn.tool_call_id}', which is not among those before it"
             faults.error("tool-without-call", f"{here}.tool_call_id", reason)
 
 
 def to_chat(conversation: Conversation) -> dict[str, Any]:
-    """The conversation as a record of OpenAI's chat form. Read again, it has the same turns and tools."""
+    """The conversation as a record in OpenAI's chat form. Reading it gives the same turns and tools."""
     messages = []
     for turn in conversation.turns:
         message = turn.message()
@@ -166,11 +166,13 @@ def to_chat(conversation: Conversation) -> dict[str, Any]:
 
 
 def _turn(message: Any, place: str, faults: Faults) -> Turn | None:
-    """The turn that a message is; None where it cannot be told what it is."""
+    """The turn of a message; None if the message is not an object or its role is unknown."""
     if not isinstance(message, Mapping):
         faults.error("wrong-type", place, f"the message is {kind_of(message)}, where an object is wanted")
         return None
-    message = {name: value for name, value in message.items() if value is not None}  # as Parquet has absent fields
+    message = {
+        name: value for name, value in message.items() if value is not None
+    }  # Parquet has nulls for absent fields
     role_field, content_field = (
         ("from", "value") if "from" in message and "role" not in message else ("role", "content")
     )
@@ -179,18 +181,18 @@ def _turn(message: Any, place: str, faults: Faults) -> Turn | None:
     calls = _calls(message, role, place, faults)
     content: str | None = ""
     if message.get(role_field) == "function_call":
-        calls = _spoken_call(message.get(content_field), f"{place}.{content_field}", faults)
+        calls = _call_in_text(message.get(content_field), f"{place}.{content_field}", faults)
     elif content_field in message:
         content = _content(message[content_field], f"{place}.{content_field}", faults)
     elif not message.get("tool_calls") and "function_call" not in message:
         faults.error("missing-content", f"{place}.{content_field}", "the message has no content")
         content = None
     if content is not None and not content.strip() and not calls and "function_call" not in message:
-        _note_empty(role, content_field in message, f"{place}.{content_field}", faults)
+        _check_empty(role, content_field in message, f"{place}.{content_field}", faults)
     refuse_media(message, place, faults)
     _refuse_other_parts(message, place, faults)
     reasoning = reasoning_of(message, place, faults) if role in ("assistant", None) else None
-    read = {*_READ_OF_MESSAGES, *marks, *(REASONING if role == "assistant" else ())}
+    read = {*_READ_FIELDS, *marks, *(REASONING if role == "assistant" else ())}
     list_place = re.sub(r"\[\d+\]", "[]", place)
     faults.unread.update(f"{list_place}.{field}" for field in message if field not in read)
     if role is None:
@@ -204,22 +206,22 @@ def _turn(message: Any, place: str, faults: Faults) -> Turn | None:
 
 
 def _refuse_other_parts(message: Mapping[str, Any], place: str, faults: Faults) -> None:
-    """Note what a message says in fields of other forms: a single call, gpt-oss's thoughts in a turn of their own."""
+    """Report content in unsupported forms: a single tool call, or gpt-oss's reasoning in a separate turn."""
     for name in ("tool_call", "tool_use"):
         if not is_blank(message.get(name)):
-            reason = f"{name} is not how OpenAI writes calls of tools: write a list of them, tool_calls"
+            reason = f"{name} is not OpenAI's form of tool calls: write a list, tool_calls"
             faults.error("bad-tool-call", f"{place}.{name}", reason)
     channel = message.get("channel")
     if isinstance(channel, str) and channel.strip().casefold() == "analysis":
         reason = (
-            "a turn in the channel 'analysis' is no answer: write it into the answer's message, as reasoning_content"
+            "a turn in the channel 'analysis' is not an answer: write it into the answer's message as reasoning_content"
         )
         faults.error("unsupported-field", f"{place}.channel", reason)
 
 
 def _role(message: Mapping[str, Any], name: str, place: str, faults: Faults) -> Role | None:
     if name not in message:
-        faults.error("missing-role", f"{place}.{name}", "the message does not say whose it is")
+        faults.error("missing-role", f"{place}.{name}", "the message has no role")
         return None
     value = faults.text(message[name], f"{place}.{name}")
     if value is None:
@@ -236,7 +238,7 @@ def _role(message: Mapping[str, Any], name: str, place: str, faults: Faults) -> 
 
 
 def _learned(message: Mapping[str, Any], role: Role | None, place: str, faults: Faults) -> tuple[bool, set[str]]:
-    """Whether a turn of the assistant is learned, which it is unless a mark says no; and the names of the marks."""
+    """Whether to train on a turn of the assistant (yes, unless a mark says no), and the names of the marks."""
     marked, read = turn_mark(message, place, of_answer=role == "assistant", faults=faults)
     if role not in ("assistant", None):
         for name in MARKS:
@@ -247,7 +249,7 @@ def _learned(message: Mapping[str, Any], role: Role | None, place: str, faults: 
 
 
 def _content(value: Any, place: str, faults: Faults) -> str | None:
-    """A text, or the text of a list of parts, each on a line of its own."""
+    """A text, or the texts of a list of parts joined by newlines."""
     if not isinstance(value, list):
         return faults.text(value, place)
     texts = []
@@ -264,9 +266,9 @@ def _content(value: Any, place: str, faults: Faults) -> str | None:
     return "\n".join(known) if len(known) == len(value) else None
 
 
-def _note_empty(role: Role | None, given: bool, place: str, faults: Faults) -> None:
-    """A turn that says nothing: a tool may, and a call that is wrong was noted already."""
-    if role == "assistant" and given:
+def _check_empty(role: Role | None, has_content: bool, place: str, faults: Faults) -> None:
+    """Report an empty turn. A tool's turn may be empty, and a wrong call was reported already."""
+    if role == "assistant" and has_content:
         faults.error("empty-answer", place, "the answer is empty")
     elif role == "user":
         faults.error("empty-prompt", place, "the user's turn is empty")
@@ -275,9 +277,9 @@ def _note_empty(role: Role | None, given: bool, place: str, faults: Faults) -> N
 
 
 def _calls(message: Mapping[str, Any], role: Role | None, place: str, faults: Faults) -> tuple[Mapping[str, Any], ...]:
-    """The calls of tools that an assistant makes."""
+    """The assistant's tool calls."""
     if "function_call" in message:
-        reason = "function_call is the old way to call a tool: write it as tool_calls"
+        reason = "function_call is OpenAI's old form: write it as tool_calls"
         faults.error("old-function-call", f"{place}.function_call", reason)
     value = message.get("tool_calls")
     if not value:
@@ -294,7 +296,7 @@ def _calls(message: Mapping[str, Any], role: Role | None, place: str, faults: Fa
 
 
 def _call(call: Any, place: str, faults: Faults) -> Mapping[str, Any] | None:
-    """A call as OpenAI writes it, with its arguments as an object."""
+    """A call in OpenAI's form, with its arguments as an object."""
     function = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         faults.error("bad-tool-call", place, "the call names no function")
@@ -304,7 +306,7 @@ def _call(call: Any, place: str, faults: Faults) -> Mapping[str, Any] | None:
         try:
             arguments = loads(arguments)
         except (ValueError, RecursionError) as error:
-            faults.error("bad-tool-call", f"{place}.function.arguments", f"the arguments are no sound JSON: {error}")
+            faults.error("bad-tool-call", f"{place}.function.arguments", f"the arguments are not valid JSON: {error}")
             return None
     if not isinstance(arguments, Mapping):
         reason = f"the arguments are {kind_of(arguments)}, where an object is wanted"
@@ -314,12 +316,12 @@ def _call(call: Any, place: str, faults: Faults) -> Mapping[str, Any] | None:
     return {**identity, "type": "function", "function": {"name": function["name"], "arguments": dict(arguments)}}
 
 
-def _spoken_call(value: Any, place: str, faults: Faults) -> tuple[Mapping[str, Any], ...]:
-    """The call that ShareGPT files have as the text of a turn of `function_call`."""
+def _call_in_text(value: Any, place: str, faults: Faults) -> tuple[Mapping[str, Any], ...]:
+    """The call in the text of a ShareGPT turn with the role `function_call`."""
     try:
         parsed = loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError) as error:
-        faults.error("bad-tool-call", place, f"the call is no sound JSON: {error}")
+        faults.error("bad-tool-call", place, f"the call is not valid JSON: {error}")
         return ()
     calls = [_call(call, place, faults) for call in (parsed if isinstance(parsed, list) else [parsed])]
     return tuple(call for call in calls if call is not None)

@@ -1,7 +1,7 @@
-"""Placeholders of a template that nobody filled: `Dear {{name}},` is learned as it stands there.
+"""Finds unfilled template placeholders such as `Dear {{name}},`, which the model would learn literally.
 
-Two braces are reported wherever they are. `{name}` and `<NAME>` stand in many texts that mean them, so they are
-reported only where the same one comes in several records, as those of a template do. Code is not looked at.
+Double braces are always reported. `{name}` and `<NAME>` also occur in ordinary texts, so they are reported only if the
+same one occurs in several records, as those of a template do. Code is ignored.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import NamedTuple
 _CODE = re.compile(r"```.*?(```|\Z)|`[^`\n]*`", re.DOTALL)
 _DOUBLE = re.compile(r"\{\{\s*[^\W\d][\w .-]{0,40}\}\}")
 _SINGLE = re.compile(r"(?<![\\\w^}{$%)])\{[^\W\d]\w{2,40}\}(?!\})|<[A-Z][A-Z_]{2,40}>")
-_RECURS = 3  # records from which on one of a single brace is a template's
-_SHARE = 0.02  # of all records, which it has to be in as well
+# A placeholder in single braces belongs to a template if it is in at least this number and this share of the records.
+_RECURS = 3
+_SHARE = 0.02
 
 
 class Unfilled(NamedTuple):
@@ -27,10 +28,10 @@ class Unfilled(NamedTuple):
 
     @property
     def message(self) -> str:
-        """What is said of it."""
-        records = "1 record holds" if self.records == 1 else f"{self.records:,} records hold"
-        where = "" if self.line is None else f", the first in line {self.line}"
-        return f"{records} the placeholder {self.text}{where}: if a template was to fill it, it is not filled"
+        """The warning."""
+        records = "1 record has" if self.records == 1 else f"{self.records:,} records have"
+        where = "" if self.line is None else f", first in line {self.line}"
+        return f"{records} the placeholder {self.text}{where}: a template may not have been filled"
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Placeholders:
     _found: dict[str, tuple[int, int | None]] = field(default_factory=dict)
 
     def add(self, line: int | None, texts: Iterable[str]) -> None:
-        """Look at the texts of a record."""
+        """Count the placeholders in the texts of a record."""
         self.records += 1
         seen: set[str] = set()
         for text in texts:
@@ -54,7 +55,7 @@ class Placeholders:
             self._found[placeholder] = (count + 1, first)
 
     def unfilled(self) -> list[Unfilled]:
-        """Those that seem to be a template's, the most frequent first."""
+        """The placeholders that seem to belong to a template, the most frequent first."""
         least = max(_RECURS, _SHARE * self.records)
         found = [
             Unfilled(text, count, line)

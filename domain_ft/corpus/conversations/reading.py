@@ -1,9 +1,9 @@
-"""Where conversations are, and which of them are held out.
+"""Reads conversations and splits them into training and test sets.
 
 data = open_conversations(ConversationSource("train.jsonl"))
 data.train[0].turns, len(data.test), data.facts["split"]
 
-They are kept in memory: some 100,000 of them take a few hundred megabytes.
+They are kept in memory: 100,000 conversations take a few hundred megabytes.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ from domain_ft.storage import user_path
 from domain_ft.wording import counted
 
 _LISTED = 100  # leaks that the facts name
-_PLACEHOLDERS = 5  # that are named in notes
-_PROGRESS = 1_000  # records between two words of progress
+_PLACEHOLDERS = 5  # placeholders that the notes name
+_PROGRESS = 1_000  # records between two reports of progress
 
 
 @dataclass(frozen=True)
 class ConversationSource:
-    """What is asked for; the attributes are the options of these names.
+    """Where conversations are and how to read them. The attributes are the options of the same names.
 
     Attributes:
         data: a file, or `hf:ID[:config]`.
-        choice: the form of the records.
+        choice: the format and fields that the user named.
     """
 
     data: str
@@ -64,10 +64,10 @@ class ConversationSource:
 
     @classmethod
     def of(cls, settings: Any) -> ConversationSource:
-        """The source that a verb's settings ask for; options that it does not have are as by default."""
+        """The source in a verb's settings. Options that the verb does not have keep their default."""
         names = ("data", "test", "on_bad_record", "encoding", "test_fraction")
-        given = {name: getattr(settings, name) for name in names if hasattr(settings, name)}
-        return cls(choice=FieldChoice.of(settings), **given)
+        options = {name: getattr(settings, name) for name in names if hasattr(settings, name)}
+        return cls(choice=FieldChoice.of(settings), **options)
 
 
 @dataclass(frozen=True)
@@ -75,15 +75,15 @@ class ConversationData:
     """Conversations, read and split.
 
     Attributes:
-        train, test: to learn from, and to measure with.
-        format: that of the training records.
-        key: names the content of all of it.
-        name: what it is called in reports.
-        facts: for reports: `examples` by part, `split` (how it was made), `rejects` (records left out), `leaks` (test
-            examples that have a copy or near copy in training) and `leak_list` (of the first of them: the ids of both,
-            and how alike they are).
-        notes: what a person should know, in sentences.
-        left_out: records that cannot be used or are marked as not to be learned, and fields that nothing reads.
+        train, test: the two sets.
+        format: of the training records.
+        key: a hash of the content.
+        name: for reports.
+        facts: for reports: `examples` by set, `split` (how it was made), `rejects` (records left out), `leaks` (test
+            examples with a copy or near copy in training) and `leak_list` (the first leaks, each with both ids and the
+            similarity).
+        notes: remarks for the user, in sentences.
+        left_out: records that are unusable or marked as excluded from training, and fields that are not read.
     """
 
     train: Sequence[Conversation]
@@ -105,20 +105,20 @@ def iterate_conversations(
     left_out: LeftOut | None = None,
     marked: Callable[[Reject], None] | None = None,
 ) -> Iterator[Conversation]:
-    """The conversations of a file or stream, one at a time, in its order: memory stays flat.
+    """The conversations of a file or stream, one at a time and in order, with constant memory.
 
     Args:
         spec: a file of records, or a binary stream of JSON lines.
-        choice: the form of the records; found by the first of them where it is left open.
-        bad: told of each record that cannot be used.
-        answered: whether each has to have an answer to learn. Without, the last turn may be the user's, and a file with
-            another ending, or a stream that does not begin with {, is read as text with a prompt a line. A field with a
-            usual name of ids is then the `key` of each, where no other is chosen.
-        left_out: counts the fields that nothing reads, and the records that are marked as not to be learned.
-        marked: told of each such record.
+        choice: the format and fields; if open, they are taken from the first record.
+        bad: receives each record that cannot be used.
+        answered: whether each record needs an answer to train on. If not, the last turn may be the user's; a file with
+            another ending, or a stream that does not begin with {, is read as text with one prompt per line; and a
+            field with a usual name of ids gives the `key`, unless the user named another.
+        left_out: counts the fields that are not read and the records that are marked as excluded from training.
+        marked: receives each such record.
 
     Raises:
-        CorpusError: no such file, or it is not clear what the records are; RecordError where `bad` stops.
+        CorpusError: the file does not exist, or the format of its records is unclear; RecordError if `bad` stops.
     """
     if isinstance(spec, Path) and answered:
         _check_ending(spec)
@@ -135,19 +135,19 @@ def open_conversations(
     rejects: Callable[[Reject], None] | None = None,
     progress: Progress | None = None,
 ) -> ConversationData:
-    """Read conversations and hold some out.
+    """Read conversations and hold out a test set.
 
-    Without a test file a share is held out: whole groups of copies and near copies, of those that ask the same, and of
-    those of one source. Which ones follows from a hash of their content, so the same file is split in the same way
-    again, in whatever order.
+    Without a test file, a fraction is held out in whole groups: copies and near copies, conversations with the same
+    first prompt, and conversations from one source. The choice depends on a hash of their content only, so a file gets
+    the same split whatever the order of its records.
 
     Args:
-        source: what is asked for.
-        rejects: told of each record that is left out.
-        progress: told (label, records done, None).
+        source: where the conversations are and how to read them.
+        rejects: receives each record that is left out.
+        progress: called with (label, records done, None).
 
     Raises:
-        CorpusError: a file or field that is missing or wrong; too few examples to hold any out.
+        CorpusError: a file or field is missing or wrong, or there are too few examples to hold any out.
     """
     rejected: list[Reject] = []
     left_out = LeftOut()
@@ -167,7 +167,7 @@ def open_conversations(
         if facts["leaks"]:
             notes.append(
                 f"{facts['leaks']:,} of the {len(test):,} test examples have a copy or near copy in the training "
-                "examples: what is measured on them says little."
+                "examples: scores on them mean little."
             )
     else:
         held, facts["split"] = _hold_out(train, source)
@@ -179,7 +179,7 @@ def open_conversations(
             rejects(reject)
     if left_out.records:
         notes.append(
-            f"{counted(left_out.records, 'record is', 'records are')} marked as not to be learned "
+            f"{counted(left_out.records, 'record is', 'records are')} marked as excluded from training "
             "and left out; rejects.jsonl lists them."
         )
     left_out.records = len(rejected)
@@ -188,7 +188,7 @@ def open_conversations(
 
 
 class _Reading:
-    """The records of one source on their way to conversations: one format for all of them."""
+    """Converts the records of one source to conversations. All have one format."""
 
     def __init__(
         self,
@@ -206,7 +206,7 @@ class _Reading:
         self.warnings: dict[str, list[Fault]] = defaultdict(list)
 
     def conversation(self, record: RawRecord, name: str) -> Conversation | None:
-        """The conversation that a record is; None where it is none, which is reported once."""
+        """The conversation of a record; None, after a report, if it has none."""
         if self.format is None:
             self.format = recognise(record.fields, self.choice, answered=self.answered)
             if self.format is None:
@@ -228,7 +228,7 @@ class _Reading:
                 self.warnings[fault.kind].append(fault)
         if errors:
             more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-            fix = f"`domain-ft data check {name}` lists all that is wrong"
+            fix = f"`domain-ft data check {name}` lists everything that is wrong"
             self.bad.add(errors[0].message + more, file=name, line=record.line, field=errors[0].field, fix=fix)
         if parsed.conversation is None:
             return None
@@ -238,11 +238,11 @@ class _Reading:
 
 def _check_ending(path: Path) -> None:
     if path.is_file() and ending(path) not in RECORD_ENDINGS:
-        given = f"a file ending in '{ending(path)}'" if ending(path) else "a file with no ending"
-        fix = f"the endings that are read: {', '.join(RECORD_ENDINGS)}, each also with {', '.join(PACKED)}"
-        raise CorpusError(f"{given} holds no conversations that can be read", where=str(path), fix=fix)
+        kind = f"a file ending in '{ending(path)}'" if ending(path) else "a file with no ending"
+        fix = f"supported endings: {', '.join(RECORD_ENDINGS)}, each also with {', '.join(PACKED)}"
+        raise CorpusError(f"conversations cannot be read from {kind}", where=str(path), fix=fix)
     if path.is_dir():
-        raise CorpusError("this is a folder, and a file is wanted", where=str(path), fix="name a file in it")
+        raise CorpusError("this is a folder, but a file is wanted", where=str(path), fix="name a file in it")
 
 
 # --- Sources ----------------------------------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ def _read(
     notes: list[str],
     progress: Progress | None,
 ) -> tuple[list[Conversation], Format]:
-    """All conversations of a source, and their format; what is worth a look goes to `notes`."""
+    """All conversations of a source, and their format. Adds warnings to `notes`."""
     conversations = []
     for number, (record, name) in enumerate(_records(spec, part, reading.bad), 1):
         conversation = reading.conversation(record, name)
@@ -271,8 +271,8 @@ def _read(
             if first
             else ""
         )
-        fix = "`domain-ft data check` lists all that is wrong" if first else "give a file with some"
-        raise CorpusError(f"there is no conversation that can be used{why}", where=spec, fix=fix)
+        fix = "`domain-ft data check` lists everything that is wrong" if first else "give a file with conversations"
+        raise CorpusError(f"there is no usable conversation{why}", where=spec, fix=fix)
     for kind, faults in reading.warnings.items():
         notes.append(f"{len(faults):,} times in {spec}: {faults[0].message} ({kind}).")
     notes += [f"In {spec}, {one.message}." for one in reading.placeholders.unfilled()[:_PLACEHOLDERS]]
@@ -289,25 +289,25 @@ def _records(spec: str, part: str, bad: BadRecords) -> Iterator[tuple[RawRecord,
 
 
 def _hub_records(spec: str, part: str) -> Iterator[tuple[RawRecord, str]]:
-    """The records of a data set's split of that name; of one without such a split, those of its only one."""
+    """The records of the split `part` of a data set, or of its only split."""
     from domain_ft.corpus.readers.hub import open_splits  # imports datasets
 
     identifier, _, config = spec.removeprefix("hf:").partition(":")
     if not identifier:
         raise CorpusError("'hf:' names no data set", where=spec, fix="write hf:ID or hf:ID:config")
     commit = hub_revision(Source(kind="hub", id=identifier, config=config or None))
-    there = list(open_splits(identifier, config or None, commit)) if commit is None else []
-    there = there or hub_splits(identifier, config or None, commit, [identifier, config, commit])
-    split = next((name for name in SPLIT_NAMES[part] if name in there), there[0] if len(there) == 1 else None)
+    splits = list(open_splits(identifier, config or None, commit)) if commit is None else []
+    splits = splits or hub_splits(identifier, config or None, commit, [identifier, config, commit])
+    split = next((name for name in SPLIT_NAMES[part] if name in splits), splits[0] if len(splits) == 1 else None)
     if split is None:
-        reason = f"the data set has no split '{part}', only {', '.join(there)}"
+        reason = f"the data set has no split '{part}', only {', '.join(splits)}"
         raise CorpusError(reason, where=spec, fix="download the split that you mean, and name the file")
     for number, row in enumerate(open_splits(identifier, config or None, commit)[split], 1):
         yield RawRecord(number, flat(row)), f"{spec} {split}"
 
 
 def _name(spec: str) -> str:
-    """What reports call it: the file without its endings."""
+    """The name for reports: the file's name without its endings."""
     path = Path(spec.removeprefix("hf:"))
     return stem(path) or str(path)
 
@@ -325,25 +325,25 @@ def _key(train: Iterable[Conversation], test: Iterable[Conversation]) -> str:
 
 
 def compared_text(conversation: Conversation) -> str:
-    """What copies of a conversation are found by: all that is said, but for system turns, which many have in common."""
+    """The text that copies are found by: all turns except system turns, which many conversations share."""
     return "\n".join(turn.content for turn in conversation.turns if turn.role != "system")
 
 
-def asked_first(conversation: Conversation) -> str:
-    """The first thing that is asked, as copies of it agree."""
+def first_prompt(conversation: Conversation) -> str:
+    """The user's first turn, normalised."""
     return next((normalise(turn.content) for turn in conversation.turns if turn.role == "user"), "")
 
 
 def _hold_out(conversations: Sequence[Conversation], source: ConversationSource) -> tuple[Bools, str]:
-    """(conversations,) True for those that are held out, and how they were chosen.
+    """(conversations,) True for those that are held out, and a description of the split.
 
-    Of the `groupings` the first is taken that leaves enough to hold out.
+    Uses the first of the `groupings` under which enough can be held out.
     """
     prints = text_fingerprints(map(compared_text, conversations))
     wanted = source.test_fraction * len(conversations)
     sources = [conversation.group or "" for conversation in conversations]
-    asked = list(map(asked_first, conversations))
-    for words, groups in groupings(prints, sources, asked):
+    prompts = list(map(first_prompt, conversations))
+    for words, groups in groupings(prints, sources, prompts):
         held = draw(groups, prints.hashes, [()] * len(conversations), source.test_fraction)
         if held.sum() >= max(wanted / 2, 1):
             return held, f"{source.test_fraction:.0%} of the examples are held out, whole groups of {words} at a time"
@@ -356,13 +356,13 @@ def _hold_out(conversations: Sequence[Conversation], source: ConversationSource)
 
 
 def _leaks(train: Sequence[Conversation], test: Sequence[Conversation]) -> tuple[int, list[dict[str, Any]]]:
-    """How many test conversations have a copy or near copy in training, and the first of them by name."""
+    """The number of test conversations with a copy or near copy in training, and a list of the first ones."""
     prints = text_fingerprints(map(compared_text, [*train, *test]))
     nearest: dict[int, tuple[float, int]] = {}
-    known = {digest.tobytes(): place for place, digest in reversed(list(enumerate(prints.digests[: len(train)])))}
+    in_train = {digest.tobytes(): place for place, digest in reversed(list(enumerate(prints.digests[: len(train)])))}
     for place, digest in enumerate(prints.digests[len(train) :]):
-        if digest.tobytes() in known:
-            nearest[place] = (1.0, known[digest.tobytes()])
+        if digest.tobytes() in in_train:
+            nearest[place] = (1.0, in_train[digest.tobytes()])
     if prints.signatures is not None:
         pairs, similarity = all_similar_pairs(np.asarray(prints.signatures), NEAR)
         for (one, other), share in zip(pairs.tolist(), similarity.tolist(), strict=True):

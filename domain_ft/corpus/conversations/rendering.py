@@ -1,9 +1,9 @@
-"""Conversations as the text that a model reads, and which characters of it are learned.
+"""Renders conversations to text, and finds the characters to train on.
 
-The text is what the model's own chat template makes, or `PLAIN_TEMPLATE` for a model that has none. What is learned is
-found by rendering prefixes: the text up to an answer, with the generation prompt, is what the model is given; what the
-template adds to it when the answer follows is what the model has to say, up to the token that ends its turn. So no
-template has to mark its answers, and what is learned is what is asked for when the model generates.
+The text is made by the model's chat template, or by `PLAIN_TEMPLATE` if it has none. The characters to train on are
+found by rendering prefixes: the turns before an answer, rendered with the generation prompt, are the model's input, and
+what the template adds for the answer is its target, up to the token that ends the turn. So a template does not have to
+mark its answers, and the target is exactly what the model has to generate.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
-from domain_ft.corpus.conversations.beside import REASONING
 from domain_ft.corpus.conversations.conversation import Conversation, Turn
+from domain_ft.corpus.conversations.extra_fields import REASONING
 from domain_ft.errors import CorpusError, RecordError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ PLAIN_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '### Assistant:\\n' }}{% endif %}"
 )
-"""For models with no chat template: a heading before each turn, eos after each answer.
+"""For models without a chat template: a heading before each turn, and eos after each answer.
 
     ### System:
     ...
@@ -46,7 +46,7 @@ PLAIN_TEMPLATE = (
     ### Assistant:
     ...<eos>
 
-Where the tokenizer puts a bos before a text, it comes before the first heading.
+If the tokenizer puts a bos before a text, it precedes the first heading.
 """
 
 _PROBE = "PROBE"
@@ -55,11 +55,11 @@ _TODAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 
 @dataclass(frozen=True)
 class Rendered:
-    """A conversation as a model reads it.
+    """A rendered conversation.
 
     Attributes:
-        text: with all special tokens that the template writes.
-        spans: the characters (first, end) that are learned, in order: each answer with the token that ends its turn.
+        text: with all special tokens of the template.
+        spans: (start, end) in characters of each answer to train on, in order, with the token that ends its turn.
     """
 
     text: str
@@ -67,18 +67,18 @@ class Rendered:
 
 
 class ChatTemplate:
-    """A chat template with the tokenizer that it is for.
+    """A chat template with its tokenizer.
 
     Attributes:
-        text: the template, in Jinja. Saved as the `chat_template` of the tokenizer it gives this same object again.
-        end: the special token that ends a turn of the assistant in it; eos where it writes none; empty without either.
+        text: the Jinja template. If it is saved as the tokenizer's `chat_template`, `of` gives an equal object.
+        end: the special token that ends an assistant turn; eos if the template writes none; empty without either.
         stop_tokens: the ids at which generation stops: `end` and eos.
     """
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerFast, text: str | Mapping[str, str], today: date | None = None
     ) -> None:
-        """Of `text`, or of several templates by name; `today` as for `of`."""
+        """From `text`, or from several templates by name. `today` is explained in `of`."""
         self._tokenizer, self._template, self._today = tokenizer, text, today
         self.text: str = text if isinstance(text, str) else text.get("default", next(iter(text.values())))
         specials = sorted(
@@ -95,10 +95,10 @@ class ChatTemplate:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast, today: date | None = None) -> ChatTemplate:
-        """The tokenizer's own template, else the plain one.
+        """The tokenizer's template, or the plain one if it has none.
 
         Args:
-            today: the day that a template writes which writes today's; None for the day on which it is rendered.
+            today: the date for templates that write the current date; None for the date of rendering.
         """
         if tokenizer.chat_template:
             return cls(tokenizer, tokenizer.chat_template, today)
@@ -108,28 +108,28 @@ class ChatTemplate:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is ours."""
+        """Whether it is `PLAIN_TEMPLATE`."""
         return self.text.endswith(PLAIN_TEMPLATE)
 
     @property
     def writes_date(self) -> bool:
-        """Whether its texts depend on the day."""
+        """Whether the template writes the current date."""
         return bool(_TODAY.search(self.text))
 
     def render(self, conversation: Conversation) -> tuple[Rendered, ...]:
-        """The conversation as text: one, or several where the template tells past turns otherwise than present ones.
+        """The conversation as one text, or as several if the template renders past turns differently.
 
-        Such as those that leave the thoughts out of past answers: an answer is learned in the text that it ends, where
-        it stands as the model has to say it, and later ones in texts of their own. Each answer is learned once.
+        Some templates remove the reasoning from past answers. Then an answer is trained on in a text that ends with it,
+        as the model has to generate it, and later answers in further texts. Each answer is trained on once.
 
         Raises:
-            RecordError: the template refuses a turn, leaves one out or changes an answer; a content holds the text of a
-                special token. It names the place of the conversation.
+            RecordError: the template rejects or omits a turn or changes an answer, or a turn contains the text of a
+                special token. The error has the file and line of the conversation.
         """
         turns, tools = conversation.turns, conversation.tools
         self._check_contents(turns, tools, conversation.place)
         whole = self._apply(turns, tools, conversation.place)
-        self._check_heard(turns, tools, whole, conversation.place)
+        self._check_complete(turns, tools, whole, conversation.place)
         texts: list[tuple[str, list[tuple[int, int]]]] = [(whole, [])]
         for number in reversed(range(len(turns))):
             if turns[number].role == "assistant" and turns[number].trained:
@@ -140,17 +140,17 @@ class ChatTemplate:
         return tuple(Rendered(text, tuple(reversed(spans))) for text, spans in reversed(texts) if spans)
 
     def prompt(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] = (), *, place: str = "") -> str:
-        """The text of `turns` that the assistant's next turn follows.
+        """The text of `turns` with the generation prompt.
 
         Args:
-            place: where the turns stand, for messages.
+            place: file and line of the turns, for messages.
 
         Raises:
-            RecordError: as `render`.
+            RecordError: see `render`.
         """
         self._check_contents(turns, tools, place)
         text = self._apply(turns, tools, place, answer=True)
-        self._check_heard(turns, tools, text, place)
+        self._check_complete(turns, tools, text, place)
         return text
 
     # --- one answer ---
@@ -158,37 +158,37 @@ class ChatTemplate:
     def _answer(
         self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]], place: str
     ) -> tuple[str, tuple[int, int]]:
-        """The text up to the end of the last turn, and which characters of it the assistant has to say."""
+        """The text up to the end of the last turn, and the (start, end) of the part that the assistant generates."""
         turn, number = turns[-1], len(turns)
-        told = self._apply(turns, tools, place)
-        given = self._apply(turns[:-1], tools, place, answer=True) if number > 1 else ""
-        start = _common(given, told)
-        content = _find_answer(told, turn, start)
+        full = self._apply(turns, tools, place)
+        prompt = self._apply(turns[:-1], tools, place, answer=True) if number > 1 else ""
+        start = _common_prefix(prompt, full)
+        content = _find_answer(full, turn, start)
         if content is None and number > 1:
-            # A generation prompt may say the beginning of the answer already, such as the opening of its thoughts.
-            content = _find_answer(told, turn, _common(self._apply(turns[:-1], tools, place), told))
+            # A generation prompt may contain the beginning of the answer, such as the tag that opens its reasoning.
+            content = _find_answer(full, turn, _common_prefix(self._apply(turns[:-1], tools, place), full))
         if content is None:
             raise RecordError(
-                "the model's chat template leaves out or changes a part of this answer",
+                "the model's chat template omits or changes a part of this answer",
                 where=_where(place, number, turn),
-                fix="write the answer as the template has it, leave it out of training (weight 0), "
-                "or take a model with another template",
+                fix="write the answer as the template has it, exclude it from training (weight 0), "
+                "or use a model with another template",
             )
-        if told[:start] != given:  # what they have in common may reach into the answer
+        if full[:start] != prompt:  # the common prefix may extend into the answer
             start = min(start, content[0])
-        if turn.reasoning and _find(told, turn.reasoning, start) is None:
-            raise self._leaves_out("the reasoning of this answer", place, number, turn)
-        after = told[content[1] :]
+        if turn.reasoning and _find(full, turn.reasoning, start) is None:
+            raise self._omits("the reasoning of this answer", place, number, turn)
+        after = full[content[1] :]
         for call in turn.tool_calls:
-            if call["function"]["name"] not in told[start:]:
-                raise self._leaves_out("this call of a tool", place, number, turn)
+            if call["function"]["name"] not in full[start:]:
+                raise self._omits("this tool call", place, number, turn)
         ends = list(self._special.finditer(after))
-        if turn.tool_calls:  # a call may be written with special tokens: the turn's end is the last
+        if turn.tool_calls:  # a call may contain special tokens: the last one ends the turn
             ends = [match for match in ends if match[0] == self.end][-1:] or ends[-1:]
         if ends:
             end = content[1] + ends[0].end()
-            return told[:end], (start, end)
-        text = told[: content[1]] if turn.content.strip() and not turn.tool_calls else told.rstrip()
+            return full[:end], (start, end)
+        text = full[: content[1]] if turn.content.strip() and not turn.tool_calls else full.rstrip()
         text += self._tokenizer.eos_token or ""
         return text, (start, len(text))
 
@@ -196,65 +196,65 @@ class ChatTemplate:
         """The first special token after an answer."""
         try:
             text = self._call([Turn("user", "a"), Turn("assistant", _PROBE)], ())
-        except Exception:  # whatever a template does with so little: it is told of its first real conversation
+        except Exception:  # a template may raise anything here; errors on real conversations are reported
             text = ""
         _, _, after = text.rpartition(_PROBE)
         found = self._special.search(after)
         return found[0] if found and _PROBE in text else self._tokenizer.eos_token or ""
 
-    # --- what can be said in this template ---
+    # --- what the template can render ---
 
     def _check_contents(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]], place: str) -> None:
-        """Refuse the text of a special token inside what somebody says: it would be read as the token."""
+        """Refuse turns that contain the text of a special token, which would be tokenised as that token."""
         for number, turn in enumerate(turns, 1):
-            said = (
+            contents = (
                 turn.content
                 + (turn.reasoning or "")
                 + (json.dumps(turn.tool_calls, ensure_ascii=False) if turn.tool_calls else "")
             )
-            found = self._special.search(said)
+            found = self._special.search(contents)
             if found:
-                reason = f"the text holds '{found[0]}', which is a special token of this model and would be read as one"
-                fix = "write it otherwise, such as with a space in it"
+                reason = f"the text contains '{found[0]}', which is a special token of this model"
+                fix = "write it differently, for example with a space in it"
                 raise RecordError(reason, where=_where(place, number, turn), fix=fix)
         found = self._special.search(json.dumps(tools, ensure_ascii=False)) if tools else None
         if found:
-            reason = f"the tools hold '{found[0]}', which is a special token of this model and would be read as one"
-            raise RecordError(reason, where=place, fix="write it otherwise, such as with a space in it")
+            reason = f"the tools contain '{found[0]}', which is a special token of this model"
+            raise RecordError(reason, where=place, fix="write it differently, for example with a space in it")
 
-    def _check_heard(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]], text: str, place: str) -> None:
-        """Refuse what the template leaves out without a word: the model would be taught to answer what it cannot see.
+    def _check_complete(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]], text: str, place: str) -> None:
+        """Refuse turns and tools that the template silently omits: the model would learn to answer what it cannot see.
 
         Args:
             text: the turns, rendered with or without a generation prompt.
         """
         for number, turn in enumerate(turns):
             if turn.reasoning and not self._reasoning:
-                reason = "the model's chat template does not know reasoning that stands in a field of its own"
-                fix = "write it into the answer, such as between <think> and </think>, take the field out, or take a "
-                fix += "model whose template knows reasoning_content"
+                reason = "the model's chat template does not support reasoning in a separate field"
+                fix = "write it into the answer, for example between <think> and </think>, remove the field, or use a "
+                fix += "model whose template supports reasoning_content"
                 raise RecordError(reason, where=_where(place, number + 1, turn), fix=fix)
             if turn.role == "assistant" or turn.content.strip() in text:
                 continue
-            # It may be written otherwise, such as in JSON. Then another content gives another text.
+            # The content may be escaped, for example in JSON. Then a different content gives a different text.
             other = [*turns[:number], replace(turn, content=f"{turn.content} {_PROBE}"), *turns[number + 1 :]]
             if self._apply(other, tools, place) == self._apply(turns, tools, place):
-                raise self._leaves_out(f"the {turn.role} turn", place, number + 1, turn)
+                raise self._omits(f"the {turn.role} turn", place, number + 1, turn)
         if tools and self._apply(turns, (), place) == self._apply(turns, tools, place):
-            fix = "leave the tools out, or take a model whose template knows tools"
-            raise RecordError("the model's chat template leaves out the tools", where=place, fix=fix)
+            fix = "leave the tools out, or use a model whose template supports tools"
+            raise RecordError("the model's chat template omits the tools", where=place, fix=fix)
 
-    def _leaves_out(self, what: str, place: str, number: int, turn: Turn) -> RecordError:
-        fix = "leave such turns out, put what they say into the user's turn, or take a model whose template has them"
-        return RecordError(f"the model's chat template leaves out {what}", where=_where(place, number, turn), fix=fix)
+    def _omits(self, what: str, place: str, number: int, turn: Turn) -> RecordError:
+        fix = "leave such turns out, move their text into the user's turn, or use a model whose template supports them"
+        return RecordError(f"the model's chat template omits {what}", where=_where(place, number, turn), fix=fix)
 
     def _apply(
         self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]], place: str, *, answer: bool = False
     ) -> str:
-        """The text of `turns`; with `answer` the assistant's next turn is begun."""
+        """The text of `turns`, with the generation prompt if `answer` is set."""
         try:
             return self._call(turns, tools, answer)
-        except Exception as error:  # a template may raise whatever Python does
+        except Exception as error:  # a template may raise any Python exception
             raise self._refusal(turns, tools, place, answer, error) from error
 
     def _call(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]], answer: bool = False) -> str:
@@ -271,7 +271,7 @@ class ChatTemplate:
         return text
 
     def _message(self, turn: Turn) -> dict[str, Any]:
-        """The turn with its reasoning under the names that the template reads."""
+        """The turn with its reasoning under all names that the template reads."""
         message = turn.message()
         reasoning = message.pop(REASONING[0], None)
         return message if reasoning is None else message | dict.fromkeys(self._reasoning, reasoning)
@@ -279,21 +279,21 @@ class ChatTemplate:
     def _refusal(
         self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]], place: str, answer: bool, error: Exception
     ) -> CorpusError:
-        """What a template that raised `error` refuses: found by leaving out what many refuse."""
+        """The error for a template that raised `error`. Tries what many templates reject to find the reason."""
         systems = [number for number, turn in enumerate(turns) if turn.role == "system"]
         if systems and self._takes([turn for turn in turns if turn.role != "system"], tools, answer):
             return RecordError(
-                f"the model's chat template refuses the system turn ({error})",
+                f"the model's chat template rejects the system turn ({error})",
                 where=_where(place, systems[0] + 1, turns[systems[0]]),
-                fix="put what it says at the beginning of the user's first turn, or take a model whose template has "
+                fix="move its text to the beginning of the user's first turn, or use a model whose template supports "
                 "system turns",
             )
         uses_tools = bool(tools) or any(turn.role == "tool" or turn.tool_calls for turn in turns)
         if uses_tools:
-            fix = "take a model whose chat template knows tools, or leave such conversations out"
-            return RecordError(f"the model's chat template refuses tools ({error})", where=place, fix=fix)
-        fix = "many templates want the user and the assistant to take turns, the user first"
-        return RecordError(f"the model's chat template refuses the conversation ({error})", where=place, fix=fix)
+            fix = "use a model whose chat template supports tools, or leave such conversations out"
+            return RecordError(f"the model's chat template rejects tools ({error})", where=place, fix=fix)
+        fix = "many templates require alternating turns of user and assistant, the user first"
+        return RecordError(f"the model's chat template rejects the conversation ({error})", where=place, fix=fix)
 
     def _takes(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]], answer: bool) -> bool:
         try:
@@ -305,22 +305,19 @@ class ChatTemplate:
 
 @functools.lru_cache
 def _dated(template: str, today: date) -> str:
-    """The template with `today` written out where it asks for today's date.
-
-    It does so by a function that transformers gives it, and takes from nobody else.
-    """
-    return _TODAY.sub(lambda asked: json.dumps(today.strftime(asked[2]), ensure_ascii=False), template)
+    """The template with `today` written in place of `strftime_now`, which transformers defines for every template."""
+    return _TODAY.sub(lambda call: json.dumps(today.strftime(call[2]), ensure_ascii=False), template)
 
 
-def _common(one: str, other: str) -> int:
-    """How many characters two texts begin with that are the same."""
+def _common_prefix(one: str, other: str) -> int:
+    """The length of the common prefix of two texts."""
     if other.startswith(one):
         return len(one)
     return next(place for place, (a, b) in enumerate(zip(one, f"{other}\0", strict=False)) if a != b)
 
 
 def _find(text: str, content: str, start: int) -> tuple[int, int] | None:
-    """Where `content` stands in `text` from `start` on, white space apart; None where it does not."""
+    """(start, end) of `content` in `text` from `start` on, ignoring white space; None if it is not there."""
     stripped = content.strip()
     if not stripped:
         return start, start
@@ -334,9 +331,9 @@ def _find(text: str, content: str, start: int) -> tuple[int, int] | None:
 
 
 def _find_answer(text: str, turn: Turn, start: int) -> tuple[int, int] | None:
-    """Where a turn's content stands in `text` from `start` on, after its reasoning where it has some."""
-    thought = _find(text, turn.reasoning, start) if turn.reasoning else None
-    found = None if thought is None else _find(text, turn.content, thought[1])
+    """(start, end) of a turn's content in `text` from `start` on, after its reasoning if it has any."""
+    reasoning = _find(text, turn.reasoning, start) if turn.reasoning else None
+    found = None if reasoning is None else _find(text, turn.content, reasoning[1])
     return found or _find(text, turn.content, start)
 
 

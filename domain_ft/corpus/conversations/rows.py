@@ -1,9 +1,8 @@
-"""Conversations as rows of tokens, with what is learned of each token told.
+"""Conversations as rows of tokens, with a mask of the tokens to train on.
 
-A row is a rendered conversation (`rendering` says when there are several of one). It is tokenised whole, once, and a
-token is learned where it holds a character of what is learned: so a token on the border between a prompt and an answer
-is learned, as are all tokens of a character that takes several. A row ends after the last token that is learned, since
-nothing is asked for after it.
+A row is a rendered conversation (some need several rows, see `rendering`). It is tokenised as a whole. A token is
+trained on if it contains a character of an answer. That includes a token across the border of prompt and answer, and
+all tokens of a character that takes several. A row ends after its last trained token: nothing is predicted after it.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ if TYPE_CHECKING:
 
 
 BATCH = 256  # conversations that are rendered and tokenised at a time
-SHORTEST = 8  # tokens of a row that is worth asking for
+SHORTEST = 8  # the smallest max-length that makes sense
 
-# What is kept of a token: its id, whether it is learned, and the UTF-8 bytes of text that it stands for.
+# A token: its id, whether it is trained on, and its length in UTF-8 bytes of text.
 TOKEN = np.dtype([("id", "<i4"), ("trained", np.bool_), ("bytes", "<i4")])
 
 
@@ -46,25 +45,24 @@ class ConversationBatch(PackedBatch):
     """One micro-batch of conversations. Its documents are conversations.
 
     Attributes:
-        trained: (tokens,) bool, the tokens that the model learns to say; none is the first of its sequence.
+        trained: (tokens,) bool, the tokens to train on, never the first of a sequence.
     """
 
     trained: npt.NDArray[np.bool_]
 
     def _taken(self, tokens: Places, sequences: Places, lengths: Sequence[int]) -> dict[str, Any]:
-        # A micro-batch to measure with: the first tokens of a conversation are its prompt, and no pass asks for more
-        # than all.
+        # For measuring memory: the most that a real micro-batch trains on is all tokens but the first of each sequence.
         return super()._taken(tokens, sequences, lengths) | {"trained": tokens > 0}
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """A conversation that has no row.
+    """A conversation without a row.
 
     Attributes:
         id: of the conversation.
-        place: where it stands.
-        reason: why, in words.
+        place: its file and line, for messages.
+        reason: why it has no row.
         file, line: of the conversation.
     """
 
@@ -81,14 +79,14 @@ class Dropped:
 
 
 class ConversationRows:
-    """Rendered conversations as rows of tokens, in memory: nine bytes a token.
+    """Rendered conversations as rows of tokens, in memory: nine bytes per token.
 
     Attributes:
-        lengths: (rows,) int32, tokens of each row, special tokens included.
-        documents: (rows,) int64, the index of the conversation of each row, among those that were encoded.
-        cut: (rows,) bool, whether something that is to be learned did not fit into the row.
-        dropped: the conversations of which nothing is left once they are cut.
-        key: names the content: equal keys, equal rows.
+        lengths: (rows,) int32, tokens of each row, with special tokens.
+        documents: (rows,) int64, the index of each row's conversation among those that were encoded.
+        cut: (rows,) bool, whether some tokens to train on did not fit into the row.
+        dropped: the conversations with no tokens to train on after the cut.
+        key: a hash of the content.
     """
 
     def __init__(
@@ -101,10 +99,16 @@ class ConversationRows:
         dropped: Sequence[Dropped] = (),
         places: npt.NDArray[np.int64] | None = None,
     ) -> None:
-        """Of `tokens` (all tokens,) records, where each row of them ends, and the ids of the conversations.
+        """Rows in `tokens`.
 
         Args:
-            places: (rows,) which of the rows these are; None for all of them.
+            tokens: (tokens,) records TOKEN of all rows, end to end.
+            ends: (rows,) where each row ends.
+            documents: (rows,) the index of each row's conversation.
+            cut: (rows,) whether something was cut.
+            names: (conversations,) ids.
+            dropped: conversations without a row.
+            places: (view's rows,) the rows in this view; None for all.
         """
         self._tokens, self._ends, self._names = tokens, ends, names
         self._all = (documents, cut)
@@ -119,50 +123,49 @@ class ConversationRows:
 
     @property
     def tokens(self) -> int:
-        """Of all rows together, special tokens included: what is read."""
+        """Tokens of all rows, with special tokens."""
         return int(self.lengths.sum(dtype=np.int64))
 
     @functools.cached_property
     def trained_lengths(self) -> npt.NDArray[np.int32]:
-        """(rows,) tokens of each row that are learned."""
+        """(rows,) tokens of each row to train on."""
         before = np.concatenate(([0], np.cumsum(self._tokens["trained"], dtype=np.int64)))
         counts: npt.NDArray[np.int32] = (before[self._ends] - before[self._starts]).astype(np.int32)
         return counts[self._places]
 
     @property
     def trained_tokens(self) -> int:
-        """Of all rows together: what is learned in an epoch."""
+        """Tokens of all rows to train on, in one epoch."""
         return int(self.trained_lengths.sum(dtype=np.int64))
 
     @functools.cached_property
     def key(self) -> str:
-        """Names the content: equal keys, equal rows."""
+        """A hash of the content."""
         digest = hashlib.blake2b(json.dumps(self._names).encode(), digest_size=16)
         for part in (self._tokens, self._ends, *self._all, self._places):
             digest.update(np.ascontiguousarray(part).tobytes())
         return digest.hexdigest()
 
     def document_id(self, document: int) -> str:
-        """The id of the conversation with index `document`; where several have one id, with a number behind it."""
+        """The id of the conversation with index `document`. Repeated ids get a number: `a`, `a#2`."""
         return self._names[document]
 
     def row_id(self, row: int) -> str:
-        """The id of the conversation that the row is of."""
+        """The id of the row's conversation."""
         return self.document_id(int(self.documents[row]))
 
     def take(self, indices: npt.ArrayLike) -> ConversationRows:
-        """A view of the rows with these indices, in that order; one may come several times."""
+        """A view of the rows with these indices, in that order. Indices may repeat."""
         places = self._places[np.asarray(indices, dtype=np.int64)]
         return ConversationRows(self._tokens, self._ends, *self._all, self._names, self.dropped, places)
 
     def select_documents(self, max_tokens: int | None) -> npt.NDArray[np.int64]:
-        """The rows of as many conversations as `max_tokens` allows, in an order that depends on their ids alone.
+        """The rows of as many whole conversations as fit into `max_tokens`, but of one at least.
 
-        So the same ones are read before and after training. There is always one, whatever the budget; a conversation
-        gives all its rows.
+        The order depends only on the ids, so that the same rows are evaluated before and after training.
 
         Args:
-            max_tokens: the budget of tokens that are read; None for all.
+            max_tokens: the budget; None for all rows.
         """
         rows_of: dict[int, list[int]] = {}
         for row, document in enumerate(self.documents.tolist()):
@@ -177,11 +180,11 @@ class ConversationRows:
         return np.array(selected, dtype=np.int64)
 
     def pack(self, rows: npt.ArrayLike) -> ConversationBatch:
-        """Lay these rows end to end, in that order."""
+        """Pack these rows end to end, in that order."""
         rows = np.asarray(rows, dtype=np.int64)
         lengths = self.lengths[rows].astype(np.int64)
         ends = np.cumsum(lengths)
-        positions = np.arange(int(lengths.sum())) - np.repeat(ends - lengths, lengths)
+        positions = np.arange(int(lengths.sum())) - np.repeat(ends - lengths, lengths)  # (tokens,)
         tokens = self._tokens[np.repeat(self._starts[self._places[rows]], lengths) + positions]
         return ConversationBatch(
             input_ids=tokens["id"].astype(np.int64),
@@ -208,18 +211,18 @@ def encode_conversations(
     """The rows of conversations.
 
     Args:
-        conversations: each with an answer to learn.
+        conversations: each with an answer to train on.
         tokenizer: any fast tokenizer.
         template: for that tokenizer.
-        max_length: tokens of a row at most; of a longer one the end is cut.
-        rejects: told of each conversation that the template cannot say, which then has no row; without it the first
-            such conversation is an error.
-        progress: called with ("tokenising", conversations done, conversations in all).
+        max_length: maximum tokens of a row; the end of a longer row is cut.
+        rejects: receives each conversation that the template cannot render, which then has no row. If None, the first
+            one raises.
+        progress: called with ("tokenising", conversations done, all conversations).
 
     Raises:
-        SettingsError: `max_length` leaves no room.
-        RecordError: the template cannot say a conversation.
-        CorpusError: nothing is left to learn.
+        SettingsError: `max_length` is too small.
+        RecordError: the template cannot render a conversation.
+        CorpusError: there are no tokens to train on.
     """
     if max_length < SHORTEST:
         raise SettingsError(f"max-length {max_length} leaves no room for a conversation", fix="256 to 1024 are usual")
@@ -232,7 +235,7 @@ def encode_conversations(
 
 
 class _Encoder:
-    """Rows as they are made."""
+    """Builds the rows of `encode_conversations`."""
 
     def __init__(
         self,
@@ -242,7 +245,7 @@ class _Encoder:
         rejects: Callable[[Reject], None] | None,
     ) -> None:
         self.backend = plain_backend(tokenizer)
-        self.backend.encode_special_tokens = False  # those of the template are meant
+        self.backend.encode_special_tokens = False  # the template's special tokens are tokens, not text
         self.special = np.array([i for i, token in tokenizer.added_tokens_decoder.items() if token.special])
         self.template, self.max_length, self.rejects = template, max_length, rejects
         self.tokens: list[npt.NDArray[np.void]] = []
@@ -255,16 +258,16 @@ class _Encoder:
     def add(self, conversations: Sequence[Conversation]) -> None:
         """Render and tokenise the next conversations."""
         rendered = [self._rendered(conversation) for conversation in conversations]
-        texts = [one.text for own in rendered for one in own]
+        texts = [text.text for texts in rendered for text in texts]
         encodings = iter(self.backend.encode_batch(texts, add_special_tokens=False))
-        for conversation, own in zip(conversations, rendered, strict=True):
+        for conversation, parts in zip(conversations, rendered, strict=True):
             rows = [
-                self._row(one, encoding)
-                for one, encoding in zip(own, itertools.islice(encodings, len(own)), strict=True)
+                self._row(part, encoding)
+                for part, encoding in zip(parts, itertools.islice(encodings, len(parts)), strict=True)
             ]
             kept = [row for row, _, _ in rows if len(row)]
             lost = any(cut for _, cut, _ in rows)
-            if own and not kept:
+            if parts and not kept:
                 begin = min(first for _, _, first in rows)
                 if begin < 0:
                     reason = "the tokenizer finds no token in its answers"
@@ -279,17 +282,17 @@ class _Encoder:
             self.done += 1
 
     def rows(self, conversations: Sequence[Conversation]) -> ConversationRows:
-        """What was made."""
+        """The rows of all conversations added so far."""
         if not self.tokens:
             first = next(iter([*self.refused, *self.dropped]), None)
-            why = f"; of one: {first.reason}" if first else ""
+            why = f"; the first: {first.reason}" if first else ""
             cut = any("max-length" in one.reason for one in self.dropped)
             raise CorpusError(
                 f"nothing can be learned from {counted(len(conversations), 'conversation')}{why}",
                 where=first.place if first else None,
                 fix="give a larger --max-length, or shorter prompts"
                 if cut
-                else "look at the answers of that record, or take a model whose tokenizer and chat template fit them",
+                else "check the answers of that record, or use a model whose tokenizer and chat template fit them",
             )
         return ConversationRows(
             np.concatenate(self.tokens),
@@ -312,32 +315,35 @@ class _Encoder:
             return ()
 
     def _row(self, rendered: Rendered, encoding: Encoding) -> tuple[npt.NDArray[np.void], bool, int]:
-        """The tokens of a text as far as they are needed; whether something is lost; where the first answer begins."""
+        """The tokens of a text up to the last trained one; whether trained tokens were cut; the first trained token.
+
+        The first trained token is -1 if there is none.
+        """
         tokens = np.empty(len(encoding), dtype=TOKEN)
         tokens["id"] = encoding.ids
         ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)[:, 1]
         tokens["trained"] = trained_mask(rendered, encoding)
-        # The tokens of one character split in bytes share its offsets, and normalisers may reorder: an end never falls.
+        # Byte tokens of one character share its offsets, and normalisers may reorder: the ends are made non-decreasing.
         ends = byte_offsets(rendered.text, np.maximum.accumulate(ends))
         tokens["bytes"] = np.where(np.isin(tokens["id"], self.special), 0, np.diff(ends, prepend=0))
-        learned = np.flatnonzero(tokens["trained"])
-        kept = learned[learned < self.max_length]
+        trained = np.flatnonzero(tokens["trained"])
+        kept = trained[trained < self.max_length]
         length = int(kept[-1]) + 1 if len(kept) else 0
-        return tokens[:length], len(kept) < len(learned), int(learned[0]) if len(learned) else -1
+        return tokens[:length], len(kept) < len(trained), int(trained[0]) if len(trained) else -1
 
 
 def trained_mask(rendered: Rendered, encoding: Encoding) -> npt.NDArray[np.bool_]:
-    """(tokens,) True for those of a rendered conversation that are learned."""
+    """(tokens,) True for the tokens of a rendered conversation to train on."""
     starts, ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
     trained = np.zeros(len(starts), dtype=np.bool_)
     for first, last in rendered.spans:
         trained |= (starts < last) & (ends > first)
-    trained[:1] = False  # nothing comes before it that could ask for it
+    trained[:1] = False  # the first token cannot be predicted
     return trained
 
 
 def _unique(names: Iterable[str]) -> list[str]:
-    """The names, those that came before with a number behind them."""
+    """The names, with a number after each repeated one."""
     seen: dict[str, None] = {}
     for name in names:
         numbers = itertools.count(2)

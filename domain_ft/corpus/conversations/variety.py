@@ -1,7 +1,7 @@
-"""Variety: does one answer, or one phrasing of what is asked, dominate a set of conversations?
+"""Detects sets of conversations that one answer, or one phrasing of the prompts, dominates.
 
-A phrase is a run of whole words of 24 bytes or a little more: about five English words or eight Chinese characters, so
-that no rule of any language is needed.
+A phrase is a run of whole words of at least 24 bytes: about five English words or eight Chinese characters. This needs
+no language-specific rules.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from domain_ft.corpus.shuffling import beginning
 from domain_ft.corpus.words import find_words
 
 PHRASE_BYTES = 24
-DOMINATES = 2 / 3  # at this share or above; two classes of examples that are about even do not
-FEWEST = 10  # conversations, of fewer than which nothing is said
+DOMINATES = 2 / 3  # the smallest share that dominates; two classes of about equal size stay below it
+FEWEST = 10  # conversations; smaller sets are not checked
 _COMPARED = 1000  # prompts whose phrases are counted
-_EDGE = 500  # characters at either end of a prompt, where its wording stands; what it is about may be long
+_EDGE = 500  # characters at either end of a prompt that hold its wording; the material between may be long
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Dominant:
     """What most conversations have in common.
 
     Attributes:
-        text: the answer or phrase, in the words of one of them.
-        share: of the conversations that have it.
+        text: the answer or phrase, as one of them has it.
+        share: of the conversations that have it, from 0 to 1.
     """
 
     text: str
@@ -36,26 +36,26 @@ class Dominant:
 
 
 def dominant_answer(conversations: Sequence[Conversation]) -> Dominant | None:
-    """The last trained answer that most conversations end with, case and white space aside, if one dominates."""
+    """The last trained answer that dominates, ignoring case and white space; None if none does."""
     answers = [[turn.content for turn in conversation.turns if turn.trained][-1:] for conversation in conversations]
-    return _dominant([{normalise(answer): answer for answer in own if answer} for own in answers])
+    return _dominant([{normalise(answer): answer for answer in last if answer} for last in answers])
 
 
 def dominant_phrase(conversations: Sequence[Conversation]) -> Dominant | None:
-    """The phrase that stands in what is asked first in most conversations, if one dominates.
+    """The phrase of the first prompts that dominates; None if none does.
 
-    Instructions that are all worded alike teach a model to answer that wording alone.
+    A model trained on prompts of one wording learns to respond to that wording only.
     """
     chosen = beginning(_COMPARED, len(conversations), 0, "phrases")
-    asked = (
+    prompts = (
         next((turn.content for turn in conversations[index].turns if turn.role == "user"), "")
         for index in chosen.tolist()
     )
-    return _dominant([phrases(prompt) for prompt in asked])
+    return _dominant([phrases(prompt) for prompt in prompts])
 
 
 def phrases(text: str) -> dict[str, str]:
-    """The phrases of a text as it has them, by what they are without case and white space, in their order.
+    """The phrases of a text in order, by their normalised form (without case and white space).
 
     >>> list(phrases("Please translate this into French: cheese").values())
     ['Please translate this into', 'translate this into French', 'this into French: cheese']
@@ -70,18 +70,18 @@ def phrases(text: str) -> dict[str, str]:
             while last < len(words) and len(part[start : words[last][1]].encode("utf-8", "replace")) < PHRASE_BYTES:
                 last += 1
             if last == len(words) and first > 0:
-                break  # what is left is the end of the phrase before
+                break  # the remaining words are the end of the previous phrase
             phrase = part[start : words[min(last, len(words) - 1)][1]]
             found.setdefault(normalise(phrase), phrase)
     return found
 
 
 def _dominant(texts: Sequence[dict[str, str]]) -> Dominant | None:
-    """Of texts by what they have in common, those of each conversation, the one that most have, if it dominates."""
+    """The text that dominates. `texts` has, for each conversation, texts by their normalised form."""
     if len(texts) < FEWEST:
         return None
-    counts: Counter[str] = Counter(essence for own in texts for essence in own)
-    for essence, count in counts.most_common(1):
+    counts: Counter[str] = Counter(key for by_key in texts for key in by_key)
+    for key, count in counts.most_common(1):
         if count >= DOMINATES * len(texts):
-            return Dominant(next(own[essence] for own in texts if essence in own), count / len(texts))
+            return Dominant(next(by_key[key] for by_key in texts if key in by_key), count / len(texts))
     return None

@@ -1,1 +1,1 @@
-"""Texts with entities: read from what tools write, checked, split, and laid in rows of tokens for tagging."""
+"""Texts with entities: read from the files of annotation tools, checked, split, and tokenised into rows."""

@@ -1,18 +1,28 @@
-"""Records of annotation tools as plain records: a text with its spans, or words with their tags.
+"""Converts the records of annotation tools to plain records: a text with spans, or words with tags.
 
-Prodigy, doccano, Label Studio, spaCy, BioC and lists of (word, tag) pairs are recognised by their fields. What becomes
-of a record is an outcome: one or more plain records (`Plain`), left out since the annotator says so (`Passed`), or
-refused with what to do (`Refused`). `tag` and `data check` both read files by `outcomes`.
+Prodigy, doccano, Label Studio, spaCy, BioC and lists of (word, tag) pairs are recognised by their fields. A record has
+one or more outcomes: plain records (`Plain`), skipped by its annotator (`Skipped`), or unreadable (`Refused`). `tag`
+and `data check` both read files with `outcomes`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from domain_ft.corpus.annotation_tools import (
+    Outcome,
+    Plain,
+    Refused,
+    Skipped,
+    are_labelled_spans,
+    are_spans,
+    is_label_studio,
+    label_studio_annotations,
+    objects_in,
+    skipped_task,
+    spans_in,
+)
 from domain_ft.corpus.left_out import VERDICT, rejected_by_annotator
 from domain_ft.corpus.readers.base import kind_of
 from domain_ft.corpus.tagging.entities import is_tag
@@ -20,51 +30,11 @@ from domain_ft.json_files import Doubled
 from domain_ft.quoting import listed
 
 SPANS_FIELDS = ("entities", "spans", "label", "labels", "ents", "annotations")
-STARTS, ENDS = ("start", "start_offset", "begin"), ("end", "end_offset")
-LABELS = ("label", "labels", "type", "entity_group")
-"""The keys of a span that may hold its start, its end and its label."""
-
-_CONTAINERS = ("documents", "PubTator3", "annotations")  # fields of a file's object that list its records
-
-
-@dataclass(frozen=True)
-class Plain:
-    """A record of text and spans, or of words and tags.
-
-    Attributes:
-        unread: its fields that nothing reads; None to find them.
-        group: the document that it is a part of.
-        file: the name of the file that it is in, where the source has several.
-    """
-
-    record: Mapping[str, Any]
-    unread: tuple[str, ...] | None = None
-    group: str = ""
-    file: str = ""
-
-
-@dataclass(frozen=True)
-class Passed:
-    """A record that is left out because its annotator says so."""
-
-    reason: str
-    field: str | None = None
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A record that cannot be read."""
-
-    reason: str
-    field: str | None = None
-    fix: str | None = None
-
-
-Outcome = Plain | Passed | Refused
+_CONTAINERS = ("documents", "PubTator3", "annotations")  # fields of a top-level object that may list the records
 
 
 def records_of(value: Any) -> list[Any] | None:
-    """The records of a whole JSON file: of a list, or of an object that lists them or is one; None of other values."""
+    """The records of a parsed JSON file: a list, or an object that lists them or is one. None for other values."""
     if isinstance(value, list):
         return [value] if is_pair(value) or _is_sentence(value) else value
     if not isinstance(value, Mapping):
@@ -79,7 +49,7 @@ def records_of(value: Any) -> list[Any] | None:
 
 
 def _with_id(key: str, record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A record with the key that names it as its id; one that gives a field twice stays marked."""
+    """The record with `key` as its id. The mark of a repeated field (`Doubled`) is kept."""
     named = {"id": key, **record}
     if not isinstance(record, Doubled):
         return named
@@ -89,12 +59,12 @@ def _with_id(key: str, record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def is_pair(value: Any) -> bool:
-    """Whether it is spaCy's pair of a text and its entities."""
+    """Whether `value` is spaCy's pair of a text and its annotations."""
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], Mapping)
 
 
 def _is_sentence(value: list[Any]) -> bool:
-    """Whether it is a sentence of (word, tag) pairs."""
+    """Whether `value` is a sentence of (word, tag) pairs."""
     return bool(value) and all(
         isinstance(pair, list) and len(pair) >= 2 and all(isinstance(part, str) for part in pair) and is_tag(pair[-1])
         for pair in value
@@ -102,15 +72,15 @@ def _is_sentence(value: list[Any]) -> bool:
 
 
 def outcomes(value: Any, text_field: str | None = None, spans_field: str | None = None) -> Iterator[Outcome]:
-    """What becomes of a record, whatever tool wrote it. `text_field`, `spans_field`: the fields that were named."""
+    """The outcomes of a record from any tool. `text_field` and `spans_field` are the fields that the user named."""
     if isinstance(value, list):
         yield _of_list(value)
     elif value is None:
-        yield Passed("the record is null: nothing was annotated")
+        yield Skipped("the record is null: nothing was annotated")
     elif not isinstance(value, Mapping):
         yield Refused(f"the record is {kind_of(value)}, where an object is wanted")
     elif (rejected := rejected_by_annotator(value)) is not None:
-        yield Passed(rejected, VERDICT)
+        yield Skipped(rejected, VERDICT)
     elif is_label_studio(value):
         yield _label_studio(value, text_field)
     elif is_bioc(value):
@@ -123,13 +93,13 @@ def outcomes(value: Any, text_field: str | None = None, spans_field: str | None 
 
 
 def is_annotated(record: Mapping[str, Any]) -> bool:
-    """Whether a record is of a form with entities, by its fields: what `tag` reads."""
+    """Whether the fields of a record are those of text with entities, which `tag` reads."""
     tokens = next((record[name] for name in ("tokens", "words") if name in record), None)
     if isinstance(tokens, list) and any(name in record for name in ("tags", "ner_tags", "labels")):
         return True
     if is_label_studio(record):
-        found = [result.get("type") for _, result in _results(record)]
-        return not found or any(kind in ("labels", "hypertextlabels") for kind in found)
+        types = [result.get("type") for result in _results(record)]
+        return not types or any(kind in ("labels", "hypertextlabels") for kind in types)
     if is_bioc(record):
         return True
     if not isinstance(record.get("text"), str):
@@ -140,51 +110,18 @@ def is_annotated(record: Mapping[str, Any]) -> bool:
 
 
 def is_words(tokens: Any) -> bool:
-    """Whether the tokens of a record are words that tags belong to; Prodigy's and spaCy's are objects with offsets."""
+    """Whether the tokens of a record are words that have tags. Those of Prodigy and spaCy are objects with offsets."""
     return not (isinstance(tokens, list) and tokens and all(isinstance(token, Mapping) for token in tokens))
 
 
-def first_of(span: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """The first of some keys that a span has."""
-    return next((name for name in names if name in span), None)
-
-
-def are_labelled_spans(value: Any) -> bool:
-    """Whether it is a list of spans with labels, with one at least."""
-    return are_spans(value) and all(not isinstance(part, Mapping) or first_of(part, LABELS) for part in value)
-
-
-def are_spans(value: Any) -> bool:
-    """Whether it is a list of spans, with one at least."""
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(
-            (isinstance(part, Mapping) and first_of(part, STARTS) is not None and first_of(part, ENDS) is not None)
-            or (isinstance(part, list) and len(part) == 3 and all(type(number) is int for number in part[:2]))
-            for part in value
-        )
-    )
-
-
-def spans_in(cell: Any) -> list[Any] | None:
-    """The spans that the cell of a table lists as JSON, one at least; None where it lists none."""
-    if not isinstance(cell, str) or not cell.lstrip().startswith("["):
-        return None
-    with contextlib.suppress(ValueError, RecursionError):
-        value = json.loads(cell)
-        return value if are_spans(value) else None
-    return None
-
-
 def with_spans(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The record of a table, its cells that list spans as lists; the same one where there are none."""
-    found = {name: spans for name, cell in record.items() if (spans := spans_in(cell)) is not None}
-    return {**record, **found} if found else record
+    """The record of a table with cells of JSON spans parsed to lists."""
+    parsed = {name: spans for name, cell in record.items() if (spans := spans_in(cell)) is not None}
+    return {**record, **parsed} if parsed else record
 
 
 def _plain(value: Mapping[str, Any]) -> Plain:
-    """A record as it is; where Prodigy leaves out the list of spans, with an empty one."""
+    """The record itself, with an empty list of spans if Prodigy left it out."""
     if not isinstance(value.get("text"), str) or ("tokens" in value and is_words(value["tokens"])):
         return Plain(value)
     without = not any(isinstance(value.get(name), list) for name in SPANS_FIELDS)
@@ -194,69 +131,55 @@ def _plain(value: Mapping[str, Any]) -> Plain:
 
 
 def _of_list(value: list[Any]) -> Outcome:
-    """spaCy's pair of a text and its entities, or a sentence of (word, tag) pairs."""
+    """The outcome of spaCy's pair of a text and its annotations, or of a sentence of (word, tag) pairs."""
     if is_pair(value):
-        text, about = value
-        entities = about.get("entities", about.get("spans"))
-        unread = tuple(name for name in about if name not in ("entities", "spans"))
+        text, annotations = value
+        entities = annotations.get("entities", annotations.get("spans"))
+        unread = tuple(name for name in annotations if name not in ("entities", "spans"))
         if not isinstance(entities, list):
             return Refused("the pair of text and annotations has no list 'entities'", "entities")
         return Plain({"text": text, "entities": entities}, unread)
     if _is_sentence(value):
         return Plain({"tokens": [pair[0] for pair in value], "tags": [pair[-1] for pair in value]}, ())
     fix = 'write objects, spaCy\'s pairs [text, {"entities": [[start, end, label]]}], or sentences of [word, tag] pairs'
-    return Refused("the record is a list, and neither a text with its entities nor words with their tags", None, fix)
+    return Refused("the record is a list, but neither a text with entities nor words with tags", None, fix)
 
 
 # --- Label Studio -----------------------------------------------------------------------------------------------------
 
 
-def is_label_studio(record: Mapping[str, Any]) -> bool:
-    """Whether it is a task of Label Studio's full export."""
-    made = record.get("annotations", record.get("completions"))
-    return isinstance(record.get("data"), Mapping) and isinstance(made, list)
-
-
 def has_results(task: Mapping[str, Any]) -> bool:
-    """Whether somebody annotated a task of Label Studio's full export."""
+    """Whether a task of Label Studio's full export has results."""
     return next(_results(task), None) is not None
 
 
-def _annotations(task: Mapping[str, Any]) -> tuple[str, list[Mapping[str, Any]]]:
-    name = "annotations" if "annotations" in task else "completions"
-    return name, [one for one in task[name] if isinstance(one, Mapping)]
-
-
-def _results(task: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each result of a task with the place where it is."""
-    name, made = _annotations(task)
-    for number, one in enumerate(made):
-        for place, result in enumerate(_objects(one.get("result"))):
-            yield f"{name}[{number}].result[{place}]", result
+def _results(task: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The results of all annotations of a task."""
+    for annotation in label_studio_annotations(task)[1]:
+        yield from objects_in(annotation.get("result"))
 
 
 def _label_studio(task: Mapping[str, Any], text_field: str | None) -> Outcome:
-    name, made = _annotations(task)
-    kept = [one for one in made if not one.get("was_cancelled")]
+    name, annotations = label_studio_annotations(task)
+    kept = [annotation for annotation in annotations if not annotation.get("was_cancelled")]
     if not kept:
-        why = "the annotator skipped it (was_cancelled)" if made else "nobody has annotated it"
-        return Passed(f"Label Studio: {why}", name)
-    if any(_are_broken(one.get("result")) for one in kept):
-        return Refused("Label Studio: the result of an annotation is no list of objects", name)
-    if any(result.get("type") == "hypertextlabels" for _, result in _results(task)):
+        return skipped_task(name, annotations)
+    if any(_is_broken(annotation.get("result")) for annotation in kept):
+        return Refused("Label Studio: the result of an annotation is not a list of objects", name)
+    if any(result.get("type") == "hypertextlabels" for result in _results(task)):
         fix = "label plain text (<Text>, not <HyperText>), or write text and entities as JSON lines"
-        return Refused("Label Studio: the entities are marked in HTML, whose places are not read", name, fix)
-    chosen = next((one for one in kept if one.get("ground_truth")), kept[0])
+        return Refused("Label Studio: the entities are marked in HTML, whose offsets are not read", name, fix)
+    chosen = next((annotation for annotation in kept if annotation.get("ground_truth")), kept[0])
     entities = _entities(chosen)
-    if not chosen.get("ground_truth") and any(_places(_entities(one)) != _places(entities) for one in kept):
-        fix = "mark the right one as ground truth in Label Studio, or leave one annotation for each task"
-        return Refused(f"Label Studio: {len(kept)} annotators do not mark the same entities", name, fix)
+    if not chosen.get("ground_truth") and any(_span_keys(_entities(one)) != _span_keys(entities) for one in kept):
+        fix = "mark the right one as ground truth in Label Studio, or keep one annotation per task"
+        return Refused(f"Label Studio: {len(kept)} annotators disagree on the entities", name, fix)
     data = task["data"]
     field = text_field if text_field in data else _text_field(data, entities)
     if field is None:
-        fix = f"name the field of the text: --text-field F (the fields are: {listed(data)})"
+        fix = f"name the text field: --text-field F (the fields are: {listed(data)})"
         return Refused("Label Studio: it is not clear which field of 'data' holds the text", "data", fix)
-    kinds = {str(result.get("type")) for result in _objects(chosen.get("result"))}
+    kinds = {str(result.get("type")) for result in objects_in(chosen.get("result"))}
     unread = [key for key in task if key not in ("data", name, "id")]
     unread += [f"data.{key}" for key in data if key != field]
     unread += [f"result of type {kind}" for kind in sorted(kinds - {"labels"})]
@@ -265,39 +188,38 @@ def _label_studio(task: Mapping[str, Any], text_field: str | None) -> Outcome:
 
 
 def _entities(annotation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The spans of an annotation, one for each label of each."""
+    """The spans of an annotation; one with several labels is several spans."""
     spans = []
-    for result in _objects(annotation.get("result")):
+    for result in objects_in(annotation.get("result")):
         value = result.get("value")
         if isinstance(value, Mapping) and result.get("type", "labels") == "labels" and "start" in value:
-            own = {"text": value["text"]} if isinstance(value.get("text"), str) else {}
-            place = {"start": value["start"], "end": value.get("end"), **own}
+            span = {"start": value["start"], "end": value.get("end")}
+            if isinstance(value.get("text"), str):
+                span["text"] = value["text"]
             labels = value.get("labels")
-            spans += [
-                {**place, "label": label} for label in (labels if isinstance(labels, list) and labels else [None])
-            ]
+            spans += [{**span, "label": label} for label in (labels if isinstance(labels, list) and labels else [None])]
     return spans
 
 
-def _places(spans: Sequence[Mapping[str, Any]]) -> list[str]:
+def _span_keys(spans: Sequence[Mapping[str, Any]]) -> list[str]:
     return sorted(f"{span['start']}-{span['end']} {span['label']}" for span in spans)
 
 
 def _text_field(data: Mapping[str, Any], entities: Sequence[Mapping[str, Any]]) -> str | None:
-    """`text`, or the only field that holds text, or the only one that has the entities' own texts."""
+    """`text`, or the only field of text, or the only one that contains the texts of all entities."""
     texts = [name for name, value in data.items() if isinstance(value, str)]
     if "text" in texts or len(texts) == 1:
         return "text" if "text" in texts else texts[0]
-    own = [span["text"] for span in entities if "text" in span]
-    fitting = [name for name in texts if own and all(text in data[name] for text in own)]
-    return fitting[0] if len(fitting) == 1 else None
+    mentions = [span["text"] for span in entities if "text" in span]
+    matching = [name for name in texts if mentions and all(mention in data[name] for mention in mentions)]
+    return matching[0] if len(matching) == 1 else None
 
 
 # --- BioC -------------------------------------------------------------------------------------------------------------
 
 
 def is_bioc(record: Mapping[str, Any]) -> bool:
-    """Whether it is a document of BioC JSON: passages that have their own annotations, or nothing but offsets."""
+    """Whether the record is a document of BioC JSON. Its passages have an `offset`; those of BigBIO have `offsets`."""
     passages = record.get("passages")
     if not isinstance(passages, list) or not passages or not isinstance(passages[0], Mapping):
         return False
@@ -305,44 +227,39 @@ def is_bioc(record: Mapping[str, Any]) -> bool:
 
 
 def _bioc(document: Mapping[str, Any]) -> Iterator[Outcome]:
-    """The passages of a document, each a text of its own."""
+    """The outcome of each passage of a document, or of each sentence if its passages have no text."""
     group = str(document.get("id") or document.get("_id") or "")
     for place, passage in enumerate(document["passages"]):
         if not isinstance(passage, Mapping):
             yield Refused(f"this is {kind_of(passage)}, where an object is wanted", f"passages[{place}]")
             continue
-        parts = [passage] if passage.get("text") else _objects(passage.get("sentences"))
+        parts = [passage] if passage.get("text") else objects_in(passage.get("sentences"))
         for part in parts:
             text, offset = part.get("text"), part.get("offset")
             if not isinstance(text, str) or type(offset) is not int:
                 yield Refused("BioC: a passage has no text or no offset", f"passages[{place}]")
-            elif _are_broken(part.get("annotations")):
-                yield Refused("BioC: the annotations are no list of objects", f"passages[{place}].annotations")
+            elif _is_broken(part.get("annotations")):
+                yield Refused("BioC: the annotations are not a list of objects", f"passages[{place}].annotations")
             elif text.strip():
-                spans = [_bioc_span(one, offset) for one in _objects(part.get("annotations"))]
+                spans = [_bioc_span(annotation, offset) for annotation in objects_in(part.get("annotations"))]
                 relations = ("relations",) if part.get("relations") or document.get("relations") else ()
                 yield Plain({"text": text, "entities": spans, "document": group}, relations, group)
 
 
 def _bioc_span(annotation: Mapping[str, Any], offset: int) -> dict[str, Any]:
-    """An annotation as a span of its passage. What is missing stays so, and is refused where spans are judged."""
+    """An annotation as a span of its passage. Missing parts stay missing: the check of the spans reports them."""
     infons = annotation.get("infons")
     label = infons.get("type") if isinstance(infons, Mapping) else None
-    places: list[Any] = []
-    for place in _objects(annotation.get("locations")):
-        start, length = place.get("offset"), place.get("length")
+    offsets: list[Any] = []
+    for location in objects_in(annotation.get("locations")):
+        start, length = location.get("offset"), location.get("length")
         if isinstance(start, int) and isinstance(length, int):
-            places.append([start - offset, start + length - offset])
+            offsets.append([start - offset, start + length - offset])
         else:
-            places.append([start, length])
-    return {"id": annotation.get("id"), "label": label, "offsets": places, "text": annotation.get("text")}
+            offsets.append([start, length])
+    return {"id": annotation.get("id"), "label": label, "offsets": offsets, "text": annotation.get("text")}
 
 
-def _are_broken(value: Any) -> bool:
-    """Whether it is something else than a list of objects, or nothing."""
+def _is_broken(value: Any) -> bool:
+    """Whether `value` is neither empty nor a list of objects."""
     return bool(value) and not (isinstance(value, list) and all(isinstance(part, Mapping) for part in value))
-
-
-def _objects(value: Any) -> list[Mapping[str, Any]]:
-    """The objects of a list; none where it is no list."""
-    return [part for part in value if isinstance(part, Mapping)] if isinstance(value, list) else []

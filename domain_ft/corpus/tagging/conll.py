@@ -1,8 +1,8 @@
-"""CoNLL columns: a word a line with its tag; blank lines between sentences.
+"""CoNLL columns: one word with its tag per line, and blank lines between sentences.
 
-Which column holds the words and which the tags is found by reading the whole file (`Layout.of`): numbers of words in
-the first column, comments, chunk tags and columns that hold only O are told from words and from tags of entities. So is
-what separates the columns: tabs or blanks, else runs of both, else a sign such as the semicolon of `word;tag`.
+The columns of the words and the tags are determined from the whole file (`Layout.of`). It distinguishes word numbers in
+the first column, comments, chunk tags and columns of only O from words and entity tags. The separator is determined the
+same way: tabs or blanks, otherwise runs of both, otherwise a sign such as the semicolon in `word;tag`.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from domain_ft.corpus.tagging.entities import OUTSIDE, is_tag
 from domain_ft.errors import CorpusError
 
 DOCUMENT = "-DOCSTART-"
-"""The word of a CoNLL line at which a document begins."""
+"""The word of the line that begins a document."""
 
 _BLANKS = re.compile(r"[ \t]+")
-_ANY_BLANKS = "blanks"  # the separator of columns that are aligned with several tabs or blanks
-_SIGNS = (";", "|", ",", "/")  # what separates columns in files without tabs and blanks
+_ANY_BLANKS = "blanks"  # the separator of columns that are aligned with runs of tabs or blanks
+_SIGNS = (";", "|", ",", "/")  # separators in files without tabs and blanks
 _DOCUMENT = re.compile(rf"\s*(?:\d+[\s;|,/]+)?{re.escape(DOCUMENT)}(?![\w-])")
 _COMMENT = re.compile(r"[#%](?:\s|$)|[#%]\s*\S+\s*=")
-_NUMBER = re.compile(r"(\d+)(?:[-.](\d+))?")  # of a word in CoNLL-U; of several, 3-4; of one that is not there, 3.1
+_NUMBER = re.compile(r"(\d+)(?:[-.](\d+))?")  # CoNLL-U: a word, 3; a range of words, 3-4; an empty node, 3.1
 _MISC = re.compile(r"(?:^|\|)(?:NER|NE|ner|ne)=([^|]+)")  # in the last column of CoNLL-U
 _CONLLU_COLUMNS = 10
 
-_MOST = 0.9  # of the values of a column, from which on it is one of tags or of numbers
+_MOST = 0.9  # the share of a column's values that makes it a column of tags or of numbers
 _CHUNKS = frozenset(["NP", "VP", "PP", "ADJP", "ADVP", "SBAR", "PRT", "CONJP", "INTJ", "LST", "UCP", "VG", "PNP"])
-"""The types of phrases that chunk tags have: B-NP is no entity."""
+"""The phrase types of chunk tags: B-NP is not an entity."""
 
 
 def columns_of(line: str, separator: str = "", count: int = 0) -> list[str]:
-    """The columns of a CoNLL line: between tabs, or between blanks where it has no tab.
+    """The columns of a CoNLL line, separated by tabs, or by blanks if it has no tab.
 
     Args:
-        separator: another one that the file has: "blanks" for runs of tabs and blanks, or a sign.
-        count: how many columns there are between signs: the first may hold the sign itself, as a word. 0 for all.
+        separator: another separator: "blanks" for runs of tabs and blanks, or a sign.
+        count: the number of columns for a sign, because the word in the first one may contain the sign; 0 for no limit.
     """
     if separator == _ANY_BLANKS:
         return _BLANKS.split(line.strip(" \t"))
@@ -57,12 +57,12 @@ class Layout:
     """Which column holds what.
 
     Attributes:
-        columns: how many a line has.
-        word, tag: their places, counted from 0.
-        numbered: whether the first column holds the numbers of words.
-        in_misc: whether the tag is `NER=` in the column, as in CoNLL-U's MISC.
-        note: what a person should know of the choice; empty where there was none.
-        separator: of the columns, as `columns_of` takes it.
+        columns: the number of columns.
+        word, tag: the indices of their columns, from 0.
+        numbered: whether the first column holds word numbers.
+        in_misc: whether the tag is `NER=` within the column, as in CoNLL-U's MISC.
+        note: a remark for the user on how the columns were chosen; may be empty.
+        separator: see `columns_of`.
     """
 
     columns: int
@@ -77,24 +77,24 @@ class Layout:
     def of(
         cls, sentences: Sequence[Sequence[str]], name: str, word: str | None = None, tag: str | None = None
     ) -> Layout:
-        """The layout of a file by all of its sentences' lines.
+        """The layout of a file, determined from all its lines.
 
         Args:
-            sentences: of lines, comments among them.
+            sentences: their lines, with comments.
             name: of the file, for messages.
-            word, tag: the numbers of their columns, counted from 1, where they were named.
+            word, tag: the numbers of their columns, from 1, if the user named them.
 
         Raises:
-            CorpusError: it is not clear which column is the tag, or there is none.
+            CorpusError: there is no column of tags, or it is not clear which one it is.
         """
         separator, size = _separator_of([line for lines in sentences for line in lines], name)
         rows = [_without_comments(lines, separator, size) for lines in sentences]
-        found = replace(cls._of_rows(rows, sentences, name, word, tag), separator=separator)
+        layout = replace(cls._of_rows(rows, sentences, name, word, tag), separator=separator)
         if separator not in ("", _ANY_BLANKS):
-            _refuse_quoted(found, sentences, name)
-            said = f"the columns are separated by '{separator}'"
-            found = replace(found, note=f"{said}; {found.note}" if found.note else said)
-        return found
+            _refuse_quoted(layout, sentences, name)
+            note = f"the columns are separated by '{separator}'"
+            layout = replace(layout, note=f"{note}; {layout.note}" if layout.note else note)
+        return layout
 
     @classmethod
     def _of_rows(
@@ -105,7 +105,7 @@ class Layout:
         word: str | None,
         tag: str | None,
     ) -> Layout:
-        """The layout of a file by the rows of its sentences."""
+        """The layout of a file from the rows of its sentences."""
         named = _global_columns(sentences)
         sizes = Counter(len(row) for sentence in rows for row in sentence)
         count = max(sizes, key=lambda size: sizes[size], default=0)
@@ -122,18 +122,18 @@ class Layout:
         first = _place(word, count, name, "--tokens-field") if word else None
         last = _place(tag, count, name, "--tags-field") if tag else None
         if last is None:
-            return cls._found(values[:count], numbered, first, name)
+            return cls._of_values(values[:count], numbered, first, name)
         if first is None:
             first = next(place for place in (*range(int(numbered), count), 0) if place != last)
         return cls(count, first, last, numbered)
 
     @classmethod
-    def _found(cls, values: Sequence[Sequence[str]], numbered: bool, word: int | None, name: str) -> Layout:
-        """The layout that the values of the columns tell."""
+    def _of_values(cls, values: Sequence[Sequence[str]], numbered: bool, word: int | None, name: str) -> Layout:
+        """The layout of a file from the values of each column."""
         count = len(values)
         if numbered and count == 2:
             raise CorpusError(
-                "the first column holds the numbers of the words, and there is no column of words beside the tags",
+                "the first column holds word numbers, and there is no column of words, only one of tags",
                 where=name,
                 fix="write the word and its tag in each line",
             )
@@ -146,9 +146,9 @@ class Layout:
         if len(entities) > 1:
             listed = ", ".join(str(place + 1) for place in entities)
             raise CorpusError(
-                f"several columns hold tags of entities: {listed}, such as layers of nested ones",
+                f"several columns hold entity tags, such as layers of nested entities: {listed}",
                 where=name,
-                fix=f"say which one is read: --tags-field {entities[0] + 1} (the number of the column, from 1)",
+                fix=f"choose one: --tags-field {entities[0] + 1} (the number of the column, from 1)",
             )
         if not entities and numbered and count == _CONLLU_COLUMNS and last not in typed:
             return cls._of_misc(values, name)
@@ -157,25 +157,25 @@ class Layout:
             word = next((place for place in range(int(numbered), count) if place != tag), 0)
         note = ""
         if tag != last:
-            why = "holds only O" if last in typed and not typed[last] else "holds no tags of entities"
+            why = "holds only O" if last in typed and not typed[last] else "holds no entity tags"
             note = f"the tags are read from column {tag + 1}: column {count} {why} (--tags-field N names another)"
         return cls(count, word, tag, numbered, note=note)
 
     @classmethod
     def _of_misc(cls, values: Sequence[Sequence[str]], name: str) -> Layout:
-        """CoNLL-U, whose tags may be in its last column."""
+        """The layout of CoNLL-U, which may have tags in its last column."""
         if any(_MISC.search(value) for value in values[-1]):
             note = "the tags are read from NER= in the last column (MISC) of CoNLL-U"
             return cls(len(values), 1, len(values) - 1, True, True, note)
         raise CorpusError(
-            "this is CoNLL-U, and no column of it holds tags of entities",
+            "this is CoNLL-U without a column of entity tags",
             where=name,
             fix="write NER=B-TYPE in the last column (MISC), or a word and its tag in each line",
         )
 
     @property
     def unread(self) -> list[str]:
-        """The columns that nothing reads."""
+        """The columns that are not read."""
         read = {self.word, self.tag % max(self.columns, 1), *([0] if self.numbered else [])}
         return [f"column {place + 1}" for place in range(self.columns) if place not in read]
 
@@ -184,10 +184,10 @@ class Layout:
         return columns_of(line.rstrip("\r\n"), self.separator, self.columns)
 
     def is_comment(self, line: str) -> bool:
-        """Whether a line is a comment: it begins with # or %, and is no word with a tag.
+        """Whether a line is a comment: it begins with # or %, and is not a word with a tag.
 
-        The sign of a percentage is a word of many texts. So a line with a lone %, or with as many columns as others
-        have, is no comment: if its tag is missing, that is reported.
+        The percent sign is a common word. So a line with only %, or with as many columns as the other lines, is not a
+        comment, and a missing tag is reported.
         """
         if line.startswith("%"):
             return len(self.columns_of(line)) != self.columns and line.strip() != "%"
@@ -197,12 +197,12 @@ class Layout:
         return len(parts) != self.columns or not is_tag(self.tag_of(parts))
 
     def words_of_range(self, parts: Sequence[str]) -> range:
-        """The numbers of the words that a line such as 3-4 of CoNLL-U is about; empty of other lines."""
+        """The word numbers of a CoNLL-U range line such as 3-4; empty for other lines."""
         found = _NUMBER.fullmatch(parts[0]) if self.numbered and "-" in parts[0] else None
         return range(int(found[1]), int(found[2]) + 1) if found and found[2] else range(0)
 
     def is_word(self, parts: Sequence[str]) -> bool:
-        """Whether a line is a word of its own; CoNLL-U repeats words as 3-4, and has some that are not there as 3.1."""
+        """Whether a line is a word, not a range (3-4) or an empty node (3.1) of CoNLL-U."""
         return not (self.numbered and (found := _NUMBER.fullmatch(parts[0])) and found[2])
 
     def word_of(self, parts: Sequence[str]) -> str:
@@ -217,7 +217,7 @@ class Layout:
         return found[1] if found else OUTSIDE
 
     def problem(self, parts: Sequence[str]) -> str | None:
-        """What is wrong with a line, in words."""
+        """What is wrong with a line; None if nothing is."""
         if len(parts) < 2:
             return f"the line has {_counted(len(parts))}, where at least 2 are wanted"
         if len(parts) != self.columns and any(parts[self.columns :]):
@@ -229,9 +229,9 @@ class Layout:
         return None if self.tag_of(parts) else "the tag is empty"
 
     def with_word(self, line: str, word: str) -> str:
-        """A line with another word, to the byte the same in all else.
+        """The line with another word, otherwise byte for byte the same.
 
-        A column beside the tag that repeats the word, as a lemma may, goes with it.
+        Other columns that repeat the word, such as the lemma, are replaced too.
 
         >>> Layout(4).with_word("  Jane  Jane  NNP B-PER", "[NAME]")
         '  [NAME]  [NAME]  NNP B-PER'
@@ -244,7 +244,7 @@ class Layout:
         elif "\t" in line and not self.separator:
             parts = re.split("(\t)", line)
             places = range(0, len(parts), 2)
-        else:  # what comes before the first blank and behind the last one is no column
+        else:  # leading and trailing blanks are not columns
             parts = re.split("([ \t]+)" if self.separator else "( +)", line)
             places = [place for place, part in enumerate(parts) if part.strip()]
         fixed = {self.tag % self.columns, *([0] if self.numbered else [])}
@@ -255,10 +255,10 @@ class Layout:
 
 
 def _separator_of(lines: Sequence[str], name: str) -> tuple[str, int]:
-    """What separates the columns of a file, and how many there are between signs: the first separator that fits it.
+    """The separator of a file's columns, and the number of columns if it is a sign (otherwise 0).
 
     Raises:
-        CorpusError: each line holds a whole sentence of words with tags.
+        CorpusError: each line is a whole sentence of words with tags.
     """
     if not _count_of(lines, ""):
         for separator in (_ANY_BLANKS, *_SIGNS):
@@ -269,21 +269,21 @@ def _separator_of(lines: Sequence[str], name: str) -> tuple[str, int]:
             raise CorpusError(
                 "each line is a sentence of words with their tags, such as word/tag",
                 where=name,
-                fix="write a word and its tag in each line, and a blank line behind each sentence",
+                fix="write a word and its tag in each line, and a blank line after each sentence",
             )
     return "", 0
 
 
 def _count_of(lines: Sequence[str], separator: str) -> int:
-    """How many columns nearly all lines have by a separator, if one of these holds tags; else 0."""
+    """The number of columns that a separator gives in nearly all lines if one of them holds tags; otherwise 0."""
     contents = [line.rstrip("\r\n") for line in lines]
     rows = [columns_of(content, separator) for content in contents if not _COMMENT.match(content)]
     sizes = Counter(map(len, rows))
     count = min(sizes, key=lambda size: (-sizes[size], size), default=0)
-    # A word may hold the sign too, so that its line has more columns, of which the first are the word.
+    # A word may contain the sign too: then its line seems to have more columns, and the first of them are the word.
     rows = [columns_of(content, separator, count) for content in contents if not _COMMENT.match(content)]
     even = [row for row in rows if len(row) == count]
-    if separator in _SIGNS:  # of running text with tags, a cell would be the tag of a word and the next word
+    if separator in _SIGNS:  # in running text with tags, a cell would hold the tag of one word and the next word
         even = [row for row in even if not any(_BLANKS.search(cell) for cell in row)]
     if count < 2 or len(even) < _MOST * len(rows):
         return 0
@@ -292,7 +292,7 @@ def _count_of(lines: Sequence[str], separator: str) -> int:
 
 
 def _are_pairs(line: str) -> bool:
-    """Whether a line holds several words, each with its tag behind a sign."""
+    """Whether a line holds several words, each followed by a sign and its tag."""
     items = line.split()
     return len(items) > 1 and any(
         all(is_tag(item.rpartition(sign)[2]) and item.rpartition(sign)[0] for item in items) for sign in (*_SIGNS, "_")
@@ -300,20 +300,20 @@ def _are_pairs(line: str) -> bool:
 
 
 def _refuse_quoted(layout: Layout, sentences: Sequence[Sequence[str]], name: str) -> None:
-    """Stop where words are in quotation marks, as a table has them: the marks would be learned as part of the words."""
+    """Refuse words in quotation marks, as in CSV: the marks would be learned as part of the words."""
     rows = [layout.columns_of(line) for lines in sentences for line in lines]
     words = [layout.word_of(row) for row in rows if len(row) == layout.columns]
     quoted = [word for word in words if len(word) > 2 and word[0] == word[-1] == '"']
     if len(quoted) > len(words) / 2 or any(layout.separator in word or '""' in word for word in quoted):
         raise CorpusError(
-            f"the columns are separated by '{layout.separator}', and words are in quotation marks, as in a table (CSV)",
+            f"the columns are separated by '{layout.separator}', and words are in quotation marks, as in CSV",
             where=name,
             fix="write a word, a tab and its tag in each line, without quotation marks",
         )
 
 
 def _without_comments(lines: Iterable[str], separator: str = "", count: int = 0) -> list[list[str]]:
-    """The columns of the lines of a sentence, but of those that begin as comments do before its first word."""
+    """The columns of a sentence's lines without comments."""
     rows: list[list[str]] = []
     for line in lines:
         content = line.rstrip("\r\n")
@@ -326,21 +326,21 @@ def _without_comments(lines: Iterable[str], separator: str = "", count: int = 0)
 
 
 def _global_columns(sentences: Sequence[Sequence[str]]) -> list[str]:
-    """The names of the columns, as CoNLL-U Plus gives them in its first line."""
+    """The column names in the first line of CoNLL-U Plus; empty for other files."""
     first = next((lines[0] for lines in sentences if lines), "")
     _, found, names = first.partition("global.columns =")
     return names.split() if found and first.startswith("#") else []
 
 
 def _are_numbers(columns: Sequence[Sequence[str]]) -> bool:
-    """Whether the first values of the lines of sentences are numbers that begin anew in each of them."""
+    """Whether the first column holds word numbers, which usually restart in each sentence."""
     longer = [values for values in columns if len(values) > 1]
     if not longer:
         return False
     if sum(map(_counts_up, columns)) >= _MOST * len(columns):
         return True
     found = [_NUMBER.fullmatch(value) for values in columns for value in values]
-    if not all(found):  # numbers that go on over the sentences of a document
+    if not all(found):  # the numbers may also continue through a document
         return False
     numbers = [int(match[1]) for match in found if match and match[2] is None]
     return sum(after == before + 1 for before, after in itertools.pairwise(numbers)) >= _MOST * (len(numbers) - 1)
@@ -359,42 +359,42 @@ def _share_of_tags(values: Sequence[str]) -> float:
 
 
 def _types(values: Sequence[str]) -> set[str]:
-    """The types of a column's tags; empty where all are O."""
+    """The types of a column's tags; empty if all are O."""
     return {value.partition("-")[2] or value for value in values if value != OUTSIDE and is_tag(value)}
 
 
-def _place(given: str, count: int, name: str, option: str) -> int:
-    """A column's place, by its number."""
-    if not given.isdigit() or not 1 <= int(given) <= count:
+def _place(number: str, count: int, name: str, option: str) -> int:
+    """The index of a column from its number."""
+    if not number.isdigit() or not 1 <= int(number) <= count:
         raise CorpusError(
-            f"{option} {given}: of a file of columns, it is the number of one, from 1 to {count}",
+            f"{option} {number}: for a file of columns, this is a column number from 1 to {count}",
             where=name,
-            fix=f"leave {option} out to let the column be found",
+            fix=f"without {option}, the column is determined automatically",
         )
-    return int(given) - 1
+    return int(number) - 1
 
 
 class Block(NamedTuple):
-    """A sentence of a CoNLL file and what stands behind it, each line with its newline.
+    """A sentence of a CoNLL file and the lines after it, with their newlines.
 
     Attributes:
-        sentence: each line after its number; None where it is not UTF-8. The first block may have no sentence.
-        behind: blank lines and -DOCSTART- lines.
+        sentence: (number, line) of each line; the line is None if it is not UTF-8. It may be empty in the first block.
+        after: blank lines and -DOCSTART- lines.
     """
 
     sentence: list[tuple[int, str | None]]
-    behind: list[str]
+    after: list[str]
 
 
 def conll_blocks(path: Path, name: str, bad: BadRecords) -> Iterator[Block]:
-    """All lines of a CoNLL file, a sentence at a time. `bad` is told of those that are not UTF-8."""
+    """All lines of a CoNLL file, one sentence at a time. `bad` receives lines that are not UTF-8."""
     block = Block([], [])
     for number, offset, raw in read_lines(path, name, bad):
         line = decode(raw, name, bad, offset=offset, line=number)
         if line is not None and (_is_blank(line) or begins_document(line)):
-            block.behind.append(line)
+            block.after.append(line)
             continue
-        if block.behind:
+        if block.after:
             yield block
             block = Block([], [])
         block.sentence.append((number, line))
@@ -402,17 +402,17 @@ def conll_blocks(path: Path, name: str, bad: BadRecords) -> Iterator[Block]:
 
 
 def layout_of(blocks: Iterable[Block], name: str, word: str | None = None, tag: str | None = None) -> Layout:
-    """The layout of a file by its blocks: see `Layout.of`."""
+    """The layout of a file from its blocks: see `Layout.of`."""
     lines = [[line for _, line in block.sentence if line is not None] for block in blocks]
     return Layout.of(lines, name, word, tag)
 
 
 def looks_like_columns(lines: Sequence[str], most: float) -> bool:
-    """Whether most of some lines are columns, a word and the tag of an entity among them."""
+    """Whether more than the share `most` of the lines are columns with a word and an entity tag."""
     lines = [line for line in lines if not begins_document(line)]
     enough = most * len(lines)
     if sum(map(_are_pairs, lines)) > enough:
-        return True  # its reader says that a line should hold one word
+        return True  # the reader reports that each line should have one word
     for separator in ("", _ANY_BLANKS, *_SIGNS):
         rows = _without_comments(lines, separator)
         tagged = sum(len(row) > 1 and any(map(is_tag, row[1:])) for row in rows)
@@ -428,7 +428,7 @@ def _is_blank(line: str) -> bool:
 
 
 def begins_document(line: str) -> bool:
-    """Whether it is a -DOCSTART- line."""
+    """Whether the line is a -DOCSTART- line."""
     return bool(_DOCUMENT.match(line))
 
 

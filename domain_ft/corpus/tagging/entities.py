@@ -1,16 +1,16 @@
-"""Entities in texts: spans of characters, and the tags of words that files write them as.
+"""Entities in texts: character spans, and the word tags that encode them in files.
 
-Whatever a file holds, it becomes a `TaggedText`: the text, where its words are, and spans. Tags come in schemes
-(Ramshaw & Marcus 1995, "Text Chunking using Transformation-Based Learning"; Tjong Kim Sang & Veenstra 1999,
-"Representing Text Chunks"):
+Every file is read to `TaggedText`s: the text, the bounds of its words, and spans. Tags come in schemes (Ramshaw &
+Marcus 1995, "Text Chunking using Transformation-Based Learning"; Tjong Kim Sang & Veenstra 1999, "Representing Text
+Chunks"):
 
-    IOB1    I-X within an entity; B-X only where one begins right after another of its type
-    IOB2    every entity begins with B-X and goes on with I-X
-    BIOES   as IOB2, but the last word has E-X, and an entity of one word S-X (also IOBES)
-    BILOU   as BIOES, with L for E and U for S
+    IOB1    I-X within an entity; B-X only if it directly follows another entity of its type
+    IOB2    every entity begins with B-X and continues with I-X
+    BIOES   like IOB2, but the last word has E-X, and an entity of one word S-X (also called IOBES)
+    BILOU   like BIOES, with L for E and U for S
 
-A file's scheme is found by reading all of its tags, and every tag is held against it: a tag that cannot stand where it
-stands is a mistake in the file, and is named with its line.
+The scheme of a file is determined from all its tags. Then every tag is checked against it, and an invalid one is
+reported with its line.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ Scheme = Literal["iob1", "iob2", "bioes", "bilou"]
 
 OUTSIDE = "O"
 ONLY_TYPE = "entity"
-"""What entities are called where the tags do not name their type: B, I and O alone."""
+"""The type of all entities if the tags are only B, I and O."""
 
 _PREFIXES = ("B", "I", "E", "S", "L", "U")
 
 SPELLED: Mapping[str, str] = {"iob1": "IOB1", "iob2": "IOB2", "bioes": "BIOES", "bilou": "BILOU"}
-"""The schemes as people write them."""
+"""The usual spelling of the schemes."""
 
 
 @dataclass(frozen=True, order=True)
 class Span:
-    """An entity: characters `start` up to `end` of a text, counted in Unicode code points from 0."""
+    """An entity: the characters [start, end) of a text, in Unicode code points from 0."""
 
     start: int
     end: int
@@ -50,16 +50,15 @@ class TaggedText:
     """A sentence or longer text with its entities.
 
     Attributes:
-        id: the record's own id, or `file:line`.
-        text: what the model reads.
-        words: (start, end) of each word in characters, in order, where the file gives words; None where it gives text.
-        spans: the entities, sorted, none of which overlap.
-        group: texts of one document share it; the id where nothing is known of it.
-        file: the name of the file that it stands in.
-        line: the line where it begins, counted from 1.
-        overlapping: entities of its record that are not among the spans, since they overlap a longer one.
-        joined: entities of its record that have several parts, and are read as all that lies between the first and the
-            last.
+        id: the record's id, or `file:line`.
+        text: the input of the model.
+        words: (start, end) of each word in characters, in order; None if the file gives text instead of words.
+        spans: the entities, sorted and without overlaps.
+        group: shared by the texts of one document; equal to `id` if the document is unknown.
+        file: the file's name.
+        line: its first line, counted from 1.
+        overlapping: the number of the record's entities that were dropped because they overlap a longer one.
+        joined: the number of the record's entities with several parts, read as one span from the first to the last.
     """
 
     id: str
@@ -78,13 +77,13 @@ class TaggingData:
     """A tagging task, read and split.
 
     Attributes:
-        name: what it is called in reports.
-        types: the types of entities in the training texts, sorted.
-        splits: by name of `SPLITS`, all three.
-        scheme: of the training file's tags, as `SPELLED`; None where the files give spans of characters.
-        key: names the content of all of it.
-        facts: what reports tell of it.
-        notes: what a person should know, in sentences.
+        name: for reports.
+        types: the entity types in the training texts, sorted.
+        splits: all three, by the names in `SPLITS`.
+        scheme: of the training file's tags, as in `SPELLED`; None if the files give character spans.
+        key: a hash of the content.
+        facts: for reports.
+        notes: remarks for the user, in sentences.
     """
 
     name: str
@@ -102,25 +101,25 @@ class TaggingData:
 
 
 def keep_longest(found: Iterable[Span]) -> tuple[tuple[Span, ...], int]:
-    """The spans, sorted, none of which overlap: of those that do, the longest stays, then the first.
+    """The spans, sorted and without overlaps: of overlapping spans the longest stays, then the first.
 
     Returns:
-        the spans, and how many are left out. Spans that say the same of the same place are one.
+        the spans, and the number of those that were dropped. Equal spans count once.
     """
     spans = set(found)
     kept: list[Span] = []
     for span in sorted(spans, key=lambda span: (span.start - span.end, span)):
         place = bisect.bisect(kept, span)
-        before, behind = kept[max(place - 1, 0) : place], kept[place : place + 1]
-        if all(other.end <= span.start for other in before) and all(span.end <= other.start for other in behind):
+        before, after = kept[max(place - 1, 0) : place], kept[place : place + 1]
+        if all(other.end <= span.start for other in before) and all(span.end <= other.start for other in after):
             kept.insert(place, span)
     return tuple(kept), len(spans) - len(kept)
 
 
-def alike(names: Iterable[str]) -> list[list[str]]:
-    """The names that differ from each other in case, blanks, `_` or `-` only, as lists of two or more.
+def spelling_variants(names: Iterable[str]) -> list[list[str]]:
+    """Groups of two or more names that differ only in case, blanks, `_` or `-`.
 
-    >>> alike(["Drug", "DRUG ", "Dose"])
+    >>> spelling_variants(["Drug", "DRUG ", "Dose"])
     [['DRUG ', 'Drug']]
     """
     by_key: defaultdict[str, list[str]] = defaultdict(list)
@@ -128,11 +127,11 @@ def alike(names: Iterable[str]) -> list[list[str]]:
         by_key[
             "".join(character for character in name.casefold() if not character.isspace() and character not in "_-")
         ].append(name)
-    return [own for own in by_key.values() if len(own) > 1]
+    return [group for group in by_key.values() if len(group) > 1]
 
 
 class TagError(ValueError):
-    """A tag that is none, or that cannot stand where it stands. `index` is its word, counted from 0."""
+    """An unknown tag, or one that is invalid at its position. `index` is its word, from 0."""
 
     def __init__(self, message: str, index: int) -> None:
         super().__init__(message)
@@ -140,10 +139,10 @@ class TagError(ValueError):
 
 
 def split_tag(tag: str) -> tuple[str, str]:
-    """`B-Disease` as ("B", "Disease"); of O the type is empty. B alone is an entity of the only type there is.
+    """`B-Disease` as ("B", "Disease"). The type of O is empty; that of a lone B is `ONLY_TYPE`.
 
     Raises:
-        ValueError: it is no tag of any scheme.
+        ValueError: it is not a tag of any scheme.
     """
     prefix, hyphen, name = tag.partition("-")
     if tag in _PREFIXES:
@@ -154,7 +153,7 @@ def split_tag(tag: str) -> tuple[str, str]:
 
 
 def is_tag(word: str) -> bool:
-    """Whether it is a tag of some scheme."""
+    """Whether a word is a tag of some scheme."""
     try:
         split_tag(word)
     except ValueError:
@@ -163,9 +162,9 @@ def is_tag(word: str) -> bool:
 
 
 def recognise(sentences: Iterable[Sequence[str]]) -> Scheme:
-    """The scheme of a file from all of its tags; IOB2 where they do not tell. What is no tag is passed over.
+    """The scheme of a file from all its tags; IOB2 if they are ambiguous. Unknown tags are ignored.
 
-    IOB1 and IOB2 are told apart by how most of the entities begin that do not follow one of their own type.
+    IOB1 and IOB2 differ in how most entities begin that do not follow one of the same type.
     """
     prefixes: set[str] = set()
     begins = Counter[str]()
@@ -191,12 +190,12 @@ def chunks(tags: Sequence[str], scheme: Scheme = "iob2") -> list[Span]:
     """The entities of a sentence as spans of *words*: `Span(first word, last word + 1, type)`.
 
     Raises:
-        TagError: a tag that is none, or that cannot stand where it stands under `scheme`.
+        TagError: an unknown tag, or one that `scheme` does not allow at its position.
     """
     allowed = {"iob1": "BI", "iob2": "BI", "bioes": "BIES", "bilou": "BILU"}[scheme]
     last, single = {"bioes": ("E", "S"), "bilou": ("L", "U")}.get(scheme, ("", ""))
     found: list[Span] = []
-    start, open_type = -1, ""  # the entity that the words so far have begun and not ended
+    start, open_type = -1, ""  # the entity that has begun and not ended
     for index, tag in enumerate([*tags, OUTSIDE]):
         try:
             prefix, name = split_tag(tag)
@@ -204,10 +203,10 @@ def chunks(tags: Sequence[str], scheme: Scheme = "iob2") -> list[Span]:
             raise TagError(str(error), index) from None
         if name and prefix not in allowed:
             raise TagError(f"{tag} is no tag of {SPELLED[scheme]}, which the file otherwise follows", index)
-        goes_on = prefix == "I" or (name != "" and prefix == last)
-        if goes_on and name != open_type and not (scheme == "iob1"):
+        continues = prefix == "I" or (name != "" and prefix == last)
+        if continues and name != open_type and not (scheme == "iob1"):
             raise TagError(_without_beginning(tag, tags[index - 1] if index else None, scheme), index)
-        if open_type and not (goes_on and name == open_type):
+        if open_type and not (continues and name == open_type):
             if last:
                 raise TagError(
                     f"{tags[index - 1]} is not ended: after it comes {_spelled(tags, index)}, where {SPELLED[scheme]} "
@@ -225,15 +224,10 @@ def chunks(tags: Sequence[str], scheme: Scheme = "iob2") -> list[Span]:
 
 
 def _without_beginning(tag: str, before: str | None, scheme: Scheme) -> str:
-    """What to say of a tag that goes on with an entity which has not begun."""
+    """The message for a tag that continues an entity which has not begun."""
     name = split_tag(tag)[1]
-    if before is None:
-        place = "stands at the beginning of a sentence"
-    elif before == OUTSIDE:
-        place = "stands after O"
-    else:
-        place = f"stands after {before}"
-    return f"{tag} {place}: in {SPELLED[scheme]} an entity begins with B-{name}"
+    place = "at the beginning of a sentence" if before is None else f"after {before}"
+    return f"{tag} is not allowed {place}: in {SPELLED[scheme]} an entity begins with B-{name}"
 
 
 def _spelled(tags: Sequence[str], index: int) -> str:
@@ -241,10 +235,9 @@ def _spelled(tags: Sequence[str], index: int) -> str:
 
 
 def lenient_chunks(tags: Sequence[str]) -> Iterator[Span]:
-    """The entities in a model's IOB2 tags, as spans of words. What may not begin one begins one all the same.
+    """The entities in a model's IOB2 tags as spans of words, read leniently like conlleval and seqeval's default mode.
 
-    That is how conlleval and seqeval (in its default mode) read tags: I-X after O, after another type or at the
-    beginning of a sentence begins an entity.
+    I-X after O, after another type, or at the beginning of a sentence begins an entity.
     """
     start, open_type = 0, ""
     for index, tag in enumerate([*tags, OUTSIDE]):

@@ -1,4 +1,4 @@
-"""Which fields of a JSON record hold its text, its words, their tags and its spans; in a file, the same for all."""
+"""The fields of JSON records that hold text, words, tags and spans. All records of a file use the same ones."""
 
 from __future__ import annotations
 
@@ -7,12 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from domain_ft.corpus.tagging.annotations import (
-    SPANS_FIELDS,
-    Plain,
-    are_labelled_spans,
-    is_words,
-)
+from domain_ft.corpus.annotation_tools import Plain, are_labelled_spans
+from domain_ft.corpus.tagging.annotations import SPANS_FIELDS, is_words
 from domain_ft.corpus.tagging.offsets import Counting
 
 TEXT_FIELDS = ("text",)
@@ -27,18 +23,18 @@ _USUAL: Mapping[Role, tuple[str, ...]] = {
     "spans": SPANS_FIELDS,
 }
 
-_NO_SPANS = ("tokens", "words", "relations", "sentences", "sents")  # lists of places that are no entities
+_NO_SPANS = ("tokens", "words", "relations", "sentences", "sents")  # lists with offsets that are not entities
 
 
 @dataclass(frozen=True)
 class TagFields:
-    """Which fields of a JSON record hold what; where None, the usual names are tried.
+    """The fields of a JSON record by their role; None to try the usual names.
 
-    Of a file of columns, `tokens` and `tags` may be the numbers of columns, counted from 1.
+    For a file of columns, `tokens` and `tags` may be column numbers, from 1.
 
     Attributes:
-        offsets: how the spans count.
-        usual_spans: the field that most of a file's spans are in, where `spans` is not named: see `with_usual_spans`.
+        offsets: how the offsets of spans are counted.
+        usual_spans: the file's field of spans if `spans` is None, from `choose_spans_field`.
     """
 
     text: str | None = None
@@ -51,22 +47,22 @@ class TagFields:
     usual_spans: str | None = None
 
     def name(self, role: Role, record: Mapping[str, Any]) -> str:
-        """The field of a role: the one that was named, else the first usual one that is there, else the usual one.
+        """The field of a role: the one that the user named, or the first usual name in the record, or the usual name.
 
-        Of spans, a usual one that holds a list goes first.
+        For spans, a usual name whose field holds a list comes first.
         """
         named: str | None = getattr(self, role)
         if named:
             return named
-        there = [name for name in _USUAL[role] if name in record]
+        present = [name for name in _USUAL[role] if name in record]
         if role == "spans":
             if self.usual_spans is not None and isinstance(record.get(self.usual_spans), list):
                 return self.usual_spans
-            there = [name for name in there if isinstance(record[name], list)] or there
-        return there[0] if there else _USUAL[role][0]
+            present = [name for name in present if isinstance(record[name], list)] or present
+        return present[0] if present else _USUAL[role][0]
 
     def has_words(self, record: Mapping[str, Any]) -> bool:
-        """Whether a record is one of words with tags."""
+        """Whether a record has words with tags, not text with spans."""
         tokens = self.name("tokens", record)
         if tokens not in record:
             return False
@@ -79,17 +75,17 @@ class TagFields:
 
 @dataclass(frozen=True)
 class Entry:
-    """A plain record and where it is: its line, or its number where the source has no lines."""
+    """A plain record with its line, or its number if the source has no lines."""
 
     line: int
     plain: Plain
 
 
-def with_usual_spans(fields: TagFields, records: Sequence[Entry]) -> tuple[TagFields, list[str]]:
-    """The fields with the one whose spans are read in all records of a file, and what to say where there are more.
+def choose_spans_field(fields: TagFields, records: Sequence[Entry]) -> tuple[TagFields, list[str]]:
+    """The fields with `usual_spans` set for the whole file, and notes on other lists of spans.
 
-    Records may hold several lists of spans, such as those of two annotators, or of a model beside a person's. One of
-    them is read in the whole file: the first usual name that any record has spans under, else the only other field.
+    Records may have several lists of spans, such as those of two annotators, or of a model and an annotator. The same
+    one is read in all records: the first usual name under which any record has spans, or the only other field.
     """
     counts = Counter(
         field
@@ -103,7 +99,7 @@ def with_usual_spans(fields: TagFields, records: Sequence[Entry]) -> tuple[TagFi
     others = ", ".join(f"'{field}' ({count:,})" for field, count in counts.items() if words or field != chosen)
     notes = []
     if others and words:
-        notes = [f"the entities are read from the tags of the words, and not from the lists of spans: {others}"]
+        notes = [f"the entities are read from the tags of the words, not from the lists of spans: {others}"]
     elif others and chosen is not None:
         notes = [
             f"the entities are read from '{chosen}'; other lists of spans are not read: {others} "

@@ -1,9 +1,10 @@
-"""Opening a tagging task: its files read, checked against each other, and split."""
+"""Opens a tagging task: reads its files, checks them against each other, and makes the splits."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -14,25 +15,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from domain_ft.corpus.annotation_tools import Plain
+from domain_ft.corpus.examples import SPLITS, Example, Labels, TaskData
 from domain_ft.corpus.hub_splits import SPLIT_NAMES
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.naming import name_of
 from domain_ft.corpus.near_copies import MOST_COMPARED, Integers, text_fingerprints
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject
 from domain_ft.corpus.splitting import JOINED, draw, groupings, nearest_group
-from domain_ft.corpus.tagging.annotations import Plain
-from domain_ft.corpus.tagging.entities import SPELLED, Scheme, TaggedText, TaggingData, alike
+from domain_ft.corpus.tagging.entities import SPELLED, Scheme, TaggedText, TaggingData, spelling_variants
 from domain_ft.corpus.tagging.fields import Entry, TagFields
 from domain_ft.corpus.tagging.reading import named_classes, read_tagged
 from domain_ft.corpus.tagging.records import read_tagged_records
 from domain_ft.corpus.tagging.standoff import is_brat
-from domain_ft.corpus.tasks.examples import SPLITS, Example, Labels, TaskData
 from domain_ft.errors import CorpusError
 
 
 @dataclass(frozen=True)
 class TaggingSource:
-    """Where a tagging task is, how it is read and split; the settings of `tag` have the same names and their help."""
+    """Where a tagging task is, and how to read and split it. The options of `tag` have the same names."""
 
     train: str
     validation: str | None = None
@@ -47,11 +48,11 @@ class TaggingSource:
 
     @classmethod
     def of(cls, settings: Any) -> TaggingSource:
-        """The source that a verb's settings ask for."""
-        own = [field.name for field in dataclasses.fields(cls) if field.name not in ("fields", "scheme")]
+        """The source in a verb's settings."""
+        names = [field.name for field in dataclasses.fields(cls) if field.name not in ("fields", "scheme")]
         kinds = ("text", "tokens", "tags", "spans", "id", "group")
         return cls(
-            **{name: getattr(settings, name) for name in own},
+            **{name: getattr(settings, name) for name in names},
             fields=TagFields(
                 **{kind: getattr(settings, f"{kind}_field") for kind in kinds}, offsets=settings.span_offsets
             ),
@@ -64,34 +65,35 @@ def open_tagging(
 ) -> TaggingData:
     """Read a tagging task and split it.
 
-    Where no test or validation texts are given, they are a share of the training texts, drawn as `classify` draws:
-    whole documents where the file knows of them, and whole groups of copies and near copies, by a hash of what they
-    hold.
+    Without test or validation texts, a fraction of the training texts is held out, as in `classify`: whole documents,
+    if the file has them, and whole groups of copies and near copies, chosen by a hash of their content.
 
     Args:
-        rejects: takes each record that is left out.
-        left: takes the counts of what nothing reads.
+        rejects: receives each record that is left out.
+        left: counts what is not read.
 
     Raises:
-        CorpusError: a file cannot be read; there is no entity to learn or to be measured on; a split is empty.
-        RecordError: a bad record, where the source does not say to skip it.
+        CorpusError: a file cannot be read, a split is empty, or it has no entities.
+        RecordError: a record is bad, and the source does not say to skip such records.
     """
     bad = BadRecords(source.on_bad_record, rejects or (lambda _reject: None), source.encoding)
-    given = {split: path for split in SPLITS if (path := getattr(source, split)) is not None}
+    paths = {split: path for split in SPLITS if (path := getattr(source, split)) is not None}
     texts: dict[str, Sequence[TaggedText]] = {}
     schemes: dict[str, Scheme | None] = {}
-    names = _short_names(given)
+    names = _short_names(paths)
     file_notes: dict[str, list[str]] = {}
-    for split, path in given.items():
+    for split, path in paths.items():
+        notes_of_file = file_notes.setdefault(names[split], [])
         if path.startswith("hf:"):
-            of_hub = _hub_splits(path, source, bad, left, file_notes.setdefault(names[split], []))
-            found = of_hub if split == "train" else {split: of_hub.get(split, of_hub["train"])}
+            of_hub = _hub_splits(path, source, bad, left, notes_of_file)
+            parts = of_hub if split == "train" else {split: of_hub.get(split, of_hub["train"])}
         else:
-            own_notes = file_notes.setdefault(names[split], [])
-            file = _file(path)
-            own = read_tagged(file, names[split], source.fields, source.scheme, bad, left=left, notes=own_notes)
-            found = {split: own}
-        for part, (read, scheme) in found.items():
+            parts = {
+                split: read_tagged(
+                    _file(path), names[split], source.fields, source.scheme, bad, left=left, notes=notes_of_file
+                )
+            }
+        for part, (read, scheme) in parts.items():
             if not read:
                 raise CorpusError(
                     f"'{path}' holds no text that can be read", fix="give a file with texts and their tags"
@@ -100,14 +102,14 @@ def open_tagging(
     names = {split: names.get(split, names["train"]) for split in texts}
     _check_spelling(texts)
     split_facts, split_notes = _complete(texts, source, file_notes.get(names["train"], []))
-    notes = [f"{name}: {note}" for name, own in file_notes.items() for note in own]
+    notes = [f"{name}: {note}" for name, of_file in file_notes.items() for note in of_file]
     notes += split_notes
     notes += _reading_notes(texts)
     types = _checked_types(texts, names)
     notes += _type_notes(texts, types)
     if len(set(schemes.values())) > 1:
         spelled = ", ".join(f"{names[s]}: {SPELLED[k] if k else 'spans of characters'}" for s, k in schemes.items())
-        notes.append(f"the files are tagged in different ways, and are read all the same ({spelled})")
+        notes.append(f"the files use different tagging schemes; all of them are read ({spelled})")
     scheme = schemes["train"]
     return TaggingData(
         name=name_of(source.train),
@@ -121,7 +123,7 @@ def open_tagging(
 
 
 def _content_key(splits: Mapping[str, Sequence[TaggedText]]) -> str:
-    """Names the content of all splits."""
+    """A hash of the content of all splits."""
     digest = hashlib.blake2b(digest_size=16)
     for split in SPLITS:
         for text in splits[split]:
@@ -130,14 +132,14 @@ def _content_key(splits: Mapping[str, Sequence[TaggedText]]) -> str:
 
 
 def text_key(text: TaggedText) -> str:
-    """Equal for texts that say the same, whatever their case and white space."""
+    """The text without case and with single blanks, to find copies."""
     return " ".join(text.text.casefold().split())
 
 
 class TextExamples(Sequence[Example]):
-    """Texts with entities as examples of classification, for what asks of them no more than their text and place.
+    """Texts with entities as classification examples, for the search for leaks.
 
-    Their labels say how many entities of each type there are, such as `2 Disease`.
+    Their labels are the number of entities of each type, such as `2 Disease`.
     """
 
     def __init__(self, texts: Sequence[TaggedText], key: str) -> None:
@@ -166,26 +168,26 @@ def _as_example(text: TaggedText) -> Example:
 
 
 def as_task(data: TaggingData) -> TaskData:
-    """The task as one of classification, for `find_leaks`."""
+    """The task as a classification task, for `find_leaks`."""
     splits = {split: TextExamples(texts, f"{data.key}-{split}") for split, texts in data.splits.items()}
     names = sorted({label for examples in splits.values() for example in examples for label in example.labels})
     return TaskData(data.name, Labels(tuple(names), multi_label=True), splits, data.key)
 
 
 def without(data: TaggingData, removals: Mapping[str, npt.NDArray[np.int64]]) -> TaggingData:
-    """The task without the texts of some splits with these indices, as `Leaks.removals` has them.
+    """The task without some texts: their indices by split, as in `Leaks.removals`.
 
     Raises:
-        CorpusError: there is nothing left to learn from, or to choose the model by.
+        CorpusError: a split has no entities left.
     """
     splits = dict(data.splits)
     for split, indices in removals.items():
-        gone = set(indices.tolist())
-        splits[split] = [text for place, text in enumerate(splits[split]) if place not in gone]
+        removed_indices = set(indices.tolist())
+        splits[split] = [text for place, text in enumerate(splits[split]) if place not in removed_indices]
     types = _checked_types(splits, {})
     removed = ", ".join(f"{len(indices):,} {split}" for split, indices in removals.items() if len(indices))
     notes = (
-        (*data.notes, f"Texts that stand in another split too were left out: {removed} texts.")
+        (*data.notes, f"Texts that are also in another split were left out: {removed} texts.")
         if removed
         else data.notes
     )
@@ -195,24 +197,24 @@ def without(data: TaggingData, removals: Mapping[str, npt.NDArray[np.int64]]) ->
 def _hub_splits(
     spec: str, source: TaggingSource, bad: BadRecords, left: LeftOut | None, notes: list[str]
 ) -> dict[str, tuple[list[TaggedText], Scheme | None]]:
-    """The splits of a data set of the hub, or of a folder that stands where an id would, by the names of `SPLITS`.
+    """The splits of a data set on the hub, or of a local folder, by the names in `SPLITS`.
 
-    Numbers that stand for tags are read as the names that the data set gives them.
+    Numeric tags are replaced with their names in the data set.
     """
     from domain_ft.corpus.readers.hub import class_names, open_splits  # imports datasets
 
     identifier, _, config = spec.removeprefix("hf:").partition(":")
-    there = open_splits(identifier, config or None, None)
-    found = {split: next((name for name in names if name in there), None) for split, names in SPLIT_NAMES.items()}
-    if found["train"] is None:
-        reason = f"the data set has no split 'train', only {', '.join(there)}"
+    splits = open_splits(identifier, config or None, None)
+    chosen = {split: next((name for name in names if name in splits), None) for split, names in SPLIT_NAMES.items()}
+    if chosen["train"] is None:
+        reason = f"the data set has no split 'train', only {', '.join(splits)}"
         raise CorpusError(reason, where=spec, fix="name a data set that has one")
     texts = {}
-    for split, name in found.items():
+    for split, name in chosen.items():
         if name is not None:
-            rows = there[name]
-            known = class_names(rows.features)
-            records = (Entry(number, Plain(named_classes(row, known))) for number, row in enumerate(rows, 1))
+            rows = splits[name]
+            classes = class_names(rows.features)
+            records = (Entry(number, Plain(named_classes(row, classes))) for number, row in enumerate(rows, 1))
             where = f"{spec} {name}"
             texts[split] = read_tagged_records(
                 records, where, source.fields, source.scheme, bad, left=left, notes=notes
@@ -223,77 +225,80 @@ def _hub_splits(
 def _file(path: str) -> Path:
     file = Path(path)
     if not file.is_file() and not (file.is_dir() and is_brat(file)):
-        what = "is a folder, and holds no .ann files of BRAT" if file.is_dir() else "is not there"
+        what = "is a folder without .ann files of BRAT" if file.is_dir() else "does not exist"
         raise CorpusError(
             f"'{path}' {what}", fix="give a CoNLL file, or JSON lines of words and tags or text and spans"
         )
     return file
 
 
-def _short_names(given: Mapping[str, str]) -> dict[str, str]:
-    """What each file is called in messages and ids: its name, or its whole path where two share the name."""
-    counts = Counter(Path(path).name for path in set(given.values()))
-    return {split: path if counts[Path(path).name] > 1 else Path(path).name for split, path in given.items()}
+def _short_names(paths: Mapping[str, str]) -> dict[str, str]:
+    """The name of each file in messages and ids: its file name, or its path if two files share the name."""
+    counts = Counter(Path(path).name for path in set(paths.values()))
+    return {split: path if counts[Path(path).name] > 1 else Path(path).name for split, path in paths.items()}
 
 
 def _check_spelling(texts: Mapping[str, Sequence[TaggedText]]) -> None:
-    """Stop where types of entities differ in case or blanks only: they would be learned as different ones."""
-    counts = type_counts(text for own in texts.values() for text in own)
-    clashing = alike(counts)
+    """Refuse entity types that differ only in case or blanks: they would be learned as different types."""
+    every = list(itertools.chain.from_iterable(texts.values()))
+    counts = type_counts(every)
+    clashing = spelling_variants(counts)
     if not clashing:
         return
-    listed = "; ".join(", ".join(f"'{name}' ({counts[name]:,})" for name in own) for own in clashing[:5])
-    first = next(text for own in texts.values() for text in own for span in text.spans if span.label == clashing[0][-1])
+    listed = "; ".join(", ".join(f"'{name}' ({counts[name]:,})" for name in group) for group in clashing[:5])
+    first = next(text for text in every for span in text.spans if span.label == clashing[0][-1])
     raise CorpusError(
-        f"types of entities differ in case, blanks, _ or - only: {listed}",
+        f"entity types differ in case, blanks, _ or - only: {listed}",
         where=f"{first.file}, line {first.line}",
-        fix="write each type in one way",
+        fix="spell each type the same way",
     )
 
 
 def _complete(
     texts: dict[str, Sequence[TaggedText]], source: TaggingSource, notes: Sequence[str]
 ) -> tuple[dict[str, str], list[str]]:
-    """Take the splits that are not given out of the training texts.
-
-    Returns:
-        how each was made, and what a person should know of it.
+    """Take missing splits from the training texts.
 
     Args:
-        notes: what is to be known of how the training file was read, which a message repeats.
+        notes: remarks on how the training file was read, for error messages.
+
+    Returns:
+        how each split was made, and remarks for the user.
     """
     facts = dict.fromkeys(texts, "as given")
-    said: list[str] = []
+    split_notes: list[str] = []
     if "test" not in texts and source.test_ids is not None:
         wanted = _read_ids(source.test_ids)
         held_out = [text.id in wanted for text in texts["train"]]
         if not any(held_out):
             raise CorpusError(
-                f"none of the {len(wanted):,} ids is that of a training text, such as '{texts['train'][0].id}'",
+                f"none of the {len(wanted):,} ids is the id of a training text, such as '{texts['train'][0].id}'",
                 where=str(source.test_ids),
-                fix="name the field that holds the ids: --id-field F",
+                fix="name the field of the ids: --id-field F",
             )
         _part(texts, "test", held_out)
         facts["test"] = f"the ids in {source.test_ids.name}"
     made = [split for split in ("test", "validation") if split not in texts]
     if made and len(texts["train"]) > MOST_COMPARED:
-        said.append(
-            f"there are {len(texts['train']):,} training texts: among more than {MOST_COMPARED:,}, near copies are not "
-            "looked for, so that only exact copies are sure to be in one split"
+        split_notes.append(
+            f"there are {len(texts['train']):,} training texts: near copies are not searched for among more than "
+            f"{MOST_COMPARED:,}, so only exact copies are certain to be in one split"
         )
     for split in made:
         fraction = source.test_fraction if split == "test" else source.validation_fraction
-        held_out, words, alike = _held_out(texts["train"], fraction, split, source.train, notes)
+        held_out, words, narrowed = _held_out(texts["train"], fraction, split, source.train, notes)
         _part(texts, split, held_out)
         facts[split] = f"{fraction:.0%} of the training texts, whole documents and groups of {words} at a time"
-        if alike:
-            said.append(
-                f"most texts are joined by copies or near copies, so that for the {split} split only {words} are kept "
-                "together: what is measured on copies of training texts flatters the model"
+        if narrowed:
+            split_notes.append(
+                f"copies or near copies connect most texts, so for the {split} split only {words} are kept "
+                "together: scores on copies of training texts are too good"
             )
     if not texts["train"]:
-        raise CorpusError("no training texts are left after splitting", fix="give more texts, or splits of your own")
-    return facts, said
+        raise CorpusError(
+            "no training texts are left after splitting", fix="give more texts, or make the splits yourself"
+        )
+    return facts, split_notes
 
 
 def _part(texts: dict[str, Sequence[TaggedText]], split: str, held_out: Sequence[bool]) -> None:
@@ -307,18 +312,18 @@ def _held_out(
 ) -> tuple[list[bool], str, bool]:
     """Which texts are held out, drawn in whole groups.
 
-    Where the draw takes no text with an entity, the group that is nearest to the share in size is taken too, if another
-    one with entities is left to train on.
+    If the drawn texts have no entities, the group with entities whose size is nearest to the wanted one is added,
+    provided that another group with entities is left for training.
 
     Returns:
-        (texts,) True for those that are held out; what was kept together, in words; and whether that is less than all
-        copies and near copies.
+        (texts,) True for those that are held out; a description of what was kept together; and whether that is less
+        than all copies and near copies.
 
     Raises:
-        CorpusError: all texts belong together, so that none can be taken.
+        CorpusError: all texts belong together, so none can be held out.
     """
     types = [tuple(sorted({span.label for span in text.spans})) for text in texts]
-    telling = np.array([bool(text.spans) for text in texts])
+    has_entities = np.array([bool(text.spans) for text in texts])
     wanted = fraction * len(texts)
     drawn: list[tuple[str, Integers, npt.NDArray[np.uint64], npt.NDArray[np.bool_]]] = []
     for words, groups, hashes in _groupings(texts):
@@ -328,11 +333,11 @@ def _held_out(
         if held.sum() >= max(wanted / 2, 1) and large <= len(texts) / 2:
             drawn.insert(0, (words, groups, hashes, held))
             break
-        drawn.append((words, groups, hashes, held))  # for a few texts, or a few large documents
+        drawn.append((words, groups, hashes, held))  # the last resort with few texts, or few large documents
     widest = next(iter(JOINED))
     for words, groups, hashes, held in drawn:
-        if not (held & telling).any():
-            extra = nearest_group(groups, hashes, wanted, telling)
+        if not (held & has_entities).any():
+            extra = nearest_group(groups, hashes, wanted, has_entities)
             if extra is None:
                 continue
             held = held | (groups == extra)
@@ -341,10 +346,10 @@ def _held_out(
 
 
 def _groupings(texts: Sequence[TaggedText]) -> Iterator[tuple[str, Integers, npt.NDArray[np.uint64]]]:
-    """What may be kept together, in words, with the (texts,) group and hash of each: the widest groups first.
+    """Ways to group the texts, the widest first: a description, and the group and hash of each text (texts,).
 
-    Documents are never parted. At first those that share a copy or near copy of a text are joined too. But nearly all
-    documents may share a line, such as "Methods": then whole documents are compared.
+    Documents are never split. First, documents that share a copy or near copy of a text are joined too. Nearly all of
+    them may share a line such as "Methods", so whole documents are compared after that.
     """
     signed = len(texts) <= MOST_COMPARED
     documents = [text.group if text.group != text.id else "" for text in texts]
@@ -359,37 +364,37 @@ def _groupings(texts: Sequence[TaggedText]) -> Iterator[tuple[str, Integers, npt
     parts: list[list[str]] = [[] for _ in unit_of]
     for text in texts:
         parts[unit_of[text.group]].append(text.text)
-    # Sorted, since the order of the file has no part in the split.
-    prints = text_fingerprints(("\n".join(sorted(own)) for own in parts), signed=signed)
+    # Sorted, so that the split does not depend on the order of the file.
+    prints = text_fingerprints(("\n".join(sorted(part)) for part in parts), signed=signed)
     units = np.array([unit_of[text.group] for text in texts])
     for words, groups in groupings(prints):
         yield f"{words} of whole documents", groups[units], prints.hashes[units]
 
 
 def _inseparable(texts: Sequence[TaggedText], split: str, notes: Sequence[str]) -> str:
-    """Why no text can be taken out of the training texts."""
+    """Why no text can be held out of the training texts."""
     if len(texts) == 1:
-        why = "there is one text only"
+        why = "there is only one text"
     elif texts[0].group != texts[0].id and len({text.group for text in texts}) == 1:
-        why = f"all {len(texts):,} texts are of one document ('{texts[0].group}')"
+        why = f"all {len(texts):,} texts are from one document ('{texts[0].group}')"
     elif len({text_key(text) for text in texts}) == 1:
-        why = f"all {len(texts):,} texts say the same, but for case and white space"
+        why = f"all {len(texts):,} texts are equal except for case and white space"
     else:
-        why = "no two texts with entities can be told apart as copies or documents, so that one could be held out"
-    return f"no text can be taken for the {split} split: {why}" + "".join(f"; {note}" for note in notes)
+        why = "all texts with entities are from one document, or copies of each other"
+    return f"no text can be held out for the {split} split: {why}" + "".join(f"; {note}" for note in notes)
 
 
 def _read_ids(path: Path) -> Collection[str]:
-    """Ids: a line each, a JSON list, or the keys of a JSON object."""
+    """The ids in a file: one per line, a JSON list, or the keys of a JSON object."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"'{path}' cannot be read: {error}", fix="give a file of ids, one a line") from None
+        raise CorpusError(f"'{path}' cannot be read: {error}", fix="give a file of ids, one per line") from None
     if text.lstrip()[:1] in ("[", "{"):
         try:
             return {str(value) for value in json.loads(text)}
         except ValueError as error:
-            raise CorpusError(f"'{path}' is broken JSON: {error}", fix="give a JSON list, or an id a line") from None
+            raise CorpusError(f"'{path}' is broken JSON: {error}", fix="give a JSON list, or one id per line") from None
     return {line.strip() for line in text.splitlines() if line.strip()}
 
 
@@ -402,27 +407,25 @@ def _checked_types(texts: Mapping[str, Sequence[TaggedText]], names: Mapping[str
             raise CorpusError(
                 f"none of the {len(texts[split]):,} {split} texts has an entity: there is nothing to {purpose}",
                 where=names.get(split, names.get("train")),
-                fix="check that the last column, or the field that was named, holds the tags",
+                fix="check that the last column, or the field that you named, holds the tags",
             )
     return tuple(sorted(counts["train"]))
 
 
 def type_counts(texts: Iterable[TaggedText]) -> Counter[str]:
-    """How many entities of each type there are."""
+    """The number of entities of each type."""
     return Counter(span.label for text in texts for span in text.spans)
 
 
 def _reading_notes(texts: Mapping[str, Sequence[TaggedText]]) -> list[str]:
-    """What reading has changed about the entities of the files."""
-    every = [text for own in texts.values() for text in own]
+    """Notes on entities that reading changed."""
+    every = list(itertools.chain.from_iterable(texts.values()))
     overlapping, joined = sum(text.overlapping for text in every), sum(text.joined for text in every)
     notes = []
     if overlapping:
-        notes.append(
-            f"entities that overlap a longer one, or stand at the place of another, are left out: {overlapping:,}"
-        )
+        notes.append(f"entities that overlap a longer one, or have the span of another, are left out: {overlapping:,}")
     if joined:
-        notes.append(f"entities of several parts are read as all that lies between the first and the last: {joined:,}")
+        notes.append(f"entities with several parts are read as one span from the first to the last: {joined:,}")
     return notes
 
 
@@ -431,11 +434,11 @@ def _type_notes(texts: Mapping[str, Sequence[TaggedText]], types: Sequence[str])
     train = type_counts(texts["train"])
     once = [name for name in types if train[name] == 1]
     if once:
-        notes.append(f"too little to learn from, as it appears once in the training texts: {_listed(once)}")
+        notes.append(f"too rare to learn, with only one entity in the training texts: {_listed(once)}")
     for split in ("validation", "test"):
         unseen = sorted(set(type_counts(texts[split])) - set(types))
         if unseen:
-            notes.append(f"in the {split} texts but never in training, so that all are missed: {_listed(unseen)}")
+            notes.append(f"in the {split} texts but not in training, so the model misses them all: {_listed(unseen)}")
     return notes
 
 

@@ -1,7 +1,7 @@
-"""Files of texts with entities: CoNLL columns, records of words and tags or of text and spans, and files of tools.
+"""Reads files of texts with entities: CoNLL columns, records, and the formats of annotation tools.
 
-What kind a file is shows in its ending or its first line. Its records become plain ones (`annotations`), which
-`records` reads; columns are read here.
+The kind of a file is determined from its ending or its first line. Its records are converted to plain ones
+(`annotations`), which `records` reads. Columns are read here.
 """
 
 from __future__ import annotations
@@ -12,19 +12,27 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from domain_ft.corpus.annotation_tools import (
+    Outcome,
+    Plain,
+    Refused,
+    Skipped,
+    label_studio_answers,
+    labels_whole_text,
+    spans_in,
+)
 from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.readers import ENDINGS, raw_records
 from domain_ft.corpus.readers.base import BadRecords, read_lines
 from domain_ft.corpus.readers.choosing import LOOKED_AT
 from domain_ft.corpus.readers.files import ending
 from domain_ft.corpus.readers.records import ONE_KEY, json_values
-from domain_ft.corpus.tagging.annotations import Outcome, Passed, Plain, Refused, outcomes, records_of, spans_in
+from domain_ft.corpus.tagging.annotations import outcomes, records_of
 from domain_ft.corpus.tagging.conll import begins_document, conll_blocks, layout_of
 from domain_ft.corpus.tagging.entities import OUTSIDE, Scheme, TaggedText, is_tag
-from domain_ft.corpus.tagging.fields import Entry, TagFields, with_usual_spans
+from domain_ft.corpus.tagging.fields import Entry, TagFields, choose_spans_field
 from domain_ft.corpus.tagging.records import Sentence, read_tagged_records, with_scheme
 from domain_ft.corpus.tagging.standoff import is_brat, is_pubtator, read_bioc_xml, read_brat, read_pubtator
-from domain_ft.corpus.tasks.choices import label_studio_answers, whole_text_only
 from domain_ft.errors import CorpusError
 from domain_ft.json_files import RepeatedKeyError, loads
 from domain_ft.quoting import listed
@@ -44,17 +52,17 @@ _NOT_READ = {
 
 
 def file_kind(path: Path) -> FileKind:
-    """How a file, or a folder of BRAT's, is read: by its ending, else by its first line.
+    """The kind of a file or BRAT folder, from its ending or its first line.
 
     Raises:
-        CorpusError: it is of a known kind that is not read.
+        CorpusError: the kind is known, but not supported.
     """
     if is_brat(path):
         return "brat"
     end = ending(path)
     if end in _NOT_READ:
         what, fix = _NOT_READ[end]
-        raise CorpusError(f"this is {what}: `tag` does not read it", where=path.name, fix=fix)
+        raise CorpusError(f"this is {what}, which is not supported", where=path.name, fix=fix)
     if end == ".parquet":
         return "parquet"
     if end in _RECORD_ENDINGS:
@@ -64,7 +72,7 @@ def file_kind(path: Path) -> FileKind:
     first = _first_line(path)
     if first.startswith("#FORMAT=WebAnno"):
         fix = "export CoNLL 2003 or BRAT from INCEpTION or WebAnno instead"
-        raise CorpusError("this is WebAnno's TSV: `tag` does not read it", where=path.name, fix=fix)
+        raise CorpusError("this is WebAnno's TSV, which is not supported", where=path.name, fix=fix)
     if end == ".tsv" and "annotation_id" in first.split("\t"):  # Label Studio's
         return "table"
     if end in (".pubtator",) or is_pubtator(first):
@@ -75,7 +83,7 @@ def file_kind(path: Path) -> FileKind:
 
 
 def _first_line(path: Path) -> str:
-    """The first line that is not blank; empty where the file cannot be read, which its reader reports."""
+    """The first line that is not blank; empty if the file cannot be read, which its reader reports."""
     lines = read_lines(path, path.name, BadRecords("skip", lambda _: None))
     return next((raw.decode("utf-8", "replace") for _, _, raw in lines if raw.strip()), "")
 
@@ -107,39 +115,39 @@ def read_tagged(
     """The texts of a file with their entities, and the scheme of its tags.
 
     Args:
-        path: a file of any `FileKind`, or a folder of BRAT's; text files may end in .gz too.
-        name: what it is called in messages and ids.
+        path: a file of any `FileKind`, or a BRAT folder. Text files may also end in .gz.
+        name: its name in messages and ids.
         fields: of JSON records, or of columns.
-        scheme: of the tags; None to find it.
-        bad: told of every record that cannot be read.
-        without: lines: sentences of words that have any of them are passed over, as if they were not in the file.
-        left: takes the counts of what nothing reads.
-        notes: takes what a person should know of how the file is read.
+        scheme: of the tags; None to determine it.
+        bad: receives each record that cannot be read.
+        without: line numbers. Sentences with any of these lines are skipped, as if they were not in the file.
+        left: counts what is not read.
+        notes: receives remarks for the user on how the file was read.
 
     Returns:
-        the texts in the file's order, and the scheme; None where the file has spans of characters.
+        the texts in the order of the file, and the scheme (None if the file has character spans).
 
     Raises:
-        RecordError: a bad record, where `bad` stops at them.
-        CorpusError: the file is of a kind that is not read, or it is not clear which column holds the tags.
+        RecordError: a record is bad, and `bad` stops at it.
+        CorpusError: the file's kind is not supported, or it is not clear which column holds the tags.
     """
     left = LeftOut() if left is None else left
     if not has_columns(path):
         records = entries(path, name, fields, bad, left)
         return read_tagged_records(records, name, fields, scheme, bad, without, left, notes)
     sentences = _conll_sentences(path, name, fields, bad, left, [] if notes is None else notes)
-    if len({sentence.group for sentence in sentences}) == 1:  # one -DOCSTART- at the top says nothing of documents
+    if len({sentence.group for sentence in sentences}) == 1:  # a single -DOCSTART- at the top gives no documents
         for sentence in sentences:
             sentence.group = sentence.id
     return with_scheme(sentences, name, scheme, bad, without)
 
 
 def entries(path: Path, name: str, fields: TagFields, bad: BadRecords, left: LeftOut | None = None) -> Iterator[Entry]:
-    """The plain records of a file without columns. Those that their annotators rejected are listed and left out."""
+    """The plain records of a file that is not columns. Skipped and unreadable records go to `bad`."""
     for line, outcome in _outcomes(path, name, fields, bad, LeftOut() if left is None else left):
         if isinstance(outcome, Plain):
             yield Entry(line, outcome)
-        elif isinstance(outcome, Passed):
+        elif isinstance(outcome, Skipped):
             bad.leave_out(outcome.reason, file=name, line=line, field=outcome.field)
         else:
             bad.add(outcome.reason, file=name, line=line, field=outcome.field, fix=outcome.fix)
@@ -160,29 +168,29 @@ def _outcomes(
     elif kind == "parquet":
         from domain_ft.corpus.readers.parquet import file_class_names  # imports pyarrow
 
-        known = file_class_names(path)
+        classes = file_class_names(path)
         for record in raw_records(path, name, "parquet", bad):
-            yield record.line or 0, Plain(named_classes(record.fields, known))
+            yield record.line or 0, Plain(named_classes(record.fields, classes))
     else:
         for line, value in tagged_values(path, name, bad):
-            if isinstance(value, Mapping) and whole_text_only(value) and not fields.spans:
-                reason = "the record has choices for its whole text, and no entities"
-                yield line, Refused(reason, None, "labels of whole texts are learned by `domain-ft classify`")
+            if isinstance(value, Mapping) and labels_whole_text(value) and not fields.spans:
+                reason = "the record has choices for its whole text, but no entities"
+                yield line, Refused(reason, None, "for labels of whole texts use `domain-ft classify`")
                 continue
             for outcome in outcomes(value, fields.text, fields.spans):
                 yield line, outcome
 
 
-def settled_fields(path: Path, name: str, fields: TagFields, bad: BadRecords) -> TagFields:
-    """The fields as `read_tagged` settles them for the records of a file."""
-    return with_usual_spans(fields, list(entries(path, name, fields, bad)))[0]
+def resolve_fields(path: Path, name: str, fields: TagFields, bad: BadRecords) -> TagFields:
+    """The fields that `read_tagged` uses for the records of a file."""
+    return choose_spans_field(fields, list(entries(path, name, fields, bad)))[0]
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
 
 
 def _table(path: Path, name: str, fields: TagFields, bad: BadRecords) -> Iterator[tuple[int, Outcome]]:
-    """The rows of a table with a column of spans, each cell of which is a list as JSON: Label Studio writes such.
+    """The rows of a table with a column of JSON lists of spans, such as Label Studio's CSV.
 
     Raises:
         CorpusError: no column holds spans, or several do.
@@ -190,26 +198,27 @@ def _table(path: Path, name: str, fields: TagFields, bad: BadRecords) -> Iterato
     records = raw_records(path, name, ENDINGS[ending(path)], bad)
     first = list(itertools.islice(records, LOOKED_AT))
     columns = list(first[0].fields) if first else []
-    found = [column for column in columns if any(spans_in(record.fields[column]) for record in first)]
+    span_columns = [column for column in columns if any(spans_in(record.fields[column]) for record in first)]
     if fields.spans in columns:
-        found = [fields.spans]
-    if len(found) != 1:
+        span_columns = [fields.spans]
+    if len(span_columns) != 1:
         tool = "this is an export of Label Studio" if label_studio_answers(columns) is not None else "this is a table"
-        what = "none of its columns lists entities with their start, end and label"
-        fix = f"{_TO_JSON_LINES}; labels of whole texts are learned by `domain-ft classify`"
-        if found:
-            what, fix = f"several of its columns list entities: {listed(found)}", "name one: --spans-field F"
+        what = "none of its columns lists entities with start, end and label"
+        fix = f"{_TO_JSON_LINES}; for labels of whole texts use `domain-ft classify`"
+        if span_columns:
+            what, fix = f"several of its columns list entities: {listed(span_columns)}", "name one: --spans-field F"
         raise CorpusError(f"{tool}, and {what}", where=name, fix=fix)
+    (column,) = span_columns
     for record in itertools.chain(first, records):
-        cell = record.fields[found[0]].strip()
-        rest = {column: value for column, value in record.fields.items() if column != found[0]}
+        cell = record.fields[column].strip()
+        rest = {other: value for other, value in record.fields.items() if other != column}
         try:
             spans = loads(cell) if cell else []
         except RepeatedKeyError as error:
-            yield record.line or 0, Refused(str(error), found[0], ONE_KEY)
+            yield record.line or 0, Refused(str(error), column, ONE_KEY)
             continue
         except (ValueError, RecursionError) as error:
-            yield record.line or 0, Refused(f"broken JSON: {error}", found[0])
+            yield record.line or 0, Refused(f"broken JSON: {error}", column)
             continue
         yield from ((record.line or 0, one) for one in outcomes({**rest, fields.spans or "entities": spans}))
 
@@ -220,29 +229,29 @@ def _table(path: Path, name: str, fields: TagFields, bad: BadRecords) -> Iterato
 def _conll_sentences(
     path: Path, name: str, fields: TagFields, bad: BadRecords, left: LeftOut, notes: list[str]
 ) -> list[Sentence]:
-    """Sentences of columns. A blank line ends one, a -DOCSTART- line a document."""
+    """The sentences of a file of columns. A blank line ends a sentence, a -DOCSTART- line a document."""
     documents = 0
-    found = []
+    sentences = []
     blocks = list(conll_blocks(path, name, bad))
     layout = layout_of(blocks, name, fields.tokens, fields.tags)
     notes += [layout.note] if layout.note else []
     for block in blocks:
         sentence = Sentence([], [], [], "", "")
-        spoiled = False  # a line of the sentence could not be read: it is left out whole
-        ranges: list[tuple[int, range]] = []  # the lines of several words that have the tag of an entity
-        tagged: set[str] = set()  # the numbers of the words that have one
+        unreadable = False  # whether a line could not be read, so that the whole sentence is left out
+        ranges: list[tuple[int, range]] = []  # CoNLL-U range lines with an entity tag
+        tagged: set[str] = set()  # the numbers of words with an entity tag
         for number, line in block.sentence:
             if line is None:
-                spoiled = True
+                unreadable = True
                 continue
             if layout.is_comment(line):
                 continue
             parts = layout.columns_of(line)
             problem = layout.problem(parts)
             if problem:
-                if not spoiled:
+                if not unreadable:
                     bad.add(problem, file=name, line=number, fix="write a word and its tag in each line")
-                spoiled = True
+                unreadable = True
             elif not layout.is_word(parts):
                 if layout.words_of_range(parts) and is_tag(layout.tag_of(parts)) and layout.tag_of(parts) != OUTSIDE:
                     ranges.append((number, layout.words_of_range(parts)))
@@ -252,56 +261,56 @@ def _conll_sentences(
                 sentence.tags.append(layout.tag_of(parts))
                 sentence.lines.append(number)
         for number, words in ranges:
-            if not spoiled and not any(str(word) in tagged for word in words):
-                reason = f"the words {words[0]} to {words[-1]} are tagged in the line of all of them, which is not read"
-                bad.add(reason, file=name, line=number, fix="write the tag of each word in its own line")
-                spoiled = True
-        if sentence.words and not spoiled:
+            if not unreadable and not any(str(word) in tagged for word in words):
+                reason = f"the words {words[0]} to {words[-1]} are tagged in a range line, which is not read"
+                bad.add(reason, file=name, line=number, fix="write the tag of each word in the word's line")
+                unreadable = True
+        if sentence.words and not unreadable:
             sentence.id = f"{name}:{sentence.lines[0]}"
             sentence.group = f"{name}: document {documents}" if documents else sentence.id
             left.fields.update(layout.unread)
-            found.append(sentence)
-        documents += sum(map(begins_document, block.behind))
-    if len(found) == 1 and len(found[0].words) > 1:
+            sentences.append(sentence)
+        documents += sum(map(begins_document, block.after))
+    if len(sentences) == 1 and len(sentences[0].words) > 1:
         notes.append(
-            f"the file has no blank line between sentences, so that its {len(found[0].words):,} words are one text: "
-            "put a blank line behind each sentence"
+            f"the file has no blank line between sentences, so its {len(sentences[0].words):,} words are one text: "
+            "put a blank line after each sentence"
         )
-    return found
+    return sentences
 
 
 # ----------------------------------------------------------------------------------------------------------------- JSON
 
 
 def tagged_values(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int, Any]]:
-    """The records of a file of JSON lines with their lines, or of a JSON list with their numbers."""
-    fix = "write JSON lines, an object a line; CoNLL columns are read from .txt, .conll and other endings"
+    """(line, record) of a file of JSON lines, or (number, record) of a JSON list."""
+    fix = "write JSON lines, one object per line; CoNLL columns are read from .txt, .conll and other endings"
 
     def records_in(value: Any) -> list[Any] | None:
-        # An empty list is a whole file without records, but no line of JSON lines.
+        # [] is a valid JSON file without records, but not a valid line of JSON lines.
         return None if value == [] and ending(path) != ".json" else _records_in(value)
 
     return json_values(path, name, bad, records_in, fix)
 
 
 def _records_in(value: Any) -> list[Any] | None:
-    """The records that a value lists; None where it is a record itself."""
+    """The records that a value lists; None if it is a record itself."""
     if isinstance(value, Mapping) and isinstance(value.get("text"), str):
         return None
-    found = records_of(value)
-    if found is None or found == [value]:
+    records = records_of(value)
+    if records is None or records == [value]:
         return None
-    return found if all(part is None or isinstance(part, list | dict) for part in found) else None
+    return records if all(record is None or isinstance(record, list | dict) for record in records) else None
 
 
-def named_classes(record: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """A record with names where numbers stand for them. A number without a name stays, and is refused as a tag."""
+def named_classes(record: Mapping[str, Any], classes: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """The record with class numbers replaced by names. A number without a name stays, and is refused as a tag later."""
     named = {
         field: [
-            known[number] if isinstance(number, int) and 0 <= number < len(known) else number
+            names[number] if isinstance(number, int) and 0 <= number < len(names) else number
             for number in record[field]
         ]
-        for field, known in names.items()
+        for field, names in classes.items()
         if isinstance(record.get(field), list)
     }
     return {**record, **named}

@@ -1,8 +1,7 @@
-"""Plain records as texts with their entities: words with tags, text with spans, and passages.
+"""Reads plain records to texts with entities: words with tags, text with spans, and passages.
 
-A file is read whole before its tags are judged, since its scheme shows only in all of them; and before spans are, since
-one cause may explain all that do not fit. Offsets count Unicode characters (code points) as Python does, unless
-`TagFields.offsets` says otherwise.
+Tags and spans are checked after the whole file is read: the scheme depends on all tags, and one cause may explain all
+wrong offsets. Offsets count Unicode characters (code points), unless `TagFields.offsets` says otherwise.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from domain_ft.corpus.knowledge_bases import Document, KnowledgeBaseError, is_knowledge_base, read_document
 from domain_ft.corpus.left_out import VERDICT, LeftOut
 from domain_ft.corpus.readers.base import BadRecords, kind_of
 from domain_ft.corpus.tagging.entities import (
@@ -23,10 +23,9 @@ from domain_ft.corpus.tagging.entities import (
     keep_longest,
     recognise,
 )
-from domain_ft.corpus.tagging.fields import Entry, Role, TagFields, with_usual_spans
-from domain_ft.corpus.tagging.knowledge_bases import KnowledgeBaseError, flat_spans, is_knowledge_base, read_document
+from domain_ft.corpus.tagging.fields import Entry, Role, TagFields, choose_spans_field
 from domain_ft.corpus.tagging.offsets import COUNTED, Claim, contradiction, likely_causes
-from domain_ft.corpus.tagging.spans import NAMED, claims_of, holds, own_text_keys, read_span, unread_keys
+from domain_ft.corpus.tagging.spans import NAMED, claims_of, holds, mention_keys, read_span, unread_keys
 from domain_ft.corpus.words import join_words
 from domain_ft.errors import CorpusError, nearest
 from domain_ft.quoting import shown
@@ -34,7 +33,7 @@ from domain_ft.quoting import shown
 
 @dataclass
 class Sentence:
-    """Words with tags as the file has them, not judged yet. `lines` is the line of each word."""
+    """Words with unchecked tags. `lines` has the line of each word."""
 
     words: list[str]
     tags: list[str]
@@ -53,27 +52,27 @@ def read_tagged_records(
     left: LeftOut | None = None,
     notes: list[str] | None = None,
 ) -> tuple[list[TaggedText], Scheme | None]:
-    """`read_tagged` of plain records, whatever they were read from."""
+    """`read_tagged` for plain records from any source."""
     sentences: list[Sentence] = []
     texts: list[TaggedText] = []
-    given = list(records)
-    fields, said = with_usual_spans(fields, given)
+    entries = list(records)
+    fields, field_notes = choose_spans_field(fields, entries)
     if notes is not None:
-        notes += said
-    everything = [_Known(entry, fields, name, bad) for entry in given]
-    claims = _Claims(own_text_keys(itertools.chain.from_iterable(map(_spans_in, everything)), fields.offsets))
-    for known in everything:
-        if fields.has_words(known.record):
-            sentence = _tagged_words(known)
+        notes += field_notes
+    parsed = [_Record(entry, fields, name, bad) for entry in entries]
+    claims = _Claims(mention_keys(itertools.chain.from_iterable(map(_spans_in, parsed)), fields.offsets))
+    for record in parsed:
+        if fields.has_words(record.values):
+            sentence = _tagged_words(record)
             sentences += [sentence] if sentence else []
             read = sentence is not None
         else:
-            passages = is_knowledge_base(known.record) and not known.has("text")
-            text = _text_of_passages(known) if passages else _spanned_text(known, claims)
+            passages = is_knowledge_base(record.values) and not record.has("text")
+            text = _text_of_passages(record) if passages else _spanned_text(record, claims)
             texts += [text] if text else []
             read = text is not None
         if read and left is not None:
-            known.count_unread(left, claims.keys)
+            record.count_unread(left, claims.keys)
     claims.reject()
     if sentences and texts:
         raise CorpusError(
@@ -87,20 +86,21 @@ def read_tagged_records(
 def with_scheme(
     sentences: Sequence[Sentence], name: str, scheme: Scheme | None, bad: BadRecords, without: Collection[int | None]
 ) -> tuple[list[TaggedText], Scheme]:
+    """The texts of sentences, and the scheme of their tags. See `read_tagged` for the arguments."""
     sentences = [sentence for sentence in sentences if not any(line in without for line in sentence.lines)]
     scheme = scheme or recognise(sentence.tags for sentence in sentences)
-    return list(_judged(sentences, name, scheme, bad)), scheme
+    return list(_check_tags(sentences, name, scheme, bad)), scheme
 
 
-def _judged(sentences: Sequence[Sentence], name: str, scheme: Scheme, bad: BadRecords) -> Iterator[TaggedText]:
-    """The sentences whose tags can stand where they stand, as texts with spans."""
+def _check_tags(sentences: Sequence[Sentence], name: str, scheme: Scheme, bad: BadRecords) -> Iterator[TaggedText]:
+    """The sentences with valid tags, as texts with spans. The others go to `bad`."""
     for sentence in sentences:
         try:
             found = chunks(sentence.tags, scheme)
         except TagError as error:
             line = sentence.lines[error.index]
             word = sentence.words[error.index]
-            fix = "mend the tag, or name the file's scheme if it was taken for another: --scheme iob1|iob2|bioes"
+            fix = "fix the tag; or, if the wrong scheme was detected, name it: --scheme iob1|iob2|bioes"
             bad.add(f"{error}, at the word '{shown(word)}'", file=name, line=line, fix=fix)
             continue
         text, bounds = join_words(sentence.words)
@@ -109,8 +109,8 @@ def _judged(sentences: Sequence[Sentence], name: str, scheme: Scheme, bad: BadRe
 
 
 @dataclass(frozen=True)
-class _Known:
-    """A plain record, its place, and which field is what."""
+class _Record:
+    """A plain record, its location, and the roles of its fields."""
 
     entry: Entry
     fields: TagFields
@@ -118,90 +118,90 @@ class _Known:
     bad: BadRecords
 
     @property
-    def record(self) -> Mapping[str, Any]:
-        """Its fields."""
+    def values(self) -> Mapping[str, Any]:
+        """The values of its fields."""
         return self.entry.plain.record
 
     @property
     def line(self) -> int:
-        """Its line, or its number."""
+        """Its line, or its number if the source has no lines."""
         return self.entry.line
 
     @property
     def file(self) -> str:
-        """The file that it is in."""
+        """The name of its file."""
         return self.entry.plain.file or self.source
 
     def name(self, role: Role) -> str:
         """The field of a role."""
-        return self.fields.name(role, self.record)
+        return self.fields.name(role, self.values)
 
     def has(self, role: Role) -> bool:
         """Whether the record has such a field."""
-        return self.name(role) in self.record
+        return self.name(role) in self.values
 
     def find(self, role: Role, kind: type, wanted: str) -> Any:
-        """The value, or None after a report where it is missing or of another kind."""
+        """The value of a role's field; None, after a report, if it is missing or has another type."""
         field = self.name(role)
-        if field not in self.record:
-            known = nearest(field, map(str, self.record)) if self.record else "the record has no fields"
-            fix = f"name the right one with --{role}-field ({known})"
+        if field not in self.values:
+            hint = nearest(field, map(str, self.values)) if self.values else "the record has no fields"
+            fix = f"name the right one with --{role}-field ({hint})"
             self.reject("the field is missing", field, fix)
             return None
-        value = self.record[field]
+        value = self.values[field]
         if not isinstance(value, kind):
             self.reject(f"the field holds {kind_of(value)}, where {wanted} is wanted", field)
             return None
         return value
 
     def reject(self, reason: str, field: str | None = None, fix: str | None = None) -> None:
-        """Report the record."""
+        """Report the record to `bad`."""
         line = None if self.entry.plain.file else self.line
         self.bad.add(reason, file=self.file, line=line, field=field, fix=fix)
 
-    def count_unread(self, left: LeftOut, own_texts: Collection[str]) -> None:
-        """Count the fields of the record and of its spans that nothing reads.
+    def count_unread(self, left: LeftOut, mention_keys: Collection[str]) -> None:
+        """Count the fields of the record and of its spans that are not read.
 
         Args:
-            own_texts: the keys under which spans repeat their text, which is compared.
+            mention_keys: the keys of the spans' texts, which are compared.
         """
-        if not self.fields.has_words(self.record):
-            spans = self.record.get(self.name("spans"))
-            if is_knowledge_base(self.record):
-                own_texts = {*own_texts, "id", "text"}  # which `read_document` compares
-            own = unread_keys(spans, own_texts) if isinstance(spans, list) else []
-            # Spans that a reader of a tool's file made have an id, which the file may not have.
-            own = own if self.entry.plain.unread is None else [key for key in own if key != "id"]
-            left.fields.update(f"{self.name('spans')}[].{key}" for key in own)
+        if not self.fields.has_words(self.values):
+            spans = self.values.get(self.name("spans"))
+            if is_knowledge_base(self.values):
+                mention_keys = {*mention_keys, "id", "text"}  # `read_document` compares these
+            unread = unread_keys(spans, mention_keys) if isinstance(spans, list) else []
+            # Our readers of tools' files give spans an id, which the file may not have.
+            unread = unread if self.entry.plain.unread is None else [key for key in unread if key != "id"]
+            left.fields.update(f"{self.name('spans')}[].{key}" for key in unread)
         if self.entry.plain.unread is not None:
             left.fields.update(self.entry.plain.unread)
             return
         read = {self.fields.id, self.fields.group, self.name("text")}
-        if self.fields.has_words(self.record):
+        if self.fields.has_words(self.values):
             read |= {self.name("tokens"), self.name("tags")}
             read -= {self.name("text")}
         else:
-            read |= {self.name("spans"), *(("passages", "entities") if is_knowledge_base(self.record) else ())}
-        if self.record.get(VERDICT) == "accept":
+            read |= {self.name("spans"), *(("passages", "entities") if is_knowledge_base(self.values) else ())}
+        if self.values.get(VERDICT) == "accept":
             read.add(VERDICT)
-        left.see_fields(map(str, self.record), {name for name in read if name})
+        left.see_fields(map(str, self.values), {name for name in read if name})
 
     @property
     def id(self) -> str:
-        """The record's own id, or its place."""
-        value = self.record.get(self.fields.id) if self.fields.id else None
+        """The record's id, or its file and line."""
+        value = self.values.get(self.fields.id) if self.fields.id else None
         if value is not None:
             return str(value)
         return self.entry.plain.file or f"{self.source}:{self.line}"
 
     @property
     def group(self) -> str:
-        """Its group, or its id."""
-        value = self.record.get(self.fields.group) if self.fields.group else None
+        """The record's group, or its id."""
+        value = self.values.get(self.fields.group) if self.fields.group else None
         return (self.entry.plain.group or self.id) if value is None else str(value)
 
 
-def _tagged_words(known: _Known) -> Sentence | None:
+def _tagged_words(known: _Record) -> Sentence | None:
     words = known.find("tokens", list, "a list of words")
     tags = None if words is None else known.find("tags", list, "a list of tags")
     if words is None or tags is None:
@@ -212,9 +212,9 @@ def _tagged_words(known: _Known) -> Sentence | None:
     elif len(words) != len(tags):
         known.reject(f"there are {len(words)} words and {len(tags)} tags", tags_field)
     elif empty := [place for place, word in enumerate(words) if not isinstance(word, str) or not word.strip()]:
-        known.reject(f"word {empty[0] + 1} is empty or no text", tokens_field)
+        known.reject(f"word {empty[0] + 1} is empty or not a text", tokens_field)
     elif other := [tag for tag in tags if not isinstance(tag, str)]:
-        fix = "write the tags' names, such as B-Disease; numbers mean nothing without a list of names"
+        fix = "write tag names such as B-Disease; numbers need a list of names"
         known.reject(f"the tags hold {kind_of(other[0])}, where names are wanted", tags_field, fix)
     else:
         return Sentence(words, tags, [known.line] * len(words), known.id, known.group)
@@ -223,36 +223,37 @@ def _tagged_words(known: _Known) -> Sentence | None:
 
 @dataclass
 class _Claims:
-    """What spans say of their own text, over all records of a file: which fit, and which do not.
+    """The claims of all spans in a file about their text.
 
     Attributes:
-        keys: under which spans repeat their text.
-        contradicted: each record with the place of its first wrong span, the key, and its wrong claims.
+        keys: the keys of spans that hold their text.
+        fitting: correct claims.
+        contradicted: (record, path of its first wrong span, key, wrong claims) of each record with wrong claims.
     """
 
     keys: Collection[str] = ()
     fitting: list[Claim] = field(default_factory=list)
-    contradicted: list[tuple[_Known, str, str, list[Claim]]] = field(default_factory=list)
+    contradicted: list[tuple[_Record, str, str, list[Claim]]] = field(default_factory=list)
 
     def reject(self) -> None:
-        """Report each record with a span that contradicts itself, with the cause that explains most of them."""
-        claims = [claim for *_, own in self.contradicted for claim in own]
+        """Report each record with a wrong claim, and the cause that explains most of them."""
+        claims = [claim for *_, wrong in self.contradicted for claim in wrong]
         causes, explained = likely_causes(claims, self.fitting)
-        for known, place, key, own in self.contradicted:
-            reason, fix = contradiction(own[0], causes, explained, len(claims))
+        for record, place, key, wrong in self.contradicted:
+            reason, fix = contradiction(wrong[0], causes, explained, len(claims))
             if key not in NAMED:
-                fix += f"; or give '{key}' another place than the span, if it is not the span's own text"
-            known.reject(reason, place, fix)
+                fix += f"; or, if '{key}' is not the text of the span, move it out of the span"
+            record.reject(reason, place, fix)
 
 
-def _spans_in(known: _Known) -> Iterator[tuple[str, Any]]:
-    """The spans of a record, each after its text."""
-    text, spans = known.record.get(known.name("text")), known.record.get(known.name("spans"))
-    if isinstance(text, str) and isinstance(spans, list) and not known.fields.has_words(known.record):
+def _spans_in(known: _Record) -> Iterator[tuple[str, Any]]:
+    """(text, span) for each span of a record."""
+    text, spans = known.values.get(known.name("text")), known.values.get(known.name("spans"))
+    if isinstance(text, str) and isinstance(spans, list) and not known.fields.has_words(known.values):
         yield from ((text, span) for span in spans)
 
 
-def _spanned_text(known: _Known, claims: _Claims) -> TaggedText | None:
+def _spanned_text(known: _Record, claims: _Claims) -> TaggedText | None:
     text = known.find("text", str, "text")
     raw = None if text is None else known.find("spans", list, "a list of spans")
     if text is None or raw is None:
@@ -266,17 +267,17 @@ def _spanned_text(known: _Known, claims: _Claims) -> TaggedText | None:
     joined = 0
     for place, value in enumerate(raw):
         try:
-            said = list(claims_of(value, claims.keys, text))
-            untrue = [(place, *one) for one in said if not holds(value, one[1], known.fields.offsets)]
+            of_span = list(claims_of(value, claims.keys, text))
+            untrue = [(place, *one) for one in of_span if not holds(value, one[1], known.fields.offsets)]
             if untrue:
                 wrong.append(untrue[0])
                 continue
             span, parts = read_span(value, text, known.fields.offsets)
         except ValueError as error:
-            fix = f"{COUNTED}; not bytes, not UTF-16 units (--span-offsets names another way)"
+            fix = f"{COUNTED}; not bytes, not UTF-16 units (--span-offsets changes this)"
             known.reject(str(error), f"{field}[{place}]", fix)
             return None
-        claims.fitting += [claim for _, claim in said[:1]]
+        claims.fitting += [claim for _, claim in of_span[:1]]
         spans.append(span)
         joined += parts > 1
     if wrong:
@@ -288,9 +289,9 @@ def _spanned_text(known: _Known, claims: _Claims) -> TaggedText | None:
     return TaggedText(known.id, text, None, kept, *where, overlapping, joined)
 
 
-def _text_of_passages(known: _Known) -> TaggedText | None:
+def _text_of_passages(known: _Record) -> TaggedText | None:
     try:
-        document = read_document(known.record)
+        document = read_document(known.values)
     except KnowledgeBaseError as error:
         known.reject(str(error), error.field, error.fix)
         return None
@@ -298,3 +299,14 @@ def _text_of_passages(known: _Known) -> TaggedText | None:
     joined = sum(entity.parts > 1 for entity in document.entities)
     place = known.group, known.file, known.line
     return TaggedText(known.id, document.text, None, spans, *place, overlapping, joined)
+
+
+def flat_spans(document: Document) -> tuple[tuple[Span, ...], int]:
+    """The entities of a document as spans, sorted and without overlaps (see `keep_longest`).
+
+    An entity with several parts is one span, from its first to its last part.
+
+    Returns:
+        the spans, and the number of those that were dropped. Equal spans count once.
+    """
+    return keep_longest(Span(entity.start, entity.end, entity.type) for entity in document.entities)

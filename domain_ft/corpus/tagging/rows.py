@@ -1,15 +1,14 @@
-"""Texts with entities as rows of tokens: which token is asked for which tag, and what its answer says of the text.
+"""Texts with entities as rows of tokens: assigns tags to tokens, and converts predicted tags back to entities.
 
-A text is tokenised as it stands, so that a model reads in training what it will read afterwards. What gets a tag is a
-*unit*: a word of `find_words`, joined with its neighbours where the tokenizer laid a token across their border (the
-characters of Chinese, Japanese or Thai that share a token; the parts of an emoji). The first token of a unit is
-labelled, the others are not. So units are the same for a file of words and for plain text, and "U.S." in a CoNLL file
-teaches what a text with "U.S." will ask.
+A text is tokenised unchanged, so that training and prediction have the same input. Tags belong to *units*: a unit is a
+word of `find_words`, or several words with a token across their border (such as characters of Chinese, Japanese or Thai
+that share a token, or the parts of an emoji). Only the first token of a unit has a label. So units are the same for
+files of words and for plain text: what the model learns from "U.S." in a CoNLL file applies to "U.S." in a text.
 
-Where a file gives words, its predictions are read off word by word: a word's tag is that of its first token.
+If a file gives words, predictions are read word by word: the tag of a word is that of its first token.
 
-A text that is longer than the model reads is cut before a unit into windows of about equal length. Nothing is dropped.
-A row is a window; a short text has one.
+A text that is too long for the model is cut between units into windows of about equal length. Nothing is dropped. A row
+is a window; a short text has one.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ _BATCH = 1_000  # texts tokenised at once
 
 @dataclass(frozen=True)
 class Unit:
-    """Characters `start` up to `end` of a text, whose tag is asked for at `token` of the text's tokens."""
+    """The characters [start, end) of a text. The text's token with index `token` carries their tag."""
 
     start: int
     end: int
@@ -48,13 +47,14 @@ class Unit:
 
 @dataclass(frozen=True)
 class EncodedText:
-    """A text as tokens.
+    """A tokenised text.
 
     Attributes:
         ids: (tokens,) int32, without special tokens.
-        units: what is labelled in training.
-        words: what predictions are read off: the words of the file where it gives them, else the units.
-        cuts: (windows + 1,) where each window begins in `ids`, and the end of the last; none of a text of no tokens.
+        units: the units to label in training.
+        words: the units of predictions: the file's words if it gives them, otherwise `units`.
+        cuts: (windows + 1,) where each window begins in `ids`, and the end of the last. A text without tokens has no
+            window.
     """
 
     ids: npt.NDArray[np.int32]
@@ -63,7 +63,7 @@ class EncodedText:
     cuts: tuple[int, ...]
 
     def tags(self, spans: Sequence[Span]) -> list[str]:
-        """The tag of each unit: B- where a span begins in it, I- where one goes on."""
+        """The IOB2 tag of each unit."""
         tags = [OUTSIDE] * len(self.units)
         place = 0
         for span in spans:
@@ -78,14 +78,14 @@ class EncodedText:
 
 
 class TextEncoder:
-    """Turns texts into tokens and units under one tokenizer.
+    """Splits texts into tokens and units.
 
-    Special tokens stand around each window as `adapt` lays them around the sequences of a document: a decoder's window
-    opens with the token that opens a document. Text that happens to spell a special token is read as plain text.
+    Each window has the special tokens that `adapt` puts around the sequences of a document; for a decoder, each window
+    begins with the token that begins a document. Text that spells a special token is tokenised as plain text.
 
     Args:
-        tokenizer: any fast tokenizer; it is copied, and neither its truncation nor its padding matters.
-        max_length: tokens of a window at most, special tokens included.
+        tokenizer: any fast tokenizer. It is copied; its truncation and padding are ignored.
+        max_length: maximum tokens of a window, with special tokens.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
@@ -94,11 +94,11 @@ class TextEncoder:
         self.end = special.end if special.end_every_sequence else ()
         self.room = max_length - len(self.start) - len(self.end)
         if self.room < 1:
-            raise ValueError(f"windows of {max_length} tokens hold nothing beside the special ones")
+            raise ValueError(f"windows of {max_length} tokens have no room besides the special tokens")
         self._backend = plain_backend(tokenizer)
 
     def encode(self, texts: Iterable[tuple[str, Sequence[Bounds] | None]]) -> Iterator[EncodedText]:
-        """Each (text, words) as tokens, in order, a thousand at a time."""
+        """Encode each (text, words), in order. They are tokenised in batches of a thousand."""
         texts = iter(texts)
         while batch := list(itertools.islice(texts, _BATCH)):
             encodings = self._backend.encode_batch([text for text, _ in batch], add_special_tokens=False)
@@ -113,23 +113,23 @@ class TextEncoder:
                 )
 
     def window(self, encoded: EncodedText, number: int) -> list[int]:
-        """The ids of a window, special tokens included."""
+        """The ids of a window, with special tokens."""
         first, last = encoded.cuts[number : number + 2]
         return [*self.start, *encoded.ids[first:last].tolist(), *self.end]
 
 
 class TaggingRows:
-    """The windows of texts, labelled. Satisfies `corpus.rows.Rows`.
+    """The labelled windows of texts. Satisfies `corpus.rows.Rows`.
 
     Attributes:
-        texts: what they are made of.
+        texts: the texts.
         tags: the classes, in the order of the model's outputs.
-        lengths: (rows,) int32, tokens of each window, special tokens included.
-        owners: (rows,) int64, the index in `texts` of the text that each is a window of; never falls.
-        targets: (rows,) int64, 1 where an entity begins in the window, else 0: what a part of the rows, or a balanced
-            draw of them, keeps in its share.
-        cut: (texts,) bool, which texts have more than one window.
-        inexact: how many spans begin or end within a unit, so that no tags can say them exactly.
+        lengths: (rows,) int32, tokens of each window, with special tokens.
+        owners: (rows,) int64, the index in `texts` of each window's text; non-decreasing.
+        targets: (rows,) int64, 1 if an entity begins in the window, otherwise 0. Subsets and balanced draws of the rows
+            are stratified by it.
+        cut: (texts,) bool, whether a text has more than one window.
+        inexact: the number of spans that begin or end within a unit, so that tags cannot represent them exactly.
     """
 
     def __init__(
@@ -137,27 +137,27 @@ class TaggingRows:
     ) -> None:
         self.texts, self.tags = texts, tuple(tags)
         numbers = {tag: number for number, tag in enumerate(self.tags)}
-        unknown = numbers[OUTSIDE]  # a type that was never seen in training cannot be asked for
+        unknown = numbers[OUTSIDE]  # for types that do not occur in training
         ids: list[list[int]] = []
         targets: list[npt.NDArray[np.int64]] = []
         words: list[tuple[Unit, ...]] = []
         owners: list[int] = []
-        places: list[int] = []  # of each word's token among the tokens of all rows
+        places: list[int] = []  # the index of each word's token among the tokens of all rows
         cut: list[bool] = []
         self.inexact = total = 0
         for index, encoded in enumerate(encoder.encode((text.text, text.words) for text in texts)):
             spans = texts[index].spans
             tags_of_units = encoded.tags(spans)
-            said = {_characters(encoded.units, chunk) for chunk in lenient_chunks(tags_of_units)}
-            self.inexact += len(set(spans) - said)
-            asked = np.full(len(encoded.ids), IGNORED, dtype=np.int64)
+            decoded = {_characters(encoded.units, chunk) for chunk in lenient_chunks(tags_of_units)}
+            self.inexact += len(set(spans) - decoded)
+            labels = np.full(len(encoded.ids), IGNORED, dtype=np.int64)  # (tokens of the text,)
             for unit, tag in zip(encoded.units, tags_of_units, strict=True):
-                asked[unit.token] = numbers.get(tag, unknown)
-            where = np.zeros(len(encoded.ids), dtype=np.int64)
+                labels[unit.token] = numbers.get(tag, unknown)
+            where = np.zeros(len(encoded.ids), dtype=np.int64)  # (tokens of the text,) index among those of all rows
             for number, (first, last) in enumerate(itertools.pairwise(encoded.cuts)):
                 window = encoder.window(encoded, number)
-                target = np.full(len(window), IGNORED, dtype=np.int64)
-                target[len(encoder.start) : len(encoder.start) + last - first] = asked[first:last]
+                target = np.full(len(window), IGNORED, dtype=np.int64)  # (tokens of the window,)
+                target[len(encoder.start) : len(encoder.start) + last - first] = labels[first:last]
                 where[first:last] = np.arange(last - first) + total + len(encoder.start)
                 total += len(window)
                 ids.append(window)
@@ -176,7 +176,7 @@ class TaggingRows:
         self._numbers = np.arange(len(owners)) - np.searchsorted(self.owners, self.owners)
         self._starts = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
         self._ids = np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int32, count=total)
-        self._asked = np.concatenate([np.zeros(0, dtype=np.int64), *targets])
+        self._token_targets = np.concatenate([np.zeros(0, dtype=np.int64), *targets])  # (tokens of all rows,)
         self._words = words
         self._places = np.array(places, dtype=np.int64)
 
@@ -184,13 +184,13 @@ class TaggingRows:
         return len(self.lengths)
 
     @property
-    def asked(self) -> npt.NDArray[np.int64]:
-        """(labelled tokens,) the class that is asked for at each, of the rows that are here."""
-        targets = self._asked[self.places(np.arange(len(self)))]
+    def token_targets(self) -> npt.NDArray[np.int64]:
+        """(labelled tokens,) the class of each labelled token in these rows."""
+        targets = self._token_targets[self.places(np.arange(len(self)))]
         return targets[targets != IGNORED]
 
     def take(self, indices: npt.ArrayLike) -> TaggingRows:
-        """The windows with these indices, in that order; one may come twice. To train on: texts stay as they are."""
+        """A view of the windows with these indices, in that order. Indices may repeat. `texts` keeps all texts."""
         places = np.asarray(indices, dtype=np.int64)
         taken = copy.copy(self)
         for name in ("lengths", "owners", "targets", "_numbers", "_starts"):
@@ -198,55 +198,60 @@ class TaggingRows:
         return taken
 
     def row_id(self, row: int) -> str:
-        """The id of the text that a row is a window of."""
+        """The id of the row's text."""
         return self.texts[int(self.owners[row])].id
 
     def pack(self, rows: npt.ArrayLike) -> TaskBatch:
-        """Lay these windows end to end, in that order."""
+        """Pack these windows end to end, in that order."""
         rows = np.asarray(rows, dtype=np.int64)
         places = self.places(rows)
         return pack_windows(
-            self._ids[places], self._asked[places], self.lengths[rows], rows, self.owners[rows], self._numbers[rows]
+            self._ids[places],
+            self._token_targets[places],
+            self.lengths[rows],
+            rows,
+            self.owners[rows],
+            self._numbers[rows],
         )
 
     def places(self, rows: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """(tokens,) where the tokens of a micro-batch of `rows` stand among the tokens of all rows."""
+        """(tokens,) the indices of the tokens of `rows` among the tokens of all rows."""
         rows = np.asarray(rows, dtype=np.int64)
         lengths = self.lengths[rows].astype(np.int64)
         return np.arange(lengths.sum()) + np.repeat(self._starts[rows] - (np.cumsum(lengths) - lengths), lengths)
 
     @property
     def tokens(self) -> int:
-        """Tokens of all rows together, special ones included."""
+        """Tokens of all rows, with special tokens."""
         return len(self._ids)
 
     def entities(
-        self, answers: npt.NDArray[np.int64], chances: npt.NDArray[np.float32]
+        self, predicted: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float32]
     ) -> list[list[tuple[Span, float]]]:
-        """The entities of each text, with how sure the model is of each: the mean chance of the tags of its words.
+        """The predicted entities of each text, each with its confidence: the mean probability of its words' tags.
 
         Args:
-            answers: (tokens,) the class that the model gives each token of all rows.
-            chances: (tokens,) with what probability.
+            predicted: (tokens,) the predicted class of each token of all rows.
+            probabilities: (tokens,) the probability of that class.
         """
-        tags, sure = answers[self._places], chances[self._places]
-        found, place = [], 0
+        tags, confidences = predicted[self._places], probabilities[self._places]  # (words of all texts,)
+        entities, place = [], 0
         for words in self._words:
-            named = [self.tags[number] for number in tags[place : place + len(words)].tolist()]
-            own = sure[place : place + len(words)]
-            found.append(
+            names = [self.tags[number] for number in tags[place : place + len(words)].tolist()]
+            of_words = confidences[place : place + len(words)]
+            entities.append(
                 [
-                    (_characters(words, chunk), float(own[chunk.start : chunk.end].mean()))
-                    for chunk in lenient_chunks(named)
+                    (_characters(words, chunk), float(of_words[chunk.start : chunk.end].mean()))
+                    for chunk in lenient_chunks(names)
                 ]
             )
             place += len(words)
-        return found
+        return entities
 
-    def spans(self, answers: npt.NDArray[np.int64]) -> list[tuple[Span, ...]]:
-        """The entities of each text, of the classes (tokens,) that the model gives the tokens of all rows."""
-        unsure = np.zeros(len(answers), dtype=np.float32)
-        return [tuple(span for span, _ in own) for own in self.entities(answers, unsure)]
+    def spans(self, predicted: npt.NDArray[np.int64]) -> list[tuple[Span, ...]]:
+        """The predicted entities of each text. `predicted` (tokens,) has the class of each token of all rows."""
+        unused = np.zeros(len(predicted), dtype=np.float32)
+        return [tuple(span for span, _ in entities) for entities in self.entities(predicted, unused)]
 
 
 def encode_tags(
@@ -257,7 +262,7 @@ def encode_tags(
     max_length: int,
     progress: Progress | None = None,
 ) -> TaggingRows:
-    """The rows of labelled texts: see TaggingRows and TextEncoder."""
+    """The rows of labelled texts: see `TaggingRows` and `TextEncoder`."""
     return TaggingRows(texts, tags, TextEncoder(tokenizer, max_length), progress)
 
 
@@ -269,7 +274,12 @@ def pack_windows(
     documents: npt.NDArray[np.int64],
     sequences: npt.NDArray[Any],
 ) -> TaskBatch:
-    """A micro-batch of windows, whose tokens (tokens,) stand end to end already. Bytes of tokens are not told: 0."""
+    """A micro-batch of windows.
+
+    Args:
+        ids, targets: (tokens,) of all windows, end to end.
+        lengths, rows, documents, sequences: (windows,) as in `TaskBatch`. Its `token_bytes` are 0.
+    """
     cu_seqlens = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
     return TaskBatch(
         input_ids=ids.astype(np.int64),
@@ -287,24 +297,24 @@ def pack_windows(
 
 
 def _characters(units: Sequence[Unit], chunk: Span) -> Span:
-    """A span of units as one of characters."""
+    """Convert a span of units to a span of characters."""
     return Span(units[chunk.start].start, units[chunk.end - 1].end, chunk.label)
 
 
 def _trimmed(text: str, start: int, end: int) -> Bounds:
-    """A token's characters without white space: byte-level tokens count the space before a word as theirs."""
+    """The bounds of a token without white space: byte-level tokens include the space before a word."""
     sequence = text[start:end]
     return start + len(sequence) - len(sequence.lstrip()), start + len(sequence.rstrip())
 
 
 def _units(words: Sequence[Bounds], offsets: Sequence[Bounds]) -> tuple[Unit, ...]:
-    """Words with the first token of each; words that share a token are one unit, words without one are none.
+    """The units of words. Words that share a token are one unit; words without a token are dropped.
 
     Args:
-        offsets: (start, end) of each token; tokens of no characters are passed over (some tokenizers have them).
+        offsets: (start, end) of each token. Tokens without characters, which some tokenizers have, are skipped.
     """
     units: list[Unit] = []
-    word, claimed = 0, -1  # the first word that may have a part in the token; the last one that has a token
+    word, covered = 0, -1  # the first word that may overlap the token; the last word that is in a unit
     for token, (start, end) in enumerate(offsets):
         if start >= end:
             continue
@@ -315,18 +325,19 @@ def _units(words: Sequence[Bounds], offsets: Sequence[Bounds]) -> tuple[Unit, ..
         last = word
         while last + 1 < len(words) and words[last + 1][0] < end:
             last += 1
-        if word <= claimed:
+        if word <= covered:
             units[-1] = Unit(units[-1].start, max(units[-1].end, words[last][1]), units[-1].token)
         else:
             units.append(Unit(words[word][0], words[last][1], token))
-        claimed = max(claimed, last)
+        covered = max(covered, last)
     return tuple(units)
 
 
 def _cuts(tokens: int, borders: Sequence[int], room: int) -> tuple[int, ...]:
-    """Where windows of at most `room` tokens begin, and the end of the last: at borders, about equally long.
+    """Where windows of at most `room` tokens begin, and the end of the last. They begin at borders of units and are
+    about equally long.
 
-    A single unit of more than `room` tokens is cut as it comes. A text of no tokens has no window.
+    A unit of more than `room` tokens is cut anywhere. A text without tokens has no window.
     """
     if not tokens:
         return (0,)

@@ -1,6 +1,6 @@
-"""Entities that are written beside their text: BRAT's .ann files, PubTator, and BioC XML.
+"""Reads standoff formats: BRAT's .ann files, PubTator, and BioC XML.
 
-Each document becomes a plain record of text and spans (`annotations.Plain`), whose offsets are judged like all others.
+Each document becomes a plain record of text and spans, whose offsets are checked like all others.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from domain_ft.corpus.annotation_tools import Outcome, Plain, Refused
 from domain_ft.corpus.left_out import LeftOut, UnreadFile
 from domain_ft.corpus.readers import ENDINGS
 from domain_ft.corpus.readers.base import BadRecords, decode, is_foreign, read_bytes, read_lines, report_empty
 from domain_ft.corpus.readers.files import ending, why_unreadable
-from domain_ft.corpus.tagging.annotations import Outcome, Plain, Refused, outcomes
+from domain_ft.corpus.tagging.annotations import outcomes
 from domain_ft.errors import CorpusError
 
 _LISTED = 5  # files that a message names
@@ -35,7 +36,7 @@ _PUBTATOR = re.compile(r"([^|\t]+)\|([ta])\|(.*)", re.DOTALL)
 
 
 def brat_pairs(path: Path) -> list[tuple[Path, Path]]:
-    """The (text, annotations) files of a folder, a .ann file or its .txt file; none where it has no annotations."""
+    """The (text, annotations) files of a folder, of a .ann file, or of its .txt file; none without annotations."""
     if path.is_dir():
         return [(ann.with_suffix(".txt"), ann) for ann in sorted(path.rglob("*.ann")) if ann.is_file()]
     if path.suffix.lower() == ".ann" or (path.suffix.lower() == ".txt" and path.with_suffix(".ann").is_file()):
@@ -44,10 +45,10 @@ def brat_pairs(path: Path) -> list[tuple[Path, Path]]:
 
 
 def is_brat(path: Path) -> bool:
-    """Whether a file or folder is BRAT's: of a folder, where half of its texts or more have annotations.
+    """Whether a file or folder is BRAT's. In a folder, at least half of the texts must have annotations.
 
     Raises:
-        CorpusError: a folder has .ann files, but they are strays among other texts.
+        CorpusError: a folder has .ann files, but for fewer texts.
     """
     pairs = brat_pairs(path)
     if not path.is_dir() or not pairs:
@@ -60,37 +61,37 @@ def is_brat(path: Path) -> bool:
     names = ", ".join(ann.relative_to(path).as_posix() for ann in stray[:_LISTED])
     more = f" and {len(stray) - _LISTED:,} more" if len(stray) > _LISTED else ""
     raise CorpusError(
-        f"the folder is not read as BRAT's: {len(whole):,} of its {len(texts):,} texts have an .ann file beside them"
+        f"the folder is not read as BRAT: {len(whole):,} of its {len(texts):,} texts have an .ann file"
         + (f", {len(pairs) - len(whole):,} .ann files have no text" if len(pairs) > len(whole) else "")
         + f" ({names}{more})",
         where=str(path),
-        fix="put the annotated texts and their .ann files into a folder of their own, and name that; or name one file",
+        fix="put the annotated texts and their .ann files into a separate folder, and name that; or name one file",
     )
 
 
 def read_brat(path: Path, bad: BadRecords, left: LeftOut) -> Iterator[tuple[int, Outcome]]:
-    """The documents of a BRAT folder, or the one of a file, each with its number."""
+    """(number, outcome) of each document in a BRAT folder, or of a single file."""
     pairs = brat_pairs(path)
     if path.is_dir():
         known = {file for pair in pairs for file in pair}
         for file in sorted(file for file in path.rglob("*") if not file.is_dir() and file not in known):
-            why = "no .ann file beside it" if file.suffix == ".txt" else "no text of BRAT"
+            why = "it has no .ann file" if file.suffix == ".txt" else "not a BRAT text"
             left.files.append(UnreadFile(file.relative_to(path).as_posix(), why_unreadable(file) or why))
     for number, (text_file, ann) in enumerate(pairs, 1):
-        own = ann.relative_to(path).as_posix() if path.is_dir() else ann.name
+        name = ann.relative_to(path).as_posix() if path.is_dir() else ann.name
         if not text_file.is_file():
-            bad.add("there is no .txt file of the same name beside it", file=own, fix="put the text there")
+            bad.add("the folder has no .txt file of the same name", file=name, fix="put the text there")
             continue
         text = _whole(text_file, text_file.name, bad)
-        lines = _whole(ann, own, bad)
+        lines = _whole(ann, name, bad)
         if text is None or lines is None:
             continue
-        yield number, _brat_document(text, lines, own)
+        yield number, _brat_document(text, lines, name)
 
 
 def _whole(path: Path, name: str, bad: BadRecords) -> str | None:
-    """A whole file with its newlines as they are, since offsets count them; an empty file is empty text."""
-    data = read_bytes(path, name, bad, "cut it in several files")
+    """The text of a file with unchanged newlines, because offsets count them. An empty file is an empty text."""
+    data = read_bytes(path, name, bad, "split it into several files")
     return None if data is None or is_foreign(data, name, bad) else decode(data, name, bad)
 
 
@@ -107,10 +108,10 @@ def _brat_document(text: str, annotations: str, name: str) -> Outcome:
         found = _BRAT.fullmatch(parts[1].strip()) if len(parts) > 1 else None
         if found is None:
             fix = "write ID, TAB, TYPE START END, TAB, the text of the entity"
-            return Refused(f"{name}, line {number}: this is no entity of BRAT", parts[0].strip() or None, fix)
-        places = [[int(place) for place in part.split()] for part in found[2].split(";")]
-        own = {"text": parts[2]} if len(parts) > 2 else {}
-        spans.append({"id": parts[0], "label": found[1], "offsets": places, **own})
+            return Refused(f"{name}, line {number}: this is not an entity of BRAT", parts[0].strip() or None, fix)
+        offsets = [[int(place) for place in part.split()] for part in found[2].split(";")]
+        mention = {"text": parts[2]} if len(parts) > 2 else {}
+        spans.append({"id": parts[0], "label": found[1], "offsets": offsets, **mention})
     return Plain({"text": text, "entities": spans, "document": name}, tuple(dict.fromkeys(unread)), name, name)
 
 
@@ -118,22 +119,22 @@ def _brat_document(text: str, annotations: str, name: str) -> Outcome:
 
 
 def is_bioc(path: Path) -> bool:
-    """Whether an XML file begins as a BioC collection does."""
+    """Whether an XML file begins like a BioC collection."""
     try:
         with path.open("rb") as file:
             return b"<collection" in file.read(2_000)
     except OSError:
-        return False  # its reader says why
+        return False  # its reader reports the error
 
 
 def is_pubtator(line: str) -> bool:
-    """Whether a line begins a document of PubTator, as the first of a file does."""
+    """Whether a line begins a PubTator document."""
     found = _PUBTATOR.match(line)
     return bool(found) and found is not None and found[2] == "t"
 
 
 def read_pubtator(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int, Outcome]]:
-    """The documents of a PubTator file, each with the line where it begins: title and abstract, a newline between."""
+    """(first line, outcome) of each document in a PubTator file. The text is its title, a newline, and its abstract."""
     block: list[tuple[int, str]] = []
     for number, offset, raw in read_lines(path, name, bad):
         line = decode(raw, name, bad, offset=offset, line=number)
@@ -165,7 +166,7 @@ def _pubtator_document(lines: Sequence[tuple[int, str]]) -> Outcome:
             continue
         if len(parts) < 5 or not (parts[1].isdigit() and parts[2].isdigit()):
             fix = "write ID, START, END, TEXT and TYPE between tabs, below ID|t|TITLE and ID|a|ABSTRACT"
-            return Refused(f"PubTator: line {number} is no annotation", None, fix)
+            return Refused(f"PubTator: line {number} is not an annotation", None, fix)
         spans.append({"start": int(parts[1]), "end": int(parts[2]), "label": parts[4], "text": parts[3]})
     if "t" not in texts:
         return Refused("PubTator: the document has no title (ID|t|...)", None, "write ID|t|TITLE first")
@@ -177,14 +178,14 @@ def _pubtator_document(lines: Sequence[tuple[int, str]]) -> Outcome:
 
 
 def read_bioc_xml(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int, Outcome]]:
-    """The passages of a BioC XML file, each with the number of its document. Entity declarations are refused."""
-    data = read_bytes(path, name, bad, "cut the collection in several files")
+    """(document number, outcome) of each passage in a BioC XML file. XML entity declarations are refused."""
+    data = read_bytes(path, name, bad, "split the collection into several files")
     if data is None or is_foreign(data, name, bad):
         return
     if not data:
         report_empty(name, bad)
         return
-    if b"<!ENTITY" in data:  # they can blow up the memory, or name other files
+    if b"<!ENTITY" in data:  # they can exhaust the memory, or refer to other files
         raise CorpusError("the XML declares entities, which are not read", where=name, fix="write it without <!ENTITY")
     try:
         root = ET.fromstring(data)
@@ -204,7 +205,7 @@ def read_bioc_xml(path: Path, name: str, bad: BadRecords) -> Iterator[tuple[int,
 
 
 def _document(element: ET.Element) -> Mapping[str, Any]:
-    """A document as BioC JSON has it."""
+    """A document in the form of BioC JSON."""
     return {
         "id": element.findtext("id", ""),
         "passages": [_part(passage) for passage in element.findall("passage")],
@@ -236,5 +237,5 @@ def _annotation(element: ET.Element) -> dict[str, Any]:
 
 
 def _number(text: str | None) -> int:
-    """A whole number; -1, which lies in no text, where it is none."""
+    """A whole number; -1, which is outside any text, if it is none."""
     return int(text) if text and text.strip().isdigit() else -1

@@ -1,1 +1,1 @@
-"""Downstream tasks: labelled examples in files, recipes and hubs; their splits, leaks, and rows of tokens."""
+"""Classification tasks: labelled examples from files, recipes and hubs; their splits, leaks, and rows of tokens."""

@@ -1,15 +1,15 @@
-"""The tokens of an example: special tokens as the tokenizer lays them, and what is read of a text that is too long.
+"""Tokenises examples: adds special tokens, and shortens or splits long texts.
 
-Special tokens are those of the tokenizer's own post-processor, for a text and for a pair; where that adds nothing, as
-with most decoders, a newline parts the texts of a pair. Text that happens to spell a special token is encoded as plain
-text. What is read of a text that is too long:
+Special tokens are those of the tokenizer's post-processor, for a single text or a pair. If it adds none between the
+texts of a pair, as with most decoders, they are separated by a newline. Text that spells a special token is tokenised
+as plain text. Long texts are handled in one of three ways:
 
-    truncate    its first tokens; of a pair the longer text is cut until both fit (longest first)
-    head-tail   as many tokens, half of them from its beginning and half from its end
-    windows     all of it, in windows of equal length that do not overlap, MOST_WINDOWS of them at most; the shorter
-                text of a pair stands in each
+    truncate    keep the first tokens; of a pair, the longer text is cut until both fit (longest first)
+    head-tail   keep the same number of tokens, half from the beginning and half from the end
+    windows     split into windows of equal length without overlap, at most MOST_WINDOWS; each has the shorter text of
+                a pair
 
-Windows do not overlap, since each is answered by itself: a token that two of them see would only count twice.
+Windows do not overlap, because each gets its own prediction and shared tokens would only count twice.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
-from domain_ft.corpus.tasks.examples import Example, Examples, Labels
+from domain_ft.corpus.examples import Example, Examples, Labels
 from domain_ft.corpus.tokens import SpecialTokens, plain_backend
 from domain_ft.errors import CorpusError, SettingsError, nearest
 from domain_ft.quoting import shown
 
-if TYPE_CHECKING:  # a worker does not wait for it
+if TYPE_CHECKING:  # workers do not need this slow import
     from transformers import PreTrainedTokenizerFast
 
 LongText = Literal["truncate", "head-tail", "windows"]
 
-VERSION = 2  # of what comes out: raise it whenever the same examples would give other rows or files
+VERSION = 2  # of the output: increase it whenever the same examples would give other rows or files
 
-MOST_WINDOWS = 8  # of an example
+MOST_WINDOWS = 8  # per example
 
 TOKEN = np.dtype([("id", "<u4"), ("type", "u1")])
 
@@ -60,11 +60,11 @@ class Segment:
 
 @dataclass(frozen=True)
 class Template:
-    """How a sequence is laid out: start, text, end; or start, text, middle, second text, end.
+    """The layout of a sequence: start, text, end; or start, first text, middle, second text, end.
 
     Attributes:
         start, middle, end: the special tokens.
-        types: the type of the tokens of each text.
+        types: the token type of each text.
     """
 
     start: Segment
@@ -76,7 +76,7 @@ class Template:
         return len(self.start) + len(self.middle) + len(self.end)
 
     def lay_out(self, *texts: Sequence[int]) -> tuple[list[int], list[int]]:
-        """The ids and the types of a sequence with these texts, a list of ids each."""
+        """The ids and types of a sequence. Each text is a list of ids."""
         ids, types = list(self.start.ids), list(self.start.types)
         for place, text in enumerate(texts):
             if place:
@@ -92,8 +92,8 @@ class Templates:
     """The layouts of a tokenizer.
 
     Attributes:
-        single, pair: of a text, and of two.
-        empty: what stands for a text without any token, where the layout has none of its own: a decoder's opening one.
+        single, pair: for one text, and for two.
+        empty: the tokens of an empty text if the layout adds none: a decoder's start token.
     """
 
     single: Template
@@ -102,10 +102,10 @@ class Templates:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast) -> Templates:
-        """Found by asking the tokenizer's post-processor what it makes of short texts.
+        """Derived from what the tokenizer's post-processor makes of short texts.
 
         Raises:
-            CorpusError: the tokenizer makes tokens of no text.
+            CorpusError: the tokenizer gives no tokens for any text.
         """
         backend = plain_backend(tokenizer)
         usual = (text for text in ("a", "。") if _is_text(backend.encode(text)))
@@ -113,7 +113,9 @@ class Templates:
             filter(lambda t: _is_text(backend.encode(t)), sorted(backend.get_vocab())), None
         )
         if probe is None:
-            raise CorpusError("the tokenizer makes tokens of no text", fix="copy its files beside the model again")
+            raise CorpusError(
+                "the tokenizer gives no tokens for any text", fix="copy its files next to the model again"
+            )
         single, pair = _template(backend.encode(probe), 1), _template(backend.encode(probe, probe), 2)
         if not len(pair.middle):
             newline = tuple(backend.encode("\n", add_special_tokens=False).ids)
@@ -126,7 +128,7 @@ def _is_text(encoding: Encoding) -> bool:
 
 
 def _template(encoding: Encoding, texts: int) -> Template:
-    """What stands around the texts of an encoding."""
+    """The special tokens around the texts of an encoding."""
     places = [[i for i, sequence in enumerate(encoding.sequence_ids) if sequence == text] for text in range(texts)]
 
     def between(first: int, last: int) -> Segment:
@@ -137,7 +139,7 @@ def _template(encoding: Encoding, texts: int) -> Template:
         start=between(0, first[0]),
         middle=between(first[-1] + 1, last[0]) if texts > 1 else Segment(),
         end=between(last[-1] + 1, len(encoding.ids)),
-        types=tuple(encoding.type_ids[own[0]] for own in places),
+        types=tuple(encoding.type_ids[of_text[0]] for of_text in places),
     )
 
 
@@ -146,14 +148,14 @@ def _template(encoding: Encoding, texts: int) -> Template:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Makes sequences of examples. It goes to the workers; and who predicts a stream of texts makes one, once.
+    """Tokenises examples to sequences. Can be sent to worker processes.
 
     Attributes:
-        backend: the tokenizer's, plain.
-        templates: its special tokens.
+        backend: of the tokenizer, without truncation and special tokens.
+        templates: the layouts with special tokens.
         labels: the classes of the task.
-        max_length: tokens of a sequence at most, special tokens included.
-        long_text: what is read of a longer text.
+        max_length: maximum tokens of a sequence, with special tokens.
+        long_text: how longer texts are handled.
     """
 
     backend: Tokenizer
@@ -164,7 +166,7 @@ class Encoder:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast, labels: Labels, *, max_length: int, long_text: LongText) -> Encoder:
-        """For a fast tokenizer, which is copied: neither its truncation nor its padding matters.
+        """For a fast tokenizer. It is copied; its truncation and padding are ignored.
 
         Raises:
             SettingsError: `max_length` leaves no room for a pair of texts.
@@ -179,8 +181,8 @@ class Encoder:
         return cls(plain_backend(tokenizer), templates, labels, max_length, long_text)
 
     def key(self, examples: Examples) -> str:
-        """A name for the rows of `examples`: what they are made of, and how."""
-        made_of = [
+        """A hash of everything that determines the rows of `examples`."""
+        parts = [
             VERSION,
             examples.key,
             self.backend.to_str(),
@@ -189,14 +191,14 @@ class Encoder:
             self.max_length,
             self.long_text,
         ]
-        return hashlib.blake2b(json.dumps(made_of).encode(), digest_size=16).hexdigest()
+        return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
     def encode(self, examples: Sequence[Example]) -> Encoded:
         """Tokenise a batch."""
         firsts = self.backend.encode_batch([example.text for example in examples], add_special_tokens=False)
         pairs = [example.pair for example in examples if example.pair is not None]
         seconds = iter(self.backend.encode_batch(pairs, add_special_tokens=False))
-        place = {name: index for index, name in enumerate(self.labels.names)}
+        index_of = {name: index for index, name in enumerate(self.labels.names)}
         ids: list[int] = []
         types: list[int] = []
         lengths: list[int] = []
@@ -204,13 +206,13 @@ class Encoder:
         for example, first in zip(examples, firsts, strict=True):
             texts = [first.ids] if example.pair is None else [first.ids, next(seconds).ids]
             sequences, is_cut = self.sequences(*texts)
-            for own_ids, own_types in sequences:
-                ids += own_ids
-                types += own_types
-                lengths.append(len(own_ids))
+            for sequence, sequence_types in sequences:
+                ids += sequence
+                types += sequence_types
+                lengths.append(len(sequence))
             numbers.append(len(sequences))
             cut.append(is_cut)
-            labels += self._labels(example, place)
+            labels += self._labels(example, index_of)
             label_counts.append(len(example.labels))
         tokens = np.empty(len(ids), dtype=TOKEN)
         tokens["id"], tokens["type"] = ids, types
@@ -225,7 +227,7 @@ class Encoder:
         )
 
     def sequences(self, *texts: list[int]) -> tuple[list[tuple[list[int], list[int]]], bool]:
-        """The ids and types of each sequence of a text, or of a pair, and whether something of it is not read."""
+        """(ids, types) of each sequence of a text or pair, and whether tokens were dropped."""
         template = self.templates.single if len(texts) == 1 else self.templates.pair
         room = self.max_length - len(template)
         if sum(map(len, texts)) <= room:
@@ -234,7 +236,7 @@ class Encoder:
         rooms = _longest_first([len(text) for text in texts], room)
         if self.long_text == "windows":
             longer = max(range(len(texts)), key=lambda place: len(texts[place]))
-            cut = [_head(text, own) for text, own in zip(texts, rooms, strict=True)]
+            cut = [_head(text, size) for text, size in zip(texts, rooms, strict=True)]
             read = texts[longer][: MOST_WINDOWS * rooms[longer]]
             parts = [(*cut[:longer], window, *cut[longer + 1 :]) for window in _windows(read, rooms[longer])]
             is_cut = len(read) < len(texts[longer]) or any(
@@ -242,25 +244,25 @@ class Encoder:
             )
             return [template.lay_out(*part) for part in parts], is_cut
         take = _head_and_tail if self.long_text == "head-tail" else _head
-        return [template.lay_out(*(take(text, own) for text, own in zip(texts, rooms, strict=True)))], True
+        return [template.lay_out(*(take(text, size) for text, size in zip(texts, rooms, strict=True)))], True
 
-    def _labels(self, example: Example, place: dict[str, int]) -> list[int]:
-        unknown = [name for name in example.labels if name not in place]
+    def _labels(self, example: Example, index_of: dict[str, int]) -> list[int]:
+        unknown = [name for name in example.labels if name not in index_of]
         if unknown:
             raise CorpusError(
-                f"'{shown(unknown[0])}' is none of the {len(place)} classes",
+                f"'{shown(unknown[0])}' is none of the {len(index_of)} classes",
                 where=f"example {example.id}",
-                fix=nearest(unknown[0], place) if len(place) <= 50 else "see the labels of the training examples",
+                fix=nearest(unknown[0], index_of) if len(index_of) <= 50 else "see the labels of the training examples",
             )
         if not self.labels.multi_label and len(example.labels) > 1:
             raise CorpusError(
-                f"an example of a task with one label each has {len(example.labels)}", where=f"example {example.id}"
+                f"an example of a single-label task has {len(example.labels)} labels", where=f"example {example.id}"
             )
-        return [place[name] for name in example.labels]
+        return [index_of[name] for name in example.labels]
 
 
 def _longest_first(lengths: Sequence[int], room: int) -> list[int]:
-    """What is left of texts of these lengths where the longer one is cut, token by token, until they fit."""
+    """The lengths of texts after the longer one is cut, token by token, until they fit into `room`."""
     if len(lengths) == 1:
         return [min(lengths[0], room)]
     first, second = lengths
@@ -281,7 +283,7 @@ def _head_and_tail(text: list[int], room: int) -> list[int]:
 
 
 def _windows(text: list[int], room: int) -> list[list[int]]:
-    """`text` in as few parts as fit, of equal length but for a token."""
+    """`text` in as few parts of at most `room` tokens as possible. Their lengths differ by one at most."""
     number = math.ceil(len(text) / room)
     ends = [len(text) * place // number for place in range(number + 1)]
     return [text[first:last] for first, last in itertools.pairwise(ends)]
@@ -289,15 +291,15 @@ def _windows(text: list[int], room: int) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Examples after the tokenizer.
+    """A batch of tokenised examples.
 
     Attributes:
-        tokens: (tokens,) records TOKEN, sequences end to end.
+        tokens: (tokens,) records TOKEN of all sequences, end to end.
         lengths: (sequences,) tokens of each sequence.
         numbers: (examples,) sequences of each example.
-        cut: (examples,) whether something of an example is not read.
-        labels: (labels,) int32, classes, those of each example in turn.
-        label_counts: (examples,) how many of them each example has.
+        cut: (examples,) whether tokens of an example were dropped.
+        labels: (labels,) int32, the classes of all examples, end to end.
+        label_counts: (examples,) labels of each example.
         names: the examples' ids in UTF-8.
     """
 

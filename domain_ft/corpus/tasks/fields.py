@@ -1,8 +1,8 @@
-"""From the fields of a record to an example: which field is the text, the pair, the label, and what a label may be.
+"""Converts records to examples: determines the fields of text, pair and label, and reads the labels.
 
-A label is a name. A number is one too, and so are true and false: `1` and `"1"` are one class, whatever the file.
-Where a record has a list of labels, or several columns of 0 and 1, any number of classes may hold. `labels` says how
-else labels are written, which all records of a file tell together: they are looked at before one is read (`survey`).
+A label is a name. Numbers and truth values are names too: `1` and `"1"` are one class. A task is multi-label if records
+have lists of labels, or several columns of 0 and 1. Other forms of labels are recognised from all records of a file
+together, before examples are made (`survey`; see `labels`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 from typing import Any
 
+from domain_ft.corpus.annotation_tools import label_studio_answers
 from domain_ft.corpus.cleaning import clean
+from domain_ft.corpus.examples import Example, Input
 from domain_ft.corpus.left_out import VERDICT, LeftOut, rejected_by_annotator
 from domain_ft.corpus.readers.base import (
     BadRecords,
@@ -27,14 +29,13 @@ from domain_ft.corpus.readers.base import (
     usual_name,
 )
 from domain_ft.corpus.readers.choosing import what_fields_hold
-from domain_ft.corpus.tasks.choices import chosen, label_studio_answers, plain_records
-from domain_ft.corpus.tasks.examples import Example, Input
+from domain_ft.corpus.tasks.choices import chosen, plain_records
 from domain_ft.corpus.tasks.labels import LabelForm, LabelProblem, LabelRules, LabelSurvey
 from domain_ft.errors import CorpusError, nearest
 from domain_ft.quoting import listed, shown
 
 TEXT_NAMES = ("text", "sentence", "sentence1", "document", "content", "body", "question", "premise", "text1")
-# What the second text of a pair is called where the first has one of these names.
+# By the field of the first text of a pair, the field of the second.
 _SECOND_NAMES = {"sentence1": "sentence2", "premise": "hypothesis", "question": "context", "text1": "text2"}
 LABEL_NAMES = ("label", "labels", "category", "categories", "class", "classes", "target")
 _EMPTIES = frozenset({"nan", "<na>", "null", "#n/a", "#ref!", "#value!", "#name?", "#div/0!", "#null!", "#num!"})
@@ -43,14 +44,14 @@ _TRUTH = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "tru
 
 @dataclass(frozen=True)
 class FieldNames:
-    """What the fields of an example are called. Several names, separated by commas, may stand for text, pair and label.
+    """The names of the fields of an example. `text`, `pair` and `label` may be several names, separated by commas.
 
     Attributes:
-        text: what is classified; several fields are joined by a blank line.
+        text: the text to classify; several fields are joined by blank lines.
         pair: the second text of a pair.
-        label: the label or list of labels; or several columns of 0 and 1.
-        id: what names the record.
-        group: which records share a source.
+        label: the label or list of labels, or several columns of 0 and 1.
+        id: the record's id.
+        group: shared by records from one source.
     """
 
     text: str | None = None
@@ -61,25 +62,25 @@ class FieldNames:
 
 
 class ExampleFields:
-    """Makes examples of records. The fields that were not named are found by the first record and then kept.
+    """Converts records to examples. Fields that the user did not name are determined from the first records.
 
     Args:
-        names: the fields that are known.
-        labelled: whether records have labels; those to be predicted have none, or any.
-        multi_label: whether several labels may hold, where that is known already.
-        classes: the names that numbers stand for, by field, as the data sets of a hub and Parquet files have them.
-        rules: what the user said of how labels are written.
-        known: classes that are known already: those of the training examples.
-        required: of records to be predicted, which of "text" and "id" the user named: these fields have to be there.
-            Where they need not, other fields with usual names serve, and a record without an id is named by its place.
+        names: the fields that the user named.
+        labelled: whether records need labels. Those of records to predict are ignored.
+        multi_label: whether the task is multi-label, if known.
+        classes: by field, the class names of whole numbers, from a data set on the hub or a Parquet file.
+        rules: the options on how labels are written.
+        known: the classes of the training examples, if known.
+        required: for records to predict, which of "text" and "id" the user named: these fields must be present.
+            Otherwise fields with other usual names are used, and a record without an id gets `file:line`.
 
     Attributes:
-        names: the fields, all found once a record was read.
-        multi_label: whether several labels may hold; None before the first record.
-        kinds: how many labels were text, numbers, true or false.
-        unread: a field that looks like the second text of pairs, and was not asked for.
+        names: the fields, complete after the first record.
+        multi_label: whether the task is multi-label; None before the first record.
+        kinds: the number of labels that were text, numbers, and truth values.
+        unread: a field that looks like the second text of pairs, but was not named.
         form: how labels are written.
-        left_out: the fields that nothing reads.
+        left_out: the fields that are not read.
     """
 
     def __init__(
@@ -98,30 +99,30 @@ class ExampleFields:
         self.rules, self.known = rules or LabelRules(), frozenset(known)
         self.form = LabelForm(separator=self.rules.label_separator, literal=self.rules.label_kind == "names")
         self.left_out = LeftOut()
-        self._absent: tuple[str, ...] = ()  # columns of a file that are not read, and so are not in its records
+        self._absent: tuple[str, ...] = ()  # columns of a file that are not read and so are not in its records
         self.required = frozenset(required)
         self.kinds: Counter[str] = Counter()
         self.unread: str | None = None
-        self._settled = False
+        self._resolved = False
         self._text = TextField(names.text, "", usual=TEXT_NAMES)
         self._pair = TextField(names.pair, "", option="--pair-field")
 
     @property
     def label_columns(self) -> tuple[str, ...]:
-        """The fields of the label: one, or several columns of 0 and 1."""
+        """The field of the label, or several columns of 0 and 1."""
         return field_names(self.names.label)
 
     @property
     def read(self) -> frozenset[str]:
-        """The fields that are read, once a record was."""
+        """The fields that are read; complete after the first record."""
         names = (*self._text.names, *self._pair.names, *self.label_columns, self.names.id, self.names.group)
         return frozenset(name for name in names if name)
 
     def columns(self, file: str) -> Callable[[Mapping[str, int]], list[str]]:
-        """What chooses the columns of a file that has a header; it raises CorpusError where one is missing."""
+        """A function from the header of a file to the columns to read. It raises CorpusError if one is missing."""
 
         def choose(fields: Mapping[str, int]) -> list[str]:
-            self._settle(fields, file)
+            self._resolve(fields, file)
             wanted = [*self._text.names, *self._pair.names]
             if self.labelled:
                 wanted += [*self.label_columns, *([self.names.group] if self.names.group else [])]
@@ -137,9 +138,9 @@ class ExampleFields:
         return choose
 
     def example(self, record: RawRecord, file: str, bad: BadRecords) -> Example | None:
-        """The example that a record is; None where it is none, which is reported once."""
+        """The example of a record; None, after a report, if it has none."""
         fields = record.fields
-        self._settle({} if self._settled else what_fields_hold([fields]), file)
+        self._resolve({} if self._resolved else what_fields_hold([fields]), file)
         rejected = rejected_by_annotator(fields) if self.labelled and VERDICT not in self.read else None
         if rejected is not None:
             bad.leave_out(rejected, file=file, line=record.line, field=VERDICT)
@@ -149,13 +150,13 @@ class ExampleFields:
         text, pair = self._text.of(fields, bad, record.line), None
         if text is None:
             return None
-        given, text = text, clean(text)
+        original, text = text, clean(text)
         if not text:
             fix = "leave the record out or give it a text"
             bad.add("the text is empty", file=file, line=record.line, field=self.names.text, fix=fix)
             return None
         if self.labelled and text.casefold() in _EMPTIES:
-            reason = f"the text is '{text}', as a table has it where a cell is empty or wrong"
+            reason = f"the text is '{text}', a placeholder where a cell is empty or wrong"
             fix = "leave the record out or give it a text"
             bad.add(reason, file=file, line=record.line, field=self.names.text, fix=fix)
             return None
@@ -166,7 +167,7 @@ class ExampleFields:
             pair = clean(pair)
         if not self.labelled:
             key = self._key(record, file, bad)
-            return None if key is None else Input(str(key), text, (), pair, "", file, record.line, given, key)
+            return None if key is None else Input(str(key), text, (), pair, "", file, record.line, original, key)
         name = self._name(record, file, bad)
         if name is None:
             return None
@@ -175,7 +176,7 @@ class ExampleFields:
         return None if labels is None or group is None else Example(name, text, labels, pair, group, file, record.line)
 
     def plain(self, records: Iterable[RawRecord], file: str, bad: BadRecords) -> Iterator[RawRecord]:
-        """The records of a file with those of annotation tools made plain, where they have labels."""
+        """The records of a file, with those of annotation tools converted to plain ones if labels are needed."""
         if not self.labelled:
             yield from records
             return
@@ -183,23 +184,23 @@ class ExampleFields:
         yield from plain_records(records, label[0] if len(label) == 1 else None, self.names.text, file, bad)
 
     def survey(self) -> FieldSurvey:
-        """What finds the fields, and how labels are written, by all records."""
+        """A survey of all records that determines the fields and how labels are written."""
         return FieldSurvey(self)
 
     def unread_in(self, record: RawRecord) -> list[str]:
-        """The fields of a record that hold something and are not read."""
+        """The non-empty fields of a record that are not read."""
         held = [str(name) for name, value in record.fields.items() if value is not None and value != ""]
         absent = [name for name in self._absent if name not in record.fields]
         return [name for name in (*held, *absent) if name not in self.read and not _is_accepted(name, record)]
 
     def look(self, records: Sequence[RawRecord], file: str) -> None:
-        """Find the fields that were not named by the first records of a file."""
-        self._settle(fields_of(records), file)
+        """Determine the fields that were not named from the first records of a file."""
+        self._resolve(fields_of(records), file)
 
-    def _settle(self, fields: Mapping[str, int], file: str) -> None:
-        """Find the fields that were not named. `fields`: those of the first records, and what each `Holds`."""
+    def _resolve(self, fields: Mapping[str, int], file: str) -> None:
+        """Determine the fields that were not named. `fields` has those of the first records and what each `Holds`."""
         self._text.name = self._pair.name = file
-        if self._settled:
+        if self._resolved:
             return
         label = self.names.label
         if self.labelled and label is None:
@@ -219,7 +220,7 @@ class ExampleFields:
         if label is not None and label in fields:
             label = join_names([label])  # a name with a comma is one name
         if not self.labelled and "text" not in self.required and not set(self._text.names) <= set(fields):
-            self._text.names = ()  # what is to be predicted may call its text by another name than the training did
+            self._text.names = ()  # the text to predict may be in a field of another name than in training
         if not self.labelled and "id" not in self.required and self.names.id not in fields:
             self.names = replace(self.names, id=usual_id(fields))
         taken = {*field_names(label), *self._pair.names, self.names.id, self.names.group}
@@ -229,7 +230,7 @@ class ExampleFields:
         second = _SECOND_NAMES.get(text[0]) if not self.names.text and not self.names.pair else None
         self.unread = second if fields.get(second or "") else None
         self.names = replace(self.names, text=join_names(text), label=label)
-        self._settled = True
+        self._resolved = True
 
     def _labels(self, record: RawRecord, file: str, bad: BadRecords) -> tuple[str, ...] | None:
         columns = self.label_columns
@@ -241,33 +242,34 @@ class ExampleFields:
         if len(columns) > 1:
             self.multi_label = True
             return self._marked(record, columns, file, bad)
-        value = given = record.fields[columns[0]]
+        value = original = record.fields[columns[0]]
         if self.form.no_label(value):
-            found = kind_of(value) if not isinstance(value, str) or not value.strip() else f"'{shown(value.strip())}'"
-            found = "an empty label" if isinstance(value, str) and not value.strip() else found
-            found = f"the number {value}" if found == "a number" else found
-            found = "no choice" if chosen(value) == [] else found
-            hidden = " (-1 often stands for a label that is hidden or was not given)" if value == -1 else ""
-            reason = f"the field holds {found}, where a label is wanted: there is no label{hidden}"
+            kind = kind_of(value) if not isinstance(value, str) or not value.strip() else f"'{shown(value.strip())}'"
+            kind = "an empty label" if isinstance(value, str) and not value.strip() else kind
+            kind = f"the number {value}" if kind == "a number" else kind
+            kind = "no choice" if chosen(value) == [] else kind
+            hidden = " (-1 often marks a hidden or missing label)" if value == -1 else ""
+            reason = f"the field holds {kind}, where a label is wanted: there is no label{hidden}"
             fix = "give the record its label"
             fix += (
                 ""
-                if value is None or found in ("an empty label", "no choice")
+                if value is None or kind in ("an empty label", "no choice")
                 else "; if this is a class: --label-kind names"
             )
             bad.add(reason, file=file, line=record.line, field=columns[0], fix=fix)
             return None
         value = self.form.parts(value)
         if value is None:
-            reason = f"the field holds '{shown(given)}', where the other records hold lists of labels"
+            reason = f"the field holds '{shown(original)}', where the other records hold lists of labels"
             bad.add(reason, file=file, line=record.line, field=columns[0], fix="write all labels in the same way")
             return None
         if self.form.positions:
             self.multi_label = True
             held = self.form.held(value)
             if held is None:
-                reason = f"the field holds '{shown(given)}', where a list of {len(self.form.positions)} times 0 or 1"
-                bad.add(f"{reason} is wanted", file=file, line=record.line, field=columns[0])
+                wanted = f"a list of {len(self.form.positions)} zeros and ones"
+                reason = f"the field holds '{shown(original)}', where {wanted} is wanted"
+                bad.add(reason, file=file, line=record.line, field=columns[0])
                 return None
             self.kinds["positions"] += 1
             return held
@@ -275,14 +277,14 @@ class ExampleFields:
         if self.multi_label is None:
             self.multi_label = multi_label
         if multi_label != self.multi_label:
-            given, before = ("a list", "one label") if multi_label else ("one label", "a list of labels")
-            reason = f"the field holds {given}, where the records before it hold {before}"
+            here, before = ("a list", "one label") if multi_label else ("one label", "a list of labels")
+            reason = f"the field holds {here}, where the records before it hold {before}"
             bad.add(reason, file=file, line=record.line, field=columns[0], fix="write all labels in the same way")
             return None
         names = [self._class(item, columns[0]) for item in (value if multi_label else [value])]
         wrong = [item for item, name in zip(value if multi_label else [value], names, strict=True) if not name]
         if wrong:
-            hidden = " (-1 often stands for a label that is hidden or was not given)" if wrong[0] == -1 else ""
+            hidden = " (-1 often marks a hidden or missing label)" if wrong[0] == -1 else ""
             what = "an empty label" if wrong[0] == "" else kind_of(wrong[0])
             numbered = isinstance(wrong[0], str) and wrong[0].strip().isdecimal()
             what = "a number" if numbered else what
@@ -290,13 +292,13 @@ class ExampleFields:
             reason = f"the field holds {what}, where a label is wanted"
             fix = "give the record its label"
             if isinstance(wrong[0], Mapping | list):
-                fix = "write the name of the class there, or a list of the names of those that hold"
+                fix = "write the name of the class, or a list of names"
             bad.add(reason, file=file, line=record.line, field=columns[0], fix=fix)
             return None
         return tuple(dict.fromkeys(name for name in names if name))
 
     def _marked(self, record: RawRecord, columns: Sequence[str], file: str, bad: BadRecords) -> tuple[str, ...] | None:
-        """The columns that hold 1."""
+        """The names of the columns that hold 1."""
         held = []
         for column in columns:
             truth = _TRUTH.get(str(record.fields[column]).strip().lower())
@@ -310,7 +312,7 @@ class ExampleFields:
         return tuple(held)
 
     def _class(self, value: Any, field: str) -> str | None:
-        """The name of the class that a label stands for; None or empty where it is no label."""
+        """The class name of a label; None or empty if it is not a label."""
         if isinstance(value, bool):
             self.kinds["bool"] += 1
             return "true" if value else "false"
@@ -328,7 +330,7 @@ class ExampleFields:
         return str(int(value)) if value == int(value) else str(value)
 
     def _known_names(self, field: str) -> Sequence[str]:
-        """What whole numbers stand for: as the user said, else as the file says."""
+        """The class names of whole numbers: from the user, otherwise from the file."""
         return self.rules.label_names or self.classes.get(field, ())
 
     def _name(self, record: RawRecord, file: str, bad: BadRecords) -> str | None:
@@ -340,18 +342,18 @@ class ExampleFields:
         return f"{file}:{record.line}"
 
     def _key(self, record: RawRecord, file: str, bad: BadRecords) -> str | int | float | None:
-        """The id of a record to be predicted, as the record has it; None where it has none and one is required."""
+        """The id of a record to predict, with its original type; None if it is required but missing."""
         field = self.names.id
         key = as_id(record.fields.get(field)) if field else None
         if key is None and "id" in self.required:
             reason = "the field is missing" if field not in record.fields else "the field holds no name"
-            fix = "name the right one with --id-field, or leave that out: records are then named by their place"
+            fix = "name the right one with --id-field, or leave that out: ids are then FILE:LINE"
             bad.add(f"{reason}, where a name is wanted", file=file, line=record.line, field=field, fix=fix)
             return None
         return key if key is not None else record.key or f"{file}:{record.line}"
 
     def _plain(self, record: RawRecord, field: str, file: str, bad: BadRecords) -> str | None:
-        """What an id or group is called."""
+        """The text of an id or group; None, after a report, if there is none."""
         value = record.fields.get(field)
         if isinstance(value, str | int | float) and str(value):
             return clean(str(value))
@@ -361,7 +363,7 @@ class ExampleFields:
 
 
 class FieldSurvey(ExampleFields):
-    """Takes the records of a file as `ExampleFields` does, gives no examples, and finds what they tell together."""
+    """Reads the records of a file like `ExampleFields`, but only to determine the fields and the form of labels."""
 
     def __init__(self, fields: ExampleFields) -> None:
         super().__init__(
@@ -375,29 +377,29 @@ class FieldSurvey(ExampleFields):
         self._labels_seen: LabelSurvey | None = None
 
     def columns(self, file: str) -> Callable[[Mapping[str, int]], list[str] | None]:  # type: ignore[override]
-        """All columns: which of them are wanted is not known yet."""
+        """All columns, because it is not known yet which are needed."""
         del file
         return lambda _: None
 
     def example(self, record: RawRecord, file: str, bad: BadRecords) -> Example | None:
-        """Look at a record."""
+        """Survey a record."""
         del bad
-        self._settle({} if self._settled else what_fields_hold([record.fields]), file)
+        self._resolve({} if self._resolved else what_fields_hold([record.fields]), file)
         if len(self.label_columns) == 1:
             label = self.label_columns[0]
             if self._labels_seen is None:
                 self._labels_seen = LabelSurvey(self.rules, self._known_names(label), self.known, self.multi_label)
-            of_tool = label_studio_answers(record.fields) is not None
-            self._labels_seen.add(record.fields.get(label), file, record.line, of_tool=of_tool)
+            from_tool = label_studio_answers(record.fields) is not None
+            self._labels_seen.add(record.fields.get(label), file, record.line, from_tool=from_tool)
         return None
 
     def finish(self) -> tuple[list[str], list[LabelProblem]]:
-        """Tell the fields what was found; gives notes for a person, and what would be learned wrongly."""
+        """Apply the result to the surveyed `ExampleFields`. Returns notes for the user, and problems."""
         fields = self._fields
-        if self._settled:
+        if self._resolved:
             fields.names, fields.classes = self.names, self.classes
             fields._text.names, fields._pair.names = self._text.names, self._pair.names
-            fields.unread, fields._settled = self.unread, True
+            fields.unread, fields._resolved = self.unread, True
         if self._labels_seen is None:
             return [], []
         fields.form, notes, problems = self._labels_seen.decide()
@@ -405,5 +407,5 @@ class FieldSurvey(ExampleFields):
 
 
 def _is_accepted(name: str, record: RawRecord) -> bool:
-    """Whether a field is an annotator's verdict that lets the record pass: it is followed, and so it is read."""
+    """Whether a field is an annotator's verdict `accept`. It is used, so it counts as read."""
     return name == VERDICT and record.fields.get(name) == "accept"

@@ -1,4 +1,4 @@
-"""The fingerprints of labelled examples, which are kept in the cache: by them copies are found, see `near_copies`."""
+"""Fingerprints of labelled examples, kept in the cache. They are used to find copies: see `near_copies`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 
 from domain_ft.corpus.corpus import content_key
 from domain_ft.corpus.duplicates import PERMUTATIONS
+from domain_ft.corpus.examples import Example, Examples
 from domain_ft.corpus.near_copies import DIGEST, MOST_COMPARED, Fingerprints, signed_batches, text_fingerprints
-from domain_ft.corpus.tasks.examples import Example, Examples
 from domain_ft.corpus.tasks.table import ExampleTable
 from domain_ft.progress import Progress
 from domain_ft.storage import alone, cache_folder, new_folder
 
 
 def fingerprints(examples: Examples, progress: Progress | None = None) -> Fingerprints:
-    """The fingerprints of examples, made on all cores; those of a table are kept in the cache."""
+    """The fingerprints of examples, made on all cores. Those of a table are kept in the cache."""
     if not isinstance(examples, ExampleTable):
         return text_fingerprints(map(content, examples))
     whole = ExampleTable(examples.folder)
@@ -36,12 +36,12 @@ def fingerprints(examples: Examples, progress: Progress | None = None) -> Finger
 
 
 def labels_of(examples: Examples) -> Iterator[tuple[str, ...]]:
-    """The labels of each example; of a table no text is read for it."""
+    """The labels of each example. For a table, this reads no texts."""
     return examples.labels() if isinstance(examples, ExampleTable) else (example.labels for example in examples)
 
 
 def content(example: Example) -> str:
-    """All that a model reads of an example, as one text."""
+    """All text of an example that a model reads."""
     return example.text if example.pair is None else f"{example.text}\n{example.pair}"
 
 

@@ -1,8 +1,8 @@
-"""How the labels of a file are written: one name, a list, a list as text, names with a separator, 0 and 1 by position.
+"""Detects how labels are written: one name, a list, a list as text, names with a separator, or 0 and 1 by position.
 
-All labels of a file are looked at before one is read (`LabelSurvey`), because a single one does not tell: `-1` may be a
-class or stand for no label, `a|b` may be a name or two. What is clear is read as it is meant (`LabelForm`). What would
-be learned wrongly, such as scores as classes, is a `LabelProblem` that says what to do.
+All labels of a file are surveyed before examples are made (`LabelSurvey`), because a single label is ambiguous: `-1`
+may be a class or a missing label, `a|b` may be one name or two. If the form is clear, labels are read accordingly
+(`LabelForm`). If they would be learned wrongly, such as scores as classes, the survey gives a `LabelProblem`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from domain_ft.corpus.annotation_tools import are_spans, spans_in
 from domain_ft.corpus.cleaning import clean
-from domain_ft.corpus.tagging.annotations import are_spans, spans_in
 from domain_ft.corpus.tasks.choices import chosen
 from domain_ft.errors import CorpusError
 from domain_ft.quoting import shown
@@ -29,27 +29,27 @@ NO_LABEL = frozenset(
     {"", "-", "--", "_", "?", "nan", "na", "n/a", "n.a.", "<na>", "#n/a", "#na", "nat", "null", "<null>", "(null)"}
     | {"\\n", "unlabeled", "unlabelled"}
 )
-"""Texts that stand for no label, without regard to case."""
+"""Texts that mean a missing label, in any case."""
 
 _MAYBE_NO_LABEL = frozenset(
     {"none", "nil", "missing", "unknown", "undefined", "not available", "not applicable", "tbd", "todo", "blank"}
     | {".", "...", "-1", "#value!", "#ref!", "(blank)", "empty"}
 )
-"""Names that may be classes, and are said, because they may stand for no label too."""
+"""Names that are read as classes, with a note, because they may mean a missing label."""
 
 SEPARATORS = ("|", ";", "#", ",", "+", "\n", "/")
 _BETWEEN = (*SEPARATORS, "&", "\t", " and ", " - ", "_", "-", ":", " ")
-"""What is taken to part labels only where each part is the label of another record."""
+"""Separators that count only if each part is the label of another record."""
 
-_TREES = ("/",)  # they also part the levels of one name, such as law/civil
-_LISTED = 8  # names that a message lists at most
-_RECURRING = 0.8  # share of the parts of labels that recur, from which on labels are taken to be joined
+_TREES = ("/",)  # these also separate the levels of one name, such as law/civil
+_LISTED = 8  # names in a message at most
+_RECURRING = 0.8  # labels are taken to be joined if this share of their parts recurs
 _MOST = 0.5
-_FEW_SCORES = 20  # different whole numbers that are taken for classes wherever they lie
-_FEW_OF_EACH = 5
-_WITHOUT_GAPS = 0.9  # share of the numbers from the lowest to the highest that the numbers of classes cover
-_UNIQUE_FROM = 20  # records, each with a label of its own, from which on a field is no label
-_KEPT = 100_000  # different labels that are remembered
+_FEW_SCORES = 20  # up to so many different whole numbers are always taken for classes
+_FEW_OF_EACH = 5  # fewer records per whole number look like scores
+_WITHOUT_GAPS = 0.9  # numbers of classes cover at least this share of the range from the lowest to the highest
+_UNIQUE_FROM = 20  # if so many records have only unique labels, the field is not a label
+_KEPT = 100_000  # different labels that are counted
 _LONGEST_LIST = 100_000  # characters of a list as text
 _NUMPY = re.compile(r"""\[\s*((?:'[^']*'|"[^"]*"|-?\d+\.?\d*)(?:\s+(?:'[^']*'|"[^"]*"|-?\d+\.?\d*))*)\s*\]""")
 _NUMPY_ITEM = re.compile(r"""'([^']*)'|"([^"]*)"|(-?\d+\.?\d*)""")
@@ -61,12 +61,12 @@ _TRUTH = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 
 @dataclass(frozen=True)
 class LabelRules:
-    """What the user said of the labels, as the options of these names.
+    """The options on how labels are written. The attributes have the names of the options.
 
     Attributes:
-        label_separator: what parts the names of several labels in one text.
-        label_names: the names that the positions of lists of 0 and 1, or whole numbers from 0 on, stand for.
-        label_kind: `names` takes each label as it stands for the name of a class.
+        label_separator: separates several labels in one text.
+        label_names: the class names for the positions of lists of 0 and 1, or for whole numbers from 0.
+        label_kind: `names` reads each label unchanged as a class name.
     """
 
     label_separator: str | None = None
@@ -74,20 +74,20 @@ class LabelRules:
     label_kind: LabelKind = "auto"
 
     def __post_init__(self) -> None:
-        """A line's end or a tab may be written as a shell passes it on with ease."""
+        """Accept a newline or a tab written as an escape, which is easier to type in a shell."""
         if self.label_separator in _WRITTEN:
             object.__setattr__(self, "label_separator", _WRITTEN[self.label_separator])
 
 
 @dataclass(frozen=True)
 class LabelProblem:
-    """What would be learned wrongly.
+    """A reason why the labels would be learned wrongly.
 
     Attributes:
         kind: a slug, such as `multi-hot`.
         what: what is wrong, in a sentence.
         fix: what to do.
-        file, line: where it is seen first.
+        file, line: of the first occurrence.
     """
 
     kind: str
@@ -104,15 +104,15 @@ class LabelProblem:
 
 @dataclass(frozen=True)
 class LabelForm:
-    """How labels are written, as a survey has found.
+    """How labels are written, as determined by a survey.
 
     Attributes:
         lists: whether lists are written as text.
-        separator: what parts several names in a text; None where a text is one name.
-        positions: the class of each position of a list of 0 and 1; empty of other labels.
-        minus_one: whether -1 stands for no label.
-        literal: whether words such as `NA` are names of classes too.
-        choices: whether an annotation tool wrote them, as lists of one choice, or of several.
+        separator: between several names in a text; None if a text is one name.
+        positions: the class of each position in lists of 0 and 1; empty for other labels.
+        minus_one: whether -1 means a missing label.
+        literal: whether words such as `NA` are class names too.
+        choices: for labels from an annotation tool, whether records have one choice or any number.
     """
 
     lists: bool = False
@@ -120,10 +120,10 @@ class LabelForm:
     positions: tuple[str, ...] = ()
     minus_one: bool = False
     literal: bool = False
-    choices: Literal["one", "several"] | None = None
+    choices: Literal["one", "many"] | None = None
 
     def no_label(self, value: Any) -> bool:
-        """Whether a value says that the record has no label."""
+        """Whether a value means that the record has no label."""
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return True
         if self.choices is not None and chosen(value) == []:
@@ -136,11 +136,11 @@ class LabelForm:
         return text == "" if self.literal else text.casefold() in NO_LABEL
 
     def parts(self, value: Any) -> Any:
-        """The list that a text stands for; None for a text that is no list where lists are wanted; else the value."""
+        """The labels in a value: a list, or one label. None for a text that is not a list where lists are wanted."""
         if self.choices is not None:
-            found = chosen(value)
-            found = [value] if found is None and not isinstance(value, list) else found
-            return found[0] if found and len(found) == 1 and self.choices == "one" else found
+            choices = chosen(value)
+            choices = [value] if choices is None and not isinstance(value, list) else choices
+            return choices[0] if choices and len(choices) == 1 and self.choices == "one" else choices
         if isinstance(value, str):
             if self.separator is not None:
                 return [part for part in map(str.strip, value.split(self.separator)) if part]
@@ -148,7 +148,7 @@ class LabelForm:
         return [value] if self.separator is not None and not isinstance(value, list) else value
 
     def held(self, bits: Any) -> tuple[str, ...] | None:
-        """The classes that hold by a list of 0 and 1; None where it is none of the right length."""
+        """The classes with 1 in a list of 0 and 1; None if it is not such a list, or has the wrong length."""
         if not isinstance(bits, list) or len(bits) != len(self.positions):
             return None
         truths = [truth_of(bit) for bit in bits]
@@ -158,7 +158,7 @@ class LabelForm:
 
 
 def listed_in(text: str) -> list[Any] | None:
-    """The list in a text, as JSON, Python or numpy write it, or as 0 and 1 in a row; None where there is none.
+    """The list in a text, in the notation of JSON, Python or numpy, or as a row of 0 and 1; None if there is none.
 
     >>> listed_in("['a', 'b']"), listed_in('["a"]'), listed_in("['a' 'b']"), listed_in("0 1 1"), listed_in("[sic]")
     (['a', 'b'], ['a'], ['a', 'b'], [0, 1, 1], None)
@@ -173,10 +173,10 @@ def listed_in(text: str) -> list[Any] | None:
         value = json.loads(text)
     except (ValueError, RecursionError):
         numpy = _NUMPY.fullmatch(text)
-        if numpy:  # before Python's form, in which two texts with a blank between are one
-            found = _NUMPY_ITEM.findall(numpy[1])
-            if len(found) > 1:
-                return [_item(*parts) for parts in found]
+        if numpy:  # before Python's notation, in which two strings with a blank between are one
+            items = _NUMPY_ITEM.findall(numpy[1])
+            if len(items) > 1:
+                return [_item(*parts) for parts in items]
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
@@ -189,31 +189,31 @@ def listed_in(text: str) -> list[Any] | None:
 
 
 def _item(single: str, double: str, number: str) -> Any:
-    """A text in single or double quotes, or a number."""
+    """An item of numpy's notation: a text in single or double quotes, or a number."""
     if not number:
         return single or double
     return float(number) if "." in number else int(number)
 
 
 def truth_of(value: Any) -> int | None:
-    """0 or 1, however it is written; None of anything else."""
+    """0 or 1 in any notation; None for anything else."""
     return _TRUTH.get(str(value).strip().lower()) if isinstance(value, str | int | float) else None
 
 
 def number_in(value: Any) -> float | None:
-    """The number that a label is; None where it is a name. A number with zeros before it is a code, and so a name."""
+    """The value of a numeric label; None for a name. A number with leading zeros is a code, and so a name."""
     if isinstance(value, bool):
         return None
     if isinstance(value, int | float):
         return float(value) if math.isfinite(value) else None
     if not isinstance(value, str) or not re.fullmatch(r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", value.strip()):
         return None
-    found = float(value)
-    return found if math.isfinite(found) else None
+    number = float(value)
+    return number if math.isfinite(number) else None
 
 
-def alike(name: str) -> str:
-    """What names have in common that differ in case, blanks or Unicode form alone, or in how a number is written."""
+def spelling_key(name: str) -> str:
+    """Equal for names that differ only in case, blanks or Unicode form, or in how a number is written."""
     number = number_in(name)
     if number is not None:
         return str(number)
@@ -221,25 +221,25 @@ def alike(name: str) -> str:
 
 
 def variants(names: Iterable[str]) -> list[list[str]]:
-    """Groups of different names that are `alike`.
+    """Groups of different names with equal `spelling_key`.
 
     >>> variants(["Civil", "penal", "CIVIL"])
     [['CIVIL', 'Civil']]
     """
     groups: defaultdict[str, set[str]] = defaultdict(set)
     for name in names:
-        groups[alike(name)].add(name)
+        groups[spelling_key(name)].add(name)
     return [sorted(group) for group in groups.values() if len(group) > 1]
 
 
 class LabelSurvey:
-    """Looks at the labels of all records of a file, then says how they are written.
+    """Collects the labels of all records of a file, and determines how they are written.
 
     Args:
-        rules: what the user said.
-        names: what whole numbers stand for, where the file says it.
-        known: classes that are known already: those of the training examples.
-        multi_label: whether several may hold, where that is known already.
+        rules: the user's options.
+        names: the class names of whole numbers, if the file has them.
+        known: the classes of the training examples, if known.
+        multi_label: whether the task is multi-label, if known.
     """
 
     def __init__(
@@ -247,15 +247,15 @@ class LabelSurvey:
     ) -> None:
         self.rules, self.known, self.multi_label = rules, frozenset(known), multi_label
         self.names = tuple(rules.label_names or names)
-        self._values: Counter[Any] = Counter()  # of what is no list: (whether it is text, value)
+        self._values: Counter[Any] = Counter()  # (type, value) of labels that are not lists
         self._lists: Counter[tuple[Any, ...]] = Counter()
         self._first: dict[Any, tuple[str, int | None]] = {}
-        self._entities: tuple[str, int | None] | None = None  # where the field first lists entities
-        self._most_chosen: int | None = None  # of the choices of a record, where a tool wrote them
+        self._entities: tuple[str, int | None] | None = None  # file and line where the field first lists entities
+        self._most_chosen: int | None = None  # choices of a record at most, if an annotation tool wrote them
 
-    def add(self, value: Any, file: str, line: int | None, *, of_tool: bool = False) -> None:
-        """Look at one label. `of_tool`: whether an annotation tool wrote it, which writes one choice as its name."""
-        if of_tool and self.rules.label_separator is None:
+    def add(self, value: Any, file: str, line: int | None, *, from_tool: bool = False) -> None:
+        """Add a label. `from_tool`: whether an annotation tool wrote it, so that a single choice is just a name."""
+        if from_tool and self.rules.label_separator is None:
             self._most_chosen = max(self._most_chosen or 0, 1)
         choices = chosen(value)
         if choices is not None:
@@ -281,10 +281,10 @@ class LabelSurvey:
             self._first.setdefault(key, (file, line))
 
     def decide(self) -> tuple[LabelForm, list[str], list[LabelProblem]]:
-        """How labels are written, what a person should know of it, and what would be learned wrongly."""
+        """The form of the labels, notes for the user, and reasons why they would be learned wrongly."""
         if self._entities is not None:
             what = "the field lists entities (spans with a start and an end), not the labels of whole texts"
-            fix = "learn them by `domain-ft tag`; or name the field that holds the label: --label-field F"
+            fix = "use `domain-ft tag` for them; or name the field that holds the label: --label-field F"
             return LabelForm(), [], [LabelProblem("entities", what, fix, *self._entities)]
         literal = self.rules.label_kind == "names"
         separator = self.rules.label_separator
@@ -296,13 +296,12 @@ class LabelSurvey:
         lists = [(list(key[1]), key) for key in self._lists]
         in_text = False
         if not literal and separator is None and self._most_chosen is None:
-            parsed = {key: listed_in(key[1]) for key in values if key[0] == "str"}
-            found = {key: items for key, items in parsed.items() if items is not None}
+            parsed = {key: items for key in values if key[0] == "str" and (items := listed_in(key[1])) is not None}
             texts = sum(count for key, count in values.items() if key[0] == "str")
-            if found and sum(values[key] for key in found) > _MOST * texts:
+            if parsed and sum(values[key] for key in parsed) > _MOST * texts:
                 in_text = True
-                lists += [(items, key) for key, items in found.items()]
-                values = {key: count for key, count in values.items() if key not in found}
+                lists += [(items, key) for key, items in parsed.items()]
+                values = {key: count for key, count in values.items() if key not in parsed}
                 notes.append("Labels are lists written as text: they are read as lists.")
         if separator is not None:
             lists += [(plain.parts(key[1]), key) for key in values]
@@ -311,17 +310,17 @@ class LabelSurvey:
         positions: tuple[str, ...] = ()
         listed = sum(self._lists.get(key) or self._values.get(key, 0) for _, key in lists)
         formed = lists and not literal and self._most_chosen is None
-        if formed and listed >= sum(values.values()):  # a few among texts are no form, but mistakes
+        if formed and listed >= sum(values.values()):  # a few lists among texts are mistakes
             positions, problems = self._positions(lists)
         minus_one = not literal and not positions and self._minus_one(values)
-        choices: Literal["one", "several"] | None = None
+        choices: Literal["one", "many"] | None = None
         if self._most_chosen is not None:
-            choices = "several" if self.multi_label or (self.multi_label is None and self._most_chosen > 1) else "one"
+            choices = "many" if self.multi_label or (self.multi_label is None and self._most_chosen > 1) else "one"
         form = LabelForm(in_text, separator, positions, minus_one, literal, choices)
         if minus_one:
             values = {key: count for key, count in values.items() if not form.no_label(key[1])}
         if not literal and not positions and not problems:
-            problems += self._names_of_no_use(values, lists)
+            problems += self._useless_names(values, lists)
             problems += (
                 self._scores(values) or self._lists_among(values) or self._joined(values) or self._all_different(values)
             )
@@ -333,23 +332,23 @@ class LabelSurvey:
     # --- what is wrong ---
 
     def _positions(self, lists: Sequence[tuple[list[Any], Any]]) -> tuple[tuple[str, ...], list[LabelProblem]]:
-        """The classes of the positions, where all lists hold 0 and 1 for each; or what is wrong."""
+        """The classes of the positions if the labels are lists of 0 and 1, or what is wrong with the lists."""
         lengths = Counter(len(items) for items, _ in lists)
         length = lengths.most_common(1)[0][0]
         first = lists[0][1]
         hot = [items for items, _ in lists if len(items) == length and all(truth_of(i) is not None for i in items)]
-        if length > 1 and len(hot) > _MOST * len(lists):  # one odd list does not make names of the zeros and ones
+        if length > 1 and len(hot) > _MOST * len(lists):  # a few other lists are mistakes
             if len(self.names) == length:
                 return self.names, []
             if self.names and not self.rules.label_names:
-                return (), []  # the file itself names more classes: these are lists of their numbers
-            given = f"{len(self.names)} names are given" if self.names else "the classes have no names"
+                return (), []  # the file names more classes: these are lists of class numbers
+            names = f"{len(self.names)} names are given" if self.names else "the classes have no names"
             return (), [
                 self._problem(
                     "multi-hot",
-                    f"the field holds a list of 0 or 1 for each of {length:,} classes, and {given}",
+                    f"the field holds a list of 0 or 1 for each of {length:,} classes, and {names}",
                     f"name the classes in the order of the lists: --label-names NAME,NAME,... ({length:,} of them); or "
-                    "write in each list the names of the classes that hold",
+                    "write the names of the example's classes in each list",
                     first,
                 )
             ]
@@ -358,18 +357,18 @@ class LabelSurvey:
                 return (), [
                     self._problem(
                         "probabilities",
-                        "the field holds lists of numbers that are neither 0 nor 1: probabilities of classes are not "
-                        "learned from yet",
-                        "write in each list the names of the classes that hold",
+                        "the field holds lists of numbers that are neither 0 nor 1: class probabilities are not "
+                        "supported yet",
+                        "write the names of the example's classes in each list",
                         key,
                     )
                 ]
         return (), []
 
     def _minus_one(self, values: Mapping[Any, int]) -> bool:
-        """Whether -1 stands for no label: it does among numbers from 0 on, and where it is all that there is.
+        """Whether -1 means a missing label: it does among whole numbers from 0, and if all labels are -1.
 
-        With 1 alone beside it, it is one of two classes.
+        If the labels are only -1 and 1, it is a class.
         """
         numbers = {number_in(value) for _, value in values}
         if -1.0 not in numbers or None in numbers or "-1" in self.known:
@@ -379,17 +378,17 @@ class LabelSurvey:
             return True
         return min(others) >= 0 and all(number.is_integer() for number in others) and others != {1.0}
 
-    def _names_of_no_use(self, values: Mapping[Any, int], lists: Sequence[tuple[list[Any], Any]]) -> list[LabelProblem]:
-        items = [item for _, item in values] + [item for found, _ in lists for item in found]
+    def _useless_names(self, values: Mapping[Any, int], lists: Sequence[tuple[list[Any], Any]]) -> list[LabelProblem]:
+        items = [item for _, item in values] + [item for items, _ in lists for item in items]
         numbers = [number_in(item) for item in items]
         if not self.rules.label_names or any(number is not None for number in numbers) or not items:
             return []
         fix = "leave --label-names out"
-        what = "--label-names names lists of 0 and 1, or whole numbers, and the labels are names already"
+        what = "--label-names is for lists of 0 and 1 and for whole numbers, but the labels are names already"
         return [self._problem("label-names", what, fix, next(iter(self._first)))]
 
     def _scores(self, values: Mapping[Any, int]) -> list[LabelProblem]:
-        """Numbers that are scores, not classes."""
+        """The problem of numbers that are scores, not classes."""
         numbers = {key: number_in(key[1]) for key in values}
         texts = {key: key[1] for key in values if key[0] == "str"}
         commas = bool(texts) and len(texts) == len(values) and all(map(_DECIMAL_COMMA.fullmatch, texts.values()))
@@ -397,79 +396,81 @@ class LabelSurvey:
             numbers = {key: float(text.replace(",", ".")) for key, text in texts.items()}
         if self.names or not numbers or None in numbers.values() or self._are_known(values):
             return []
-        found = sorted({number for number in numbers.values() if number is not None})
-        broken = [key for key, number in numbers.items() if number is not None and not number.is_integer()]
+        distinct = sorted({number for number in numbers.values() if number is not None})
+        fractions = [key for key, number in numbers.items() if number is not None and not number.is_integer()]
         fix = (
-            "learning scores (regression) is not done yet: make classes of them, such as low and high; or, if each "
-            "number is the name of a class: --label-kind names"
+            "regression on scores is not supported yet: make classes of them, such as low and high; or, if each "
+            "number is a class name: --label-kind names"
         )
-        fix += "; or, if the comma parts several labels: --label-separator ','" if commas else ""
-        if broken or commas:
-            broken = broken or list(numbers)
-            what = f"the labels are scores: {len(found):,} different numbers from {found[0]:g} to {found[-1]:g}"
-            return [self._problem("scores", what, fix, broken[0])]
-        gaps = len(found) < _WITHOUT_GAPS * (found[-1] - found[0] + 1)
-        if len(found) > _FEW_SCORES and (gaps or sum(values.values()) < _FEW_OF_EACH * len(found)):
+        fix += "; or, if the comma separates labels: --label-separator ','" if commas else ""
+        if fractions or commas:
+            fractions = fractions or list(numbers)
             what = (
-                f"the labels are {len(found):,} different whole numbers from {found[0]:g} to {found[-1]:g}, which look "
-                "like scores and not like classes"
+                f"the labels are scores: {len(distinct):,} different numbers from {distinct[0]:g} to {distinct[-1]:g}"
+            )
+            return [self._problem("scores", what, fix, fractions[0])]
+        gaps = len(distinct) < _WITHOUT_GAPS * (distinct[-1] - distinct[0] + 1)
+        if len(distinct) > _FEW_SCORES and (gaps or sum(values.values()) < _FEW_OF_EACH * len(distinct)):
+            what = (
+                f"the labels are {len(distinct):,} different whole numbers from {distinct[0]:g} to {distinct[-1]:g}, "
+                "which look like scores, not like classes"
             )
             return [self._problem("scores", what, fix, next(iter(numbers)))]
         return []
 
     def _lists_among(self, values: Mapping[Any, int]) -> list[LabelProblem]:
-        """A few lists written as text among names: each would be a class of its own."""
-        names = {alike(key[1]) for key in values if key[0] == "str"} | set(map(alike, self.known))
+        """The problem of a few lists written as text among names: each list would be a class."""
+        names = {spelling_key(key[1]) for key in values if key[0] == "str"} | set(map(spelling_key, self.known))
         for key in values:
             items = listed_in(key[1]) if key[0] == "str" else None
-            if items and all(isinstance(item, str | int) and alike(str(item)) in names for item in items):
-                what = f"most labels are names, and some are lists of these written as text, such as {_quoted(key[1])}"
-                fix = "write all labels as lists, or none; or, if this is the name of a class: --label-kind names"
+            if items and all(isinstance(item, str | int) and spelling_key(str(item)) in names for item in items):
+                what = f"most labels are names, but some are lists of names written as text, such as {_quoted(key[1])}"
+                fix = "write all labels as lists, or none; or, if this is a class name: --label-kind names"
                 return [self._problem("lists-as-text", what, fix, key)]
         return []
 
     def _joined(self, values: Mapping[Any, int]) -> list[LabelProblem]:
-        """Texts that are several labels with a separator between."""
+        """The problem of texts that seem to be several labels with a separator between."""
         texts = {key[1]: count for key, count in values.items() if key[0] == "str"}
         if self._are_known(values):
             return []
-        whole = {alike(str(key[1])) for key in values} | set(map(alike, self.known))
+        whole = {spelling_key(str(key[1])) for key in values} | set(map(spelling_key, self.known))
         for separator in _BETWEEN:
-            parted = {text: _parts(text, separator) for text in texts if separator in text.strip(separator)}
-            sure = [text for text, parts in parted.items() if whole.issuperset(map(alike, parts))]
-            if not sure and not (separator in SEPARATORS and self._recur(texts, parted, separator)):
+            split = {text: _parts(text, separator) for text in texts if separator in text.strip(separator)}
+            certain = [text for text, parts in split.items() if whole.issuperset(map(spelling_key, parts))]
+            if not certain and not (separator in SEPARATORS and self._recur(texts, split, separator)):
                 continue
-            names = {part for text in sure or parted for part in parted[text]}
-            joined = sure or list(parted)
+            names = {part for text in certain or split for part in split[text]}
+            joined = certain or list(split)
             what = (
                 f"labels look like several names with {_spelled(separator)} between, such as {_quoted(joined[0])}: "
                 f"{len(joined):,} of {len(texts):,} different labels are made of {len(names):,} names"
             )
-            if sure:
+            if certain:
                 what += ", each of which is a label of other records"
             fix = (
-                f"read them as several labels: --label-separator {_as_option(separator)}; or each as the name of one "
-                "class: --label-kind names"
+                f"to read them as several labels: --label-separator {_as_option(separator)}; to read each as one "
+                "class name: --label-kind names"
             )
             return [self._problem("joined-labels", what, fix, ("str", joined[0]))]
         return []
 
-    def _recur(self, texts: Mapping[str, int], parted: Mapping[str, Sequence[str]], separator: str) -> bool:
-        """Whether the parts of labels come back in other labels so often that they are names of their own."""
-        if len(parted) < 2:
+    def _recur(self, texts: Mapping[str, int], split: Mapping[str, Sequence[str]], separator: str) -> bool:
+        """Whether the parts of labels recur in other labels so often that they seem to be separate labels."""
+        if len(split) < 2:
             return False
-        parts = Counter(part for text in texts for part in set(_parts(text, separator)))
-        of_joined = {part for found in parted.values() for part in found}
-        recurring = sum(parts[part] > 1 for part in of_joined) / len(of_joined)
-        often = sum(texts[text] for text in parted) > _MOST * sum(texts.values())
-        if separator in _TREES:  # at the end of one name and the beginning of another: no level of a tree is
-            ends = {part for found in parted.values() for part in found[1:]}
-            if not ends & {found[0] for found in parted.values()}:
+        counts = Counter(part for text in texts for part in set(_parts(text, separator)))
+        of_joined = {part for parts in split.values() for part in parts}
+        recurring = sum(counts[part] > 1 for part in of_joined) / len(of_joined)
+        often = sum(texts[text] for text in split) > _MOST * sum(texts.values())
+        if separator in _TREES:  # in a tree, no part is both the first level of one name and a later one of another
+            later = {part for parts in split.values() for part in parts[1:]}
+            if not later & {parts[0] for parts in split.values()}:
                 return False
         return recurring >= _RECURRING or (often and recurring >= _MOST)
 
-    def _notes(self, values: Mapping[Any, int], lists: Sequence[tuple[list[Any], Any]], settled: bool) -> list[str]:
-        """What may be meant otherwise than it is read, though nothing says so for sure."""
+    def _notes(self, values: Mapping[Any, int], lists: Sequence[tuple[list[Any], Any]], is_certain: bool) -> list[str]:
+        """Notes on labels that may be meant in another way than they are read."""
         notes = []
         for key, count in values.items():
             name = str(key[1]).strip()
@@ -478,13 +479,13 @@ class LabelSurvey:
                     continue
                 records = "1 record" if count == 1 else f"{count:,} records"
                 notes.append(
-                    f"'{name}' is read as the name of a class ({records}). If it says that there is no label, leave "
-                    "these records out or empty the field."
+                    f"'{name}' is read as a class name ({records}). If it means a missing label, leave these records "
+                    "out or empty the field."
                 )
-        if lists and not settled and not values and all(len(items) == 1 for items, _ in lists):
+        if lists and not is_certain and not values and all(len(items) == 1 for items, _ in lists):
             notes.append(
-                "Each record has a list of one label: they are learned as labels any number of which may hold. If just "
-                "one may, write the label without the list."
+                "Each record has a list of one label, so the task is multi-label. If examples have only one class "
+                "each, write the label without the list."
             )
         return notes
 
@@ -492,12 +493,12 @@ class LabelSurvey:
         total = sum(values.values())
         if total < _UNIQUE_FROM or len(values) < total or self._are_known(values):
             return []
-        what = f"each of the {total:,} records has a label that no other has: the field seems to be no label"
+        what = f"each of the {total:,} records has a different label: the field does not seem to be a label"
         fix = "name the field that holds the label: --label-field F; or, if these are classes: --label-kind names"
         return [self._problem("unique-labels", what, fix, next(iter(values)))]
 
     def _variants(self, values: Mapping[Any, int], lists: Sequence[tuple[list[Any], Any]]) -> list[LabelProblem]:
-        """Names that differ in case, blanks or Unicode form alone."""
+        """The problems of names that differ only in case, blanks or Unicode form."""
         seen: dict[str, Any] = {}
         for key in values:
             if key[0] == "str":
@@ -509,8 +510,8 @@ class LabelSurvey:
         return [
             self._problem(
                 "label-variants",
-                f"labels differ in case, blanks or Unicode form alone: {_listed(group)}",
-                "write them in one way; or, if they are different classes: --label-kind names",
+                f"labels differ in case, blanks or Unicode form only: {_listed(group)}",
+                "spell them the same way; or, if they are different classes: --label-kind names",
                 next(seen[name] for name in reversed(group) if name in seen),
             )
             for group in variants({*seen, *self.known})
@@ -539,7 +540,7 @@ def _parts(text: str, separator: str) -> list[str]:
 
 
 def _spelled(separator: str) -> str:
-    return {"\n": "a line's end", "\t": "a tab", " ": "a blank"}.get(separator, f"'{separator}'")
+    return {"\n": "a newline", "\t": "a tab", " ": "a blank"}.get(separator, f"'{separator}'")
 
 
 def _as_option(separator: str) -> str:

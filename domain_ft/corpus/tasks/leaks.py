@@ -1,8 +1,8 @@
-"""Leaks: test texts that stand in training too, by count and by name, and labels that copies do not agree on.
+"""Finds leaks: test examples with a copy in the training data, and copies with different labels.
 
-A copy is exact where nothing but case and white space differs, and near from a MinHash similarity of 0.85 on. Against
-the text that a model was adapted to the measure is containment: how much of a test text stands in one document, which
-is far longer than it.
+Copies are exact if they differ only in case and white space, and near from a MinHash similarity of 0.85. In the corpus
+that a model was adapted to, documents are much longer than test texts, so the measure is containment: the share of a
+test text that is in one document.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from domain_ft.corpus.cleaning import normalise
 from domain_ft.corpus.corpus import content_key
 from domain_ft.corpus.documents import Document
 from domain_ft.corpus.duplicates import CONTAINED, NEAR, Containment, shingles
+from domain_ft.corpus.examples import SPLITS, Example, TaskData
 from domain_ft.corpus.near_copies import Integers, all_similar_pairs
 from domain_ft.corpus.prepared import PreparedCorpus, overlaps_of_texts
-from domain_ft.corpus.tasks.examples import SPLITS, Example, TaskData
 from domain_ft.corpus.tasks.fingerprints import content, fingerprints, labels_of
 from domain_ft.corpus.workers import in_order
 from domain_ft.errors import CorpusError
 from domain_ft.progress import Progress
 from domain_ft.storage import cache_folder, write_atomic
 
-# Where a copy may not stand, and the split that it would flatter.
+# (split with the copy, split whose scores the copy would inflate)
 BETWEEN = (("train", "test"), ("train", "validation"), ("validation", "test"))
 KINDS = (
     *(f"{kind}_{first}_{second}" for first, second in BETWEEN for kind in ("exact", "near")),
@@ -42,31 +42,31 @@ KINDS = (
     "near_label_conflicts",
 )
 KIND_WORDS = {
-    "exact_train_test": "test examples that stand in the training examples, word for word",
+    "exact_train_test": "test examples with an exact copy in the training examples",
     "near_train_test": "test examples with a near copy in the training examples",
-    "exact_train_validation": "validation examples that stand in the training examples, word for word",
+    "exact_train_validation": "validation examples with an exact copy in the training examples",
     "near_train_validation": "validation examples with a near copy in the training examples",
-    "exact_validation_test": "test examples that stand in the validation examples, word for word",
+    "exact_validation_test": "test examples with an exact copy in the validation examples",
     "near_validation_test": "test examples with a near copy in the validation examples",
-    "corpus_test": "test examples that stand in the text that the model was adapted to (without their labels)",
-    "exact_label_conflicts": "texts that come with different labels",
+    "corpus_test": "test examples in the corpus that the model was adapted to (without their labels)",
+    "exact_label_conflicts": "texts with different labels",
     "near_label_conflicts": "pairs of near copies with different labels",
 }
-"""What each kind is, for a person."""
+"""The kinds in words, for reports."""
 
 _BATCH = 1_000_000  # characters of a corpus that are compared at a time
 
 
 @dataclass(frozen=True)
 class Leak:
-    """One example and its copy. No text stands in it, so that the list can be shown where the data cannot.
+    """An example and its copy. It contains no text, so the list can be shown even if the data cannot.
 
     Attributes:
         kind: one of `KINDS`.
-        ids, files, lines: of the copy (in training, or the document of a corpus), then of the example.
-        similarity: 1 of exact copies; of near ones MinHash's estimate; of `corpus_test` the share of the example that
-            stands in the document.
-        labels: of both, where they disagree.
+        ids, files, lines: of the copy (in training, or a document of a corpus), then of the example.
+        similarity: 1 for exact copies, MinHash's estimate for near ones; for `corpus_test` the share of the example
+            that is in the document.
+        labels: of both, if they differ.
     """
 
     kind: str
@@ -79,14 +79,14 @@ class Leak:
 
 @dataclass(frozen=True)
 class Leaks:
-    """What `find_leaks` found.
+    """The result of `find_leaks`.
 
     Attributes:
-        found: every leak, in the order of `KINDS`.
-        counts: by kind: test (or validation) examples with a copy, `near` without those that have an exact one too;
-            texts, or pairs of near copies, with two labels.
-        removals: by split, the indices of the examples that `remove_leaks` takes out.
-        notes: what was not looked for, in sentences.
+        found: all leaks, in the order of `KINDS`.
+        counts: by kind: test (or validation) examples with a copy, where `near` excludes those with an exact copy; or
+            texts, or pairs of near copies, with different labels.
+        removals: by split, the indices of the examples that `remove_leaks` removes.
+        notes: what was not searched for, in sentences.
     """
 
     found: Sequence[Leak]
@@ -95,7 +95,7 @@ class Leaks:
     notes: Sequence[str] = ()
 
     def write(self, path: Path) -> None:
-        """Write the list, a JSON object a line."""
+        """Write the list as JSON lines."""
         text = io.StringIO()
         for leak in self.found:
             values = {name: value for name, value in dataclasses.asdict(leak).items() if value is not None}
@@ -104,42 +104,44 @@ class Leaks:
 
 
 def find_leaks(task: TaskData, corpora: Sequence[PreparedCorpus] = (), progress: Progress | None = None) -> Leaks:
-    """Look for copies between the splits, and between the training text of adaptation corpora and the test texts.
+    """Find copies between the splits, and between the training text of adaptation corpora and the test texts.
 
     Args:
         task: from `open_task`.
-        corpora: what the model was adapted to.
-        progress: told (label, done, all or None).
+        corpora: those that the model was adapted to.
+        progress: called with (label, done, all or None).
     """
     return _Search(task, progress).run(corpora)
 
 
 def remove_leaks(task: TaskData, leaks: Leaks) -> TaskData:
-    """The task without the training examples that stand in validation or test, and the validation's that stand in test.
+    """The task without training examples that are also in validation or test, and validation examples also in test.
 
-    What stands in a corpus that the model was adapted to cannot be taken out here, nor are labels that disagree.
+    Test examples in a corpus that the model was adapted to stay, and so do examples with conflicting labels.
 
     Raises:
-        CorpusError: nothing would be left of a split.
+        CorpusError: a split would be empty.
     """
     splits = dict(task.splits)
     for split, indices in leaks.removals.items():
         if len(indices) == len(splits[split]):
             raise CorpusError(
-                f"all {len(indices):,} {split} examples stand in another split too: without them none is left",
+                f"all {len(indices):,} {split} examples are also in another split: without them none is left",
                 where=task.name,
-                fix="give other files, or let the splits be made: leave out --validation and --test",
+                fix="give other files; or leave out --validation and --test to have the splits made automatically",
             )
         if len(indices):
             splits[split] = splits[split].take(np.setdiff1d(np.arange(len(splits[split])), indices))
     removed = ", ".join(f"{len(indices):,} {split}" for split, indices in leaks.removals.items() if len(indices))
     if not removed:
         return task
-    notes = [*task.notes, f"Examples that stand in another split too were left out: {removed} examples."]
-    counts = {split: dict(Counter(itertools.chain.from_iterable(labels_of(own)))) for split, own in splits.items()}
+    notes = [*task.notes, f"Examples that are also in another split were left out: {removed} examples."]
+    counts = {
+        split: dict(Counter(itertools.chain.from_iterable(labels_of(examples)))) for split, examples in splits.items()
+    }
     lost = [name for name in task.labels.names if name not in counts["train"]]
     if lost:
-        notes.append(f"With them went the last training examples of {len(lost):,} classes, such as '{lost[0]}'.")
+        notes.append(f"This removed the last training examples of {len(lost):,} classes, such as '{lost[0]}'.")
     sizes = {split: len(examples) for split, examples in splits.items()}
     facts = {**task.facts, "examples": sizes, "counts": counts}
     key = content_key(task.key, {split: examples.key for split, examples in splits.items()})
@@ -147,10 +149,10 @@ def remove_leaks(task: TaskData, leaks: Leaks) -> TaskData:
 
 
 class _Search:
-    """One call of `find_leaks`. The examples of all splits are numbered through, in the order of `SPLITS`.
+    """One call of `find_leaks`. Examples are numbered across all splits, in the order of `SPLITS`.
 
     Attributes:
-        of_text: the examples of each text; exact copies are one text.
+        of_text: the examples of each text. Exact copies are one text.
     """
 
     def __init__(self, task: TaskData, progress: Progress | None) -> None:
@@ -164,18 +166,18 @@ class _Search:
         for example, text in enumerate(text_of.tolist()):
             self.of_text[text].append(example)
         self.split_of = np.repeat(np.arange(len(SPLITS)), np.diff(self.starts)).tolist()
-        self.labels = [own for split in self.splits for own in labels_of(split)]
+        self.labels = [labels for split in self.splits for labels in labels_of(split)]
         self.found: dict[str, list[Leak]] = defaultdict(list)
         self.counts: Counter[str] = Counter()
-        self.exact: dict[str, set[int]] = defaultdict(set)  # by kind, the examples that have an exact copy
-        self.contained: set[int] = set()  # test examples that stand in a corpus
-        self.leaking: set[int] = set()  # examples to take out
+        self.exact: dict[str, set[int]] = defaultdict(set)  # by kind, the examples with an exact copy
+        self.contained: set[int] = set()  # test examples in a corpus
+        self.leaking: set[int] = set()  # examples to remove
         self.notes: list[str] = []
 
     def run(self, corpora: Sequence[PreparedCorpus]) -> Leaks:
-        for own in self.of_text:
-            if len(own) > 1:
-                self._exact(own)
+        for examples in self.of_text:
+            if len(examples) > 1:
+                self._exact(examples)
         self._near()
         for corpus in corpora:
             self._corpus(corpus)
@@ -186,10 +188,10 @@ class _Search:
         found = [leak for kind in KINDS for leak in self.found[kind]]
         return Leaks(found, {kind: self.counts[kind] for kind in KINDS}, removals, self.notes)
 
-    def _exact(self, own: list[int]) -> None:
-        """What is wrong with the examples of one text."""
+    def _exact(self, examples: list[int]) -> None:
+        """Add the leaks among the examples of one text."""
         for first, second in BETWEEN:
-            copies, harmed = self._within(own, first), self._within(own, second)
+            copies, harmed = self._within(examples, first), self._within(examples, second)
             if copies and harmed:
                 pairs = [*((copies[0], example) for example in harmed), *((copy, harmed[0]) for copy in copies[1:])]
                 for one, other in pairs:
@@ -197,20 +199,20 @@ class _Search:
                 self.exact[f"exact_{first}_{second}"].update(harmed)
                 self.counts[f"exact_{first}_{second}"] += len(harmed)
                 self.leaking.update(copies)
-        others = [example for example in own[1:] if set(self.labels[example]) != set(self.labels[own[0]])]
+        others = [example for example in examples[1:] if set(self.labels[example]) != set(self.labels[examples[0]])]
         if others:
-            self._add("exact_label_conflicts", own[0], others[0], 1.0, labels=True)
+            self._add("exact_label_conflicts", examples[0], others[0], 1.0, labels=True)
             self.counts["exact_label_conflicts"] += 1
 
     def _near(self) -> None:
-        """The same for near copies, of which two texts make a pair."""
+        """Add the leaks among near copies."""
         signatures = [part.signatures for part in self.prints]
         if any(part is None for part in signatures):
-            self.notes.append("There are so many examples that only exact copies were looked for.")
+            self.notes.append("There are too many examples to search for near copies: only exact copies were found.")
             return
         whole = np.concatenate([part for part in signatures if part is not None])
         pairs, similarity = all_similar_pairs(whole[self.first], NEAR)
-        # By kind, for each example that is harmed and for each copy that harms: the nearest of the other side.
+        # By kind, for each example with a copy and for each copy: (similarity, nearest on the other side).
         harmed: dict[str, dict[int, tuple[float, int]]] = defaultdict(dict)
         harming: dict[str, dict[int, tuple[float, int]]] = defaultdict(dict)
         for (one, other), share in zip(pairs.tolist(), similarity.tolist(), strict=True):
@@ -234,14 +236,14 @@ class _Search:
                 self._add(kind, copy, example, share)
 
     def _corpus(self, corpus: PreparedCorpus) -> None:
-        """Test texts of which half or more stands in one document that the model was adapted to."""
+        """Add test texts that are contained in one document of a corpus, at least to the share `CONTAINED`."""
         test = self.splits[SPLITS.index("test")]
         start = int(self.starts[SPLITS.index("test")])
         best: dict[int, tuple[float, str]] = {}
         with tempfile.TemporaryDirectory(prefix="test-texts-", dir=cache_folder("tasks")) as place:
             Containment.of_documents(shingles(normalise(content(example))) for example in test).save(Path(place))
             documents = corpus.split("train")
-            ids: deque[str] = deque()  # of the documents under way
+            ids: deque[str] = deque()  # of the documents in progress
             found = in_order(functools.partial(overlaps_of_texts, Path(place)), _texts(documents.documents(), ids))
             for done, (owners, shares) in enumerate(itertools.chain.from_iterable(found), 1):
                 document = ids.popleft()
@@ -291,7 +293,7 @@ def _keep_nearest(nearest: dict[int, tuple[float, int]], examples: Iterable[int]
 
 
 def _texts(documents: Iterable[Document], ids: deque[str]) -> Iterator[list[str]]:
-    """The texts in batches; the ids are put down as they come."""
+    """The texts in batches. Appends the document ids to `ids`."""
     batch: list[str] = []
     waiting = 0
     for document in documents:

@@ -1,4 +1,4 @@
-"""A classification task by name or by files: read, split, and what a person should know of it said.
+"""Opens a classification task by name or from files: reads it, splits it, and collects notes for the user.
 
 data = open_task(TaskSource(train="train.csv", test="test.csv"))
 data.splits["train"][0].text, data.labels.names, data.notes
@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from domain_ft.corpus.corpus import content_key
+from domain_ft.corpus.examples import SPLITS, Labels, TaskData
 from domain_ft.corpus.left_out import VERDICT, LeftOut
 from domain_ft.corpus.naming import name_of
 from domain_ft.corpus.near_copies import MOST_COMPARED, Bools, duplicate_groups
 from domain_ft.corpus.readers.base import BadRecords, Reject, decode, read_bytes
 from domain_ft.corpus.splitting import draw, why_none_held_out
-from domain_ft.corpus.tasks.examples import SPLITS, Labels, TaskData
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
 from domain_ft.corpus.tasks.fingerprints import fingerprints
 from domain_ft.corpus.tasks.reading import Place
@@ -35,8 +35,8 @@ from domain_ft.quoting import shown
 from domain_ft.wording import counted
 
 _MANY_CLASSES = 1_000
-_MAJORITY = 0.8  # a class of this share of the training examples is said to be a majority
-_LISTED = 8  # names that a message or note lists at most
+_MAJORITY = 0.8  # share of the training examples from which a class is reported as a majority
+_LISTED = 8  # names in a message or note at most
 
 
 def open_task(
@@ -45,15 +45,15 @@ def open_task(
     rejects: Callable[[Reject], None] | None = None,
     progress: Progress | None = None,
 ) -> TaskData:
-    """Read a task's examples into the cache, or find them there, and split them.
+    """Read a task's examples into the cache, unless they are there, and split them.
 
     Args:
-        source: what is asked for.
-        rejects: told of each record that is left out.
-        progress: told (label, examples done, all or None).
+        source: where the task is and how to read it.
+        rejects: receives each record that is left out.
+        progress: called with (label, examples done, all or None).
 
     Raises:
-        CorpusError: a file, field or label that is missing or wrong; too little to train on and test with.
+        CorpusError: a file, field or label is missing or wrong, or there are too few examples.
         AssetError: an asset cannot be fetched.
     """
     opening = _Opening(source, rejects or (lambda _: None), progress)
@@ -66,19 +66,19 @@ class _Opening:
     def __init__(self, source: TaskSource, rejects: Callable[[Reject], None], progress: Progress | None) -> None:
         self.source, self.progress = source, progress
         self.left_out = LeftOut()
-        self._told = rejects
-        self._verdicts = False  # whether records are left out that their annotator rejected
+        self._rejects = rejects
+        self._verdicts = False  # whether any record was left out because its annotator rejected it
         self.notes: list[str] = []
         self.facts: dict[str, Any] = {}
 
     def rejects(self, reject: Reject) -> None:
-        """Count and hand on a record that is left out."""
+        """Count a record that is left out, and pass it to the caller."""
         self.left_out.records += 1
         self._verdicts = self._verdicts or reject.field == VERDICT
-        self._told(reject)
+        self._rejects(reject)
 
     def run(self) -> TaskData:
-        self.source, given, self.facts = find_places(self.source, self.progress)
+        self.source, places, self.facts = find_places(self.source, self.progress)
         names = FieldNames(
             self.source.text_field,
             self.source.pair_field,
@@ -90,26 +90,26 @@ class _Opening:
         multi_label: bool | None = None
         known: set[str] = set()
         for split in SPLITS:
-            if split in given:
-                tables[split] = self._table(given[split], names, multi_label, known)
+            if split in places:
+                tables[split] = self._table(places[split], names, multi_label, known)
                 names, multi_label = tables[split].facts.fields, tables[split].facts.multi_label
                 known |= set(tables[split].facts.counts) if split == "train" else set()
                 self.left_out.fields.update(tables[split].facts.unread_fields)
-                self.left_out.files += given[split].unread
+                self.left_out.files += places[split].unread
                 self.notes += [note for note in tables[split].facts.notes if note not in self.notes]
         train = tables["train"].facts
         self.facts["mean_characters"] = round(train.characters / max(train.examples, 1))
         unread = tables["train"].facts.unread
         if unread:
-            self.notes.append(f"Only '{names.text}' is read: for pairs name the second text, --pair-field {unread}.")
-        self._note_kinds({given[split].name: table for split, table in tables.items()})
+            self.notes.append(f"Only '{names.text}' is read: for pairs, name the second text: --pair-field {unread}.")
+        self._note_kinds({places[split].name: table for split, table in tables.items()})
         splits = self._split(tables)
         labels = self._labels(splits["train"], bool(multi_label))
         splits = self._known_only(splits, labels)
         self._note_counts(splits, labels)
         self._note_ids(splits)
         facts = {"fields": dataclasses.asdict(names), **self.facts}
-        facts["sources"] = {split: place.name for split, place in given.items()}
+        facts["sources"] = {split: place.name for split, place in places.items()}
         facts["examples"] = {split: len(table) for split, table in splits.items()}
         key = content_key(labels.names, labels.multi_label, {split: table.key for split, table in splits.items()})
         return TaskData(self._name(), labels, splits, key, facts, self.notes, self.left_out)
@@ -131,14 +131,14 @@ class _Opening:
             left_out = table.facts.rejects
             unusable = f"; {counted(left_out, 'record')} could not be read" if left_out else ""
             raise CorpusError(
-                f"there is no example that can be used{unusable}",
+                f"there is no usable example{unusable}",
                 where=place.name,
-                fix="look into rejects.jsonl and check which fields are named" if left_out else "give a file with some",
+                fix="look into rejects.jsonl and check the named fields" if left_out else "give a file with examples",
             )
         return table
 
     def _name(self) -> str:
-        """What reports call the task: its own name, else that of the training file without its endings."""
+        """The task's name for reports: its own, or that of the training file without its endings."""
         if self.source.task:
             return self.source.task
         return name_of(str(self.source.train))
@@ -146,7 +146,7 @@ class _Opening:
     # --- splits ---
 
     def _split(self, tables: dict[str, ExampleTable]) -> dict[str, ExampleTable]:
-        """All three splits: those given, and what has to be taken from the training examples."""
+        """All three splits. Those that are not given are taken from the training examples."""
         source, train = self.source, tables["train"]
         if source.test_ids and "test" in tables:
             raise CorpusError("--test and --test-ids are both given", fix="give one of them")
@@ -157,8 +157,8 @@ class _Opening:
         prints = fingerprints(train, self.progress)
         if prints.signatures is None:
             self.notes.append(
-                f"There are {len(train):,} training examples: among more than {MOST_COMPARED:,}, near copies are not "
-                "looked for, so that only exact copies are sure to be in one split."
+                f"There are {len(train):,} training examples: near copies are not searched for among more than "
+                f"{MOST_COMPARED:,}, so only exact copies are certain to be in one split."
             )
         groups = duplicate_groups(prints, list(train.groups()) if source.group_field else ())
         first = np.unique(groups, return_index=True)[1]
@@ -167,13 +167,13 @@ class _Opening:
         hashes = prints.hashes
         rows = np.arange(len(train))
         taken: dict[str, ExampleTable] = {}
-        said = []
+        steps = []
         if "test" in made and source.test_ids:
             wanted = self._test_ids(source.test_ids)
             held = np.array([name in wanted for name in train.ids()])
             self._check_test_ids(wanted, held, train, source.test_ids)
             taken["test"], rows = train.take(rows[held]), rows[~held]
-            said.append(f"the test examples are those of {source.test_ids.name}")
+            steps.append(f"the test examples are those of {source.test_ids.name}")
             made.remove("test")
         for split in made:
             fraction = source.test_fraction if split == "test" else source.validation_fraction
@@ -186,18 +186,18 @@ class _Opening:
                     fix=f"give more examples that differ, or a file of them: --{split} FILE",
                 )
             taken[split], rows = train.take(rows[held]), rows[~held]
-            said.append(f"{fraction:.0%} of the training examples are taken for {split}")
+            steps.append(f"{fraction:.0%} of the training examples are taken for {split}")
         if made:
-            said.append("whole groups of copies and near copies at a time, the same share of each class")
-        self.facts.setdefault("split", "; ".join(said))
+            steps.append("whole groups of copies and near copies at a time, the same share of each class")
+        self.facts.setdefault("split", "; ".join(steps))
         return {"train": train.take(rows), **{split: taken.get(split) or tables[split] for split in SPLITS[1:]}}
 
     def _test_ids(self, path: Path) -> set[str]:
-        """The ids in a file: the keys of a JSON object, a JSON list, or a line each."""
+        """The ids in a file: one per line, a JSON list, or the keys of a JSON object."""
         if not path.is_file():
             raise CorpusError("there is no such file", where=str(path), fix="check the path of --test-ids")
         bad = BadRecords("stop", lambda _: None)
-        data = read_bytes(path, path.name, bad, "cut it in several files") or b""
+        data = read_bytes(path, path.name, bad, "split it into several files") or b""
         text = decode(data, path.name, bad) or ""
         try:
             value = json.loads(text)
@@ -207,31 +207,32 @@ class _Opening:
         return {str(item) for item in values if item != ""}
 
     def _check_test_ids(self, wanted: set[str], held: Bools, train: ExampleTable, path: Path) -> None:
-        found = int(held.sum())
-        if not found:
+        matching = int(held.sum())
+        if not matching:
             raise CorpusError(
-                f"none of the {len(wanted):,} ids is that of a training example, the first of which is '{train[0].id}'",
+                f"none of the {len(wanted):,} ids is the id of a training example, such as '{train[0].id}'",
                 where=str(path),
-                fix="name the field that holds the ids: --id-field F",
+                fix="name the field of the ids: --id-field F",
             )
-        if found == len(held):
-            raise CorpusError("the ids are those of all training examples", where=str(path), fix="name fewer of them")
-        if found < len(wanted):
-            self.notes.append(f"{len(wanted) - found:,} of the {len(wanted):,} ids in {path.name} are no examples.")
+        if matching == len(held):
+            raise CorpusError("the ids are those of all training examples", where=str(path), fix="give fewer ids")
+        if matching < len(wanted):
+            unknown = len(wanted) - matching
+            self.notes.append(f"{unknown:,} of the {len(wanted):,} ids in {path.name} belong to no example.")
 
     # --- classes ---
 
     def _labels(self, train: ExampleTable, multi_label: bool) -> Labels:
-        """The classes that training examples have, in an order that does not hang on theirs."""
+        """The classes of the training examples, in an order that does not depend on that of the examples."""
         names = sorted(set(itertools.chain.from_iterable(train.labels())), key=_natural)
         if len(names) < 2 and not (multi_label and names):
-            given = (
+            reason = (
                 f"all training examples have the label '{shown(names[0])}'"
                 if names
                 else "no training example has a label"
             )
             raise CorpusError(
-                f"{given}: there is nothing to tell apart",
+                f"{reason}: there is nothing to learn",
                 where=self.source.task or self.source.train,
                 fix="check which field holds the label: --label-field F"
                 + (f"; if the annotators' verdicts are the labels: --label-field {VERDICT}" if self._verdicts else ""),
@@ -239,13 +240,13 @@ class _Opening:
         return Labels(tuple(names), multi_label)
 
     def _known_only(self, splits: dict[str, ExampleTable], labels: Labels) -> dict[str, ExampleTable]:
-        """The splits without examples whose label no training example has: an error, or left out where told."""
+        """The splits without examples that have a label unknown in training. Raises unless such records are skipped."""
         known = set(labels.names)
         for split in SPLITS[1:]:
             table = splits[split]
             if set(table.facts.counts) <= known:
                 continue
-            unknown = [index for index, own in enumerate(table.labels()) if not known.issuperset(own)]
+            unknown = [index for index, labels in enumerate(table.labels()) if not known.issuperset(labels)]
             if not unknown:
                 continue
             if self.source.on_bad_record == "stop":
@@ -272,14 +273,14 @@ class _Opening:
         return CorpusError(
             f"the {split} examples have {plural} that no training example has: {_listed(names)}",
             where=f'{where}, field "{self._label_field(table)}"',
-            fix=f"{nearest(names[0], known)}; mend the label, give training examples of it, or leave such records out: "
+            fix=f"{nearest(names[0], known)}; fix the label, give training examples of it, or leave such records out: "
             "--on-bad-record skip",
         )
 
     def _label_field(self, table: ExampleTable) -> str:
         return table.facts.fields.label or "label"
 
-    # --- what a person should know ---
+    # --- notes ---
 
     def _note_kinds(self, tables: Mapping[str, ExampleTable]) -> None:
         kinds = {name: {kind for kind, count in table.facts.kinds.items() if count} for name, table in tables.items()}
@@ -287,12 +288,12 @@ class _Opening:
         field = self._label_field(next(iter(tables.values())))
         names = set().union(*(table.facts.counts for table in tables.values()))
         if len(every) > 1:
-            said = "; ".join(f"{' and '.join(sorted(own))} in {name}" for name, own in kinds.items())
+            by_file = "; ".join(f"{' and '.join(sorted(found))} in {name}" for name, found in kinds.items())
             self.notes.append(
-                f"Labels are of different types ({said}): they are compared by name, so 1 and '1' are one."
+                f"Labels have different types ({by_file}): they are compared by name, so 1 and '1' are the same."
             )
         if "number" in every or (every == {"text"} and all(map(_is_number, names))):
-            self.notes.append(f"The labels in '{field}' are numbers: each is a class. Regression is not done yet.")
+            self.notes.append(f"The labels in '{field}' are numbers: each is a class. Regression is not supported yet.")
 
     def _note_counts(self, splits: Mapping[str, ExampleTable], labels: Labels) -> None:
         counts = Counter(itertools.chain.from_iterable(splits["train"].labels()))
@@ -304,34 +305,34 @@ class _Opening:
         if once:
             plural = "A class appears" if len(once) == 1 else f"{len(once):,} classes appear"
             self.notes.append(
-                f"{plural} once in the training examples: {_listed(once)}. Little can be learned of such."
+                f"{plural} only once in the training examples: {_listed(once)}. That is too rare to learn."
             )
         if len(labels) >= _MANY_CLASSES:
             self.notes.append(
-                f"There are {len(labels):,} classes, {total / len(labels):.1f} training examples for each on average."
+                f"There are {len(labels):,} classes, with {total / len(labels):.1f} training examples each on average."
             )
         name, most = counts.most_common(1)[0]
         if not labels.multi_label and most >= _MAJORITY * total:
             self.notes.append(
-                f"{most / total:.0%} of the training examples are '{shown(name)}': always to answer that looks good by "
-                "accuracy and not by macro F1. --balance weighs or draws the rare classes more."
+                f"{most / total:.0%} of the training examples are '{shown(name)}': always predicting it gives a high "
+                "accuracy, but a low macro F1. --balance gives rare classes more weight, or draws them more often."
             )
 
     def _note_ids(self, splits: Mapping[str, ExampleTable]) -> None:
-        """Ids that a field gives need not tell the examples apart; those that are made of file and line do."""
+        """Note repeated ids. Those from a field need not be unique; those made of file and line are."""
         if not self.source.id_field:
             return
         for split, table in splits.items():
             repeated = len(table) - len(set(table.ids()))
             if repeated:
                 self.notes.append(
-                    f"{repeated:,} of the {len(table):,} {split} examples have the id of another in "
-                    f"'{self.source.id_field}': by it they cannot be told apart."
+                    f"{repeated:,} of the {len(table):,} {split} examples have the same id as another in "
+                    f"'{self.source.id_field}': ids in that field are not unique."
                 )
 
 
 def _natural(name: str) -> tuple[int, float, str]:
-    """Numbers by their size, then names by the alphabet."""
+    """The key to sort numbers by size, then names alphabetically."""
     return (0, float(name), name) if _is_number(name) else (1, 0.0, name)
 
 

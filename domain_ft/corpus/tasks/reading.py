@@ -1,6 +1,6 @@
-"""Where labelled examples are: files, folders of class folders, hubs, assets; and the stream that `predict` reads.
+"""Locates and reads labelled examples in files, folders of class folders, hubs and assets; and the input of `predict`.
 
-`places` says what splits a source holds and how each is read; nothing is read before `Place.read` is called.
+`places` lists the splits of a source. Their examples are read only when `Place.read` is called.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from domain_ft.corpus.corpus import hash_files, hub_revision
+from domain_ft.corpus.examples import Example, Input
 from domain_ft.corpus.hub_splits import SPLIT_NAMES, flat, hub_splits
 from domain_ft.corpus.inputs import RECORD_ENDINGS, STREAM, input_records, is_stream
 from domain_ft.corpus.left_out import LeftOut, UnreadFile
@@ -27,7 +28,6 @@ from domain_ft.corpus.readers.base import (
 from domain_ft.corpus.readers.files import Listing, check_file, ending, walk, why_left_out
 from domain_ft.corpus.readers.packing import PACKED
 from domain_ft.corpus.recipes import Source
-from domain_ft.corpus.tasks.examples import Example, Input
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
 from domain_ft.errors import CorpusError
 from domain_ft.storage import user_path
@@ -35,13 +35,13 @@ from domain_ft.storage import user_path
 
 @dataclass(frozen=True)
 class Place:
-    """Where the examples of one split are.
+    """The location of one split's examples.
 
     Attributes:
-        name: what it is called in messages.
-        content: plain values: equal content, equal examples.
-        read: gives the examples, in an order that stays.
-        unread: files beside the examples that are not read.
+        name: for messages.
+        content: plain values that identify the content: equal values mean equal examples.
+        read: gives the examples, in a fixed order.
+        unread: files of the source that are not read.
     """
 
     name: str
@@ -52,12 +52,12 @@ class Place:
 
 @dataclass(frozen=True)
 class RowReader:
-    """How the rows of a data set on the hub become records.
+    """Converts the rows of a data set on the hub to records.
 
     Attributes:
-        records: gives the records of a row, which may be none or several; told what the data set is called, and of bad
-            rows.
-        content: plain values: equal content, equal records of equal rows.
+        records: gives the records of a row, any number. Its arguments are the row, the name of the data set, and the
+            receiver of bad rows.
+        content: plain values that identify the conversion: equal values mean equal records for equal rows.
     """
 
     records: Callable[[RawRecord, str, BadRecords], Iterable[RawRecord]]
@@ -65,15 +65,15 @@ class RowReader:
 
 
 def flat_record(row: RawRecord, name: str, bad: BadRecords) -> Iterator[RawRecord]:
-    """The row as one `flat` record, which is how rows are read unless a recipe says otherwise."""
+    """The row as one `flat` record. This is the default."""
     del name, bad
     yield row._replace(fields=flat(row.fields))
 
 
 def single_label(field: str) -> RowReader:
-    """Rows whose label is a list of one: that one is the label, so that no more than one class may hold.
+    """Reads rows of a single-label task that has lists of one label: the label becomes the item of the list.
 
-    A list of several is left as it is, and refused where the labels are read.
+    Longer lists are unchanged, and refused when the labels are read.
     """
 
     def records(row: RawRecord, name: str, bad: BadRecords) -> Iterator[RawRecord]:
@@ -86,10 +86,10 @@ def single_label(field: str) -> RowReader:
 
 
 def places(spec: str) -> dict[str, Place]:
-    """The splits of a file, a folder or `hf:ID[:config]`, by the names of `SPLITS`. What has no splits is `train`.
+    """The splits of a file, a folder or `hf:ID[:config]`, by the names in `SPLITS`. A source without splits is `train`.
 
     Raises:
-        CorpusError: there is no such file, folder or data set, or nothing in it that holds examples.
+        CorpusError: the file, folder or data set does not exist, or holds no examples.
     """
     if spec.startswith("hf:"):
         identifier, _, config = spec.removeprefix("hf:").partition(":")
@@ -99,24 +99,24 @@ def places(spec: str) -> dict[str, Place]:
         return _folder_places(path)
     check_file(path)
     if ending(path) not in RECORD_ENDINGS:
-        given = f"a file ending in '{ending(path)}'" if ending(path) else "a file with no ending"
+        kind = f"a file ending in '{ending(path)}'" if ending(path) else "a file with no ending"
         sheet = "export the sheet as CSV (UTF-8); " if ending(path) in (".xlsx", ".xls", ".xlsm", ".ods") else ""
         raise CorpusError(
-            f"{given} holds no labelled examples that can be read",
+            f"labelled examples cannot be read from {kind}",
             where=spec,
-            fix=f"{sheet}the endings that are read: {', '.join(RECORD_ENDINGS)}, each also with {', '.join(PACKED)}; "
-            "or a folder with a folder of texts for each class",
+            fix=f"{sheet}supported endings: {', '.join(RECORD_ENDINGS)}, each also with {', '.join(PACKED)}; "
+            "or give a folder with a folder of texts for each class",
         )
     return {"train": file_place([(path, path.name)], ENDINGS[ending(path)])}
 
 
 def file_place(files: Sequence[tuple[Path, str]], kind: str, content: Any = None) -> Place:
-    """Files of records, each with the name that it has in messages.
+    """The examples in files of records.
 
     Args:
-        files: read one after the other.
+        files: (path, name in messages) of each file, in order.
         kind: the reader of their records, as in `readers.RECORDS`.
-        content: names what they hold; by default their hashes do.
+        content: identifies their content; by default their hashes.
     """
 
     def read(fields: ExampleFields, bad: BadRecords) -> Iterator[Example]:
@@ -137,7 +137,7 @@ def file_place(files: Sequence[tuple[Path, str]], kind: str, content: Any = None
 def hub_places(
     identifier: str, config: str | None, revision: str | None, reader: RowReader = RowReader(flat_record)
 ) -> dict[str, Place]:
-    """The splits of a data set of a hub, or of a folder on this machine that stands where an id does."""
+    """The splits of a data set on a hub. `identifier` may be a local folder."""
     if not identifier:
         raise CorpusError("'hf:' names no data set", where="hf:", fix="write hf:ID or hf:ID:config")
     commit = hub_revision(Source(kind="hub", id=identifier, config=config, revision=revision))
@@ -145,10 +145,10 @@ def hub_places(
     if commit is None:
         content.append(_hashes([(file, file.name) for file in sorted(Path(identifier).rglob("*")) if file.is_file()]))
     where = f"hf:{identifier}" + (f":{config}" if config else "")
-    there = hub_splits(identifier, config, commit, content)
-    found = {split: next((name for name in names if name in there), None) for split, names in SPLIT_NAMES.items()}
-    if found["train"] is None:
-        reason = f"the data set has no split 'train', only {', '.join(there)}"
+    splits = hub_splits(identifier, config, commit, content)
+    chosen = {split: next((name for name in names if name in splits), None) for split, names in SPLIT_NAMES.items()}
+    if chosen["train"] is None:
+        reason = f"the data set has no split 'train', only {', '.join(splits)}"
         raise CorpusError(reason, where=where, fix="name a data set that has one")
 
     def place(split: str) -> Place:
@@ -167,40 +167,40 @@ def hub_places(
 
         return Place(f"{where} {split}", [*content, split, *reader.content], read)
 
-    places = {split: place(name) for split, name in found.items() if name is not None}
+    places = {split: place(name) for split, name in chosen.items() if name is not None}
     unread = tuple(
-        UnreadFile(f"{where} {name}", "a split of no usual name") for name in there if name not in found.values()
+        UnreadFile(f"{where} {name}", "a split with an unusual name") for name in splits if name not in chosen.values()
     )
     return places | {"train": replace(places["train"], unread=unread)}
 
 
 def _folder_places(path: Path) -> dict[str, Place]:
-    """The splits of a folder whose folders are classes, or splits with the folders of the classes in them."""
+    """The splits of a folder: its folders are the classes, or they are splits that contain folders of classes."""
     inside = {folder.name.lower(): folder for folder in path.iterdir() if folder.is_dir()}
-    found = {
+    folders = {
         split: next((inside[name] for name in names if name in inside), None) for split, names in SPLIT_NAMES.items()
     }
-    if found["train"] is not None and any(folder.is_dir() for folder in found["train"].iterdir()):
-        places = {split: _class_folders(folder, path) for split, folder in found.items() if folder is not None}
-        beside = [part for part in sorted(path.iterdir()) if part not in found.values()]
-        unread = [UnreadFile(part.name, _beside(part)) for part in beside]
+    if folders["train"] is not None and any(folder.is_dir() for folder in folders["train"].iterdir()):
+        places = {split: _class_folders(folder, path) for split, folder in folders.items() if folder is not None}
+        others = [part for part in sorted(path.iterdir()) if part not in folders.values()]
+        unread = [UnreadFile(part.name, _why_unread(part)) for part in others]
         return places | {"train": replace(places["train"], unread=[*places["train"].unread, *unread])}
     return {"train": _class_folders(path, path)}
 
 
 def _class_folders(folder: Path, root: Path) -> Place:
-    """Texts in a folder for each class: a file is an example, and its folder's name is its label."""
-    there = walk(folder)
+    """The examples in a folder with a folder for each class: each file is an example, its folder's name the label."""
+    listing = walk(folder)
     prefix = folder.relative_to(root)
     files: list[tuple[Path, str, str]] = []
-    unread = [UnreadFile((prefix / one.file).as_posix(), one.reason) for one in there.unread]
-    for file, inside in there.files:
+    unread = [UnreadFile((prefix / one.file).as_posix(), one.reason) for one in listing.unread]
+    for file, inside in listing.files:
         name = (prefix / inside).as_posix()
         reason = why_left_out(file)
         if reason is None and ENDINGS[ending(file)] in RECORDS:
-            reason = "records are not read where a file is one example"
+            reason = "a file of records, where each file is one example"
         if reason is None and "/" not in inside:
-            reason = "in no folder of a class"
+            reason = "not in a folder of a class"
         if reason is None:
             files.append((file, name, inside.partition("/")[0]))
         else:
@@ -208,9 +208,9 @@ def _class_folders(folder: Path, root: Path) -> Place:
     files.sort(key=lambda file: (file[2], file[0].as_posix()))
     if not files:
         raise CorpusError(
-            "the folder holds no folders with texts in them, one for each class",
+            "the folder has no folders of texts, one for each class",
             where=str(folder),
-            fix=f"lay it out as CLASS/NAME.txt; or name one file with the labels in it ({', '.join(RECORD_ENDINGS)})",
+            fix=f"arrange it as CLASS/NAME.txt; or name one file with labels ({', '.join(RECORD_ENDINGS)})",
         )
 
     def read(fields: ExampleFields, bad: BadRecords) -> Iterator[Example]:
@@ -224,15 +224,15 @@ def _class_folders(folder: Path, root: Path) -> Place:
     return Place(str(folder), _hashes([(file, name) for file, name, _ in files]), read, unread)
 
 
-def _beside(part: Path) -> str:
-    """Why something beside the folders of splits is not read."""
+def _why_unread(part: Path) -> str:
+    """Why a file or folder next to the folders of splits is not read."""
     if part.name.startswith("."):
         return "hidden"
-    return "a folder that is no split" if part.is_dir() else "in no folder of a class"
+    return "a folder that is not a split" if part.is_dir() else "not in a folder of a class"
 
 
 def _whole_text(file: Path, name: str, bad: BadRecords) -> str | None:
-    """The text of a file that is one example; None where it was rejected."""
+    """The text of a file that is one example; None if it was rejected."""
     kind = ENDINGS[ending(file)]
     if kind == "text":
         return read_whole(file, name, bad)
@@ -252,39 +252,39 @@ def iterate_inputs(
     *,
     text_required: bool = False,
 ) -> Iterator[Input]:
-    """The texts to predict, one at a time, in the order of the file: memory stays flat. Labels are not looked at.
+    """The texts to predict, one at a time and in the order of the file, with constant memory. Labels are ignored.
 
     Args:
-        spec: a file of records or, with any other ending, of a text a line; or a binary stream of JSON lines or of a
-            text a line, which its first character tells.
-        fields: what text and pair were called when the model learned. Where the file has no such text field, it is
-            found as in training.
-        id_field: what names a record; else the field of the training if it is there, else one with a usual name of
-            ids, else `file:line`.
-        bad: told of each record that cannot be read.
-        left_out: counts the fields that nothing reads.
-        text_required: whether the text has to be in the field that `fields` names.
+        spec: a file of records; a file with another ending, which has one text per line; or a binary stream, whose
+            first character tells whether it is JSON lines or one text per line.
+        fields: the names of text and pair in training. If the file has no such text field, it is determined as in
+            training.
+        id_field: the field of ids. By default the field used in training if present, or one with a usual name, or
+            `file:line`.
+        bad: receives each record that cannot be read.
+        left_out: counts the fields that are not read.
+        text_required: whether the text must be in the field that `fields` names.
 
     Raises:
-        CorpusError: no such file, or it is not clear which field is the text; RecordError where `bad` stops.
+        CorpusError: the file does not exist, or it is not clear which field is the text; RecordError if `bad` stops.
     """
     names = FieldNames(text=fields.text, pair=fields.pair, id=id_field or fields.id)
-    required = [kind for kind, asked in (("id", id_field is not None), ("text", text_required)) if asked]
+    required = [kind for kind, is_required in (("id", id_field is not None), ("text", text_required)) if is_required]
     maker = ExampleFields(names, labelled=False, required=required)
     header: list[str] = []
 
     def columns(file: str) -> Columns:
         choose = maker.columns(file)
 
-        def note(there: Mapping[str, int]) -> list[str] | None:
-            header[:] = there
-            return choose(there)
+        def note_header(names: Mapping[str, int]) -> list[str] | None:
+            header[:] = names
+            return choose(names)
 
-        return note
+        return note_header
 
     records: Iterator[RawRecord] = (record for record, _ in input_records(spec, bad, columns))
     name = spec.name if isinstance(spec, Path) else STREAM
-    if isinstance(spec, Path) and not is_stream(spec):  # a stream is answered line by line: nothing is waited for
+    if isinstance(spec, Path) and not is_stream(spec):  # a stream is predicted line by line, without looking ahead
         records = looked_at(records, functools.partial(maker.look, file=name), bad)
     for record in records:
         example = maker.example(record, name, bad)

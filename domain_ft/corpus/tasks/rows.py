@@ -1,10 +1,9 @@
-"""Examples as rows of tokens: what a classifier reads, tokenised once and kept in files.
+"""Examples as rows of tokens, the input of a classifier, tokenised once and kept in files.
 
-A row is an example. It has one sequence of tokens, or, where a long text is read in windows, several side by side
-(`encoding` says how they are made).
+A row is an example. It has one sequence of tokens, or several if a long text is split into windows (see `encoding`).
 
-Scale. Examples pass through in batches, on all cores where there are many, and are appended to files as they come; the
-rows are read from the files. So memory stays flat however many examples there are. What was stopped goes on.
+Scale: examples are tokenised in batches, on all cores if there are many, and appended to files, from which rows are
+read. So memory is constant for any number of examples. An interrupted run is resumed.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ import numpy.typing as npt
 
 from domain_ft.corpus.batches import TaskBatch
 from domain_ft.corpus.disk import disk_errors
+from domain_ft.corpus.examples import Example, Examples, Labels
 from domain_ft.corpus.growing import GrowingFiles, unfinished_folder
 from domain_ft.corpus.tasks.encoding import TOKEN, Encoded, Encoder, LongText
-from domain_ft.corpus.tasks.examples import Example, Examples, Labels
 from domain_ft.corpus.tokens import RecordFile
 from domain_ft.corpus.workers import in_order
 from domain_ft.errors import CorpusError
@@ -37,16 +36,16 @@ if TYPE_CHECKING:
 
 Indices = npt.NDArray[np.int64]
 
-BATCH_CHARACTERS = 1_000_000  # tokenised at once
+BATCH_CHARACTERS = 1_000_000  # per batch
 BATCH_EXAMPLES = 10_000
 COMMIT_BATCHES = 64
 
 UNLABELLED = -100
-"""The target of an example that has no label, as those have that are to be predicted."""
+"""The target of an example without a label, such as one to predict."""
 
-# The records of the files: where a sequence begins; where an example's sequences, its labels in labels.bin and its id
-# in names.txt end.
-PIECE = np.dtype([("start", "<i8"), ("length", "<i4")])
+# The records of the files: where a sequence begins in tokens.bin, and its length; where the sequences, labels
+# (labels.bin) and id (names.txt) of an example end.
+SEQUENCE = np.dtype([("start", "<i8"), ("length", "<i4")])
 EXAMPLE = np.dtype([("sequence_end", "<i8"), ("label_end", "<i8"), ("name_end", "<i8")])
 _FILES = ("tokens.bin", "sequences.bin", "lengths.bin", "cut.bin", "examples.bin", "labels.bin", "names.txt")
 _NOTHING = {"examples": 0, "tokens": 0, "sequences": 0, "labels": 0, "names": 0}
@@ -57,7 +56,7 @@ class _Records(Protocol):
 
 
 class _RecordsInMemory:
-    """An array, read as a RecordFile is."""
+    """An array with the interface of RecordFile."""
 
     def __init__(self, records: npt.NDArray[Any]) -> None:
         self._records = records
@@ -69,7 +68,7 @@ class _RecordsInMemory:
 
 @dataclass(frozen=True)
 class _Stored:
-    """Encoded examples, in files or in memory; the arrays are of all of them."""
+    """All encoded examples, in files or in memory."""
 
     key: str
     lengths: npt.NDArray[np.int32]
@@ -82,7 +81,7 @@ class _Stored:
 
     @classmethod
     def in_folder(cls, folder: Path, key: str) -> _Stored:
-        """What `encode` has written. The files of each example are mapped, those of tokens are read."""
+        """The files written by `encode`. Those with a record per example are mapped, the others are read on demand."""
 
         def mapped(name: str, kind: npt.DTypeLike) -> npt.NDArray[Any]:
             return np.memmap(folder / name, dtype=kind, mode="r")
@@ -93,7 +92,7 @@ class _Stored:
             mapped("cut.bin", np.bool_),
             mapped("examples.bin", EXAMPLE),
             RecordFile(folder / "tokens.bin", TOKEN),
-            RecordFile(folder / "sequences.bin", PIECE),
+            RecordFile(folder / "sequences.bin", SEQUENCE),
             RecordFile(folder / "labels.bin", np.dtype("<i4")),
             RecordFile(folder / "names.txt", np.dtype(np.uint8)),
         )
@@ -107,10 +106,10 @@ class _Stored:
         return cls("", data["lengths.bin"], data["cut.bin"], data["examples.bin"], names=names, **records)
 
     def read(self, file: _Records, field: str, places: Indices) -> tuple[npt.NDArray[Any], Indices]:
-        """The records of the examples at `places`, end to end, and how many there are of each."""
+        """The records of the examples at `places`, end to end, and their number for each example."""
         ends = self.examples[field][places]
         starts = np.where(places > 0, self.examples[field][np.maximum(places - 1, 0)], 0)
-        if len(places) and (np.diff(places) == 1).all():  # all of a split, most often
+        if len(places) and (np.diff(places) == 1).all():  # usually a whole split
             return file.read(starts[:1], ends[-1:] - starts[:1]), ends - starts
         return file.read(starts, ends - starts), ends - starts
 
@@ -119,10 +118,10 @@ class ExampleRows:
     """The examples of a split as rows of tokens. A row is an example, with all its sequences.
 
     Attributes:
-        key: names the content: equal keys, equal rows.
+        key: a hash of the content.
         labels: the classes of the task.
-        lengths: (examples,) int32, tokens of each example over all its sequences, special tokens included.
-        cut: (examples,) bool, whether something of an example is not read.
+        lengths: (examples,) int32, tokens of each example in all its sequences, with special tokens.
+        cut: (examples,) bool, whether tokens of an example were dropped.
     """
 
     def __init__(self, stored: _Stored, labels: Labels, places: Indices | None = None) -> None:
@@ -136,7 +135,7 @@ class ExampleRows:
 
     @classmethod
     def of(cls, encoder: Encoder, examples: Sequence[Example]) -> ExampleRows:
-        """The rows of a few examples, in memory and with no key: of a stream of texts that are to be predicted."""
+        """The rows of a few examples, in memory and without a key: for a stream of texts to predict."""
         return cls(_Stored.in_memory(encoder.encode(examples)), encoder.labels)
 
     def __len__(self) -> int:
@@ -144,12 +143,12 @@ class ExampleRows:
 
     @property
     def tokens(self) -> int:
-        """Of all examples together, special tokens included."""
+        """Tokens of all examples, with special tokens."""
         return int(self.lengths.sum(dtype=np.int64))
 
     @functools.cached_property
     def targets(self) -> npt.NDArray[Any]:
-        """(examples,) int64, UNLABELLED where there is none; or where several may hold (examples, classes) float32."""
+        """(examples,) int64, UNLABELLED if missing; or (examples, classes) float32 for multi-label tasks."""
         return self._targets(np.arange(len(self)))
 
     def row_id(self, row: int) -> str:
@@ -164,11 +163,11 @@ class ExampleRows:
         return [text[first:last].decode("utf-8") for first, last in itertools.pairwise([0, *ends])]
 
     def take(self, indices: npt.ArrayLike) -> ExampleRows:
-        """A view of the examples with these indices, in that order; one may come several times."""
+        """A view of the examples with these indices, in that order. Indices may repeat."""
         return ExampleRows(self._stored, self.labels, self._at(indices))
 
     def pack(self, rows: npt.ArrayLike) -> TaskBatch:
-        """Lay the sequences of these examples end to end, in that order. An example is not to come twice in a row."""
+        """Pack the sequences of these examples end to end, in that order. Equal indices must not be adjacent."""
         rows = np.asarray(rows, dtype=np.int64)
         sequences, numbers = self._stored.read(self._stored.sequences, "sequence_end", self._at(rows))
         lengths = sequences["length"].astype(np.int64)
@@ -189,7 +188,7 @@ class ExampleRows:
         )
 
     def _at(self, rows: npt.ArrayLike) -> Indices:
-        """Where these rows are stored."""
+        """The stored positions of these rows."""
         rows = np.asarray(rows, dtype=np.int64)
         return rows if self._places is None else self._places[rows]
 
@@ -213,19 +212,19 @@ def encode(
     long_text: LongText,
     progress: Progress | None = None,
 ) -> ExampleRows:
-    """The rows of `examples` under `tokenizer`: from the cache where they are there, else made and cached.
+    """The rows of `examples` under `tokenizer`, from the cache or made now.
 
     Args:
-        examples: a split, with a key that names its content.
+        examples: a split, whose key identifies its content.
         labels: the classes of the task.
         tokenizer: any fast tokenizer.
-        max_length: tokens of a sequence at most, special tokens included.
-        long_text: what is read of a longer text.
-        progress: called with ("tokenising", examples done, examples in all).
+        max_length: maximum tokens of a sequence, with special tokens.
+        long_text: how longer texts are handled.
+        progress: called with ("tokenising", examples done, all examples).
 
     Raises:
         SettingsError: `max_length` leaves no room for text.
-        CorpusError: there are no examples, one has a label that is no class, or the rows cannot be written.
+        CorpusError: there are no examples, a label is not a class, or the rows cannot be written.
     """
     if not len(examples):
         raise CorpusError("there are no examples to read")
@@ -245,7 +244,7 @@ def encode(
 
 
 def _write(folder: Path, encoder: Encoder, examples: Examples, progress: Progress | None) -> None:
-    """Tokenise `examples` into `folder`, or go on where that was stopped."""
+    """Tokenise `examples` into `folder`, or resume an interrupted run."""
     unfinished = unfinished_folder(folder)
     with contextlib.closing(GrowingFiles(unfinished, _FILES)) as files:
         done = _NOTHING | files.facts
@@ -276,8 +275,8 @@ def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
 
 
 def _file_parts(encoded: Encoded, before: dict[str, int]) -> tuple[dict[str, npt.NDArray[Any]], dict[str, int]]:
-    """What is added to each file after all that is counted in `before`; what is counted then."""
-    sequences = np.empty(len(encoded.lengths), dtype=PIECE)
+    """The data to append to each file, and the counts after it. `before` has the counts of what is written already."""
+    sequences = np.empty(len(encoded.lengths), dtype=SEQUENCE)
     sequences["start"] = before["tokens"] + np.cumsum(encoded.lengths) - encoded.lengths
     sequences["length"] = encoded.lengths
     examples = np.empty(len(encoded.numbers), dtype=EXAMPLE)

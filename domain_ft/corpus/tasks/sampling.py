@@ -1,4 +1,4 @@
-"""Which training examples are learned from: parts of them for a learning curve, rare classes as often as others."""
+"""Samples training examples: subsets for a learning curve, and balanced draws of classes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Indices = npt.NDArray[np.int64]
 
 
 def strata(targets: npt.NDArray[Any]) -> Indices:
-    """(examples,) a class for each example: its own; where several may hold, the rarest of those that do, or none."""
+    """(examples,) the class of each example. In a multi-label task its rarest class, or `classes` if it has none."""
     if targets.ndim == 1:
         return targets.astype(np.int64)
     counts = targets.sum(axis=0)
@@ -22,30 +22,30 @@ def strata(targets: npt.NDArray[Any]) -> Indices:
 
 
 def subset(targets: npt.NDArray[Any], size: int, seed: int) -> Indices:
-    """(size,) indices of examples drawn without replacement, each class in its share, and one of each where it fits.
+    """(size,) indices of examples drawn without replacement, stratified by class, with every class if they fit.
 
-    A smaller subset of the same seed stands within a larger one.
+    A smaller subset with the same seed is part of a larger one.
 
     Args:
         targets: (examples,) classes, or (examples, classes) of 0 and 1.
-        size: how many; at most all.
+        size: the number of examples, at most all.
         seed: of the draw.
     """
     classes = strata(targets)
     order = generator(seed, "subset").permutation(len(classes))
-    # The place of each example within its class, as a share of the class: the first of every class come first.
+    # The rank of each example within its class, as a share of the class: the first examples of all classes come first.
     shares = np.empty(len(classes))
-    for one in np.unique(classes):
-        members = order[classes[order] == one]
+    for name in np.unique(classes):
+        members = order[classes[order] == name]
         shares[members] = np.arange(len(members)) / len(members)
     chosen = order[np.argsort(shares[order], kind="stable")][:size]
     return np.sort(chosen)
 
 
 def balanced(targets: npt.NDArray[Any], seed: int) -> Indices:
-    """(draws,) indices with which every class comes as often as the largest: examples of rarer ones come again.
+    """(draws,) indices that draw every class as often as the largest one. Examples of rarer classes repeat.
 
-    An example comes at most once more than another of its class.
+    Within a class, the numbers of draws of two examples differ by one at most.
     """
     classes = strata(targets)
     names, counts = np.unique(classes, return_counts=True)

@@ -1,4 +1,4 @@
-"""What a task is asked for by: options, or the name of a recipe's task; and where its examples are then."""
+"""The sources of a classification task: files given as options, or a task of a recipe."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 from domain_ft.corpus import assets
 from domain_ft.corpus.assets import ASSETS
 from domain_ft.corpus.corpus import content_key
+from domain_ft.corpus.examples import SPLITS
+from domain_ft.corpus.knowledge_bases import RelationReader
 from domain_ft.corpus.readers.base import OnBadRecord, field_names
 from domain_ft.corpus.recipes import Recipe, Task, load_recipe, recipe_names, recipes_folder
-from domain_ft.corpus.tagging.knowledge_bases import RelationReader
-from domain_ft.corpus.tasks.examples import SPLITS
 from domain_ft.corpus.tasks.labels import LabelKind, LabelRules
 from domain_ft.corpus.tasks.reading import (
     Place,
@@ -33,7 +33,7 @@ _FIELDS = ("text_field", "pair_field", "label_field", "id_field", "group_field",
 
 @dataclass(frozen=True)
 class TaskSource:
-    """What is asked for: a task of a recipe, or files; the attributes are the options of these names."""
+    """A task of a recipe, or files. The attributes are the options of the same names."""
 
     task: str | None = None
     train: str | None = None
@@ -55,21 +55,21 @@ class TaskSource:
 
     @classmethod
     def of(cls, settings: Any) -> TaskSource:
-        """The source that a verb's settings ask for."""
+        """The source in a verb's settings."""
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: getattr(settings, name) for name in names if hasattr(settings, name)})
 
     @property
     def label_rules(self) -> LabelRules:
-        """What is said of how labels are written."""
+        """The options on how labels are written."""
         return LabelRules(self.label_separator, field_names(self.label_names), self.label_kind)
 
 
 def find_task(name: str) -> tuple[Recipe, Task]:
-    """The task `RECIPE/TASK`, of a recipe of this package or of a TOML.
+    """The task `RECIPE/TASK` of a recipe in this package, or `FILE.toml/TASK`.
 
     Raises:
-        CorpusError: there is no such recipe or task; the nearest names are given.
+        CorpusError: the recipe or task does not exist. The message has the nearest names.
     """
     corpus, _, wanted = name.rpartition("/")
     path = user_path(corpus)
@@ -79,11 +79,11 @@ def find_task(name: str) -> tuple[Recipe, Task]:
         recipe = load_recipe(path)
     else:
         known = [
-            f"{own}/{task.name}"
-            for own in recipe_names()
-            for task in load_recipe(recipes_folder() / f"{own}.toml").tasks
+            f"{recipe_name}/{task.name}"
+            for recipe_name in recipe_names()
+            for task in load_recipe(recipes_folder() / f"{recipe_name}.toml").tasks
         ]
-        raise CorpusError(f"there is no task '{name}'", fix=f"{nearest(name, known)}; or FILE.toml/TASK of your own")
+        raise CorpusError(f"there is no task '{name}'", fix=f"{nearest(name, known)}; or give your own FILE.toml/TASK")
     for task in recipe.tasks:
         if task.name == wanted:
             return recipe, task
@@ -95,41 +95,41 @@ def find_task(name: str) -> tuple[Recipe, Task]:
 
 
 def find_places(source: TaskSource, progress: Progress | None) -> tuple[TaskSource, dict[str, Place], dict[str, Any]]:
-    """Where the examples of each split are.
+    """The locations of the examples of each split.
 
     Args:
-        source: what is asked for.
-        progress: told of assets that are fetched.
+        source: a task or files.
+        progress: reports assets that are fetched.
 
     Returns:
-        source: with the fields that the task's recipe names.
-        places: by split: `train` always, the others where they are given.
-        facts: what the recipe says of the task.
+        source: with the fields that the recipe names.
+        places: by split: always `train`, the others if given.
+        facts: what the recipe says about the task.
 
     Raises:
-        CorpusError: no examples are named, in two ways, or they are not there.
+        CorpusError: no examples are given, both a task and files are given, or they do not exist.
         AssetError: an asset cannot be fetched.
     """
     if source.task and (source.train or source.validation or source.test):
-        reason = f"--task {source.task} and files of examples are given"
-        raise CorpusError(reason, fix="give a task, or files, not both")
+        reason = f"both --task {source.task} and files of examples are given"
+        raise CorpusError(reason, fix="give a task or files, not both")
     if source.task:
         return _places_of_task(source, source.task, progress)
     if not source.train:
         fix = "name a task (--task legal/license-category) or a file (--train FILE)"
-        raise CorpusError("no examples are named", fix=fix)
-    return source, _given(source, Path()), {}
+        raise CorpusError("no examples are given", fix=fix)
+    return source, _file_places(source, Path()), {}
 
 
-def _given(files: TaskSource | Task, folder: Path) -> dict[str, Place]:
-    """The splits of the training file or folder, and those that have one of their own."""
-    found: dict[str, Place] = {}
+def _file_places(files: TaskSource | Task, folder: Path) -> dict[str, Place]:
+    """The splits in the training file or folder, and those with separate files."""
+    by_split: dict[str, Place] = {}
     for split in SPLITS:
         spec = getattr(files, split)
         if spec:
-            there = places(spec if spec.startswith("hf:") else str(folder / user_path(spec)))
-            found.update(there if split == "train" else {split: there.get(split, there["train"])})
-    return found
+            of_spec = places(spec if spec.startswith("hf:") else str(folder / user_path(spec)))
+            by_split.update(of_spec if split == "train" else {split: of_spec.get(split, of_spec["train"])})
+    return by_split
 
 
 def _places_of_task(
@@ -139,7 +139,7 @@ def _places_of_task(
     wrong = [field for field in _FIELDS if getattr(source, field)]
     if wrong:
         option = f"--{wrong[0].replace('_', '-')}"
-        raise CorpusError(f"{option} is of no use: the task '{name}' says which fields it has", fix="leave it out")
+        raise CorpusError(f"{option} has no effect: the task '{name}' defines its fields", fix="leave it out")
     source = dataclasses.replace(source, **{field: getattr(task, field) for field in _FIELDS})
     facts = {
         "description": task.description,
@@ -156,17 +156,17 @@ def _places_of_task(
     if task.kind == "files":
         if task.test_ids:
             source = dataclasses.replace(source, test_ids=recipe.folder / user_path(task.test_ids))
-        return source, _given(task, recipe.folder), facts
+        return source, _file_places(task, recipe.folder), facts
     folder = assets.ensure(str(task.asset), progress)
     files = [(path, path.name) for path in sorted(folder.glob(str(task.path)))]
     if not files:
-        raise CorpusError(f"asset {task.asset} holds no '{task.path}'", where=recipe.name)
+        raise CorpusError(f"asset {task.asset} has no '{task.path}'", where=recipe.name)
     content = [ASSETS[str(task.asset)].sha256, task.path, task.reader]
     return source, {"train": file_place(files, task.reader, content)}, facts
 
 
 def _row_reader(task: Task) -> RowReader:
-    """How the rows of a task on the hub are read."""
+    """The reader for the rows of a task on the hub."""
     if task.reader == "single-label":
         return single_label(str(task.label_field))
     if task.reader == "relations":

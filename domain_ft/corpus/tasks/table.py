@@ -1,4 +1,4 @@
-"""Examples on the disk: an Arrow file in the cache, mapped, so that memory stays flat however many there are."""
+"""Examples in an Arrow file in the cache. It is memory-mapped, so memory is constant for any number of examples."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ import pyarrow as pa
 
 from domain_ft.corpus.corpus import content_key
 from domain_ft.corpus.disk import disk_errors
+from domain_ft.corpus.examples import Example
 from domain_ft.corpus.near_copies import Integers
 from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject
 from domain_ft.corpus.readers.encoding_names import canonical
-from domain_ft.corpus.tasks.examples import Example
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
 from domain_ft.progress import Progress
 from domain_ft.storage import alone, cache_folder, new_folder, write_json
 
-# Raise this with every change to reading or cleaning: what older code wrote is then left alone.
+# Increase this with every change to reading or cleaning, so that files of older versions are not used.
 VERSION = 4
 
 
@@ -42,24 +42,24 @@ _SCHEMA = pa.schema(
     ]
 )
 _BATCH = 1_000_000  # characters of a batch in the file
-_BLOCK = 256  # examples that are read at a time where they are not all
+_BLOCK = 256  # examples that are read at a time from a part of a table
 
 
 @dataclass(frozen=True)
 class TableFacts:
-    """What is known of a table without reading it.
+    """Facts of a table that are stored with it.
 
     Attributes:
-        fields: as they were found.
-        multi_label: whether several labels may hold.
-        kinds: how many labels were text, numbers, true or false.
-        counts: examples by label, the labels in the order in which they came.
-        examples: how many there are.
+        fields: the names of the fields.
+        multi_label: whether the task is multi-label.
+        kinds: the number of labels that were text, numbers, and truth values.
+        counts: examples by label, in the order of first occurrence.
+        examples: the number of examples.
         rejects: records that were left out.
-        unread: a field that looks like the second text of pairs, and was not asked for.
-        characters: of all texts together.
-        unread_fields: by name, the records that hold a field that nothing reads.
-        notes: what a person should know of how labels are written.
+        unread: a field that looks like the second text of pairs, but was not named.
+        characters: of all texts.
+        unread_fields: by field that is not read, the number of records with it.
+        notes: remarks for the user on how labels are written.
     """
 
     fields: FieldNames
@@ -76,12 +76,12 @@ class TableFacts:
 
 @dataclass(frozen=True)
 class ExampleTable:
-    """The examples of an Arrow file, or some of them: satisfies `Examples`.
+    """All or some of the examples in an Arrow file. Satisfies `Examples`.
 
     Attributes:
-        folder: in the cache, with the file and what is known of it.
-        rows: (examples,) rows of the file; None for all of them.
-        origins: (rows of the file,) the row whose id is each one's group; None where groups are as they were read.
+        folder: in the cache, with the file and its facts.
+        rows: (examples,) rows of the file; None for all.
+        origins: (rows of the file,) for each row, the row whose id is its group; None for the groups in the file.
     """
 
     folder: Path
@@ -90,7 +90,7 @@ class ExampleTable:
 
     @property
     def key(self) -> str:
-        """Equal keys, equal examples in equal order."""
+        """A hash of the content: equal keys mean equal examples in equal order."""
         digests = [
             None if part is None else hashlib.sha256(part.tobytes()).hexdigest() for part in (self.rows, self.origins)
         ]
@@ -98,7 +98,7 @@ class ExampleTable:
 
     @cached_property
     def facts(self) -> TableFacts:
-        """Of the whole file."""
+        """The facts of the whole file."""
         values = json.loads((self.folder / "table.json").read_text(encoding="utf-8"))
         return TableFacts(**{**values, "fields": FieldNames(**values["fields"])})
 
@@ -110,11 +110,11 @@ class ExampleTable:
 
     @cached_property
     def _starts(self) -> Integers:
-        """(batches,) the row with which each batch begins."""
+        """(batches,) the first row of each batch."""
         return np.cumsum([0, *(batch.num_rows for batch in self._batches[:-1])])
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process needs: it maps the file by itself."""
+        """The state for another process, which maps the file again."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def __len__(self) -> int:
@@ -130,24 +130,24 @@ class ExampleTable:
         for rows, values in self._values(_SCHEMA.names):
             groups: list[str | None] = [None] * len(rows)
             if self.origins is not None:
-                groups = [row["id"] for row in self._picked(self.origins[rows], ["id"])]
+                groups = [row["id"] for row in self._rows(self.origins[rows], ["id"])]
             for group, row in zip(groups, values, strict=True):
                 row["group"] = group or row["group"] or row["id"]
                 yield Example(**{**row, "labels": tuple(row["labels"])})
 
     def take(self, indices: npt.ArrayLike) -> ExampleTable:
-        """The examples with these indices, in that order; one may come twice."""
+        """The examples with these indices, in that order. Indices may repeat."""
         wanted = np.asarray(indices, dtype=np.int64)
         if len(wanted) and not -len(self) <= wanted.min() <= wanted.max() < len(self):
             raise IndexError(f"examples {wanted.min()} to {wanted.max()} of {len(self)}")
         return dataclasses.replace(self, rows=np.arange(len(self))[wanted] if self.rows is None else self.rows[wanted])
 
     def grouped(self, origins: Integers) -> ExampleTable:
-        """The same examples, each in the group that is called by the id of the row that `origins` has for its row."""
+        """The same examples with new groups: that of a row is the id of row `origins[row]`."""
         return dataclasses.replace(self, origins=origins)
 
     def labels(self) -> Iterator[tuple[str, ...]]:
-        """The labels of each example; no text is read."""
+        """The labels of each example, without reading texts."""
         yield from (tuple(row["labels"]) for _, values in self._values(["labels"]) for row in values)
 
     def ids(self) -> Iterator[str]:
@@ -155,7 +155,7 @@ class ExampleTable:
         yield from (row["id"] for _, values in self._values(["id"]) for row in values)
 
     def groups(self) -> Iterator[str]:
-        """The group of each example, as it was read; empty where nothing is known of it."""
+        """The group of each example as in the file; empty if unknown."""
         yield from (row["group"] for _, values in self._values(["group"]) for row in values)
 
     def _values(self, columns: list[str]) -> Iterator[tuple[Integers, list[dict[str, Any]]]]:
@@ -166,18 +166,18 @@ class ExampleTable:
             return
         for start in range(0, len(self.rows), _BLOCK):
             block = self.rows[start : start + _BLOCK]
-            yield block, self._picked(block, columns)
+            yield block, self._rows(block, columns)
 
-    def _picked(self, rows: Integers, columns: list[str]) -> list[dict[str, Any]]:
-        """Some columns of the rows, in their order; each batch of the file is gone to once."""
-        found: list[dict[str, Any]] = [{}] * len(rows)
+    def _rows(self, rows: Integers, columns: list[str]) -> list[dict[str, Any]]:
+        """Some columns of the rows, in their order. Each batch of the file is read once."""
+        picked: list[dict[str, Any]] = [{}] * len(rows)
         batch_of = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(batch_of):
             places = np.flatnonzero(batch_of == number)
             inside = self._batches[number].select(columns).take(pa.array(rows[places] - self._starts[number]))
             for place, values in zip(places.tolist(), inside.to_pylist(), strict=True):
-                found[place] = values
-        return found
+                picked[place] = values
+        return picked
 
 
 def tabulate(
@@ -191,25 +191,25 @@ def tabulate(
     progress: Progress | None = None,
     label: str = "reading examples",
 ) -> ExampleTable:
-    """The table of what `read` gives, made now or found in the cache.
+    """The table of the examples that `read` gives, from the cache or made now.
 
     Args:
-        content: plain values that name what is read: equal values, equal examples.
-        read: gives the examples, in an order that stays.
-        fields: how records become examples; what is left to find is found by the first record.
+        content: plain values that identify the content: equal values mean equal examples.
+        read: gives the examples, in a fixed order.
+        fields: converts records to examples.
         on_bad_record: stop at a record that cannot be read, or leave it out.
-        encoding: what the files are written in; None for UTF-8.
-        rejects: told of each record that is left out, also where the table was made before.
-        progress: told (label, examples, None).
+        encoding: of the files; None for UTF-8.
+        rejects: receives each record that is left out, even if the table comes from the cache.
+        progress: called with (label, examples, None).
 
     Raises:
-        RecordError: a record cannot be read, with the policy `stop`.
+        RecordError: a record cannot be read, and the policy is `stop`.
         CorpusError: labels would be learned wrongly, a field is missing, or the disk is full.
     """
     rules = dataclasses.asdict(fields.rules)
-    given = (dataclasses.asdict(fields.names), fields.multi_label, rules, sorted(fields.known))
+    options = (dataclasses.asdict(fields.names), fields.multi_label, rules, sorted(fields.known))
     encoding = encoding and canonical(encoding)
-    key = content_key("examples", VERSION, content, given, on_bad_record, encoding)
+    key = content_key("examples", VERSION, content, options, on_bad_record, encoding)
     folder = cache_folder("tasks") / key
     if not (folder / "table.json").is_file():
         waiting = _Waiting(progress)
@@ -280,13 +280,13 @@ def _write(
 def _survey(
     read: Callable[[ExampleFields, BadRecords], Iterable[Example]], fields: ExampleFields, encoding: str | None
 ) -> list[str]:
-    """Find the fields and how labels are written, by all records; gives notes for a person.
+    """Determine the fields and how labels are written from all records. Returns notes for the user.
 
     Raises:
         CorpusError: the labels would be learned wrongly.
     """
     survey = fields.survey()
-    silent = BadRecords("skip", lambda _: None, encoding)  # what cannot be read is said when examples are made
+    silent = BadRecords("skip", lambda _: None, encoding)  # bad records are reported when the examples are made
     for _ in read(survey, silent):
         pass
     notes, problems = survey.finish()
@@ -296,7 +296,7 @@ def _survey(
 
 
 def _batched(examples: Iterable[Example]) -> Iterator[list[Example]]:
-    """The examples in lists of about `_BATCH` characters."""
+    """The examples in batches of about `_BATCH` characters."""
     batch: list[Example] = []
     waiting = 0
     for example in examples:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from domain_ft.verbs.shared.facts import BaseFacts
 
 if TYPE_CHECKING:
-    from domain_ft.corpus.tasks.examples import Examples, TaskData
+    from domain_ft.corpus.examples import Examples, TaskData
     from domain_ft.evaluation.predictions import Predictions
 from domain_ft.verbs.shared.task_facts import WORST, TaskSummary
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from domain_ft.corpus.examples import TaskData
 from domain_ft.corpus.naming import name_of
 from domain_ft.corpus.readers.base import Reject
-from domain_ft.corpus.tasks.examples import TaskData
 from domain_ft.corpus.tasks.leaks import Leaks, find_leaks, remove_leaks
 from domain_ft.corpus.tasks.opening import TaskSource, open_task
 from domain_ft.corpus.tasks.rows import ExampleRows, encode

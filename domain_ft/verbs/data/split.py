@@ -21,9 +21,9 @@ from rich.table import Table
 
 from domain_ft.corpus.checks.opening import is_tagged_text
 from domain_ft.corpus.cleaning import clean
-from domain_ft.corpus.conversations.beside import is_preference
+from domain_ft.corpus.conversations.extra_fields import is_preference
 from domain_ft.corpus.conversations.formats import FieldChoice, Format, parse, recognise
-from domain_ft.corpus.conversations.reading import asked_first, compared_text
+from domain_ft.corpus.conversations.reading import compared_text, first_prompt
 from domain_ft.corpus.near_copies import Fingerprints, text_fingerprints
 from domain_ft.corpus.readers import raw_records
 from domain_ft.corpus.readers.base import RawRecord, TextField, kind_of, read_lines
@@ -248,7 +248,7 @@ class _Reading:
                 self._bad.add(fault.message, file=name, line=record.line, field=fault.field)
         conversation = parsed.conversation
         assert conversation is not None  # without a fault that is an error it is one
-        return _Compared(compared_text(conversation), asked_first(conversation))
+        return _Compared(compared_text(conversation), first_prompt(conversation))
 
     def _source(self, record: RawRecord) -> str:
         field = self._settings.group_field

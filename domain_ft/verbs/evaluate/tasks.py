@@ -14,9 +14,9 @@ from typing import Any
 
 from rich.console import Console
 
+from domain_ft.corpus.examples import Examples
 from domain_ft.corpus.left_out import LeftOut, sentences
 from domain_ft.corpus.readers.base import Reject
-from domain_ft.corpus.tasks.examples import Examples
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
 from domain_ft.corpus.tasks.opening import open_task
 from domain_ft.corpus.tasks.reading import places

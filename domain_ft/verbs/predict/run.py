@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from domain_ft.corpus.cleaning import Aligned
+from domain_ft.corpus.examples import Input
 from domain_ft.corpus.left_out import LeftOut, sentences
 from domain_ft.corpus.tasks.encoding import Encoder
-from domain_ft.corpus.tasks.examples import Input
 from domain_ft.corpus.tasks.fields import FieldNames
 from domain_ft.corpus.tasks.reading import iterate_inputs
 from domain_ft.corpus.tasks.rows import ExampleRows

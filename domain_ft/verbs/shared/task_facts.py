@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from domain_ft.corpus.tasks.examples import TaskData
+    from domain_ft.corpus.examples import TaskData
 
 
 WORST = 20

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from domain_ft.corpus.examples import Labels
 from domain_ft.corpus.left_out import LeftOut, sentences
 from domain_ft.corpus.naming import name_of
 from domain_ft.corpus.readers.base import Reject
 from domain_ft.corpus.tagging.entities import Span, TaggingData
 from domain_ft.corpus.tagging.opening import TaggingSource, as_task, open_tagging, without
 from domain_ft.corpus.tagging.rows import TaggingRows, encode_tags
-from domain_ft.corpus.tasks.examples import Labels
 from domain_ft.corpus.tasks.leaks import Leaks, find_leaks
 from domain_ft.embedded.loading import load_task_model
 from domain_ft.errors import CorpusError
@@ -214,7 +214,7 @@ def set_up(
             raise CorpusError(f"the tokenizer found no token in any of the {split} texts", fix="check their language")
     machine.agree(settings.to_dict() | {"task": data.key, "base model": model.revision}, model.model)
     log_notes(data, leaks, rows, model, settings, display, left)
-    weights = class_weights(rows["train"].asked, model.labels) if settings.balance == "weights" else None
+    weights = class_weights(rows["train"].token_targets, model.labels) if settings.balance == "weights" else None
     objective = TaggingObjective(kernels=machine.kernels, tag_weights=weights)
     tasks = set_up_trials(settings, machine, model, objective, rows["train"], display)
     resolved = dataclasses.replace(settings, **resolve_settings(settings, machine, length, tasks))

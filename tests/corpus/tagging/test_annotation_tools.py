@@ -273,7 +273,7 @@ def test_tasks_of_label_studio_that_were_skipped_or_differ(tmp_path: Path) -> No
     assert [text.spans for text in texts] == [DRUG]
     assert ["skipped it" in rejects[0].reason, "nobody has" in rejects[1].reason] == [True, True]
     differing = studio([label(5, 12)], [label(0, 4)])
-    with pytest.raises(RecordError, match="2 annotators do not mark the same entities"):
+    with pytest.raises(RecordError, match="2 annotators disagree on the entities"):
         read(write(tmp_path / "b.json", json.dumps([differing])))
     differing["annotations"][0]["ground_truth"] = True
     assert read(write(tmp_path / "b.json", json.dumps([differing])))[0][0].spans == DRUG
@@ -308,8 +308,8 @@ def test_a_folder_of_brat(tmp_path: Path) -> None:
     assert (text.joined, text.group, text.file) == (1, "a.ann", "a.ann")
     assert left.fields == {"relations (R)": 1, "notes (#)": 1}
     assert [(one.file, one.reason) for one in left.files] == [
-        ("annotation.conf", "no text of BRAT"),
-        ("lonely.txt", "no .ann file beside it"),
+        ("annotation.conf", "not a BRAT text"),
+        ("lonely.txt", "it has no .ann file"),
     ]
     assert read(folder / "a.txt")[0] == read(folder / "a.ann")[0]
     assert check(folder)[0] == "tags"
@@ -325,7 +325,7 @@ def test_one_stray_ann_file_makes_no_brat_and_is_named(tmp_path: Path, paired: b
     for number in range(5):
         write(folder / f"n{number}.txt", "Give aspirin now")
     write(folder / ("n0.ann" if paired else "other.ann"), "T1\tDrug 5 12\taspirin\n")
-    counts = r"1 of its 5 texts have an .ann file beside them \(n0.ann\)" if paired else "0 of its 5 .*other.ann"
+    counts = r"1 of its 5 texts have an .ann file \(n0.ann\)" if paired else "0 of its 5 .*other.ann"
     with pytest.raises(CorpusError, match=counts):
         check(folder)
     with pytest.raises(CorpusError, match=counts):
@@ -370,7 +370,7 @@ def test_passages_of_a_document_are_texts_of_one_group(tmp_path: Path) -> None:
         ("a.xml", "<html><body/></html>", "is not BioC"),
         ("a.xml", "<collection>", "broken XML"),
         ("a.json", '[{"id": 0, "paragraphs": []}]', "spaCy 2's training format"),
-        ("a.json", '[["a", "b"]]', "neither a text with its entities nor words with their tags"),
+        ("a.json", '[["a", "b"]]', "neither a text with entities nor words with tags"),
         ("a.json", '[{"text": "a", "entities": [}]', "broken JSON"),
     ],
 )

@@ -101,8 +101,8 @@ def test_a_word_may_hold_the_sign_between_columns(tmp_path: Path) -> None:
     ("content", "words"),
     [
         ("Bad/O flu/B-Disease\nNo/O way/O\n", "each line is a sentence of words with their tags"),
-        ('"Bad";O\n"flu";B-Disease\n', "in quotation marks, as in a table"),
-        ('Bad;O\n"a;b";O\n' + "flu;B-Disease\n" * 20, "in quotation marks, as in a table"),
+        ('"Bad";O\n"flu";B-Disease\n', "in quotation marks, as in CSV"),
+        ('Bad;O\n"a;b";O\n' + "flu;B-Disease\n" * 20, "in quotation marks, as in CSV"),
         ("5 O\n%\nis O\nflu B-D\n", "the line has 1 column"),
         ("5 O\n% X\nis O\nflu B-D\n", "'X' is no tag"),
         ("New York   B-LOC\nis         O\nbig        O\n", "the line has 3 columns, where other lines have 2"),
@@ -119,7 +119,7 @@ def test_a_tag_in_the_line_of_several_words_is_not_lost(tmp_path: Path) -> None:
     path = tmp_path / "a.conll"
     content = "1-2\tzum\t{}\n1\tzu\t{}\n2\tdem\tO\n3\tArzt\tO\n\n1\tflu\tB-D\n2\tis\tO\n"
     path.write_text(content.format("B-D", "O"), encoding="utf-8")
-    with pytest.raises(UserError, match="words 1 to 2 are tagged in the line of all of them"):
+    with pytest.raises(UserError, match="words 1 to 2 are tagged in a range line"):
         read(path)
     path.write_text(content.format("B-D", "B-D"), encoding="utf-8")
     assert read(path)[0][0] == ("zu dem Arzt", ["zu D"])
@@ -150,19 +150,21 @@ def test_tags_in_conllu_are_read_from_misc_or_refused(tmp_path: Path) -> None:
     assert found == FLU
     assert notes == ["the tags are read from NER= in the last column (MISC) of CoNLL-U"]
     path.write_text(content.replace("NER=B-Disease", "x=y"), encoding="utf-8")
-    with pytest.raises(CorpusError, match="this is CoNLL-U, and no column of it holds tags"):
+    with pytest.raises(CorpusError, match="this is CoNLL-U without a column of entity tags"):
         read(path)
 
 
 def test_several_columns_of_entities_stop_and_one_can_be_named(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_text("1\tUni\tB-ORG\tO\n2\tBonn\tI-ORG\tB-LOC\n\n1\tNo\tO\tO\n", encoding="utf-8")
-    with pytest.raises(CorpusError, match="several columns hold tags of entities: 3, 4") as caught:
+    with pytest.raises(
+        CorpusError, match="several columns hold entity tags, such as layers of nested entities: 3, 4"
+    ) as caught:
         read(path)
     assert "--tags-field 3" in str(caught.value)
     assert read(path, TagFields(tags="3"))[0][0] == ("Uni Bonn", ["Uni Bonn ORG"])
     assert read(path, TagFields(tags="4"))[0][0] == ("Uni Bonn", ["Bonn LOC"])
-    with pytest.raises(CorpusError, match="the number of one, from 1 to 4"):
+    with pytest.raises(CorpusError, match="a column number from 1 to 4"):
         read(path, TagFields(tags="ner"))
 
 
@@ -190,15 +192,17 @@ def test_a_word_may_begin_with_a_hash_or_look_like_a_tag(tmp_path: Path) -> None
 def test_a_file_without_a_blank_line_says_so(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("Bad O\nflu B-Disease\n" * 20, encoding="utf-8")
-    with pytest.raises(CorpusError, match="no text can be taken for the test split: there is one text only") as caught:
+    with pytest.raises(
+        CorpusError, match="no text can be held out for the test split: there is only one text"
+    ) as caught:
         open_tagging(TaggingSource(train=str(path)))
-    assert "the file has no blank line between sentences, so that its 40 words are one text" in str(caught.value)
+    assert "the file has no blank line between sentences, so its 40 words are one text" in str(caught.value)
 
 
 def test_texts_that_belong_together_cannot_be_split(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("flu B-D\n\nFlu B-D\n\n" * 5, encoding="utf-8")
-    with pytest.raises(CorpusError, match="all 10 texts say the same, but for case and white space"):
+    with pytest.raises(CorpusError, match="all 10 texts are equal except for case and white space"):
         open_tagging(TaggingSource(train=str(path)))
 
 

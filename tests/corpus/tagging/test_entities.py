@@ -115,12 +115,12 @@ def test_iob2_is_refused_exactly_where_an_entity_begins_with_i(tags: list[str]) 
 @pytest.mark.parametrize(
     ("tags", "scheme", "index", "words"),
     [
-        ("O I-A", "iob2", 1, "I-A stands after O"),
+        ("O I-A", "iob2", 1, "I-A is not allowed after O"),
         ("I-A", "iob2", 0, "at the beginning of a sentence"),
-        ("B-A I-B", "iob2", 1, "I-B stands after B-A"),
+        ("B-A I-B", "iob2", 1, "I-B is not allowed after B-A"),
         ("S-A", "iob2", 0, "no tag of IOB2"),
         ("E-A", "bioes", 0, "an entity begins with B-A"),
-        ("S-A E-A", "bioes", 1, "E-A stands after S-A"),
+        ("S-A E-A", "bioes", 1, "E-A is not allowed after S-A"),
         ("B-A O", "bioes", 0, "B-A is not ended"),
         ("B-A I-A", "bioes", 1, "the end of the sentence"),
         ("B-A B-A", "bilou", 0, "I-A or L-A"),
@@ -247,10 +247,10 @@ def test_a_gzip_file_is_read(tmp_path: Path) -> None:
         (
             "A O\nB B-P\nC O\n\nD O\nE I-P\n",
             6,
-            "I-P stands after O: in IOB2 an entity begins with B-P, at the word 'E'",
+            "I-P is not allowed after O: in IOB2 an entity begins with B-P, at the word 'E'",
         ),
-        ("A O\n\nB B-P\nC I-Q\n", 4, "I-Q stands after B-P"),
-        ("A S-P\n\nB E-P\n", 3, "E-P stands at the beginning of a sentence"),
+        ("A O\n\nB B-P\nC I-Q\n", 4, "I-Q is not allowed after B-P"),
+        ("A S-P\n\nB E-P\n", 3, "E-P is not allowed at the beginning of a sentence"),
         ("A O\n\nB\n", 3, "the line has 1 column, where at least 2 are wanted"),
         ("A x O\n\nB O\n", 3, "the line has 2 columns, where other lines have 3"),
         ("A O\n\n\tO\n", 3, "the word is empty"),
@@ -296,12 +296,12 @@ def test_words_with_tags_in_json_lines(tmp_path: Path) -> None:
         ({"tokens": ["a"]}, "the field is missing"),
         ({"tokens": "a b", "tags": ["O"]}, "holds text, where a list of words is wanted"),
         ({"text": "", "entities": []}, "the text is empty"),
-        ({"text": "flu", "entities": [[0, 4, "D"]]}, "does not lie in the text, which has 3 characters"),
-        ({"text": "flu", "entities": [[2, 1, "D"]]}, "does not lie in the text"),
+        ({"text": "flu", "entities": [[0, 4, "D"]]}, "is outside the text, which has 3 characters"),
+        ({"text": "flu", "entities": [[2, 1, "D"]]}, "is outside the text"),
         ({"text": "a flu", "entities": [[1, 2, "D"]]}, "holds no text"),
-        ({"text": "flu", "entities": [{"start": 0, "stop": 3, "label": "D"}]}, "is neither"),
+        ({"text": "flu", "entities": [{"start": 0, "stop": 3, "label": "D"}]}, "is not a span with"),
         ({"text": "flu", "entities": [[0, 3.5, "D"]]}, "not whole numbers"),
-        ({"text": "flu", "entities": [[0, 3, ""]]}, "is no name"),
+        ({"text": "flu", "entities": [[0, 3, ""]]}, "is not a name"),
         ({"texts": "flu"}, "the field is missing"),
     ],
 )
@@ -364,8 +364,8 @@ def test_splits_as_given_with_what_a_person_should_know(tmp_path: Path) -> None:
     assert data.scheme == "IOB2"
     assert data.name == f"{tmp_path.name}-train"
     assert data.notes == (
-        "too little to learn from, as it appears once in the training texts: P",
-        "in the test texts but never in training, so that all are missed: L",
+        "too rare to learn, with only one entity in the training texts: P",
+        "in the test texts but not in training, so the model misses them all: L",
     )
 
 
@@ -486,7 +486,7 @@ def test_leaks_are_found_and_left_out(tmp_path: Path) -> None:
     left = without(data, leaks.removals)
     assert [text.text for text in left.splits["train"]] == ["flu"]
     assert left.key != data.key
-    assert left.notes == ("Texts that stand in another split too were left out: 2 train texts.",)
+    assert left.notes == ("Texts that are also in another split were left out: 2 train texts.",)
     with pytest.raises(CorpusError, match="none of the 0 train texts"):
         without(data, {"train": np.arange(3)})
 
@@ -585,7 +585,7 @@ def test_a_task_without_entities_is_refused(tmp_path: Path, train: list[str], te
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
-    for name, words in ((str(tmp_path), "is a folder"), ("no.txt", "is not there")):
+    for name, words in ((str(tmp_path), "is a folder"), ("no.txt", "does not exist")):
         with pytest.raises(CorpusError, match=words):
             open_tagging(TaggingSource(train=name))
 
@@ -719,12 +719,12 @@ def test_a_part_of_the_rows_packs_as_the_rows_do() -> None:
     batch, whole = taken.pack([0, 2]), rows.pack([len(rows) - 1, 1])
     assert batch.input_ids.tolist() == whole.input_ids.tolist()
     assert batch.targets.tolist() == whole.targets.tolist()
-    assert batch.sequences.tolist() == whole.pieces.tolist() == [0, 1]
+    assert batch.sequences.tolist() == whole.sequences.tolist() == [0, 1]
 
 
 def test_a_word_longer_than_the_model_reads_is_cut() -> None:
     rows = encode_tags([tagged("q" * 100, (0, 100, "A"))], ("O", "B-A", "I-A"), tiny_tokenizer("gpt2"), max_length=16)
-    assert len(rows.asked) == 1
+    assert len(rows.token_targets) == 1
     assert rows.spans(targets(rows)) == [(Span(0, 100, "A"),)]
 
 

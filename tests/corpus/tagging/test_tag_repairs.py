@@ -325,8 +325,7 @@ def test_the_blocks_of_a_file_are_all_of_it(lines: list[str], ends: bool) -> Non
         path.write_bytes(text.encode())
         blocks = list(conll_blocks(path, "a.conll", STRICT))
     assert (
-        "".join(str(line) for block in blocks for line in [*(line for _, line in block.sentence), *block.behind])
-        == text
+        "".join(str(line) for block in blocks for line in [*(line for _, line in block.sentence), *block.after]) == text
     )
     assert all(block.sentence for block in blocks)
 

@@ -1,7 +1,7 @@
-"""What a record or message holds beside what is said: context, options, earlier turns, reasoning.
+"""Fields of a record or message besides its prompt and answer: context, options, earlier turns, reasoning.
 
-A field that changes the meaning of an example is followed where it is well known, and refused by its name where it
-cannot be. All other fields are counted as not read by whoever reads the record.
+A field that changes the meaning of an example is either used or, if that is not possible, reported as an error. The
+caller counts all other fields as not read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from domain_ft.corpus.conversations.conversation import Turn
 from domain_ft.corpus.conversations.faults import Fault, Faults
-from domain_ft.corpus.conversations.marks import is_blank
+from domain_ft.corpus.conversations.training_marks import is_blank
 from domain_ft.corpus.readers.base import join_names, kind_of
 from domain_ft.corpus.readers.choosing import Holds, what_fields_hold
 from domain_ft.json_files import loads
@@ -27,15 +27,15 @@ CONTEXT = (
     *("context", "contexts", "passage", "passages", "article", "articles", "document", "documents", "background"),
     *("evidence", "reference_text", "paragraph", "paragraphs", "story", "retrieved_contexts", "retrieved_documents"),
 )
-"""What a question is about."""
+"""Fields with the text that a question is about."""
 QUESTIONS = ("question", "query", "prompt", "instruction")
-"""What a record asks; of several, those that the format does not read are refused."""
+"""Fields with a question. If a record has several, those that its format does not read are errors."""
 OPTIONS = ("options", "choices")
 REASONING = ("reasoning_content", "reasoning", "thinking")
 _BODIES = ("text", "content", "contents", "body", "passage_text", "page_content")
-"""What holds the text of a document."""
+"""Fields of a document that may hold its text."""
 _SETTINGS = ("on", "off", "none", "low", "medium", "high", "true", "false", "enabled", "disabled")
-"""What `reasoning` and `thinking` hold where they say how a model was asked to think, and not what it thought."""
+"""Values of `reasoning` and `thinking` that are settings of a model, not its reasoning."""
 _OPTION_COLUMNS = (
     ("opa", "opb", "opc", "opd", "ope"),
     ("option_a", "option_b", "option_c", "option_d", "option_e"),
@@ -47,102 +47,102 @@ _REFUSED = {
 }
 
 
-# --- What is refused --------------------------------------------------------------------------------------------------
+# --- Fields that cannot be used ---------------------------------------------------------------------------------------
 
 
 def is_preference(fields: Mapping[str, Any]) -> bool:
-    """Whether a record is a pair of answers, one of which is preferred."""
+    """Whether a record is a preference pair: a chosen and a rejected answer."""
     return "chosen" in fields and "rejected" in fields
 
 
 def preference_fault() -> Fault:
-    """What is said of a pair of answers."""
+    """The fault of a preference pair."""
     return Fault(
         "preference-pair",
         "chosen",
         "the record holds a chosen and a rejected answer: instruct does not learn preferences (a verb for preference "
-        "tuning is coming); to learn the chosen answers alone, where they are texts, name the fields: "
+        "tuning is coming); to learn only the chosen answers, if they are text, name the fields: "
         "--prompt-field F --answer-field chosen",
     )
 
 
 def refuse_fields(fields: Mapping[str, Any], faults: Faults) -> None:
-    """Note fields that change how a record is rendered and cannot be followed."""
+    """Report fields that change how a record is rendered and are not supported."""
     for name, reason in _REFUSED.items():
         if not is_blank(fields.get(name)):
             faults.error("unsupported-field", name, reason)
 
 
 def refuse_option_columns(fields: Mapping[str, Any], prompts: Iterable[str], faults: Faults) -> None:
-    """Note options of a question that have a column each: which of them are asked has to be said."""
+    """Report options of a question that have a column each: the user has to name those that belong to the prompt."""
     for names in _OPTION_COLUMNS:
-        there = [name for name in names if not is_blank(fields.get(name))]
-        if len(there) > 1:
-            named = shlex.quote(join_names([*prompts, *there]))
-            reason = f"the options in {listed(there)} are not read: name them, --prompt-field {named}"
-            faults.error("unsupported-field", there[0], reason)
+        present = [name for name in names if not is_blank(fields.get(name))]
+        if len(present) > 1:
+            named = shlex.quote(join_names([*prompts, *present]))
+            reason = f"the options in {listed(present)} are not read: name them, --prompt-field {named}"
+            faults.error("unsupported-field", present[0], reason)
 
 
-def refuse_unsaid(fields: Mapping[str, Any], turns: Iterable[Turn], read: set[str], faults: Faults) -> None:
-    """Note earlier turns, context and options beside a list of messages that no message says."""
-    said = "\n".join(turn.content for turn in turns)
+def refuse_missing_context(fields: Mapping[str, Any], turns: Iterable[Turn], read: set[str], faults: Faults) -> None:
+    """Report earlier turns, context and options next to a list of messages whose text is in none of the messages."""
+    all_text = "\n".join(turn.content for turn in turns)
     for name in (HISTORY, *CONTEXT, *OPTIONS):
         value = fields.get(name)
         if is_blank(value) or (name in CONTEXT and is_reference(name, value)):
             continue
-        texts = (_context_texts(value) if name in CONTEXT else None) or list(_texts(value))
-        if texts and all(text.strip() in said for text in texts):
+        texts = (_paragraphs(value) if name in CONTEXT else None) or list(_texts(value))
+        if texts and all(text.strip() in all_text for text in texts):
             read.add(name)
         else:
-            reason = f"{name} stands beside the messages and none of them says it: write it into a message"
-            faults.error("unsupported-field", name, f"{reason}, or take the field out")
+            reason = f"the text of {name} is in none of the messages: write it into a message"
+            faults.error("unsupported-field", name, f"{reason}, or remove the field")
     for name in QUESTIONS:
-        if isinstance(fields.get(name), str) and fields[name].strip() in said:
+        if isinstance(fields.get(name), str) and fields[name].strip() in all_text:
             read.add(name)
 
 
 def refuse_questions(
-    fields: Mapping[str, Any], asked: str, prompts: Sequence[str], read: set[str], faults: Faults
+    fields: Mapping[str, Any], prompt: str, prompt_fields: Sequence[str], read: set[str], faults: Faults
 ) -> None:
-    """Note a second question or instruction that is not asked, such as `question` beside `instruction`.
+    """Report a second question or instruction that is not part of the prompt, such as `question` and `instruction`.
 
     Args:
         fields: of the record.
-        asked: all that is asked.
-        prompts: the fields that the question is read from.
-        read: takes the name of a field that says what is asked anyway.
-        faults: told of the others.
+        prompt: the whole prompt.
+        prompt_fields: the fields that it comes from.
+        read: receives the fields whose text is part of the prompt anyway.
+        faults: receives the others.
     """
     for name in QUESTIONS:
         value = fields.get(name)
-        if name in prompts or name in read or not isinstance(value, str) or is_blank(value):
+        if name in prompt_fields or name in read or not isinstance(value, str) or is_blank(value):
             continue
-        if value.strip() in asked:
+        if value.strip() in prompt:
             read.add(name)
-        elif asked not in value:  # else it is the whole prompt as some template made it, which is listed as not read
-            named = ",".join([name, *prompts])
-            reason = f"the {name} beside {prompts[0]} is not read: name both, --prompt-field {named} --answer-field F"
-            faults.error("unsupported-field", name, f"{reason}, or take the field out")
+        elif prompt not in value:  # else it is the prompt inside some template, which is listed as not read
+            named = ",".join([name, *prompt_fields])
+            reason = f"{name} is not read, only {prompt_fields[0]}: name both, --prompt-field {named} --answer-field F"
+            faults.error("unsupported-field", name, f"{reason}, or remove the field")
 
 
-def reasoning_beside(fields: Mapping[str, Any], turns: Sequence[Turn], read: set[str], faults: Faults) -> list[Turn]:
-    """The turns of a list of messages, with the reasoning that stands beside the list.
+def attach_reasoning(fields: Mapping[str, Any], turns: Sequence[Turn], read: set[str], faults: Faults) -> list[Turn]:
+    """The turns of a list of messages, with the reasoning that the record holds outside the list.
 
-    It belongs to the answer where there is one alone. With several answers it is refused, unless a turn says it.
+    A single answer gets it. With several answers it is an error, unless a turn contains it already.
     """
-    beside = {name: value for name in REASONING if not is_blank(value := fields.get(name)) and not _is_setting(value)}
-    thought = reasoning_of(beside, "", faults)
+    given = {name: value for name in REASONING if not is_blank(value := fields.get(name)) and not _is_setting(value)}
+    reasoning = reasoning_of(given, "", faults)
     answers = [number for number, turn in enumerate(turns) if turn.role == "assistant"]
-    if thought is None or not answers:
+    if reasoning is None or not answers:
         return list(turns)
-    if any(thought.strip() in f"{turn.reasoning or ''}\n{turn.content}" for turn in turns):
-        read.update(beside)
+    if any(reasoning.strip() in f"{turn.reasoning or ''}\n{turn.content}" for turn in turns):
+        read.update(given)
     elif len(answers) == 1 and turns[answers[0]].reasoning is None:
-        read.update(beside)
-        return [replace(turn, reasoning=thought) if turn.role == "assistant" else turn for turn in turns]
+        read.update(given)
+        return [replace(turn, reasoning=reasoning) if turn.role == "assistant" else turn for turn in turns]
     else:
-        name = next(iter(beside))
-        reason = f"{name} stands beside the messages, and it is not clear which answer it belongs to"
+        name = next(iter(given))
+        reason = f"{name} is outside the messages, and it is not clear which answer it belongs to"
         faults.error("unsupported-field", name, f"{reason}: write it into the message, under the same name")
     return list(turns)
 
@@ -159,24 +159,24 @@ def _texts(value: Any) -> Iterable[str]:
             yield from _texts(part)
 
 
-# --- What is asked ----------------------------------------------------------------------------------------------------
+# --- Fields that are part of the prompt -------------------------------------------------------------------------------
 
 
 def context_of(value: Any, place: str, faults: Faults) -> str:
-    """The text that a question is about: a text, or a list of texts or documents, each a paragraph."""
-    texts = _context_texts(value)
+    """The context of a question: a text, or a list of texts or documents, each of which is a paragraph."""
+    texts = _paragraphs(value)
     if texts is None:
-        reason = f"the field holds {kind_of(value)} of a form that is not known: write a text or a list of texts"
+        reason = f"the field holds {kind_of(value)} of an unknown form: write a text or a list of texts"
         faults.error("unsupported-field", place, reason)
         return ""
-    known = (faults.text(text, place) or "" for text in texts)
-    return "\n\n".join(text.strip() for text in known if text.strip())
+    clean = (faults.text(text, place) or "" for text in texts)
+    return "\n\n".join(text.strip() for text in clean if text.strip())
 
 
 def is_reference(name: str, value: Any) -> bool:
-    """Whether a field of a context only names one, by a number, an id or an address: then there is nothing to read.
+    """Whether a context field only refers to a text, by a number, an id or a URL, so that there is nothing to read.
 
-    `context` itself is always read: it is what Dolly and SQuAD call the text.
+    `context` itself is never a reference: Dolly and SQuAD use that name for the text.
     """
     if name == "context":
         return False
@@ -184,44 +184,44 @@ def is_reference(name: str, value: Any) -> bool:
         return True
     if isinstance(value, list | tuple) and value and all(isinstance(one, int | float) for one in value):
         return True
-    texts = _context_texts(value)
+    texts = _paragraphs(value)
     return bool(texts) and what_fields_hold([{name: texts}])[name] is Holds.NAMES
 
 
-def _context_texts(value: Any) -> list[str] | None:
-    """The texts of a context; None where its form is not known.
+def _paragraphs(value: Any) -> list[str] | None:
+    """The texts of a context; None if its form is unknown.
 
-    Known are a text, an object of a text with a title, a list of such, and an object of a list of texts (PubMedQA's
-    `contexts`, MS MARCO's `passage_text`).
+    Known forms: a text, an object with a text and a title, a list of either, and an object with a list of texts
+    (PubMedQA's `contexts`, MS MARCO's `passage_text`).
     """
     if isinstance(value, str):
         return [value]
     if isinstance(value, Mapping):
         for name in ("contexts", "passage_text"):
             if isinstance(value.get(name), list):
-                return _context_texts(value[name])
+                return _paragraphs(value[name])
         body = next((value[name] for name in _BODIES if isinstance(value.get(name), str)), None)
         title = value.get("title")
         if body is None:
             return None
         return [f"{title}\n{body}" if isinstance(title, str) and title.strip() else body]
     if isinstance(value, list | tuple):
-        parts = [_context_texts(part) if isinstance(part, str | Mapping) else None for part in value]
+        parts = [_paragraphs(part) if isinstance(part, str | Mapping) else None for part in value]
         return None if None in parts else [text for part in parts if part for text in part]
     return None
 
 
 def options_of(value: Any, place: str, faults: Faults) -> str:
-    """The options of a question as lines, each with its letter: `A. yes`.
+    """The options of a question as lines with letters: `A. yes`.
 
-    Read are a text, a list of texts, an object of texts by letter, an object of a list `text` and a list `label`, and a
-    list of objects that have them.
+    Known forms: a text, a list of texts, an object of texts by letter, an object with the lists `text` and `label`, and
+    a list of objects with `text` and `label`.
     """
     if isinstance(value, str):
         return (faults.text(value, place) or "").strip()
-    pairs = _labelled(value)
+    pairs = _labelled_options(value)
     if pairs is None:
-        reason = f"the field holds {kind_of(value)} of a form that is not known: write a list of texts"
+        reason = f"the field holds {kind_of(value)} of an unknown form: write a list of texts"
         faults.error("unsupported-field", place, reason)
         return ""
     if all(re.match(rf"\(?{re.escape(label)}[.):]", text.strip()) for label, text in pairs):
@@ -229,8 +229,8 @@ def options_of(value: Any, place: str, faults: Faults) -> str:
     return "\n".join(f"{label}. {text.strip()}" for label, text in pairs)
 
 
-def _labelled(value: Any) -> list[tuple[str, str]] | None:
-    """(letter, text) of each option; None where the form is not known."""
+def _labelled_options(value: Any) -> list[tuple[str, str]] | None:
+    """(letter, text) of each option; None if the form is unknown."""
     if isinstance(value, Mapping) and isinstance(value.get("text"), list):
         labels = value.get("label") or _letters(len(value["text"]))
         if not isinstance(labels, list) or len(labels) != len(value["text"]):
@@ -259,8 +259,8 @@ def _letters(count: int) -> list[str]:
 
 
 def history_of(value: Any, place: str, faults: Faults) -> list[Turn]:
-    """Earlier turns as LLaMA-Factory writes them: a list of [question, answer]. The answers are learned, as there."""
-    if isinstance(value, str):  # a table has it as JSON
+    """Earlier turns in LLaMA-Factory's form, a list of [question, answer]. As there, the answers are trained on."""
+    if isinstance(value, str):  # JSON in a table's cell
         try:
             value = loads(value)
         except ValueError:
@@ -275,8 +275,8 @@ def history_of(value: Any, place: str, faults: Faults) -> list[Turn]:
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             faults.error("bad-history", here, f"the earlier turn is {kind_of(pair)}, where {wanted}")
             continue
-        for part, (role, said) in enumerate(zip(("user", "assistant"), pair, strict=True)):
-            text = faults.text(said, f"{here}[{part}]")
+        for part, (role, content) in enumerate(zip(("user", "assistant"), pair, strict=True)):
+            text = faults.text(content, f"{here}[{part}]")
             if text is not None and not text.strip():
                 faults.error("empty-answer" if part else "empty-prompt", f"{here}[{part}]", "the earlier turn is empty")
             elif text is not None:
@@ -285,14 +285,14 @@ def history_of(value: Any, place: str, faults: Faults) -> list[Turn]:
 
 
 def reasoning_of(fields: Mapping[str, Any], place: str, faults: Faults) -> str | None:
-    """What an assistant thought before an answer: the text of `reasoning_content`, `reasoning` or `thinking`."""
-    found: dict[str, str] = {}
+    """The reasoning before an answer: the text of `reasoning_content`, `reasoning` or `thinking`."""
+    texts: dict[str, str] = {}
     for name in REASONING:
         if not is_blank(fields.get(name)) and not _is_setting(fields[name]):
             here = f"{place}.{name}" if place else name
             text = faults.text(fields[name], here)
             if text is not None:
-                found[name] = text
-    if len(set(found.values())) > 1:
-        faults.error("unsupported-field", place or None, f"{' and '.join(found)} differ: keep one of them")
-    return next(iter(found.values()), None)
+                texts[name] = text
+    if len(set(texts.values())) > 1:
+        faults.error("unsupported-field", place or None, f"{' and '.join(texts)} differ: keep one of them")
+    return next(iter(texts.values()), None)

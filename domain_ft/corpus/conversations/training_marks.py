@@ -1,10 +1,9 @@
-"""What a record or a turn says about itself: whether it is to be learned, and whether somebody rejected it.
+"""Fields that exclude a record or a turn from training.
 
-Two kinds of fields are followed. A *mark* says what is learned (`train: false`, `weight: 0`, `masked: true`). A
-*verdict* says what a person or a program thought of the answer (`status: rejected`, `accepted: false`, a thumb down).
-Only values of a certain meaning are followed. A mark of an unclear value is refused, since the wrong guess would teach
-what was to be left out. A verdict of an unclear value is listed as not read, since many files have such fields for
-other purposes.
+There are two kinds. A *mark* says what to train on (`train: false`, `weight: 0`, `masked: true`). A *verdict* is
+somebody's rating of the answer (`status: rejected`, `accepted: false`, thumbs down). Only unambiguous values are used.
+An ambiguous mark is an error, because a wrong guess would train on what was meant to be excluded. An ambiguous verdict
+is listed as not read, because many files have such fields for other purposes.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ WEIGHTS = ("weight", "loss_weight")
 _LEARNED = ("train", "training", "loss", "learn", "trainable", "train_on_turn", "compute_loss")
 _NOT_LEARNED = ("mask", "masked", "is_masked", "ignore", "ignored")
 MARKS = (*WEIGHTS, *_LEARNED, *_NOT_LEARNED)
-"""Fields that say whether a turn or a record is learned: 0 or 1 for weights, true or false for the others."""
+"""Fields that say whether to train on a turn or a record: 0 or 1 for weights, true or false for the others."""
 
 PREFERENCES = ("label", "kto_tag")
-"""Where KTO's files say whether a completion is a good one."""
+"""Fields of KTO data that say whether a completion is good."""
 
 _OF_PARTS = ("train_detail", "training_detail", "loss_mask", "loss_scale")
 """Fields that mark parts of a turn."""
 
 _GOOD = ("is_correct", "accepted", "is_accepted", "approved", "is_approved", "desirable", "is_desirable")
-_GOOD_IF_BOOLEAN = ("correct", "valid", "is_valid", "chosen", "is_chosen")  # a number there may be that of an option
+_GOOD_IF_BOOLEAN = ("correct", "valid", "is_valid", "chosen", "is_chosen")  # a number may be the index of an option
 _BAD = ("is_rejected", "discarded", "deleted", "is_deleted", "excluded", "is_bad", "thumbs_down", "was_cancelled")
 _BAD_IF_BOOLEAN = ("rejected", "exclude", "skip", "undesirable")
 
@@ -47,13 +46,13 @@ _WORDS: Mapping[str, tuple[Collection[str], Collection[str]]] = {
     **dict.fromkeys(_THUMBS, (_DOWN, _UP)),
     **dict.fromkeys(PREFERENCES, (_UNDESIRED, _DESIRED)),
 }
-"""By the name of a field, the words that reject an answer and those that accept it."""
+"""By field name, the words that reject an answer and those that accept it."""
 
 _TRUE, _FALSE = ("true", "1", "1.0"), ("false", "0", "0.0")
 
 
 def is_blank(value: Any) -> bool:
-    """Whether a field holds nothing: null, no text, an empty list or object."""
+    """Whether a value is empty: null, blank text, an empty list or object."""
     return value is None or (isinstance(value, str) and not value.strip()) or (value in ([], {}, ()))
 
 
@@ -63,15 +62,15 @@ def is_blank(value: Any) -> bool:
 def turn_mark(
     message: Mapping[str, Any], place: str, *, of_answer: bool, faults: Faults
 ) -> tuple[bool | None, set[str]]:
-    """Whether a turn is marked to be learned, None where nothing says so, and the fields that were read for it.
+    """Whether a turn is marked for training (None without a mark), and the fields that were read.
 
     Args:
         message: of the turn.
-        place: names it in faults.
-        of_answer: whether it is an answer, which a verdict may reject.
-        faults: told of values that are unclear, and of marks that disagree.
+        place: its name in faults.
+        of_answer: whether it is an answer, so that verdicts apply.
+        faults: receives ambiguous values and contradicting marks.
     """
-    found: dict[str, bool] = {}
+    marks: dict[str, bool] = {}
     for name in MARKS:
         if name not in message:
             continue
@@ -79,20 +78,20 @@ def turn_mark(
         if marked is None:
             faults.error("bad-weight", f"{place}.{name}", _unclear(name, message[name]))
         else:
-            found[name] = marked
+            marks[name] = marked
     verdicts = _verdicts(message, (), numbers=False) if of_answer else {}
-    found |= {name: False for name, good in verdicts.items() if not good}
-    if len(set(found.values())) > 1:
-        faults.error("bad-weight", place, f"{' and '.join(found)} disagree on whether the turn is learned")
+    marks |= {name: False for name, good in verdicts.items() if not good}
+    if len(set(marks.values())) > 1:
+        faults.error("bad-weight", place, f"{' and '.join(marks)} disagree on whether the turn is learned")
     for name in _OF_PARTS:
         if not is_blank(message.get(name)):
-            reason = "parts of a turn cannot be left out of training: split the turn, or mark all of it (weight 0)"
+            reason = "parts of a turn cannot be excluded from training: split the turn, or mark all of it (weight 0)"
             faults.error("unsupported-field", f"{place}.{name}", reason)
-    return next(iter(found.values()), None), {*MARKS, *verdicts}
+    return next(iter(marks.values()), None), {*MARKS, *verdicts}
 
 
 def rejected_in(messages: Any) -> tuple[str, str] | None:
-    """The first verdict in a list of messages that rejects one: the name of the field, and what it holds."""
+    """The first verdict in a list of messages that rejects one: (field, value)."""
     for message in messages if isinstance(messages, list) else ():
         verdicts = _verdicts(message, (), numbers=False) if isinstance(message, Mapping) else {}
         for name, good in verdicts.items():
@@ -102,11 +101,11 @@ def rejected_in(messages: Any) -> tuple[str, str] | None:
 
 
 def _marked(name: str, value: Any) -> bool | None:
-    """Whether a mark says that the turn is learned; None where its value is unclear."""
+    """Whether a mark says to train on the turn; None if its value is ambiguous."""
     truth = _truth(value)
     if name in WEIGHTS:
         return None if isinstance(value, bool) else truth
-    if name == "mask" and not _is_bool(value):  # 1 is "learned" in some files, and "masked out" in others
+    if name == "mask" and not _is_bool(value):  # 1 means "trained on" in some files, "masked out" in others
         return None
     return truth if truth is None or name in _LEARNED else not truth
 
@@ -122,24 +121,24 @@ def _unclear(name: str, value: Any) -> str:
 # --- One record -------------------------------------------------------------------------------------------------------
 
 
-def marked_out(
+def find_exclusion(
     fields: Mapping[str, Any],
     *,
     of_prompts: bool,
     of_pairs: bool,
-    said: Iterable[str] = (),
+    answers: Iterable[str] = (),
     read: set[str],
     faults: Faults,
 ) -> Fault | None:
-    """Why a record is not to be learned, where it says so; None where it is.
+    """Why a record is marked as excluded from training; None if it is not.
 
     Args:
-        fields: of the record, without those in which its prompt and answer were said to be.
-        of_prompts: whether it is a prompt and a completion, where `label` is KTO's even as 0 or 1.
-        of_pairs: whether it is a question and an answer, where `answer` is no annotator's verdict.
-        said: what is answered in it: a field that holds the same is no verdict.
-        read: takes the names of the fields that were followed.
-        faults: told of marks whose value is unclear.
+        fields: of the record, without those that the user named.
+        of_prompts: whether the format is prompt and completion, in which `label` is KTO's, also as 0 or 1.
+        of_pairs: whether the field `answer` is the answer to a question, not an annotator's verdict.
+        answers: texts of the record's answers: a field that repeats one is not a verdict.
+        read: receives the names of the fields that were used.
+        faults: receives marks with an ambiguous value.
     """
     rejected = None if of_pairs else rejected_by_annotator(fields)
     if rejected is not None:
@@ -147,58 +146,57 @@ def marked_out(
         return Fault("not-learned", VERDICT, rejected, error=False)
     for name in MARKS:
         if name not in fields or (name not in WEIGHTS and not _is_bool(fields[name])):
-            continue  # a number under `loss` or `train` is somebody's measurement
+            continue  # a number under `loss` or `train` is a measurement
         read.add(name)
         learned = _marked(name, fields[name])
         if learned is None and not is_blank(fields[name]):
-            reason = f"the {name} is {str(fields[name])[:40]}, and 0 or 1 is wanted: examples are not weighted"
+            reason = f"the {name} is {str(fields[name])[:40]}, and 0 or 1 is wanted: weighting is not supported"
             faults.error("bad-weight", name, reason)
         elif learned is False:
-            return Fault(
-                "not-learned", name, f"the record is marked as not to be learned ({name}: {fields[name]})", error=False
-            )
+            return Fault("not-learned", name, f"the record is marked as excluded ({name}: {fields[name]})", error=False)
     _check_marks_of_turns(fields, read, faults)
-    verdicts = _verdicts(fields, said, numbers=of_prompts)
+    verdicts = _verdicts(fields, answers, numbers=of_prompts)
     read.update(verdicts)
     for name, good in verdicts.items():
         if not good and name in PREFERENCES:
             reason = (
-                f"{name} says that the completion is a bad one (KTO), and instruct learns good ones alone; "
+                f"{name} marks the completion as bad (KTO), and instruct learns only good ones; "
                 "a verb for preference tuning is coming"
             )
             return Fault("bad-completion", name, reason, error=False)
         if not good:
-            reason = f"the record is marked as a bad one ({name}: {str(fields[name]).strip()[:40]})"
+            reason = f"the record is marked as bad ({name}: {str(fields[name]).strip()[:40]})"
             return Fault("not-learned", name, reason, error=False)
     return None
 
 
 def _check_marks_of_turns(fields: Mapping[str, Any], read: set[str], faults: Faults) -> None:
-    """Refuse marks of turns or tokens that stand beside the turns, as a list; read NeMo's `mask: User`."""
+    """Report lists of marks outside the turns; accept NeMo's `mask: User`."""
     for name in (*_LEARNED, *_NOT_LEARNED, *_OF_PARTS):
         value = fields.get(name)
-        if isinstance(value, list | tuple) and value and name not in ("loss", "training"):  # a curve, a description
-            reason = "a list beside the turns does not say for certain what is learned: mark the turns themselves"
+        # `loss` may hold a curve, and `training` a description.
+        if isinstance(value, list | tuple) and value and name not in ("loss", "training"):
+            reason = "it is not certain which turns a list outside of them excludes: mark the turns themselves"
             faults.error("unsupported-field", name, f"{reason}, train: true or train: false")
     if isinstance(fields.get("mask"), str) and not _is_bool(fields["mask"]):
         masked = fields["mask"].strip().casefold()
         if masked in ("user", "human"):
-            read.add("mask")  # whose turns are never learned
+            read.add("mask")  # the user's turns are never trained on
         elif masked in ("assistant", "gpt"):
             reason = f"the {fields['mask'].strip()}'s turns are masked, and only the assistant's are learned"
-            faults.error("unsupported-field", "mask", f"{reason}: take the field out, or mark single turns")
+            faults.error("unsupported-field", "mask", f"{reason}: remove the field, or mark single turns")
 
 
-def _verdicts(fields: Mapping[str, Any], said: Iterable[str], *, numbers: bool) -> dict[str, bool]:
-    """By the name of each field that judges an answer, whether it is a good one.
+def _verdicts(fields: Mapping[str, Any], answers: Iterable[str], *, numbers: bool) -> dict[str, bool]:
+    """By field name, whether a verdict accepts the answer.
 
     Args:
         fields: of a record or message.
-        said: texts that are no verdict, since they are what is answered.
+        answers: texts that are not verdicts, because they are the answers themselves.
         numbers: whether 0 and 1 count under `label` and `kto_tag`.
     """
-    answers = {text.strip() for text in said}
-    found: dict[str, bool] = {}
+    answer_texts = {text.strip() for text in answers}
+    verdicts: dict[str, bool] = {}
     for name, value in fields.items():
         boolean, truth = _is_bool(value), _truth(value)
         if name in _GOOD or name in _GOOD_IF_BOOLEAN:
@@ -211,14 +209,14 @@ def _verdicts(fields: Mapping[str, Any], said: Iterable[str], *, numbers: bool) 
         ):
             good = truth
         else:
-            good = _judged(name, value)
-        if good is not None and not (isinstance(value, str) and value.strip() in answers):
-            found[name] = good
-    return found
+            good = _word_verdict(name, value)
+        if good is not None and not (isinstance(value, str) and value.strip() in answer_texts):
+            verdicts[name] = good
+    return verdicts
 
 
-def _judged(name: str, value: Any) -> bool | None:
-    """What a word under a usual name of verdicts says: whether the answer is good."""
+def _word_verdict(name: str, value: Any) -> bool | None:
+    """Whether a word such as `rejected` in a usual verdict field accepts the answer; None if it says neither."""
     if not isinstance(value, str) or name not in _WORDS or len(value) > 40:
         return None
     rejecting, accepting = _WORDS[name]
@@ -233,7 +231,7 @@ def _is_bool(value: Any) -> bool:
 
 
 def _truth(value: Any) -> bool | None:
-    """True or false, as JSON or a table has it; None for anything else."""
+    """A truth value from JSON or a table; None for anything else."""
     if isinstance(value, bool):
         return value
     if isinstance(value, int | float) and value in (0, 1):

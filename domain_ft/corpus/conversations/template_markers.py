@@ -1,7 +1,7 @@
-"""Marks of a chat template that stand in the text itself: `<|im_start|>user`, `[INST]`, `### Instruction:`.
+"""Finds markers of chat templates in texts: `<|im_start|>user`, `[INST]`, `### Instruction:`.
 
-A text that was rendered once would be rendered again, in the model's own template: the model would read and learn one
-template inside another. Code is not looked at, and a name that a text only speaks of is not taken for a mark.
+The model's own template would render such a text a second time, and the model would learn one template inside another.
+Markers in code are ignored, as are names that a text only mentions.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _ANSWERING = re.compile(r"^(?:Assistant|ASSISTANT):", re.MULTILINE)
 _END = re.compile(r"(?:</s>|<\|(?:im_end|endoftext|eot_id|end_of_text|end|eom_id)\|>|<end_of_turn>|<eos>)\s*\Z")
 
 
-def rendered_mark(text: str) -> str | None:
-    """What shows that a text was rendered by a chat template; None where nothing does.
+def find_template_marker(text: str) -> str | None:
+    """The first marker that shows that a chat template rendered the text; None if there is none.
 
-    >>> rendered_mark("<|im_start|>user\\nWhy?<|im_end|>")
+    >>> find_template_marker("<|im_start|>user\\nWhy?<|im_end|>")
     '<|im_start|>user'
     """
     found = _RENDERED.search(_CODE.sub(" ", text)) if "<" in text or "[" in text else None
@@ -38,26 +38,26 @@ def rendered_mark(text: str) -> str | None:
 
 
 def refuse_rendered(turns: Iterable[Turn], faults: Faults) -> None:
-    """Note turns whose text was rendered by a template before: an error where it is certain, else a warning."""
+    """Report turns whose text was already rendered by a template: an error if certain, otherwise a warning."""
     for number, turn in enumerate(turns, 1):
         if turn.role == "tool":
-            continue  # it answers with whatever it found
+            continue  # the output of a tool may contain anything
         whose = f"turn {number}, the {turn.role}'s,"
-        mark = rendered_mark(turn.content)
-        if mark is not None:
-            reason = f"{whose} holds the mark {mark} of a chat template, and would be rendered twice"
-            fix = "give each turn as a message with its role, without such marks"
-            quote = "where the text only speaks of it, write it between backticks"
+        marker = find_template_marker(turn.content)
+        if marker is not None:
+            reason = f"{whose} contains the chat template marker {marker} and would be rendered twice"
+            fix = "give each turn as a message with its role, without such markers"
+            quote = "if the text only mentions it, write it between backticks"
             faults.error("rendered-text", None, f"{reason}: {fix}; {quote}")
             continue
-        seen = _hint(turn.content)
-        if seen is not None:
-            reason = f"{whose} holds '{seen}', as a prompt template writes it: it is learned as text"
+        hint = _possible_marker(turn.content)
+        if hint is not None:
+            reason = f"{whose} contains '{hint}', which looks like a prompt template: it is learned as text"
             faults.warn("rendered-text", None, reason)
 
 
-def _hint(text: str) -> str | None:
-    """What may show that a text was rendered before."""
+def _possible_marker(text: str) -> str | None:
+    """Text that may come from a template, but need not."""
     found = _HEADINGS.search(text) or _END.search(text)
     if found is None and _ANSWERING.search(text):
         found = _ASKING.search(text)

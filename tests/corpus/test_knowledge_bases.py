@@ -14,20 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_tasks import sentence, write
 
-from domain_ft.corpus.readers.base import BadRecords, RawRecord, Reject
-from domain_ft.corpus.recipes import load_recipe
-from domain_ft.corpus.tagging.entities import Span
-from domain_ft.corpus.tagging.fields import TagFields
-from domain_ft.corpus.tagging.knowledge_bases import (
+from domain_ft.corpus.knowledge_bases import (
     MOST_PAIRED,
     Document,
     Entity,
     RelationReader,
-    flat_spans,
     read_document,
 )
+from domain_ft.corpus.readers.base import BadRecords, RawRecord, Reject
+from domain_ft.corpus.recipes import load_recipe
+from domain_ft.corpus.tagging.entities import Span
+from domain_ft.corpus.tagging.fields import TagFields
 from domain_ft.corpus.tagging.opening import TaggingSource, open_tagging
 from domain_ft.corpus.tagging.reading import read_tagged
+from domain_ft.corpus.tagging.records import flat_spans
 from domain_ft.corpus.tasks.opening import TaskSource, open_task
 from domain_ft.errors import CorpusError, RecordError
 
@@ -111,8 +111,8 @@ def test_what_reading_changed_about_the_entities_is_said(tmp_path: Path) -> None
     path = str(write(tmp_path / "a.jsonl", [TWO_PASSAGES]))
     data = open_tagging(TaggingSource(train=path, validation=path, test=path))
     assert data.notes[:2] == (
-        "entities that overlap a longer one, or stand at the place of another, are left out: 9",
-        "entities of several parts are read as all that lies between the first and the last: 3",
+        "entities that overlap a longer one, or have the span of another, are left out: 9",
+        "entities with several parts are read as one span from the first to the last: 3",
     )
     plain = str(write(tmp_path / "b.jsonl", [record("The flu.", found("The flu.", ("flu", "D")))]))
     data = open_tagging(TaggingSource(train=plain, validation=plain, test=plain))
@@ -129,21 +129,25 @@ def changed(**fields: Any) -> dict[str, Any]:
         (
             changed(entities=[entity("a", "D", "flu", [[3, 6]])]),
             "entities[0].offsets",
-            r"the entity is 'flu', and at \[\[3, 6\]\] stands ' fl'",
+            r"the entity is 'flu', but the text at \[\[3, 6\]\] is ' fl'",
         ),
         (changed(entities=[entity("a", "D", "flu", [[6, 9]])]), "entities[0].offsets", "which has 8 characters"),
         (changed(entities=[entity("a", "D", "flu", [])]), "entities[0].offsets", "the field is empty"),
-        (changed(entities=[entity("a", "D", "flu", [[4]])]), "entities[0].offsets", r"\[4\] stands where a list"),
+        (changed(entities=[entity("a", "D", "flu", [[4]])]), "entities[0].offsets", r"\[4\], where a list"),
         (changed(entities=[entity("a", "D", "flu", [[7, 4]])]), "entities[0].offsets", "ends before it begins"),
         (changed(entities=[entity("a", "D", "", [[3, 4]])]), "entities[0].text", "holds no text"),
         (changed(entities=[entity("a", "", "flu", [[4, 7]])]), "entities[0].type", "the field is empty"),
         (changed(entities=[entity("a", "D", "flu", [[4, 7]])] * 2), "entities[1].id", "two entities have the id 'a'"),
-        (changed(entities=[{**entity("a", "D", "", [[4, 7]]), "text": "flu"}]), "entities[0].text", "no list of texts"),
+        (
+            changed(entities=[{**entity("a", "D", "", [[4, 7]]), "text": "flu"}]),
+            "entities[0].text",
+            "not a list of texts",
+        ),
         (changed(entities=["flu"]), "entities[0]", "this is text, where an object"),
         (changed(entities=None), "entities", "the field is null"),
         (changed(passages=[]), "passages", "hold no text"),
         (changed(passages=[passage("A", 0), passage("B", 0)]), "passages[1].offsets", "begins before the end"),
-        (changed(passages=[passage("A", 10**7)]), "passages[0].offsets", "more than 1,000,000 characters behind"),
+        (changed(passages=[passage("A", 10**7)]), "passages[0].offsets", "more than 1,000,000 characters after"),
         (changed(passages=[{**passage("A"), "offsets": [[0, 2]]}]), "passages[0].offsets", "the text has 1 characters"),
         (changed(passages=[{**passage("A"), "text": []}]), "passages[0].offsets", "0 texts and 1 offsets"),
         (changed(relations=[relation("R", "T0", "T9")]), "relations[0].arg2_id", "no entity with the id 'T9'"),

@@ -1,12 +1,12 @@
-"""Texts with entities and relations in BigBIO's knowledge-base schema, as `tag` and `classify` read them.
+"""Texts with entities and relations in BigBIO's knowledge-base schema, for `tag` and `classify`.
 
-A record is a document: passages with their places in it, entities of one or more parts, and relations between entities
-(Fries et al. 2022, "BigBIO: A Framework for Data-Centric Biomedical Natural Language Processing"). Of its events and
-coreferences nothing is read.
+A record is a document: passages with offsets, entities of one or more parts, and relations between entities (Fries et
+al. 2022, "BigBIO: A Framework for Data-Centric Biomedical Natural Language Processing"). Events and coreferences are
+not read.
 
-For `tag` it is a text with spans (`flat_spans`). For `classify` each pair of entities in a sentence is an example, in
-which a mark stands in place of either: "@CHEMICAL$ inhibits @GENE$." (Gu et al. 2021, "Domain-Specific Language Model
-Pretraining for Biomedical Natural Language Processing", the dummification of entities).
+For `tag`, a document is a text with spans. For `classify`, each pair of entities in a sentence is an example, in which
+marks replace the two: "@CHEMICAL$ inhibits @GENE$." (Gu et al. 2021, "Domain-Specific Language Model Pretraining for
+Biomedical Natural Language Processing": dummification of entities).
 """
 
 from __future__ import annotations
@@ -20,22 +20,21 @@ from typing import Any
 
 from domain_ft.corpus.readers.base import BadRecords, RawRecord, kind_of
 from domain_ft.corpus.sentences import sentence_bounds
-from domain_ft.corpus.tagging.entities import Span, keep_longest
 from domain_ft.corpus.words import Bounds
 
 PASSAGES, ENTITIES, RELATIONS = "passages", "entities", "relations"
 
 NO_RELATION = "false"
-"""The label of two entities between which there is none of the relations that are asked for."""
+"""The label of two entities without one of the relations to learn."""
 
 MOST_PAIRED = 64
-"""Entities of a sentence that are paired at most. Of a list of more, the pairs would outnumber all others."""
+"""Maximum entities of a sentence that is used. A longer one is a list, whose pairs would outnumber all others."""
 
-_WIDEST_GAP = 1_000_000  # characters between two passages; a larger one is a slip, and would fill the memory
+_WIDEST_GAP = 1_000_000  # characters between two passages; a larger gap is a mistake, and would fill the memory
 
 
 class KnowledgeBaseError(ValueError):
-    """A record that is none of the schema. `field` names the place, such as `entities[2].offsets`."""
+    """A record that violates the schema. `field` is the path, such as `entities[2].offsets`."""
 
     def __init__(self, reason: str, field: str, fix: str | None = None) -> None:
         super().__init__(reason)
@@ -44,7 +43,7 @@ class KnowledgeBaseError(ValueError):
 
 @dataclass(frozen=True)
 class Entity:
-    """An entity: characters `start` up to `end`, all that lies between its parts included."""
+    """An entity: the characters [start, end), from its first to its last part."""
 
     id: str
     type: str
@@ -67,9 +66,9 @@ class Document:
     """A record of the schema.
 
     Attributes:
-        text: of all passages, each where its offsets have it; what lies between them are newlines.
-        breaks: where in it the passages begin.
-        entities, relations: as they stand in the record.
+        text: of all passages at their offsets, with newlines in the gaps.
+        breaks: the offsets where passages begin.
+        entities, relations: in the order of the record.
     """
 
     text: str
@@ -84,12 +83,12 @@ def is_knowledge_base(record: Mapping[str, Any]) -> bool:
 
 
 def read_document(record: Mapping[str, Any]) -> Document:
-    """A record of the schema, each offset of which is held against the text that the record says stands there.
+    """Parse a record of the schema, and compare the text of each entity with the text at its offsets.
 
-    White space is not compared, since a line break within an entity may be written as a space.
+    White space is ignored, because a line break within an entity may be written as a space.
 
     Raises:
-        KnowledgeBaseError: it is none.
+        KnowledgeBaseError: the record violates the schema.
     """
     text, breaks = _text(record)
     entities: dict[str, Entity] = {}
@@ -109,36 +108,25 @@ def read_document(record: Mapping[str, Any]) -> Document:
     return Document(text, breaks, tuple(entities.values()), tuple(relations))
 
 
-def flat_spans(document: Document) -> tuple[tuple[Span, ...], int]:
-    """The entities as sorted spans, none of which overlap: of those that do, the longest stays, then the first.
-
-    One of several parts is all that lies between its first and its last.
-
-    Returns:
-        the spans, and how many are left out. Entities that say the same of the same place are one.
-    """
-    return keep_longest(Span(entity.start, entity.end, entity.type) for entity in document.entities)
-
-
 # ----------------------------------------------------------------------------------------------------------- relations
 
 
 @dataclass(frozen=True)
 class RelationReader:
-    """Makes examples of the pairs of entities in one sentence; a recipe names it by `reader = "relations"`.
+    """Makes examples from the pairs of entities in one sentence: `reader = "relations"` in a recipe.
 
     Attributes:
-        marks: what stands in place of an entity, without the signs around it -> the types of such entities. With one
-            mark, its entities are paired with each other; with two, those of the first with those of the second.
-        relations: the types that are classes. Where a pair has several, it has the first of them; where it has none, or
-            only others, its class is `NO_RELATION`.
+        marks: by mark (without the signs around it), the entity types that it replaces. With one mark, its entities are
+            paired with each other; with two, those of the first with those of the second.
+        relations: the relation types that are classes. A pair with several gets the first, one with none of them
+            `NO_RELATION`.
     """
 
     marks: Mapping[str, Sequence[str]]
     relations: Sequence[str]
 
     def __call__(self, record: RawRecord, name: str, bad: BadRecords) -> Iterator[RawRecord]:
-        """The examples of a record: their text, their label, and as their group the document."""
+        """The examples of a record, with fields for text, label and group (the document)."""
         fields = record.fields
         try:
             document = read_document(fields)
@@ -150,36 +138,36 @@ class RelationReader:
             yield RawRecord(record.line, {"text": text, "label": label, "group": group}, f"{group}:{key}")
 
     def pairs(self, document: Document) -> Iterator[tuple[str, str, str]]:
-        """(ids of the two, the sentence with marks, label) of each pair in one sentence, in the order of the text.
+        """(ids of the two, sentence with marks, label) of each pair in one sentence, in the order of the text.
 
-        A sentence with more than `MOST_PAIRED` entities that have marks is passed over: it is a list.
+        Sentences with more than `MOST_PAIRED` entities to mark are skipped.
         """
         marks = {type: mark for mark, types in self.marks.items() for type in types}
         places = {e.id: (e.start, e.end, marks[e.type]) for e in document.entities if e.type in marks}
-        ids = {place: id for id, place in reversed(places.items())}  # of those that say the same, the first
+        ids = {place: id for id, place in reversed(places.items())}  # the first of equal entities
         labels = self._labels(document, places)
         whole = [(entity.start, entity.end) for entity in document.entities]
         sentences = list(sentence_bounds(document.text, whole=whole, breaks=document.breaks))
         starts = [start for start, _ in sentences]
         by_sentence = itertools.groupby(sorted(ids), lambda place: bisect.bisect(starts, place[0]) - 1)
         for number, group in by_sentence:
-            own = list(group)
-            for one, other in itertools.combinations(own if len(own) <= MOST_PAIRED else (), 2):
+            entities = list(group)
+            for one, other in itertools.combinations(entities if len(entities) <= MOST_PAIRED else (), 2):
                 if len(self.marks) == 1 or one[2] != other[2]:
                     text = self._marked(document.text, sentences[number], one, other)
                     yield f"{ids[one]}+{ids[other]}", text, labels.get(frozenset((one, other)), NO_RELATION)
 
     def _labels(self, document: Document, places: Mapping[str, Any]) -> dict[frozenset[Any], str]:
-        """The relation of each pair of places that has one, whichever of the two it names first."""
+        """The relation of each pair of places that has one, in either direction."""
         labels: dict[frozenset[Any], str] = {}
-        for name in reversed(self.relations):  # the first of them has the last word
+        for name in reversed(self.relations):  # the first of a pair's relations counts
             for relation in document.relations:
                 if relation.type == name and relation.first in places and relation.second in places:
                     labels[frozenset((places[relation.first], places[relation.second]))] = name
         return labels
 
     def _marked(self, text: str, sentence: Bounds, one: tuple[int, int, str], other: tuple[int, int, str]) -> str:
-        """The sentence with a mark in place of either entity; of both where they overlap, `@CHEMICAL-GENE$`."""
+        """The sentence with marks for both entities, or one mark such as `@CHEMICAL-GENE$` if they overlap."""
         start, end = sentence
         if other[0] < one[1]:
             both = "-".join(sorted((one[2], other[2]), key=list(self.marks).index))
@@ -191,7 +179,7 @@ class RelationReader:
 
 
 def _text(record: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
-    """The text of all passages, and where they begin in it."""
+    """The text of all passages, and the offsets where they begin."""
     found = []
     for place, item in _items(record, PASSAGES):
         field = f"{PASSAGES}[{place}]"
@@ -205,9 +193,7 @@ def _text(record: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
             reason = f"the text has {len(text)} characters, and [{start}, {end}] {end - start}"
             raise KnowledgeBaseError(reason, f"{field}.offsets", _COUNTED)
         if not 0 <= start - length <= _WIDEST_GAP:
-            where = (
-                "begins before the end of" if start < length else f"lies more than {_WIDEST_GAP:,} characters behind"
-            )
+            where = "begins before the end of" if start < length else f"is more than {_WIDEST_GAP:,} characters after"
             raise KnowledgeBaseError(f"the passage at {start} {where} the one before it", f"{field}.offsets")
         parts += ["\n" * (start - length), text]
         length = end
@@ -217,19 +203,19 @@ def _text(record: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
     return text, tuple(start for (start, _), _, _ in found)
 
 
-_COUNTED = "offsets count Unicode characters from 0, the end is behind the last; not bytes, not UTF-16 units"
+_COUNTED = "offsets count Unicode characters from 0, and the end is exclusive; not bytes, not UTF-16 units"
 
 
 def _entity(item: Mapping[str, Any], field: str, text: str) -> Entity:
     texts, offsets = _texts(item, field), _offsets(item, field)
     for start, end in offsets:
         if end > len(text):
-            reason = f"[{start}, {end}] does not lie in the text, which has {len(text)} characters"
+            reason = f"[{start}, {end}] is outside the text, which has {len(text)} characters"
             raise KnowledgeBaseError(reason, f"{field}.offsets", _COUNTED)
-    there = " ".join(text[start:end] for start, end in offsets)
-    if "".join(there.split()) != "".join(" ".join(texts).split()):
+    marked = " ".join(text[start:end] for start, end in offsets)
+    if "".join(marked.split()) != "".join(" ".join(texts).split()):
         spelled = json.dumps([list(bounds) for bounds in offsets])
-        reason = f"the entity is '{' '.join(texts)}', and at {spelled} stands '{there}'"
+        reason = f"the entity is '{' '.join(texts)}', but the text at {spelled} is '{marked}'"
         raise KnowledgeBaseError(reason, f"{field}.offsets", _COUNTED)
     start, end = min(start for start, _ in offsets), max(end for _, end in offsets)
     extent = text[start:end]
@@ -240,11 +226,11 @@ def _entity(item: Mapping[str, Any], field: str, text: str) -> Entity:
 
 
 def _items(record: Mapping[str, Any], name: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The objects of a list, with their places."""
+    """(index, object) of each object in a list."""
     items = record.get(name)
     if not isinstance(items, list):
-        given = kind_of(items) if name in record else "missing"
-        raise KnowledgeBaseError(f"the field is {given}, where a list of objects is wanted", name)
+        kind = kind_of(items) if name in record else "missing"
+        raise KnowledgeBaseError(f"the field is {kind}, where a list of objects is wanted", name)
     for place, item in enumerate(items):
         if not isinstance(item, Mapping):
             raise KnowledgeBaseError(f"this is {kind_of(item)}, where an object is wanted", f"{name}[{place}]")
@@ -256,29 +242,29 @@ def _name(item: Mapping[str, Any], key: str, field: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not value:
-        given = kind_of(value) if value != "" else "empty"
-        raise KnowledgeBaseError(f"the field is {given}, where a name is wanted", f"{field}.{key}")
+        kind = kind_of(value) if value != "" else "empty"
+        raise KnowledgeBaseError(f"the field is {kind}, where a name is wanted", f"{field}.{key}")
     return value
 
 
 def _texts(item: Mapping[str, Any], field: str) -> list[str]:
     texts = item.get("text")
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise KnowledgeBaseError("the field is no list of texts", f"{field}.text")
+        raise KnowledgeBaseError("the field is not a list of texts", f"{field}.text")
     return texts
 
 
 def _offsets(item: Mapping[str, Any], field: str) -> list[Bounds]:
-    """The (start, end) of each part; one at least."""
+    """(start, end) of each part, at least one."""
     offsets = item.get("offsets")
     wanted = "a list of [start, end] in whole numbers"
     if not isinstance(offsets, list) or not offsets:
-        given = "empty" if offsets == [] else kind_of(offsets)
-        raise KnowledgeBaseError(f"the field is {given}, where {wanted} is wanted", f"{field}.offsets")
+        kind = "empty" if offsets == [] else kind_of(offsets)
+        raise KnowledgeBaseError(f"the field is {kind}, where {wanted} is wanted", f"{field}.offsets")
     for bounds in offsets:
         numbers = bounds if isinstance(bounds, list) else []
         if len(numbers) != 2 or any(isinstance(n, bool) or not isinstance(n, int) for n in numbers):
-            raise KnowledgeBaseError(f"{json.dumps(bounds)} stands where {wanted} is wanted", f"{field}.offsets")
+            raise KnowledgeBaseError(f"this is {json.dumps(bounds)}, where {wanted} is wanted", f"{field}.offsets")
         if not 0 <= numbers[0] <= numbers[1]:
             raise KnowledgeBaseError(f"{bounds} begins before the text or ends before it begins", f"{field}.offsets")
     return [(start, end) for start, end in offsets]

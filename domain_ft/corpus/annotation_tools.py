@@ -1,0 +1,175 @@
+"""Records of annotation tools: which tool wrote one, and the outcome of reading it. Shared by `tag` and `classify`.
+
+Entities are read by `tagging.annotations`, labels of whole texts by `tasks.choices`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from domain_ft.corpus.left_out import VERDICT
+
+# --- Outcomes ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A record in plain form: text and spans, words and tags, or text and label.
+
+    Attributes:
+        unread: the fields of the tool's record that were not used; None if they still have to be determined.
+        group: the document that the record belongs to.
+        file: the file that the record is in, if the source has several.
+    """
+
+    record: Mapping[str, Any]
+    unread: tuple[str, ...] | None = None
+    group: str = ""
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A record that its annotator skipped, rejected or did not reach."""
+
+    reason: str
+    field: str | None = None
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A record that cannot be read."""
+
+    reason: str
+    field: str | None = None
+    fix: str | None = None
+
+
+Outcome = Plain | Skipped | Refused
+
+
+# --- Spans ------------------------------------------------------------------------------------------------------------
+
+# The keys under which a span may hold its start, its end and its label.
+STARTS, ENDS = ("start", "start_offset", "begin"), ("end", "end_offset")
+LABELS = ("label", "labels", "type", "entity_group")
+
+
+def first_of(span: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The first of `names` that is a key of the span."""
+    return next((name for name in names if name in span), None)
+
+
+def are_labelled_spans(value: Any) -> bool:
+    """Whether `value` is a non-empty list of spans with labels."""
+    return are_spans(value) and all(not isinstance(part, Mapping) or first_of(part, LABELS) for part in value)
+
+
+def are_spans(value: Any) -> bool:
+    """Whether `value` is a non-empty list of spans."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            (isinstance(part, Mapping) and first_of(part, STARTS) is not None and first_of(part, ENDS) is not None)
+            or (isinstance(part, list) and len(part) == 3 and all(type(number) is int for number in part[:2]))
+            for part in value
+        )
+    )
+
+
+def spans_in(cell: Any) -> list[Any] | None:
+    """The non-empty list of spans that a table cell holds as JSON; None if it holds none."""
+    if not isinstance(cell, str) or not cell.lstrip().startswith("["):
+        return None
+    with contextlib.suppress(ValueError, RecursionError):
+        value = json.loads(cell)
+        return value if are_spans(value) else None
+    return None
+
+
+# --- Label Studio -----------------------------------------------------------------------------------------------------
+
+# Columns that Label Studio adds to the fields of a task and to the annotators' answers, in CSV and JSON-MIN.
+_LABEL_STUDIO_COLUMNS = frozenset(
+    {
+        "id",
+        "annotator",
+        "annotation_id",
+        "created_at",
+        "updated_at",
+        "lead_time",
+        "agreement",
+        "predictions",
+        "file_upload",
+    }
+)
+
+
+def is_label_studio(record: Mapping[str, Any]) -> bool:
+    """Whether the record is a task of Label Studio's full export."""
+    annotations = record.get("annotations", record.get("completions"))
+    return isinstance(record.get("data"), Mapping) and isinstance(annotations, list)
+
+
+def label_studio_annotations(task: Mapping[str, Any]) -> tuple[str, list[Mapping[str, Any]]]:
+    """The field of a task that holds its annotations, and the annotations."""
+    name = "annotations" if "annotations" in task else "completions"
+    return name, objects_in(task[name])
+
+
+def skipped_task(field: str, annotations: Sequence[Mapping[str, Any]]) -> Skipped:
+    """The outcome of a task without an annotation to read."""
+    reason = "the annotator skipped it (was_cancelled)" if annotations else "nobody has annotated it"
+    return Skipped(f"Label Studio: {reason}", field)
+
+
+def label_studio_answers(fields: Iterable[str]) -> list[str] | None:
+    """The columns of a Label Studio table (CSV, JSON-MIN) without the tool's own; None if another tool wrote it."""
+    names = [str(field) for field in fields]
+    if "annotation_id" not in names or "annotator" not in names:
+        return None
+    return [name for name in names if name not in _LABEL_STUDIO_COLUMNS]
+
+
+# --- Labels of whole texts --------------------------------------------------------------------------------------------
+
+ARGILLA_RESPONSES = ".responses"
+"""The suffix of an Argilla column that holds the answers to a question: `QUESTION.responses`."""
+
+
+def is_prodigy_choice(record: Mapping[str, Any]) -> bool:
+    """Whether the record comes from Prodigy's interface `choice`. Without an answer it has no `accept`."""
+    options, accept = record.get("options"), record.get("accept", [])
+    return (
+        isinstance(options, list)
+        and bool(options)
+        and all(isinstance(option, Mapping) and "id" in option for option in options)
+        and ("accept" in record or VERDICT in record)
+        and isinstance(accept, list)
+    )
+
+
+def is_argilla(record: Mapping[str, Any]) -> bool:
+    """Whether the record comes from Argilla 2: nested, as from `to_json`, or flat, as from `to_datasets`."""
+    nested = isinstance(record.get("fields"), Mapping) and isinstance(record.get("responses"), Mapping)
+    return nested or ("status" in record and any(str(name).endswith(ARGILLA_RESPONSES) for name in record))
+
+
+def is_old_argilla(record: Mapping[str, Any]) -> bool:
+    """Whether the record comes from text classification in Argilla 1 or Rubrix."""
+    return "annotation" in record and "annotation_agent" in record and "prediction" in record
+
+
+def labels_whole_text(record: Mapping[str, Any]) -> bool:
+    """Whether the record can only have labels of its whole text, not entities."""
+    return (is_prodigy_choice(record) and "spans" not in record) or is_argilla(record) or is_old_argilla(record)
+
+
+def objects_in(value: Any) -> list[Mapping[str, Any]]:
+    """The objects in a list; none if `value` is not a list."""
+    return [part for part in value if isinstance(part, Mapping)] if isinstance(value, list) else []
