@@ -315,7 +315,7 @@ def main() -> None:
     if args.measure:
         print(json.dumps(measure(Measurement(**json.loads(args.measure)))))
         return
-    parts = args.parts.split(",")
+    parts = ["micro_batches" if part == "passes" else part for part in args.parts.split(",")]  # `passes` in 0.1
     if unknown := [part for part in parts if part not in PARTS]:
         parser.error(f"--parts: unknown {', '.join(unknown)}; known: {', '.join(PARTS)}")
     output = args.output or RESULTS / "scaling.json"
