@@ -278,7 +278,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     tiny_tokenizer("gpt2").save_pretrained(tmp_path / "t5")
     with pytest.raises(ModelError, match="is a model of type 't5' with an encoder and a decoder"):
         instruct(settings(tmp_path, model=str(tmp_path / "t5"), output=tmp_path / "another"))
-    with pytest.raises(CorpusError, match=r"nothing can be learned from 32 conversations; of one: .* is 8"):
+    with pytest.raises(CorpusError, match=r"nothing can be learned from 32 conversations; the first: .* is 8"):
         instruct(settings(tmp_path, output=tmp_path / "other", max_length=8))
 
 
