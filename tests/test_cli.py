@@ -381,7 +381,7 @@ def test_a_message_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str
 def test_a_former_option_is_taken_and_its_new_name_said(
     settings_of: Callable[..., Settings], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    old = "--tokens-per-micro-batch"
+    old = "--tokens-per-pass"
     settings: Any = settings_of("adapt", "--corpus", "c", old, "64")
     assert settings.tokens_per_micro_batch == 64
     assert f"note: {old} is now --tokens-per-micro-batch" in capsys.readouterr().err

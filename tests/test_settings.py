@@ -258,7 +258,7 @@ def test_resolving_gives_nothing() -> None:
 
 
 def test_a_former_name_is_taken_with_a_warning(tmp_path: Path) -> None:
-    old = "tokens_per_micro_batch"
+    old = "tokens_per_pass"
     with pytest.warns(FutureWarning, match="is now tokens_per_micro_batch="):
         settings = AdaptSettings(corpus="c", **{old: 64})
     assert settings.tokens_per_micro_batch == 64

@@ -288,7 +288,7 @@ class TrainingOptions(Settings, group="Training"):
     tokens_per_step: PositiveInt = 4096
     """Tokens in an optimiser step, over all micro-batches and processes."""
 
-    tokens_per_micro_batch: Annotated[PositiveInt | None, Formerly("tokens_per_micro_batch")] = None
+    tokens_per_micro_batch: Annotated[PositiveInt | None, Formerly("tokens_per_pass")] = None
     """Tokens in a micro-batch, which goes through the model at once. By default as many as fit into free memory and the
     device is fastest with. Fewer take less memory; the arithmetic of a step stays the same."""
 

@@ -85,7 +85,7 @@ def test_no_permission_is_found_before_the_work(tmp_path: Path, monkeypatch: pyt
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
-    with pytest.raises(SettingsError, match=r"cannot be written to: Permission denied(.|\n)*you may write to"):
+    with pytest.raises(SettingsError, match=r"cannot be written: Permission denied(.|\n)*you may write to"):
         RunFolder.create(tmp_path)
 
 

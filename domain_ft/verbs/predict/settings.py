@@ -40,7 +40,7 @@ class PredictSettings(EncodingOptions, MachineOptions, ScreenOptions, group="Tex
     calibrate: bool = True
     """Give probabilities under the temperature that was fitted on the validation examples."""
 
-    tokens_per_micro_batch: Annotated[PositiveInt, Formerly("tokens_per_micro_batch")] = 4096
+    tokens_per_micro_batch: Annotated[PositiveInt, Formerly("tokens_per_pass")] = 4096
     """Tokens in a micro-batch, which goes through the model at once."""
 
     resume: Annotated[bool, PASSING] = False
