@@ -14,7 +14,8 @@ def headline(report: TagReport) -> str:
     types = report.task.labels
     found = types[0] if len(types) == 1 else counted(len(types), "type")
     score = points(report.test[score_of(report)])
-    return f"{report.base.short_name} finds the entities of {report.task.name} ({found}) with an {named(report)} of {score}."
+    model = report.base.short_name
+    return f"{model} finds the entities of {report.task.name} ({found}) with an {named(report)} of {score}."
 
 
 def score_of(report: TagReport) -> str:
