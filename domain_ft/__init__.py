@@ -1,11 +1,11 @@
-"""domain-ft: adapt a small language model to a field, and measure what it gained and what it forgot.
+"""domain-ft: adapt a small language model to a field, and measure what it gained and forgot.
 
     import domain_ft
 
     run = domain_ft.adapt(domain_ft.AdaptSettings(corpus="legal"))
     run.result["before"]["domain"]["loss"], run.result["after"]["domain"]["loss"]
 
-Each name is loaded when it is first used, so that `import domain_ft` is instant and imports no torch.
+Names are imported on first use, so `import domain_ft` is fast and does not import torch.
 """
 
 from __future__ import annotations

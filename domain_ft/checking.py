@@ -1,8 +1,8 @@
-"""How settings are declared, checked and read: the machinery under `settings`, which knows no single option.
+"""Declare, check and read settings. This module knows no single option.
 
-The command line (cli.py), a TOML file, `--set KEY=VALUE`, a run's config.toml and a call from Python all meet here:
-each hands over raw values with a note of where each was given, `validate` turns them into typed values or lists *all*
-that is wrong with them, and from there on a setting is a plain typed attribute.
+The command line (cli.py), TOML files, `--set KEY=VALUE`, a run's config.toml and calls from Python all pass raw values
+with their origin. `validate` converts them to typed values or lists *all* problems; after that, a setting is a plain
+typed attribute.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ else:
     import tomli as tomllib
 
 PROVENANCE = "provenance"
-"""The table of a run's config.toml that says where the run came from. It is no setting, so reading passes over it."""
+"""The table of a run's config.toml about its provenance. It is not a setting and is ignored when reading."""
 
 
 class _Required:
@@ -48,12 +48,12 @@ REQUIRED: Any = _Required()
 S = TypeVar("S", bound="Settings")
 
 
-# --- Marks, which stand in a field's annotation: `Annotated[int, Range(at_least=1)]` ----------------------------------
-# A limit is called with a value and says what is wrong with it, or None.
+# --- Marks in a field's annotation: `Annotated[int, Range(at_least=1)]` -----------------------------------------------
+# A limit is a callable that returns what is wrong with a value, or None.
 
 
 class _Passing:
-    """Marks a setting that says how one call goes, not what the run is: it stays out of config.toml."""
+    """Marks a setting that affects a single call, not the run: it is not written to config.toml."""
 
 
 PASSING = _Passing()
@@ -61,14 +61,14 @@ PASSING = _Passing()
 
 @dataclass(frozen=True)
 class Formerly:
-    """The name that a setting had in the version before: it is still taken, with a warning."""
+    """The name that a setting had in the previous version: still accepted, with a warning."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a setting may have."""
+    """The allowed values of a number."""
 
     at_least: float | None = None
     at_most: float | None = None
@@ -93,7 +93,7 @@ class Range:
 
 
 class _TakesFormerNames(type):
-    """Lets a class of settings be called with the former names of its settings."""
+    """Lets a settings class be called with former names of its settings."""
 
     def __call__(cls, *arguments: Any, **given: Any) -> Any:
         former = former_names(cls)
@@ -105,10 +105,10 @@ class _TakesFormerNames(type):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(metaclass=_TakesFormerNames):
-    """What all settings can do. Instances are checked as they are made, whoever makes them.
+    """The base of all settings. Every instance is checked when it is created.
 
     Raises:
-        SettingsError: with all that is wrong, each with the place where it was given.
+        SettingsError: all problems, each with where the value was given.
     """
 
     group: ClassVar[str] = "Options"
@@ -133,7 +133,7 @@ class Settings(metaclass=_TakesFormerNames):
 
     @classmethod
     def from_toml(cls: type[S], path: str | os.PathLike[str], **changes: Any) -> S:
-        """The settings of a TOML file such as a run's config.toml, with `changes` made to them."""
+        """The settings in a TOML file, such as a run's config.toml, with `changes` applied."""
         given, problems = read_toml(cls, Path(path))
         known = {option.name for option in options(cls)}
         problems += [f"{cls.__name__}.from_toml({name}=...): {unknown(name, known)}" for name in set(changes) - known]
@@ -141,11 +141,11 @@ class Settings(metaclass=_TakesFormerNames):
         return build(cls, merge(cls, [given, changed]), problems, missing=lambda option: f"{path}: no {option.name}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Every setting as a plain value that JSON can hold (None where there is none), as the help orders them."""
+        """All settings as plain JSON values (None if unset), in the order of --help."""
         return {option.name: _plain(getattr(self, option.name)) for option in options(type(self))}
 
     def to_toml(self, provenance: Mapping[str, Any] | None = None) -> str:
-        """The text of a config.toml that repeats the run: what is None or only says how this call went is left out."""
+        """A config.toml that repeats the run; without unset values and settings of a single call."""
         import tomli_w
 
         values = self.to_dict()
@@ -160,7 +160,8 @@ class Settings(metaclass=_TakesFormerNames):
 class Option:
     """One setting, as the command line and the checks see it.
 
-    `kind` is the type of one value (bool, int, float, str or Path); `many` says that the setting is a tuple of them.
+    `kind` is the type of a single value (bool, int, float, str or Path); `many` means that the setting is a tuple of
+    them.
     """
 
     name: str
@@ -177,7 +178,7 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """How the setting is written on the command line."""
+        """The option on the command line."""
         return "--" + self.name.replace("_", "-")
 
     @property
@@ -187,7 +188,7 @@ class Option:
 
 
 def options(cls: type[Settings]) -> tuple[Option, ...]:
-    """The settings of a class: those of the class itself first, then its bases' in the order of the bases."""
+    """The settings of a class: its own first, then those of its bases, in their order."""
     known = _OPTIONS.get(cls)
     if known is None:
         known = _OPTIONS[cls] = _find_options(cls)
@@ -200,14 +201,14 @@ _OPTIONS: dict[type, tuple[Option, ...]] = {}
 def _find_options(cls: type[Settings]) -> tuple[Option, ...]:
     hints = get_type_hints(cls, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(cls)}
-    found: dict[str, Option] = {}
+    known: dict[str, Option] = {}
     for owner in cls.__mro__[:-1]:
         documentation = _attribute_docstrings(owner)
         for name in inspect.get_annotations(owner):
-            if name in fields and name not in found:
+            if name in fields and name not in known:
                 help_text = documentation.get(name, "")
-                found[name] = _option(name, hints[name], fields[name].default, help_text, getattr(owner, "group", ""))
-    return tuple(found.values())
+                known[name] = _option(name, hints[name], fields[name].default, help_text, getattr(owner, "group", ""))
+    return tuple(known.values())
 
 
 def _option(name: str, hint: Any, default: Any, help_text: str, group: str) -> Option:
@@ -230,18 +231,18 @@ def _option(name: str, hint: Any, default: Any, help_text: str, group: str) -> O
 
 
 def former_names(cls: Any) -> dict[str, str]:
-    """What the settings of a class were called in the version before -> what they are called now."""
+    """The settings of a class by their names in the previous version."""
     return {option.former: option.name for option in options(cls) if option.former}
 
 
 def _unwrap(hint: Any) -> tuple[Any, list[Any]]:
-    """An annotation without its `Annotated`, and the marks that stood in it."""
+    """An annotation without `Annotated`, and its marks."""
     return (hint.__origin__, list(hint.__metadata__)) if hasattr(hint, "__metadata__") else (hint, [])
 
 
 @functools.cache
 def _attribute_docstrings(cls: type) -> dict[str, str]:
-    """The string that stands under each attribute of a class, in one line."""
+    """The docstring under each attribute of a class, on one line."""
     module = sys.modules.get(cls.__module__)
     definition = _class_definitions(module).get(cls.__name__) if module else None
     if definition is None:
@@ -261,7 +262,7 @@ def _attribute_docstrings(cls: type) -> dict[str, str]:
 def _class_definitions(module: types.ModuleType) -> dict[str, ast.ClassDef]:
     try:
         tree = ast.parse(inspect.getsource(module))
-    except (OSError, TypeError, SyntaxError):  # a class made at a prompt has no source: no help then
+    except (OSError, TypeError, SyntaxError):  # a class defined at a prompt has no source, and so no help
         return {}
     return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
 
@@ -277,9 +278,9 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Given:
-    """A raw value and the place where it was given, in the user's own spelling: `--rank x`.
+    """A raw value and where it was given, in the user's spelling: `--rank x`.
 
-    `text` says that it was typed as text, so that "8" is a number; in TOML and Python a number is a number.
+    `text` means that it was typed as text, so "8" is a number; in TOML and Python a number is a number.
     """
 
     value: Any
@@ -288,7 +289,7 @@ class Given:
 
 
 def merge(cls: type[Settings], layers: Iterable[Mapping[str, Given]]) -> dict[str, Given]:
-    """Lay settings over one another, the later on top. One of several that exclude each other displaces the others."""
+    """Merge layers of settings, later ones on top. A setting displaces the ones that it excludes."""
     merged: dict[str, Given] = {}
     for layer in layers:
         for names in cls.exclusive:
@@ -305,7 +306,7 @@ def build(
     *,
     missing: Callable[[Option], str | None],
 ) -> S:
-    """The settings made of raw values, or one SettingsError with `problems` and all that is wrong with the values."""
+    """Settings from raw values, or one SettingsError with `problems` and everything that is wrong with the values."""
     values, found = validate(cls, given, missing=missing)
     refuse([*problems, *found])
     return cls(**values)
@@ -314,9 +315,10 @@ def build(
 def validate(
     cls: type[Settings], given: Mapping[str, Given], *, missing: Callable[[Option], str | None]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The typed values of raw ones, and a line for each that is wrong, absent or excluded by another.
+    """The typed values, and a line for each value that is wrong, missing or excluded by another.
 
-    `missing` says that a required setting was not given, in the words of the caller; None where it has said so already.
+    `missing` words the message for a required setting that was not given, or returns None if that has been reported
+    already.
     """
     values: dict[str, Any] = {}
     problems = []
@@ -338,7 +340,7 @@ def validate(
 
 
 def refuse(problems: Sequence[str]) -> None:
-    """Raise one SettingsError that lists all problems, if there are any."""
+    """Raise one SettingsError that lists all problems, if any."""
     if len(problems) == 1:
         raise SettingsError(problems[0])
     if problems:
@@ -349,13 +351,13 @@ def refuse(problems: Sequence[str]) -> None:
 def read_toml(cls: type[Settings], path: Path) -> tuple[dict[str, Given], list[str]]:
     """The raw settings in a TOML file, and what is wrong with the file and its keys.
 
-    A relative path in it is, as on the command line, relative to the folder where the program runs.
+    As on the command line, relative paths are relative to the working directory.
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         return {}, [f"{path}: cannot be read: {error.strerror or error}"]
-    except (ValueError, RecursionError) as error:  # TOML's own and Unicode's errors are ValueErrors, as is a huge date
+    except (ValueError, RecursionError) as error:  # ValueError covers TOML, Unicode and date errors
         return {}, [f"{path}: is not valid TOML: {error}"]
     table.pop(PROVENANCE, None)
     known = {option.name for option in options(cls)}
@@ -372,7 +374,8 @@ def read_toml(cls: type[Settings], path: Path) -> tuple[dict[str, Given], list[s
 
 
 def read_assignments(cls: type[Settings], assignments: Iterable[str]) -> tuple[dict[str, Given], list[str]]:
-    """The raw settings in `--set KEY=VALUE`s, and what is wrong with their form. A list is written as in TOML."""
+    """The raw settings in `--set KEY=VALUE` options, and what is wrong with their form. Lists are written as in
+    TOML."""
     by_name = {option.name: option for option in options(cls)}
     former = former_names(cls)
     given, problems = {}, []
@@ -396,7 +399,7 @@ def read_assignments(cls: type[Settings], assignments: Iterable[str]) -> tuple[d
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
-    """What to say of a name that is not among the known ones, with the nearest where one is near."""
+    """The message for an unknown name, with the closest known one."""
     close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
     return f"there is no such setting; did you mean {close[0]}?" if close else "there is no such setting"
 
@@ -452,7 +455,7 @@ def _to_float(value: Any, text: bool) -> float:
 
 
 def _to_number(value: Any, text: bool) -> int | float | None:
-    """A number, numpy's too, or None. As text it may have underscores (250_000) and an exponent (2e5)."""
+    """A number (numpy's too) or None. Text may have underscores (250_000) and an exponent (2e5)."""
     if text:
         with contextlib.suppress(ValueError):
             return int(value)
@@ -490,7 +493,7 @@ _CONVERTERS: dict[type, Callable[[Any, bool], Any]] = {
 
 
 def _spelled(value: Any) -> str:
-    """A value as TOML would write it, near enough for a message."""
+    """A value roughly as in TOML, for messages."""
     if isinstance(value, bool):
         return str(value).lower()
     return f'"{value}"' if isinstance(value, str) else str(value)

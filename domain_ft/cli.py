@@ -1,10 +1,11 @@
-"""The command line: `domain-ft VERB`. It reads the options, hands typed settings to the verb, and speaks to the person.
+"""The command line: `domain-ft VERB`. Reads the options, passes typed settings to the verb, and prints messages.
 
-What an option is called, its default and its help stand in settings.py alone; from there this module makes what
-cyclopts parses and prints. A verb's code is imported when the verb runs, so that help and mistakes answer at once:
+Names, defaults and help of options are defined only in `verbs/groups.py` and `verbs/VERB/settings.py`; this module
+turns them into a cyclopts app. A verb's code is imported when the verb runs, so that --help and errors are fast:
 nothing here imports torch.
 
-Exit status: 0 done; 2 the user can mend it; 130 interrupted; 1 a bug of ours.
+Exit status: 0 done; 1 a bug of ours, or errors found by `data check`; 2 an error that the user can fix; 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -57,22 +58,22 @@ from domain_ft.verbs.instruct.settings import InstructSettings
 from domain_ft.verbs.predict.settings import PredictSettings
 from domain_ft.verbs.tag.settings import TagSettings
 
-HELP = """Adapt a small language model to a field, and measure what it gained and what it forgot.
+HELP = """Adapt a small language model to a field, and measure what it gained and forgot.
 
 domain-ft VERB --help shows what a verb does and its options."""
 
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb: its words, its settings, and the module whose `run(settings)` does it."""
+    """A verb: its words, its settings, and the module whose `run(settings)` does the work."""
 
     words: tuple[str, ...]
     settings: type[checking.Settings]
     module: str
     passes_on: bool = False
-    """Whether options that are not ours are handed on (to a benchmark) rather than refused."""
+    """Whether unknown options are passed on (to a benchmark) instead of refused."""
     fails_on: str | None = None
-    """The key of the result that makes the exit status 1 where anything stands in it."""
+    """The exit status is 1 if this key of the result is not empty."""
 
 
 VERBS = (
@@ -98,25 +99,25 @@ VERBS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status; `arguments` are sys.argv's where none are given."""
+    """Run the command line and return its exit status; `arguments` default to those of sys.argv."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     own = words[: words.index("--")] if "--" in words else words
     debug = "--debug" in own
     try:
-        with _terminable():
+        with _sigterm_as_interrupt():
             return _dispatch([word for word in own if word != "--debug"] + words[len(own) :])
     except KeyboardInterrupt as interrupt:
-        if _speaks():
+        if _is_main_process():
             _say("interrupted", str(interrupt) or "stopped")
         return 130
     except BrokenPipeError:
         return 0 if _reader_has_left() else _bug(debug)
     except SystemExit as leaving:
-        if leaving.code == 1 and _stdout_is_null():  # how rich leaves when the reader of standard output has left
+        if leaving.code == 1 and _stdout_is_null():  # how rich exits when the reader of standard output is gone
             return 0
         raise
     except Exception as error:
-        message = _mendable(error)
+        message = _fixable(error)
         if message is None:
             return _bug(debug)
         if debug:
@@ -126,8 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Take SIGTERM as ctrl-C, so that what is half-written is cleared away; the loop has a handler of its own."""
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Handle SIGTERM like ctrl-C, so that incomplete files are removed; the training loop has its own handler."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -143,7 +144,7 @@ def _dispatch(words: list[str]) -> int:
     app = _app(verbs)
     command, given, unused, problems = _parse(app, _with_dashes(_with_current_names(words)))
     verb = verbs.get(command)
-    if verb is None:  # --help, --version, or a group of verbs alone: cyclopts has a command of its own for it
+    if verb is None:  # --help, --version, or a group without a verb: cyclopts handles it
         command(**given)
         return 0
     chosen = _settings(verb, given, unused, problems)
@@ -151,35 +152,35 @@ def _dispatch(words: list[str]) -> int:
     run = importlib.import_module(f"domain_ft.verbs.{verb.module}").run
     with fitted(_flags(verb), {" ".join(verb.words): _flags(verb) for verb in VERBS}):
         result = _run(run, chosen)
-    _leave_the_other_processes()
+    _destroy_process_group()
     return 1 if verb.fails_on and result.get(verb.fails_on) else 0
 
 
 def _run(run: Callable[[checking.Settings], dict[str, Any]], chosen: checking.Settings) -> dict[str, Any]:
-    """Run a verb, and print its result where it is to be JSON."""
+    """Run a verb, and print its result with --json."""
     if not getattr(chosen, "json", False):
         result = run(chosen)
         sys.stdout.flush()
     else:
-        # Whatever a library prints on the way goes to standard error: the result stands alone on standard output.
+        # Anything that a library prints goes to standard error, so that standard output holds only the result.
         with contextlib.redirect_stdout(sys.stderr):
             result = run(chosen)
-        if _speaks():
+        if _is_main_process():
             print(json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False), flush=True)
     return result
 
 
 def _announce(chosen: checking.Settings) -> None:
-    """Name the model that is about to be loaded: to import torch and read its weights can take a minute, in silence."""
+    """Print the model that is about to be loaded: importing torch and reading weights can take a minute."""
     model = getattr(chosen, "model", None)
-    if not model or getattr(chosen, "quiet", False) or not _speaks():
+    if not model or getattr(chosen, "quiet", False) or not _is_main_process():
         return
     names = ", ".join(map(str, model)) if isinstance(model, (list, tuple)) else str(model)
     print(f"loading {printable(names)}", file=sys.stderr, flush=True)
 
 
-def _speaks() -> bool:
-    """Whether this is the only process, or the main one of several that torchrun started."""
+def _is_main_process() -> bool:
+    """Whether this process prints: the only one, or rank 0 under torchrun."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -187,7 +188,7 @@ def _speaks() -> bool:
 
 
 def _app(verbs: dict[Callable[..., Any], Verb]) -> App:
-    """The command line of all verbs; `verbs` is filled with the function that stands for each."""
+    """The app of all verbs; fills `verbs` with the function that represents each."""
     app = App(name="domain-ft", help=HELP, version=__version__, help_format="plaintext")
     groups: dict[str, App] = {}
     for place, verb in enumerate(VERBS):
@@ -196,7 +197,9 @@ def _app(verbs: dict[Callable[..., Any], Verb]) -> App:
             word = verb.words[0]
             if word not in groups:
                 groups[word] = App(
-                    name=word, help="What text there is, what is in it, and what training on it costs.", sort_key=place
+                    name=word,
+                    help="List, inspect, check and prepare data, and estimate the cost of training on it.",
+                    sort_key=place,
                 )
                 app.command(groups[word])
             parent = groups[word]
@@ -207,13 +210,13 @@ def _app(verbs: dict[Callable[..., Any], Verb]) -> App:
 
 
 def _paragraphs(cls: type[checking.Settings]) -> str:
-    """A docstring with each paragraph on one line, for cyclopts to wrap."""
+    """A docstring with one line per paragraph, for cyclopts to wrap."""
     paragraphs = (inspect.getdoc(cls) or "").split("\n\n")
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 def _command(verb: Verb) -> Callable[..., Any]:
-    """A function whose signature is the verb's options. It only stands for the verb: nobody calls it."""
+    """A function whose signature is the verb's options. It only represents the verb, and is never called."""
 
     def command(**_: Any) -> None:
         raise AssertionError
@@ -232,7 +235,7 @@ def _command(verb: Verb) -> Callable[..., Any]:
 
 
 def _parameter(option: checking.Option, group: Group, positional: bool) -> inspect.Parameter:
-    """What cyclopts needs to know of a setting. Values stay raw: they are checked together with all others, later."""
+    """The cyclopts parameter of a setting. Values stay raw: all settings are checked together later."""
     hint: Any = Literal[option.choices] if option.choices else option.kind
     if option.many:
         hint = tuple.__class_getitem__((hint, ...))
@@ -244,7 +247,7 @@ def _parameter(option: checking.Option, group: Group, positional: bool) -> inspe
         show_default=option.kind is not bool and option.default not in (checking.REQUIRED, None, ()),
         required=False,
         converter=_keep,
-        allow_repeating=True,  # the last one holds, as elsewhere
+        allow_repeating=True,  # the last one counts
     )
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if positional else inspect.Parameter.KEYWORD_ONLY
     default = None if option.required else option.default
@@ -252,14 +255,14 @@ def _parameter(option: checking.Option, group: Group, positional: bool) -> inspe
 
 
 class _Raw:
-    """Keeps pydantic from judging raw values: where anything has imported it, cyclopts asks it about every option."""
+    """Keeps pydantic from validating raw values: once anything has imported it, cyclopts asks it about every option."""
 
     def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> dict[str, str]:
         return {"type": "any"}
 
 
 def _has_negative(option: checking.Option) -> bool:
-    """Whether an option is a switch that is on unless it is switched off."""
+    """Whether an option is a switch that is on by default."""
     return option.default is True
 
 
@@ -268,7 +271,7 @@ def _negative(option: checking.Option) -> str:
 
 
 def _keep(_: Any, tokens: Sequence[Any]) -> list[tuple[str | None, str]]:
-    """The raw values of an option, each with the keyword as it was typed (none where it stood alone)."""
+    """The raw values of an option, each with the keyword as typed (None if positional)."""
     return [(token.keyword, token.value) for token in tokens]
 
 
@@ -283,9 +286,9 @@ _CONFIG = _common(
     "config",
     tuple[Path, ...],
     (),
-    "A TOML file of settings, such as a run's config.toml. Options on the command line outrank it.",
+    "A TOML file of settings, such as a run's config.toml. Options on the command line override it.",
 )
-_SET = _common("set", tuple[str, ...], (), "A setting as KEY=VALUE, with the key as in a TOML file.")
+_SET = _common("set", tuple[str, ...], (), "A setting as KEY=VALUE, with its name as in a TOML file.")
 _DEBUG = _common("debug", bool, False, "Show where in the code an error came from.")
 
 
@@ -295,7 +298,7 @@ _OPTION = re.compile(r"--[A-Za-z][\w-]*(=.*)?", re.DOTALL)
 
 
 def _with_current_names(words: Sequence[str]) -> list[str]:
-    """The words with options that had another name in the version before under their present one, and a note of it."""
+    """Replace former names of options by their current ones, with a note to the user."""
     verb = _verb_of(words)
     former = {} if verb is None else checking.former_names(verb.settings)
     current = []
@@ -304,22 +307,26 @@ def _with_current_names(words: Sequence[str]) -> list[str]:
         name = former.get(flag[2:].replace("-", "_")) if flag.startswith("--") else None
         if name:
             now = f"--{name.replace('_', '-')}"
-            print(f"note: {flag} is now {now}; the old name goes with the next version", file=sys.stderr, flush=True)
+            print(
+                f"note: {flag} is now {now}; the old name will be removed in the next version",
+                file=sys.stderr,
+                flush=True,
+            )
             word = f"{now}{equals}{value}"
         current.append(word)
     return current
 
 
 def _verb_of(words: Sequence[str]) -> Verb | None:
-    """The verb that a command line begins with."""
+    """The verb at the start of a command line."""
     return next((verb for verb in VERBS if tuple(words[: len(verb.words)]) == verb.words), None)
 
 
 def _with_dashes(words: Sequence[str]) -> list[str]:
-    """The words with every value that begins with a dash joined to its option: `--input -` as `--input=-`.
+    """Join every value that starts with a dash to its option: `--input -` becomes `--input=-`.
 
-    cyclopts takes such a word for an option. Here it is one only if it is spelled like one: two dashes and a name. So
-    `--prompt "- an item"` has a value, and `--prompt --system x` has none.
+    cyclopts would take such a value for an option. Here only two dashes and a name make an option, so `--prompt "- an
+    item"` has a value, and `--prompt --system x` has none.
     """
     verb = _verb_of(words)
     if verb is None or verb.passes_on:
@@ -348,10 +355,10 @@ def _with_dashes(words: Sequence[str]) -> list[str]:
 def _parse(
     app: App, words: Sequence[str]
 ) -> tuple[Callable[..., Any], dict[str, Any], list[str], dict[str | None, str]]:
-    """The function that stands for the verb, its options' raw values, the words left over, and what is wrong by option.
+    """The function of the verb, the raw values of its options, the words left over, and the problems by option.
 
-    cyclopts stops at the first fault (an option without its value). So that the person hears of all, the faulty word is
-    noted and left out, and the rest is parsed again.
+    cyclopts stops at the first error (an option without a value). To report all errors at once, the faulty word is
+    noted and removed, and the rest is parsed again.
     """
     try:
         command, bound, unused, _ = app.parse_known_args(words)
@@ -382,7 +389,7 @@ def _unknown_verb(words: Sequence[str]) -> SettingsError:
     word, chain = (words[1], f"domain-ft {words[0]}") if inside else (words[0], "domain-ft")
     if word.startswith("-"):
         return SettingsError(
-            f"{word}: no verb stands before it", fix=f"{chain} VERB {word}; {chain} --help lists the verbs"
+            f"{word}: a verb must come first", fix=f"{chain} VERB {word}; {chain} --help lists the verbs"
         )
     known = [verb.words[1] for verb in VERBS if verb.words[0] == words[0]] if inside else [v.words[0] for v in VERBS]
     return SettingsError(f"{chain} has no verb {word!r}", fix=nearest(word, known))
@@ -391,7 +398,7 @@ def _unknown_verb(words: Sequence[str]) -> SettingsError:
 def _settings(
     verb: Verb, given: Mapping[str, Any], unused: Sequence[str], faults: Mapping[str | None, str]
 ) -> checking.Settings:
-    """The verb's settings: defaults, under the files of --config, under --set, under the options."""
+    """The verb's settings: defaults, then --config files, then --set, then options."""
     cls = verb.settings
     files = [checking.read_toml(cls, path) for path in given.get("config", ())]
     read = [*files, checking.read_assignments(cls, given.get("set", ()))]
@@ -406,7 +413,7 @@ def _settings(
     unread = any(found and not layer for layer, found in files)
 
     def missing(option: checking.Option) -> str | None:
-        """Silent where the value may well be there: in a file that could not be read, or lost with another fault."""
+        """None if the value may be in a file that could not be read, or was lost to another error."""
         if unread or option.flag in faults:
             return None
         if option.name not in cls.positional:
@@ -417,10 +424,10 @@ def _settings(
     return checking.build(cls, merged, problems, missing=missing)
 
 
-def _leave_the_other_processes() -> None:
-    """Destroy the process group of a run of several processes: torch warns of one that is left to the end.
+def _destroy_process_group() -> None:
+    """Destroy the process group after a run of several processes, because torch warns of one left at exit.
 
-    After an error it is left, since to destroy it is to wait for the others.
+    Not after an error: destroying it would wait for the other processes.
     """
     distributed = sys.modules.get("torch.distributed")
     if distributed and distributed.is_initialized():
@@ -428,7 +435,7 @@ def _leave_the_other_processes() -> None:
 
 
 def _typed(cls: type[checking.Settings], given: Mapping[str, Any]) -> dict[str, checking.Given]:
-    """The raw settings among what was typed as options."""
+    """The raw settings among the options that were typed."""
     layer = {}
     for option in checking.options(cls):
         if option.name not in given:
@@ -444,21 +451,21 @@ def _typed(cls: type[checking.Settings], given: Mapping[str, Any]) -> dict[str, 
 
 
 _USUALLY_MEANT = ("--corpus", "--train", "--data", "--input", "--prompt", "--model")
-"""The options that a word alone is meant for, where nothing required is missing."""
+"""The options that a bare word is probably meant for, if no required option is missing."""
 
 
 def _flags(verb: Verb) -> list[str]:
-    """The options of a verb, as they are typed."""
+    """The options of a verb, as typed."""
     flags = [option.flag for option in checking.options(verb.settings)]
     flags += [_negative(option) for option in checking.options(verb.settings) if _has_negative(option)]
     return [*flags, "--config", "--set", "--debug", "--help"]
 
 
 def _left_over(verb: Verb, words: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    """What to say of words that belong to no option: an unknown option takes the word after it for its value.
+    """Messages for words that belong to no option; an unknown option takes the following word as its value.
 
     Args:
-        wanted: the required options that are not given; a word alone is taken for the value of the first.
+        wanted: the required options that are missing; a bare word is suggested as the value of the first.
     """
     flags = _flags(verb)
     problems = []
@@ -483,8 +490,8 @@ def _left_over(verb: Verb, words: Sequence[str], wanted: Sequence[str]) -> list[
 # --- What the person reads --------------------------------------------------------------------------------------------
 
 
-def _mendable(error: Exception) -> str | None:
-    """The message of an error that the user can mend, None for a bug. A disk that is full or closed is the user's."""
+def _fixable(error: Exception) -> str | None:
+    """The message of an error that the user can fix, such as a full disk; None for a bug."""
     if isinstance(error, UserError):
         return str(error)
     from domain_ft.storage import storage_error  # brings file locks, which nothing else here needs
@@ -494,7 +501,7 @@ def _mendable(error: Exception) -> str | None:
 
 
 def _bug(debug: bool) -> int:
-    """Speak of the error that is being handled as of a bug of ours."""
+    """Report the current exception as a bug of ours."""
     if debug:
         traceback.print_exc()
     error = sys.exc_info()[1]
@@ -504,7 +511,7 @@ def _bug(debug: bool) -> int:
 
 
 def _say(label: str, message: str) -> None:
-    """Print a message to standard error: in colour and wrapped on a terminal, plain and unwrapped to a file or pipe."""
+    """Print a message to standard error: coloured and wrapped on a terminal, otherwise plain."""
     text = f"{label}: {printable(message)}"
     if not sys.stderr.isatty():
         try:
@@ -522,7 +529,7 @@ def _say(label: str, message: str) -> None:
 
 
 def _wrap(text: str, width: int) -> str:
-    """Wrap each line under its own first word, past a list's number or a label: the eye finds the start of each."""
+    """Wrap each line with a hanging indent after a list number or a label."""
     wrapped = []
     for line in text.splitlines():
         lead = re.match(r" *(\d+\. |where: |do:    )?", line)
@@ -534,10 +541,10 @@ def _wrap(text: str, width: int) -> str:
 
 
 def _reader_has_left() -> bool:
-    """Whether nobody reads standard output or standard error any more (`| head`).
+    """Whether the reader of standard output or standard error is gone (`| head`).
 
-    Such a stream is pointed at nothing, so that Python's own flush at exit does not fail as well. The system is asked:
-    what Python could not write it has dropped, and a second flush need not fail.
+    Such a stream is redirected to /dev/null, so that Python's flush at exit does not fail. The system is asked, because
+    Python drops what it could not write, and a second flush may succeed.
     """
     left = [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]
     for stream in left:
@@ -548,14 +555,14 @@ def _reader_has_left() -> bool:
 def _is_unread(stream: TextIO) -> bool:
     try:
         asked = select.poll()
-        asked.register(stream.fileno(), 0)  # errors are told without being asked for
+        asked.register(stream.fileno(), 0)  # errors are always reported
         return any(event & (select.POLLERR | select.POLLHUP) for _, event in asked.poll(0))
-    except (OSError, ValueError, AttributeError):  # no file behind it, as in a test; or no such call, as on Windows
+    except (OSError, ValueError, AttributeError):  # no file descriptor, as in a test; or no poll, as on Windows
         return False
 
 
 def _stdout_is_null() -> bool:
     try:
         return os.path.samestat(os.fstat(sys.stdout.fileno()), Path(os.devnull).stat())
-    except (OSError, ValueError):  # no file behind it, as in a test
+    except (OSError, ValueError):  # no file descriptor, as in a test
         return False

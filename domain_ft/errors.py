@@ -1,7 +1,7 @@
-"""The errors that a user can mend. The command line prints each as one message and exits with status 2.
+"""Errors that the user can fix. The command line prints each as one message and exits with status 2.
 
-Every message says what was given, what is wrong, where it stands (file, line, field) and what to do. Anything that is
-not a `UserError` is a bug of ours.
+Every message says what was given, what is wrong, where (file, line, field) and what to do. Any exception that is not a
+`UserError` is a bug of ours.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from domain_ft.quoting import listed, shown
 
 
 class UserError(Exception):
-    """Something the user can mend.
+    """An error that the user can fix.
 
     Args:
         what: what was given and what is wrong with it, in one sentence.
-        where: where it stands, such as `notes.jsonl, line 3, field "text"`.
-        fix: what to do about it.
+        where: the location, such as `notes.jsonl, line 3, field "text"`.
+        fix: what to do.
     """
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
@@ -27,7 +27,7 @@ class UserError(Exception):
         self.advise(fix)
 
     def advise(self, fix: str | None) -> None:
-        """Give another hint, or none."""
+        """Replace the hint, or remove it."""
         self.fix = fix
         lines = [self.what]
         if self.where:
@@ -38,7 +38,7 @@ class UserError(Exception):
 
 
 class SettingsError(UserError):
-    """Options, a TOML file or a call from Python that cannot be run; all that is wrong is listed at once."""
+    """Options, a TOML file or a call from Python with problems, all of which are listed at once."""
 
 
 class CorpusError(UserError):
@@ -46,7 +46,7 @@ class CorpusError(UserError):
 
 
 class RecordError(CorpusError):
-    """One record of a file that cannot be read. `reason` is the short form that goes to rejects.jsonl."""
+    """A record that cannot be read. `reason` is the short form for rejects.jsonl."""
 
     def __init__(self, reason: str, *, where: str, fix: str | None = None) -> None:
         self.reason = reason
@@ -54,7 +54,7 @@ class RecordError(CorpusError):
 
 
 class AssetError(UserError):
-    """An embedded asset that is missing, unreachable or not the one that was pinned."""
+    """An embedded asset that is missing, cannot be downloaded, or has the wrong content."""
 
 
 class ModelError(UserError):
@@ -66,15 +66,15 @@ class CheckpointError(UserError):
 
 
 class StorageError(UserError):
-    """A file or folder that cannot be written: the disk is full, closed or broken, or the place is taken."""
+    """A file or folder that cannot be written: the disk is full or broken, or something is in the way."""
 
 
 class TrainingError(UserError):
-    """Training that cannot go on: a loss that is not finite, or no memory for a single document."""
+    """Training that cannot continue: a loss that is not finite, or too little memory for a single document."""
 
 
 def nearest(given: str, known: Iterable[str]) -> str:
-    """A hint for a wrong name: `did you mean 'legal'? ` where one is near, then the known names.
+    """A hint for a wrong name: `did you mean 'legal'? ` if one is similar, then the known names.
 
     >>> nearest("leagl", ["medical", "legal"])
     "did you mean 'legal'? known: legal, medical"

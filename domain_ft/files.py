@@ -1,8 +1,8 @@
-"""Files of the user: which of those that were named are one and the same, and what may be written.
+"""The user's files: which paths are the same file, and what may be written.
 
-Files are compared as files and not as spellings: a symbolic link, a hard link, a relative path and, where the file
-system takes no notice of case, another case all name the same one. Nothing is opened for writing, cut or removed before
-these checks have passed.
+Files are compared as files, not as spellings: symbolic links, hard links, relative paths and, on file systems that
+ignore case, other spellings can all name the same file. Nothing is opened for writing, truncated or removed before
+these checks.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import IO, Any
 from domain_ft.errors import SettingsError
 
 File = str | Path | IO[Any]
-"""A file that is named, or an open one."""
+"""A path or an open file."""
 
 
 def same_file(one: File, other: File) -> bool:
-    """Whether two files are one: what is written to one would be lost in, or read from, the other.
+    """Whether two files are the same, so that writing to one changes the other.
 
-    Terminals, pipes and devices hold nothing that could be lost: two names of one are not the same file.
+    Terminals, pipes and devices never count: they hold nothing that could be lost.
     """
     first, second = _status(one), _status(other)
     if first is not None and second is not None:
@@ -38,10 +38,10 @@ def same_file(one: File, other: File) -> bool:
 
 
 def refuse_same(files: Mapping[str, File | None]) -> None:
-    """Make sure that no two of the files are one. None stands for an option that names no file.
+    """Check that no two files are the same. None is an option that was not given.
 
     Args:
-        files: by what each is called in messages, such as `--output out.jsonl`.
+        files: by their names in messages, such as `--output out.jsonl`.
 
     Raises:
         SettingsError: two are the same file.
@@ -53,13 +53,13 @@ def refuse_same(files: Mapping[str, File | None]) -> None:
 
 
 def refuse_unwritable(path: Path, option: str) -> None:
-    """Make sure that a file or folder can be made at `path`, or that what is there may be written. Nothing is changed.
+    """Check that a file or folder can be created or written at `path`, without changing anything.
 
-    To be sure, a file without a name is made in the nearest folder that is there: some file systems give rights that
-    they then refuse to act on.
+    This creates an unnamed temporary file in the nearest existing folder, because some file systems grant permissions
+    that they then do not honour.
 
     Raises:
-        SettingsError: it is below a file, its name is not possible, or nothing can be written there.
+        SettingsError: the path is below a file, is not possible, or cannot be written.
     """
     try:
         path.lstat()
@@ -73,7 +73,7 @@ def refuse_unwritable(path: Path, option: str) -> None:
             what = "a symbolic link to nothing" if not folder.exists() else "a file, not a folder"
             raise SettingsError(f"{option} {path}: {folder} is {what}", fix="give another path; nothing was changed")
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise SettingsError(f"{option} {path}: the folder {folder} may not be written", fix="give another path")
+            raise SettingsError(f"{option} {path}: the folder {folder} is not writable", fix="give another path")
         try:
             with tempfile.TemporaryFile(dir=folder):
                 pass
@@ -83,12 +83,10 @@ def refuse_unwritable(path: Path, option: str) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path, option: str) -> Iterator[None]:
-    """Inside the block whatever the system says against a file that `option` names is an error of that option.
-
-    That the file is there already is left to the caller.
+    """Turn errors of the system inside the block into an error about `option`, except that a file exists already.
 
     Raises:
-        SettingsError: with the path, what the system says and what to do.
+        SettingsError: with the path, the system's message and what to do.
     """
     try:
         yield
@@ -99,33 +97,33 @@ def writing(path: Path, option: str) -> Iterator[None]:
 
 
 def _unwritable(path: Path, option: str, error: OSError) -> SettingsError:
-    said = error.strerror or str(error)
+    reason = error.strerror or str(error)
     at = f" (in {error.filename})" if isinstance(error.filename, str) and error.filename != str(path) else ""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return SettingsError(
-        f"{option} {path} cannot be written: {said}{at}",
+        f"{option} {path} cannot be written: {reason}{at}",
         fix=("make room there, or " if full else "") + f"give {option} a path on a disk that you may write to",
     )
 
 
 def refuse_folder(path: Path, option: str) -> None:
-    """Make sure that a path that names a file is no folder.
+    """Check that the path of a file is not a folder.
 
     Raises:
-        SettingsError: it is one.
+        SettingsError: it is a folder.
     """
     if path.is_dir():
         raise SettingsError(
-            f"{option} {path} is a folder, and a file is wanted",
+            f"{option} {path} is a folder, not a file",
             fix=f"name a file in it, such as {option} {path / 'out.jsonl'}",
         )
 
 
 def refuse_no_file(path: Path) -> None:
-    """Make sure that a file that is about to be read is one: to open a pipe would wait for who writes to it.
+    """Check that a path to read is a regular file: opening a pipe would wait for its writer.
 
     Raises:
-        OSError: it is a folder, a pipe or a device, or the system does not know it.
+        OSError: it is a folder, a pipe or a device, or does not exist.
     """
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
@@ -135,33 +133,33 @@ def refuse_no_file(path: Path) -> None:
 
 
 def _ancestors(path: Path) -> Iterator[Path]:
-    """The folders above a path, from the nearest on."""
+    """The folders above a path, nearest first."""
     yield from Path(os.path.abspath(path)).parents  # noqa: PTH100 (resolve() would follow the last part too)
 
 
 def _status(file: File) -> os.stat_result | None:
-    """What the system knows of a file; None where there is none, or no file behind a stream."""
+    """The stat of a file; None if it does not exist, or a stream has no file."""
     with contextlib.suppress(OSError, ValueError, io.UnsupportedOperation, AttributeError):
         return os.stat(file) if isinstance(file, str | Path) else os.fstat(file.fileno())  # noqa: PTH116
     return None
 
 
 def _resolved(path: str | Path) -> Path:
-    """Where a file that is not there would be made, symbolic links followed."""
+    """The path at which a missing file would be created, with symbolic links followed."""
     with contextlib.suppress(OSError, RuntimeError):  # a loop of links
         return Path(path).resolve()
     return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def _same_place(one: Path, other: Path) -> bool:
-    """Whether two resolved paths with nothing there would become one file."""
+    """Whether two resolved paths that do not exist would become the same file."""
     if one == other:
         return True
     return str(one).casefold() == str(other).casefold() and _ignores_case(one)
 
 
 def _ignores_case(path: Path) -> bool:
-    """Whether the file system takes no notice of case, as far as the existing folders above `path` show."""
+    """Whether the file system ignores case, as far as the existing folders above `path` show."""
     for folder in path.parents:
         swapped = folder.with_name(folder.name.swapcase()) if folder.name else folder
         if folder.exists() and swapped != folder:

@@ -1,4 +1,5 @@
-"""Hints fit the verb that is running: an error that several verbs can meet names options that not all of them have."""
+"""Fit the hint of an error to the running verb: errors that several verbs raise may name options that some of them
+lack."""
 
 from __future__ import annotations
 
@@ -14,28 +15,28 @@ _OTHER_PROGRAM = re.compile(r"\b(?:pip|iconv|jq|torchrun|python) ")
 
 
 def misplaced(text: str, flags: Collection[str], commands: Mapping[str, Collection[str]]) -> list[str]:
-    """The options that a text names and that do not exist where it names them.
+    """The options in a text that do not exist where it names them.
 
     Args:
-        text: of a hint.
-        flags: the options of the verb that is running.
-        commands: the options of each verb, by its words: behind `domain-ft VERB` those of that verb count.
+        text: a hint.
+        flags: the options of the running verb.
+        commands: the options of each verb by its words: after `domain-ft VERB`, those of that verb count.
     """
     wrong = []
     for found in FLAG.finditer(text):
         before = text[: found.start()].rpartition("; ")[2]
         named = [command for command in _COMMAND.finditer(before) if "`" not in before[command.end() :]]
-        own: Collection[str] = flags
+        options: Collection[str] = flags
         if named:
             words = named[-1].group(1)
-            own = commands.get(words) or commands.get(words.split()[0]) or flags
-        if found.group() not in own and not _OTHER_PROGRAM.search(before):
+            options = commands.get(words) or commands.get(words.split()[0]) or flags
+        if found.group() not in options and not _OTHER_PROGRAM.search(before):
             wrong.append(found.group())
     return wrong
 
 
 def fitting(fix: str, flags: Collection[str], commands: Mapping[str, Collection[str]]) -> str | None:
-    """A hint without the ways out that this verb does not offer; None where no other is left.
+    """A hint without the alternatives that this verb does not have; None if none remains.
 
     >>> fitting("fix it; or leave such records out: --on-bad-record skip", ["--input"], {})
     'fix it'
@@ -44,15 +45,15 @@ def fitting(fix: str, flags: Collection[str], commands: Mapping[str, Collection[
         return fix
     kept = []
     for part in fix.split("; "):
-        ways = [way for way in part.split(", or ") if not misplaced(way, flags, commands)]
-        if ways:
-            kept.append(", or ".join(ways))
+        remaining = [way for way in part.split(", or ") if not misplaced(way, flags, commands)]
+        if remaining:
+            kept.append(", or ".join(remaining))
     return "; ".join(kept).removeprefix("or ") or None
 
 
 @contextlib.contextmanager
 def fitted(flags: Collection[str], commands: Mapping[str, Collection[str]]) -> Iterator[None]:
-    """Inside the block every UserError that leaves it has a hint that fits."""
+    """Fit the hint of every UserError that leaves the block."""
     try:
         yield
     except UserError as error:

@@ -1,4 +1,4 @@
-"""JSON files of a run or model, which may have been cut, edited or mixed up: read as what they must be, or refused."""
+"""Read the JSON files of runs and models, which may be truncated or edited: they are checked, or refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from domain_ft.errors import CheckpointError, UserError
 
 Kinds: TypeAlias = Mapping[str, type | tuple[type, ...]]
-"""The types that the value of a key may have; float takes whole numbers too."""
+"""The types that the value of a key may have; float includes whole numbers."""
 
 _RESULT_KINDS: Kinds = {
     "command": str,
@@ -22,7 +22,7 @@ _RESULT_KINDS: Kinds = {
     "seeds": dict,
     "learning_curve": list,
 }
-"""What other verbs count on in a result.json."""
+"""The keys of result.json that other verbs rely on."""
 
 _WORDS = {
     str: "a text",
@@ -36,7 +36,7 @@ _WORDS = {
 
 
 class RepeatedKeyError(ValueError):
-    """A JSON object gives a key twice; a parser that keeps the last value would lose the other in silence.
+    """A JSON object has a key twice; most parsers would silently keep the last value.
 
     Attributes:
         key: the first such key.
@@ -48,7 +48,7 @@ class RepeatedKeyError(ValueError):
 
 
 class Doubled(dict[str, Any]):
-    """A JSON object that gives a key twice, as `loads_marked` leaves it; `key` is that key."""
+    """A JSON object that has a key twice, as `MARKING` leaves it; `key` is that key."""
 
     key: str = ""
 
@@ -71,24 +71,24 @@ def _refused(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 MARKING = json.JSONDecoder(object_pairs_hook=_marked)
-"""Leaves an object that gives a key twice where it is, as `Doubled`: the other records of the file are sound."""
+"""Marks an object that has a key twice as `Doubled`, because the other records of the file are fine."""
 
 _REFUSING = json.JSONDecoder(object_pairs_hook=_refused)
 
 
 def loads(text: str) -> Any:
-    """The value of a JSON text.
+    """Parse a JSON text.
 
     Raises:
-        RepeatedKeyError: an object in it gives a key twice.
-        ValueError: it is no JSON.
+        RepeatedKeyError: an object in it has a key twice.
+        ValueError: it is not JSON.
         RecursionError: it is nested too deep.
     """
     return _REFUSING.decode(text)
 
 
 def find_doubled(value: Any) -> str | None:
-    """A key that an object in a value of `MARKING` gives twice; None where none does."""
+    """A key that an object in a value of `MARKING` has twice; None if there is none."""
     waiting = [value]
     while waiting:
         one = waiting.pop()
@@ -112,16 +112,16 @@ def read_object(
     """The JSON object in a file.
 
     Args:
-        error: the class of what is raised.
-        kinds: the types of the values that the caller counts on. A null counts as absent, unless it is among them.
-        needed: keys that must be there.
+        error: the class of exceptions to raise.
+        kinds: the types of the values that the caller relies on. A null counts as missing, unless it is among them.
+        needed: required keys.
         fix: what to do about a damaged file.
         what: the file in messages, such as `the config.json of 'minilm'`. By default its name.
-        former: keys of the version before -> what they are called now.
+        former: current names of keys by their names in the previous version.
 
     Raises:
-        UserError: as `error`: the file cannot be read, is no JSON object, gives a key twice, or a value is absent or of
-            another kind.
+        UserError: as `error`: the file cannot be read, is not a JSON object, has a key twice, or a value is missing or
+            of the wrong type.
     """
     named = what or path.name
     try:
@@ -145,7 +145,7 @@ def read_result(run: Path, needed: tuple[str, ...] = ()) -> dict[str, Any]:
     """The result.json of a run folder.
 
     Raises:
-        CheckpointError: it is damaged, or lacks one of the keys that are `needed`.
+        CheckpointError: it is damaged, or lacks one of the `needed` keys.
     """
     fix = "take another run, or run it again"
     return read_object(run / "result.json", CheckpointError, kinds=_RESULT_KINDS, needed=needed, fix=fix)
@@ -160,7 +160,7 @@ def check_kinds(
     needed: tuple[str, ...] = (),
     fix: str,
 ) -> None:
-    """Refuse an object of a file at `path` that lacks a key, or holds another kind of value under one.
+    """Refuse an object from the file `path` that lacks a key, or has a value of the wrong type.
 
     Raises:
         UserError: as `error`, with the field.
@@ -180,7 +180,7 @@ def check_kinds(
 
 
 def describe(value: Any) -> str:
-    """What a JSON value is, in words."""
+    """The type of a JSON value, in words."""
     return _WORDS.get(type(value), type(value).__name__)
 
 

@@ -1,7 +1,7 @@
-"""One writer for one folder or file: a lock of the operating system, with a note that says who holds it.
+"""One writer per folder or file: a lock of the operating system, with a note on who holds it.
 
-The lock goes with the process, however it ends, so a crash leaves nothing to clear away. The note is only for people:
-it is read when the lock is taken, and ignored when it is free.
+The lock ends with its process, so a crash leaves nothing to clean up. The note is for messages only: it is read while
+the lock is held, and ignored when it is free.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from domain_ft.storage import write_json
 
 
 def is_locked(lock: Path) -> bool:
-    """Whether some process holds `lock` now."""
+    """Whether any process holds `lock`."""
     if not lock.exists():
         return False
     try:
@@ -32,20 +32,21 @@ def is_locked(lock: Path) -> bool:
             return False
     except filelock.Timeout:
         return True
-    except OSError:  # somebody else's file: whoever wants to write there will hear of that
+    except OSError:  # another user's file: writing there will fail with a clear message
         return False
 
 
 @contextlib.contextmanager
 def only_writer(lock: Path, target: Path) -> Iterator[None]:
-    """Let no other process write to `target` inside the block. The two files that this takes are gone afterwards.
+    """Keep other processes from writing to `target` inside the block. Both files are removed afterwards.
 
     Args:
-        lock: the file that is locked, in a folder that is there; the note stands beside it.
-        target: what the user calls the folder or file, for the message.
+        lock: the lock file, in an existing folder; the note is beside it.
+        target: the folder or file, for the message.
 
     Raises:
-        SettingsError: another process holds the lock; it says which, on which machine, with which command, since when.
+        SettingsError: another process holds the lock; the message says which one, on which machine, its command and
+            since when.
     """
     held = filelock.FileLock(lock)
     note = note_of(lock)
@@ -57,8 +58,8 @@ def only_writer(lock: Path, target: Path) -> Iterator[None]:
         write_json(note, _self())
         yield
     finally:
-        # The files go before the lock does. Whoever has opened the old file in the meantime locks a file without a
-        # name; filelock sees that, and tries again.
+        # Remove the files before releasing the lock. A process that has opened the old lock file in the meantime locks
+        # an unlinked file; filelock notices that and retries.
         note.unlink(missing_ok=True)
         lock.unlink(missing_ok=True)
         held.release()
@@ -66,7 +67,7 @@ def only_writer(lock: Path, target: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing_beside(target: Path) -> Iterator[None]:
-    """`only_writer` for a file or folder that appears at `target` when it is complete: the lock stands beside it."""
+    """`only_writer` for a file or folder that appears at `target` when it is complete: the lock is beside it."""
     place = target.parent.resolve() / target.name
     place.parent.mkdir(parents=True, exist_ok=True)
     with only_writer(place.with_name(f".{place.name}.lock"), target):
@@ -74,10 +75,10 @@ def writing_beside(target: Path) -> Iterator[None]:
 
 
 def refuse_below_file(output: Path, option: str = "--output") -> None:
-    """Make sure that no part of the way to `output` is a file, and that something can be made there.
+    """Check that no part of the path to `output` is a file, and that it can be created.
 
     Raises:
-        SettingsError: with the part that is, or with what the system says.
+        SettingsError: with the part that is a file, or the system's message.
     """
     for folder in output.absolute().parents:
         if folder.exists() and not folder.is_dir():
@@ -88,16 +89,16 @@ def refuse_below_file(output: Path, option: str = "--output") -> None:
 
 
 def note_of(lock: Path) -> Path:
-    """The file that says who holds `lock`."""
+    """The note of who holds `lock`."""
     return lock.with_name(f"{lock.name}.json")
 
 
 def in_use(lock: Path, target: Path) -> SettingsError:
-    """What to tell whoever finds `lock` held."""
+    """The error for a lock that another process holds."""
     return SettingsError(
         f"--output {target} is in use: another domain-ft is writing to it",
         where=_holder(note_of(lock)),
-        fix="wait until it has ended, or stop it (ctrl-C, or kill PID), or give another --output",
+        fix="wait until it ends, stop it (ctrl-C, or kill PID), or give another --output",
     )
 
 
@@ -112,9 +113,9 @@ def _self() -> dict[str, object]:
 
 
 def _holder(note: Path) -> str:
-    """Who holds a lock, as far as its note can be read: it is written just after the lock is taken."""
+    """Who holds a lock, if its note can be read: it is written just after the lock is taken."""
     try:
         read = json.loads(note.read_text(encoding="utf-8"))
         return f"process {read['pid']} on {read['host']}, since {read['since']}: {read['command']}"
     except (OSError, ValueError, TypeError, KeyError):
-        return "a process that has just begun"
+        return "a process that has just started"

@@ -1,4 +1,4 @@
-"""How long work tells of itself: one type of callback, from which the progress bars are drawn."""
+"""The callback by which long operations report progress."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 Progress: TypeAlias = Callable[[str, int, int | None], None]
-"""Called as progress(label, done, total, or None where that is not known)."""
+"""Called as progress(label, done, total); total is None if unknown."""

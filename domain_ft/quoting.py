@@ -1,7 +1,7 @@
-"""How messages show what a user's file holds: names of fields, labels, cells. Never a whole text, and never ambiguous.
+"""Show names, labels and cells of a user's file in messages: shortened and unambiguous.
 
-A file may be private, and a table without a header has texts where the names of columns are. So a message shows the
-beginning at most, and marks where it is cut.
+Files may be private, and a table without a header has texts in place of column names. So a message shows only the
+beginning, and marks where it is cut.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from collections.abc import Iterable
 from typing import Any
 
 SHOWN = 40
-"""Characters of a user's text that a message shows at most."""
+"""The most characters of a user's text in a message."""
 
 LISTED = 20
-"""Names that a message lists at most."""
+"""The most names that a message lists."""
 
 _PLAIN = re.compile(r"[^\s,;:'\"()|]+")  # a name whose end is clear in a list without quotes
 
 
 def shown(text: Any) -> str:
-    """As much of a user's text as a message may show, on one line.
+    """The start of a user's text, on one line, for a message.
 
     >>> shown("word " * 30)
     'word word word word word word word word…'
@@ -30,7 +30,7 @@ def shown(text: Any) -> str:
 
 
 def quoted(name: Any) -> str:
-    """A name as a message lists it: in double quotes where its end would not be clear, and cut where it is long.
+    """A name for a list in a message: shortened if long, and in double quotes if its end would be unclear.
 
     >>> quoted("text"), quoted("findings, all"), quoted("")
     ('text', '"findings, all"', '""')
@@ -42,7 +42,7 @@ def quoted(name: Any) -> str:
 
 
 def listed(names: Iterable[Any]) -> str:
-    """Names of fields or columns as a message lists them; `none` where there are none.
+    """A list of names in a message; `none` for an empty one.
 
     >>> listed(["id", "findings, all"])
     'id, "findings, all"'

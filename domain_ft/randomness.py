@@ -1,8 +1,8 @@
-"""Randomness without state: every draw is a function of a seed and of what it is for.
+"""Stateless randomness: every draw is a function of a seed and its purpose.
 
-The mask of a sequence, the order of an epoch, the dropout of a micro-batch are each drawn from a generator that is made
-on the spot from (seed, purpose, indices). So a resumed run equals an uninterrupted one, evaluation masks are the same
-before and after training, and no order of calls matters.
+The mask of a sequence, the order of an epoch and the dropout of a micro-batch each come from a generator made from
+(seed, purpose, indices). So a resumed run equals an uninterrupted one, evaluation masks are the same before and after
+training, and the order of calls does not matter.
 """
 
 from __future__ import annotations
@@ -19,5 +19,5 @@ def derive(seed: int, *keys: str | int) -> int:
 
 
 def generator(seed: int, *keys: str | int) -> np.random.Generator:
-    """A numpy generator of its own for (`seed`, `keys`). Philox: cheap to make, the same stream on every platform."""
+    """A numpy generator for (`seed`, `keys`). Philox is cheap to create and gives the same stream on every platform."""
     return np.random.Generator(np.random.Philox(key=derive(seed, *keys)))

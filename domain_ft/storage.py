@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, hashes, the user's cache folder, and what to say of a full disk."""
+"""Atomic writes, hashes, the cache folder, and messages for disk errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OTHER = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE)
 
 
 class WriteError(OSError):
-    """What the system said against a file that was being written."""
+    """An error of the system while a file was being written."""
 
 
 def storage_error(
@@ -38,15 +38,15 @@ def storage_error(
     kind: type[UserError] = StorageError,
     doing: Literal["written", "read"] | None = None,
 ) -> UserError | None:
-    """What to tell the user of a disk that is full, closed or broken; None for an error of another kind.
+    """The message for a disk that is full, read-only or broken; None for other errors.
 
     Args:
         what: what was being written, such as `the checkpoint of step 50`. By default the file's name.
-        where: the file or folder, where the error does not name it.
-        then: what to do once the cause is gone.
-        kind: of the error that is given.
-        doing: what was being done with the file. By default it is written where there is a `what`, or where only a
-            write can fail like this; of other errors nothing is claimed.
+        where: the file or folder, if the error does not name it.
+        then: what to do once the cause is fixed.
+        kind: the class of the returned error.
+        doing: whether the file was being written or read. By default `written` if there is a `what` or only a write can
+            fail like this; otherwise nothing is claimed.
     """
     system = as_os_error(error)
     if system is None or system.errno not in _FULL + _DENIED + _MISNAMED + _OTHER:
@@ -63,21 +63,21 @@ def storage_error(
     elif system.errno in _DENIED:
         right = {"written": "to write there", "read": "to read it"}.get(doing or "", "to open it")
         other = "another file" if doing == "read" else f"another place ({_place(path)})"
-        space, fix = "", f"give yourself the right {right}, or name {other}"
+        space, fix = "", f"get permission {right}, or name {other}"
     elif system.errno in _MISNAMED:
         space, fix = "", f"name another place ({_place(path)})"
         if doing != "written":
-            fix = "look at what is there, and name " + (
+            fix = "check what is there, and name " + (
                 "another file" if doing == "read" else f"another file or place ({_place(path)})"
             )
     else:
-        space, fix = "", f"look at the disk and the limits of this machine; then {then}"
+        space, fix = "", f"check the disk and the limits of this machine; then {then}"
     named = what or (str(path) if path else "a file")
     return kind(f"{named} cannot be {doing or 'opened'}: {reason}", where=f"{path}{space}" if path else None, fix=fix)
 
 
 def as_os_error(error: BaseException) -> OSError | None:
-    """The error of the system that `error` is or reports: libraries in Rust have its number in their words."""
+    """The OSError that `error` is or reports: Rust libraries have its number in their message."""
     if isinstance(error, OSError):
         return error
     numbered = re.search(r"\(os error (\d+)\)", str(error))
@@ -85,7 +85,7 @@ def as_os_error(error: BaseException) -> OSError | None:
 
 
 def _free_space(path: Path) -> str:
-    """How much is free where `path` is to be, such as ` (1.2 MB of 10.0 GB free)`."""
+    """The free space at `path`, such as ` (1.2 MB of 10.0 GB free on this disk)`."""
     for folder in (path, *path.absolute().parents):
         with contextlib.suppress(OSError):
             usage = shutil.disk_usage(folder)
@@ -103,7 +103,7 @@ def _readable(count: int) -> str:
 
 
 def _place(path: Path | None) -> str:
-    """How another place is named for what is at `path`."""
+    """How to name another place for what is at `path`."""
     if path is not None and path.absolute().is_relative_to(_cache_root().absolute()):
         return "DOMAIN_FT_CACHE=FOLDER"
     if path is not None and path.absolute().is_relative_to(tempfile.gettempdir()):
@@ -117,7 +117,7 @@ def _cache_root() -> Path:
 
 
 def user_path(given: str) -> Path:
-    """A path as the user gave it, `~` being the home folder. `~name` of a user that is not there stays as it is."""
+    """A path from the user, with `~` as the home folder. `~name` of an unknown user stays as it is."""
     try:
         return Path(given).expanduser()
     except RuntimeError:
@@ -125,10 +125,10 @@ def user_path(given: str) -> Path:
 
 
 def cache_folder(*parts: str) -> Path:
-    """A folder under the user's cache (`DOMAIN_FT_CACHE`, else the system's usual place), made if it is not there.
+    """A folder in the user's cache (`DOMAIN_FT_CACHE`, or the system's default place), created if missing.
 
     Raises:
-        StorageError: it cannot be made, or nothing can be written to it.
+        StorageError: it cannot be created or written.
     """
     folder = _cache_root().joinpath(*parts)
     try:
@@ -138,7 +138,7 @@ def cache_folder(*parts: str) -> Path:
     except OSError as error:
         raise StorageError(
             f"the cache folder {folder} cannot be used: {error.strerror or error}",
-            where="DOMAIN_FT_CACHE" if os.environ.get("DOMAIN_FT_CACHE") else "the usual place of this system",
+            where="DOMAIN_FT_CACHE" if os.environ.get("DOMAIN_FT_CACHE") else "the system's default place",
             fix="name another folder that you may write to: DOMAIN_FT_CACHE=FOLDER",
         ) from error
     return folder
@@ -146,7 +146,7 @@ def cache_folder(*parts: str) -> Path:
 
 @contextlib.contextmanager
 def _naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Let an error of the disk inside the block name `path`, in place of a file inside `temporary` or of none."""
+    """Let disk errors inside the block name `path`, instead of a file inside `temporary` or none."""
     try:
         yield
     except Exception as error:
@@ -155,12 +155,12 @@ def _naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
             raise
         named = None if system.filename is None else Path(os.fsdecode(system.filename))
         if temporary is not None and named is not None and not named.is_relative_to(temporary):
-            raise  # of another file, such as one that is read
+            raise  # about another file, such as one that is being read
         raise WriteError(system.errno, os.strerror(system.errno), str(path)) from error
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's own entry to the disk, so that a rename survives a power cut."""
+    """Flush a folder's entry to disk, so that a rename survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -169,7 +169,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file under a temporary name, flush it and rename it: a reader sees the old file or the new one, whole."""
+    """Write a temporary file, flush it and rename it: readers see either the old file or the complete new one."""
     data = content.encode("utf-8") if isinstance(content, str) else content
     with _naming(path):
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -188,15 +188,15 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically; NaN and infinity are refused, since JSON has neither."""
+    """Write `value` as indented JSON, atomically. NaN and infinity, which JSON lacks, are refused."""
     write_atomic(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Fill a folder that appears at `path` only when the block ends without an error, all its files flushed.
+    """Fill a folder that appears at `path`, with all files flushed, only if the block ends without an error.
 
-    Where another process made the same folder in the meantime, that one is kept.
+    If another process has created the folder in the meantime, that one is kept.
 
     >>> with new_folder(cache / "tokens-1a2b") as folder:  # doctest: +SKIP
     ...     (folder / "rows.arrow").write_bytes(data)
@@ -209,7 +209,7 @@ def new_folder(path: Path) -> Iterator[Path]:
             temporary.chmod(0o777 & ~_umask())
             yield temporary
             for file in temporary.rglob("*"):
-                if file.is_file():  # safetensors writes for its owner alone; a cache may be shared
+                if file.is_file():  # safetensors writes files that only their owner can read, but a cache may be shared
                     file.chmod(0o666 & ~_umask())
                 descriptor = os.open(file, os.O_RDONLY)
                 try:
@@ -227,12 +227,12 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def alone(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Let no two processes, on any machine that sees the file system, make what is to stand at `path` at once.
+def creation_lock(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Let only one process at a time create `path`, across all machines that share the file system.
 
     Args:
-        path: inside the block it is to be looked for again: whoever came first may have made it.
-        waiting: told when another process is at it; it is waited for, however long it takes.
+        path: check inside the block whether it exists: another process may have created it meanwhile.
+        waiting: called if another process holds the lock, before waiting for it without a time limit.
     """
     lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
     try:
@@ -248,7 +248,7 @@ def alone(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[Non
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal, read in blocks."""
+    """The SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -1,7 +1,7 @@
-"""Text of unknown origin, made safe to print: file names, fields of records, what a model wrote.
+"""Make untrusted text safe to print: file names, fields of records, model output.
 
-A control character can move the cursor, recolour or clear the screen, or answer as if it had been typed. A character
-that opens a scope of writing direction changes the order of what is printed after it. Both appear as visible escapes.
+Control characters can move the cursor, clear the screen, or answer as if typed. Characters that open a scope of writing
+direction reorder the text after them. Both are shown as visible escapes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud8
 
 
 def printable(text: str) -> str:
-    r"""The text with control characters as visible escapes. Newlines and tabs stay, and so do line ends of Windows.
+    r"""The text with control characters as visible escapes. Newlines and tabs stay; Windows line ends become newlines.
 
     >>> printable("notes\x1b[31m.txt")
     'notes\\x1b[31m.txt'

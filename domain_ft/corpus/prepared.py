@@ -66,7 +66,7 @@ from domain_ft.corpus.splitting import draw_parts, lowest_hashes
 from domain_ft.corpus.workers import in_order
 from domain_ft.errors import CorpusError, RecordError
 from domain_ft.progress import Progress
-from domain_ft.storage import alone, cache_folder, new_folder, sync_folder, write_json
+from domain_ft.storage import cache_folder, creation_lock, new_folder, sync_folder, write_json
 
 # Raise this with every change to reading, cleaning, duplicates or splits: what older code prepared is then left alone.
 VERSION = 3
@@ -281,7 +281,7 @@ def prepare(corpus: Corpus, *, evaluation_fraction: float = 0.05, progress: Prog
             if progress:
                 progress("waiting for another run that prepares the same corpus", 0, None)
 
-        with disk_errors("the prepared corpus", folder.parent), alone(folder, waiting):
+        with disk_errors("the prepared corpus", folder.parent), creation_lock(folder, waiting):
             if not _is_whole(folder):
                 _make(corpus, folder, evaluation_fraction, progress)
     values = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))

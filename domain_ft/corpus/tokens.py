@@ -45,7 +45,7 @@ from domain_ft.corpus.workers import in_order
 from domain_ft.errors import CorpusError, SettingsError
 from domain_ft.progress import Progress
 from domain_ft.randomness import derive
-from domain_ft.storage import alone, cache_folder, write_json
+from domain_ft.storage import cache_folder, creation_lock, write_json
 
 if TYPE_CHECKING:  # a worker does not wait for it
     from transformers import PreTrainedTokenizerFast
@@ -306,7 +306,7 @@ def tokenize(
             if progress:
                 progress("waiting for another run that tokenises the same text", 0, None)
 
-        with disk_errors("the tokens", folder.parent), alone(folder, waiting):
+        with disk_errors("the tokens", folder.parent), creation_lock(folder, waiting):
             if not folder.is_dir():
                 _write(folder, key, split, backend, special, max_length, progress)
     return TokenRows(folder)

@@ -1,1 +1,1 @@
-"""The report: what a run leaves for people and programs to read. Plain values come in, files and text leave."""
+"""Reports: the files that a run leaves for people and programs. Takes plain values, writes files and text."""

@@ -1,6 +1,6 @@
-"""The frame of a run's README.md: a model card that Hugging Face's tools parse and a person can read.
+"""The frame of a run's README.md: a model card that people and Hugging Face's tools can read.
 
-A verb's own template is in its folder, `verbs/VERB/card.md.j2`.
+Each verb's template is `verbs/VERB/card.md.j2`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _MARKS = str.maketrans({mark: "\\" + mark for mark in "\\`*_[]|#"} | {"<": "&lt;
 
 @functools.cache
 def template(name: str) -> Any:
-    """A template of a card; `numbers` and `counted` are known in each."""
+    """A model card template, with `numbers` and `counted` as globals."""
     environment = Environment(
         loader=LOADER,
-        autoescape=False,  # it is Markdown: `plain` takes the marks out of foreign text
+        autoescape=False,  # Markdown, not HTML: the filter `plain` escapes untrusted text
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -33,5 +33,5 @@ def template(name: str) -> Any:
 
 
 def _plain(text: Any) -> str:
-    """Foreign text that Markdown must show as it is, on one line and in a table's cell."""
+    """Untrusted text on one line, with Markdown escaped."""
     return str(text).translate(_MARKS)

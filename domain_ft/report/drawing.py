@@ -1,8 +1,8 @@
-"""How figures are drawn: one look, SVG text that stands in a page beside others, and the parts that several share.
+"""Drawing of figures: one style, SVG to embed in a page, and the parts that several figures share.
 
-Drawn for a phone first: narrow, large letters, one figure under the other. Letters stay letters, in the reader's own
-fonts, so that a name in any script shows and a screen reader can read it. The colours differ for colour-blind eyes, and
-no figure says anything by colour alone. Nothing touches pyplot or the process's matplotlib settings.
+Designed for phones first: narrow, with large letters, one figure below the other. Text stays text in the reader's
+fonts, so that names in any script show and a screen reader can read them. The colours are safe for colour-blind
+readers, and nothing is shown by colour alone. pyplot and the process's matplotlib settings are not touched.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _STYLE: dict[Any, Any] = {
 
 
 class Change(NamedTuple):
-    """A row of `draw_changes`: whose it is, how it looks, and the change with its interval (None of a single unit)."""
+    """A row of `draw_changes`: a name, its look, and a change with its interval (None for a single unit)."""
 
     name: str
     colour: str
@@ -62,9 +62,10 @@ class Change(NamedTuple):
 
 
 def draw_changes(axes: Axes, rows: Sequence[Change], title: str, *, above: bool = False) -> None:
-    """A point with its interval for each row, beside a line at zero.
+    """Draw a point with its interval for each row, beside a line at zero.
 
-    `above` writes the names over the intervals instead of beside the axis, where long ones leave no room.
+    Args:
+        above: write names above the intervals instead of beside the axis, where long ones have no room.
     """
     axes.axvline(0, color=INK, linewidth=1.2)
     ends = [0.0]
@@ -74,8 +75,8 @@ def draw_changes(axes: Axes, rows: Sequence[Change], title: str, *, above: bool 
         axes.plot([row.value], [index], color=row.colour, marker=row.marker, markersize=6.5)
         place: dict[str, Any] = {"xytext": (0, 6), "textcoords": "offset points", "va": "bottom", "fontsize": 9.5}
         if above:
-            said = f"{short(row.name, 44)}: {row.label}"
-            axes.annotate(said, (0.02, index), xycoords=axes.get_yaxis_transform(), **place)
+            label = f"{short(row.name, 44)}: {row.label}"
+            axes.annotate(label, (0.02, index), xycoords=axes.get_yaxis_transform(), **place)
         else:
             axes.annotate(row.label, (row.value, index), ha="center", **place)
         ends += interval
@@ -90,12 +91,12 @@ def draw_changes(axes: Axes, rows: Sequence[Change], title: str, *, above: bool 
 
 
 def short(name: str, limit: int = 18) -> str:
-    """A name that fits beside an axis."""
+    """A name, shortened to fit beside an axis."""
     return name if len(name) <= limit else name[: limit - 1] + "…"
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
-    """A running mean over about a twentieth of the run on either side, shorter at the ends."""
+    """A running mean over a twentieth of the run on either side, fewer at the ends."""
     reach = max(1, len(values) // 20)
     sums = np.concatenate(([0.0], np.cumsum(values)))
     places = np.arange(len(values))
@@ -105,10 +106,10 @@ def smoothed(values: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def drawing(name: str, height: float, description: str) -> Iterator[tuple[Figure, list[str]]]:
-    """A figure of its own style; when the block ends, its SVG is put into the list."""
+    """A figure in our style; when the block ends, its SVG is appended to the list."""
     rendered: list[str] = []
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
-        # The reader's fonts draw the letters. That matplotlib's own font lacks some of them does not matter.
+        # The reader's fonts draw the text, so glyphs missing from matplotlib's font do not matter.
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from")
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         yield figure, rendered
@@ -118,7 +119,7 @@ def drawing(name: str, height: float, description: str) -> Iterator[tuple[Figure
 
 
 def _inline(svg: str, name: str, description: str) -> str:
-    """The `<svg>` element alone, fit to stand in a page beside others: own ids, no fixed size, a spoken description."""
+    """The `<svg>` element for a page with several: unique ids, no fixed size, and a description for screen readers."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
@@ -128,5 +129,5 @@ def _inline(svg: str, name: str, description: str) -> str:
     svg = re.sub(r'(<svg [^>]*?)\bheight="[^"]*"', r"\1", svg, count=1)
     label = description.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
-    # The page's own letters, whatever the machine that drew the figure had.
+    # The page's fonts, not those of the machine that drew the figure.
     return re.sub(r"font: ([^;\"]*?px) [^;\"]*", r"font: \1 system-ui, 'DejaVu Sans', sans-serif", svg)

@@ -1,4 +1,4 @@
-"""How a number is written in reports: true minus signs, points, intervals, durations."""
+"""Number formats of reports: true minus signs, points, intervals, durations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NAMED = 6  # names that a sentence lists before `and 3 more`
 
 
 def number(value: float, digits: int = 2) -> str:
-    """`value` with `digits` decimals and a true minus sign; thousands are set apart.
+    """`value` with `digits` decimals, a true minus sign and thousands separators.
 
     >>> number(-1234.5, 1)
     '−1,234.5'
@@ -20,7 +20,7 @@ def number(value: float, digits: int = 2) -> str:
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """`number` with a plus sign where it is above zero.
+    """`number` with a plus sign if positive.
 
     >>> signed(0.5), signed(-0.25), signed(0.001)
     ('+0.50', '−0.25', '0.00')
@@ -30,7 +30,7 @@ def signed(value: float, digits: int = 2) -> str:
 
 
 def bounds(interval: list[float] | None, digits: int = 2) -> str:
-    """`−1.42 to −1.18`; `no interval` where there is none."""
+    """`−1.42 to −1.18`, or `no interval`."""
     if interval is None:
         return "no interval"
     return f"{signed(interval[0], digits)} to {signed(interval[1], digits)}"
@@ -69,12 +69,12 @@ def signed_points(value: float) -> str:
 
 
 def span(interval: Sequence[float] | None) -> str:
-    """`72.3 to 83.0`; `no interval` where there is none."""
+    """`72.3 to 83.0`, or `no interval`."""
     return "no interval" if interval is None else f"{points(interval[0])} to {points(interval[1])}"
 
 
 def difference_span(interval: Sequence[float] | None) -> str:
-    """`−0.5 to +2.9`; `no interval` where there is none."""
+    """`−0.5 to +2.9`, or `no interval`."""
     if interval is None:
         return "no interval"
     return f"{signed_points(interval[0])} to {signed_points(interval[1])}"

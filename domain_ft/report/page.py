@@ -1,8 +1,8 @@
-"""The frame of report.html: one self-contained page, for a person with a phone and no network.
+"""The frame of report.html: one self-contained page that needs no network.
 
-Nothing in it is fetched, no script runs, and its own policy forbids both. Every text that comes from a corpus, a model
-or a user is escaped by the template; the only markup that passes is the figures', which matplotlib has escaped. The
-template of a verb is in its folder, `verbs/VERB/page.html.j2`, and extends `page.html.j2`.
+The page loads nothing and runs no script, and its content security policy forbids both. The templates escape all text
+from corpora, models and users; the only markup inserted as it is are figures, which matplotlib has escaped. Each verb's
+template is `verbs/VERB/page.html.j2`, and extends `page.html.j2`.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from domain_ft.report import numbers
 from domain_ft.wording import counted
 
 LOADER = ChoiceLoader([PackageLoader("domain_ft.report"), PackageLoader("domain_ft", "verbs")])
-"""Finds the frames by their names, and a verb's templates as `VERB/page.html.j2`."""
+"""Finds the shared templates by name, and a verb's as `VERB/page.html.j2`."""
 
 
 def markup(svg: str) -> Markup:
-    """A figure that goes into the page as it is: matplotlib has escaped the names in it."""
+    """A figure as trusted markup: matplotlib has escaped the names in it."""
     return Markup(svg)
 
 
 def page(template: str, **values: Any) -> str:
-    """The page that a template gives; `numbers` and `counted` are known in each."""
+    """Render a page template, with `numbers` and `counted` as globals."""
     return _environment().get_template(template).render({"version": __version__} | values) + "\n"
 
 
@@ -47,7 +47,7 @@ def _environment() -> Environment:
 
 
 def _setting(value: Any) -> str:
-    """A setting's value for people: lists and tables by their items, nothing as a dash."""
+    """A setting's value for people: lists and tables by their items, a missing value as a dash."""
     if value is None or value == [] or value == ():
         return "–"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Text for the terminal that is shown as it is: no markup is read in it, no control character reaches the terminal."""
+"""Untrusted text for the terminal, shown literally: no markup is read, and no control character is sent."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from domain_ft.terminal_text import printable
 
 
 def plain(text: str, style: str = "") -> Text:
-    """`text` in `style`, with control characters as visible escapes. For names and texts of the user's."""
+    """`text` in `style`, with control characters as visible escapes."""
     return Text(printable(text), style=style)

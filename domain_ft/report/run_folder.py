@@ -1,16 +1,15 @@
-"""The run folder: what stands where, who may write into it, and files that are whole or absent.
+"""The run folder: its files, who may write to it, and atomic writes.
 
-    config.toml      every setting and where the run came from: enough to run it again
+    config.toml      every setting and the provenance: enough to repeat the run
     metrics.jsonl    a line for each logged step
     scores/          the losses by document, before and after, on the domain and the control
     adapter/         in PEFT's format
     checkpoints/     step-N/
-    rejects.jsonl    records that could not be read, where they were to be skipped
+    rejects.jsonl    the records that were skipped because they could not be read
     README.md        the model card;  report.html  the page
     result.json      written last: a folder with it is finished
 
-A folder is used for one run, by one process at a time (`claimed`). Nothing that stands in it is overwritten: not
-another run, not somebody's files.
+A folder holds one run, written by one process at a time (`claimed`). Existing files are never overwritten.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ from domain_ft.locks import in_use, is_locked, only_writer
 from domain_ft.storage import storage_error, write_atomic, write_json
 
 _LOCK = ".in-use"
-_NAMED = 3  # foreign files that a message names
+_NAMED = 3  # files that a message names
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The paths of a run, and its writing and reading. Make one with `create` or `open`.
+    """The paths of a run, and how to read and write them. Make one with `create` or `open`.
 
     Attributes:
         path: the folder.
@@ -50,7 +49,7 @@ class RunFolder:
         """The folder for a run: new or empty, or with `resume` one that holds an unfinished run.
 
         Raises:
-            SettingsError: it holds something else, is no folder, cannot be written to, or there is nothing to resume.
+            SettingsError: it holds something else, is not a folder, cannot be written, or there is nothing to resume.
         """
         run = cls(path)
         run.check(resume=resume)
@@ -58,7 +57,7 @@ class RunFolder:
         return run
 
     def check(self, *, resume: bool = False) -> None:
-        """Judge the folder as `create` does, and change nothing: for a run that is only planned.
+        """Check the folder as `create` does, but change nothing: for --dry-run.
 
         Raises:
             SettingsError: as `create`.
@@ -73,13 +72,13 @@ class RunFolder:
     @classmethod
     @contextlib.contextmanager
     def claimed(cls, path: Path, *, resume: bool = False) -> Iterator[RunFolder]:
-        """`create`, with the folder locked inside the block: no other process can write a run to it.
+        """`create`, with the folder locked inside the block, so that no other process can write a run to it.
 
         Raises:
-            SettingsError: as `create`, or another process has the folder; it is said which.
+            SettingsError: as `create`; or another process, which is named, has the folder.
         """
         lock = path / _LOCK
-        if is_locked(lock):  # before the folder's content is judged, which is the other process's
+        if is_locked(lock):  # first, because the folder's content is the other process's
             raise in_use(lock, path)
         cls.create(path, resume=resume)
         with only_writer(lock, path):
@@ -95,9 +94,9 @@ class RunFolder:
         run = cls(path)
         if not run.finished:
             raise SettingsError(
-                f"'{path}' holds no finished run: there is no result.json in it",
+                f"'{path}' holds no finished run (no result.json)",
                 fix="give the folder that `domain-ft adapt --output` wrote"
-                + ("; this run can go on with --resume" if run.config.is_file() else ""),
+                + ("; this run can be continued with --resume" if run.config.is_file() else ""),
             )
         return run
 
@@ -142,12 +141,12 @@ class RunFolder:
         return self.path / "result.json"
 
     def scores(self, when: str, role: str) -> Path:
-        """The scores `before` or `after` on the `domain` or the `control`."""
+        """The file of the scores `before` or `after` on the `domain` or the `control`."""
         return self.path / "scores" / f"{when}-{role}.json"
 
     @property
     def finished(self) -> bool:
-        """Whether the run that stands here came to its end."""
+        """Whether the run is finished."""
         return self.result.is_file()
 
     def write_config(self, text: str) -> None:
@@ -156,7 +155,7 @@ class RunFolder:
             write_atomic(self.config, text)
 
     def write_scores(self, path: Path, scores: Scores) -> None:
-        """Write scores to a `path` that `self.scores` gave."""
+        """Write scores to a `path` from `self.scores`."""
         with self.writing():
             path.parent.mkdir(exist_ok=True)
             scores.save(path)
@@ -172,23 +171,23 @@ class RunFolder:
             write_atomic(self.report, text)
 
     def write_lines(self, path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-        """Write records to a `path` of the folder, one JSON object a line."""
+        """Write records to a `path` in the folder, one JSON object a line."""
         with self.writing():
             write_atomic(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
-        """Add a line to metrics.jsonl; it is with the system when this returns."""
+        """Append a line to metrics.jsonl, and flush it."""
         with self.writing(), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
 
     def truncate_metrics(self, step: int) -> None:
-        """Drop the lines after `step`, which a resumed run will write again, and a line that was cut short."""
+        """Drop the lines after `step`, which a resumed run writes again, and an incomplete last line."""
         kept = [line for line in self.read_metrics() if line["step"] <= step]
         with self.writing():
             write_atomic(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a last one that a crash cut short is left out.
+        """The lines of metrics.jsonl, without an incomplete last line.
 
         Raises:
             CheckpointError: a line before the last is damaged.
@@ -209,10 +208,10 @@ class RunFolder:
         return whole
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        """Write result.json, which says that the run is finished: call it last.
+        """Write result.json, which marks the run as finished: call it last.
 
         Raises:
-            ValueError: a number in it is not finite; its place is named.
+            ValueError: a number in it, which is named, is not finite.
         """
         for place, value in _numbers(result, ""):
             if not math.isfinite(value):
@@ -225,14 +224,14 @@ class RunFolder:
 
         Raises:
             SettingsError: the run is not finished.
-            CheckpointError: the file is damaged: no JSON object, or a value of another kind than we write.
+            CheckpointError: the file is damaged: not a JSON object, or a value of the wrong type.
         """
         self.open(self.path)
         return read_result(self.path)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Say in words why a file of the folder could not be written, where the system is the cause.
+        """Explain errors of the system when a file of the folder is written.
 
         Raises:
             CheckpointError: the disk is full, or writing is not allowed.
@@ -240,38 +239,38 @@ class RunFolder:
         try:
             yield
         except OSError as error:
-            told = storage_error(
-                error, where=self.path, then="go on with --resume", kind=CheckpointError, doing="written"
+            explained = storage_error(
+                error, where=self.path, then="continue with --resume", kind=CheckpointError, doing="written"
             )
-            if told is None:
+            if explained is None:
                 named = error.filename or self.path
-                told = CheckpointError(
+                explained = CheckpointError(
                     f"{named} cannot be written: {error.strerror or error}",
                     where=str(self.path),
-                    fix="look at the folder, which must stay where it is; then go on with --resume",
+                    fix="check the folder, which must not be moved; then continue with --resume",
                 )
-            raise told from error
+            raise explained from error
 
     def _held(self) -> set[str]:
-        """Names of what stands in the folder; hidden files do not count."""
+        """The names of the files in the folder, except hidden ones."""
         try:
             return {entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")}
         except FileNotFoundError:
             return set()
         except NotADirectoryError as error:
             raise SettingsError(
-                f"--output {self.path} is a file, or stands under one",
+                f"--output {self.path} is a file, or is below one",
                 fix="give a folder that is new or empty",
             ) from error
         except OSError as error:
             raise self._unusable("read", error) from error
 
     def _unusable(self, verb: str, error: OSError) -> SettingsError:
-        """What to say where the system refuses the folder."""
-        told = storage_error(error, where=self.path)
+        """The error for a folder that the system refuses."""
+        explained = storage_error(error, where=self.path)
         return SettingsError(
             f"--output {self.path} cannot be {verb}: {error.strerror or error}",
-            where=told.where if told else None,
+            where=explained.where if explained else None,
             fix="give an --output in a folder that you may write to, on a disk with room",
         )
 
@@ -283,13 +282,13 @@ class RunFolder:
             )
         if self.config.is_file():
             raise SettingsError(
-                f"--output {self.path} holds a run that is not finished",
-                fix="go on with it by --resume, or give another --output",
+                f"--output {self.path} holds an unfinished run",
+                fix="continue it with --resume, or give another --output",
             )
         if held:
             named = ", ".join(sorted(held)[:_NAMED]) + (f" and {len(held) - _NAMED} more" if len(held) > _NAMED else "")
             raise SettingsError(
-                f"--output {self.path} is not empty and holds no run of ours",
+                f"--output {self.path} is not empty and holds no run",
                 where=named,
                 fix="give a folder that is new or empty; nothing was changed",
             )
@@ -298,17 +297,17 @@ class RunFolder:
         if self.finished:
             raise SettingsError(
                 f"--resume: the run in {self.path} is finished",
-                fix="read its report.html, or start another run with another --output",
+                fix="read its report.html, or start a new run with another --output",
             )
         if not self.config.is_file():
             state = "holds other files" if held else "is empty" if self.path.is_dir() else "does not exist"
             raise SettingsError(
-                f"--resume: there is nothing to resume, {self.path} {state}",
+                f"--resume: there is nothing to resume: {self.path} {state}",
                 fix="leave --resume out to start a run, or give the --output of the run that was stopped",
             )
 
     def _check_writable(self) -> None:
-        """Make the folder, and try to write into it now and not after an hour of training."""
+        """Create the folder and write to it, so that errors appear now and not after an hour of training."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path) as file:
@@ -319,7 +318,7 @@ class RunFolder:
 
 @contextlib.contextmanager
 def report_folder(path: Path | None) -> Iterator[RunFolder | None]:
-    """The folder that a verb which only measures writes its result to; None where none is asked for."""
+    """The folder for the result of a verb that only measures; None without --output."""
     if path is None:
         yield None
         return
@@ -328,7 +327,7 @@ def report_folder(path: Path | None) -> Iterator[RunFolder | None]:
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
-    """A line of metrics.jsonl; None of one that is damaged."""
+    """A line of metrics.jsonl; None if it is damaged."""
     try:
         parsed = json.loads(line)
     except ValueError:
@@ -337,7 +336,7 @@ def _parsed(line: str) -> dict[str, Any] | None:
 
 
 def _numbers(value: Any, place: str) -> Iterator[tuple[str, float]]:
-    """(place such as `after.domain.loss`, number) of all the numbers inside plain values."""
+    """(path such as `after.domain.loss`, number) for all numbers in nested plain values."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from _numbers(item, f"{place}.{key}" if place else str(key))

@@ -1,4 +1,4 @@
-"""The frame of the tables on the screen: one style for all verbs. They fit 80 columns."""
+"""The style of tables on the screen. They fit into 80 columns."""
 
 from __future__ import annotations
 

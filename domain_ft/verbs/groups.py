@@ -1,12 +1,11 @@
-"""The options that several verbs share, in groups: the only place where such an option, its default, its
-limits and its help are written.
+"""Groups of options that several verbs share: the only place that defines such an option, its default, limits and help.
 
-One small frozen dataclass a group; a verb's settings (`verbs/VERB/settings.py`) inherit from the groups it has.
-The docstring under an attribute is its help, `group=` the heading it is listed under. `checking` says how they are
-checked and read.
+Each group is a frozen dataclass; a verb's settings (`verbs/VERB/settings.py`) inherit from the groups that it needs.
+The docstring under an attribute is its help text, and `group=` is the heading in --help. `checking` validates the
+values.
 
     AdaptSettings(corpus="legal", rank=8)                                # Python
-    AdaptSettings.from_toml("runs/legal-minilm/config.toml", rank=8)     # a run again, with one setting changed
+    AdaptSettings.from_toml("runs/legal-minilm/config.toml", rank=8)     # repeat a run with one setting changed
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ def _regular_expression(value: str) -> str | None:
     try:
         re.compile(value)
     except re.error as error:
-        return f"is neither all-linear nor attention, and not a regular expression: {error}"
+        return f"must be all-linear, attention or a regular expression: {error}"
     return None
 
 
-# The upper limits are far beyond any use: what is above them is a slip, which would overflow or never end.
+# Upper limits far beyond any use: a value above them is a typing error that would overflow or never end.
 PositiveInt = Annotated[int, Range(at_least=1), Range(at_most=10**12)]
 
 
@@ -48,106 +47,107 @@ def _encoding(value: str) -> str | None:
     try:
         codecs.lookup(value)
     except (LookupError, ValueError):
-        return "is no encoding: UTF-8, CP932, EUC-JP, GB18030, UTF-16 and WINDOWS-1252 are some"
+        return "is not an encoding; some are UTF-8, CP932, EUC-JP, GB18030, UTF-16 and WINDOWS-1252"
     return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodingOptions(Settings, group="Text"):
-    """How the bytes of files become text."""
+    """The character encoding of text files."""
 
     encoding: Annotated[str, _encoding] | None = None
-    """What the text files are written in, such as CP932, EUC-JP, GB18030, UTF-16 or WINDOWS-1252. UTF-8 where none is
-    given: it is never guessed. Parquet, PDF and DOCX say it themselves."""
+    """The encoding of the text files, such as CP932, EUC-JP, GB18030, UTF-16 or WINDOWS-1252. By default UTF-8; the
+    encoding is never guessed. Parquet, PDF and DOCX files do not need it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusOptions(EncodingOptions, group="Text"):
-    """Which text, and how it is read."""
+    """The text, and how to read it."""
 
     corpus: str = REQUIRED
     """The text: a name from `domain-ft data list`, a recipe (.toml), a text, Markdown, JSONL, CSV, Parquet or
-    compressed file, HTML, XML, e-mail, DOCX or PDF with `pip install domain-ft[documents]`, a folder of them, or hf:ID
-    of a data set on the hub."""
+    compressed file, a folder of such files, or hf:ID of a data set on the Hub. With `pip install domain-ft[documents]`
+    also HTML, XML, e-mail, DOCX and PDF files."""
 
     text_field: str | None = None
-    """The field or column that holds the text; several, separated by commas, are joined. A name with a comma is given
-    as it is. Found by itself where the file has a usual one."""
+    """The field or column with the text. Several, separated by commas, are joined; a name that itself has a comma is
+    given as it is. By default a field with a common name, such as text."""
 
     on_bad_record: Literal["stop", "skip"] = "stop"
-    """What to do with a record that cannot be read: stop with its line, or skip it and list it in rejects.jsonl."""
+    """What to do with a record that cannot be read: stop and name its line, or skip it and list it in rejects.jsonl."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleOptions(EncodingOptions, group="Task"):
-    """Which labelled examples, and how they are read."""
+    """The labelled examples, and how to read them."""
 
     train: str | None = None
-    """The examples to learn from: a JSONL, JSON, CSV, TSV or Parquet file, a folder with a folder of texts a class, or
-    hf:ID of a data set on the hub."""
+    """The training examples: a JSONL, JSON, CSV, TSV or Parquet file, a folder with a subfolder of texts for each
+    class, or hf:ID of a data set on the Hub."""
 
     validation: str | None = None
-    """The examples that the model is chosen by. A part of the training examples where none are given."""
+    """The examples that the best model is chosen on. By default a part of the training examples."""
 
     test: str | None = None
-    """The examples that are reported on. A part of the training examples where none are given."""
+    """The examples that the reported scores are measured on. By default a part of the training examples."""
 
     validation_fraction: HeldOutShare = 0.1
-    """The share of the training examples that is taken for validation where none are given."""
+    """The fraction of the training examples to use for validation if --validation is not given."""
 
     test_fraction: HeldOutShare = 0.2
-    """The share of the training examples that is taken for the test where none are given."""
+    """The fraction of the training examples to use for testing if --test is not given."""
 
     test_ids: Path | None = None
-    """A file with the ids of the training examples that are the test: a line each, a JSON list, or an object's keys."""
+    """A file with the ids of the training examples to use for testing: one id a line, a JSON list, or the keys of a
+    JSON object."""
 
     id_field: str | None = None
-    """The field that names a record. By default its place in the file."""
+    """The field that names a record. By default a record is named by its position in the file."""
 
     group_field: str | None = None
-    """The field that says which records share a source: they go to one split, and are drawn together."""
+    """The field that names the source of a record, such as a patient or an author. Records with the same source go to
+    the same split, and are resampled together."""
 
     remove_leaks: bool = False
-    """Leave out training examples that stand in the validation or test examples too. Without it they are counted and
-    listed."""
+    """Leave out training examples that are copies of validation or test examples. By default copies are only counted
+    and listed."""
 
     on_bad_record: Literal["stop", "skip"] = "stop"
-    """What to do with a record that cannot be read: stop with its line, or skip it and list it in rejects.jsonl."""
+    """What to do with a record that cannot be read: stop and name its line, or skip it and list it in rejects.jsonl."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelOptions(Settings, group="Task"):
-    """How the labels of examples are written."""
+    """How labels are written."""
 
     label_separator: str | None = None
-    """What is between the names where a label is several of them in one text, such as | in civil|penal; \\n is a line's
-    end."""
+    """The separator between labels if one field holds several, such as | in civil|penal; \\n is a line break."""
 
     label_names: str | None = None
-    """The names of the classes, separated by commas, where labels are lists of 0 and 1 or whole numbers from 0 on: in
-    the order of the list, or of the numbers."""
+    """The names of the classes, separated by commas, if labels are whole numbers from 0 or lists of 0 and 1: in the
+    order of the numbers or of the list."""
 
     label_kind: Literal["auto", "names"] = "auto"
-    """auto stops where labels seem to be scores, several names in one or spellings of one name, and takes NA, - and -1
-    for no label; names takes every label as it is for the name of a class."""
+    """auto stops if labels look like scores, like several labels in one, or like two spellings of one name, and treats
+    NA, - and -1 as no label; names takes every label as the name of a class."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskOptions(ExampleOptions, LabelOptions, group="Task"):
-    """Which classification task."""
+    """The classification task."""
 
     task: str | None = None
-    """A task of a corpus, such as legal/license-category; `domain-ft data list` shows them."""
+    """A task that belongs to a corpus, such as legal/license-category; `domain-ft data list` lists them."""
 
     text_field: str | None = None
-    """The field that holds the text. Found by itself where the file has a usual one."""
+    """The field with the text. By default one with a common name, such as text."""
 
     pair_field: str | None = None
-    """The field that holds the second text of a pair."""
+    """The field with the second text, if each example is a pair of texts."""
 
     label_field: str | None = None
-    """The field that holds the label, or a list of labels where several may hold; or the names of several columns of 0
-    and 1, separated by commas. Found by itself where the file has a usual one."""
+    """The field with the label, or with a list of labels; or the names of several columns of 0 and 1, separated by
+    commas. By default a field with a common name, such as label."""
 
 
 SpanOffsets = Literal["characters", "utf16", "bytes", "one-based", "inclusive", "one-based-inclusive"]
@@ -155,262 +155,268 @@ SpanOffsets = Literal["characters", "utf16", "bytes", "one-based", "inclusive", 
 
 @dataclass(frozen=True, kw_only=True)
 class TagOptions(ExampleOptions, group="Task"):
-    """Which texts with entities, and how they are read."""
+    """The texts with entities, and how to read them."""
 
     train: str = REQUIRED
-    """The texts to learn from: CoNLL columns; JSON lines, JSON or Parquet of words and tags, or of texts and spans;
-    what Prodigy, doccano, Label Studio or spaCy write; PubTator, BioC, or a folder of BRAT; or hf:ID of a data set on
-    the hub."""
+    """The training texts: CoNLL columns; JSONL, JSON or Parquet with words and tags, or with texts and spans; exports
+    of Prodigy, doccano, Label Studio or spaCy; PubTator, BioC, or a folder of BRAT files; or hf:ID of a data set on the
+    Hub."""
 
     text_field: str | None = None
-    """The field of a JSON record that holds the text. By default text."""
+    """The field of a JSON record with the text. By default text."""
 
     tokens_field: str | None = None
-    """The field of a JSON record that holds the words. By default tokens or words. Of CoNLL columns, the number of the
-    column, from 1; by default it is found."""
+    """The field of a JSON record with the words, by default tokens or words. For CoNLL columns, the number of the
+    column, counted from 1; by default it is detected."""
 
     tags_field: str | None = None
-    """The field that holds the tags of the words. By default tags, ner_tags or labels. Of CoNLL columns, the number of
-    the column, from 1; by default it is found."""
+    """The field with the tags of the words, by default tags, ner_tags or labels. For CoNLL columns, the number of the
+    column, counted from 1; by default it is detected."""
 
     spans_field: str | None = None
-    """The field that holds the entities of a text, by character. By default entities, spans, label, labels or ents."""
+    """The field with the entities of a text as character spans. By default entities, spans, label, labels or ents."""
 
     span_offsets: SpanOffsets = "characters"
-    """How spans count: Unicode characters from 0 with the end behind the last; UTF-16 units (JavaScript, Java); UTF-8
-    bytes; characters from 1; from 0 with the end at the last; or from 1 with the end at the last."""
+    """How span offsets count. characters: Unicode characters from 0, with an exclusive end; utf16: UTF-16 code units,
+    as in JavaScript and Java; bytes: UTF-8 bytes; one-based: from 1; inclusive: from 0 with an inclusive end;
+    one-based-inclusive: from 1 with an inclusive end."""
 
     scheme: Literal["auto", "iob1", "iob2", "bioes", "bilou"] = "auto"
-    """How tags say where an entity begins and ends. auto finds it by reading the file."""
+    """How tags mark where an entity begins and ends. auto detects it from the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LengthOptions(Settings, group="Task"):
-    """How much the model reads."""
+    """How much text the model reads at once."""
 
     max_length: Length = 256
-    """The most tokens that the model reads at once, special tokens included."""
+    """The maximum number of tokens that the model reads at once, including special tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingOptions(LengthOptions, group="Task"):
-    """How an example becomes what the model reads."""
+    """How an example becomes input of the model."""
 
     long_text: Literal["truncate", "head-tail", "windows"] = "truncate"
-    """What is read of a longer text: its beginning, its beginning and end, or all of it in windows whose answers are
-    averaged."""
+    """What to read of a text that is longer: its beginning (truncate), its beginning and end (head-tail), or all of it
+    in windows whose predictions are averaged (windows)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenOptions(Settings, group="Text"):
-    """How text becomes what the model reads."""
+    """How text becomes input of the model."""
 
     max_length: Length = 256
-    """The most tokens in a sequence. Longer documents are cut into several; nothing is dropped."""
+    """The maximum number of tokens in a sequence. Longer documents are split into several sequences; nothing is
+    dropped."""
 
     mask_rate: Annotated[float, Range(above=0, below=1)] = 0.15
-    """The share of tokens that an encoder has to guess."""
+    """The fraction of tokens that are masked for an encoder to predict."""
 
     whole_word: bool = True
-    """Mask whole words, not single pieces of words."""
+    """Mask whole words, not single tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(Settings, group="Model"):
-    """Which model."""
+    """The model."""
 
     model: str = "minilm"
-    """The model: an embedded name (minilm, smollm2), a folder, a run folder, or a hub id."""
+    """The model: an embedded name (minilm, smollm2), a folder, a run folder, or a Hub id."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterOptions(Settings, group="Model"):
-    """What an adapter is like."""
+    """The adapters."""
 
     rank: Annotated[int, Range(at_least=1), Range(at_most=65_536)] = 16
-    """The rank of an adapter: how much it can learn, and how large it is."""
+    """The rank of the adapters. A higher rank can learn more, and makes a larger adapter."""
 
     alpha: PositiveFloat | None = None
-    """The weight of an adapter; its output is scaled by alpha / rank. By default twice the rank."""
+    """The scale of the adapters: their output is multiplied by alpha / rank. By default twice the rank."""
 
     rslora: bool = False
-    """Scale by alpha / sqrt(rank), for high ranks."""
+    """Multiply by alpha / sqrt(rank) instead (rsLoRA), for high ranks."""
 
     targets: Annotated[str, _regular_expression] = "all-linear"
-    """Which layers get an adapter: all-linear, attention, or a regular expression on their names."""
+    """The layers that get an adapter: all-linear, attention, or a regular expression for their names."""
 
     dropout: Annotated[float, Range(at_least=0, below=1)] = 0.0
-    """Dropout on the input of the adapters."""
+    """The dropout rate on the input of the adapters."""
 
     train_modules: tuple[str, ...] = ()
-    """Name of a module that is trained whole beside the adapters. Can be given several times."""
+    """The name of a module to train in full, beside the adapters. Can be given several times."""
 
     base_dropout: bool = False
-    """Keep the model's own dropout on in training. Slower, seldom better with adapters."""
+    """Keep the base model's dropout on during training. This is slower, and seldom better with adapters."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodOptions(AdapterOptions, group="Model"):
-    """What of the model is trained."""
+    """What to train."""
 
     method: Literal["lora", "dora", "full"] = "lora"
-    """Train low-rank adapters (lora, dora) or every weight (full)."""
+    """Train low-rank adapters (lora, dora) or all weights (full)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskMethodOptions(AdapterOptions, group="Model"):
-    """What of a task's model is trained."""
+    """What to train of a task's model."""
 
     method: Literal["lora", "dora", "full", "head"] = "lora"
-    """Train low-rank adapters (lora, dora) or every weight (full), each with a new head; or the head alone, on features
-    that are computed once (head, a linear probe)."""
+    """Train low-rank adapters (lora, dora) or all weights (full), each with a new head; or only a linear head on fixed
+    features (head, a linear probe)."""
 
     adapter: Literal["merge", "continue"] = "merge"
-    """For a run of `adapt`: merge its adapter into the frozen base, where the task cannot undo what was learned, and
-    begin a new one; or train that adapter on (continue), which leaves one adapter on the original base."""
+    """What to do with the adapter of an `adapt` run: merge it into the base model and train a new adapter (merge), so
+    that the task cannot undo what was learned; or train it further (continue), which leaves a single adapter on the
+    original base model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions(Settings, group="Training"):
-    """How long, and with what optimiser."""
+    """The length of the training, and the optimiser."""
 
     exclusive: ClassVar[tuple[tuple[str, ...], ...]] = (("max_tokens", "max_steps", "epochs"),)
 
     max_tokens: PositiveInt | None = None
-    """Train on this many tokens. Where no length is given, `adapt` takes 250,000 and a task five epochs."""
+    """Train on this many tokens. By default `adapt` trains on 250,000 tokens, `instruct` for three epochs, and
+    `classify` and `tag` for five epochs, but at least 200 steps."""
 
     max_steps: PositiveInt | None = None
-    """Train for this many optimiser steps, in place of --max-tokens."""
+    """Train for this many optimiser steps, instead of --max-tokens."""
 
     epochs: PositiveFloat | None = None
-    """Read the training text this many times, in place of --max-tokens."""
+    """Train for this many epochs, instead of --max-tokens."""
 
     tokens_per_step: PositiveInt = 4096
     """Tokens in an optimiser step, over all micro-batches and processes."""
 
     tokens_per_micro_batch: Annotated[PositiveInt | None, Formerly("tokens_per_pass")] = None
-    """Tokens in a micro-batch, which goes through the model at once. By default as many as fit into free memory and the
-    device is fastest with. Fewer take less memory; the arithmetic of a step stays the same."""
+    """Tokens in a micro-batch, the part of a step that the model processes at once. By default as many as fit into free
+    memory, up to the fastest size. Fewer tokens need less memory; the result of a step is the same."""
 
     activation_checkpointing: Literal["auto", "on", "off"] = "auto"
-    """Compute each layer again in the backward pass: slower, in far less memory, with the same result. auto turns it on
-    where memory is short, off only once memory has run out."""
+    """Compute activations again in the backward pass: slower, with the same result, but far less memory. auto turns it
+    on if memory is short; off turns it on only after memory has run out."""
 
     learning_rate: Annotated[float, Range(above=0, at_most=1)] | None = None
-    """The peak learning rate. By default one that suits the method."""
+    """The peak learning rate. The default depends on the verb and the method."""
 
     lora_plus_ratio: PositiveFloat = 1.0
-    """How much faster the adapters' B learns than their A (LoRA+, Hayou et al. 2024); 16 is usual."""
+    """The learning rate of the adapters' B matrices relative to A (LoRA+, Hayou et al. 2024); 16 is common."""
 
     schedule: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
-    """How the learning rate falls after its warm-up; wsd is warm-up, stable, decay."""
+    """How the learning rate falls after the warm-up; wsd is warmup-stable-decay."""
 
     warmup: Annotated[float, Range(at_least=0, below=1)] = 0.1
-    """The share of the steps in which the learning rate rises."""
+    """The fraction of the steps in which the learning rate rises to its peak."""
 
     weight_decay: Annotated[float, Range(at_least=0), Range(at_most=1e6)] = 0.01
-    """Weight decay; never on biases and norms."""
+    """Weight decay. It is never applied to biases and norms."""
 
     max_grad_norm: Annotated[float, Range(at_least=0), Range(at_most=1e9)] = 1.0
-    """Gradients are clipped to this norm; 0 for no clipping."""
+    """Clip gradients to this norm; 0 turns clipping off."""
 
     sharding: Literal["none", "full"] = "none"
-    """With several processes: keep all weights in each (none), or in each a share of weights, gradients and optimiser
-    (full, FSDP2)."""
+    """With several processes: keep the whole model in each (none), or shard weights, gradients and optimiser state
+    among them (full, FSDP2)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskTrainingOptions(TrainingOptions, group="Training"):
-    """How a task is learned."""
+    """How to train on a task."""
 
     batch_size: PositiveInt | None = None
-    """Examples in an optimiser step. 16 where --tokens-per-step is not given either."""
+    """Examples in an optimiser step. By default 16, unless --tokens-per-step is given."""
 
     tokens_per_step: PositiveInt | None = None  # type: ignore[assignment]
     """Tokens in an optimiser step, in place of --batch-size."""
 
     patience: Annotated[int, Range(at_least=0), Range(at_most=10**9)] = 3
-    """Stop after so many evaluations on the validation examples without a better one; 0 for never. The best model by
-    macro F1 on them is kept in any case."""
+    """Stop after this many evaluations without a better score on the validation examples; 0 turns early stopping off.
+    The model with the best macro F1 on them is kept in any case."""
 
     seeds: PositiveInt = 1
-    """Train so many times from different seeds. The mean and the standard deviation are reported, and the model that is
+    """Train this many times with different seeds. The report gives mean and standard deviation, and the model that is
     best on the validation examples is kept."""
 
     balance: Literal["none", "weights", "sampling"] = "none"
-    """For unequal classes: weigh the losses of rare ones more, or draw their examples as often as the others'."""
+    """For imbalanced classes: weight the loss of rare classes more (weights), or draw their examples as often as those
+    of other classes (sampling)."""
 
     train_sizes: str | None = None
-    """Train on parts of the training examples too, such as 50,200,1000,all, for a learning curve."""
+    """Also train on subsets of the training examples, such as 50,200,1000,all, for a learning curve."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConversationOptions(EncodingOptions, group="Conversations"):
-    """How examples of what is asked and answered are read."""
+    """How to read conversations."""
 
     format: Literal["auto", "chat", "alpaca", "prompt", "sharegpt", "qa"] = "auto"
-    """How the examples are written: messages as OpenAI has them (chat); instruction, input and output (alpaca); prompt
-    and completion (prompt); conversations of from and value (sharegpt); a question and an answer by field (qa). auto
-    finds it by the fields of the first record."""
+    """The format of the examples: OpenAI messages (chat); instruction, input and output (alpaca); prompt and completion
+    (prompt); conversations with from and value (sharegpt); or a question and an answer field (qa). auto detects it from
+    the fields of the first record."""
 
     prompt_field: str | None = None
-    """The field that holds what is asked. Found by itself where the file has a usual one, such as question; several,
-    separated by commas, are joined by a blank line."""
+    """The field with the prompt. Several, separated by commas, are joined by a blank line. By default a field with a
+    common name, such as question."""
 
     answer_field: str | None = None
-    """The field that holds the answer. Found by itself where the file has a usual one, such as answer."""
+    """The field with the answer. By default one with a common name, such as answer."""
 
     system: str | None = None
-    """What the system turn says in conversations that have none."""
+    """The system prompt of conversations that have none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureOptions(Settings, group="Measuring"):
-    """What the before and after are measured on."""
+    """What is measured before and after training."""
 
     control: str | None = None
-    """A second corpus that shows what is forgotten. By default medical for legal text, legal for all other; none for no
-    such check."""
+    """A corpus of another field, to measure forgetting. By default medical for legal text and legal for all other text;
+    none turns this measurement off."""
 
     evaluation_fraction: HeldOutShare = 0.05
-    """The share of the documents that is held out, whole groups of near copies at a time."""
+    """The fraction of the documents to hold out. Near copies stay together."""
 
     evaluation_tokens: PositiveInt | None = None
-    """At most this many held-out tokens of each corpus are read. By default 40,000 for an encoder, of which the masked
-    ones are scored, and 10,000 for a decoder, which scores each."""
+    """The maximum number of held-out tokens to score in each corpus. By default 40,000 for an encoder, which is scored
+    on the masked tokens only, and 10,000 for a decoder, which is scored on every token."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerOptions(Settings, group="Measuring"):
-    """What is answered before and after."""
+    """Which prompts are answered before and after training."""
 
     generate_examples: Annotated[int, Range(at_least=0), Range(at_most=10**9)] = 20
-    """Test prompts that both models answer, for the scores of answers and the report; 0 for none."""
+    """The number of test prompts that the model answers before and after training, for the answer scores and the
+    report; 0 for none."""
 
     max_new_tokens: PositiveInt = 128
-    """Tokens of such an answer at most."""
+    """The maximum number of tokens in such an answer."""
 
     repetition_penalty: PositiveFloat = 1.0
-    """Above 1, such an answer repeats itself less: tokens that stand in the text already are less likely."""
+    """Values above 1 make tokens that are already in the text less likely, so such answers repeat themselves less."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MachineOptions(Settings, group="Machine"):
-    """Where and how it is computed."""
+    """The device and the precision."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; auto takes a GPU where there is one."""
+    """The device; auto uses a GPU if there is one."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """The precision of the arithmetic; auto is bfloat16 on a GPU and on a CPU that multiplies it in its own
-    instructions (AVX512-BF16, AMX), float32 elsewhere. What trains, and all sums, are float32 in either."""
+    """The precision of the computation. auto is bfloat16 on a GPU and on a CPU with bfloat16 instructions (AVX512-BF16,
+    AMX), and float32 elsewhere. Trained weights and all sums are always float32."""
 
     kernels: Literal["auto", "reference", "torch", "triton"] = "auto"
-    """Which implementation of the fused operations to use: auto is triton on a GPU and torch on a CPU; reference is
-    plain PyTorch, to compare with."""
+    """The implementation of the fused operations. auto is triton on a GPU and torch on a CPU; reference is plain
+    PyTorch, for comparison."""
 
     seed: Seed = 0
-    """All that is drawn at random follows from it: masks, order, dropout."""
+    """The random seed: masks, order and dropout depend on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -418,28 +424,29 @@ class RunOptions(Settings, group="Run folder"):
     """The run folder, checkpoints and trackers."""
 
     output: Path | None = None
-    """The run folder. By default runs/CORPUS-MODEL."""
+    """The run folder. By default runs/DATA-MODEL."""
 
     resume: Annotated[bool, PASSING] = False
-    """Go on from the newest whole checkpoint in the run folder."""
+    """Continue from the newest complete checkpoint in the run folder."""
 
     checkpoint_every: PositiveInt = 50
     """Steps between checkpoints."""
 
     keep_checkpoints: PositiveInt = 2
-    """How many of the newest checkpoints are kept."""
+    """How many of the newest checkpoints to keep."""
 
     evaluate_every: PositiveInt | None = None
-    """Steps between the points of the curve. By default such that there are about 8."""
+    """Steps between evaluations during training. By default about 8 evaluations in a run; tasks are evaluated once an
+    epoch, but at most 10 times."""
 
     examples: bool = True
-    """Show sentences of the corpus in the report; --no-examples keeps private text out of it."""
+    """Show texts of the data in the report; --no-examples keeps private text out of it."""
 
     track: tuple[str, ...] = ()
-    """A tracker to log to besides: tensorboard, wandb, trackio. Can be given several times."""
+    """A tracker that also logs the run: tensorboard, wandb or trackio. Can be given several times."""
 
     dry_run: Annotated[bool, PASSING] = False
-    """Check everything, say what would be done, and train nothing."""
+    """Check everything and print what would be done, but do not train."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -447,12 +454,12 @@ class JsonOptions(Settings, group="Screen"):
     """Output for programs."""
 
     json: Annotated[bool, PASSING] = False
-    """Print the result as JSON, the only thing on standard output."""
+    """Print the result as JSON; nothing else goes to standard output."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScreenOptions(JsonOptions, group="Screen"):
-    """What is shown while it runs."""
+    """What is shown during the run."""
 
     quiet: Annotated[bool, PASSING] = False
     """Show no progress."""

@@ -224,7 +224,7 @@ def test_resume_with_other_settings_names_them(tmp_path: Path, monkeypatch: pyte
     corpus = Path(settings(tmp_path).corpus)
     text = corpus.read_text()
     corpus.write_text(text + '{"text": "One more licence, which came after the start of the run."}\n')
-    with pytest.raises(SettingsError, match="the text or the model is not what the run was started with"):
+    with pytest.raises(SettingsError, match="the text or the model has changed since the run was started"):
         adapt(settings(tmp_path, resume=True))
     corpus.write_text(text)
     adapt(settings(tmp_path, resume=True, checkpoint_every=3))

@@ -26,7 +26,7 @@ from domain_ft.models.task_model import load_task_run
 from domain_ft.training.loop import Interrupted
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.adapt.run import adapt
-from domain_ft.verbs.classify.run import classify, judged, output_folder, run, set_up
+from domain_ft.verbs.classify.run import classify, macro_f1_and_likelihood, output_folder, run, set_up
 from domain_ft.verbs.classify.settings import ClassifySettings
 from domain_ft.verbs.shared import machine as machines
 from domain_ft.verbs.shared.machine import choose_machine
@@ -154,7 +154,7 @@ def test_seeds_are_reported_and_one_model_is_kept(tmp_path: Path) -> None:
     assert seeds["n"] == 2
     of_seeds = [predictions(tmp_path / "run", "validation", seed) for seed in (0, 1)]
     assert not np.array_equal(of_seeds[0].logits, of_seeds[1].logits)
-    assert seeds["kept"] == max((0, 1), key=lambda seed: judged(of_seeds[seed]))
+    assert seeds["kept"] == max((0, 1), key=lambda seed: macro_f1_and_likelihood(of_seeds[seed]))
     kept = predictions(tmp_path / "run", seed=seeds["kept"])
     texts = {row["id"]: row["text"] for row in records(150)}
     model = load_task_run(tmp_path / "run")
@@ -307,9 +307,9 @@ def test_what_cannot_be_done_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_cannot_go_together_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="no adapter to train on"):
+    with pytest.raises(SettingsError, match="needs --method lora or dora"):
         classify(settings(tmp_path, adapter="continue", method="full"))
-    with pytest.raises(SettingsError, match="not sharded yet"):
+    with pytest.raises(SettingsError, match="cannot be sharded yet"):
         classify(settings(tmp_path, sharding="full"))
     launched = dataclasses.replace(choose_machine(settings(tmp_path, device="cpu")), sharded=True)
     with pytest.raises(SettingsError, match="launched for FSDP"):

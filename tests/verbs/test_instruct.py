@@ -163,7 +163,7 @@ def test_resume_with_other_conversations_is_refused(tmp_path: Path, monkeypatch:
     with power_cut(monkeypatch, step=1):
         instruct(settings(tmp_path))
     write_conversations(tmp_path / "questions.jsonl", 39)
-    with pytest.raises(SettingsError, match="the text or the model is not what the run was started with"):
+    with pytest.raises(SettingsError, match="the text or the model has changed since the run was started"):
         instruct(settings(tmp_path, resume=True))
 
 

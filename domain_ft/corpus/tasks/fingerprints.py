@@ -13,7 +13,7 @@ from domain_ft.corpus.examples import Example, Examples
 from domain_ft.corpus.near_copies import DIGEST, MOST_COMPARED, Fingerprints, signed_batches, text_fingerprints
 from domain_ft.corpus.tasks.table import ExampleTable
 from domain_ft.progress import Progress
-from domain_ft.storage import alone, cache_folder, new_folder
+from domain_ft.storage import cache_folder, creation_lock, new_folder
 
 
 def fingerprints(examples: Examples, progress: Progress | None = None) -> Fingerprints:
@@ -24,7 +24,7 @@ def fingerprints(examples: Examples, progress: Progress | None = None) -> Finger
     signed = len(whole) <= MOST_COMPARED
     folder = cache_folder("tasks") / content_key("fingerprints", whole.key, signed)
     if not folder.is_dir():
-        with alone(folder):
+        with creation_lock(folder):
             if not folder.is_dir():
                 with new_folder(folder) as fresh:
                     _fingerprint(whole, fresh, signed, progress)

@@ -29,7 +29,7 @@ from domain_ft.corpus.tokens import RecordFile
 from domain_ft.corpus.workers import in_order
 from domain_ft.errors import CorpusError
 from domain_ft.progress import Progress
-from domain_ft.storage import alone, cache_folder
+from domain_ft.storage import cache_folder, creation_lock
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -237,7 +237,7 @@ def encode(
             if progress:
                 progress("waiting for another run that tokenises the same examples", 0, None)
 
-        with disk_errors("the tokens", folder.parent), alone(folder, waiting):
+        with disk_errors("the tokens", folder.parent), creation_lock(folder, waiting):
             if not folder.is_dir():
                 _write(folder, encoder, examples, progress)
     return ExampleRows(_Stored.in_folder(folder, key), labels)

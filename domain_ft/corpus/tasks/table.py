@@ -24,7 +24,7 @@ from domain_ft.corpus.readers.base import BadRecords, OnBadRecord, Reject
 from domain_ft.corpus.readers.encoding_names import canonical
 from domain_ft.corpus.tasks.fields import ExampleFields, FieldNames
 from domain_ft.progress import Progress
-from domain_ft.storage import alone, cache_folder, new_folder, write_json
+from domain_ft.storage import cache_folder, creation_lock, new_folder, write_json
 
 # Increase this with every change to reading or cleaning, so that files of older versions are not used.
 VERSION = 4
@@ -213,7 +213,7 @@ def tabulate(
     folder = cache_folder("tasks") / key
     if not (folder / "table.json").is_file():
         waiting = _Waiting(progress)
-        with disk_errors("the examples", folder.parent), alone(folder, waiting.tell):
+        with disk_errors("the examples", folder.parent), creation_lock(folder, waiting.tell):
             if not (folder / "table.json").is_file():
                 with new_folder(folder) as fresh:
                     _write(fresh, read, fields, on_bad_record, encoding, progress, label)

@@ -18,7 +18,7 @@ def render(report: AdaptReport) -> str:
 
 
 def card_data(report: AdaptReport) -> ModelCardData:
-    """What the hub and its tools read of a card."""
+    """The metadata of the card, for the Hub and its tools."""
     return ModelCardData(
         model_name=f"{report.base.short_name}-{report.corpus.name}",
         base_model=report.base.source if report.base.on_hub else None,

@@ -1,4 +1,4 @@
-"""What `adapt` needs before its first step: text, model and resolved settings. `data estimate` does too."""
+"""Prepare text, model and settings for `adapt`, and for `data estimate`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from domain_ft.corpus.packing import StepPlan
 from domain_ft.corpus.tokens import TokenRows, tokenize
 from domain_ft.corpus.vocabulary_fit import VocabularyFit
 from domain_ft.embedded import making
 from domain_ft.embedded.loading import load
-from domain_ft.training.loop import count_steps
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.adapt.settings import AdaptSettings
 from domain_ft.verbs.shared.language_model import (
@@ -24,12 +22,8 @@ from domain_ft.verbs.shared.language_model import (
     sequence_length,
 )
 from domain_ft.verbs.shared.machine import Machine
-from domain_ft.verbs.shared.text_runs import (
-    CURVE_POINTS,
-    TextJob,
-    resolve_settings,
-)
-from domain_ft.verbs.shared.training import choose_micro_batches, loop_settings, refuse_unusable_rank, trainable_for_now
+from domain_ft.verbs.shared.text_runs import TextJob, plan_loop, resolve_settings
+from domain_ft.verbs.shared.training import LEARNING_RATES, refuse_unusable_rank
 
 if TYPE_CHECKING:
     from domain_ft.corpus.prepared import PreparedCorpus
@@ -37,19 +31,18 @@ if TYPE_CHECKING:
 
 DEFAULT_TOKENS = 250_000
 
-
 MANY_EPOCHS = 4
-"""Times that a text is read, beyond which each time teaches less than new text would (Muennighoff et al. 2023). The
-default budget is not cut to it: small corpora gain from reading on, as the curve of held-out text shows. It is said."""
+"""Beyond this many epochs, repeated text is worth less than new text (Muennighoff et al. 2023), which a warning says.
+The default budget is not limited to it, because small corpora still improve on held-out text."""
 
 
 @dataclass(frozen=True)
 class AdaptJob(TextJob):
-    """A corpus, read and encoded, and the model that is adapted to it.
+    """A corpus, read and encoded, and the model to be adapted to it.
 
     Attributes:
-        corpora: by role (`domain`, `control`), prepared; `held_out` has the same roles.
-        fit: how well the tokenizer knows the text.
+        corpora: by role (`domain`, `control`); `held_out` has the same roles.
+        fit: how well the tokenizer's vocabulary fits the text.
     """
 
     settings: AdaptSettings
@@ -59,26 +52,26 @@ class AdaptJob(TextJob):
 
     @property
     def epochs(self) -> float:
-        """How many times the run reads the training text."""
+        """The number of epochs of the run."""
         return self.loop.total_steps / self.steps_per_epoch
 
     @property
     def warnings(self) -> list[str]:
-        """What makes the run worth less than its numbers say, in sentences."""
-        found = self.fit.warnings(self.base.name)
+        """What makes the run less useful than its numbers suggest, in sentences."""
+        warnings = self.fit.warnings(self.base.name)
         if self.epochs > MANY_EPOCHS:
-            found.append(
-                f"The run reads the {self.train_rows.tokens:,} tokens of the corpus {self.epochs:.0f} times. Text that "
-                f"is read more than {MANY_EPOCHS} times teaches less and less: give more text, or a shorter run "
+            warnings.append(
+                f"The run reads the {self.train_rows.tokens:,} tokens of the corpus {self.epochs:.0f} times. Beyond "
+                f"{MANY_EPOCHS} times, repeated text teaches less and less: use more text, or a shorter run "
                 f"(--epochs {MANY_EPOCHS})."
             )
-        return found
+        return warnings
 
 
 def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) -> AdaptJob:
-    """Prepare text, model and rows, and settle every setting that depends on them.
+    """Prepare text, model and rows, and resolve the settings that depend on them.
 
-    With several processes the main one of each node goes first and fills the caches that the others then read.
+    With several processes, the main process of each node goes first and fills the caches that the others read.
 
     Raises:
         SettingsError: the processes do not have the same settings, text and model.
@@ -100,7 +93,7 @@ def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) 
         }
         fit = VocabularyFit.of(train_rows["domain"], base.tokenizer.unk_token_id)
         fit.check(base.name, corpora["domain"].name)
-        if base.head_is_random:  # fitted on both, to be fair to both
+        if base.head_is_random:  # on domain and control, so that neither is favoured
             base = making.with_fitted_head(base, list(train_rows.values()), display.job)
         held_out = {
             role: hold_out(
@@ -108,25 +101,24 @@ def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) 
             )
             for role, prepared in corpora.items()
         }
-    read = {f"text of the {role}": prepared.key for role, prepared in corpora.items()}
+    texts = {f"text of the {role}": prepared.key for role, prepared in corpora.items()}
     machine.agree(
-        settings.to_dict() | read | {"tokens": train_rows["domain"].key, "base model": base.revision}, base.model
+        settings.to_dict() | texts | {"tokens": train_rows["domain"].key, "base model": base.revision}, base.model
     )
     objective = build_objective(base, settings, machine.kernels)
     rows = train_rows["domain"]
-    with trainable_for_now(base.model, settings, machine.kernels):
-        step_tokens = settings.tokens_per_step
-        micro_batches = choose_micro_batches(base, objective, rows, settings, machine, display, step_tokens=step_tokens)
     budgeted = settings.max_steps is not None or settings.epochs is not None
-    total_steps = count_steps(
-        StepPlan(rows.lengths, settings.tokens_per_step, settings.seed),
-        rows.tokens,
+    micro_batches, loop = plan_loop(
+        settings,
+        machine,
+        base,
+        objective,
+        rows,
+        display,
         max_tokens=None if budgeted else settings.max_tokens or DEFAULT_TOKENS,
-        max_steps=settings.max_steps,
         epochs=settings.epochs,
+        learning_rate=settings.learning_rate or LEARNING_RATES[settings.method],
     )
-    evaluate_every = settings.evaluate_every or max(1, total_steps // CURVE_POINTS)
-    loop = loop_settings(settings, micro_batches, total_steps=total_steps, evaluate_every=evaluate_every)
     resolved = resolve_settings(settings, machine, length, loop) | {
         "control": settings.control or (corpora["control"].name if "control" in corpora else NO_CONTROL),
         "evaluation_tokens": settings.evaluation_tokens or EVALUATION_TOKENS[base.objective],
@@ -146,7 +138,7 @@ def set_up(settings: AdaptSettings, machine: Machine, display: ProgressDisplay) 
 
 
 def text_facts(job: AdaptJob) -> dict[str, Any]:
-    """What result.json says of the text: what was not read of it, which fields were, and what is odd about it."""
+    """The keys of result.json about the text: what was not read, the fields that were, epochs and warnings."""
     text = job.corpora["domain"].statistics
     return {
         **text.left_out,

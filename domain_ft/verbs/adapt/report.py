@@ -1,30 +1,28 @@
-"""What the report on an adapted model is made of: plain values that `adapt` hands over."""
+"""The report on an adapted model, as plain values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    pass
 from domain_ft.verbs.shared.facts import BaseFacts, CorpusFacts
 
 
 @dataclass(frozen=True)
 class AdaptReport:
-    """All that is known when `adapt` is done.
+    """All results of `adapt`.
 
     Attributes:
-        result: the run's result.json: before and after, tokens, seconds, parameters.
-        base: the model that was adapted.
+        result: the run's result.json.
+        base: the base model.
         corpus: the field's corpus.
         control: the corpus that forgetting was measured on, if any.
-        differences: of `evaluation.bootstrap`: `domain`, and with a control also `control` and `beyond_control`.
-        settings: the settings as resolved.
+        differences: from `evaluation.bootstrap`: `domain`, and with a control also `control` and `beyond_control`.
+        settings: as resolved.
         provenance: versions, device, hashes.
         metrics: the lines of metrics.jsonl.
-        samples: of `evaluation.samples.side_by_side`; may be empty.
+        samples: from `evaluation.samples.side_by_side`; may be empty.
     """
 
     result: Mapping[str, Any]
@@ -39,12 +37,12 @@ class AdaptReport:
 
     @property
     def full(self) -> bool:
-        """Whether every weight was trained, so that the run holds a model and no adapter."""
+        """Whether every weight was trained, so that the run holds a model instead of an adapter."""
         return self.settings.get("method") == "full"
 
     @property
     def roles(self) -> tuple[tuple[str, CorpusFacts], ...]:
-        """(`domain` or `control`, its corpus) of all that was measured."""
+        """(`domain` or `control`, its corpus) of everything that was measured."""
         measured = [("domain", self.corpus)]
         if self.control is not None:
             measured.append(("control", self.control))

@@ -1,4 +1,4 @@
-"""`domain-ft adapt`: continued pretraining on a field's text, with proof of what it gained and what it forgot.
+"""`domain-ft adapt`: continued pretraining on a field's text, with measures of what was gained and forgotten.
 
 corpus -> split -> rows of tokens -> score before -> train -> score after -> run folder
 
@@ -15,146 +15,101 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from domain_ft.corpus.left_out import fields_read
 from domain_ft.corpus.masking import mostly_without_words
 from domain_ft.corpus.naming import name_of
 from domain_ft.evaluation.bootstrap import beyond_control, difference
 from domain_ft.evaluation.samples import SampleSentence, answer, choose_probes, side_by_side
-from domain_ft.evaluation.scores import Scores
 from domain_ft.models.catalogue import EMBEDDED
 from domain_ft.report.run_folder import RunFolder
 from domain_ft.storage import cache_folder
-from domain_ft.training.checkpoints import TrainingState
 from domain_ft.training.progress import ProgressDisplay
+from domain_ft.verbs.adapt.prepare import AdaptJob, set_up, text_facts
 from domain_ft.verbs.adapt.report import AdaptReport
 from domain_ft.verbs.adapt.settings import AdaptSettings
 from domain_ft.verbs.adapt.terminal import print_adapt
+from domain_ft.verbs.shared import runs
 from domain_ft.verbs.shared.facts import CorpusFacts
-from domain_ft.verbs.shared.language_model import (
-    HeldOut,
-)
-from domain_ft.verbs.shared.machine import choose_machine, provenance
-from domain_ft.verbs.shared.runs import (
-    as_started,
-    base_facts,
-    console_of,
-    default_folder,
-    origin,
-    print_paths,
-    print_plan,
-    resolve_config,
-    started,
-    write_model,
-)
-from domain_ft.verbs.shared.text_runs import (
-    add_trainable,
-    measure,
-    summaries,
-    train_with_curve,
-    training_facts,
-)
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-from domain_ft.verbs.adapt.prepare import AdaptJob, set_up, text_facts
+from domain_ft.verbs.shared.language_model import HeldOut
+from domain_ft.verbs.shared.machine import provenance
+from domain_ft.verbs.shared.text_runs import Measured, add_trainable, measure_and_train, summaries, training_facts
 
 
 @dataclass(frozen=True)
-class AdaptRun:
+class AdaptRun(runs.FinishedRun[AdaptReport, PreTrainedModel]):
     """A finished run.
 
     Attributes:
-        folder: the run folder.
-        report: all that was found out; `result` is what result.json holds of it.
-        model: the adapted model, ready to use.
-        tokenizer: its tokenizer.
+        tokenizer: the model's tokenizer.
     """
 
-    folder: Path
-    report: AdaptReport
-    model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-
-    @property
-    def result(self) -> Mapping[str, Any]:
-        """The run's result.json."""
-        return self.report.result
 
 
 def adapt(settings: AdaptSettings) -> AdaptRun:
     """Adapt a model to a corpus and measure it before and after; everything is in the run folder when this returns.
 
     Raises:
-        UserError: something that the user can mend; nothing is lost.
-        Interrupted: ctrl-C or SIGTERM; a checkpoint is written, and `resume=True` goes on from it.
+        UserError: an error that the user can fix; nothing is lost.
+        Interrupted: ctrl-C or SIGTERM. A checkpoint is written; `resume=True` continues from it.
     """
     began = time.perf_counter()
-    with started(settings, output_folder(settings)) as (folder, machine, display):
-        job = set_up(as_started(settings, folder), machine, display)
-        resolve_config(job.settings, _provenance(job), folder, machine, sources=("model", "corpora"))
-        _keep_rejects(job, folder)
+    with runs.started(settings, output_folder(settings)) as (folder, machine, display):
+        job = set_up(runs.as_started(settings, folder), machine, display)
+        runs.resolve_config(job.settings, _provenance(job), folder, machine, sources=("model", "corpora"))
+        _copy_rejects(job, folder)
         log_notes(job, display)
         probes = _choose_probes(job)
-        before = measure(job, folder, "before", display, known=lambda held_out: _base_scores(job, held_out))
-        said_before = answer(job.base, probes)
-        add_trainable(job)
-        state = train_with_curve(job, folder, display)
-        after = measure(job, folder, "after", display)
-        said_after = answer(job.base, probes)
-        samples = side_by_side(probes, said_before, said_after)
-        report = _report(job, folder, before, after, samples, state, time.perf_counter() - began)
+        measured = measure_and_train(
+            job, folder, display, lambda _: answer(job.base, probes), known=lambda held_out: _base_scores(job, held_out)
+        )
+        samples = side_by_side(probes, measured.samples_before, measured.samples_after)
+        report = _report(job, folder, measured, samples, time.perf_counter() - began)
         if machine.is_main:
             _write(job, folder, report)
     return AdaptRun(folder.path, report, job.base.model, job.base.tokenizer)
 
 
 def run(settings: AdaptSettings) -> dict[str, Any]:
-    """The verb: adapt, or say what would be done; print the table."""
-    if settings.dry_run:
-        return _dry_run(settings)
-    finished = adapt(settings)
-    console = console_of(settings)
-    print_adapt(finished.report, console)
-    print_paths(finished.folder, console)
-    return dict(finished.result)
+    """The verb: adapt, or with --dry-run say what would be done; print the table."""
+    return runs.run_or_plan(settings, adapt, _plan, print_adapt)
 
 
 def output_folder(settings: AdaptSettings) -> Path:
-    """--output, or runs/CORPUS-MODEL by the last parts of their names."""
-    if settings.output:
-        return settings.output
-    return default_folder(name_of(settings.corpus), name_of(settings.model))
+    """--output, or runs/CORPUS-MODEL."""
+    return runs.output_folder(settings, name_of(settings.corpus))
 
 
-def _keep_rejects(job: AdaptJob, folder: RunFolder) -> None:
-    """Put the list of records that were left out beside the run."""
+def _copy_rejects(job: AdaptJob, folder: RunFolder) -> None:
+    """Copy the list of skipped records into the run folder."""
     rejected = job.corpora["domain"].rejects_path
     if rejected and job.machine.is_main and not job.settings.resume:
         shutil.copyfile(rejected, folder.rejects)
 
 
 def log_notes(job: AdaptJob, display: ProgressDisplay) -> None:
-    """What a person should know before the numbers come."""
+    """Print what the user should know before training starts."""
     text = job.corpora["domain"].statistics
     for note in (*job.base.notes, *text.notes, *fields_read(text.text_fields)):
         display.say(f"note: {note}")
     for warning in job.warnings:
         display.say(f"warning: {warning}")
     if job.base.objective == "mlm" and job.settings.whole_word and mostly_without_words(job.train_rows):
-        display.say("note: this tokenizer shows few word borders in this text (no spaces?): masks are by token there")
+        display.say(
+            "note: this tokenizer marks few word boundaries in this text (no spaces?), so tokens are masked, not words"
+        )
 
 
 def _base_scores(job: AdaptJob, held_out: HeldOut) -> Path | None:
-    """Where the cache keeps an embedded base's scores on `held_out`, named by all that they are computed from.
+    """The cache file of an embedded base model's scores on `held_out`, named by a hash of all that they depend on.
 
-    Each run of `adapt` begins with them, and they are the same each time: some ten seconds that the first step need not
-    wait for. None for any other base, which may be adapted already, and with several processes, of which all have to
-    score, or none.
+    Every run of `adapt` needs the same scores first, and computing them takes some ten seconds. None for any other base
+    model, whose weights may change, and with several processes, which must all score or none.
     """
     if job.base.source not in EMBEDDED or job.machine.processes > 1:
         return None
@@ -174,7 +129,7 @@ def _base_scores(job: AdaptJob, held_out: HeldOut) -> Path | None:
 
 
 def _choose_probes(job: AdaptJob) -> list[SampleSentence]:
-    """The sentences that the report shows; none where the user keeps texts out of it."""
+    """The sentences that the report shows; none with --no-examples."""
     if not job.settings.examples:
         return []
     split = job.corpora["domain"].split("evaluation")
@@ -184,21 +139,20 @@ def _choose_probes(job: AdaptJob) -> list[SampleSentence]:
 def _report(
     job: AdaptJob,
     folder: RunFolder,
-    before: Mapping[str, Scores],
-    after: Mapping[str, Scores],
+    measured: Measured[Any],
     samples: Sequence[Mapping[str, Any]],
-    state: TrainingState,
     wall_seconds: float,
 ) -> AdaptReport:
-    """All that the run has found out, as plain values."""
+    """All results, as plain values."""
     settings, base = job.settings, job.base
+    before, after = measured.before, measured.after
     result = {
         "command": "adapt",
         "model": base.name,
         "objective": base.objective,
         "device": job.machine.device.type,
         "kernels": job.machine.kernels,
-        **training_facts(job, state, wall_seconds),
+        **training_facts(job, measured.state, wall_seconds),
         **text_facts(job),
         "before": summaries(before),
         "after": summaries(after),
@@ -210,7 +164,7 @@ def _report(
         )
     return AdaptReport(
         result=result | {"differences": differences},
-        base=base_facts(base),
+        base=runs.base_facts(base),
         corpus=CorpusFacts.of(job.corpora["domain"], job.train_rows.document_tokens().tolist()),
         control=CorpusFacts.of(job.corpora["control"]) if "control" in job.corpora else None,
         differences=differences,
@@ -222,34 +176,32 @@ def _report(
 
 
 def _provenance(job: AdaptJob) -> dict[str, Any]:
-    """Where the numbers come from: versions, machine, and what exactly was read and adapted."""
+    """The provenance of the run: versions, machine, and the exact model and corpora."""
     corpora = {
         role: {"name": prepared.name, "recipe": prepared.recipe.hash, "content": prepared.key}
         for role, prepared in job.corpora.items()
     }
-    return origin(job.machine, job.base, corpora=corpora)
+    return runs.origin(job.machine, job.base, corpora=corpora)
 
 
 def _write(job: AdaptJob, folder: RunFolder, report: AdaptReport) -> None:
-    """The adapter, the page and the card, and last of all result.json."""
-    from domain_ft.verbs.adapt import card, page  # they import matplotlib: not before the first step
+    """Write the adapter, the card and the page, and result.json last."""
+    from domain_ft.verbs.adapt import card, page  # matplotlib is slow to import, so not before training
 
     with folder.writing():
         task_type = "CAUSAL_LM" if job.base.objective == "clm" else None
-        write_model(job.base, job.settings.method, folder, task_type)
+        runs.write_model(job.base, job.settings.method, folder, task_type)
     folder.write_card(card.render(report))
     folder.write_report(page.render_adapt(report))
     folder.write_result(report.result)
 
 
-def _dry_run(settings: AdaptSettings) -> dict[str, Any]:
-    """Check and prepare everything that `adapt` would, and say what it would do."""
-    RunFolder(output_folder(settings)).check(resume=settings.resume)
-    machine = choose_machine(settings, sharding=settings.sharding)
-    with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
+def _plan(settings: AdaptSettings) -> dict[str, Any]:
+    """Check and prepare everything that `adapt` needs, and return what it would do."""
+    with runs.planning(settings, output_folder(settings)) as (machine, display):
         job = set_up(settings, machine, display)
         add_trainable(job)
-    planned = {
+    return {
         "command": "adapt",
         "dry_run": True,
         "model": job.base.name,
@@ -264,5 +216,3 @@ def _dry_run(settings: AdaptSettings) -> dict[str, Any]:
         "settings": job.settings.to_dict(),
         "output": str(output_folder(settings)),
     }
-    print_plan(planned, settings, machine)
-    return planned

@@ -31,6 +31,6 @@ class AdaptSettings(
 ):
     """Adapt a model to the language of a field, and measure what it gained and forgot.
 
-    Pretraining is continued on the corpus: an encoder learns to guess masked words, a decoder the next one. The run
-    folder then holds the adapter in PEFT's format, the numbers before and after, a model card and a report.
+    Continues pretraining on the corpus: an encoder learns to predict masked words, a decoder the next word. The run
+    folder holds the adapter in PEFT's format, the scores before and after, a model card and a report.
     """

@@ -1,4 +1,4 @@
-"""What `adapt` prints when it is done."""
+"""The output of `adapt` on the screen."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from domain_ft.verbs.shared.loss_tables import add_losses, print_text_notes
 
 
 def print_adapt(report: AdaptReport, console: Console | None = None) -> None:
-    """The before/after table and what it says in words; on standard output where no `console` is given."""
+    """Print the table of losses before and after, and the findings; to standard output without `console`."""
     console = console or Console()
     table = new_table(
         "held-out text", "measure", "before", "after", "change", numbers.level(report.differences["domain"])

@@ -12,13 +12,13 @@ from domain_ft.checking import REQUIRED, Settings
 class BenchSettings(Settings, group="Benchmark"):
     """Run a benchmark.
 
-    The options after its name are its own: `domain-ft bench kernels -- --help` shows them.
+    Options after its name are passed to it: `domain-ft bench kernels -- --help` shows them.
     """
 
     positional: ClassVar[tuple[str, ...]] = ("what",)
 
     what: Literal["kernels", "training", "memory", "corpus", "scaling", "startup", "tasks"] = REQUIRED
-    """Which benchmark."""
+    """The benchmark."""
 
     arguments: tuple[str, ...] = ()
-    """The benchmark's own arguments."""
+    """The benchmark's arguments."""

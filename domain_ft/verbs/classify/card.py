@@ -19,7 +19,7 @@ def render_classify(report: ClassifyReport) -> str:
 
 
 def classify_card_data(report: ClassifyReport) -> ModelCardData:
-    """What the hub and its tools read of a classifier's card."""
+    """The metadata of the card, for the Hub and its tools."""
     method = str(report.settings.get("method", "lora"))
     return ModelCardData(
         model_name=f"{report.base.short_name}-{report.task.name}",

@@ -31,16 +31,16 @@ def _classify_figures(report: ClassifyReport) -> list[tuple[str, str]]:
     )
     figures = [
         (
-            f"{shown}, each with its {numbers.level(report.test)} and in brackets its test examples; grey where "
-            f"they are fewer than {task_words.FEW}.",
+            f"{shown}, each with its {numbers.level(report.test)}, and in brackets its number of test examples; grey "
+            f"if fewer than {task_words.FEW}.",
             task_plots.class_bars(report),
         )
     ]
     if report.result.get("learning_curve"):
-        caption = "What more examples bring, on the same test examples."
+        caption = "Scores on the same test examples, by number of training examples."
         figures.append((caption, task_plots.learning_curve(report)))
     if report.metrics:
-        caption = "Each step pale, their running mean dark. The ring is the model that was kept."
+        caption = "Single steps pale, their running mean dark. The ring marks the model that was kept."
         figures.append((caption, task_plots.training(report)))
     if any(report.reliability.values()):
         figures.append((_calibration_caption(report), plots.calibration(report)))
@@ -49,10 +49,10 @@ def _classify_figures(report: ClassifyReport) -> list[tuple[str, str]]:
 
 def _calibration_caption(report: ClassifyReport) -> str:
     found = report.test.get("calibration")
-    said = "On the dashed line a probability can be taken at its word; the larger a point, the more cases."
+    caption = "On the dashed line, probabilities are exact; larger points stand for more predictions."
     if not found:
-        return said
+        return caption
     before, after = (numbers.points(found[name]) for name in ("ece_before", "ece_after"))
     if found.get("temperature", 1.0) == 1.0:
-        return f"{said} Expected calibration error: {before} points as trained; no temperature is used."
-    return f"{said} Expected calibration error: {before} points as trained, {after} with the temperature."
+        return f"{caption} Expected calibration error: {before} points as trained; no temperature is used."
+    return f"{caption} Expected calibration error: {before} points as trained, {after} with the temperature."

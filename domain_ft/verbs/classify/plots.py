@@ -14,9 +14,9 @@ from domain_ft.verbs.classify.report import ClassifyReport
 
 
 def calibration(report: ClassifyReport) -> str:
-    """How often the model was right against how sure it was, before and after the temperature."""
+    """Accuracy by confidence, before and after the temperature."""
     found = report.test.get("calibration") or {}
-    spoken = "How often it is right against how sure it is."
+    spoken = "Accuracy by predicted probability."
     if found.get("temperature", 1.0) != 1.0:
         spoken += (
             f" The expected calibration error went from {numbers.points(found['ece_before'])} to "
@@ -31,14 +31,14 @@ def calibration(report: ClassifyReport) -> str:
         axes.set_xlim(0, 102)
         axes.set_ylim(0, 102)
         axes.set_aspect("equal")
-        axes.set_xlabel("how often the class holds, it says (%)" if report.task.multi_label else "how sure it is (%)")
-        axes.set_ylabel("how often it holds (%)" if report.task.multi_label else "how often it is right (%)")
+        axes.set_xlabel("predicted probability (%)")
+        axes.set_ylabel("share of such predictions that are right (%)")
         axes.legend(loc="upper left")
     return rendered[0]
 
 
 def _draw_bins(axes: Axes, bins: Sequence[Mapping[str, Any]], colour: str, marker: str, label: str) -> None:
-    """A point for each bin, the larger the more cases are in it."""
+    """A point for each bin; larger points hold more predictions."""
     confidence, accuracy = ([100 * one[name] for one in bins] for name in ("confidence", "accuracy"))
     share = np.array([one["count"] for one in bins]) / sum(one["count"] for one in bins)
     axes.plot(confidence, accuracy, color=colour, linewidth=1, alpha=0.6)

@@ -1,4 +1,4 @@
-"""What the report on a classifier is made of: plain values that `classify` hands over."""
+"""The report on a classifier, as plain values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 from domain_ft.verbs.shared.task_facts import WORST, TaskSummary
 
 LARGEST_MATRIX = 30
-"""Classes up to which a confusion matrix can be read; of more, the most frequent confusions are shown."""
+"""The most classes of a readable confusion matrix; with more, only the most frequent confusions are shown."""
 
 
 CONFUSIONS = 20
@@ -25,22 +25,23 @@ _SHOWN = 600  # characters of a text that a report shows
 
 @dataclass(frozen=True)
 class ClassifyReport:
-    """All that is known when `classify` is done. Make one with `of`.
+    """All results of `classify`. Make one with `of`.
 
     Attributes:
         result: the run's result.json.
-        base: the model that was fine-tuned.
-        task: what it was fine-tuned on.
-        settings: the settings as resolved.
+        base: the base model.
+        task: the task.
+        settings: as resolved.
         provenance: versions, device, hashes.
         metrics: the lines of metrics.jsonl; a held-out point has `evaluation` with `macro_f1`.
-        notes: what a person should know of the run, in sentences.
-        confusion: (L, L) counts, true by predicted; empty where several may hold, or of more than `LARGEST_MATRIX`.
-        confusions: (truth, predicted, how often) of the most frequent mistakes; empty where several may hold.
+        notes: what the user should know about the run, in sentences.
+        confusion: (L, L) counts, true by predicted; empty for multi-label tasks and for more than `LARGEST_MATRIX`
+            classes.
+        confusions: (truth, predicted, count) of the most frequent mistakes; empty for multi-label tasks.
         reliability: the bins of `calibration.reliability`, `before` and `after` the temperature.
-        errors: the worst mistakes, with their texts: `id`, `text`, `pair`, `truth`, `predicted`, `confidence`; empty
-            where no example may be shown.
-        leaks: what was found twice, by kind.
+        errors: the most confident mistakes with their texts: `id`, `text`, `pair`, `truth`, `predicted`, `confidence`;
+            empty if no example may be shown.
+        leaks: copies by kind.
     """
 
     result: Mapping[str, Any]
@@ -70,17 +71,17 @@ class ClassifyReport:
         notes: Sequence[str] = (),
         examples: bool = True,
     ) -> ClassifyReport:
-        """The report of a run whose kept model has made the predictions `test` of the task's test examples.
+        """The report of a run whose kept model predicts `test` for the task's test examples.
 
         Args:
-            result: as it will stand in result.json.
-            base: the model that was fine-tuned.
-            task: as it was trained and tested on.
-            test: with the temperature and threshold that were found on validation examples.
+            result: the content of result.json.
+            base: the base model.
+            task: the task.
+            test: with the temperature and threshold fitted on the validation examples.
             settings: as resolved.
             provenance: versions, device, hashes.
             metrics: the lines of metrics.jsonl.
-            notes: of the run, in sentences.
+            notes: on the run, in sentences.
             examples: whether texts may be shown.
         """
         from domain_ft.evaluation.calibration import reliability
@@ -110,12 +111,12 @@ class ClassifyReport:
 
 
 def shown_errors(test: Predictions, examples: Examples) -> list[dict[str, Any]]:
-    """The mistakes that the model was surest of, with their texts, clipped."""
+    """The model's most confident mistakes, with shortened texts."""
     from domain_ft.evaluation.classification import worst_errors
 
     names, predicted = test.labels.names, test.predicted()
 
-    def said(answer: Any) -> list[str]:
+    def names_of(answer: Any) -> list[str]:
         return [name for name, holds in zip(names, answer, strict=True) if holds] if answer.ndim else [names[answer]]
 
     shown = []
@@ -126,8 +127,8 @@ def shown_errors(test: Predictions, examples: Examples) -> list[dict[str, Any]]:
                 "id": example.id,
                 "text": _clipped(example.text),
                 "pair": None if example.pair is None else _clipped(example.pair),
-                "truth": said(test.targets[index]),
-                "predicted": said(predicted[index]),
+                "truth": names_of(test.targets[index]),
+                "predicted": names_of(predicted[index]),
                 "confidence": confidence,
             }
         )
@@ -135,6 +136,6 @@ def shown_errors(test: Predictions, examples: Examples) -> list[dict[str, Any]]:
 
 
 def _clipped(text: str) -> str:
-    """The text's beginning, and its end where it is long: what tells it may stand at either."""
+    """The beginning of a text, and its end if it is long: the evidence may be in either."""
     text = " ".join(text.split())
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN * 2 // 3]} … {text[-_SHOWN // 3 :]}"

@@ -28,14 +28,15 @@ class ClassifySettings(
     ScreenOptions,
     group="Measuring",
 ):
-    """Fine-tune a model to tell classes of texts apart, and measure how well it does.
+    """Fine-tune a classifier, and measure how well it does.
 
-    Examples have one label each, or several; a text each, or a pair of texts. The model is chosen by macro F1 on
-    validation examples alone, and reported on test examples, beside a majority class and TF-IDF with a linear SVM.
+    Examples have one label or several, and are single texts or pairs. The best model is chosen by macro F1 on
+    validation examples and scored on test examples, beside two baselines: the majority class, and TF-IDF with a linear
+    SVM.
     """
 
     calibrate: bool = True
-    """Fit a temperature on the validation examples, so that a probability says how often the answer is right."""
+    """Calibrate probabilities with a temperature that is fitted on the validation examples."""
 
     baselines: bool = True
-    """Score a majority class and TF-IDF with a linear SVM on the same test examples."""
+    """Score two baselines on the same test examples: the majority class, and TF-IDF with a linear SVM."""

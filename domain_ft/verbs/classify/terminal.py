@@ -1,4 +1,4 @@
-"""What `classify` prints when it is done."""
+"""The output of `classify` on the screen."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from domain_ft.verbs.classify.report import ClassifyReport
 
 
 def print_classify(report: ClassifyReport, console: Console | None = None) -> None:
-    """The scores on the test examples beside the baselines', and what they say in words."""
+    """Print the scores on the test examples beside the baselines', and the findings."""
     console = console or Console()
     table = new_table(report.task.name, "macro F1", numbers.level(report.test), "accuracy", "MCC", "AUROC")
     baselines = report.result.get("baselines") or {}

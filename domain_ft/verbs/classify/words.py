@@ -1,5 +1,4 @@
-"""What the report on a classifier says in words. A claim
-goes as far as its interval and no further: see `task_words`."""
+"""The report on a classifier in words. A claim goes no further than its interval: see `task_words`."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ BASELINES = {"majority": "majority class", "tfidf_svm": "TF-IDF + linear SVM"}
 
 
 def headline(report: ClassifyReport) -> str:
-    """What came out, in one sentence for everybody."""
+    """The result, in one sentence for everybody."""
     classes = counted(len(report.task.labels), "class")
     return (
         f"{report.base.short_name} reaches a macro F1 of {points(report.test['macro_f1'])} on the {classes} of "
@@ -22,11 +21,11 @@ def headline(report: ClassifyReport) -> str:
 
 
 def findings(report: ClassifyReport) -> list[str]:
-    """The headline's grounds and its doubts, a sentence or two each."""
+    """The evidence and the caveats, a sentence or two each."""
     test = report.test
     sources = "" if test["units"] == test["examples"] else f" from {counted(test['units'], 'source')}"
     sentences = [
-        f"Macro F1 is the mean over classes, the rare ones as much as the frequent. Its {level(test)} is "
+        f"Macro F1 averages over classes, rare and frequent ones alike. Its {level(test)} is "
         f"{span(test['interval']['macro_f1'])}, over {counted(test['examples'], 'test example')}{sources}. "
         f"The accuracy is {points(test['accuracy'])} ({span(test['interval']['accuracy'])})."
     ]
@@ -35,16 +34,16 @@ def findings(report: ClassifyReport) -> list[str]:
     if seeds.get("n", 1) > 1:
         of_seeds = seeds["macro_f1"]
         sentences.append(
-            f"Trained from {seeds['n']} seeds the macro F1 is {points(of_seeds['mean'])} on average, with a standard "
-            f"deviation of {points(of_seeds['sd'])}. The model that is kept was the best on validation examples."
+            f"Over {seeds['n']} seeds, macro F1 is {points(of_seeds['mean'])} on average, with a standard deviation of "
+            f"{points(of_seeds['sd'])}. The model that is kept was the best on the validation examples."
         )
     else:
-        sentences.append("It was trained from one seed: what another would give is not measured (--seeds 5 does).")
+        sentences.append("It was trained with one seed; the spread over seeds was not measured (--seeds 5 does).")
     return sentences + doubts(report)
 
 
 def doubts(report: ClassifyReport) -> list[str]:
-    """What makes the numbers rougher than they look, in sentences."""
+    """What makes the numbers less reliable than they look."""
     test, classes = report.test, report.test["per_class"]
     sentences = []
     if test.get("few_units"):
@@ -58,57 +57,61 @@ def doubts(report: ClassifyReport) -> list[str]:
     few = [name for name, scores in classes.items() if 0 < scores["support"] < FEW]
     if few:
         sentences.append(
-            f"Too few test examples (fewer than {FEW}) to say much of {counted(len(few), 'class')}: {listed(few)}."
+            f"Too few test examples (fewer than {FEW}) for reliable scores of {counted(len(few), 'class')}: "
+            f"{listed(few)}."
         )
     cut = report.result.get("cut_fraction") or 0
     if cut:
         share = f"{100 * cut:.0f}%" if cut >= 0.005 else "less than 1%"
         sentences.append(
-            f"Of {share} of the examples not all text was read: --max-length and --long-text decide on that."
+            f"The model did not read the whole text of {share} of the examples; see --max-length and --long-text."
         )
     return sentences
 
 
 def limits(report: ClassifyReport) -> list[str]:
-    """What the run does not say."""
+    """What the run does not show."""
     task = report.task
     return [
-        f"The scores hold for texts like those of {task.name}. On texts from another source, or of another time, they "
-        "will be lower.",
-        "It always answers, on any text: none of its answers is 'none of these'."
+        f"The scores hold for texts like those of {task.name}. They will be lower on texts from another source or "
+        "time.",
+        "It always chooses a class, for any text: it cannot answer 'none of these'."
         if not task.multi_label
-        else "Its classes are all it knows: what a text holds besides, it does not say.",
+        else "It knows only these classes: it says nothing about anything else in a text.",
         probabilities(report),
-        "The test examples were used for measuring alone. If you choose among many runs by their test scores, the best "
-        "one's score is too high.",
+        "The test examples were used for measuring only. If you choose among many runs by their test scores, the best "
+        "score is too high.",
     ]
 
 
 def probabilities(report: ClassifyReport) -> str:
-    """What the probabilities are worth, and what was done to them."""
-    found, chosen = report.test.get("calibration") or {}, report.result.get("calibration")
-    temperature = found.get("temperature", 1.0)
+    """How far the probabilities can be trusted, and how they were calibrated."""
+    calibration, chosen = report.test.get("calibration") or {}, report.result.get("calibration")
+    temperature = calibration.get("temperature", 1.0)
     if temperature == 1.0:
         if not chosen:
-            return "Probabilities are not calibrated: they are what the model was trained to say."
+            return "Probabilities are not calibrated."
         return (
-            f"Probabilities are not calibrated: a temperature of {chosen['fitted']:.2f} was fitted to the validation "
-            "examples, and was no sure improvement on those that it was not fitted to, so it is not used."
+            f"Probabilities are not calibrated: a temperature of {chosen['fitted']:.2f} was fitted on the validation "
+            "examples, but was no clear improvement on examples that it was not fitted on, so it is not used."
         )
-    before, after = (points(found[name]) for name in ("ece_before", "ece_after"))
-    said = f"Probabilities are calibrated on validation examples, with a temperature of {temperature:.2f}."
-    if found["ece_after"] > found["ece_before"]:
+    before, after = (points(calibration[name]) for name in ("ece_before", "ece_after"))
+    calibrated = f"Probabilities are calibrated on the validation examples, with a temperature of {temperature:.2f}."
+    if calibration["ece_after"] > calibration["ece_before"]:
         return (
-            f"{said} On the test examples they are no better for it: the expected calibration error went from {before} "
-            f"to {after} points. Do not take them at their word."
+            f"{calibrated} On the test examples this did not help: the expected calibration error went from {before} "
+            f"to {after} points. Do not rely on them."
         )
-    return f"{said} Where classes are more or less frequent than in these examples, they are off."
+    return f"{calibrated} They are off where classes are more or less frequent than in these examples."
 
 
 def _against_baselines(report: ClassifyReport) -> list[str]:
-    """A sentence for each baseline that was run."""
+    """A sentence for each baseline."""
     sentences = []
-    for name, called in (("majority", "Always saying the majority class"), ("tfidf_svm", "TF-IDF with a linear SVM")):
+    for name, called in (
+        ("majority", "Always predicting the majority class"),
+        ("tfidf_svm", "TF-IDF with a linear SVM"),
+    ):
         scores = (report.result.get("baselines") or {}).get(name) or {}
         if "macro_f1" not in scores:
             continue
@@ -117,13 +120,14 @@ def _against_baselines(report: ClassifyReport) -> list[str]:
             sentences.append(f"{reached}.")
             continue
         difference = scores["difference"]["macro_f1"]
-        subject = "that the model is better or worse is" if difference["verdict"] == "not shown" else "the model is"
+        subject = "a difference is" if difference["verdict"] == "not shown" else "the model is"
         sentences.append(f"{reached}; {subject} {verdict(difference, 'macro_f1')}.")
     return sentences
 
 
 def loading_code(report: ClassifyReport) -> str:
-    """Python that loads the run from within the run folder and classifies a text; empty where only `predict` can."""
+    """Python code that loads the run and classifies a text, from inside the run folder; empty for a probe, which only
+    `predict` can use."""
     method = report.settings.get("method")
     if method == "head":
         return ""

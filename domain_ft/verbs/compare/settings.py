@@ -12,18 +12,19 @@ from domain_ft.verbs.groups import ScreenOptions, Seed
 
 @dataclass(frozen=True, kw_only=True)
 class CompareSettings(ScreenOptions, group="Runs"):
-    """Put finished runs side by side: is one better than the first, worse, or is no difference shown?"""
+    """Compare finished runs: is one better than the first, worse, or is no difference shown?"""
 
     positional: ClassVar[tuple[str, ...]] = ("runs",)
 
     runs: tuple[str, ...] = REQUIRED
-    """The run folders. The first is what the others are compared with."""
+    """The run folders. The others are compared with the first."""
 
     output: Path | None = None
-    """A folder to write result.json and report.html to."""
+    """A folder for result.json and report.html."""
 
     examples: bool = True
-    """List test examples of which only one model was right, by id with their labels; --no-examples leaves them out."""
+    """List test examples that only one of the two models got right, by id with their labels; --no-examples leaves them
+    out."""
 
     seed: Seed = 0
-    """Of the draws behind the intervals."""
+    """The seed of the bootstrap intervals."""

@@ -273,8 +273,7 @@ def _set_up(settings: EstimateSettings, machine: Machine, display: ProgressDispl
     """The run, as its verb would set it up."""
     if not holds_conversations(settings):
         return adapt_prepare.set_up(AdaptSettings(**_given(settings, AdaptSettings)), machine, display)
-
-    from domain_ft.verbs.instruct import prepare as instruct_prepare  # here, since a corpus does not need its imports
+    from domain_ft.verbs.instruct import prepare as instruct_prepare
 
     given = _given(settings, InstructSettings) | {"data": settings.corpus}
     return instruct_prepare.set_up(InstructSettings(**given), machine, display)
@@ -331,7 +330,7 @@ def _training_rate(job: TextJob, on: bool, tokens_per_micro_batch: int, steps: i
 
 def _scoring_rate(job: TextJob) -> float:
     """Tokens a second in scoring, over one micro-batch."""
-    held_out = job.own_held_out
+    held_out = job.in_domain
     tokens_per_micro_batch = job.loop.tokens_per_micro_batch
     probe = dataclasses.replace(held_out, selected=held_out.rows.select_documents(tokens_per_micro_batch))
     began = time.perf_counter()

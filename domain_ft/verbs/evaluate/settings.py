@@ -12,20 +12,19 @@ from domain_ft.verbs.groups import CorpusOptions, MachineOptions, MeasureOptions
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings(CorpusOptions, TokenOptions, MeasureOptions, MachineOptions, ScreenOptions, group="Model"):
     """Score models and runs side by side: language models on the same held-out text with the same masks, or runs of
-    `classify` on the test examples of a task.
-    """
+    `classify` on the test examples of a task."""
 
     corpus: str | None = None  # type: ignore[assignment]
-    """The text that language models are scored on: what `adapt --corpus` takes."""
+    """The text to score language models on, as for `adapt --corpus`."""
 
     task: str | None = None
-    """The task that runs of `classify` are scored on, such as legal/license-category."""
+    """The task to score runs of `classify` on, such as legal/license-category."""
 
     test: str | None = None
-    """A file of labelled examples that runs of `classify` are scored on, with the fields that they were trained on."""
+    """A file of labelled examples to score runs of `classify` on, with the same fields as their training data."""
 
     model: tuple[str, ...] = REQUIRED
-    """A model or a run folder. Give it several times to compare; the first is what the others are compared with."""
+    """A model or a run folder. Can be given several times; the others are compared with the first."""
 
     output: Path | None = None
-    """A folder to write result.json and report.html to."""
+    """A folder for result.json and report.html."""

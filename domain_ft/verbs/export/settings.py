@@ -11,7 +11,7 @@ from domain_ft.verbs.groups import ScreenOptions
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings(ScreenOptions, group="Model"):
-    """Merge a run's adapter into its base model, and write a model that transformers loads."""
+    """Merge a run's adapter into its base model, and write a model that transformers can load."""
 
     model: str = REQUIRED
     """The run folder."""

@@ -20,7 +20,7 @@ def render_instruct(report: InstructReport) -> str:
 
 
 def instruct_card_data(report: InstructReport) -> ModelCardData:
-    """What the hub and its tools read of an instructed model's card."""
+    """The metadata of the card, for the Hub and its tools."""
     return ModelCardData(
         model_name=f"{report.base.short_name}-{report.data.name}",
         base_model=report.base.source if report.base.on_hub else None,

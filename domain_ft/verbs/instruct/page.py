@@ -25,6 +25,6 @@ def render_instruct(report: InstructReport) -> str:
 def _instruct_figures(report: InstructReport) -> list[tuple[str, str]]:
     figures = loss_figures(report, "examples")
     if report.answered:
-        caption = "How the answers' likeness to the references changed, over the same prompts."
+        caption = "Change in similarity of the answers to the references, on the same prompts."
         figures.append((caption, plots.answer_changes(report)))
     return figures

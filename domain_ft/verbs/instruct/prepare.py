@@ -1,4 +1,4 @@
-"""What `instruct` needs before its first step, and `data estimate` too: data, model and settled settings."""
+"""Prepare data, model and settings for `instruct`, and for `data estimate`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from domain_ft.corpus.conversations.rendering import ChatTemplate
 from domain_ft.corpus.conversations.rows import ConversationRows, Dropped, encode_conversations
 from domain_ft.corpus.corpus import open_corpus
 from domain_ft.corpus.left_out import LeftOut
-from domain_ft.corpus.packing import StepPlan
 from domain_ft.corpus.prepared import PreparedCorpus, prepare
 from domain_ft.corpus.readers.base import Reject
 from domain_ft.embedded.loading import load
@@ -26,23 +25,18 @@ from domain_ft.objectives.base import LanguageModelObjective
 from domain_ft.objectives.causal_lm import CausalLM
 from domain_ft.objectives.instructions import Instructions
 from domain_ft.randomness import derive
-from domain_ft.training.loop import count_steps
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.instruct.settings import InstructSettings
 from domain_ft.verbs.shared.language_model import NO_CONTROL, HeldOut, hold_out, sequence_length
 from domain_ft.verbs.shared.lineage import adapted_runs
 from domain_ft.verbs.shared.machine import Machine
-from domain_ft.verbs.shared.text_runs import CURVE_POINTS, TextJob, resolve_settings
-from domain_ft.verbs.shared.training import choose_micro_batches, loop_settings, trainable_for_now
+from domain_ft.verbs.shared.text_runs import TextJob, plan_loop, resolve_settings
 
 EPOCHS = 3.0
 
-
 LEARNING_RATES = {"lora": 1e-3, "dora": 1e-3, "full": 5e-5}
 
-
-CONTROL_FRACTION = 0.05  # of the control corpus, held out as `adapt` does by default
-
+CONTROL_FRACTION = 0.05  # held out of the control corpus: the default of `adapt`, too
 
 ANSWERED_AT_ONCE = 8
 
@@ -52,11 +46,11 @@ class Question:
     """A test prompt that both models answer.
 
     Attributes:
-        id: of its conversation.
-        asked: what the last turn before the answer says.
-        prompt: all that the model reads.
-        reference: the answer that the data has.
-        reference_tokens: of it, the one that ends the turn included.
+        id: the conversation's.
+        asked: the text of the last turn before the answer.
+        prompt: the rendered text that the model reads.
+        reference: the answer in the data.
+        reference_tokens: its length in tokens, including the one that ends the turn.
     """
 
     id: str
@@ -68,14 +62,14 @@ class Question:
 
 @dataclass(frozen=True)
 class InstructJob(TextJob):
-    """Conversations, rendered and encoded, and the model that learns from them.
+    """Conversations, rendered and encoded, and the model to be trained on them.
 
     Attributes:
         data: the conversations.
-        template: how they are rendered.
-        rejects: records that could not be read, and conversations that the template cannot say.
+        template: renders them.
+        rejects: records that could not be read, and conversations that the template cannot render.
         control: the corpus that forgetting is measured on, if any; `held_out` has the roles `test` and `control`.
-        questions: what both models answer.
+        questions: the test prompts that both models answer.
     """
 
     settings: InstructSettings
@@ -88,11 +82,11 @@ class InstructJob(TextJob):
     questions: Sequence[Question]
 
     def objective_of(self, role: str) -> LanguageModelObjective:
-        """Of the control each token is asked for, of conversations the answers alone."""
+        """Every token of the control corpus is scored, but only the answers of conversations."""
         return CausalLM(kernels=self.machine.kernels) if role == "control" else self.objective
 
     def learned_tokens(self, steps: int) -> int:
-        """Tokens that the first `steps` steps ask for."""
+        """The number of answer tokens in the first `steps` steps."""
         plan, learned = self.plan, self.train_rows.trained_lengths
         epochs, rest = divmod(steps, plan.steps_per_epoch)
         whole = epochs * int(learned.sum(dtype="int64"))
@@ -102,14 +96,14 @@ class InstructJob(TextJob):
 
     @property
     def dropped(self) -> Sequence[Dropped]:
-        """Conversations of which nothing is left to learn or to measure within --max-length."""
+        """Conversations without an answer within --max-length."""
         held_out = self.held_out["test"].rows
         assert isinstance(held_out, ConversationRows)
         return (*self.train_rows.dropped, *held_out.dropped)
 
     @property
     def all_rejects(self) -> Sequence[Reject]:
-        """The lines of rejects.jsonl: each record that is neither learned nor measured, with why."""
+        """The lines of rejects.jsonl: each record that is neither trained on nor measured, with the reason."""
         return (*self.rejects, *(one.reject for one in self.dropped))
 
     @property
@@ -119,16 +113,16 @@ class InstructJob(TextJob):
 
     @property
     def references_within_limit(self) -> int:
-        """How many references would have ended before --max-new-tokens cuts them: no model can be asked for more."""
+        """How many reference answers are no longer than --max-new-tokens."""
         return sum(question.reference_tokens <= self.settings.max_new_tokens for question in self.questions)
 
 
 def set_up(settings: InstructSettings, machine: Machine, display: ProgressDisplay) -> InstructJob:
-    """Read the conversations, load the model, and settle every setting that depends on them.
+    """Read the conversations, load the model, and resolve the settings that depend on them.
 
     Raises:
-        ModelError: the model is no decoder.
-        CorpusError: the data cannot be read, or nothing of it can be learned.
+        ModelError: the model is not a decoder.
+        CorpusError: the data cannot be read, or holds nothing to train on.
         SettingsError: the processes do not have the same settings, data and model.
     """
     rejects: list[Reject] = []
@@ -169,22 +163,17 @@ def set_up(settings: InstructSettings, machine: Machine, display: ProgressDispla
         base.model,
     )
     objective = Instructions(kernels=machine.kernels)
-    with trainable_for_now(base.model, settings, machine.kernels):
-        micro_batches = choose_micro_batches(
-            base, objective, rows["train"], settings, machine, display, step_tokens=settings.tokens_per_step
-        )
     budgeted = settings.max_steps is not None or settings.max_tokens is not None
-    total_steps = count_steps(
-        StepPlan(rows["train"].lengths, settings.tokens_per_step, settings.seed),
-        rows["train"].tokens,
+    micro_batches, loop = plan_loop(
+        settings,
+        machine,
+        base,
+        objective,
+        rows["train"],
+        display,
         max_tokens=settings.max_tokens,
-        max_steps=settings.max_steps,
         epochs=None if budgeted else settings.epochs or EPOCHS,
-    )
-    evaluate_every = settings.evaluate_every or max(1, total_steps // CURVE_POINTS)
-    rate = settings.learning_rate or LEARNING_RATES[settings.method]
-    loop = loop_settings(
-        settings, micro_batches, total_steps=total_steps, evaluate_every=evaluate_every, learning_rate=rate
+        learning_rate=settings.learning_rate or LEARNING_RATES[settings.method],
     )
     resolved = resolve_settings(settings, machine, length, loop) | {
         "format": data.format,
@@ -213,7 +202,7 @@ def day_of(settings: InstructSettings) -> date:
     """--template-date, or today.
 
     Raises:
-        SettingsError: it is no day.
+        SettingsError: it is not a date.
     """
     if settings.template_date is None:
         return date.today()
@@ -221,12 +210,12 @@ def day_of(settings: InstructSettings) -> date:
         return date.fromisoformat(settings.template_date)
     except ValueError as error:
         raise SettingsError(
-            f"--template-date {settings.template_date}: {error}", fix="write a day as YYYY-MM-DD, such as 2026-01-31"
+            f"--template-date {settings.template_date}: {error}", fix="write the date as YYYY-MM-DD, such as 2026-01-31"
         ) from error
 
 
 def control_of(settings: InstructSettings) -> str | None:
-    """The corpus that shows what is forgotten: --control, or an embedded one of another field; None for `none`."""
+    """The control corpus: --control, or an embedded one of another field; None for `none`."""
     if settings.control:
         return None if settings.control == NO_CONTROL else settings.control
     return "medical" if any(run.corpus == "legal" for run in adapted_runs(settings.model)) else "legal"
@@ -235,27 +224,27 @@ def control_of(settings: InstructSettings) -> str | None:
 def questions_of(
     test: Sequence[Conversation], template: ChatTemplate, base: BaseModel, settings: InstructSettings
 ) -> list[Question]:
-    """What asks for the last answer in words of some test conversations, drawn by the seed and their ids.
+    """Prompts for the last answer of some test conversations, drawn by seed and id.
 
-    Those whose prompts leave no room for an answer are left out.
+    Conversations whose prompts leave no room for an answer are skipped.
 
     Args:
-        test: conversations that the template can say.
+        test: conversations that the template can render.
     """
-    found: list[Question] = []
+    questions: list[Question] = []
     room = base.max_length - settings.max_new_tokens
     for conversation in sorted(test, key=lambda one: derive(settings.seed, "question", one.id)):
-        if len(found) == settings.generate_examples:
+        if len(questions) == settings.generate_examples:
             break
         answers = [place for place, turn in enumerate(conversation.turns) if turn.trained and turn.content.strip()]
         if not answers or answers[-1] == 0:
             continue
         before, answer = conversation.turns[: answers[-1]], conversation.turns[answers[-1]]
         prompt = template.prompt(before, conversation.tools)
-        asked, answered = (
+        prompt_tokens, answer_tokens = (
             len(base.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
             for text in (prompt, answer.content)
         )
-        if asked <= room:
-            found.append(Question(conversation.id, before[-1].content, prompt, answer.content, answered + 1))
-    return found
+        if prompt_tokens <= room:
+            questions.append(Question(conversation.id, before[-1].content, prompt, answer.content, answer_tokens + 1))
+    return questions

@@ -1,4 +1,4 @@
-"""What the report on an instructed model is made of: plain values that `instruct` hands over."""
+"""The report on an instruction-tuned model, as plain values."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ConversationFacts:
-    """The examples of a run, as the report tells of them. Nothing of what is said in them is here.
+    """The examples of a run, for the report. None of their text is here.
 
     Attributes:
         name: such as `medquad`.
-        format: how they are written: `chat`, `alpaca`, `prompt`, `sharegpt` or `qa`.
-        facts: what is known of them by name. The report shows `split`, `rejects`, `leaks`, `language`, `licence` and
-            `citation`, where they are known.
-        notes: what was found when they were read, in sentences.
+        format: `chat`, `alpaca`, `prompt`, `sharegpt` or `qa`.
+        facts: facts by name. The report shows `split`, `rejects`, `leaks`, `language`, `licence` and `citation`, if
+            known.
+        notes: what was noticed when they were read, in sentences.
     """
 
     name: str
@@ -37,15 +37,15 @@ class ConversationFacts:
 
 @dataclass(frozen=True)
 class AnswerPair:
-    """A test prompt with what both models said.
+    """A test prompt with both models' answers.
 
     Attributes:
         id: the conversation's.
-        prompt: what was asked, for people to read: no tokens of a template.
-        reference: the answer that the data gives.
-        before: what the base model said.
-        after: what the trained model said.
-        stopped: whether (before, after) each ended its turn by itself; else it was cut.
+        prompt: for people to read, without template tokens.
+        reference: the answer in the data.
+        before: the base model's answer.
+        after: the trained model's answer.
+        stopped: whether each answer (before, after) ended its turn; otherwise it was cut.
     """
 
     id: str
@@ -58,20 +58,20 @@ class AnswerPair:
 
 @dataclass(frozen=True)
 class InstructReport:
-    """All that is known when `instruct` is done.
+    """All results of `instruct`.
 
     Attributes:
-        result: the run's result.json. `before` and `after` hold `test`, `control` (or None) as `adapt` has them, and
-            `answers`: `AnswerScores.summary`, or None where no prompt was answered.
-        base: the model that was trained.
-        data: the examples that it learned from.
+        result: the run's result.json. `before` and `after` hold `test` and `control` (or None) as for `adapt`, and
+            `answers`: `AnswerScores.summary`, or None if no prompt was answered.
+        base: the base model.
+        data: the training examples.
         control: the corpus that forgetting was measured on, if any.
-        differences: `test` and with a control `control`, of `evaluation.bootstrap.difference`; where prompts were
-            answered `answers`: of `evaluation.answers.answer_differences`.
-        settings: the settings as resolved.
+        differences: `test`, and with a control `control`, from `evaluation.bootstrap.difference`; if prompts were
+            answered also `answers`, from `evaluation.answers.answer_differences`.
+        settings: as resolved.
         provenance: versions, device, hashes.
         metrics: the lines of metrics.jsonl; a held-out point has `evaluation` with `test` or `control`.
-        answers: the prompts that are shown; none where no text of the data may be.
+        answers: the prompts to show; none if no text of the data may be shown.
     """
 
     result: Mapping[str, Any]
@@ -86,12 +86,12 @@ class InstructReport:
 
     @property
     def full(self) -> bool:
-        """Whether every weight was trained, so that the run holds a model and no adapter."""
+        """Whether every weight was trained, so that the run holds a model instead of an adapter."""
         return self.settings.get("method") == "full"
 
     @property
     def roles(self) -> tuple[tuple[str, ConversationFacts | CorpusFacts], ...]:
-        """(`test` or `control`, what it is) of all that a loss was measured on."""
+        """(`test` or `control`, its data) of everything that a loss was measured on."""
         measured: list[tuple[str, ConversationFacts | CorpusFacts]] = [("test", self.data)]
         if self.control is not None:
             measured.append(("control", self.control))

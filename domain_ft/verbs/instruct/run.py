@@ -1,4 +1,4 @@
-"""`domain-ft instruct`: learn to answer from examples, with proof of what it gained and what it forgot.
+"""`domain-ft instruct`: learn to answer from examples, with measures of what was gained and forgotten.
 
 conversations -> rendered -> rows of tokens -> score and answer before -> train -> score and answer after -> run folder
 
@@ -10,144 +10,102 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from domain_ft.corpus.left_out import sentences
 from domain_ft.corpus.naming import name_of
 from domain_ft.evaluation.answers import AnswerScores, answer_differences
 from domain_ft.evaluation.bootstrap import difference
-from domain_ft.evaluation.scores import Scores
 from domain_ft.models.generation import Generated, Sampling, generate
 from domain_ft.report.run_folder import RunFolder
-from domain_ft.training.checkpoints import TrainingState
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.instruct.prepare import ANSWERED_AT_ONCE, InstructJob, Question, set_up
 from domain_ft.verbs.instruct.report import AnswerPair, ConversationFacts, InstructReport
 from domain_ft.verbs.instruct.settings import InstructSettings
 from domain_ft.verbs.instruct.terminal import print_instruct
+from domain_ft.verbs.shared import runs
 from domain_ft.verbs.shared.facts import CorpusFacts
-from domain_ft.verbs.shared.machine import choose_machine
-from domain_ft.verbs.shared.runs import (
-    as_started,
-    base_facts,
-    console_of,
-    default_folder,
-    origin,
-    print_paths,
-    print_plan,
-    resolve_config,
-    started,
-    write_model,
-)
-from domain_ft.verbs.shared.text_runs import add_trainable, measure, summaries, train_with_curve, training_facts
+from domain_ft.verbs.shared.text_runs import Measured, add_trainable, measure_and_train, summaries, training_facts
 from domain_ft.wording import counted
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
-class InstructRun:
+class InstructRun(runs.FinishedRun[InstructReport, PreTrainedModel]):
     """A finished run.
 
     Attributes:
-        folder: the run folder.
-        report: all that was found out; `result` is what result.json holds of it.
-        model: the model that was taught, ready to use.
-        tokenizer: its tokenizer, with the chat template.
+        tokenizer: the model's tokenizer, with the chat template.
     """
 
-    folder: Path
-    report: InstructReport
-    model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-
-    @property
-    def result(self) -> Mapping[str, Any]:
-        """The run's result.json."""
-        return self.report.result
 
 
 def instruct(settings: InstructSettings) -> InstructRun:
     """Teach a model and measure it before and after; everything is in the run folder when this returns.
 
     Raises:
-        UserError: something that the user can mend; nothing is lost.
-        Interrupted: ctrl-C or SIGTERM; a checkpoint is written, and `resume=True` goes on from it.
+        UserError: an error that the user can fix; nothing is lost.
+        Interrupted: ctrl-C or SIGTERM. A checkpoint is written; `resume=True` continues from it.
     """
     began = time.perf_counter()
-    with started(settings, output_folder(settings)) as (folder, machine, display):
-        job = set_up(as_started(settings, folder), machine, display)
-        resolve_config(job.settings, _provenance(job), folder, machine, sources=("model", "data"))
+    with runs.started(settings, output_folder(settings)) as (folder, machine, display):
+        job = set_up(runs.as_started(settings, folder), machine, display)
+        runs.resolve_config(job.settings, _provenance(job), folder, machine, sources=("model", "data"))
         log_notes(job, display)
-        before = measure(job, folder, "before", display)
-        said_before = _answer(job, "before", display)
-        add_trainable(job)
-        state = train_with_curve(job, folder, display)
-        after = measure(job, folder, "after", display)
-        said_after = _answer(job, "after", display)
-        report = _report(job, folder, (before, after), (said_before, said_after), state, time.perf_counter() - began)
+        measured = measure_and_train(job, folder, display, lambda when: _answer(job, when, display))
+        report = _report(job, folder, measured, time.perf_counter() - began)
         if machine.is_main:
             _write(job, folder, report)
     return InstructRun(folder.path, report, job.base.model, job.base.tokenizer)
 
 
 def run(settings: InstructSettings) -> dict[str, Any]:
-    """The verb: teach, or say what would be done; print the table."""
-    if settings.dry_run:
-        return _dry_run(settings)
-    finished = instruct(settings)
-    console = console_of(settings)
-    print_instruct(finished.report, console)
-    print_paths(finished.folder, console)
-    return dict(finished.result)
+    """The verb: teach, or with --dry-run say what would be done; print the table."""
+    return runs.run_or_plan(settings, instruct, _plan, print_instruct)
 
 
 def output_folder(settings: InstructSettings) -> Path:
-    """--output, or runs/DATA-MODEL by the last parts of their names."""
-    if settings.output:
-        return settings.output
-    return default_folder(name_of(settings.data), name_of(settings.model))
+    """--output, or runs/DATA-MODEL."""
+    return runs.output_folder(settings, name_of(settings.data))
 
 
 def log_notes(job: InstructJob, display: ProgressDisplay) -> None:
-    """What a person should know before the numbers come."""
+    """Print what the user should know before training starts."""
     for note in (*job.base.notes, *job.data.notes):
         display.say(f"note: {note}")
     if job.template.is_plain:
-        display.say("note: the model has no chat template; a plain one is used, and kept with the run")
+        display.say("note: the model has no chat template; a plain one is used and saved with the run")
     dropped, cut = job.dropped, int(job.train_rows.cut.sum())
     if dropped:
         display.warn(
-            f"{counted(len(dropped), 'conversation is', 'conversations are')} neither trained on nor "
-            f"measured, such as {dropped[0].place}: "
-            f"{dropped[0].reason}"
+            f"{counted(len(dropped), 'conversation is', 'conversations are')} neither trained on nor measured, such as "
+            f"{dropped[0].place}: {dropped[0].reason}"
         )
     if cut:
         share = cut / len(job.train_rows)
         display.say(
-            f"note: {counted(cut, 'conversation is', 'conversations are')} ({share:.0%}) "
-            f"longer than --max-length {job.settings.max_length}: the "
-            "end is cut"
+            f"note: {counted(cut, 'conversation is', 'conversations are')} ({share:.0%}) longer than --max-length "
+            f"{job.settings.max_length}: the end is cut"
         )
     for sentence in sentences(job.left_out.to_result()):
         display.warn(sentence)
-    unasked = job.settings.generate_examples and not job.questions
-    if unasked:
-        display.say("note: no test prompt leaves room for an answer, so none is written")
+    if job.settings.generate_examples and not job.questions:
+        display.say("note: no test prompt leaves room for an answer, so no answers are compared")
     longer = len(job.questions) - job.references_within_limit
     if longer:
         display.say(
             f"note: {longer:,} of the {len(job.questions):,} reference answers are longer than --max-new-tokens "
-            f"{job.settings.max_new_tokens}, at which answers are cut"
+            f"{job.settings.max_new_tokens}, where the models' answers are cut"
         )
 
 
 def _answer(job: InstructJob, when: str, display: ProgressDisplay) -> list[Generated]:
-    """What the model as it is now says to the questions: the likeliest, so that it says the same each time."""
+    """The model's answers to the test prompts, by greedy decoding, so that they are reproducible."""
     if not job.questions:
         return []
     with job.machine.accelerator.autocast():
@@ -164,20 +122,21 @@ def _answer(job: InstructJob, when: str, display: ProgressDisplay) -> list[Gener
 def _report(
     job: InstructJob,
     folder: RunFolder,
-    measured: tuple[Mapping[str, Scores], Mapping[str, Scores]],
-    said: tuple[Sequence[Generated], Sequence[Generated]],
-    state: TrainingState,
+    measured: Measured[list[Generated]],
     wall_seconds: float,
 ) -> InstructReport:
-    """All that the run has found out, as plain values; `measured` and `said` are before and after."""
+    """All results, as plain values."""
     settings, base = job.settings, job.base
-    answers = [_scored(job.questions, one) for one in said] if job.questions else [None, None]
-    differences = {role: difference(*(one[role] for one in measured), seed=settings.seed) for role in measured[0]}
-    if answers[0] and answers[1]:
+    differences = {
+        role: difference(measured.before[role], measured.after[role], seed=settings.seed) for role in measured.before
+    }
+    answers: list[AnswerScores] = []
+    if job.questions:
+        answers = [_scored(job.questions, one) for one in (measured.samples_before, measured.samples_after)]
         differences["answers"] = answer_differences(answers[0], answers[1], seed=settings.seed)
     before, after = (
-        summaries(own) | {"answers": scored.summary(seed=settings.seed) if scored else None}
-        for own, scored in zip(measured, answers, strict=True)
+        summaries(scores) | {"answers": answers[place].summary(seed=settings.seed) if answers else None}
+        for place, scores in enumerate((measured.before, measured.after))
     )
     result = {
         "command": "instruct",
@@ -197,8 +156,8 @@ def _report(
         },
         **job.left_out.to_result(),
         "template": "plain" if job.template.is_plain else "model",
-        **training_facts(job, state, wall_seconds),
-        "tokens_trained": job.learned_tokens(state.step),
+        **training_facts(job, measured.state, wall_seconds),
+        "tokens_trained": job.learned_tokens(measured.state.step),
         "before": before,
         "after": after,
         "references_within_limit": job.references_within_limit,
@@ -206,27 +165,27 @@ def _report(
     }
     return InstructReport(
         result=result,
-        base=base_facts(base),
+        base=runs.base_facts(base),
         data=ConversationFacts.of(job.data),
         control=CorpusFacts.of(job.control) if job.control else None,
         differences=differences,
         settings=settings.to_dict(),
         provenance=_provenance(job),
         metrics=folder.read_metrics(),
-        answers=_pairs(job.questions, *said) if settings.examples else (),
+        answers=_pairs(job.questions, measured) if settings.examples else (),
     )
 
 
-def _scored(questions: Sequence[Question], said: Sequence[Generated]) -> AnswerScores:
+def _scored(questions: Sequence[Question], answers: Sequence[Generated]) -> AnswerScores:
     return AnswerScores.of(
-        [one.text for one in said],
+        [answer.text for answer in answers],
         [question.reference for question in questions],
-        tokens=[one.tokens for one in said],
-        stopped=[one.stopped for one in said],
+        tokens=[answer.tokens for answer in answers],
+        stopped=[answer.stopped for answer in answers],
     )
 
 
-def _pairs(questions: Sequence[Question], before: Sequence[Generated], after: Sequence[Generated]) -> list[AnswerPair]:
+def _pairs(questions: Sequence[Question], measured: Measured[list[Generated]]) -> list[AnswerPair]:
     return [
         AnswerPair(
             question.id,
@@ -236,21 +195,21 @@ def _pairs(questions: Sequence[Question], before: Sequence[Generated], after: Se
             second.text,
             stopped=(first.stopped, second.stopped),
         )
-        for question, first, second in zip(questions, before, after, strict=True)
+        for question, first, second in zip(questions, measured.samples_before, measured.samples_after, strict=True)
     ]
 
 
 def _provenance(job: InstructJob) -> dict[str, Any]:
-    """Where the numbers come from: versions, machine, and what exactly was read and trained."""
-    read: dict[str, Any] = {"data": {"name": job.data.name, "content": job.data.key}}
+    """The provenance of the run: versions, machine, and the exact model and data."""
+    sources: dict[str, Any] = {"data": {"name": job.data.name, "content": job.data.key}}
     if job.control:
-        read["control"] = {"name": job.control.name, "content": job.control.key}
-    return origin(job.machine, job.base, **read)
+        sources["control"] = {"name": job.control.name, "content": job.control.key}
+    return runs.origin(job.machine, job.base, **sources)
 
 
 def _write(job: InstructJob, folder: RunFolder, report: InstructReport) -> None:
-    """The adapter with the template, the page, the card and the answers, and last of all result.json."""
-    from domain_ft.verbs.instruct import card, page  # they import matplotlib: not before the first step
+    """Write the adapter with the template, the answers, the card and the page, and result.json last."""
+    from domain_ft.verbs.instruct import card, page  # matplotlib is slow to import, so not before training
 
     base = job.base
     if job.template.is_plain:
@@ -258,7 +217,7 @@ def _write(job: InstructJob, folder: RunFolder, report: InstructReport) -> None:
     with folder.writing():
         if job.settings.method == "full":
             base.model.generation_config.eos_token_id = list(job.template.stop_tokens)
-        write_model(base, job.settings.method, folder, "CAUSAL_LM")
+        runs.write_model(base, job.settings.method, folder, "CAUSAL_LM")
         if job.settings.method != "full":
             base.tokenizer.save_pretrained(folder.adapter)
     if job.all_rejects:
@@ -270,15 +229,13 @@ def _write(job: InstructJob, folder: RunFolder, report: InstructReport) -> None:
     folder.write_result(report.result)
 
 
-def _dry_run(settings: InstructSettings) -> dict[str, Any]:
-    """Check and prepare everything that `instruct` would, and say what it would do."""
-    RunFolder(output_folder(settings)).check(resume=settings.resume)
-    machine = choose_machine(settings, sharding=settings.sharding)
-    with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
+def _plan(settings: InstructSettings) -> dict[str, Any]:
+    """Check and prepare everything that `instruct` needs, and return what it would do."""
+    with runs.planning(settings, output_folder(settings)) as (machine, display):
         job = set_up(settings, machine, display)
         log_notes(job, display)
         add_trainable(job)
-    planned = {
+    return {
         "command": "instruct",
         "dry_run": True,
         "model": job.base.name,
@@ -295,5 +252,3 @@ def _dry_run(settings: InstructSettings) -> dict[str, Any]:
         "settings": job.settings.to_dict(),
         "output": str(output_folder(settings)),
     }
-    print_plan(planned, settings, machine)
-    return planned

@@ -33,47 +33,48 @@ class InstructSettings(
     ScreenOptions,
     group="Conversations",
 ):
-    """Teach a decoder to answer by examples of what is asked and answered, and measure what it gained and forgot.
+    """Teach a decoder to answer by examples of prompts and answers, and measure what it gained and forgot.
 
-    Only the answers are learned. The examples are rendered by the model's own chat template, or by a plain one where it
-    has none. The run folder then holds the adapter in PEFT's format, the template, the numbers before and after, and a
-    page of prompts with both models' answers.
+    Only the answers are trained on. Examples are rendered with the model's chat template, or with a plain one if it has
+    none. The run folder holds the adapter in PEFT's format, the template, the scores before and after, and a page of
+    prompts with both models' answers.
     """
 
     data: str = REQUIRED
-    """The examples to learn from: a JSONL, JSON, CSV, TSV or Parquet file, or hf:ID of a data set on the hub."""
+    """The training examples: a JSONL, JSON, CSV, TSV or Parquet file, or hf:ID of a data set on the Hub."""
 
     test: str | None = None
-    """The examples that are measured before and after. A part of --data where none are given."""
+    """The examples to measure before and after training. By default a part of --data."""
 
     test_fraction: HeldOutShare = 0.1
-    """The share of the examples that is held out where no --test is given: whole groups of near copies at a time."""
+    """The fraction of the examples to hold out if --test is not given. Near copies stay together."""
 
     id_field: str | None = None
-    """The field that names a record. By default its place in the file."""
+    """The field that names a record. By default a record is named by its position in the file."""
 
     group_field: str | None = None
-    """The field that says which records share a source: they are all learned from, or all held out."""
+    """The field that names the source of a record. Records with the same source are all trained on, or all held out."""
 
     on_bad_record: Literal["stop", "skip"] = "stop"
-    """What to do with a record that cannot be read: stop with its line, or skip it and list it in rejects.jsonl."""
+    """What to do with a record that cannot be read: stop and name its line, or skip it and list it in rejects.jsonl."""
 
     template_date: str | None = None
-    """The day, as YYYY-MM-DD, for a chat template that writes today's date. By default that on which the run began."""
+    """The date (YYYY-MM-DD) for a chat template that writes today's date. By default the day on which the run
+    started."""
 
     model: str = "smollm2"
-    """The model: an embedded name (smollm2), a folder, a run folder of `adapt` or `instruct`, or a hub id."""
+    """The model: an embedded name (smollm2), a folder, a run folder of `adapt` or `instruct`, or a Hub id."""
 
     max_length: Length = 512
-    """Tokens of an example at most; of a longer one the end is cut. One whose answers are cut away altogether is not
-    trained on, and said so."""
+    """The maximum number of tokens in an example; the end of a longer one is cut. An example whose answers are all cut
+    is not trained on, and is reported."""
 
     tokens_per_step: PositiveInt = 2048
     """Tokens in an optimiser step, over all micro-batches and processes."""
 
     control: str | None = None
-    """A corpus that shows what is forgotten. By default medical for a model that was adapted to legal text, legal for
-    all other; none for no such check."""
+    """A corpus of another field, to measure forgetting. By default medical for a model that was adapted to legal text,
+    and legal for all others; none turns this measurement off."""
 
     evaluation_tokens: PositiveInt = 10_000
-    """At most this many held-out tokens of the test examples, and of the control corpus, are read."""
+    """The maximum number of held-out tokens to score, of the test examples and of the control corpus."""

@@ -1,4 +1,4 @@
-"""What `instruct` prints when it is done."""
+"""The output of `instruct` on the screen."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from domain_ft.wording import counted
 
 
 def print_instruct(report: InstructReport, console: Console | None = None) -> None:
-    """The table of losses and of answers before and after, and what it says in words; on standard output by itself."""
+    """Print the table of losses and answer scores before and after, and the findings; to standard output without
+    `console`."""
     console = console or Console()
     table = new_table("held out", "measure", "before", "after", "change", numbers.level(report.differences["test"]))
     add_losses(table, report)

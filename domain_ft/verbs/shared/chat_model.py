@@ -1,4 +1,4 @@
-"""A model that answers: its weights, the template that it was taught, and how it chooses its words."""
+"""A model for chat: weights, chat template and sampling."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChatModel:
-    """A model that answers.
+    """A model that answers prompts.
 
     Attributes:
-        base: the model, adapters merged.
-        template: how it was taught to read a conversation; None where prompts are taken as they stand.
-        sampling: how it chooses its words.
-        batch_size: how many prompts go through it at once.
+        base: the model, with adapters merged.
+        template: its chat template; None with --raw.
+        sampling: how tokens are chosen.
+        batch_size: how many prompts are answered at once.
     """
 
     base: BaseModel
@@ -44,13 +44,13 @@ class ChatModel:
     def load(
         cls, name: str, settings: GenerateSettings, machine: Machine, display: ProgressDisplay, today: date
     ) -> ChatModel:
-        """Load a model or run, and warn of what is to be known about it.
+        """Load a model or a run, and print warnings about it.
 
         Args:
-            today: the day that a chat template writes which writes today's.
+            today: the date for chat templates that write today's date.
 
         Raises:
-            ModelError: there is no such model, or it is no decoder.
+            ModelError: there is no such model, or it is not a decoder.
         """
         base = load(name, device=machine.device, dtype=machine.weights_dtype("lora"), progress=display.job)
         refuse_encoder(base)
@@ -61,21 +61,21 @@ class ChatModel:
 
     @property
     def name(self) -> str:
-        """The model, as it was asked for."""
+        """The model, as the user named it."""
         return self.base.name
 
     def prompt(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] = ()) -> str:
-        """What the model is to go on with after `turns`.
+        """The text that the model continues after `turns`.
 
         Raises:
-            CorpusError: the template refuses the turns; or there are several, and no template.
+            CorpusError: the template refuses the turns; or there are several turns but no template.
         """
         if self.template:
             return self.template.prompt(turns, tools)
         if len(turns) > 1:
             raise CorpusError(
-                f"--raw goes on with a text as it stands, and this is a conversation of {len(turns)} turns",
-                fix="leave --raw out, so that it is rendered by the model's chat template",
+                f"--raw continues a single text, but this is a conversation of {len(turns)} turns",
+                fix="leave --raw out: the conversation is then rendered with the model's chat template",
             )
         begin = _beginning(self.base.tokenizer)
         return turns[0].content if turns[0].content.startswith(begin) else begin + turns[0].content
@@ -108,7 +108,7 @@ class ChatModel:
 
 
 def _beginning(tokenizer: PreTrainedTokenizerFast) -> str:
-    """The token that the tokenizer puts before every text, where it puts one."""
+    """The token that the tokenizer puts before every text, if any."""
     put: list[int] = tokenizer("")["input_ids"]
     return str(tokenizer.bos_token) if put and put[0] == tokenizer.bos_token_id else ""
 
@@ -117,7 +117,7 @@ def trained_from(name: str) -> str:
     """The model that a run or adapter was trained from, for `--against base`.
 
     Raises:
-        ModelError: `name` is neither.
+        ModelError: `name` is neither a run nor an adapter.
     """
     folder = user_path(name)
     for adapter in (folder / "adapter", folder):
@@ -133,6 +133,6 @@ def trained_from(name: str) -> str:
     if (folder / "result.json").is_file():
         return str(read_result(folder, needed=("model",))["model"])
     raise ModelError(
-        f"--against base: '{name}' is no run, so it was trained from no base here",
+        f"--against base: '{name}' is not a run, so its base model is not known",
         fix="name the model to compare it with: --against M",
     )

@@ -1,4 +1,4 @@
-"""Finished runs side by side, as plain values: what `compare` and `evaluate` on tasks report."""
+"""Finished runs side by side, as plain values: the report of `compare`, and of `evaluate` on tasks."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A test example of which one of two models was right, and the other was not.
+    """A test example that only one of two models got right.
 
     Attributes:
         id: the example's.
         truth: the names of its classes.
-        first: what the first run's model said.
-        other: what the other's said.
+        first: the first run's prediction.
+        other: the other run's prediction.
     """
 
     id: str
@@ -35,14 +35,14 @@ class ComparedRun:
 
     Attributes:
         name: as the user gave it.
-        model: what was trained.
-        seeds: how many.
-        scores: by metric `mean`, `sd`, `values` and `interval`; of an `adapt` run the L of result.json by role.
-        differences: by metric (or role) the difference from the first run; empty for the first itself.
-        learning_curve: of its result.json; may be empty.
-        answers: how many test examples `both_right`, `first_only`, `other_only`, `both_wrong`: the kept models'; empty
-            for the first run, and where single answers are not kept.
-        disagreements: some of the examples that only one of the two had right.
+        model: the base model.
+        seeds: the number of seeds.
+        scores: by metric `mean`, `sd`, `values` and `interval`; for an `adapt` run the losses of result.json by role.
+        differences: by metric (or role) the difference from the first run; empty for the first run.
+        learning_curve: from its result.json; may be empty.
+        answers: counts of test examples that `both_right`, `first_only`, `other_only` or `both_wrong` predict right, by
+            the kept models; empty for the first run, and if single predictions are not kept.
+        disagreements: some of the examples that only one of the two got right.
     """
 
     name: str
@@ -57,16 +57,16 @@ class ComparedRun:
 
 @dataclass(frozen=True)
 class CompareReport:
-    """Finished runs of one kind, side by side; the first is what the others are compared with.
+    """Finished runs of one kind, compared with the first.
 
     Attributes:
         kind: the verb that made them: `classify`, `tag`, `adapt` or `instruct`.
-        subject: the task, or the corpora, that they were measured on.
+        subject: the task or corpora that they were measured on.
         runs: in the order given.
-        metrics: the scores that are compared, the first to be looked at first.
-        notes: what a person should know, in sentences.
-        left_out: what was not read of the examples, where they were read for this.
-        rejects: the records of them that could not be read.
+        metrics: the scores that are compared, the most important first.
+        notes: what the user should know, in sentences.
+        left_out: what was not read of the examples, if they were read for this comparison.
+        rejects: the records that could not be read.
     """
 
     kind: str
@@ -79,5 +79,5 @@ class CompareReport:
 
     @property
     def of_losses(self) -> bool:
-        """Whether language models are compared by their losses on held-out text; else tasks by their scores."""
+        """Whether language models are compared by held-out losses; otherwise tasks by their scores."""
         return self.kind in ("adapt", "instruct")

@@ -11,16 +11,17 @@ def render_compare(report: CompareReport) -> str:
     """The page of a `compare` call: finished runs side by side."""
     figures = []
     if any(run.differences for run in report.runs):
-        figures.append(
-            ("A difference is shown where its line stays clear of zero.", comparison_plots.differences(report))
-        )
+        figures.append(("A difference is shown if its line does not cross zero.", comparison_plots.differences(report)))
     if any(run.learning_curve for run in report.runs):
         figures.append(
-            ("Scores on the same test examples, by what was trained on.", comparison_plots.learning_curves(report))
+            (
+                "Scores on the same test examples, by number of training examples.",
+                comparison_plots.learning_curves(report),
+            )
         )
     return page(
         "shared/comparison.html.j2",
-        title=f"Runs on {report.subject}, compared",
+        title=f"Comparison of runs on {report.subject}",
         report=report,
         figures=[(caption, markup(figure)) for caption, figure in figures],
         words=comparison_words,

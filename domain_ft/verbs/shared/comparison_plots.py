@@ -18,7 +18,7 @@ _MARKERS = "oDs^vP*"
 
 
 def learning_curves(report: CompareReport) -> str:
-    """The learning curves of several runs together."""
+    """The learning curves of several runs in one figure."""
     runs = [(place, run) for place, run in enumerate(report.runs) if run.learning_curve]
     spoken = " ".join(f"{run.name}: {spoken_curve(run.learning_curve)}" for _, run in runs)
     with drawing("learning-curves", 2.9 + 0.2 * len(runs), f"Learning curves. {spoken}") as (figure, rendered):
@@ -31,13 +31,13 @@ def learning_curves(report: CompareReport) -> str:
 
 
 def differences(report: CompareReport) -> str:
-    """For each run after the first: how each score differs from the first's, with intervals."""
+    """The difference of each score from the first run's, with intervals, for every other run."""
     rows = []
     for place, run in enumerate(report.runs[1:], 1):
         for metric in report.metrics:
             found = run.differences.get(metric)
             if found is not None and _value(found) is not None:
-                name, value, label = f"{run.name} · {_called(metric)}", _value(found), _label(found)
+                name, value, label = f"{run.name} · {_label_of(metric)}", _value(found), _label(found)
                 scale = 100 if "difference" in found else 1
                 bounds = None if found["interval"] is None else [scale * bound for bound in found["interval"]]
                 rows.append(Change(name, *_look(place), scale * value, bounds, label))
@@ -52,7 +52,7 @@ def differences(report: CompareReport) -> str:
 
 
 def _look(place: int) -> tuple[str, str]:
-    """The colour and the marker of the run in this place."""
+    """The colour and marker of the run at this position."""
     return _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
 
 
@@ -66,5 +66,5 @@ def _label(difference: Mapping[str, Any]) -> str:
     return numbers.signed(difference["loss"], loss_words.digits_for(difference))
 
 
-def _called(metric: str) -> str:
+def _label_of(metric: str) -> str:
     return task_words.METRICS.get(metric, metric)

@@ -1,4 +1,4 @@
-"""What a comparison of runs says in words."""
+"""A comparison of runs in words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from domain_ft.verbs.shared.task_words import Difference, p_value, verdict
 
 
 def compared(run: ComparedRun, report: CompareReport) -> str:
-    """What a comparison says of a run after the first, in a sentence: of the first of its metrics."""
+    """The first metric's difference of a run from the first run, in a sentence."""
     metric, against = report.metrics[0], f"{run.name} against {report.runs[0].name}"
     difference = run.differences[metric]
     if report.of_losses:
@@ -18,7 +18,7 @@ def compared(run: ComparedRun, report: CompareReport) -> str:
 
 
 def loss_verdict(difference: Difference) -> str:
-    """What a difference of losses is, of `bootstrap.difference`: by loss, or bits per byte where tokenizers differ."""
+    """A difference of losses in words; in bits per byte if the tokenizers differ."""
     in_bits = difference["loss"] is None
     value, bounds = (
         (difference["bits_per_byte"], difference["bits_per_byte_interval"])

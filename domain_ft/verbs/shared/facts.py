@@ -1,4 +1,4 @@
-"""The facts of a model and a corpus that every report shows."""
+"""The facts of a model and of a corpus that every report shows."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CorpusFacts:
-    """A corpus, as the report tells of it.
+    """A corpus, for the report.
 
     Attributes:
         name: such as `legal`.
-        description: what it is, in a sentence.
-        licence: its licence, SPDX where there is one; empty where it is not known.
-        citation: how to cite it; empty where nothing is asked.
-        language: BCP 47 code such as `en`; empty where it is not known.
-        statistics: counts by name; those that `words.STATISTICS` names are shown.
-        notes: what was done out of the ordinary, in sentences.
-        lengths: the length of each training document in tokens, or of a sample, for the histogram; may be empty.
+        description: one sentence.
+        licence: an SPDX name if there is one; empty if unknown.
+        citation: how to cite it; may be empty.
+        language: a BCP 47 code such as `en`; empty if unknown.
+        statistics: counts by name; those in `words.STATISTICS` are shown.
+        notes: anything unusual about how it was read, in sentences.
+        lengths: tokens of each training document, or of a sample, for the histogram; may be empty.
     """
 
     name: str
@@ -53,14 +53,14 @@ class CorpusFacts:
 
 @dataclass(frozen=True)
 class BaseFacts:
-    """The model that was adapted.
+    """The base model, for the report.
 
     Attributes:
         name: as the user gave it.
-        source: what `from_pretrained` reads: a hub id or a folder.
-        revision: the hub's commit, or a hash of the content.
-        embedded: whether `name` is one of the models that the program fetches by itself.
-        licence: SPDX; empty where it is not known.
+        source: what `from_pretrained` reads: a Hub id or a folder.
+        revision: the Hub's commit, or a hash of the content.
+        embedded: whether domain-ft downloads it automatically.
+        licence: an SPDX name; empty if unknown.
     """
 
     name: str
@@ -76,10 +76,10 @@ class BaseFacts:
 
     @property
     def is_run(self) -> bool:
-        """Whether `source` is the folder of a run, which transformers cannot load."""
+        """Whether `source` is a run folder, which transformers cannot load."""
         return (Path(self.source) / "result.json").is_file()
 
     @property
     def on_hub(self) -> bool:
-        """Whether `source` is a hub id: neither embedded nor a path."""
+        """Whether `source` is a Hub id: neither embedded nor a path."""
         return not self.embedded and self.source.count("/") <= 1 and not self.source.startswith((".", "/", "~"))

@@ -1,4 +1,4 @@
-"""What the verbs on language models share (`adapt`, `evaluate`, `data estimate`): from settings to text and scores."""
+"""What the verbs on language models share (`adapt`, `evaluate`, `data estimate`): corpora, held-out text and scores."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from domain_ft.verbs.evaluate.settings import EvaluateSettings
 from domain_ft.verbs.shared.machine import Machine
 
 NO_CONTROL = "none"
-"""`--control none`: measure no forgetting."""
+"""`--control none`: do not measure forgetting."""
 
 
 SAME_TEXT = 0.2
-"""The share of a control's held-out documents that also stand in the corpus, from which on it is no control for it."""
+"""A corpus is no control if at least this share of its held-out documents is also in the training corpus."""
 
 
 ReadsText: TypeAlias = AdaptSettings | EvaluateSettings
-"""The settings of a verb that works on a language model's loss on text."""
+"""The settings of a verb that measures a language model's loss on text."""
 
 
 EVALUATION_TOKENS = {"mlm": 40_000, "clm": 10_000}
-"""Held-out tokens that are read by default. A masked LM scores the masked ones alone, a causal LM scores each."""
+"""The default of --evaluation-tokens. A masked LM is scored on the masked tokens only, a causal LM on every token."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class HeldOut:
     """Held-out text that a model is scored on.
 
     Attributes:
-        name: of the corpus.
+        name: the corpus's.
         role: `domain`, `control` or `test`.
         rows: the sequences of its evaluation split, or its conversations.
-        selected: which of them are scored, by whole documents.
+        selected: the indices of the rows that are scored; whole documents.
     """
 
     name: str
@@ -61,12 +61,11 @@ class HeldOut:
 
 
 def prepare_corpora(settings: ReadsText, display: ProgressDisplay) -> dict[str, PreparedCorpus]:
-    """Read, clean, deduplicate and split the corpus and its control, by role: `domain`, `control`.
+    """Read, clean, deduplicate and split the corpus and its control; by role: `domain`, `control`.
 
-    --text-field, --encoding and --on-bad-record are about the corpus itself; the control's fields are found by
-    themselves.
+    --text-field, --encoding and --on-bad-record apply to the corpus only; the fields of the control are detected.
     """
-    assert settings.corpus is not None  # `evaluate` goes another way without one
+    assert settings.corpus is not None  # without one, `evaluate` runs on tasks
 
     def ready(corpus: Corpus) -> PreparedCorpus:
         return prepare(corpus, evaluation_fraction=settings.evaluation_fraction, progress=display.job)
@@ -86,7 +85,7 @@ def prepare_corpora(settings: ReadsText, display: ProgressDisplay) -> dict[str, 
 def _control(
     settings: ReadsText, domain: PreparedCorpus, ready: Callable[[Corpus], PreparedCorpus], display: ProgressDisplay
 ) -> PreparedCorpus | None:
-    """The corpus that shows what is forgotten: --control, or an embedded one that does not hold the same text.
+    """The control corpus: --control, or an embedded corpus with other text.
 
     Raises:
         SettingsError: --control holds the text of --corpus.
@@ -97,8 +96,8 @@ def _control(
         control = ready(open_corpus(settings.control))
         if shared_text(control, domain) >= SAME_TEXT:
             raise SettingsError(
-                f"--control {settings.control} holds the same text as --corpus {settings.corpus}: it cannot show what "
-                "is forgotten",
+                f"--control {settings.control} holds the same text as --corpus {settings.corpus}, so it cannot show "
+                "forgetting",
                 fix="give a corpus of another field, or --control none",
             )
         return control
@@ -107,7 +106,7 @@ def _control(
         control = ready(open_corpus(name))
         if shared_text(control, domain) < SAME_TEXT:
             return control
-        display.say(f"note: '{domain.name}' holds the text of the corpus {name}, which is not taken as its control")
+        display.say(f"note: '{domain.name}' holds the text of the corpus {name}, so that cannot be its control")
     return None
 
 
@@ -123,20 +122,20 @@ def hold_out(
     """The held-out text of `prepared`.
 
     Args:
-        max_length: tokens of a sequence, as `sequence_length` gives it.
-        max_tokens: --evaluation-tokens; by default as many as suit the model's kind.
+        max_length: the maximum number of tokens in a sequence, as `sequence_length` gives it.
+        max_tokens: --evaluation-tokens; by default `EVALUATION_TOKENS`.
     """
     rows = tokenize(prepared.split("evaluation"), base.tokenizer, max_length=max_length, progress=display.job)
     return HeldOut(prepared.name, role, rows, rows.select_documents(max_tokens or EVALUATION_TOKENS[base.objective]))
 
 
 def sequence_length(base: BaseModel, max_length: int) -> int:
-    """--max-length, or what the model's positions allow where that is less."""
+    """--max-length, or the model's maximum if that is less."""
     return min(max_length, base.max_length)
 
 
 def build_objective(base: BaseModel, settings: ReadsText, kernels: str) -> LanguageModelObjective:
-    """The objective that the model's architecture asks for."""
+    """The objective for the model's architecture."""
     if base.objective == "clm":
         return CausalLM(kernels=kernels)
     return MaskedLM(
@@ -158,7 +157,7 @@ def score_held_out(
     progress: Callable[[str, int, int | None], None] | None = None,
     label: str = "evaluate",
 ) -> Scores:
-    """The losses of `base` on held-out text, under the precision of the machine."""
+    """The losses of `base` on held-out text, at the machine's precision."""
     with machine.accelerator.autocast():
         return score(
             base,

@@ -1,4 +1,4 @@
-"""Which text a model has been adapted to: the runs that it stands on, by their config.toml."""
+"""The text that a model was adapted to, from the config.toml files of the runs that it was trained from."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from domain_ft.verbs.instruct.settings import InstructSettings
 
 
 def adapted_runs(model: str) -> Iterator[AdaptSettings]:
-    """The settings of the `adapt` runs that `model` is, or stands on, the last first; nothing for any other model.
+    """The settings of the `adapt` runs behind `model`, the last first; none for a model that is not a run.
 
-    A run of `instruct` stands on what it began with.
+    A run of `instruct` counts by the model that it was trained from.
     """
     folder = user_path(model)
     if not (folder / "result.json").is_file():

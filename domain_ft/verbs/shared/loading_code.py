@@ -1,4 +1,4 @@
-"""Python that loads a run with `peft` or transformers, from within its run folder: for its page and its card."""
+"""Python code that loads a run with PEFT or transformers, for its page and its model card."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ def loading_code(
     tokenizer: str = "source",
     pipeline: Sequence[str] = (),
 ) -> str:
-    """Code that runs as it stands.
+    """Code that can be run in the run folder.
 
     Args:
-        base: the model that was trained.
-        auto: the class of transformers that loads it, such as `AutoModelForCausalLM`.
-        full: whether the run holds a whole model and no adapter.
+        base: the base model.
+        auto: the transformers class that loads it, such as `AutoModelForCausalLM`.
+        full: whether the run holds a whole model instead of an adapter.
         use: lines that use `model` and `tokenizer`.
-        options: what the base takes besides its name, such as `, num_labels=3`.
-        tokenizer: where the tokenizer of a run with an adapter is: `source` (the base's) or `"adapter"`.
-        pipeline: lines for a whole model, with `{folder}` for its folder, where transformers has a pipeline for it.
+        options: further arguments for loading the base, such as `, num_labels=3`.
+        tokenizer: the source of the tokenizer for a run with an adapter: `source` (the base's) or `"adapter"`.
+        pipeline: lines that use a whole model through a transformers pipeline, with `{folder}` for its folder.
     """
-    if full or base.is_run:  # transformers cannot load the base where that is a run
+    if full or base.is_run:  # transformers cannot load a run folder as the base
         folder = "model" if full else "merged"
         first = [] if full else ["# first: domain-ft export --model . --output merged"]
         if pipeline:
@@ -42,9 +42,7 @@ def loading_code(
                 *use,
             ]
         return "\n".join([*first, *lines])
-    named = (
-        f"domain_ft.resolve({base.name!r})  # fetched once, then from the cache" if base.embedded else repr(base.source)
-    )
+    named = f"domain_ft.resolve({base.name!r})  # downloaded once, then cached" if base.embedded else repr(base.source)
     return "\n".join(
         [
             *(["import domain_ft"] if base.embedded else []),

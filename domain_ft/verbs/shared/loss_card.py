@@ -1,4 +1,4 @@
-"""The losses after training as a model card's evaluation results."""
+"""The losses after training as evaluation results of a model card."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of losses over a run, and before and after with intervals."""
+"""Figures of losses: over the run, and before and after with intervals."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ PALE = {"domain": "#9cc9e6", "test": "#9cc9e6", "control": "#f2b98d"}
 MARKERS = {"domain": "o", "test": "o", "control": "s"}
 
 
-_LEGEND_COLUMN = 20  # letters of a legend's label that leave room for a second column
+_LEGEND_COLUMN = 20  # characters of a label that leave room for a second column
 
 
 def loss_curve(report: loss_words.LossReport) -> str:
-    """The training loss, and the held-out losses measured on the way, over the tokens read."""
+    """Training and held-out loss over the tokens read."""
     with drawing("loss-curve", 3.2, f"Loss over the run: {_spoken_curve(report)}") as (figure, rendered):
         axes = figure.subplots()
         tokens = np.array([line["tokens"] for line in report.metrics])
@@ -58,7 +58,7 @@ def loss_curve(report: loss_words.LossReport) -> str:
 
 
 def before_after(report: loss_words.LossReport) -> str:
-    """Bars of the loss before and after on each corpus; under them what changed, with its interval."""
+    """Bars of the loss before and after on each corpus; below, the changes with their intervals."""
     roles = report.roles
     with drawing("before-after", 1.9 + 1.15 * len(roles), f"Loss before and after. {_spoken_change(report)}") as (
         figure,
@@ -76,7 +76,7 @@ def before_after(report: loss_words.LossReport) -> str:
 
 
 def _draw_bars(axes: Axes, report: loss_words.LossReport) -> None:
-    """A pair of bars for each corpus: before pale, after full."""
+    """A pair of bars for each corpus: pale before, dark after."""
     names, places = [], []
     for index, (role, corpus) in enumerate(report.roles):
         for when, offset, colours in (("before", -0.2, PALE), ("after", 0.2, COLOURS)):
@@ -109,7 +109,7 @@ def change_row(name: str, colour: str, marker: str, difference: Mapping[str, Any
 
 
 def _points(report: loss_words.LossReport, role: str) -> list[tuple[int, float]]:
-    """(tokens, loss) of the held-out points that were measured on the way."""
+    """(tokens, loss) of the held-out points measured during training."""
     return [
         (line["tokens"], line["evaluation"][role]["loss"])
         for line in report.metrics
@@ -136,7 +136,7 @@ def _spoken_change(report: loss_words.LossReport) -> str:
 
 
 def loss_figures(report: loss_words.LossReport, unit: str = "documents") -> list[tuple[str, str]]:
-    caption = f"Before and after, on the same held-out {unit}. A change is sure where its line stays clear of zero."
+    caption = f"Before and after, on the same held-out {unit}. A change is clear if its line does not cross zero."
     figures = [(caption, before_after(report))]
     if report.metrics:
         figures.append((_curve_caption(report), loss_curve(report)))
@@ -144,12 +144,12 @@ def loss_figures(report: loss_words.LossReport, unit: str = "documents") -> list
 
 
 def _curve_caption(report: loss_words.LossReport) -> str:
-    said = "Loss over the run: each step pale, their running mean dark."
+    caption = "Loss over the run: single steps pale, their running mean dark."
     role = report.roles[0][0]
     scored = [line["evaluation"][role] for line in report.metrics if role in line.get("evaluation", {})]
     if scored and scored[0].get("tokens", 0) < report.result["after"][role]["tokens"]:
-        said += (
-            f" The held-out points are over {scored[0]['tokens']:,} tokens each; before and after above are over all "
+        caption += (
+            f" Held-out points are measured on {scored[0]['tokens']:,} tokens, before and after above on all "
             f"{report.result['after'][role]['tokens']:,}."
         )
-    return said
+    return caption

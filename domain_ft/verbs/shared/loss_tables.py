@@ -1,4 +1,4 @@
-"""Rows of losses in the tables on the screen."""
+"""Rows of losses in tables on the screen."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from domain_ft.verbs.shared import loss_words
 
 
 def print_text_notes(result: Mapping[str, Any], console: Console) -> None:
-    """What is odd about the text, and what of it was not read."""
+    """Print the warnings about the text, and what was not read."""
     for warning in result.get("warnings") or ():
         console.print(plain(f"warning: {warning}", style="yellow"))
     for sentence in sentences(result):

@@ -1,4 +1,4 @@
-"""What losses before and after mean in words: `adapt`, `instruct` and `evaluate` share it."""
+"""Losses before and after in words, for `adapt`, `instruct` and `evaluate`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from domain_ft.report.numbers import bounds, level, number, signed
 
 
 class Measured(Protocol):
-    """What losses were measured on: a corpus, or examples."""
+    """The data that losses were measured on: a corpus, or examples."""
 
     @property
     def name(self) -> str:
@@ -27,15 +27,15 @@ class LossReport(Protocol):
 
     @property
     def roles(self) -> Sequence[tuple[str, Measured]]:
-        """(`domain`, `test` or `control`, what it was measured on)."""
+        """(`domain`, `test` or `control`, the data it was measured on)."""
 
     @property
     def control(self) -> Measured | None:
-        """What forgetting was measured on, if anything."""
+        """The data that forgetting was measured on, if any."""
 
     @property
     def differences(self) -> Mapping[str, Mapping[str, Any]]:
-        """By role, of `evaluation.bootstrap.difference`."""
+        """By role: `evaluation.bootstrap.difference`."""
 
     @property
     def metrics(self) -> Sequence[Mapping[str, Any]]:
@@ -43,7 +43,7 @@ class LossReport(Protocol):
 
 
 Difference = Mapping[str, Any]
-"""What `evaluation.bootstrap.difference` gives."""
+"""The result of `evaluation.bootstrap.difference`."""
 
 
 MEASURES = {"loss": "loss (nats per token)", "perplexity": "perplexity", "bits_per_byte": "bits per byte"}
@@ -53,20 +53,20 @@ VERDICTS = {"better": "better", "worse": "worse", "unclear": "no clear change"}
 
 
 def measure(name: str, value: float) -> str:
-    """A `loss`, `perplexity` or `bits_per_byte` with as many decimals as it bears."""
+    """A `loss`, `perplexity` or `bits_per_byte` with a suitable number of decimals."""
     if name == "perplexity":
         return f"{value:.3g}" if value >= 1e6 else number(value, 1 if value < 1000 else 0)
     return number(value, 3)
 
 
 def digits_for(difference: Difference) -> int:
-    """Decimals that show where the interval of a difference stands: 2, or more for a small one."""
+    """Decimals that resolve a difference and its interval: 2, or more for a small one."""
     sizes = [abs(value) for value in (difference.get("interval") or [difference["loss"]])]
     return 2 if min(sizes) >= 0.01 else 3 if min(sizes) >= 0.001 else 4
 
 
 def verdict(difference: Difference) -> str:
-    """`better` or `worse` where the interval of the loss excludes zero, else `unclear`."""
+    """`better` or `worse` if the interval of the loss excludes zero, else `unclear`."""
     interval = difference["interval"]
     if interval is None or interval[0] <= 0 <= interval[1]:
         return "unclear"
@@ -74,32 +74,32 @@ def verdict(difference: Difference) -> str:
 
 
 def few_held_out(report: LossReport, unit: str) -> list[str]:
-    """What so few held-out documents (`unit`) are worth, a sentence for each role that has few."""
+    """A sentence for each role with few held-out documents."""
     sentences = []
     for role, data in report.roles:
         difference = report.differences[role]
         if not difference.get("few_documents"):
             continue
-        worth = "the interval is rough" if difference["documents"] >= FEWEST_UNITS else "nothing is shown"
+        worth = "the interval is rough" if difference["documents"] >= FEWEST_UNITS else "too few to show anything"
         plural = "" if difference["documents"] == 1 else "s"
-        sentences.append(f"Only {difference['documents']:,} {unit}{plural} of {data.name} held out: {worth}.")
+        sentences.append(f"Only {difference['documents']:,} {unit}{plural} of {data.name} were held out: {worth}.")
     return sentences
 
 
 def too_few(difference: Difference) -> bool:
-    """Whether so few documents were measured that nothing can be shown."""
+    """Whether there are too few documents to show anything."""
     return bool(difference["documents"] < FEWEST_UNITS)
 
 
 def control_finding(report: LossReport) -> str:
-    """What the run forgot, as far as the control shows it."""
+    """What the run forgot, as measured on the control."""
     assert report.control is not None
-    said = {
-        "worse": "It forgot something",
-        "better": "It shows no forgetting",
-        "unclear": "No forgetting could be shown",
+    finding = {
+        "worse": "The model forgot something",
+        "better": "The model shows no forgetting",
+        "unclear": "No forgetting is shown",
     }[verdict(report.differences["control"])]
-    return f"{said}: on {report.control.name} text, the control, the loss went from {change(report, 'control')}."
+    return f"{finding}: on {report.control.name} text, the control, the loss went from {change(report, 'control')}."
 
 
 def change(report: LossReport, role: str, unit: str = "document") -> str:
@@ -124,6 +124,6 @@ def parameters(report: LossReport) -> str:
 
 
 def about_text(result: Mapping[str, Any]) -> list[str]:
-    """What result.json says of how the text was read, in sentences: warnings, fields, and what was not read."""
+    """Warnings about the text and the fields that were read, in sentences."""
     fields = [sentence[0].upper() + sentence[1:] + "." for sentence in fields_read(result.get("text_fields") or ())]
     return [*(result.get("warnings") or ()), *fields]

@@ -1,4 +1,4 @@
-"""Where and how a verb computes: device, precision, kernels, processes."""
+"""Where a verb computes: device, precision, kernels and processes."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from domain_ft_kernels import resolve_backend
 from domain_ft_kernels.products import has_fast_bfloat16
 
 PATIENCE = timedelta(days=30)
-"""How long processes wait for the one that reads and tokenises a corpus for them."""
+"""How long the other processes wait while the main one reads and tokenises a corpus."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how it is computed, with nothing left on `auto`.
+    """Device, precision and processes, with every `auto` resolved.
 
     Attributes:
-        accelerator: device, precision and processes, as accelerate has them.
-        dtype: of the arithmetic: `float32` or `bfloat16`.
-        kernels: the backend of the ops: `reference`, `torch` or `triton`.
-        sharded: whether the processes each keep a shard of what trains, and not all of it.
+        accelerator: accelerate's view of device, precision and processes.
+        dtype: of the computation: `float32` or `bfloat16`.
+        kernels: the backend of the fused operations: `reference`, `torch` or `triton`.
+        sharded: whether each process keeps only a shard of the trained weights.
     """
 
     accelerator: Accelerator
@@ -46,31 +46,31 @@ class Machine:
 
     @property
     def device(self) -> torch.device:
-        """The device that this process computes on."""
+        """The device of this process."""
         return self.accelerator.device
 
     def weights_dtype(self, method: str, train_modules: Sequence[str] = ()) -> torch.dtype:
-        """The type that the base model is kept in: bfloat16 where all of it is frozen; what trains is float32."""
+        """The dtype of the base model's weights: bfloat16 if all of them are frozen; trained weights are float32."""
         frozen = method != "full" and not train_modules
         return torch.bfloat16 if self.dtype == "bfloat16" and frozen else torch.float32
 
     @property
     def processes(self) -> int:
-        """How many processes compute together."""
+        """The number of processes."""
         return int(self.accelerator.num_processes)
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this process writes files and prints."""
         return bool(self.accelerator.is_main_process)
 
     @contextlib.contextmanager
     def main_first(self) -> Iterator[None]:
-        """The main process of each node runs the block first and fills the caches that the others then find filled.
+        """Run the block in the main process of each node first, so that the others find its caches filled.
 
-        The others wait however long it takes: training's own limit, after which a process counts as lost, is minutes.
-        Where nodes share a cache, its locks see to it that only one of them fills it. If the block fails, the others
-        are let in as well, to fail of the same.
+        The others wait as long as it takes, because the default timeout of the process group is only minutes. If nodes
+        share a cache, its locks let only one of them fill it. If the block fails, the others are released to fail as
+        well.
         """
         if self.processes == 1:
             yield
@@ -86,12 +86,12 @@ class Machine:
                 torch.distributed.barrier(patient)
 
     def agree(self, facts: Mapping[str, Any], model: torch.nn.Module) -> None:
-        """Make sure that all processes are about to do the same, and give them all the main one's weights.
+        """Check that all processes have the same `facts`, and broadcast the main process's weights.
 
-        A head that each node fits for itself differs from another node's in the last bits.
+        A head that each node fits separately can differ in the last bits.
 
         Raises:
-            SettingsError: they have other `facts`; these are named.
+            SettingsError: it names the facts that differ.
         """
         if self.processes == 1:
             return
@@ -112,17 +112,17 @@ def choose_machine(
 
     Args:
         settings: device, precision and kernels.
-        sharding: `none` or `full`, as --sharding; `accelerate launch --use_fsdp` means `full` too.
-        track: names of trackers.
-        project: the folder that they may write to.
+        sharding: `none` or `full`, as --sharding; `accelerate launch --use_fsdp` implies `full`.
+        track: the names of trackers.
+        project: the folder for the trackers' files.
 
     Raises:
-        SettingsError: a GPU was asked for and there is none, or a backend that cannot run here.
+        SettingsError: there is no GPU but one was asked for, or a backend cannot run here.
     """
     sharding = "full" if _launched_for_fsdp() else sharding
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise SettingsError(
-            "--device cuda was given, and torch sees no GPU",
+            "--device cuda was given, but torch finds no GPU",
             fix="use --device cpu, or install the CUDA build of torch and check with torch.cuda.is_available()",
         )
     _check_trackers(track)
@@ -131,7 +131,7 @@ def choose_machine(
     if dtype == "auto":
         dtype = "float32" if use_cpu and not has_fast_bfloat16() else "bfloat16"
     if PartialState._shared_state and PartialState().num_processes == 1:
-        # accelerate keeps the first call's device and precision; a second call from Python may ask for others.
+        # accelerate keeps the device and precision of the first call, but a second call from Python may need others.
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
     accelerator = Accelerator(
@@ -150,23 +150,22 @@ def choose_machine(
 
 
 def _launched_for_fsdp() -> bool:
-    """Whether `accelerate launch` was told to use FSDP. It is asked once: what it says goes to our own sharding.
+    """Whether `accelerate launch` was told to use FSDP. Its variables are removed, because we shard ourselves.
 
-    Left as they are, its variables would make transformers load empty weights, and accelerate shard in a way that
-    rounds the loss.
+    Left in place, they would make transformers load empty weights, and accelerate shard in a way that rounds the loss.
     """
     if os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() not in ("1", "true"):
         return False
     if os.environ.get("FSDP_VERSION", "1") != "2":
         raise SettingsError(
-            "accelerate was launched for the first version of FSDP, which is not supported",
+            "accelerate was launched for FSDP version 1, which is not supported",
             fix="accelerate launch --use_fsdp --fsdp_version 2, or torchrun with --sharding full",
         )
     return True
 
 
 def _check_trackers(names: tuple[str, ...]) -> None:
-    """accelerate raises for a tracker it does not know, and passes in silence over one that is not installed."""
+    """Refuse trackers that are unknown or not installed; accelerate silently ignores the latter."""
     known = {str(kind.value) for kind in LoggerType} - {"all"}
     for name in names:
         if name not in known:
@@ -176,12 +175,12 @@ def _check_trackers(names: tuple[str, ...]) -> None:
 
 
 def is_main_process() -> bool:
-    """Whether this is the only process, or of several the one that writes and speaks (by torchrun's variables)."""
+    """Whether this process writes and prints: the only one, or rank 0 under torchrun."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def provenance(machine: Machine) -> dict[str, Any]:
-    """What a number depends on besides the settings: versions, machine, kernels."""
+    """What the numbers depend on beside the settings: versions, machine and kernels."""
     packages = ("domain-ft", "torch", "transformers", "accelerate", "tokenizers", "numpy")
     return {
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},

@@ -1,18 +1,20 @@
-"""What all verbs that train share on either side of their training: the run's folder, its settings, and its costs."""
+"""What the verbs that train share before and after training: the run folder, config.toml, and the costs."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from rich.console import Console
 from torch import Tensor
 
 from domain_ft.checking import PROVENANCE, tomllib
+from domain_ft.corpus.naming import name_of
 from domain_ft.errors import SettingsError
 from domain_ft.models import catalogue
 from domain_ft.models.export import Exportable, export_merged
@@ -40,30 +42,85 @@ MAY_CHANGE = {
     "resume",
     "dry_run",
 }
-"""Settings that a resumed run may be given anew: nothing that is computed depends on them, but for rounding."""
+"""Settings that may differ when a run is resumed: they do not change what is computed, except for rounding."""
+
+
+class HasResult(Protocol):
+    """A report on a run."""
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        """The run's result.json."""
+
+
+Report = TypeVar("Report", bound=HasResult)
+Model = TypeVar("Model")
+Settings = TypeVar("Settings", bound=TrainSettings)
+
+
+@dataclass(frozen=True)
+class FinishedRun(Generic[Report, Model]):
+    """A finished run.
+
+    Attributes:
+        folder: the run folder.
+        report: all results.
+        model: the trained model, ready to use.
+    """
+
+    folder: Path
+    report: Report
+    model: Model
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        """The run's result.json."""
+        return self.report.result
 
 
 class Started(NamedTuple):
-    """A run that has its folder, its machine and a display."""
+    """A run whose folder, machine and display are ready."""
 
     folder: RunFolder
     machine: Machine
     display: ProgressDisplay
 
 
-def default_folder(*words: str) -> Path:
-    """runs/WORD-WORD, where what is not fit for a file's name has become a hyphen."""
-    return Path("runs") / "-".join(re.sub(r"[^\w.-]+", "-", word) for word in words)
+def run_or_plan(
+    settings: Settings,
+    train: Callable[[Settings], FinishedRun[Report, Any]],
+    plan: Callable[[Settings], dict[str, Any]],
+    print_report: Callable[[Report, Console], None],
+) -> dict[str, Any]:
+    """Run a verb and print its table, or with --dry-run print the plan; the result is what --json prints."""
+    if settings.dry_run:
+        planned = plan(settings)
+        if not settings.json and is_main_process():
+            Console().print_json(data=planned)
+        return planned
+    finished = train(settings)
+    console = Console(quiet=settings.json or not is_main_process())
+    print_report(finished.report, console)
+    console.print(plain(f"\nrun folder: {finished.folder}"), soft_wrap=True)  # a path is never broken over lines
+    console.print(plain(f"report:     {finished.folder / 'report.html'}"), soft_wrap=True)
+    return dict(finished.result)
+
+
+def output_folder(settings: TrainSettings, data: str) -> Path:
+    """--output, or runs/DATA-MODEL; characters that do not belong in a file name become hyphens."""
+    if settings.output:
+        return settings.output
+    return Path("runs") / "-".join(re.sub(r"[^\w.-]+", "-", word) for word in (data, name_of(settings.model)))
 
 
 @contextlib.contextmanager
 def started(settings: TrainSettings, path: Path) -> Iterator[Started]:
-    """Make the folder of a run, or with --resume take it up; at the end of the block all processes wait for each other.
+    """Create the run folder, or reopen it with --resume; all processes wait for each other at the end of the block.
 
-    The folder is locked for the main process, which writes for all of them.
+    The main process writes for all processes, and locks the folder.
 
     Raises:
-        SettingsError: the folder cannot be used, or what the settings ask of the machine is not there.
+        SettingsError: the folder cannot be used, or the machine lacks what the settings ask for.
     """
     folder = RunFolder(path)
     machine = choose_machine(settings, sharding=settings.sharding, track=settings.track, project=path)
@@ -76,23 +133,25 @@ def started(settings: TrainSettings, path: Path) -> Iterator[Started]:
             machine.accelerator.wait_for_everyone()
 
 
-def console_of(settings: TrainSettings) -> Console:
-    """Where the tables go: nowhere with --json, and of several processes one has the word."""
-    return Console(quiet=settings.json or not is_main_process())
+@contextlib.contextmanager
+def planning(settings: TrainSettings, path: Path) -> Iterator[tuple[Machine, ProgressDisplay]]:
+    """The machine and display of a --dry-run, which makes no folder.
 
-
-def print_paths(folder: Path, console: Console) -> None:
-    """Say where the run and its report are, in lines that no terminal breaks."""
-    console.print(plain(f"\nrun folder: {folder}"), soft_wrap=True)
-    console.print(plain(f"report:     {folder / 'report.html'}"), soft_wrap=True)
+    Raises:
+        SettingsError: the folder cannot be used, or the machine lacks what the settings ask for.
+    """
+    RunFolder(path).check(resume=settings.resume)
+    machine = choose_machine(settings, sharding=settings.sharding)
+    with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
+        yield machine, display
 
 
 def resolved(settings: TrainSettings, machine: Machine, max_length: int, loop: LoopSettings | None) -> dict[str, Any]:
-    """The settings that depend on the machine, the model or the data, as they have come out.
+    """The values of the settings that depend on machine, model or data.
 
     Args:
-        max_length: tokens of a row at most.
-        loop: of the training; None where there is none.
+        max_length: the most tokens in a row.
+        loop: the training loop's settings; None for a probe.
     """
     values: dict[str, Any] = {
         "max_length": max_length,
@@ -112,9 +171,9 @@ def resolved(settings: TrainSettings, machine: Machine, max_length: int, loop: L
 
 
 def as_started(settings: S, folder: RunFolder) -> S:
-    """For a resumed run the micro-batches that it was started with, and the day, where none are asked for.
+    """The settings of a resumed run, with the micro-batch size and template date that it started with unless given.
 
-    Memory may be other by now, and another day would be another text, where a chat template writes the date.
+    Free memory may have changed since, and a chat template that writes the date would write another one.
     """
     if not (settings.resume and folder.config.is_file()):
         return settings
@@ -137,12 +196,12 @@ def resolve_config(
     *,
     sources: Collection[str],
 ) -> None:
-    """Write config.toml; for a resumed run, refuse settings that are not those it was started with.
+    """Write config.toml; for a resumed run, check that settings, text and model are unchanged.
 
     Args:
-        settings: with nothing left to a default.
-        facts: where the run comes from.
-        sources: the keys of `facts` by which the text and the model of a resumed run are known.
+        settings: with every default resolved.
+        facts: the provenance of the run.
+        sources: the keys of `facts` that identify the text and the model.
 
     Raises:
         SettingsError: a resumed run with other settings, another text or another model.
@@ -160,23 +219,17 @@ def resolve_config(
     ]
     if changed:
         raise SettingsError(
-            f"--resume with other settings than the run was started with: {'; '.join(changed)}",
+            f"--resume: the settings differ from those the run was started with: {'; '.join(changed)}",
             where=str(folder.config),
-            fix="resume with the same options (config.toml has them), or start another run with another --output",
+            fix="resume with the same options (they are in config.toml), or start a new run with another --output",
         )
     before, after = (tomllib.loads(one)[PROVENANCE] for one in (folder.config.read_text(encoding="utf-8"), text))
     if any(before[name] != after[name] for name in sources):
         raise SettingsError(
-            "--resume: the text or the model is not what the run was started with, though the settings are",
+            "--resume: the text or the model has changed since the run was started",
             where=str(folder.config),
-            fix="put the files back as they were, or start another run with another --output",
+            fix="restore the files, or start a new run with another --output",
         )
-
-
-def print_plan(planned: Mapping[str, Any], settings: TrainSettings, machine: Machine) -> None:
-    """Show what --dry-run found, unless its caller prints it."""
-    if not settings.json and machine.is_main:
-        Console().print_json(data=planned)
 
 
 def costs(
@@ -186,7 +239,7 @@ def costs(
     trained: Iterable[Tensor],
     wall_seconds: float,
 ) -> dict[str, Any]:
-    """What result.json says of tokens, seconds, memory and parameters, over all trainings of a run."""
+    """Tokens, seconds, memory and parameters for result.json, summed over all trainings of a run."""
     seconds, tokens = sum(state.seconds for state in states), sum(state.tokens for state in states)
     return {
         "tokens_seen": tokens,
@@ -202,7 +255,7 @@ def costs(
 
 
 def base_facts(model: TrainedModel) -> BaseFacts:
-    """The model that was trained, as the report tells of it."""
+    """The base model, for the report."""
     is_embedded = model.name in catalogue.EMBEDDED
     return BaseFacts(
         name=model.name,
@@ -214,19 +267,19 @@ def base_facts(model: TrainedModel) -> BaseFacts:
 
 
 def origin(machine: Machine, model: TrainedModel, **read: Any) -> dict[str, Any]:
-    """Where the numbers come from: versions, machine, and what exactly was trained and read."""
+    """The provenance of a run: versions, machine, and the exact model and data (`read`)."""
     return provenance(machine) | {"model": {"source": model.source, "revision": model.revision}} | read
 
 
 class Saved(TrainedModel, Exportable, Protocol):
-    """A model that can be trained and written."""
+    """A model that can be trained and saved."""
 
 
 def write_model(model: Saved, method: str, folder: RunFolder, task_type: str | None) -> None:
-    """The adapter, or the whole model where all of it was trained.
+    """Write the adapter, or with --method full the whole model.
 
     Args:
-        task_type: what PEFT calls the model's kind.
+        task_type: PEFT's name for the kind of model, such as CAUSAL_LM.
     """
     if method == "full":
         export_merged(model, folder.path / "model")

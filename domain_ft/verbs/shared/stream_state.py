@@ -1,8 +1,8 @@
 """OUTPUT.state.jsonl: what the lines of an output were made with, so that --resume cannot mix two models' answers.
 
-The first line says which model and options gave the answers. Each line below it is a digest of one text that was read,
-in the order of the output. A digest is on the disk before its answer is written, so that every line of the output has
-one. The file stays when the output is finished: the input may have grown, and --resume then answers the rest.
+The first line names the model and options. Each further line is a digest of one text that was read, in the order of the
+output; it is on disk before its answer is written. The file is kept when the output is finished, because the input may
+grow and --resume then answers the rest.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Identity:
 
     Attributes:
         command: the verb.
-        model: as it was named, for messages: the same model may have another path later.
+        model: its name, for messages only: the same model may have another path later.
         models: the digest of each model that answers.
-        options: what was chosen, by option, such as `--max-new-tokens`; JSON values.
-        begun: the day, as YYYY-MM-DD, that a chat template may write.
+        options: option values that matter, such as that of `--max-new-tokens`, as JSON values.
+        begun: the date (YYYY-MM-DD) that a chat template may write.
     """
 
     command: str
@@ -47,12 +47,12 @@ class Identity:
 
 
 def state_path(output: Path) -> Path:
-    """Where the state of an output is kept."""
+    """The path of an output's state file."""
     return output.with_name(f"{output.name}.state.jsonl")
 
 
 def read_header(output: Path) -> dict[str, Any] | None:
-    """The first line of an output's state; None where there is no such file, or another one."""
+    """The first line of an output's state; None if there is no such file, or it is not ours."""
     try:
         with state_path(output).open("rb") as file:
             header = json.loads(file.readline(_LONGEST_HEADER))
@@ -62,7 +62,7 @@ def read_header(output: Path) -> dict[str, Any] | None:
 
 
 class State:
-    """The state of one output.
+    """The state of an output.
 
     Args:
         output: the file of answers.
@@ -74,18 +74,17 @@ class State:
         self._file: IO[bytes] | None = None
 
     def check(self) -> None:
-        """Make sure that the answers in the output were given by this model under these options.
+        """Check that the answers in the output came from this model and these options.
 
         Raises:
-            SettingsError: they were not, or it cannot be known; nothing was changed.
+            SettingsError: they did not, or this cannot be known; nothing was changed.
         """
         header = read_header(self._output)
         if header is None:
             raise SettingsError(
-                f"--resume: it is not known which model and options gave the answers in {self._output}, because "
-                f"{self._path} is missing or damaged; earlier versions wrote none",
-                fix="put that file back, or give another --output, or delete both files and begin again; nothing was "
-                "changed",
+                f"--resume: the model and options behind the answers in {self._output} are not known, because "
+                f"{self._path} is missing or damaged (earlier versions did not write it)",
+                fix="restore that file, give another --output, or delete both and start again; nothing was changed",
             )
         ours = json.loads(json.dumps(asdict(self._identity)))
         differing = []
@@ -93,27 +92,29 @@ class State:
             differing.append(f"`{header['command']}` wrote it, not `{ours['command']}`")
         elif header["models"] != ours["models"]:
             same = " (the files of that model have changed)" if header["model"] == ours["model"] else ""
-            differing.append(f"another model gave its answers: '{header['model']}'{same}")
+            differing.append(f"its answers are from another model: '{header['model']}'{same}")
         then = header["options"] if isinstance(header["options"], dict) else {}
         for option in dict.fromkeys([*ours["options"], *then]):
             before, now = then.get(option), ours["options"].get(option)
             if before != now:
-                differing.append(f"it was begun with {_said(option, before)}, and this call has {_said(option, now)}")
+                differing.append(
+                    f"it was started with {_spelled(option, before)}, this call has {_spelled(option, now)}"
+                )
         if differing:
             raise SettingsError(
-                f"--resume: {self._output} cannot be gone on with: {'; '.join(differing)}",
-                fix="give the model and options that it was begun with, or another --output; nothing was changed",
+                f"--resume: {self._output} cannot be continued: {'; '.join(differing)}",
+                fix="give the model and options that it was started with, or another --output; nothing was changed",
             )
 
     def digests(self) -> Iterator[str]:
-        """The digests of the texts that were read for the lines of the output, in their order."""
+        """The digests of the texts behind the lines of the output, in order."""
         with self._path.open("rb") as file:
             file.readline()
             for line in file:
                 yield line.strip().decode("ascii", "replace")
 
     def begin(self, done: int) -> None:
-        """Make the file ready: a new one where nothing is answered, else that of the earlier call, cut to its lines."""
+        """Prepare the file: a new one if nothing is answered yet, else that of the earlier call, cut to its lines."""
         if done:
             with self._path.open("rb") as file:
                 size = len(file.readline()) + done * (_DIGEST + 1)
@@ -123,7 +124,7 @@ class State:
         self._file = self._path.open("ab")
 
     def add(self, read: Iterable[tuple[str, ...]]) -> None:
-        """Record what is about to be answered; it is on the disk when this returns."""
+        """Record what is about to be answered, and sync it to disk."""
         assert self._file is not None
         self._file.write(b"".join(digest(one).encode() + b"\n" for one in read))
         self._file.flush()
@@ -148,15 +149,15 @@ def digest(read: tuple[str, ...]) -> str:
 
 
 def state_is_ours(output: Path) -> bool:
-    """Whether the file at the place of an output's state may be replaced: there is none, or it is one of ours."""
+    """Whether an output's state file may be replaced: it does not exist, or it is ours."""
     path = state_path(output)
     if not (path.exists() or path.is_symlink()):
         return True
     return path.is_file() and not path.is_symlink() and read_header(output) is not None
 
 
-def _said(option: str, value: Any) -> str:
-    """An option with its value, as it is given."""
+def _spelled(option: str, value: Any) -> str:
+    """An option with its value, as typed."""
     if value is None:
         return f"no {option}"
     if isinstance(value, bool):

@@ -1,10 +1,10 @@
-"""Files that are read and answered line by line: the output, what was left out, and going on where a call stopped.
+"""Answer a file line by line: output, rejects, and resuming, for `predict` and `generate`.
 
-`predict` and `generate` share it: memory does not depend on how many lines there are, and what was stopped goes on with
---resume. The input is read again, which is cheap, and answered after the last whole line of the output.
+Memory does not depend on the number of lines. A stopped call continues with --resume: the input is read again, which is
+cheap, and answered after the last complete line of the output.
 
-Nothing is opened for writing, cut or removed before it is known to be ours: a new file, the output of an earlier call
-whose lines answer this input by the same model and options (`stream_state`), or the list of what such a call left out.
+No file is opened for writing, cut or removed unless it is ours: a new file, the output of an earlier call that answers
+the same input with the same model and options (`stream_state`), or the list of rejects of such a call.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from domain_ft.files import refuse_folder, refuse_same, refuse_unwritable, writi
 from domain_ft.verbs.shared.stream_state import Identity, State, digest, state_is_ours, state_path
 from domain_ft.wording import counted
 
-_LONGEST_LINE = 1 << 26  # bytes; a line of ours is far shorter, and a foreign file may be one line of gigabytes
+_LONGEST_LINE = 1 << 26  # bytes; our lines are far shorter, but a foreign file may be a single line of gigabytes
 
 
 class Named(Protocol):
-    """What is answered: a text, a prompt."""
+    """An item to answer: a text or a prompt."""
 
     @property
     def key(self) -> str | int | float:
@@ -60,10 +60,10 @@ class StreamOptions(Protocol):
 
 
 class Output:
-    """Where lines go, and what an earlier call has written there. The file is first touched by `begin`.
+    """Where lines are written, and the lines of an earlier call. The file is not touched before `begin`.
 
     Attributes:
-        done: whole lines of an earlier call.
+        done: complete lines of an earlier call.
     """
 
     def __init__(
@@ -73,21 +73,21 @@ class Output:
         self._file, self._path, self._state, self._size = file, path, state, size
 
     def answered(self) -> Iterator[tuple[Any, str]]:
-        """The id of each whole line of an earlier call, and the digest of what was read for it, in their order."""
+        """(id, digest of the text read) of each complete line of an earlier call, in order."""
         if self._path is not None and self._state is not None and self.done:
             with self._path.open("rb") as file:
                 for line, read in zip(itertools.islice(file, self.done), self._state.digests(), strict=False):
                     yield json.loads(line)["id"], read
 
     def begin(self) -> None:
-        """Drop a last line that was cut short: what is there has been found to be ours."""
+        """Drop an incomplete last line; the file has been checked to be ours."""
         if self._path is not None and self._state is not None:
             self._state.begin(self.done)
             if self._path.stat().st_size > self._size:
                 os.truncate(self._path, self._size)
 
     def write(self, lines: Iterable[dict[str, Any]], items: Sequence[Named]) -> None:
-        """Write the lines that answer a batch of items; they are with the system when this returns."""
+        """Write the lines that answer a batch of items, and flush them."""
         if self._state is not None:
             self._state.add(item.read for item in items)
         for line in lines:
@@ -99,20 +99,20 @@ def _json_line(value: Mapping[str, Any]) -> str:
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     try:
         text.encode("utf-8")
-    except UnicodeEncodeError:  # half of a character, such as a cut JSON escape leaves: it stays an escape
+    except UnicodeEncodeError:  # a lone surrogate, as from a truncated JSON escape: keep it as an escape
         text = json.dumps(value, allow_nan=False)
     return text + "\n"
 
 
 def check_streams(settings: StreamOptions, written: str, stdin: BinaryIO | None = None) -> None:
-    """Refuse options that cannot go together, and files that cannot be read or written. Nothing is changed.
+    """Refuse options that do not go together, and files that cannot be read or written. Nothing is changed.
 
     Args:
-        written: what the lines are.
-        stdin: what is read for `--input -`; the process's own where none is given.
+        written: what the lines are, for messages.
+        stdin: what `--input -` reads; sys.stdin by default.
 
     Raises:
-        SettingsError: with what to give.
+        SettingsError: with what to give instead.
     """
     if settings.json and not settings.output:
         raise SettingsError(
@@ -120,12 +120,12 @@ def check_streams(settings: StreamOptions, written: str, stdin: BinaryIO | None 
             fix=f"give --output F, or leave --json out: the {written} are JSON lines in any case",
         )
     if settings.resume and not settings.output:
-        raise SettingsError("--resume without --output: there is nothing to go on with", fix="give the --output F")
+        raise SettingsError(
+            "--resume without --output: there is nothing to resume", fix="give the --output FILE of the earlier call"
+        )
     given = str(settings.input)
     if given != "-" and Path(given).is_dir():
-        raise SettingsError(
-            f"--input {given} is a folder, and a file is wanted", fix="name a file in it; - is standard input"
-        )
+        raise SettingsError(f"--input {given} is a folder, not a file", fix="name a file in it; - is standard input")
     if given != "-" and not Path(given).exists():
         raise SettingsError(f"--input {given}: there is no such file", fix="check the path; - is standard input")
     for path, option in ((settings.output, "--output"), (settings.rejects, "--rejects")):
@@ -150,7 +150,7 @@ def check_streams(settings: StreamOptions, written: str, stdin: BinaryIO | None 
         raise _exists(settings.output)
     if settings.output and not state_is_ours(settings.output):
         raise SettingsError(
-            f"{state} exists already, and is not the state of an output, which is written there",
+            f"{state} exists already and is not the state file of an output, which would be written there",
             fix="move it, or give another --output; nothing was changed",
         )
     _check_rejects(settings)
@@ -163,12 +163,12 @@ def _is_there(path: Path) -> bool:
 def _exists(output: Path) -> SettingsError:
     return SettingsError(
         f"--output {output} exists already",
-        fix="go on with it by --resume, remove it, or give another name; nothing was changed",
+        fix="continue it with --resume, remove it, or give another name; nothing was changed",
     )
 
 
 def open_input(given: str, stdin: BinaryIO | None = None) -> Path | BinaryIO:
-    """What `--input` names: a file, or standard input."""
+    """The file that `--input` names, or standard input."""
     return Path(given) if given != "-" else stdin or sys.stdin.buffer
 
 
@@ -176,15 +176,16 @@ def open_input(given: str, stdin: BinaryIO | None = None) -> Path | BinaryIO:
 def open_output(
     settings: StreamOptions, stdout: TextIO, forms: Collection[frozenset[str]], identity: Callable[[], Identity]
 ) -> Iterator[Output]:
-    """Standard output, a new file, or with --resume that of an earlier call, whose last line may be cut.
+    """Standard output, a new file, or with --resume that of an earlier call, whose last line may be incomplete.
 
     Args:
-        forms: the keys that a line of ours may have.
-        identity: what the answers depend on; it is asked for where a file is written, since it reads the model's files.
+        forms: the sets of keys that a line of ours may have.
+        identity: computes what the answers depend on; called only if a file is written, because it reads the model's
+            files.
 
     Raises:
-        SettingsError: the file is there and is not to be gone on with, holds something else, was begun with another
-            model or other options, or another call is writing it; or it cannot be made.
+        SettingsError: the file exists and is not to be resumed, holds something else, was started with another model or
+            other options, is being written by another call, or cannot be created.
     """
     path = settings.output
     if path is None:
@@ -194,8 +195,8 @@ def open_output(
     if there and not settings.resume:
         raise _exists(path)
     if there and not path.is_file():
-        raise SettingsError(f"--resume: --output {path} is no file with lines", fix="give another --output")
-    # To append changes nothing that is there, and a new file is made by one call alone.
+        raise SettingsError(f"--resume: --output {path} is not a file", fix="give another --output")
+    # Append mode keeps existing content, and "x" lets only one call create a new file.
     with contextlib.ExitStack() as stack:
         try:
             with writing(path, "--output"):
@@ -213,7 +214,7 @@ def open_output(
                 state.check()
             yield Output(file, path, state, done, size)
         except BaseException:
-            if not there and path.stat().st_size == 0:  # the next call need not be told to go on with nothing
+            if not there and path.stat().st_size == 0:  # so that the next call need not resume an empty file
                 path.unlink()
                 if state:
                     state.remove()
@@ -221,7 +222,7 @@ def open_output(
 
 
 def _hold(file: TextIO, path: Path) -> None:
-    """Keep other calls from writing to a file as long as it is open."""
+    """Lock a file against other calls as long as it is open."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -233,7 +234,7 @@ def _hold(file: TextIO, path: Path) -> None:
 
 
 def _whole_lines(path: Path, forms: Collection[frozenset[str]]) -> tuple[int, int]:
-    """How many whole lines of ours a file has, and where the last of them ends.
+    """The number of complete lines of ours in a file, and the offset where the last of them ends.
 
     Raises:
         SettingsError: there is something else in it; nothing was changed.
@@ -244,7 +245,7 @@ def _whole_lines(path: Path, forms: Collection[frozenset[str]]) -> tuple[int, in
             ours = _is_ours(line, forms) if line.endswith(b"\n") else _begins_as_ours(line)
             if not ours:
                 raise SettingsError(
-                    f"--resume: line {lines + 1:,} of {path} is none that this verb writes",
+                    f"--resume: line {lines + 1:,} of {path} was not written by this verb",
                     fix="give another --output; nothing was changed",
                 )
             if line.endswith(b"\n"):
@@ -261,38 +262,37 @@ def _is_ours(line: bytes, forms: Collection[frozenset[str]]) -> bool:
 
 
 def _begins_as_ours(line: bytes) -> bool:
-    """Whether a line that was cut short may have been one of ours: they all begin with the id."""
+    """Whether an incomplete line may be one of ours: they all begin with the id."""
     begin = b'{"id": '
     return line.startswith(begin) or begin.startswith(line)
 
 
 def pass_over(items: Iterator[Named], output: Output, rejects: Rejects | None, settings: StreamOptions) -> None:
-    """Read what an earlier call has answered, make sure that it is this input, and make the files ready.
+    """Skip what an earlier call has answered, check that the input is the same, and prepare the files.
 
     Raises:
-        SettingsError: the input has something else in a place; nothing was changed.
+        SettingsError: the input differs; nothing was changed.
     """
-    other = "give the input that the output was begun with, or another --output; nothing was changed"
+    other = "give the input that the output was started with, or another --output; nothing was changed"
     compared = 0
     for number, (key, read) in enumerate(output.answered(), 1):
         item = next(items, None)
         if item is None or item.key != key:
             raise SettingsError(
-                f"--resume: line {number:,} of {settings.output} answers '{key}', which is not what --input has there",
+                f"--resume: line {number:,} of {settings.output} answers '{key}', but --input has something else there",
                 fix=other,
             )
         if digest(item.read) != read:
             raise SettingsError(
-                f"--resume: line {number:,} of {settings.output} answers '{key}', whose text in --input is not the one "
-                f"that was answered",
+                f"--resume: line {number:,} of {settings.output} answers '{key}', whose text in --input has changed",
                 fix=other,
             )
         compared = number
     if compared < output.done:
         raise SettingsError(
-            f"--resume: {state_path(settings.output) if settings.output else ''} is cut: it has {compared:,} of the "
-            f"{counted(output.done, 'text')} that were answered",
-            fix="put that file back, or give another --output; nothing was changed",
+            f"--resume: {state_path(settings.output) if settings.output else ''} is incomplete: it has {compared:,} "
+            f"of the {counted(output.done, 'text')} that were answered",
+            fix="restore that file, or give another --output; nothing was changed",
         )
     output.begin()
     if rejects:
@@ -300,12 +300,12 @@ def pass_over(items: Iterator[Named], output: Output, rejects: Rejects | None, s
 
 
 class Rejects:
-    """A file of the records that could not be read, in their order; it is there only if there are any.
+    """A file of the records that could not be read, in order; it exists only if there are any.
 
-    What is found before `begin` waits in a file without a name, so that a call that is refused changes nothing.
+    Records found before `begin` wait in a temporary file, so that a refused call changes nothing.
 
     Attributes:
-        path: the file, which is not there or is known to be a list of an earlier call.
+        path: the file, which does not exist yet or is known to be a list of an earlier call.
     """
 
     def __init__(self, path: Path, left_out: LeftOut) -> None:
@@ -315,7 +315,7 @@ class Rejects:
         self._file: TextIO | None = None
 
     def begin(self) -> None:
-        """Replace the list of an earlier call: the input is read from its beginning, so all of them are found again."""
+        """Replace the list of an earlier call: the input is read from the start, so all rejects are found again."""
         waiting, self._waiting = self._waiting, None
         assert waiting is not None
         with waiting:
@@ -348,9 +348,9 @@ class Rejects:
 
 
 def _check_rejects(settings: StreamOptions) -> None:
-    """Make sure that the list of rejects overwrites nothing but such a list.
+    """Check that the list of rejects overwrites nothing but such a list.
 
-    One of an earlier call is replaced where it stands under the name that goes with --output, or with --resume.
+    The list of an earlier call is replaced if it has the default name, or with --resume.
     """
     path = _rejects_path(settings)
     if path is None or not _is_there(path):
@@ -360,13 +360,13 @@ def _check_rejects(settings: StreamOptions) -> None:
         return
     option = "--rejects" if settings.rejects else "the list of rejects"
     raise SettingsError(
-        f"{option} {path} exists already" + (", and is no list of rejects" if replaced else ""),
+        f"{option} {path} exists already" + (" and is not a list of rejects" if replaced else ""),
         fix="remove it, or give another name with --rejects; nothing was changed",
     )
 
 
 def _lists_rejects(path: Path) -> bool:
-    """Whether a file is a list of rejects that a verb of ours wrote; an empty one holds nothing that could be lost."""
+    """Whether a file is a list of rejects of ours; an empty file counts as one."""
     if path.is_symlink() or not path.is_file():
         return False
     form = frozenset(field.name for field in fields(Reject))
@@ -376,7 +376,7 @@ def _lists_rejects(path: Path) -> bool:
 
 
 def _rejects_path(settings: StreamOptions) -> Path | None:
-    """`--rejects`, or OUTPUT.rejects.jsonl; None where a bad record stops the reading."""
+    """`--rejects`, or OUTPUT.rejects.jsonl; None if a bad record stops the call."""
     if settings.rejects is None and settings.output:
         return settings.output.with_name(f"{settings.output.name}.rejects.jsonl")
     return settings.rejects
@@ -384,7 +384,7 @@ def _rejects_path(settings: StreamOptions) -> Path | None:
 
 @contextlib.contextmanager
 def open_rejects(settings: StreamOptions, left_out: LeftOut) -> Iterator[Rejects | None]:
-    """The list of what cannot be read; None where a bad record stops the reading. `left_out` counts them."""
+    """The list of records that cannot be read, counted in `left_out`; None if a bad record stops the call."""
     path = _rejects_path(settings)
     if path is None:
         yield None
@@ -398,12 +398,12 @@ def open_rejects(settings: StreamOptions, left_out: LeftOut) -> Iterator[Rejects
 
 
 def bad_records(rejects: Rejects | None, encoding: str | None = None, advice: str | None = None) -> BadRecords:
-    """What becomes of a record that cannot be read: it is listed, or where there is no list it stops the reading.
+    """Handle records that cannot be read: list them, or stop if there is no list.
 
     Args:
         rejects: the list.
-        encoding: what the input is written in; None for UTF-8.
-        advice: how this verb leaves such records out, for the message; None where it cannot.
+        encoding: the input's encoding; None for UTF-8.
+        advice: how this verb skips such records, for the message; None if it cannot.
     """
     if rejects is None:
         return BadRecords("stop", _never, encoding, advice=advice)

@@ -15,15 +15,15 @@ WORST = 20
 
 @dataclass(frozen=True)
 class TaskSummary:
-    """A task, as the report tells of it.
+    """A task, for the report.
 
     Attributes:
         name: such as `legal/license-category`.
-        labels: the classes' names.
-        multi_label: whether an example may have several of them.
-        examples: how many by split.
+        labels: the names of the classes.
+        multi_label: whether an example can have several of them.
+        examples: counts by split.
         facts: `TaskData.facts`: description, licence, citation, language, how it was split, known weaknesses.
-        notes: what was found when it was read, in sentences.
+        notes: what was noticed when it was read, in sentences.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The figures of the reports on tasks: scores by class, training, learning curves."""
+"""Figures of the reports on tasks: scores by class, training, learning curves."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class TaskReport(Protocol):
 
 
 MOST_CLASSES = 40
-"""Classes whose bars fit a figure: of more, those with the lowest F1 are drawn."""
+"""The most classes that fit into a figure: with more, those with the lowest F1 are drawn."""
 
 
 def class_bars(report: TaskReport) -> str:
-    """F1 of each class with its interval, the best first."""
+    """F1 of each class with its interval."""
     classes = [(name, scores) for name, scores in report.test["per_class"].items() if scores["interval"]]
     classes = sorted(classes, key=lambda item: item[1]["f1"])[:MOST_CLASSES][::-1]
     spoken = "; ".join(f"{name}: {numbers.points(scores['f1'])}" for name, scores in classes)
@@ -63,7 +63,7 @@ def class_bars(report: TaskReport) -> str:
 
 
 def training(report: TaskReport) -> str:
-    """The training loss, and under it macro F1 on validation examples with the point that was kept."""
+    """The training loss, and below it macro F1 on the validation examples, with the model that was kept marked."""
     held_out = [(line["tokens"], line["evaluation"]["macro_f1"]) for line in report.metrics if _held_out(line)]
     best = max(held_out, key=lambda point: point[1]) if held_out else None
     spoken = "The training loss over the tokens read."
@@ -98,7 +98,7 @@ def training(report: TaskReport) -> str:
 
 
 def learning_curve(report: TaskReport) -> str:
-    """Macro F1 on the test set against the number of training examples, beside TF-IDF + SVM with all of them."""
+    """Macro F1 on the test set by number of training examples, with TF-IDF + SVM trained on all as a line."""
     curve = report.result["learning_curve"]
     with drawing("learning-curve", 3.2, "Learning curve. " + spoken_curve(curve)) as (figure, rendered):
         axes = figure.subplots()
@@ -125,7 +125,7 @@ def draw_curve(axes: Axes, curve: Sequence[Mapping[str, Any]], colour: str, mark
 
 
 def within_points(axes: Axes) -> None:
-    """Keep the vertical axis of a score within 0 to 100, with room for the markers at either end."""
+    """Limit the vertical axis of a score to 0 to 100, with room for markers at either end."""
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, -2), min(high, 102))
     axes.yaxis.set_major_locator(FixedLocator([tick for tick in axes.get_yticks() if 0 <= tick <= 100]))

@@ -1,36 +1,77 @@
-"""What `classify` and `tag` share on either side of their trials: what is settled, found, kept and written."""
+"""The run of `classify` and `tag`: one flow, to which each verb adds its own parts as a `TaskVerb`.
+
+check -> set up -> trials -> keep the best on validation examples -> report -> run folder
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
+from domain_ft.corpus.examples import Labels
+from domain_ft.corpus.left_out import LeftOut
 from domain_ft.corpus.prepared import PreparedCorpus
 from domain_ft.corpus.readers.base import Reject
 from domain_ft.corpus.tasks.leaks import KIND_WORDS, Leaks
+from domain_ft.embedded.loading import load_task_model
 from domain_ft.errors import SettingsError
+from domain_ft.models.task_model import TaskModel
+from domain_ft.objectives.base import Objective
 from domain_ft.report.run_folder import RunFolder
+from domain_ft.training.checkpoints import TrainingState
 from domain_ft.training.progress import ProgressDisplay
+from domain_ft.verbs.classify.settings import ClassifySettings
 from domain_ft.verbs.shared.lineage import training_corpora
 from domain_ft.verbs.shared.machine import Machine
-from domain_ft.verbs.shared.runs import resolved
-from domain_ft.verbs.shared.trials import TaskJob, TaskSettings, Trial
+from domain_ft.verbs.shared.runs import (
+    FinishedRun,
+    HasResult,
+    as_started,
+    costs,
+    origin,
+    planning,
+    resolve_config,
+    resolved,
+    started,
+)
+from domain_ft.verbs.shared.trials import (
+    TaskRows,
+    TaskSettings,
+    Trial,
+    TrialSetup,
+    restore,
+    set_up_trials,
+    trials_of,
+)
+from domain_ft.verbs.tag.settings import TagSettings
 
 
-class HasTrial(Protocol):
-    """What a trial has come to."""
+class Task(Protocol):
+    """A task's labelled texts."""
 
     @property
-    def trial(self) -> Trial:
-        """Which trial."""
+    def name(self) -> str:
+        """Such as `legal/license-category`."""
+
+    @property
+    def key(self) -> str:
+        """A hash of its content."""
+
+    @property
+    def splits(self) -> Mapping[str, Sized]:
+        """The examples by split: train, validation, test."""
 
 
-class HasCut(Protocol):
+class SplitRows(TaskRows, Protocol):
     """The rows of a split."""
 
     @property
@@ -38,64 +79,182 @@ class HasCut(Protocol):
         """(examples,) whether a text is longer than what is read at once."""
 
 
-Outcome = TypeVar("Outcome", bound=HasTrial)
+class Predicted(Protocol):
+    """What a model predicts for a split, with the true labels."""
+
+    def save(self, path: Path) -> None:
+        """Write it to an .npz file."""
 
 
-def check_options(settings: TaskSettings) -> None:
-    """Raise for options that cannot go together, or not with a task.
+@dataclass(frozen=True)
+class TaskJob:
+    """A task, read and encoded, and the model to be trained on it.
+
+    Attributes:
+        command: the verb's name.
+        objective: the objective's name in result.json.
+        settings: with every default resolved.
+        machine: device, precision and processes.
+        data: the task.
+        rows: by split.
+        leaks: copies between splits, or between the test and the text that the model was adapted to.
+        model: the task's model.
+        trials: what the trials share; None for a probe, which has no training loop.
+        left_out: what was not read of the files.
+        rejected: the records that were skipped.
+    """
+
+    command: ClassVar[str]
+    objective: ClassVar[str]
+
+    settings: TaskSettings
+    machine: Machine
+    data: Task
+    rows: Mapping[str, SplitRows]
+    leaks: Leaks
+    model: TaskModel
+    trials: TrialSetup | None
+    left_out: LeftOut
+    rejected: Sequence[Reject]
+
+    @property
+    def task_facts(self) -> dict[str, Any]:
+        """The verb's keys about the task, in result.json and in the plan of --dry-run."""
+        raise NotImplementedError
+
+    def to_result(self) -> dict[str, Any]:
+        """The keys about model and data that result.json and the plan share."""
+        return {
+            "model": self.model.name,
+            "objective": self.objective,
+            "device": self.machine.device.type,
+            "kernels": self.machine.kernels,
+            "task": self.data.name,
+            **self.task_facts,
+            "examples": {split: len(examples) for split, examples in self.data.splits.items()},
+            "leaks": dict(self.leaks.counts),
+            "cut_fraction": cut_fraction(self.rows),
+            **self.left_out.to_result(),
+        }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of a trial.
+
+    Attributes:
+        trial: the trial.
+        validation: predictions on the validation examples.
+        test: predictions on the test examples.
+        score: the best trial is the one with the highest: macro F1 on the validation examples, then their likelihood.
+        state: the final training state; None for a probe.
+    """
+
+    trial: Trial
+    validation: Predicted
+    test: Predicted
+    score: tuple[float, ...]
+    state: TrainingState | None = field(default=None, kw_only=True)
+
+
+S = TypeVar("S", ClassifySettings, TagSettings)
+J = TypeVar("J", bound=TaskJob)
+OutcomeT = TypeVar("OutcomeT", bound=Outcome)
+R = TypeVar("R", bound=HasResult)
+
+
+@dataclass(frozen=True)
+class TaskVerb(Generic[S, J, OutcomeT, R]):
+    """A verb's own parts of the run.
+
+    Attributes:
+        check: raises for options that do not go together.
+        output_folder: the run folder.
+        set_up: reads the task, loads the model, and resolves the settings.
+        run_trials: trains and tests every trial.
+        report: all results of (job, run folder, outcomes, the outcome that is kept, provenance, when the run began).
+        save: writes the kept model and what `predict` needs to know of it.
+        render: the model card and the page.
+    """
+
+    check: Callable[[S], None]
+    output_folder: Callable[[S], Path]
+    set_up: Callable[[S, Machine, ProgressDisplay], J]
+    run_trials: Callable[[J, RunFolder, ProgressDisplay], list[OutcomeT]]
+    report: Callable[[J, RunFolder, Sequence[OutcomeT], OutcomeT, Mapping[str, Any], float, ProgressDisplay], R]
+    save: Callable[[J, RunFolder, OutcomeT], None]
+    render: Callable[[R], tuple[str, str]]
+
+
+def run_task(verb: TaskVerb[S, J, OutcomeT, R], settings: S) -> FinishedRun[R, TaskModel]:
+    """Fine-tune and measure; everything is in the run folder when this returns.
 
     Raises:
-        SettingsError: --sharding full; --adapter continue where no adapter is trained.
+        UserError: an error that the user can fix; nothing is lost.
+        Interrupted: ctrl-C or SIGTERM. A checkpoint is written; `resume=True` continues from it.
     """
-    if settings.adapter == "continue" and settings.method not in ("lora", "dora"):
-        raise SettingsError(
-            f"--adapter continue with --method {settings.method}: there is no adapter to train on",
-            fix="leave --adapter out: the run's adapter is then merged into what is trained",
-        )
-    if settings.sharding != "none":
-        raise SettingsError(
-            "--sharding full: a task's model is not sharded yet",
-            fix="leave the option out; with several processes each keeps the whole model",
-        )
+    began = time.perf_counter()
+    verb.check(settings)
+    with started(settings, verb.output_folder(settings)) as (folder, machine, display):
+        job = verb.set_up(as_started(settings, folder), machine, display)
+        provenance = origin(machine, job.model, task={"name": job.data.name, "content": job.data.key})
+        resolve_config(job.settings, provenance, folder, machine, sources=("model", "task"))
+        if machine.is_main:
+            _write_findings(folder, job.leaks, job.rejected)
+        outcomes = verb.run_trials(job, folder, display)
+        kept = max(largest(outcomes), key=lambda outcome: outcome.score)
+        if job.trials is not None:
+            restore(job.trials, kept.trial, folder)
+        report = verb.report(job, folder, outcomes, kept, provenance, began, display)
+        if machine.is_main:
+            _write(verb, job, folder, report, outcomes, kept)
+    return FinishedRun(folder.path, report, job.model)
 
 
-def adapted_to(model: str, display: ProgressDisplay) -> list[PreparedCorpus]:
-    """The corpora that a run of `adapt`, or the runs that it stands on, were trained on, if they can be had."""
-    corpora, unknown = training_corpora(model, display)
-    for name in unknown:
-        display.say(f"note: '{name}', which the model was adapted to, cannot be read now: no check against its text")
-    return corpora
+def plan_task(verb: TaskVerb[S, J, OutcomeT, R], settings: S) -> dict[str, Any]:
+    """Check and prepare everything that a run needs, and return what it would do."""
+    verb.check(settings)
+    with planning(settings, verb.output_folder(settings)) as (machine, display):
+        job = verb.set_up(settings, machine, display)
+    setup = job.trials
+    return {
+        "command": job.command,
+        "dry_run": True,
+        **job.to_result(),
+        "trials": len(trials_of(settings, len(job.rows["train"].lengths))),
+        "steps": sum(setup.loop(trial).total_steps for trial in setup.trials) if setup else 0,
+        "settings": job.settings.to_dict(),
+        "output": str(verb.output_folder(settings)),
+    }
 
 
-def resolve_settings(settings: TaskSettings, machine: Machine, length: int, tasks: TaskJob | None) -> dict[str, Any]:
-    """The settings that depend on the machine, the model or the task; `tasks` is None where there is no loop."""
-    loop = tasks.loop(tasks.trials[-1]) if tasks else None
-    return resolved(settings, machine, length, loop) | ({"batch_size": loop.rows_per_step} if loop else {})
+def _write(
+    verb: TaskVerb[S, J, OutcomeT, R],
+    job: J,
+    folder: RunFolder,
+    report: R,
+    outcomes: Sequence[OutcomeT],
+    kept: OutcomeT,
+) -> None:
+    """Write the model, the predictions, the card and the page, and result.json last."""
+    with folder.writing():
+        verb.save(job, folder, kept)
+        for outcome in largest(outcomes):
+            for split, predicted in (("validation", outcome.validation), ("test", outcome.test)):
+                predicted.save(folder.path / "predictions" / f"{split}-seed-{outcome.trial.seed}.npz")
+        if job.trials and len(job.trials.trials) > 1:
+            shutil.copyfile(job.trials.folder(kept.trial, folder).metrics, folder.metrics)
+    card, page = verb.render(report)
+    folder.write_card(card)
+    folder.write_report(page)
+    folder.write_result(report.result)
+    if job.trials and len(job.trials.trials) > 1:  # the run is complete: no trial will be resumed
+        for trial in job.trials.trials:
+            shutil.rmtree(job.trials.folder(trial, folder).checkpoints, ignore_errors=True)
 
 
-def warn_of_leaks(leaks: Leaks, settings: TaskSettings, display: ProgressDisplay) -> None:
-    """A line for each kind of leak that was found, and what can be done."""
-    for kind, count in leaks.counts.items():
-        if count:
-            display.warn(f"{KIND_WORDS[kind]}: {count:,} (listed in leaks.jsonl)")
-    if any(len(indices) for indices in leaks.removals.values()):
-        removed = settings.remove_leaks
-        display.say(
-            "note: what stands in two splits was left out of the one that is trained on"
-            if removed
-            else "note: --remove-leaks leaves out what stands in two splits"
-        )
-    for note in leaks.notes:
-        display.say(f"note: {note}")
-
-
-def cut_fraction(rows: Mapping[str, HasCut]) -> float:
-    """The share of all texts that are longer than what is read of them at once."""
-    return float(np.concatenate([own.cut for own in rows.values()]).mean())
-
-
-def write_findings(folder: RunFolder, leaks: Leaks, rejected: Sequence[Reject]) -> None:
-    """leaks.jsonl and rejects.jsonl, where there is anything to list."""
+def _write_findings(folder: RunFolder, leaks: Leaks, rejected: Sequence[Reject]) -> None:
+    """Write leaks.jsonl and rejects.jsonl, if there is anything to list."""
     if any(leaks.counts.values()):
         with folder.writing():
             leaks.write(folder.path / "leaks.jsonl")
@@ -103,21 +262,140 @@ def write_findings(folder: RunFolder, leaks: Leaks, rejected: Sequence[Reject]) 
         folder.write_lines(folder.rejects, map(dataclasses.asdict, rejected))
 
 
-def largest(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Those of the largest number of training examples, one for each seed."""
+# What the verbs' own parts share.
+
+
+def check_options(settings: TaskSettings) -> None:
+    """Raise for options that do not go together, or that tasks do not have.
+
+    Raises:
+        SettingsError: --sharding full; --adapter continue without adapters to train.
+    """
+    if settings.adapter == "continue" and settings.method not in ("lora", "dora"):
+        raise SettingsError(
+            f"--adapter continue needs --method lora or dora, not {settings.method}",
+            fix="leave --adapter out: the run's adapter is then merged into the base model",
+        )
+    if settings.sharding != "none":
+        raise SettingsError(
+            "--sharding full: task models cannot be sharded yet",
+            fix="leave the option out; each process then keeps the whole model",
+        )
+
+
+def adapted_to(model: str, display: ProgressDisplay) -> list[PreparedCorpus]:
+    """The corpora that the runs behind `model` were adapted to, as far as they can be read now."""
+    corpora, unknown = training_corpora(model, display)
+    for name in unknown:
+        display.say(
+            f"note: the model was adapted to '{name}', which cannot be read now, so the test examples are not checked "
+            "for copies in it"
+        )
+    return corpora
+
+
+def load_model(
+    settings: TaskSettings,
+    machine: Machine,
+    labels: Labels,
+    kind: Literal["sequence", "token"],
+    display: ProgressDisplay,
+) -> TaskModel:
+    """Load the model with a head for `labels`."""
+    return load_task_model(
+        settings.model,
+        labels,
+        kind=kind,
+        adapter=settings.adapter,
+        device=machine.device,
+        dtype=machine.weights_dtype(settings.method, settings.train_modules),
+        progress=display.job,
+    )
+
+
+def plan_trials(
+    settings: S,
+    machine: Machine,
+    model: TaskModel,
+    objective: Objective | None,
+    train_rows: TaskRows,
+    max_length: int,
+    display: ProgressDisplay,
+) -> tuple[S, TrialSetup | None]:
+    """Resolve the settings that depend on machine, model and task, and set the trials up.
+
+    Args:
+        objective: None for a probe, which has no training loop.
+        max_length: tokens that the model reads at once.
+    """
+    if objective is None:
+        return dataclasses.replace(settings, **resolved(settings, machine, max_length, None)), None
+    setup = set_up_trials(settings, machine, model, objective, train_rows, display)
+    loop = setup.loop(setup.trials[-1])
+    values = resolved(settings, machine, max_length, loop) | {"batch_size": loop.rows_per_step}
+    settings = dataclasses.replace(settings, **values)
+    return settings, dataclasses.replace(setup, settings=settings)
+
+
+def warn_of_leaks(leaks: Leaks, settings: TaskSettings, display: ProgressDisplay) -> None:
+    """Print a line for each kind of leak, and what the user can do."""
+    for kind, count in leaks.counts.items():
+        if count:
+            display.warn(f"{KIND_WORDS[kind]}: {count:,} (listed in leaks.jsonl)")
+    if any(len(indices) for indices in leaks.removals.values()):
+        display.say(
+            "note: training examples that are copies of validation or test examples were left out"
+            if settings.remove_leaks
+            else "note: --remove-leaks leaves such copies out of the training examples"
+        )
+    for note in leaks.notes:
+        display.say(f"note: {note}")
+
+
+def cut_fraction(rows: Mapping[str, SplitRows]) -> float:
+    """The share of all texts that are longer than what is read at once."""
+    return float(np.concatenate([split.cut for split in rows.values()]).mean())
+
+
+def largest(outcomes: Sequence[OutcomeT]) -> list[OutcomeT]:
+    """The outcomes of the largest training size, one for each seed."""
     return [outcome for outcome in outcomes if outcome.trial.size == outcomes[-1].trial.size]
 
 
-def keep_metrics(tasks: TaskJob, kept: Trial, folder: RunFolder) -> None:
-    """Put the metrics of the trial that is kept into the run's own folder."""
-    own = tasks.folder(kept, folder)
-    if own != folder:
-        shutil.copyfile(own.metrics, folder.metrics)
+def learning_curve(
+    outcomes: Sequence[OutcomeT], examples: int, seed_scores: Callable[[list[OutcomeT]], Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The scores over seeds for each training size; empty if there is only one.
+
+    Args:
+        examples: the number of all training examples.
+        seed_scores: the scores of outcomes that differ only in their seeds.
+    """
+    sizes = list(dict.fromkeys(outcome.trial.size for outcome in outcomes))
+    if len(sizes) == 1:
+        return []
+    return [
+        {"examples": size or examples, **seed_scores([one for one in outcomes if one.trial.size == size])}
+        for size in sizes
+    ]
 
 
-def drop_checkpoints(tasks: TaskJob, folder: RunFolder) -> None:
-    """Remove the checkpoints of a finished run of several trials: no trial has to go on any more."""
-    for trial in tasks.trials:
-        own = tasks.folder(trial, folder)
-        if own != folder:
-            shutil.rmtree(own.checkpoints, ignore_errors=True)
+def common_result(job: TaskJob, outcomes: Sequence[Outcome], trained: Iterable[Tensor], began: float) -> dict[str, Any]:
+    """The keys of result.json that both verbs have: model, data, and what the run cost.
+
+    Args:
+        trained: the parameters that were trained.
+        began: `time.perf_counter()` at the start of the run.
+    """
+    states = [outcome.state for outcome in outcomes if outcome.state]
+    return {
+        "command": job.command,
+        **job.to_result(),
+        "method": job.settings.method,
+        **costs(job.machine, job.model, states, trained, time.perf_counter() - began),
+    }
+
+
+def kept_metrics(job: TaskJob, kept: Outcome, folder: RunFolder) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl of the trial that is kept; none for a probe."""
+    return job.trials.folder(kept.trial, folder).read_metrics() if job.trials else []

@@ -1,7 +1,7 @@
-"""What the reports on tasks share in words. Scores are written in points, of 100: `81.2`, not `0.812`.
+"""Reports on tasks in words. Scores are written in points, of 100: `81.2`, not `0.812`.
 
-A claim goes as far as its interval and no further: a difference is `better` or `worse` where the interval excludes
-zero, and else `not shown`, whatever its size.
+A claim goes no further than its interval: a difference is `better` or `worse` if the interval excludes zero, and
+otherwise `not shown`, whatever its size.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from domain_ft.report.numbers import difference_span, points
 from domain_ft.verbs.shared.task_facts import TaskSummary
 
 Difference = Mapping[str, Any]
-"""What `evaluation.counts.counts_difference` gives of a score."""
+"""A score's difference, as `evaluation.counts.counts_difference` gives it."""
 
 
 METRICS = {
@@ -29,11 +29,11 @@ METRICS = {
     "precision": "precision",
     "recall": "recall",
 }
-"""What scores are called, in the order in which they are shown."""
+"""The names of scores, in the order in which they are shown."""
 
 
 FEW = 10
-"""A class with fewer test examples than this is flagged: one more or less right moves its score by points."""
+"""A class with fewer test examples is flagged: a single one moves its score by many points."""
 
 
 def verdict(difference: Difference, metric: str) -> str:
@@ -44,12 +44,12 @@ def verdict(difference: Difference, metric: str) -> str:
     >>> verdict({"verdict": "not shown", "difference": 0.012, "interval": [-0.005, 0.029]}, "macro_f1")
     'not shown: −0.5 to +2.9 points of macro F1'
     """
-    bounds, said = difference["interval"], f"points of {METRICS[metric]}"
+    bounds, unit = difference["interval"], f"points of {METRICS[metric]}"
     if difference["verdict"] == "not shown":
-        found = f"{difference_span(bounds)} {said}" if bounds else "too few independent examples for an interval"
-        return f"not shown: {found}"
+        reason = f"{difference_span(bounds)} {unit}" if bounds else "too few independent examples for an interval"
+        return f"not shown: {reason}"
     low, high = sorted(abs(bound) for bound in bounds)
-    amount = f"{points(abs(difference['difference']))} {said} ({points(low)} to {points(high)})"
+    amount = f"{points(abs(difference['difference']))} {unit} ({points(low)} to {points(high)})"
     return f"{difference['verdict']} by {amount}"
 
 
@@ -60,19 +60,19 @@ def p_value(difference: Difference) -> str:
     ('p = 0.031', 'adjusted p < 0.001')
     """
     value = difference.get("p_holm", difference["p_value"])
-    said = f"p = {value:.3f}" if value >= 0.001 else "p < 0.001"
-    return f"adjusted {said}" if "p_holm" in difference else said
+    text = f"p = {value:.3f}" if value >= 0.001 else "p < 0.001"
+    return f"adjusted {text}" if "p_holm" in difference else text
 
 
 def few_units(units: int, what: str) -> str:
-    """What so few independent `what` are worth."""
+    """A sentence on so few independent `what`."""
     if units < FEWEST_UNITS:
-        return f"There are only {units:,} independent {what}: too few for an interval, so nothing is shown."
+        return f"There are only {units:,} independent {what}: too few for an interval, so no difference can be shown."
     return f"There are only {units:,} independent {what}: the intervals are rough."
 
 
 def facts(task: TaskSummary) -> list[tuple[str, str]]:
-    """(what it is, what it says) of a task's facts that are words, and of its sizes."""
+    """(name, value) of the facts of a task that are words, and of its sizes."""
     skipped = ("description", "fields")
     named = [
         (name.replace("_", " "), value if isinstance(value, str) else ", ".join(map(str, value)))
@@ -80,7 +80,7 @@ def facts(task: TaskSummary) -> list[tuple[str, str]]:
         if name not in skipped and value and isinstance(value, (str, list, tuple))
     ]
     sizes = [(f"{split} examples", f"{amount:,}") for split, amount in task.examples.items()]
-    kind = "any number of them an example" if task.multi_label else "one an example"
+    kind = "any number per example" if task.multi_label else "one per example"
     read = task.facts.get("fields") or {}
     fields = [
         (f"{what} read from", f"{read[name]}{length}")
@@ -100,10 +100,10 @@ def _mean_length(task: TaskSummary) -> str:
 
 
 def left_out(result: Mapping[str, Any]) -> list[str]:
-    """What was not read of the examples."""
+    """What was not read of the examples, in sentences."""
     return unread_sentences(result)
 
 
 def leaks(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(what was found, how often) of `Leaks.counts`."""
+    """(kind of copies, count) from `Leaks.counts`."""
     return [(KIND_WORDS[kind], f"{amount:,}") for kind, amount in counts.items()]

@@ -1,4 +1,4 @@
-"""What `adapt` and `instruct` share: a language model that learns from text, scored before, on the way, and after."""
+"""The run of `adapt` and `instruct`: a language model trained on text, and scored before, during and after training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from domain_ft.corpus.packing import StepPlan
 from domain_ft.corpus.rows import DocumentRows
@@ -15,7 +15,7 @@ from domain_ft.models.base import BaseModel
 from domain_ft.objectives.base import LanguageModelObjective
 from domain_ft.report.run_folder import RunFolder
 from domain_ft.training.checkpoints import TrainingState
-from domain_ft.training.loop import LoopSettings
+from domain_ft.training.loop import LoopSettings, count_steps
 from domain_ft.training.memory import MicroBatchPlan
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.adapt.settings import AdaptSettings
@@ -23,12 +23,19 @@ from domain_ft.verbs.instruct.settings import InstructSettings
 from domain_ft.verbs.shared.language_model import HeldOut, score_held_out
 from domain_ft.verbs.shared.machine import Machine
 from domain_ft.verbs.shared.runs import costs, resolved
-from domain_ft.verbs.shared.training import make_trainable, tracked, train_into
+from domain_ft.verbs.shared.training import (
+    choose_micro_batches,
+    loop_settings,
+    make_trainable,
+    tracked,
+    train_into,
+    trainable_for_now,
+)
 
-CURVE_POINTS = 8
+CURVE_POINTS = 8  # points of the curve in a run, unless --evaluate-every is given
+CURVE_SHARE = 4  # a point of the curve is measured on 1/4 of --evaluation-tokens
 
-
-CURVE_SHARE = 4  # a point of the curve is measured on so small a part of --evaluation-tokens
+Samples = TypeVar("Samples")
 
 
 @dataclass(frozen=True)
@@ -36,14 +43,14 @@ class TextJob:
     """Everything that a run needs before its first step.
 
     Attributes:
-        settings: with nothing left to a default that depends on the machine, the model or the text.
-        machine: where it is computed.
-        base: the model; LoRA is not in it yet.
-        objective: what is asked of it.
-        train_rows: what is learned from.
-        held_out: by role, what is scored before and after; what is like the training rows comes first.
-        loop: the loop's settings.
-        passes: how large a micro-batch is, and why.
+        settings: with every default resolved.
+        machine: device, precision and processes.
+        base: the model, without LoRA.
+        objective: the training loss.
+        train_rows: the rows of training tokens.
+        held_out: by role, the text that is scored before and after; the first role is like the training text.
+        loop: the training loop's settings.
+        micro_batches: the size of a micro-batch, and why.
     """
 
     settings: AdaptSettings | InstructSettings
@@ -57,39 +64,92 @@ class TextJob:
 
     @property
     def plan(self) -> StepPlan:
-        """Which rows go into which step."""
+        """Assigns rows to steps."""
         return StepPlan(self.train_rows.lengths, self.settings.tokens_per_step, self.settings.seed)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps in which all rows are read once."""
+        """Optimiser steps in an epoch."""
         return self.plan.steps_per_epoch
 
     @property
     def planned_tokens(self) -> int:
-        """About how many tokens the whole run reads."""
+        """The approximate number of tokens that the run trains on."""
         return round(self.loop.total_steps * self.train_rows.tokens / self.steps_per_epoch)
 
     @property
     def trainable_parameters(self) -> int:
-        """Numbers that training changes, once `add_trainable` was called."""
+        """The number of trainable parameters, after `add_trainable`."""
         return sum(p.numel() for p in self.base.model.parameters() if p.requires_grad)
 
     @property
-    def own_held_out(self) -> HeldOut:
-        """The held-out text that is like what is learned from."""
+    def in_domain(self) -> HeldOut:
+        """The held-out text that is like the training text."""
         return next(iter(self.held_out.values()))
 
     def objective_of(self, role: str) -> LanguageModelObjective:
-        """What the model is asked on the held-out text of a role."""
+        """The loss on the held-out text of a role."""
         del role
         return self.objective
+
+
+@dataclass(frozen=True)
+class Measured(Generic[Samples]):
+    """The measurements of a run.
+
+    Attributes:
+        before: the base model's scores by role.
+        after: the trained model's scores by role.
+        samples_before: what the base model predicts or answers, to show in the report.
+        samples_after: the same of the trained model.
+        state: the final training state.
+    """
+
+    before: Mapping[str, Scores]
+    after: Mapping[str, Scores]
+    samples_before: Samples
+    samples_after: Samples
+    state: TrainingState
+
+
+def plan_loop(
+    settings: AdaptSettings | InstructSettings,
+    machine: Machine,
+    base: BaseModel,
+    objective: LanguageModelObjective,
+    rows: DocumentRows,
+    display: ProgressDisplay,
+    *,
+    max_tokens: int | None,
+    epochs: float | None,
+    learning_rate: float,
+) -> tuple[MicroBatchPlan, LoopSettings]:
+    """Choose the micro-batch size, and the number of steps of a run of `max_tokens`, --max-steps or `epochs`."""
+    with trainable_for_now(base.model, settings, machine.kernels):
+        micro_batches = choose_micro_batches(
+            base, objective, rows, settings, machine, display, step_tokens=settings.tokens_per_step
+        )
+    total_steps = count_steps(
+        StepPlan(rows.lengths, settings.tokens_per_step, settings.seed),
+        rows.tokens,
+        max_tokens=max_tokens,
+        max_steps=settings.max_steps,
+        epochs=epochs,
+    )
+    loop = loop_settings(
+        settings,
+        micro_batches,
+        total_steps=total_steps,
+        evaluate_every=settings.evaluate_every or max(1, total_steps // CURVE_POINTS),
+        learning_rate=learning_rate,
+    )
+    return micro_batches, loop
 
 
 def resolve_settings(
     settings: AdaptSettings | InstructSettings, machine: Machine, max_length: int, loop: LoopSettings
 ) -> dict[str, Any]:
-    """The settings that depend on the machine, the model or the text, the budget among them: in steps."""
+    """The settings that depend on machine, model or text. The budget becomes a number of steps."""
     return resolved(settings, machine, max_length, loop) | {
         "max_tokens": None,
         "epochs": None,
@@ -98,14 +158,34 @@ def resolve_settings(
     }
 
 
+def measure_and_train(
+    job: TextJob,
+    folder: RunFolder,
+    display: ProgressDisplay,
+    sample: Callable[[str], Samples],
+    known: Callable[[HeldOut], Path | None] = lambda _: None,
+) -> Measured[Samples]:
+    """Score the base model, train it, and score it again.
+
+    Args:
+        sample: what the model predicts or answers now; it is called with `before` and with `after`.
+        known: the file that keeps the base model's scores on a held-out text for other runs, if any.
+    """
+    before, samples_before = measure(job, folder, "before", display, known), sample("before")
+    add_trainable(job)
+    state = train_with_curve(job, folder, display)
+    after, samples_after = measure(job, folder, "after", display), sample("after")
+    return Measured(before, after, samples_before, samples_after, state)
+
+
 def curve_tokens(settings: AdaptSettings | InstructSettings) -> int:
-    """Held-out tokens of a point of the curve."""
+    """The held-out tokens that a point of the curve is measured on."""
     assert settings.evaluation_tokens is not None
     return settings.evaluation_tokens // CURVE_SHARE
 
 
 def add_trainable(job: TextJob) -> None:
-    """Make of the base model one that trains: LoRA goes into it, or every weight is opened."""
+    """Make the base model trainable: add LoRA, or let every weight train."""
     make_trainable(job.base.model, job.settings, job.machine.kernels, seed=job.settings.seed)
 
 
@@ -116,22 +196,22 @@ def measure(
     display: ProgressDisplay,
     known: Callable[[HeldOut], Path | None] = lambda _: None,
 ) -> dict[str, Scores]:
-    """The scores of the model as it is now, by role; those of a resumed run's base are read, not made again.
+    """The model's scores by role. A resumed run reads those of the base model from its folder.
 
     Args:
         when: `before` or `after`.
-        known: where the scores on a held-out text are kept for other runs too, if they are.
+        known: the file that keeps the scores on a held-out text for other runs, if any.
     """
-    found = {}
+    scores = {}
     for role, held_out in job.held_out.items():
         path, shared = folder.scores(when, role), known(held_out)
         if when == "before" and job.settings.resume and path.is_file():
-            found[role] = Scores.load(path)
+            scores[role] = Scores.load(path)
             continue
         if shared and shared.is_file():
-            found[role] = Scores.load(shared)
+            scores[role] = Scores.load(shared)
         else:
-            found[role] = score_held_out(
+            scores[role] = score_held_out(
                 job.base,
                 job.objective_of(role),
                 held_out,
@@ -141,22 +221,22 @@ def measure(
                 label=f"{when}: {held_out.name}",
             )
         if job.machine.is_main:
-            folder.write_scores(path, found[role])
+            folder.write_scores(path, scores[role])
             if shared and not shared.is_file():
-                found[role].save(shared)
-    return found
+                scores[role].save(shared)
+    return scores
 
 
 def train_with_curve(job: TextJob, folder: RunFolder, display: ProgressDisplay) -> TrainingState:
-    """Train the model, and score it on a part of the held-out text now and then."""
-    own = job.own_held_out
-    curve = dataclasses.replace(own, selected=own.rows.select_documents(curve_tokens(job.settings)))
+    """Train the model, and score it on a part of the held-out text every --evaluate-every steps."""
+    held_out = job.in_domain
+    curve = dataclasses.replace(held_out, selected=held_out.rows.select_documents(curve_tokens(job.settings)))
 
     def point() -> dict[str, Any]:
         scores = score_held_out(
             job.base, job.objective, curve, job.machine, tokens_per_micro_batch=job.loop.tokens_per_micro_batch
         )
-        return {own.role: scores.summary()}
+        return {held_out.role: scores.summary()}
 
     with tracked(job.settings, job.machine):
         return train_into(
@@ -173,7 +253,7 @@ def train_with_curve(job: TextJob, folder: RunFolder, display: ProgressDisplay) 
 
 
 def training_facts(job: TextJob, state: TrainingState, wall_seconds: float) -> dict[str, Any]:
-    """What result.json says of the training and what it cost."""
+    """The keys of result.json about training and its costs."""
     trained = [p for p in job.base.model.parameters() if p.requires_grad]
     return costs(job.machine, job.base, [state], trained, wall_seconds) | {
         "tokens_per_micro_batch": state.tokens_per_micro_batch,
@@ -182,5 +262,5 @@ def training_facts(job: TextJob, state: TrainingState, wall_seconds: float) -> d
 
 
 def summaries(scores: Mapping[str, Scores]) -> dict[str, Any]:
-    """The scores by role as result.json has them, with a null for the control where there is none."""
-    return {role: own.summary() for role, own in scores.items()} | ({} if "control" in scores else {"control": None})
+    """The scores by role for result.json; `control` is None if there is no control corpus."""
+    return {role: one.summary() for role, one in scores.items()} | ({} if "control" in scores else {"control": None})

@@ -1,4 +1,4 @@
-"""What all verbs that train share in their training: what trains, how large a micro-batch is, and the loop."""
+"""What the verbs that train share: trainable parameters, the size of a micro-batch, and the training loop."""
 
 from __future__ import annotations
 
@@ -39,9 +39,7 @@ from domain_ft.verbs.tag.settings import TagSettings
 TrainSettings: TypeAlias = AdaptSettings | InstructSettings | ClassifySettings | TagSettings
 """The settings of a verb that trains."""
 
-
 S = TypeVar("S", AdaptSettings, InstructSettings, ClassifySettings, TagSettings)
-
 
 LEARNING_RATES = {"lora": 2e-3, "dora": 2e-3, "full": 5e-5}
 
@@ -54,12 +52,12 @@ def alpha_of(settings: TrainSettings) -> float:
 def make_trainable(
     model: PreTrainedModel, settings: TrainSettings, kernels: str, *, seed: int, heads: Sequence[str] = ()
 ) -> None:
-    """Put LoRA into `model`, or open every weight, as --method says.
+    """Add LoRA to `model`, or with --method full let every weight train.
 
     Args:
-        kernels: the backend of LoRA's op.
-        seed: of the adapters' first values.
-        heads: modules that are new, and trained whole beside the adapters.
+        kernels: the backend of the LoRA op.
+        seed: seeds the adapters' initial values.
+        heads: new modules that are trained in full beside the adapters.
     """
     if settings.method == "full":
         model.requires_grad_(True)
@@ -78,10 +76,10 @@ def make_trainable(
 
 
 def refuse_unusable_rank(model: PreTrainedModel, settings: TrainSettings) -> None:
-    """Raise for a --rank that no layer can use, before text is read and tokenised for it.
+    """Refuse a --rank above that of every layer, before time is spent on text.
 
     Raises:
-        ModelError: with the highest rank that is of use.
+        ModelError: it names the highest useful rank.
     """
     if settings.method == "lora" or settings.method == "dora":
         trained = targeting.resolve_modules(model, settings.train_modules)
@@ -93,16 +91,16 @@ def refuse_unusable_rank(model: PreTrainedModel, settings: TrainSettings) -> Non
 def trainable_for_now(
     model: PreTrainedModel, settings: TrainSettings, kernels: str, heads: Sequence[str] = ()
 ) -> Iterator[None]:
-    """Inside the block the model is as it will be trained; afterwards it is as it was."""
+    """Make the model trainable inside the block, and restore it afterwards."""
     parameters = list(model.parameters())
-    wanted = [parameter.requires_grad for parameter in parameters]
+    original = [parameter.requires_grad for parameter in parameters]
     make_trainable(model, settings, kernels, seed=settings.seed, heads=heads)
     try:
         yield
     finally:
         if has_lora(model):
             lora_of(model).discard()
-        for parameter, requires_grad in zip(parameters, wanted, strict=True):
+        for parameter, requires_grad in zip(parameters, original, strict=True):
             parameter.requires_grad_(requires_grad)
 
 
@@ -116,23 +114,23 @@ def choose_micro_batches(
     *,
     step_tokens: int,
 ) -> MicroBatchPlan:
-    """How large a micro-batch is, by the memory that is free now; the same on every process. What trains is in the
-    model.
+    """Choose the micro-batch size by the memory that is free now; all processes get the same.
 
     Args:
+        base: the model, already trainable.
         step_tokens: tokens of an optimiser step over all processes.
 
     Raises:
-        SettingsError: --activation-checkpointing on, for a model that has no list of layers.
+        SettingsError: --activation-checkpointing on, for a model without a list of layers.
     """
     for note in lora_of(base.model).notes if has_lora(base.model) else ():
         display.say(f"note: {note}")
     can_checkpoint = ActivationCheckpointing(base.model).possible
     if settings.activation_checkpointing == "on" and not can_checkpoint:
         raise SettingsError(
-            f"--activation-checkpointing on: '{base.name}' does not keep its layers in a list, so there is nothing to "
-            "compute again",
-            fix="leave the option out; a smaller --tokens-per-micro-batch or --max-length takes less memory",
+            f"--activation-checkpointing on: '{base.name}' does not keep its layers in a list, so they cannot be "
+            "checkpointed",
+            fix="leave the option out; a smaller --tokens-per-micro-batch or --max-length needs less memory",
         )
     plan = plan_micro_batches(
         micro_batch_limits(base, rows, machine, step_tokens=step_tokens),
@@ -146,13 +144,13 @@ def choose_micro_batches(
     if not chosen.fits:
         display.warn(f"memory may run out: {chosen.reason}")
     elif chosen.activation_checkpointing and settings.activation_checkpointing == "auto":
-        display.say(f"note: memory is short, so layers are computed again in the backward pass: {chosen.reason}")
+        display.say(f"note: activation checkpointing is on, because memory is short: {chosen.reason}")
     return chosen
 
 
 def micro_batch_limits(base: TrainedModel, rows: Rows, machine: Machine, *, step_tokens: int) -> MicroBatchLimits:
-    """What passes have to keep to here and now; what trains must be in the model already."""
-    # The processes of a machine share its memory, where each has a GPU of its own.
+    """The limits on a micro-batch: step size, longest row and free memory. The model must already be trainable."""
+    # The processes of a machine share its memory on a CPU; with GPUs each has its own.
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if machine.device.type == "cpu" else 1
     return MicroBatchLimits(
         step_tokens=-(-step_tokens // machine.processes),
@@ -172,7 +170,7 @@ def micro_batch_memory(
     *,
     activation_checkpointing: bool,
 ) -> MicroBatchMemory:
-    """Count what a micro-batch of `base` takes in training; what trains must be in it already."""
+    """Measure the memory of a micro-batch in training. The model must already be trainable."""
     checkpointing = ActivationCheckpointing(base.model)
     base.model.train()
     checkpointing.switch(activation_checkpointing)
@@ -195,7 +193,7 @@ def micro_batch_memory(
 def loop_settings(
     settings: TrainSettings, micro_batches: MicroBatchPlan, *, total_steps: int, evaluate_every: int, **others: Any
 ) -> LoopSettings:
-    """The loop's settings for a verb's; `others` are those that the verb has of its own, or decides."""
+    """The training loop's settings from those of a verb; `others` are set by the verb."""
     values = {
         "total_steps": total_steps,
         "tokens_per_step": settings.tokens_per_step,
@@ -218,13 +216,13 @@ def loop_settings(
 
 @contextlib.contextmanager
 def tracked(settings: TrainSettings, machine: Machine) -> Iterator[None]:
-    """Inside the block what is logged goes to the trackers of --track too."""
+    """Log to the trackers of --track inside the block."""
     accelerator = machine.accelerator
     if settings.track:
         accelerator.init_trackers("domain-ft", config={k: str(v) for k, v in settings.to_dict().items()})
     yield
-    # Not by accelerate's end_training: it destroys the process group, by which the model is then scored, and keeps the
-    # trackers, so that another trial would be told to all of them.
+    # accelerate's end_training would destroy the process group, which scoring still needs, and would keep the trackers,
+    # so that the next trial logged to them too.
     while accelerator.trackers:
         accelerator.trackers.pop().finish()
 
@@ -242,12 +240,12 @@ def train_into(
     evaluate: Callable[[], Mapping[str, Any]],
     score: Callable[[Mapping[str, Any]], Sequence[float]] | None = None,
 ) -> TrainingState:
-    """Train `base`, with the lines of the metrics and the checkpoints in `folder`; it is in eval mode afterwards.
+    """Train `base`, with metrics and checkpoints in `folder`. The model is in eval mode afterwards.
 
     Args:
-        resume: go on from the newest checkpoint there.
-        evaluate: a point of the curve.
-        score: what the best model is chosen by; without it the last one is what remains.
+        resume: continue from the newest checkpoint there.
+        evaluate: measures a point of the curve.
+        score: the best model is the one with the highest score; without it the last model is kept.
     """
 
     def log(line: Mapping[str, Any]) -> None:
@@ -256,7 +254,7 @@ def train_into(
         numbers = {name: value for name, value in line.items() if isinstance(value, (int, float))}
         machine.accelerator.log(numbers, step=line["step"])
 
-    def forget_later_lines(step: int) -> None:
+    def drop_later_lines(step: int) -> None:
         if machine.is_main:
             folder.truncate_metrics(step)
 
@@ -271,7 +269,7 @@ def train_into(
         log=log,
         sharded=machine.sharded,
         resume=resume,
-        on_resume=forget_later_lines,
+        on_resume=drop_later_lines,
         evaluate=evaluate,
         score=score,
     )

@@ -1,15 +1,14 @@
-"""What the verbs on downstream tasks share: training a task's model several times over, and keeping one of them.
+"""Trials: training a task's model once for each seed and training size, of which the run keeps the best.
 
-A *trial* is one training: on all examples or a part of them, from one seed. Each begins with the same base and a head
-of its own, is stopped and chosen by the validation examples alone, and leaves its best weights, so that a run of
-several trials is resumed at the one that was interrupted.
+Each trial starts from the same base with a new head. Early stopping and the choice of the best trial use the validation
+examples only. A trial leaves its best weights on disk, so a run of several trials resumes at the interrupted one.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -47,21 +46,17 @@ TaskSettings: TypeAlias = ClassifySettings | TagSettings
 
 BATCH_SIZE = 16
 
-
 EPOCHS = 5.0
 
-
 FEWEST_STEPS = 200
-"""A task's budget where none is given: so many epochs, and so many steps at least. Small sets want many more epochs
-than large ones (Mosbach et al. 2021, "On the Stability of Fine-tuning BERT")."""
-
+"""The default budget is `EPOCHS`, but at least this many steps: small data sets need many more epochs than large ones
+(Mosbach et al. 2021, "On the Stability of Fine-tuning BERT")."""
 
 LEARNING_RATES = {"lora": 1e-3, "dora": 1e-3, "full": 1e-4}
-"""Lower than for `adapt` with adapters: at 2e-3 a run of few steps now and then falls back to the majority class."""
-
+"""Lower than for `adapt` with adapters: at 2e-3 short runs sometimes collapse to the majority class."""
 
 POINTS_PER_RUN = 10
-"""Evaluations on the validation examples at most, where their distance is not given: one an epoch, if not more."""
+"""By default a trial is evaluated after every epoch, but at most this many times."""
 
 
 class TaskRows(Rows, Protocol):
@@ -69,10 +64,10 @@ class TaskRows(Rows, Protocol):
 
     @property
     def targets(self) -> npt.NDArray[Any]:
-        """(rows, ...) what is asked for."""
+        """(rows, ...) the labels."""
 
     def take(self, indices: npt.ArrayLike) -> TaskRows:
-        """The rows with these indices, in that order; one may come twice."""
+        """The rows with these indices, in that order; indices may repeat."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +75,8 @@ class Trial:
     """One training.
 
     Attributes:
-        size: training examples; None for all.
-        seed: of the head, the order, dropout, and of the draw of a part of the examples.
+        size: number of training examples; None for all.
+        seed: seeds the head, the order, dropout, and which examples are drawn.
     """
 
     size: int | None
@@ -89,32 +84,35 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """What its folder is called."""
+        """The name of its folder."""
         return f"{self.size or 'all'}-seed-{self.seed}"
 
     def describe(self) -> str:
-        """What it is, for a person."""
+        """The trial in words, for messages."""
         return f"{'all' if self.size is None else f'{self.size:,}'} examples, seed {self.seed}"
 
     def indices(self, targets: npt.NDArray[Any], balance: str) -> npt.NDArray[np.int64]:
-        """(rows,) which training examples it learns from, of `targets` (examples, ...)."""
+        """(rows,) the indices of the examples it trains on, given all `targets` (examples, ...)."""
         chosen = np.arange(len(targets)) if self.size is None else subset(targets, self.size, self.seed)
         return chosen[balanced(targets[chosen], self.seed)] if balance == "sampling" else chosen
 
 
 def trials_of(settings: TaskSettings, examples: int) -> list[Trial]:
-    """One for each number of training examples, rising, and each seed; `examples` is how many there are.
+    """One trial for each training size, in rising order, and each seed.
+
+    Args:
+        examples: the number of training examples.
 
     Raises:
-        SettingsError: --train-sizes has something that is neither a number nor `all`.
+        SettingsError: --train-sizes holds something that is neither a number nor `all`.
     """
-    asked = settings.train_sizes or "all"
+    train_sizes = settings.train_sizes or "all"
     sizes = set()
-    for word in asked.replace(" ", "").split(","):
+    for word in train_sizes.replace(" ", "").split(","):
         if word != "all" and (not word.isdigit() or int(word) < 2):
             raise SettingsError(
-                f"--train-sizes {asked}: {word!r} is neither a number of examples nor all",
-                fix="write such as --train-sizes 50,200,1000,all",
+                f"--train-sizes {train_sizes}: {word!r} is neither a number of examples nor 'all'",
+                fix="for example --train-sizes 50,200,1000,all",
             )
         sizes.add(examples if word == "all" else min(int(word), examples))
     seeds = range(settings.seed, settings.seed + settings.seeds)
@@ -122,17 +120,17 @@ def trials_of(settings: TaskSettings, examples: int) -> list[Trial]:
 
 
 @dataclass(frozen=True)
-class TaskJob:
-    """Everything that the trials of a run share.
+class TrialSetup:
+    """What the trials of a run share.
 
     Attributes:
         settings: as resolved.
-        machine: where it is computed.
-        model: the task's model; LoRA is not in it, unless an adapter is trained on.
-        objective: what is asked of it.
+        machine: device, precision and processes.
+        model: the task's model, without LoRA unless an existing adapter is trained further.
+        objective: the training loss.
         train_rows: the training examples.
-        passes: how large a micro-batch is, and why.
-        start: the weights that training changes, as they were loaded.
+        micro_batches: the size of a micro-batch, and why.
+        start: the initial values of the weights that training changes.
     """
 
     settings: TaskSettings
@@ -145,20 +143,20 @@ class TaskJob:
 
     @property
     def trials(self) -> list[Trial]:
-        """In the order in which they are run."""
+        """All trials, in the order in which they run."""
         return trials_of(self.settings, len(self.train_rows.lengths))
 
     def folder(self, trial: Trial, run: RunFolder) -> RunFolder:
-        """Where the metrics and checkpoints of a trial are: the run's own folder, where it is the only one."""
+        """The folder of a trial's metrics and checkpoints: that of the run if there is only one trial."""
         return run if len(self.trials) == 1 else RunFolder(run.path / "trials" / trial.name)
 
     def rows(self, trial: Trial) -> TaskRows:
-        """What a trial learns from."""
+        """The rows that a trial trains on."""
         rows = self.train_rows
         return rows.take(trial.indices(rows.targets, self.settings.balance))
 
     def loop(self, trial: Trial) -> LoopSettings:
-        """The loop's settings of a trial: its budget, and when it looks at the validation examples."""
+        """A trial's loop settings: its budget, and how often it is evaluated."""
         settings, lengths = self.settings, self.rows(trial).lengths
         others = {
             "learning_rate": settings.learning_rate or LEARNING_RATES[settings.method],
@@ -187,15 +185,15 @@ def set_up_trials(
     objective: Objective,
     train_rows: TaskRows,
     display: ProgressDisplay,
-) -> TaskJob:
-    """Settle how large a micro-batch is, and remember the weights that every trial begins with.
+) -> TrialSetup:
+    """Choose the micro-batch size and copy the weights that every trial starts from.
 
     Raises:
-        SettingsError: the processes were launched to share the weights out.
+        SettingsError: the processes were launched for FSDP.
     """
-    if machine.sharded:  # --sharding full is refused before; `accelerate launch --use_fsdp` means the same
+    if machine.sharded:  # --sharding full was refused earlier; `accelerate launch --use_fsdp` asks for the same
         raise SettingsError(
-            "the processes were launched for FSDP, and a task's model is not sharded yet",
+            "the processes were launched for FSDP, but task models cannot be sharded yet",
             fix="launch them without --use_fsdp; each then keeps the whole model",
         )
     lengths = train_rows.lengths
@@ -206,84 +204,86 @@ def set_up_trials(
     def micro_batches() -> MicroBatchPlan:
         return choose_micro_batches(model, objective, train_rows, settings, machine, display, step_tokens=step_tokens)
 
-    if has_lora(model.model):  # an adapter that is trained on
+    if has_lora(model.model):  # --adapter continue
         plan, changed = micro_batches(), None
     else:
         with trainable_for_now(model.model, settings, machine.kernels, model.new_modules):
             plan = micro_batches()
-            whole = settings.method == "full"
-            changed = ("",) if whole else tuple(f"{path}." for path in lora_of(model.model).trained_modules)
+            everything = settings.method == "full"
+            changed = ("",) if everything else tuple(f"{path}." for path in lora_of(model.model).trained_modules)
     start = {
         name: p.detach().clone()
         for name, p in model.model.named_parameters()
         if (p.requires_grad if changed is None else name.startswith(changed))
     }
-    return TaskJob(settings, machine, model, objective, train_rows, plan, start)
+    return TrialSetup(settings, machine, model, objective, train_rows, plan, start)
 
 
 def batch_size(settings: TaskSettings) -> int | None:
-    """Examples in a step; None where steps are counted in tokens."""
+    """Examples in a step; None if steps are measured in tokens."""
     return settings.batch_size or (None if settings.tokens_per_step else BATCH_SIZE)
 
 
-def begin(job: TaskJob, seed: int) -> None:
-    """Put the model back to its base, with a head and adapters of `seed`, ready to be trained."""
-    model = job.model.model
-    continued = any(".lora_A" in name for name in job.start)
+def reset_model(setup: TrialSetup, seed: int) -> None:
+    """Restore the base weights and give the model a new head and adapters, initialised from `seed`."""
+    model = setup.model.model
+    continued = any(".lora_A" in name for name in setup.start)
     if has_lora(model) and not continued:
         lora_of(model).discard()
     parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for name, value in job.start.items():
+        for name, value in setup.start.items():
             parameters[name].copy_(value)
-    reset_head(job.model, seed, class_shares(job))
+    reset_head(setup.model, seed, class_shares(setup))
     if not continued:
-        make_trainable(model, job.settings, job.machine.kernels, seed=seed, heads=job.model.new_modules)
+        make_trainable(model, setup.settings, setup.machine.kernels, seed=seed, heads=setup.model.new_modules)
 
 
-def class_shares(job: TaskJob) -> npt.NDArray[np.float64] | None:
-    """(L,) the share of the training examples that each class holds for, where several may, never 0 or 1; else None."""
-    if job.model.kind != "sequence" or not job.model.labels.multi_label:
+def class_shares(setup: TrialSetup) -> npt.NDArray[np.float64] | None:
+    """(L,) the smoothed share of training examples in each class, within (0, 1); None unless multi-label."""
+    if setup.model.kind != "sequence" or not setup.model.labels.multi_label:
         return None
-    targets = job.train_rows.targets
+    targets = setup.train_rows.targets
     shares: npt.NDArray[np.float64] = (targets.sum(0, dtype=np.float64) + 0.5) / (len(targets) + 1)
     return shares
 
 
-def run_trial(
-    job: TaskJob,
-    trial: Trial,
-    folder: RunFolder,
-    display: ProgressDisplay,
-    evaluate: Callable[[], Mapping[str, Any]],
-) -> TrainingState:
-    """Train the model from `trial`'s seed; it holds the best weights on the validation examples when this returns.
+def train_trials(
+    setup: TrialSetup, folder: RunFolder, display: ProgressDisplay, evaluate: Callable[[], Mapping[str, Any]]
+) -> Iterator[tuple[Trial, TrainingState]]:
+    """Train every trial. When a trial is yielded, the model holds its best weights on the validation examples.
 
     Args:
-        folder: of the trial.
-        evaluate: a point on the validation examples, with the numbers that it is judged by under `score`.
+        folder: the run's.
+        evaluate: measures a point on the validation examples; models are chosen by its `score`.
     """
-    begin(job, trial.seed)
-    if job.machine.is_main:
-        folder.path.mkdir(parents=True, exist_ok=True)
-    with tracked(job.settings, job.machine):
-        return train_into(
-            folder,
-            job.model,
-            job.objective,
-            job.rows(trial),
-            job.loop(trial),
-            job.machine,
-            display,
-            resume=job.settings.resume,
-            evaluate=evaluate,
-            score=lambda point: point["score"],
-        )
+    trials = setup.trials
+    for number, trial in enumerate(trials, 1):
+        if len(trials) > 1:
+            display.say(f"trial {number} of {len(trials)}: {trial.describe()}")
+        reset_model(setup, trial.seed)
+        trial_folder = setup.folder(trial, folder)
+        if setup.machine.is_main:
+            trial_folder.path.mkdir(parents=True, exist_ok=True)
+        with tracked(setup.settings, setup.machine):
+            state = train_into(
+                trial_folder,
+                setup.model,
+                setup.objective,
+                setup.rows(trial),
+                setup.loop(trial),
+                setup.machine,
+                display,
+                resume=setup.settings.resume,
+                evaluate=evaluate,
+                score=lambda point: point["score"],
+            )
+        yield trial, state
 
 
-def restore(job: TaskJob, trial: Trial, folder: RunFolder) -> None:
-    """Put the best weights of a finished trial into the model."""
-    begin(job, trial.seed)
-    trained = {name: p for name, p in job.model.model.named_parameters() if p.requires_grad}
-    load_best(folder.checkpoints, trained)
-    job.model.model.eval()
+def restore(setup: TrialSetup, trial: Trial, folder: RunFolder) -> None:
+    """Load the best weights of a finished trial; `folder` is the run's."""
+    reset_model(setup, trial.seed)
+    trained = {name: p for name, p in setup.model.model.named_parameters() if p.requires_grad}
+    load_best(setup.folder(trial, folder).checkpoints, trained)
+    setup.model.model.eval()

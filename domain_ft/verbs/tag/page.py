@@ -28,14 +28,16 @@ def render_page(report: TagReport) -> str:
 
 def _figures(report: TagReport) -> list[tuple[str, str]]:
     bars = (
-        f"Types, each with its {numbers.level(report.test)} and in brackets its test entities; grey where they are "
+        f"Types, each with its {numbers.level(report.test)}, and in brackets its number of test entities; grey if "
         f"fewer than {task_words.FEW}."
     )
     figures = [(bars, task_plots.class_bars(report))]
     if report.result["learning_curve"]:
-        figures.append(("What more texts bring, on the same test texts.", task_plots.learning_curve(report)))
+        figures.append(
+            ("Scores on the same test texts, by number of training texts.", task_plots.learning_curve(report))
+        )
     if report.metrics:
-        caption = "Each step pale, their running mean dark. The ring is the model that was kept."
+        caption = "Single steps pale, their running mean dark. The ring marks the model that was kept."
         figures.append((caption, task_plots.training(report)))
     return figures
 
@@ -49,7 +51,7 @@ def render_card(report: TagReport) -> str:
 
 
 def card_data(report: TagReport) -> ModelCardData:
-    """What the hub and its tools read of a tagger's card."""
+    """The metadata of the card, for the Hub and its tools."""
     method = str(report.settings["method"])
     return ModelCardData(
         model_name=f"{report.base.short_name}-{report.task.name}",
@@ -73,7 +75,7 @@ def card_data(report: TagReport) -> ModelCardData:
 
 
 def _facts(report: TagReport) -> list[tuple[str, str]]:
-    """(what it is, what it says) of the task."""
+    """(name, value) of the task's facts."""
     sizes = [(f"{split} texts", f"{amount:,}") for split, amount in report.task.examples.items()]
     splits = [(f"{split} split", how) for split, how in report.task.facts.get("split", {}).items()]
     scheme = report.result["scheme"] or "spans of characters"

@@ -1,4 +1,4 @@
-"""What the report on a tagger is made of: plain values that `tag` hands over."""
+"""The report on a tagger, as plain values."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _SHOWN = 600  # characters of a text that a report shows
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A run of a text: an entity, if it has a label, which is right or wrong; else what stands between."""
+class Segment:
+    """A stretch of a text: an entity, right or wrong, if it has a label; otherwise the text between entities."""
 
     text: str
     label: str = ""
@@ -27,17 +27,17 @@ class Piece:
 
 @dataclass(frozen=True)
 class TagReport:
-    """All that is known when `tag` is done. Make one with `of`.
+    """All results of `tag`. Make one with `of`.
 
     Attributes:
         result: the run's result.json.
-        base: the model that was fine-tuned.
-        task: what it was fine-tuned on; its labels are the types of entities.
-        settings: the settings as resolved.
+        base: the base model.
+        task: the task; its labels are the types of entities.
+        settings: as resolved.
         provenance: versions, device, hashes.
         metrics: the lines of metrics.jsonl; a held-out point has `evaluation` with `macro_f1`.
-        errors: the test texts with most mistakes: `id`, `truth` and `predicted`, the text twice in `Piece`s; empty
-            where no example may be shown.
+        errors: the test texts with the most mistakes: `id`, and the text as `Segment`s in `truth` and `predicted`;
+            empty if no example may be shown.
     """
 
     result: Mapping[str, Any]
@@ -54,14 +54,14 @@ class TagReport:
         result: Mapping[str, Any],
         base: BaseFacts,
         task: TaggingData,
-        said: Sequence[Sequence[Span]],
+        spans: Sequence[Sequence[Span]],
         *,
         settings: Mapping[str, Any],
         provenance: Mapping[str, Any],
         metrics: Sequence[Mapping[str, Any]] = (),
         examples: bool = True,
     ) -> TagReport:
-        """The report of a run whose kept model has `said` these spans of the task's test texts."""
+        """The report of a run whose kept model predicts these `spans` for the task's test texts."""
         facts = TaskSummary(
             name=task.name,
             labels=task.types,
@@ -69,7 +69,7 @@ class TagReport:
             facts=task.facts,
             notes=tuple(task.notes),
         )
-        errors = worst_texts(task.splits["test"], said) if examples else []
+        errors = worst_texts(task.splits["test"], spans) if examples else []
         return cls(result, base, facts, settings, provenance, metrics, errors)
 
     @property
@@ -79,33 +79,33 @@ class TagReport:
         return {**scores, "per_class": scores["per_type"]}
 
 
-def worst_texts(texts: Sequence[TaggedText], said: Sequence[Sequence[Span]]) -> list[dict[str, Any]]:
-    """The texts with most false and missed entities, marked; long ones around the first mistake."""
-    wrong = [set(text.spans) ^ set(spans) for text, spans in zip(texts, said, strict=True)]
+def worst_texts(texts: Sequence[TaggedText], predicted: Sequence[Sequence[Span]]) -> list[dict[str, Any]]:
+    """The texts with the most false and missed entities, marked; long ones around the first mistake."""
+    wrong = [set(text.spans) ^ set(spans) for text, spans in zip(texts, predicted, strict=True)]
     order = sorted(range(len(texts)), key=lambda index: -len(wrong[index]))[:WORST]
     return [
         {
             "id": texts[index].id,
             "truth": marked(texts[index].text, texts[index].spans, wrong[index]),
-            "predicted": marked(texts[index].text, said[index], wrong[index]),
+            "predicted": marked(texts[index].text, predicted[index], wrong[index]),
         }
         for index in order
         if wrong[index]
     ]
 
 
-def marked(text: str, spans: Iterable[Span], wrong: set[Span]) -> list[Piece]:
-    """`text` cut at its spans; of a long text the part around the first of the `wrong` ones."""
+def marked(text: str, spans: Iterable[Span], wrong: set[Span]) -> list[Segment]:
+    """`text` divided at its spans; for a long text the part around the first of the `wrong` ones."""
     first = min(wrong).start
     start = 0 if len(text) <= _SHOWN else max(0, min(first - _SHOWN // 3, len(text) - _SHOWN))
     end = min(len(text), start + _SHOWN)
-    pieces = [Piece("… ")] if start else []
+    segments = [Segment("… ")] if start else []
     for span in sorted(spans):
         if span.start >= start and span.end <= end:
-            pieces += [
-                Piece(text[start : span.start]),
-                Piece(text[span.start : span.end], span.label, span not in wrong),
+            segments += [
+                Segment(text[start : span.start]),
+                Segment(text[span.start : span.end], span.label, span not in wrong),
             ]
             start = span.end
-    pieces.append(Piece(text[start:end] + (" …" if end < len(text) else "")))
-    return [piece for piece in pieces if piece.text]
+    segments.append(Segment(text[start:end] + (" …" if end < len(text) else "")))
+    return [segment for segment in segments if segment.text]

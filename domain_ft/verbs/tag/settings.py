@@ -31,13 +31,13 @@ class TagSettings(
 ):
     """Fine-tune a model to find entities in texts, and measure how well it does.
 
-    The files are CoNLL columns (the word first, the tag last), or JSON lines of words and tags, or of texts and spans
-    of characters. The model is chosen on validation texts alone, by the mean over types of the F1 of whole entities,
-    and reported on test texts, beside a list of the entities that training had.
+    Texts are CoNLL columns (word first, tag last), or JSON lines with words and tags or with texts and character spans.
+    The best model is chosen on validation texts by the F1 of whole entities, averaged over types, and scored on test
+    texts, beside a baseline that looks up the entities of the training texts.
     """
 
     method: Literal["lora", "dora", "full"] = "lora"
-    """Train low-rank adapters (lora, dora) or every weight (full), each with a new head."""
+    """Train low-rank adapters (lora, dora) or all weights (full), each with a new head."""
 
     baselines: bool = True
-    """Score a list of the training texts' entities, looked up, on the same test texts."""
+    """Score a baseline on the same test texts: looking up the entities of the training texts."""

@@ -1,4 +1,4 @@
-"""The table at the end of `tag`. It fits 80 columns."""
+"""The output of `tag` on the screen. The table fits into 80 columns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_TYPES = 30
 
 
 def print_tag(report: TagReport, console: Console | None = None) -> None:
-    """Scores by type and together, beside the baseline, and what they say; on standard output if no `console`."""
+    """Print scores by type and overall, the baseline and the findings; to standard output without `console`."""
     console = console or Console()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
     table.add_column("entities", overflow="fold")

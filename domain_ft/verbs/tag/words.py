@@ -1,4 +1,4 @@
-"""What the report on a tagger says in words. A claim goes as far as its interval and no further: see `task_words`."""
+"""The report on a tagger in words. A claim goes no further than its interval: see `task_words`."""
 
 from __future__ import annotations
 
@@ -10,93 +10,92 @@ from domain_ft.wording import counted
 
 
 def headline(report: TagReport) -> str:
-    """What came out, in one sentence for everybody."""
+    """The result, in one sentence for everybody."""
     types = report.task.labels
-    of = types[0] if len(types) == 1 else counted(len(types), "type")
+    found = types[0] if len(types) == 1 else counted(len(types), "type")
     score = points(report.test[score_of(report)])
-    return (
-        f"{report.base.short_name} finds the entities of {report.task.name} ({of}) with an {named(report)} of {score}."
-    )
+    model = report.base.short_name
+    return f"{model} finds the entities of {report.task.name} ({found}) with an {named(report)} of {score}."
 
 
 def score_of(report: TagReport) -> str:
-    """The score to look at first."""
+    """The most important score."""
     return "f1" if len(report.task.labels) == 1 else "macro_f1"
 
 
 def named(report: TagReport) -> str:
-    """What that score is called."""
-    return "F1" if len(report.task.labels) == 1 else "F1, averaged over types,"
+    """The name of that score."""
+    return "F1" if len(report.task.labels) == 1 else "F1 (averaged over types)"
 
 
 def findings(report: TagReport) -> list[str]:
-    """The headline's grounds and its doubts, a sentence or two each."""
+    """The evidence and the caveats, a sentence or two each."""
     test, metric = report.test, score_of(report)
     sources = "" if test["units"] == test["examples"] else f" from {counted(test['units'], 'document')}"
     sentences = [
-        "An entity counts where its beginning, its end and its type are right. "
+        "An entity is right if its beginning, its end and its type are right. "
         f"The {level(test)} is {span(test['interval'][metric])}, "
         f"over {counted(test['entities'], 'entity', 'entities')} in {counted(test['examples'], 'test text')}{sources}. "
-        "Of 100 entities that it gives "
-        f"{points(test['precision'])} are right, and of 100 that are there it finds {points(test['recall'])}."
+        f"{points(test['precision'])}% of the entities that it predicts are right (precision), and it finds "
+        f"{points(test['recall'])}% of the true ones (recall)."
     ]
     gazetteer = (report.result.get("baselines") or {}).get("gazetteer")
     if gazetteer:
-        said = verdict(gazetteer["difference"][metric], metric)
-        said = f"the model is {said}" if not said.startswith("not shown") else f"no difference is {said[4:]}"
+        difference = gazetteer["difference"][metric]
+        subject = "a difference is" if difference["verdict"] == "not shown" else "the model is"
         sentences.append(
-            f"Looking up the entities of training ({gazetteer['entries']:,}) gives {points(gazetteer[metric])}; "
-            f"against it {said}."
+            f"Looking up the {gazetteer['entries']:,} entities of the training texts reaches "
+            f"{points(gazetteer[metric])}; {subject} {verdict(difference, metric)}."
         )
     seeds = report.result["seeds"]
     if seeds["n"] > 1:
         sentences.append(
-            f"Trained from {seeds['n']} seeds it is {points(seeds[metric]['mean'])} on average, with a standard "
-            f"deviation of {points(seeds[metric]['sd'])}. The model that is kept was the best on validation texts."
+            f"Over {seeds['n']} seeds, it is {points(seeds[metric]['mean'])} on average, with a standard deviation of "
+            f"{points(seeds[metric]['sd'])}. The model that is kept was the best on the validation texts."
         )
     else:
-        sentences.append("It was trained from one seed: what another would give is not measured (--seeds 5 does).")
+        sentences.append("It was trained with one seed; the spread over seeds was not measured (--seeds 5 does).")
     return sentences + doubts(report)
 
 
 def doubts(report: TagReport) -> list[str]:
-    """What makes the numbers rougher than they look, in sentences."""
+    """What makes the numbers less reliable than they look."""
     test, types = report.test, report.test["per_type"]
     sentences = []
     if test["few_units"]:
         sentences.append(few_units(test["units"], "test texts"))
     few = [name for name, scores in types.items() if 0 < scores["support"] < FEW]
     if few:
-        sentences.append(f"Too few in the test texts (fewer than {FEW}) to say much of: {listed(few)}.")
+        sentences.append(f"Too few in the test texts (fewer than {FEW}) for a reliable score: {listed(few)}.")
     absent = [name for name in report.task.labels if name not in types or not types[name]["support"]]
     if absent:
         sentences.append(f"Not in the test texts, so not measured: {listed(absent)}.")
     unseen = [name for name, scores in types.items() if scores["support"] and name not in report.task.labels]
     if unseen:
-        sentences.append(f"In the test texts but never in training, so that all are missed: {listed(unseen)}.")
+        sentences.append(f"In the test texts but not in the training texts, so always missed: {listed(unseen)}.")
     inexact = report.result["inexact_entities"]
     if inexact:
         sentences.append(
-            f"{counted(inexact, 'entity begins or ends', 'entities begin or end')} within a token "
+            f"{counted(inexact, 'entity begins or ends', 'entities begin or end')} inside a token "
             "of this model: it cannot find them exactly."
         )
     return sentences
 
 
 def limits(report: TagReport) -> list[str]:
-    """What the run does not say."""
+    """What the run does not show."""
     return [
-        f"The scores hold for texts like those of {report.task.name}. On texts from another source, or of another "
-        "time, they will be lower.",
-        "Its types are all it knows, and an entity has one of them: entities within entities are not found.",
-        "The score of an entity is the mean probability of the tags of its words. It is not calibrated.",
-        "The test texts were used for measuring alone. If you choose among many runs by their test scores, the best "
-        "one's score is too high.",
+        f"The scores hold for texts like those of {report.task.name}. They will be lower on texts from another source "
+        "or time.",
+        "It knows only these types, and each entity has one of them: nested entities are not found.",
+        "The score of an entity is the mean probability of its words' tags. It is not calibrated.",
+        "The test texts were used for measuring only. If you choose among many runs by their test scores, the best "
+        "score is too high.",
     ]
 
 
 def loading_code(report: TagReport) -> str:
-    """Python that loads the run from within the run folder and tags a text."""
+    """Python code that loads the run and tags a text, from inside the run folder."""
     return code.loading_code(
         report.base,
         "AutoModelForTokenClassification",
