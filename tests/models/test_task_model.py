@@ -23,7 +23,7 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 from domain_ft.corpus.tasks.examples import Labels
 from domain_ft.errors import ModelError
 from domain_ft.models.base import load
-from domain_ft.models.export import export_merged
+from domain_ft.models.export import export_model
 from domain_ft.models.lora import LoraConfig, apply_lora, has_lora, lora_of
 from domain_ft.models.peft_format import save_adapter
 from domain_ft.models.targets import head_modules
@@ -396,7 +396,7 @@ def test_a_run_is_exported_with_its_names(
 
 def test_a_fully_trained_run_is_loaded(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     model = opened(tiny_folder("distilbert"))
-    export_merged(model, tmp_path / "run" / "model")
+    export_model(model, tmp_path / "run" / "model")
     write_run(model, tmp_path / "run")
     assert_equal(logits(load_task_run(tmp_path / "run", dtype=torch.float64)), logits(model))
 
@@ -488,3 +488,19 @@ def test_a_task_file_that_is_no_such_thing_is_named(content: str, said: str, tmp
         load_task_run(tmp_path)
     assert str(tmp_path / TASK_NAME) in str(caught.value)
     assert caught.value.fix
+
+
+# --- A scalar head ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["bert", "llama"])
+def test_one_label_is_a_scalar_head(architecture: str, tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    score = Labels(("score",), multi_label=True)
+    model = load_task_model(str(tiny_folder(architecture)), score, dtype=torch.float64)
+    disturb(parameter for path in model.new_modules for parameter in model.model.get_submodule(path).parameters())
+    scores = logits(model)
+    assert scores.shape == (len(LENGTHS), 1)
+    assert_equal(scores, own_logits(model.model, typed=architecture == "bert"))
+    export_model(model, tmp_path / "scalar")
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "scalar", dtype=torch.float64)
+    assert_equal(own_logits(loaded, typed=architecture == "bert"), scores)

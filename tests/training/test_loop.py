@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from accelerate import Accelerator
@@ -23,7 +25,9 @@ from loop_jobs import job, run, settings
 from safetensors.torch import load_file
 from torch import nn
 
-from domain_ft.corpus.packing import StepPlan
+from domain_ft.corpus.batches import PackedBatch
+from domain_ft.corpus.packing import Step, StepPlan
+from domain_ft.corpus.tokens import TokenRows
 from domain_ft.errors import CheckpointError, TrainingError
 from domain_ft.models.activation_checkpointing import ActivationCheckpointing
 from domain_ft.models.lora_layers import LoraLinear
@@ -395,3 +399,45 @@ def test_budgets_become_steps(budget: dict[str, Any], steps: int) -> None:
     plan = StepPlan([20] * 50, 100, 0)
     given = {"max_tokens": None, "max_steps": None, "epochs": None} | budget
     assert count_steps(plan, 1000, **given) == steps
+
+
+class Rollouts:
+    """Rows and steps in one: each step adds a row, and reads the newest and the oldest."""
+
+    def __init__(self, rows: TokenRows) -> None:
+        self._rows = rows
+        self._count = 1
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int32]:
+        return self._rows.lengths[: self._count]
+
+    def pack(self, rows: npt.ArrayLike) -> PackedBatch:
+        assert np.max(rows) < self._count
+        return self._rows.pack(rows)
+
+    def row_id(self, row: int) -> str:
+        return self._rows.row_id(row)
+
+    def step(self, index: int) -> Step:
+        self._count = index + 2
+        return Step(epoch=0, rows=np.array([0, index + 1]))
+
+
+def test_rows_may_be_made_during_training(tmp_path: Path) -> None:
+    base, objective, rows = job("gpt2")
+    source, lines = Rollouts(rows), []
+    state = train(
+        base,
+        objective,
+        source,
+        settings(total_steps=5),
+        accelerator=Accelerator(cpu=True),
+        checkpoints=tmp_path,
+        display=ProgressDisplay(quiet=True),
+        log=lines.append,
+        steps=source,
+    )
+    assert state.step == 5
+    assert state.tokens == int(5 * rows.lengths[0] + rows.lengths[1:6].sum())
+    assert all(math.isfinite(line["loss"]) for line in lines)

@@ -14,7 +14,7 @@ from torch import Tensor
 from domain_ft.checking import PROVENANCE, tomllib
 from domain_ft.errors import SettingsError
 from domain_ft.models import catalogue
-from domain_ft.models.export import Exportable, export_merged
+from domain_ft.models.export import Exportable, export_model
 from domain_ft.models.peft_format import save_adapter
 from domain_ft.objectives.base import TrainedModel
 from domain_ft.report.plain import plain
@@ -228,6 +228,6 @@ def write_model(model: Saved, method: str, folder: RunFolder, task_type: str | N
         task_type: what PEFT calls the model's kind.
     """
     if method == "full":
-        export_merged(model, folder.path / "model")
+        export_model(model, folder.path / "model")
         return
     save_adapter(model.model, folder.adapter, base_name=model.source, revision=model.revision, task_type=task_type)
