@@ -33,9 +33,9 @@ from domain_ft.models.lora_layers import (
     DropoutSeed,
     LoraEmbedding,
     LoraLinear,
+    Mergeable,
     TiedProjection,
     TrainableTokens,
-    Updated,
 )
 from domain_ft.models.siblings import Siblings, find_siblings
 from domain_ft.randomness import derive
@@ -188,7 +188,7 @@ class LoraModel:
     def _updated(self) -> list[LoraLinear | LoraEmbedding | TrainableTokens]:
         return [*self.layers.values(), *self.embeddings.values(), *self.trained_tokens.values()]
 
-    def _wrappers(self) -> dict[str, Updated]:
+    def _wrappers(self) -> dict[str, Mergeable]:
         return {**self.layers, **self.embeddings, **self.trained_tokens, **self.tied}
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from domain_ft.errors import CheckpointError
 from domain_ft.storage import new_folder, sha256, storage_error, write_atomic, write_json
-from domain_ft.training.sharding import shard_like, whole
+from domain_ft.training.sharding import shard_like, unsharded
 
 BEST_NAME = "best.safetensors"
 _NAME = re.compile(r"step-(\d+)")
@@ -203,7 +203,7 @@ def _gathered(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]
     """`tensors` unsharded and on the CPU, gathered one at a time; empty unless they are kept."""
     gathered = {}
     for name, tensor in tensors.items():
-        full = whole(tensor.detach())
+        full = unsharded(tensor.detach())
         if keep:
             gathered[name] = full.cpu().contiguous()
     return gathered

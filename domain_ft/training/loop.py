@@ -48,7 +48,7 @@ from domain_ft.training.checkpoints import TrainingState, load_best, load_latest
 from domain_ft.training.optimizer import build_optimizer, set_learning_rate
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.training.schedule import learning_rate_factor
-from domain_ft.training.sharding import Shards, gathered, whole
+from domain_ft.training.sharding import Shards, gathered, unsharded
 
 METRIC_LINES = 2000
 """About the most lines in metrics.jsonl, however long the run."""
@@ -318,7 +318,7 @@ def _train(
         load_best(checkpoints, parameters)
     if shards:
         optimizer.zero_grad(set_to_none=True)
-        base.model = shards.whole_model()
+        base.model = shards.unsharded_model()
     accelerator.free_memory()  # it holds on to what it wrapped, and DDP's buckets are as large as the gradients
     return state
 
@@ -362,7 +362,7 @@ class _Trainer:
         )
         limit = self.settings.max_grad_norm or math.inf
         norm = self.accelerator.clip_grad_norm_(list(self.parameters.values()), limit)
-        norm = math.nan if norm is None else float(whole(norm))
+        norm = math.nan if norm is None else float(unsharded(norm))
         if not math.isfinite(norm):
             raise self.not_finite("the gradient norm", norm, state.step, step.rows)
         self.optimizer.step()

@@ -9,7 +9,7 @@ unsharded, so that none of that code has to handle shards:
 
     shards = Shards.of(module, base.model, accelerator)    # module(inputs) is now one of all processes together
     ...                                                    # build the optimiser, train
-    base.model = shards.whole_model()
+    base.model = shards.unsharded_model()
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ class Shards:
         assert isinstance(root, FSDPModule)
         return cls(root, model, empty)
 
-    def whole_model(self) -> PreTrainedModel:
+    def unsharded_model(self) -> PreTrainedModel:
         """The unsharded model with the current weights, on each process. Can be called only once."""
         sharded = dict(self.model.named_parameters())
         for name, empty in self.empty.named_parameters():
-            full = nn.Parameter(whole(sharded[name].detach()), requires_grad=empty.requires_grad)
+            full = nn.Parameter(unsharded(sharded[name].detach()), requires_grad=empty.requires_grad)
             torch.utils.swap_tensors(empty, full)  # in place, so that tied weights stay tied
         return self.empty
 
@@ -77,7 +77,7 @@ def gathered(shards: Shards | None) -> Iterator[None]:
         shards.root.reshard()
 
 
-def whole(tensor: Tensor) -> Tensor:
+def unsharded(tensor: Tensor) -> Tensor:
     """A tensor unsharded. All processes must call this together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from domain_ft.errors import CorpusError, ModelError, SettingsError
 from domain_ft.models.attention import NAME
 from domain_ft.models.base import BaseModel, load
-from domain_ft.models.generation import Generated, Sampling, TextPieces, generate
+from domain_ft.models.generation import Generated, Sampling, TextStream, generate
 from domain_ft.models.lora import LoraConfig, apply_lora, merge_and_unload
 
 PROMPTS = (
@@ -281,7 +281,7 @@ TOKENIZERS = st.sampled_from([byte_level, byte_fallback])
 
 
 def pieces_of(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[int]) -> list[str]:
-    text = TextPieces(tokenizer)
+    text = TextStream(tokenizer)
     return [*(text.add(token) for token in tokens), text.end(cut=False)]
 
 
@@ -313,7 +313,7 @@ def test_japanese_and_emoji_come_character_by_character() -> None:
 
 @pytest.mark.parametrize("make", [byte_level, byte_fallback])
 def test_a_character_that_an_answer_is_cut_in_is_left_out(make: Callable[[], PreTrainedTokenizerFast]) -> None:
-    text = TextPieces(make())
+    text = TextStream(make())
     tokens = make()("日🙂", add_special_tokens=False)["input_ids"]
     given = [*(text.add(token) for token in tokens[:-1]), text.end(cut=True)]
     assert "".join(given) == "日"
