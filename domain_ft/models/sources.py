@@ -77,7 +77,7 @@ def find(name: str, progress: Progress | None = None, revision: str | None = Non
         return _folder(path, progress)
     if path.exists() or not _HUB_ID.fullmatch(name):
         raise ModelError(
-            f"'{name}' is {'a file' if path.exists() else 'not a folder'}, and not the name of a model.",
+            f"'{name}' is {'a file, not a model folder' if path.exists() else 'not a folder'}.",
             fix=f"give a folder with config.json and model.safetensors, a hub id, or a name; {_names(name)}",
         )
     return _hub(name, progress, revision)

@@ -7,7 +7,7 @@
 The classes are transformers' AutoModelForSequenceClassification and AutoModelForTokenClassification, so that saved
 models load there and in PEFT. These classes do not support packed rows. So the body runs on the row, and the head gets
 one token per sequence, which is all that it reads: the first of an encoder, the last of a decoder, or the mean for
-classes that pool by it. A scalar head (a reward, a score) is a single class of a multi-label task: logits (examples, 1).
+classes that pool by it. A scalar head (a reward, a score) is a multi-label task with one class: logits (examples, 1).
 """
 
 from __future__ import annotations

@@ -106,12 +106,12 @@ def test_an_installed_decoder_generates_as_before(architecture: str) -> None:
 
 @pytest.mark.parametrize("architecture", SUPPORTED)
 def test_a_packed_pass_makes_no_mask_and_reads_no_value(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading a value in Python waits for the GPU. Only `PackedLayout` reads one, and the GPU's kernel needs no layout."""
+    """Reading a value in Python waits for the GPU. Only `PackedLayout` reads one, and not for the GPU's kernel."""
     model = tiny_model(architecture)
     attention.install(model)
     monkeypatch.setitem(AttentionMaskInterface._global_mapping, attention.NAME, lambda *_, **__: pytest.fail("a mask"))
     monkeypatch.setattr(
-        PackedLayout, "runs", (EqualLengths(len(LENGTHS), 1), EqualLengths(1, sum(LENGTHS) - len(LENGTHS)))
+        PackedLayout, "groups", (EqualLengths(len(LENGTHS), 1), EqualLengths(1, sum(LENGTHS) - len(LENGTHS)))
     )
     with NoValuesRead(), torch.no_grad():
         packed_logits(model, sequences_of(LENGTHS))

@@ -287,7 +287,7 @@ def test_a_checkpoints_own_head_is_replaced(tiny_folder: Callable[[str], Path], 
     first.tokenizer.save_pretrained(tmp_path / "three")
     same = load_task_model(str(tmp_path / "three"), LABELS)
     assert same.new_modules == ("classifier",)
-    assert "own head, classifier, is replaced" in same.notes[-1]
+    assert "checkpoint's head, classifier, is replaced" in same.notes[-1]
     assert not torch.equal(same.model.classifier.out_proj.weight, first.model.classifier.out_proj.weight.float())
     other = load_task_model(str(tmp_path / "three"), Labels(("yes", "no")))
     assert other.model.classifier.out_proj.weight.shape == (2, 32)
@@ -309,7 +309,7 @@ def test_several_labels_are_in_the_config(tiny_folder: Callable[[str], Path]) ->
 
 
 def test_a_model_without_a_class_for_the_task_is_refused(tiny_folder: Callable[[str], Path]) -> None:
-    with pytest.raises(ModelError, match=r"type 'opt', for which transformers has no class that classifies tokens"):
+    with pytest.raises(ModelError, match=r"type 'opt', for which transformers has no class to classify tokens"):
         load_task_model(str(tiny_folder("opt")), LABELS, kind="token")
     with pytest.raises(ModelError, match="'cohere'"):
         load_task_model(str(tiny_folder("cohere")), LABELS)
@@ -402,12 +402,12 @@ def test_a_fully_trained_run_is_loaded(tiny_folder: Callable[[str], Path], tmp_p
 
 
 def test_what_is_no_run_of_a_task_is_said(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no finished run of classify or tag"):
+    with pytest.raises(ModelError, match="not a finished run of classify or tag"):
         load_task_run(tiny_folder("bert"))
     write_run(trained(tiny_folder("bert")), tmp_path)
     with pytest.raises(ModelError, match="whose head is for another task"):
         load_task_model(str(tmp_path), LABELS)
-    with pytest.raises(ModelError, match="is no language model any more"):
+    with pytest.raises(ModelError, match="is not a language model"):
         load(str(tmp_path))
 
 
