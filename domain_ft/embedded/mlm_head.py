@@ -1,20 +1,22 @@
-"""A masked-LM head for an encoder that comes without one: fitted once, with the body frozen to the last bit.
+"""Fits a masked-LM head to the frozen body of an encoder that has none.
 
-An encoder that was trained for something else (sentence similarity, say) loads with a random head, whose loss says
-nothing of the body. The head of the BERT family maps a hidden state h to logits by
+An encoder that was trained for another task, such as sentence similarity, loads with a random head, whose loss means
+nothing. The head of the BERT family maps a hidden state h (D,) to logits (V,) by
 
     z = LayerNorm(act(W h + c)) * g + s,     logits = E z + b,
 
-where E is tied to the input embeddings and stays as it is. Since the body is frozen, the hidden states at masked
-positions are computed once. What follows costs seconds:
+where E is tied to the input embeddings and not changed. The body is frozen, so the hidden states at the n masked
+positions are computed once. The rest takes seconds:
 
-1. Hidden states are whitened, u = S^(-1/2) (h - mean): they differ by orders of magnitude between directions.
-2. W, c, g, s, b start at linear discriminant analysis, in closed form: u given the token t is taken as normal with mean
-   M e_t, so that logits are e_t · R u - |R' e_t|²/2 + log p_t. R is a ridge regression on embeddings; p_t are the
-   frequencies of tokens in all the text, not in the masked positions alone. The layer norm and the activation are made
-   nearly linear for the start, by constants in c that outweigh what varies.
-3. A few epochs of Adam on the exact loss, over the tokens that occur. (W, c, g, s, b) alone are trained, then folded
-   into the model's own modules.
+1. Whitening: u = S^(-1/2) (h - mean), since variances differ by orders of magnitude between directions.
+2. Initialisation of W, c, g, s, b in closed form by linear discriminant analysis: u given the token t is assumed normal
+   with mean M e_t, so that logits are e_t · R u - |R' e_t|²/2 + log p_t. R is a ridge regression on embeddings; p_t are
+   the token frequencies in all the text, not only at masked positions. Large constants in c make the activation and the
+   layer norm nearly linear at first.
+3. A few epochs of Adam on the exact loss over the tokens that occur. Only W, c, g, s and b are trained, and then folded
+   into the model's modules.
+
+In shapes E is the embedding size.
 """
 
 from __future__ import annotations

@@ -179,16 +179,16 @@ def _choose_masked(
         word for document in documents for word in set(_words(document.text[:_WINDOW], tokenizer))
     )
     common = {word for word, _ in seen.most_common(min(_COMMON_WORDS, len(seen) // 4))}
-    asked: set[str] = set()  # words and sentences
+    used_up: set[str] = set()  # words and sentences
 
     def mask_one(document: Document, rarest: int) -> SampleSentence | None:
         for sentence in _sentences(document.text):
-            if sentence in asked:
+            if sentence in used_up:
                 continue
             for start, end in sorted(_spans(sentence, tokenizer), key=lambda span: span[0] - span[1]):
                 word = sentence[start:end].casefold()
-                if word not in common and word not in asked and seen[word] >= rarest:
-                    asked.update((word, sentence))
+                if word not in common and word not in used_up and seen[word] >= rarest:
+                    used_up.update((word, sentence))
                     return SampleSentence(document.id, sentence[:start], sentence[start:end], sentence[end:])
         return None
 

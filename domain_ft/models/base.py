@@ -1,7 +1,7 @@
 """A base model ready for an objective: rows of tokens go in, hidden states at the output projection come out.
 
     base = load("minilm")                        # or a folder, a hub id, a finished run
-    hidden = base.hidden(batch)                  # (tokens, D), each sequence of the batch alone in its own attention
+    hidden = base.hidden(batch)                  # (T, D), attention inside each sequence of the batch
     weight, bias, softcap = base.projection()    # what linear_cross_entropy takes next to it
 
 Nothing here depends on the architecture: the differences are in the table of `architectures`. A model whose

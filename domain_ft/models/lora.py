@@ -82,12 +82,12 @@ class LoraConfig:
     def __post_init__(self) -> None:
         for name, rank in {"rank": self.rank, **self.rank_pattern}.items():
             if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-                raise ModelError(f"the LoRA rank {rank!r} ({name}) is not a positive integer", fix="give 8, say")
+                raise ModelError(f"the LoRA rank {rank!r} ({name}) is not a positive integer", fix="8 is usual")
         for name, alpha in {"alpha": self.alpha, **self.alpha_pattern}.items():
             if not (math.isfinite(alpha) and alpha > 0):
-                raise ModelError(f"the LoRA alpha {alpha!r} ({name}) is not a positive number", fix="give 16, say")
+                raise ModelError(f"the LoRA alpha {alpha!r} ({name}) is not a positive number", fix="16 is usual")
         if not 0 <= self.dropout < 1:
-            raise ModelError(f"the LoRA dropout {self.dropout!r} is not in [0, 1)", fix="give 0.05, say")
+            raise ModelError(f"the LoRA dropout {self.dropout!r} is not in [0, 1)", fix="0.05 is usual")
         for key in (*self.rank_pattern, *self.alpha_pattern):
             _refuse_malformed(key)
         if len(set(self.trainable_tokens)) != len(self.trainable_tokens):

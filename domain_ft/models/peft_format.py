@@ -324,12 +324,12 @@ def _refuse_foreign(settings: dict[str, Any], folder: Path) -> None:
             where=str(folder / ADAPTER_CONFIG),
             fix=_MERGE_WITH_PEFT,
         )
-    found = [f"{name} ({key})" for key, name in _VARIANTS.items() if settings.get(key)]
+    unsupported = [f"{name} ({key})" for key, name in _VARIANTS.items() if settings.get(key)]
     unknown = sorted(settings.keys() - _HONOURED - _IRRELEVANT - _VARIANTS.keys())
-    found += [f"the unknown setting {key} = {settings[key]!r}" for key in unknown if settings[key]]
-    if found:
+    unsupported += [f"the unknown setting {key} = {settings[key]!r}" for key in unknown if settings[key]]
+    if unsupported:
         raise ModelError(
-            f"the adapter uses settings that are not supported: {'; '.join(found)}",
+            f"the adapter uses settings that are not supported: {'; '.join(unsupported)}",
             where=str(folder / ADAPTER_CONFIG),
             fix=_MERGE_WITH_PEFT,
         )

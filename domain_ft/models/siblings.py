@@ -116,13 +116,13 @@ def find_siblings(layers: Mapping[str, LoraLinear]) -> list[Siblings]:
     for path, layer in layers.items():
         parent, _, name = path.rpartition(".")
         families.setdefault(parent, {})[name] = layer
-    found = []
+    siblings = []
     for parent, family in families.items():
         for names in NAMES:
             present = [name for name in names if name in family]
             if len(present) > 1 and len({family[name].in_features for name in present}) == 1:
-                found.append(Siblings(parent, present))
-    return found
+                siblings.append(Siblings(parent, present))
+    return siblings
 
 
 def _group(layers: Sequence[LoraLinear], x: Tensor) -> tuple[Tensor, ...]:

@@ -113,7 +113,7 @@ def refuse_unfit(model: nn.Module, paths: Sequence[str], *, embeddings: bool = F
 
 
 def resolve_modules(model: nn.Module, names: Iterable[str]) -> list[str]:
-    """The paths of the modules that are trained whole, in the model's order; each name is a path or the end of one.
+    """The paths of the modules to train in full, in the model's order; each name is a path or the end of one.
 
     Raises:
         ModelError: a name matches nothing, or a module that PEFT could not save and load again: a container without a
@@ -147,11 +147,11 @@ def head_modules(model: nn.Module) -> list[str]:
     if output is None or not isinstance(model, PreTrainedModel):
         return []
     shared = _shared_parameters(model)
-    found = []
+    modules = []
     for name, child in model.named_children():
         if child is not model.base_model:
-            found += _untied(name, child, {id(parameter) for parameter in output.parameters()} | shared.keys())
-    return found
+            modules += _untied(name, child, {id(parameter) for parameter in output.parameters()} | shared.keys())
+    return modules
 
 
 def tied_projections(model: nn.Module) -> dict[str, nn.Linear]:
@@ -277,7 +277,7 @@ def _untied(path: str, module: nn.Module, tied: Iterable[int]) -> list[str]:
         return []
     if not isinstance(module, _CONTAINERS) and not any(id(parameter) in tied for parameter in parameters):
         return [path]
-    return [found for name, child in module.named_children() for found in _untied(f"{path}.{name}", child, tied)]
+    return [below for name, child in module.named_children() for below in _untied(f"{path}.{name}", child, tied)]
 
 
 def _shared_parameters(model: nn.Module) -> dict[int, list[str]]:
@@ -285,7 +285,7 @@ def _shared_parameters(model: nn.Module) -> dict[int, list[str]]:
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
-    return {key: found for key, found in names.items() if len(found) > 1}
+    return {key: shared for key, shared in names.items() if len(shared) > 1}
 
 
 def _output_projection(model: nn.Module) -> nn.Module | None:

@@ -3,7 +3,7 @@
 An objective turns a `PackedBatch` (numpy, from the corpus) into `Inputs` (tensors, with labels), and returns the sum of
 the losses of the labelled positions. The loop divides once, by the number of items of all micro-batches and ranks:
 
-    L = (Σ over ranks and micro-batches of objective.loss) / (Σ over ranks and micro-batches of inputs.items)
+    loss = (Σ over ranks and micro-batches of objective.loss) / (Σ over ranks and micro-batches of inputs.items)
 
 Notation: T tokens of the micro-batch, S sequences in it, n labelled positions, D hidden size, V vocabulary, L classes.
 """

@@ -18,8 +18,10 @@ class CausalLM(LanguageModelHead):
         Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training", equation 1.
 
     Equation:
-        L = -(1/n) Σ_i log p(x_{i+1} | x_1 … x_i), over the n positions i that have a next token in their sequence. The
-        last position of a sequence has no label: the next token belongs to another document.
+        loss = -(1/n) Σ_i log p(x_{i+1} | x_1 … x_i)
+
+        over the n positions i that have a next token in their sequence. The last position of a sequence has no label,
+        since the next token belongs to another document.
 
     Inputs:
         A decoder (`BaseModel` with objective `clm`) and a `PackedBatch` of token rows (`TokenRows`).

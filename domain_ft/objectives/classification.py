@@ -77,7 +77,7 @@ class ClassificationObjective:
             ℓ = w_y (log Σ_c exp z_c - z_y)
         Multi-label, with y (L,) of 0 and 1 and σ the logistic function:
             ℓ = -(1/L) Σ_c w_{c, y_c} (y_c log σ(z_c) + (1 - y_c) log(1 - σ(z_c)))
-        An item is an example: L = (1/n) Σ ℓ. The weights w are 1 unless `class_weights` are given.
+        An item is an example: loss = (1/n) Σ ℓ. The weights w are 1 unless `class_weights` are given.
 
     Inputs:
         A `TaskModel` of kind `sequence` and a `TaskBatch` of examples. The logits of an example in several windows are

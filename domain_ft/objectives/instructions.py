@@ -18,9 +18,10 @@ class Instructions(LanguageModelHead):
         Ouyang et al. 2022, "Training language models to follow instructions with human feedback" (supervised step).
 
     Equation:
-        L = -(1/n) Σ_i log p(x_{i+1} | x_1 … x_i), over the n positions i whose next token is written by the assistant,
-        the token that ends its turn included. All other tokens are context. The mean is over tokens, so a long answer
-        weighs more than a short one.
+        loss = -(1/n) Σ_i log p(x_{i+1} | x_1 … x_i)
+
+        over the n positions i whose next token is written by the assistant, including the token that ends its turn. All
+        other tokens are context. The mean is over tokens, so a long answer weighs more than a short one.
 
     Inputs:
         A decoder (`BaseModel` with objective `clm`) and a `ConversationBatch` of rendered conversations

@@ -18,8 +18,10 @@ class MaskedLM(LanguageModelHead):
         Liu et al. 2019, "RoBERTa", section 4.1.
 
     Equation:
-        L = -(1/n) Σ_{i in M} log p(x_i | x̃), with M a random set of n positions and x̃ the text in which 80 % of M are
-        replaced by the mask token, 10 % by a random token, and 10 % left as they are.
+        loss = -(1/n) Σ_{i in M} log p(x_i | x̃)
+
+        with M a random set of n positions, and x̃ the text in which 80 % of M are replaced by the mask token, 10 % by a
+        random token, and 10 % are unchanged.
 
     Inputs:
         An encoder (`BaseModel` with objective `mlm`) and a `PackedBatch` of token rows (`TokenRows`).

@@ -24,8 +24,10 @@ class TaggingObjective:
         Devlin et al. 2018, "BERT", section 5.3.
 
     Equation:
-        L = (1/n) Σ_i w_{y_i} (log Σ_c exp z_{i,c} - z_{i,y_i}), over the n labelled tokens i with logits z_i (L,) and
-        tag y_i. The mean is over words, not over texts. The weights w are 1 unless `tag_weights` are given.
+        loss = (1/n) Σ_i w_{y_i} (log Σ_c exp z_{i,c} - z_{i,y_i})
+
+        over the n labelled tokens i with logits z_i (L,) and tag y_i. The mean is over words, not over texts. The
+        weights w are 1 unless `tag_weights` are given.
 
     Inputs:
         A `TaskModel` of kind `token` and a `TaskBatch` of windows whose `targets` are (T,).

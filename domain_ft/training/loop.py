@@ -73,7 +73,7 @@ class LoopSettings:
         total_steps: optimiser steps in the whole run.
         tokens_per_step: document tokens that an optimiser step reads.
         rows_per_step: rows that a step reads, whatever their lengths, in place of tokens_per_step; None for tokens.
-        tokens_per_micro_batch: tokens that go through the model at once; a longer sequence gets a micro-batch alone.
+        tokens_per_micro_batch: tokens that go through the model at once; a longer sequence is a micro-batch of one.
         activation_checkpointing: recompute layers in the backward pass; switched on once memory has run out.
         learning_rate: peak learning rate.
         schedule: name of the learning-rate schedule.

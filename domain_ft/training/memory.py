@@ -84,7 +84,7 @@ class MicroBatchPlan:
     """How the tokens of a step go through the model.
 
     Attributes:
-        tokens_per_micro_batch: at most; a longer sequence gets a micro-batch alone.
+        tokens_per_micro_batch: at most; a longer sequence is a micro-batch of one.
         activation_checkpointing: whether layers are recomputed in the backward pass.
         reason: why, in words.
         asked_for: whether the user gave the number of tokens.

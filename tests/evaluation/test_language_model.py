@@ -1,4 +1,4 @@
-"""The scoring pass, over real rows and tiny real models: it equals a plain computation, however the text is packed."""
+"""Scoring, over real rows and tiny real models: it equals a plain computation, however the text is packed."""
 
 from __future__ import annotations
 

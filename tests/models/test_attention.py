@@ -105,7 +105,9 @@ def test_an_installed_decoder_generates_as_before(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", SUPPORTED)
-def test_a_packed_pass_makes_no_mask_and_reads_no_value(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_packed_micro_batch_makes_no_mask_and_reads_no_value(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Reading a value in Python waits for the GPU. Only `PackedLayout` reads one, and not for the GPU's kernel."""
     model = tiny_model(architecture)
     attention.install(model)

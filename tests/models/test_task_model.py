@@ -36,7 +36,7 @@ from domain_ft.verbs.export.settings import ExportSettings
 LABELS = Labels(("law", "medicine", "animals"))
 LENGTHS = (5, 5, 40, 17, 1, 17)
 GENERATOR = torch.Generator().manual_seed(0)
-PIECES = [torch.randint(6, VOCABULARY, (length,), generator=GENERATOR) for length in LENGTHS]
+SEQUENCES = [torch.randint(6, VOCABULARY, (length,), generator=GENERATOR) for length in LENGTHS]
 TAGGERS = tuple(architecture for architecture in SUPPORTED if architecture != "opt")  # which has no class for tokens
 EXACT = 1e-9  # in float64
 
@@ -63,8 +63,8 @@ class Examples(TaskTokens):
 
 def examples(belongs: Sequence[int] = range(len(LENGTHS))) -> Examples:
     """The sequences; of each the second half is another segment."""
-    tokens = TaskTokens.of([sequence.tolist() for sequence in PIECES])
-    segments = torch.cat([types_of(sequence) for sequence in PIECES])
+    tokens = TaskTokens.of([sequence.tolist() for sequence in SEQUENCES])
+    segments = torch.cat([types_of(sequence) for sequence in SEQUENCES])
     return Examples(**vars(tokens), segments=segments, belongs=tuple(belongs))
 
 
@@ -104,7 +104,7 @@ def own_logits(model: Any, kind: str = "sequence", typed: bool = False) -> Tenso
     """What transformers' class gives for each sequence alone."""
     parts = []
     with torch.no_grad():
-        for sequence in PIECES:
+        for sequence in SEQUENCES:
             arguments = {"token_type_ids": types_of(sequence)[None]} if typed else {}
             parts.append(model(input_ids=sequence[None], **arguments).logits[0])
     return torch.cat(parts) if kind == "token" else torch.stack(parts)
@@ -121,7 +121,7 @@ def assert_equal(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=EXACT * expected.abs().max().item())
 
 
-# --- Packed passes ----------------------------------------------------------------------------------------------------
+# --- Packed micro-batches ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("architecture", SUPPORTED)
@@ -186,7 +186,7 @@ def test_features_are_the_mean_of_the_last_hidden_states(architecture: str, tiny
     model = load_task_model(str(tiny_folder(architecture)), LABELS)
     inputs = dataclasses.replace(examples([0, 0, 0, 1, 2, 2]), segments=torch.zeros(sum(LENGTHS), dtype=torch.long))
     with torch.no_grad():
-        hidden = [model.model.base_model(input_ids=sequence[None]).last_hidden_state[0] for sequence in PIECES]
+        hidden = [model.model.base_model(input_ids=sequence[None]).last_hidden_state[0] for sequence in SEQUENCES]
         expected = torch.stack([torch.cat(hidden[:3]).mean(0), hidden[3].mean(0), torch.cat(hidden[4:]).mean(0)])
         torch.testing.assert_close(model.features(inputs), expected, rtol=0, atol=1e-5)
 
@@ -204,7 +204,7 @@ def test_a_decoder_reads_the_last_token_that_is_no_padding(tmp_path: Path) -> No
     """As transformers' classes do, so that what is exported gives the logits that were trained."""
     folder = save_tiny("llama", tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": int(PIECES[2][-1])}))
+    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": int(SEQUENCES[2][-1])}))
     model = opened(folder)
     assert_equal(logits(model), own_logits(model.model))
 

@@ -96,7 +96,7 @@ def test_the_gradient_is_that_of_the_mean_over_all_labelled_tokens(architecture:
 
 
 @pytest.mark.parametrize("architecture", ["bert", "gpt2"])
-def test_passes_of_any_size_train_the_same_model(architecture: str, tmp_path: Path) -> None:
+def test_micro_batches_of_any_size_train_the_same_model(architecture: str, tmp_path: Path) -> None:
     """1 x 8, about 4 x 2 and 8 x 1 micro-batches of the same steps."""
     losses: dict[int, list[float]] = {}
     weights = {}
@@ -295,7 +295,7 @@ def test_a_loss_that_is_not_finite_names_step_and_documents(tmp_path: Path) -> N
     assert all(bool(torch.isfinite(p).all()) for p in base.model.parameters())
 
 
-def test_a_pass_without_memory_is_halved_and_the_step_stays_the_same(
+def test_a_micro_batch_without_memory_is_halved_and_the_step_stays_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, expected = run(tmp_path / "plenty", loop=settings(total_steps=3))
@@ -324,7 +324,7 @@ def test_activation_checkpointing_trains_the_same_model_to_the_last_bit(tmp_path
     assert all(torch.equal(plain[name], found[name]) for name in plain)
 
 
-def test_layers_are_recomputed_once_no_single_piece_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_are_recomputed_once_no_single_sequence_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last resort, which a resumed run keeps to."""
     loop = settings(total_steps=4, schedule="constant", warmup=0.0)
     _, expected = run(tmp_path / "plenty", loop=loop)
@@ -345,7 +345,9 @@ def test_layers_are_recomputed_once_no_single_piece_fits(tmp_path: Path, monkeyp
     assert largest_difference(expected, found) < 2e-4
 
 
-def test_memory_that_does_not_suffice_for_one_piece_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_does_not_suffice_for_one_sequence_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def never(self: nn.Module, inputs: Inputs) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
