@@ -276,7 +276,7 @@ def load_task_run(
     """
     folder = Path(folder)
     facts = read_task(folder)
-    labels, kind = Labels(tuple(facts["labels"]), facts["several"]), facts["kind"]
+    labels, kind = Labels(tuple(facts["labels"]), facts["multi_label"]), facts["kind"]
     if (folder / HEAD_FOLDER).is_dir():
         probe, head = Probe.load(folder / HEAD_FOLDER)
         base = find(head["base"], progress)

@@ -28,7 +28,7 @@ from domain_ft.evaluation.classification import point_scores
 from domain_ft.evaluation.predictions import Predictions
 
 
-@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("multi_label", [False, True])
 def test_a_known_temperature_is_found(multi_label: bool) -> None:
     """Labels drawn from softmax (sigmoid) of logits; the model says them three times too strongly."""
     rng = np.random.default_rng(0)

@@ -245,7 +245,7 @@ def test_pairs_are_tighter_than_strangers() -> None:
     assert np.diff(found)[0] < 0.7 * np.diff(alone)[0]
 
 
-@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("multi_label", [False, True])
 def test_classes_in_another_order_make_no_difference(multi_label: bool) -> None:
     one = drawn(multi_label=multi_label)
     order = np.array([3, 1, 4, 0, 2])

@@ -81,7 +81,7 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
             dataclasses.replace(drawn(), **changes)
 
 
-@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("multi_label", [False, True])
 def test_probabilities_are_finite_where_logits_are_large(multi_label: bool) -> None:
     with np.errstate(all="raise", under="ignore"):
         found = probabilities(np.array([[800.0, -800.0], [0.0, 0.0]]), multi_label)
