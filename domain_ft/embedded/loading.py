@@ -1,4 +1,4 @@
-"""Load a model by name where that may be an embedded one, which is made first: what all verbs load models with."""
+"""The loading functions of `models` for verbs: an embedded model is made first if it is not in the cache."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ T = TypeVar("T")
 
 
 def made_first(function: Callable[P, T]) -> Callable[P, T]:
-    """`function`, called again once the embedded model that it did not find has been made.
+    """Wrap `function` to make a missing embedded model and try again.
 
-    The model may be the one that was named, or the base of a run that was named. The `progress` of the call, if it has
-    one, is told of the making.
+    The embedded model may be the one that was named, or the base of a run. A `progress` argument is used for making it.
     """
 
     @functools.wraps(function)

@@ -1,9 +1,8 @@
-"""The embedded models, made ready: an asset becomes a folder that transformers loads, once, in the user's cache.
+"""Makes the embedded models: an asset becomes a folder that transformers loads, once, in the user's cache.
 
-`minilm` comes without a masked-LM head, and gets one that is fitted to its frozen body (`mlm_head`) on the training
-text of the embedded corpora, half and half, so that it is the same base for each of them. `smollm2` comes as a GGUF
-file, and is converted (`models.gguf`). Neither is done twice. This room is above `models` and `corpus`: loading a model
-prepares no corpus.
+`minilm` has no masked-LM head; one is fitted to its frozen body (`mlm_head`) on training text of the embedded corpora,
+an equal share of each, so that it is the same base for all. `smollm2` is a GGUF file, and is converted (`models.gguf`).
+This package is above `models` and `corpus`, so that loading a model prepares no corpus.
 """
 
 from __future__ import annotations
@@ -42,21 +41,21 @@ if TYPE_CHECKING:
     from domain_ft.corpus.tokens import TokenRows
 
 
-HEAD_TOKENS = 200_000  # of text that masked positions are taken from, an equal share of each corpus
-HEAD_MASK_RATE = 0.3  # twice what is usual, since the body is run once
-_MAX_LENGTH = 256  # that of `adapt`, so that the cached tokens serve both
+HEAD_TOKENS = 200_000  # tokens of text with masked positions, an equal share of each corpus
+HEAD_MASK_RATE = 0.3  # twice the usual rate, since the body runs only once
+_MAX_LENGTH = 256  # as for `adapt`, so that both use the same cached tokens
 _TOKENS_PER_MICRO_BATCH = 4096
-_COUNTED = 1 << 22  # tokens of a corpus, at most, that frequencies are counted over
-_TOKENS_AT_ONCE = 1 << 20  # that are counted in memory
-_SAMPLED = 1 << 18  # sequences of a corpus, at most, that either is taken from
+_COUNTED = 1 << 22  # the most tokens of a corpus that frequencies are counted over
+_TOKENS_AT_ONCE = 1 << 20  # tokens counted in memory at a time
+_SAMPLED = 1 << 18  # the most sequences of a corpus that either is sampled from
 
 
 def resolve(name: str, progress: Progress | None = None) -> Path:
-    """The folder of the embedded model `name`, ready for transformers; it is made first where it is not in the cache.
+    """The folder of the embedded model `name`, for transformers to load; made first if it is not in the cache.
 
     Raises:
         ModelError: there is no such model.
-        AssetError: what it is made from cannot be fetched.
+        AssetError: its asset cannot be fetched.
     """
     model = catalogue.known(name)
     folder = catalogue.folder_of(name)
@@ -77,7 +76,7 @@ def _convert(source: Path, folder: Path, progress: Progress | None) -> dict[str,
 def _with_head(source: Path, folder: Path, progress: Progress | None) -> dict[str, Any]:
     """Write the encoder at `source`, with a head that is fitted to it."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # of the head that is fitted over, whose loss is reported too
+        torch.manual_seed(0)  # the random head is replaced, but its loss is reported too
         base = load(str(source), progress=progress)
     rows = [_training_rows(name, base.tokenizer, progress) for name in HEAD_CORPORA]
     report = _fit_head(base, rows, folder, progress)
@@ -89,7 +88,7 @@ def _fit_head(base: BaseModel, rows: list[TokenRows], folder: Path, progress: Pr
     """Fit the head of `base`, which is on the CPU, to its frozen body, and write the model to `folder`."""
     frequencies = _frequencies(rows, base.model.get_output_embeddings().weight.shape[0])
     report = fit_mlm_head(base, _masked_micro_batches(rows, base.tokenizer), frequencies, progress=progress)
-    # transformers writes in the first of several processes alone; here the first of any node may be at work.
+    # transformers writes only in the first of all processes; here it may be the first process of any node.
     base.model.should_save_on_this_rank = lambda _main: True
     with quiet():
         base.model.save_pretrained(folder)
@@ -98,22 +97,21 @@ def _fit_head(base: BaseModel, rows: list[TokenRows], folder: Path, progress: Pr
 
 
 def with_fitted_head(base: BaseModel, rows: list[TokenRows], progress: Progress | None = None) -> BaseModel:
-    """A user's encoder that came without a masked-LM head, with one that is fitted to its frozen body on `rows`.
+    """Fit a masked-LM head on `rows` to the frozen body of a user's encoder that has none.
 
-    It is made once and kept in the cache; that folder is then what an adapter records as its base, since the adapter is
-    of no use without this head.
+    It is made once and kept in the cache. An adapter records that folder as its base, since it needs this head.
 
     Args:
         base: loaded with `head_is_random`.
-        rows: training text, an equal share of each; a base that is compared on two corpora should be fitted on both.
+        rows: training text, an equal share of each; to compare a base on two corpora, fit it on both.
 
     Raises:
-        ModelError: a head of another make than the one that can be fitted, or a decoder without its output projection.
+        ModelError: the head has another structure than can be fitted, or the model is a decoder.
     """
     if base.objective != "mlm":
         raise ModelError(
-            f"'{base.name}' comes without its output projection, so it cannot predict tokens.",
-            fix="take a whole causal language model",
+            f"'{base.name}' has no output projection, so it cannot predict tokens.",
+            fix="take a complete causal language model",
         )
     content = json.dumps([base.revision, [one.key for one in rows], HEAD_TOKENS, HEAD_MASK_RATE])
     folder = cache_folder("models") / f"fitted-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
@@ -128,14 +126,12 @@ def with_fitted_head(base: BaseModel, rows: list[TokenRows], progress: Progress 
 
 
 def _training_rows(name: str, tokenizer: PreTrainedTokenizerFast, progress: Progress | None) -> TokenRows:
-
     split = prepare(open_corpus(name), progress=progress).split("train")
     return tokenize(split, tokenizer, max_length=_MAX_LENGTH, progress=progress)
 
 
 def _masked_micro_batches(corpora: list[TokenRows], tokenizer: PreTrainedTokenizerFast) -> list[tuple[Tokens, Tensor]]:
-    """Masked micro-batches of one corpus and the other in turn, up to its share of HEAD_TOKENS each."""
-
+    """Masked micro-batches of each corpus in turn, up to an equal share of HEAD_TOKENS, with labels (T,)."""
     vocabulary = MaskVocabulary.of(tokenizer)
     plans = []
     for number, rows in enumerate(corpora):
@@ -158,14 +154,13 @@ def _masked_micro_batches(corpora: list[TokenRows], tokenizer: PreTrainedTokeniz
 
 
 def _sample(rows: TokenRows, number: int, tokens: int) -> npt.NDArray[np.int64]:
-    """(sequences,) as many sequences of corpus `number` as `tokens` allows, in an order that is its own."""
-
+    """(sequences,) a random sample of the sequences of corpus `number`, with at most `tokens` tokens."""
     order = beginning(_SAMPLED, len(rows), 0, "warming text", number)
     return order[rows.lengths[order].cumsum() <= tokens]
 
 
 def _frequencies(corpora: list[TokenRows], vocabulary: int) -> Tensor:
-    """(vocabulary,) how often each token of text occurs, each corpus as one share; of a large one in a sample."""
+    """(V,) token frequencies, summed over the corpora with equal weights; large corpora are sampled."""
     shares = torch.zeros(vocabulary, dtype=torch.float64)
     for number, rows in enumerate(corpora):
         counts = torch.zeros_like(shares)
@@ -181,4 +176,4 @@ MAKERS: dict[Making, Callable[[Path, Path, Progress | None], dict[str, Any]]] = 
     "head": _with_head,
     "gguf": _convert,
 }
-"""How a model is made: maker(asset's folder or file, folder to write, progress) -> what is to be known of it."""
+"""How a model is made: maker(asset's folder or file, folder to write, progress) -> entries of its provenance."""

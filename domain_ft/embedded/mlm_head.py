@@ -1,20 +1,22 @@
-"""A masked-LM head for an encoder that comes without one: fitted once, with the body frozen to the last bit.
+"""Fits a masked-LM head to the frozen body of an encoder that has none.
 
-An encoder that was trained for something else (sentence similarity, say) loads with a random head, whose loss says
-nothing of the body. The head of the BERT family maps a hidden state h to logits by
+An encoder that was trained for another task, such as sentence similarity, loads with a random head, whose loss means
+nothing. The head of the BERT family maps a hidden state h (D,) to logits (V,) by
 
     z = LayerNorm(act(W h + c)) * g + s,     logits = E z + b,
 
-where E is tied to the input embeddings and stays as it is. Since the body is frozen, the hidden states at masked
-positions are computed once. What follows costs seconds:
+where E is tied to the input embeddings and not changed. The body is frozen, so the hidden states at the n masked
+positions are computed once. The rest takes seconds:
 
-1. Hidden states are whitened, u = S^(-1/2) (h - mean): they differ by orders of magnitude between directions.
-2. W, c, g, s, b start at linear discriminant analysis, in closed form: u given the token t is taken as normal with mean
-   M e_t, so that logits are e_t · R u - |R' e_t|²/2 + log p_t. R is a ridge regression on embeddings; p_t are the
-   frequencies of tokens in all the text, not in the masked positions alone. The layer norm and the activation are made
-   nearly linear for the start, by constants in c that outweigh what varies.
-3. A few epochs of Adam on the exact loss, over the tokens that occur. (W, c, g, s, b) alone are trained, then folded
-   into the model's own modules.
+1. Whitening: u = S^(-1/2) (h - mean), since variances differ by orders of magnitude between directions.
+2. Initialisation of W, c, g, s, b in closed form by linear discriminant analysis: u given the token t is assumed normal
+   with mean M e_t, so that logits are e_t · R u - |R' e_t|²/2 + log p_t. R is a ridge regression on embeddings; p_t are
+   the token frequencies in all the text, not only at masked positions. Large constants in c make the activation and the
+   layer norm nearly linear at first.
+3. A few epochs of Adam on the exact loss over the tokens that occur. Only W, c, g, s and b are trained, and then folded
+   into the model's modules.
+
+In shapes E is the embedding size.
 """
 
 from __future__ import annotations
@@ -37,31 +39,31 @@ from domain_ft_kernels import linear_cross_entropy
 IGNORED = -100  # the label of a position that is not masked
 
 EPOCHS = 2
-BATCH = 1024  # positions a step
+BATCH = 1024  # positions per step
 LEARNING_RATE = 1e-2  # of c, g, s and b
 MATRIX_LEARNING_RATE = 0.1  # of W, as a share of the root mean square of its entries at the start
 WARM_UP = 10  # steps
-HELD_OUT = 15  # one of so many micro-batches is not trained on and measures the head; odd, since corpora take turns
+HELD_OUT = 15  # one in this many micro-batches is held out for the losses; odd, since corpora alternate
 
-_RIDGE = 10.0  # as a share of the mean variance of the labels' embeddings along a direction
-_DISCRIMINANT = 1.3  # times R: what the ridge takes from its length
-_WHITENING_FLOOR = 1e-3  # as a share of the mean variance of the hidden states along a direction
+_RIDGE = 10.0  # relative to the mean variance of the labels' embeddings along a direction
+_DISCRIMINANT = 1.3  # factor on R, which makes up for its shrinkage by the ridge
+_WHITENING_FLOOR = 1e-3  # relative to the mean variance of the hidden states along a direction
 _SHIFT, _SPREAD = 3.0, 0.5  # c starts at _SHIFT ± _SPREAD, where GELU is nearly the identity; z then has unit variance
-_ACTIVATION_NAMES = ("hidden_act", "activation", "hidden_activation")  # what configurations call it
-_SMOOTHING = 0.07  # of the frequencies, by the share of tokens that are taken as drawn from the whole vocabulary
+_ACTIVATION_NAMES = ("hidden_act", "activation", "hidden_activation")  # its names in configurations
+_SMOOTHING = 0.07  # weight of the uniform distribution that is mixed into the frequencies
 
 
 @dataclass(frozen=True)
 class HeadReport:
-    """What the fitting took and gave; losses are nats a masked token, on passes that were not trained on.
+    """The result of fitting a head. Losses are nats per masked token, on micro-batches that were not trained on.
 
     Attributes:
         positions: masked positions trained on.
         held_out_positions: masked positions that the losses are measured on.
-        loss_unigram: of the tokens' frequencies alone.
-        loss_random: of the head as it was.
-        loss_closed_form: of the head in closed form, before gradient steps.
-        loss: of the head as it is now.
+        loss_unigram: of the token frequencies alone.
+        loss_random: of the original head.
+        loss_closed_form: of the closed-form head, before gradient steps.
+        loss: of the fitted head.
     """
 
     positions: int
@@ -81,25 +83,25 @@ def fit_mlm_head(
     epochs: int = EPOCHS,
     progress: Progress | None = None,
 ) -> HeadReport:
-    """Fit the head of a masked LM to its frozen body, in place; nothing but the head's own weights changes.
+    """Fit the head of a masked LM to its frozen body, in place; only the head's weights change.
 
-    Equal inputs give equal heads, to the last bit on the same machine with as many threads.
+    Deterministic to the last bit on the same machine with the same number of threads.
 
     Args:
-        base: an encoder, whose head may be random. One with packed attention.
-        passes: masked rows of tokens, each with labels (tokens,): the true token where it is masked, -100 elsewhere.
-        frequencies: (V,) how often each token occurs in the text that the micro-batches are drawn from, on any scale.
+        base: an encoder with packed attention; its head may be random.
+        micro_batches: masked rows of tokens, each with labels (T,): the true token where it is masked, -100 elsewhere.
+        frequencies: (V,) token frequencies of the text that the micro-batches come from, on any scale.
         seed: of the order of the positions.
         epochs: times that each position is trained on.
-        progress: told of micro-batches and steps.
+        progress: called with the number of micro-batches and of steps.
 
     Raises:
-        ModelError: the head is not of the form above, the model takes no packed rows, or there is a single micro-batch.
+        ModelError: the head is not of the form above, the model needs padding, or there is only one micro-batch.
     """
     if not base.packed:
         raise ModelError(
-            f"'{base.name}' is of type '{base.model.config.model_type}', whose batches are padded; a head is fitted on "
-            "packed rows alone.",
+            f"'{base.name}' is of type '{base.model.config.model_type}', whose batches are padded; a head can only be "
+            "fitted on packed rows.",
             fix="take a model that comes with its head",
         )
     head = _Head.of(base.model)
@@ -121,7 +123,7 @@ def fit_mlm_head(
 
 @dataclass(frozen=True)
 class _Head:
-    """The modules of a head: dense, activation, norm; then the output projection, of which the bias alone is ours."""
+    """The modules of a head: dense, activation, norm, and the output projection, of which only the bias is fitted."""
 
     dense: nn.Linear
     activation: Callable[[Tensor], Tensor]
@@ -130,7 +132,7 @@ class _Head:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> _Head:
-        """Find them. Raises ModelError where the head has others."""
+        """The head of `model`. Raises ModelError if it has other modules."""
         projection = model.get_output_embeddings()
         body = {id(module) for module in model.base_model.modules()} | {id(projection)}
         rest = [module for module in model.modules() if id(module) not in body]
@@ -149,21 +151,21 @@ class _Head:
 
     @torch.no_grad()
     def output(self, hidden: Tensor) -> Tensor:
-        """(positions, embedding) what goes into the output projection, from hidden states (positions, hidden)."""
+        """The input (n, E) of the output projection, from hidden states (n, D)."""
         return self.norm(self.activation(self.dense(hidden)))
 
 
 def _unknown_head(model: PreTrainedModel) -> ModelError:
     return ModelError(
         f"the head of {type(model).__name__} is not a linear layer, an activation and a layer norm before the output "
-        "projection, so it cannot be warmed.",
+        "projection, so it cannot be fitted.",
         fix="take a model that comes with its head",
     )
 
 
 @dataclass(frozen=True)
 class _Positions:
-    """Masked positions: hidden (positions, hidden) states of the body, and labels (positions,) the true tokens."""
+    """Masked positions: the body's hidden states (n, D), and the true tokens (n,)."""
 
     hidden: Tensor
     labels: Tensor
@@ -187,7 +189,7 @@ def _hidden_states(
             rows = (labels != IGNORED).nonzero().squeeze(1)
             output = base.hidden(batch, rows)
             hidden = seen.pop().reshape(-1, head.dense.in_features)
-            if len(hidden) != len(rows):  # the body handed on all tokens of the row
+            if len(hidden) != len(rows):  # the body passed on all tokens of the row
                 hidden = hidden[rows]
             if number == 0 and not torch.allclose(head.output(hidden), output, atol=1e-4):
                 raise _unknown_head(base.model)
@@ -198,23 +200,23 @@ def _hidden_states(
     finally:
         handle.remove()
     if not training:
-        raise ModelError("a head cannot be warmed on a single micro-batch of text.", fix="give more text")
+        raise ModelError("a head cannot be fitted on a single micro-batch of text.", fix="give more text")
     return _Positions.joined(training), _Positions.joined(held_out)
 
 
 @dataclass(frozen=True)
 class _Whitening:
-    """u = (h - mean) matrix: uncorrelated, of unit variance. mean (hidden,), matrix (hidden, hidden), symmetric."""
+    """u = (h - mean) matrix: uncorrelated, with unit variance. mean (D,), matrix (D, D), symmetric."""
 
     mean: Tensor
     matrix: Tensor
 
     @classmethod
     def of(cls, hidden: Tensor, *, centred: bool) -> _Whitening:
-        """From hidden states (positions, hidden). Without a bias to take it in, the mean stays where it is."""
-        mean = hidden.mean(0) if centred else torch.zeros_like(hidden[0])
-        rest = (hidden - mean).double()
-        variances, directions = torch.linalg.eigh(rest.T @ rest / len(rest))
+        """From hidden states (n, D). `centred` needs a bias that can take the mean."""
+        mean = hidden.mean(0) if centred else torch.zeros_like(hidden[0])  # (D,)
+        rest = (hidden - mean).double()  # (n, D)
+        variances, directions = torch.linalg.eigh(rest.T @ rest / len(rest))  # (D,), (D, D)
         scales = (variances.clamp_min(0) + _WHITENING_FLOOR * variances.mean()).rsqrt()
         return cls(mean, ((directions * scales) @ directions.T).to(hidden.dtype))
 
@@ -224,7 +226,7 @@ class _Whitening:
 
 @dataclass(frozen=True)
 class _Fit:
-    """A head on whitened hidden states: W (embedding, hidden), c, g and s (embedding,), b (V,); c, s, b may be None."""
+    """A head on whitened hidden states: W (E, D), c, g and s (E,), b (V,); c, s and b may be None."""
 
     W: Tensor
     c: Tensor | None
@@ -235,14 +237,14 @@ class _Fit:
     epsilon: float
 
     def output(self, whitened: Tensor) -> Tensor:
-        """(positions, embedding) what goes into the output projection."""
+        """The input (n, E) of the output projection, from whitened hidden states (n, D)."""
         return F.layer_norm(
             self.activation(F.linear(whitened, self.W, self.c)), self.g.shape, self.g, self.s, self.epsilon
         )
 
     @torch.no_grad()
     def fold_into(self, head: _Head, whitening: _Whitening) -> None:
-        """Write the fit into the model's own modules, which see hidden states as they are."""
+        """Write the fit into the model's modules, which read hidden states that are not whitened."""
         head.dense.weight.copy_(self.W @ whitening.matrix)
         head.norm.weight.copy_(self.g)
         for bias, value in ((head.dense.bias, self.c), (head.norm.bias, self.s), (head.projection.bias, self.b)):
@@ -257,15 +259,15 @@ def _discriminant(whitened: Tensor, labels: Tensor, embeddings: Tensor, unigram:
     """Step 2 of the module's docstring: a head in closed form.
 
     Args:
-        whitened: (positions, hidden).
-        labels: (positions,).
-        embeddings: (V, embedding), rows of the output projection.
+        whitened: (n, D).
+        labels: (n,).
+        embeddings: (V, E), rows of the output projection.
         unigram: (V,) log probability of each token.
     """
     size = embeddings.shape[1]
-    mean = embeddings[labels].mean(0)
-    centred = (embeddings[labels] - mean).double()
-    covariance = centred.T @ centred / len(labels)
+    mean = embeddings[labels].mean(0)  # (E,)
+    centred = (embeddings[labels] - mean).double()  # (n, E)
+    covariance = centred.T @ centred / len(labels)  # (E, E)
     ridge = _RIDGE * covariance.diagonal().mean() * torch.eye(size, dtype=torch.float64, device=covariance.device)
     R = torch.linalg.solve(covariance + ridge, centred.T @ whitened.double() / len(labels)).float() * _DISCRIMINANT
     scale = (whitened @ R.T).square().mean().sqrt()
@@ -291,9 +293,9 @@ def _descend(
     epochs: int,
     progress: Progress | None,
 ) -> None:
-    """Step 3: train `fit` in place on the exact loss over the tokens that are among `labels`."""
-    tokens, targets = labels.unique(return_inverse=True)
-    columns = embeddings[tokens]
+    """Step 3: train `fit` in place on the exact loss over the tokens that occur in `labels`."""
+    tokens, targets = labels.unique(return_inverse=True)  # (U,), (n,)
+    columns = embeddings[tokens]  # (U, E)
     bias = None if fit.b is None else fit.b[tokens].requires_grad_()
     vectors = [p.requires_grad_() for p in (fit.c, fit.g, fit.s) if p is not None]
     matrix_rate = MATRIX_LEARNING_RATE * float(fit.W.square().mean().sqrt())
@@ -325,7 +327,7 @@ def _descend(
 
 
 def _order(positions: int, epochs: int, seed: int) -> list[Tensor]:
-    """The positions of each step: a permutation an epoch, in steps of about BATCH."""
+    """The positions of each step: a permutation per epoch, in steps of about BATCH."""
     steps = max(1, positions // BATCH)
     order: list[Tensor] = []
     for epoch in range(epochs):
@@ -335,5 +337,5 @@ def _order(positions: int, epochs: int, seed: int) -> list[Tensor]:
 
 @torch.no_grad()
 def _loss(output: Tensor, embeddings: Tensor, bias: Tensor | None, labels: Tensor) -> float:
-    """Nats a token over the whole vocabulary."""
+    """The loss in nats per token, over the whole vocabulary."""
     return float(linear_cross_entropy(output, embeddings, labels, bias, reduction="mean"))

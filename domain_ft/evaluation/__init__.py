@@ -1,1 +1,1 @@
-"""Evaluation: what a model's loss is on held-out text, how sure that is, and what the model says."""
+"""Evaluation: losses on held-out text, scores of tasks and answers, their intervals, and sample outputs."""

@@ -1,13 +1,13 @@
-"""Scores of generated answers against references, example by example, and how sure a change of them is.
+"""Scores of generated answers against references, with intervals.
 
-Exact match and token F1 are SQuAD's (Rajpurkar et al. 2016), which fit short answers. Its rules are for English; made
-Unicode as MLQA makes them (Lewis et al. 2020), they take every punctuation sign out, not ASCII's alone, and where a
-script has no spaces between words (Japanese, Chinese, Thai) each character is a token. On English text the values are
-SQuAD's. ROUGE-L (Lin 2004) and chrF (Popović 2015) fit long answers; torchmetrics computes both.
+Exact match and token F1 are SQuAD's (Rajpurkar et al. 2016), for short answers. As in MLQA (Lewis et al. 2020) they are
+extended to Unicode: all punctuation is removed, not only ASCII's, and in scripts without spaces between words
+(Japanese, Chinese, Thai) each character is a token. On English text they equal SQuAD's. ROUGE-L (Lin 2004) and chrF
+(Popović 2015) are for long answers, and computed by torchmetrics.
 
-All four are means of one value in 0 to 1 an example, as is the share of answers that ended by themselves. So their
-intervals are bootstraps over examples, and two models that answered the same prompts are compared on the same draws
-(`counts`). Where all examples agree, so do all draws, and an interval has no width: read it as "no exception in n".
+All four are means of one value in 0 to 1 per example, as is the share of answers that the model ended. So intervals
+are bootstraps over examples, and two models that answered the same prompts are compared on the same resamples
+(`counts`). If all examples have the same value, so do all resamples, and the interval has no width.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from domain_ft.evaluation.bootstrap import LEVEL, RESAMPLES
 from domain_ft.evaluation.counts import counts_difference, scores
 
 METRICS = ("exact_match", "token_f1", "rouge_l", "chrf", "end_of_turn_rate")
-"""What has a value for each example, and of which more is better."""
+"""The metrics with a value per example, higher being better."""
 
 CHRF_ORDER = 6
 """Characters in the longest n-grams of chrF."""
@@ -42,13 +42,13 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class AnswerScores:
-    """The answers of one model to n prompts, scored. Make one with `of`.
+    """The scores of one model's answers to n prompts. Made by `of`.
 
     Attributes:
-        values: by name of `METRICS` (n,) values in 0 to 1, a value for each example.
-        sizes: by name `answer_tokens` (the end-of-turn token included), `answer_characters`, `reference_characters`,
-            `reference_words` (tokens of token F1), `answer_repetition` and `reference_repetition` (n,) sizes.
-        distinct: `distinct_1` and `distinct_2` of all answers together; see `distinct`.
+        values: (n,) values in 0 to 1 for each of `METRICS`.
+        sizes: (n,) each: `answer_tokens` (with the end-of-turn token), `answer_characters`, `reference_characters`,
+            `reference_words` (tokens of token F1), `answer_repetition` and `reference_repetition`.
+        distinct: `distinct_1` and `distinct_2` over all answers; see `distinct`.
     """
 
     values: Mapping[str, Array]
@@ -65,13 +65,13 @@ class AnswerScores:
         """Score each answer against its reference.
 
         Args:
-            answers: (n,) what the model said.
-            references: (n,) what it should have said.
-            tokens: (n,) how many tokens it wrote, the end-of-turn token included.
-            stopped: (n,) whether it ended its turn by itself, before it was cut.
+            answers: (n,) the model's answers.
+            references: (n,) the correct answers.
+            tokens: (n,) the number of tokens that the model wrote, with the end-of-turn token.
+            stopped: (n,) whether the model ended the answer before it was cut.
 
         Raises:
-            ValueError: there is nothing to score, or the four are not of one length.
+            ValueError: there is nothing to score, or the lengths differ.
         """
         if not answers or len({len(answers), len(references), len(tokens), len(stopped)}) != 1:
             raise ValueError(
@@ -101,18 +101,18 @@ class AnswerScores:
         )
 
     def summary(self, *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL) -> dict[str, Any]:
-        """What result.json says of the answers.
+        """The scores of the answers for result.json.
 
         Returns:
-            `examples`; the mean of each of `METRICS`, and under `interval` its interval (None of a single example);
-            `level` and `resamples`; the `mean` and median (`p50`) of each size; `distinct_1` and `distinct_2`, which
-            have no interval: an answer that is drawn twice repeats its own n-grams.
+            `examples`; the mean of each of `METRICS`, and under `interval` its interval (None for a single example);
+            `level` and `resamples`; the `mean` and median (`p50`) of each size; `distinct_1` and `distinct_2`, without
+            intervals, since an answer that is resampled twice would repeat its n-grams.
         """
-        found = scores([self._counts()], _means, seed=seed, resamples=resamples, level=level)
+        summaries = scores([self._counts()], _means, seed=seed, resamples=resamples, level=level)
         return {
             "examples": len(self),
-            **{name: found[name]["mean"] for name in METRICS},
-            "interval": {name: found[name]["interval"] for name in METRICS},
+            **{name: summaries[name]["mean"] for name in METRICS},
+            "interval": {name: summaries[name]["interval"] for name in METRICS},
             "level": level,
             "resamples": resamples,
             **{
@@ -123,7 +123,7 @@ class AnswerScores:
         }
 
     def _counts(self) -> Array:
-        """(n, k + 1): the values of each example, and a column of ones that counts them."""
+        """(n, k + 1): the values of each example, and a column of ones."""
         columns = [self.values[name] for name in METRICS]
         return np.stack([*columns, np.ones(len(self))], axis=1)
 
@@ -131,15 +131,15 @@ class AnswerScores:
 def answer_differences(
     before: AnswerScores, after: AnswerScores, *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
 ) -> dict[str, dict[str, Any]]:
-    """For each of `METRICS` how much higher `after` is than `before`: `counts.counts_difference`, paired by example.
+    """How much higher `after` is than `before`, for each of `METRICS`: `counts.counts_difference`, paired by example.
 
-    Both must have answered the same prompts in the same order.
+    Both must be answers to the same prompts in the same order.
     """
     return counts_difference([before._counts()], [after._counts()], _means, seed=seed, resamples=resamples, level=level)
 
 
 def _means(sums: Array) -> dict[str, Array]:
-    """From (draws, k + 1) sums to the means by metric, (draws,) each."""
+    """The means by metric, (draws,) each, from sums (draws, k + 1)."""
     return {name: sums[:, place] / sums[:, -1] for place, name in enumerate(METRICS)}
 
 
@@ -147,11 +147,10 @@ def _means(sums: Array) -> dict[str, Array]:
 
 
 def squad_tokens(text: str) -> list[str]:
-    """The words that exact match and token F1 compare: no case, no punctuation, none of a, an, the.
+    """The tokens for exact match and token F1: without case, punctuation, and the articles a, an, the.
 
-    Compatible forms are made alike (NFKC). A sign that is no punctuation is a token by itself, and so is each character
-    of a script that is written without spaces between words. Of an answer that is nothing but punctuation or articles
-    ("A", "+") they are what counts, unlike in SQuAD.
+    Text is normalised to NFKC. A symbol that is not punctuation is a token, as is each character of a script without
+    spaces between words. If nothing else is left, punctuation and articles count ("A", "+"), unlike in SQuAD.
 
     >>> squad_tokens("The Patient's blood-pressure, 120/80!")
     ['patients', 'bloodpressure', '12080']
@@ -165,15 +164,15 @@ def squad_tokens(text: str) -> list[str]:
 
 
 def exact_match(answer: str, reference: str) -> float:
-    """1 where the two have the same `squad_tokens` in the same order, else 0."""
+    """1 if both have the same `squad_tokens` in the same order, else 0."""
     return float(squad_tokens(answer) == squad_tokens(reference))
 
 
 def token_f1(answer: str, reference: str) -> float:
-    """The harmonic mean of the shares of the `squad_tokens` of either that the other has too, in any order."""
-    said, right = Counter(squad_tokens(answer)), Counter(squad_tokens(reference))
-    whole = said.total() + right.total()
-    return 2 * (said & right).total() / whole if whole else 1.0
+    """F1 of the `squad_tokens` of the answer against those of the reference, in any order."""
+    predicted, correct = Counter(squad_tokens(answer)), Counter(squad_tokens(reference))
+    total = predicted.total() + correct.total()
+    return 2 * (predicted & correct).total() / total if total else 1.0
 
 
 def _is_punctuation(character: str) -> bool:
@@ -188,9 +187,9 @@ def _words(text: str) -> list[str]:
 
 
 def rouge_words(text: str) -> list[str]:
-    """The words of ROUGE: letters and digits alone, without case, and each character where no spaces part the words.
+    """The words for ROUGE: letters and digits only, without case; single characters in scripts without spaces.
 
-    On English text they are those of Google's implementation without stemming.
+    On English text they equal those of Google's implementation without stemming.
     """
     folded = unicodedata.normalize("NFKC", text).casefold().replace("_", " ")
     return [word for word in _words(folded) if any(character.isalnum() for character in word)]
@@ -200,21 +199,21 @@ def rouge_l(answer: str, reference: str) -> float:
     """ROUGE-L: F1 of the longest common subsequence of the `rouge_words` of the two (Lin 2004, equation 3)."""
     from torchmetrics.functional.text.rouge import rouge_score
 
-    found = rouge_score(answer, reference, rouge_keys="rougeL", normalizer=str, tokenizer=rouge_words)
-    return float(found["rougeL_fmeasure"])
+    score = rouge_score(answer, reference, rouge_keys="rougeL", normalizer=str, tokenizer=rouge_words)
+    return float(score["rougeL_fmeasure"])
 
 
 def chrf(answer: str, reference: str) -> float:
-    """chrF: F2 of character n-grams of 1 to 6, averaged over the orders (Popović 2015), without white space.
+    """chrF: F2 of character n-grams, averaged over n from 1 to 6 (Popović 2015), without white space.
 
-    Of a reference with fewer than six characters the orders that it has count, so that the very same answer has 1.
+    For a reference of fewer than six characters n is limited to its length, so that an equal answer scores 1.
     """
     from torchmetrics.functional.text import chrf_score
 
-    said, right = ("".join(unicodedata.normalize("NFC", text).split()) for text in (answer, reference))
-    if not said or not right:
-        return float(said == right)
-    score: Any = chrf_score([said], [[right]], n_char_order=min(CHRF_ORDER, len(right)), n_word_order=0)
+    predicted, correct = ("".join(unicodedata.normalize("NFC", text).split()) for text in (answer, reference))
+    if not predicted or not correct:
+        return float(predicted == correct)
+    score: Any = chrf_score([predicted], [[correct]], n_char_order=min(CHRF_ORDER, len(correct)), n_word_order=0)
     return float(score)
 
 
@@ -222,10 +221,10 @@ def chrf(answer: str, reference: str) -> float:
 
 
 def repetition(answer: str) -> float:
-    """The share of the 4-grams of `rouge_words` that stood in the answer before; 0 where it has fewer than four words.
+    """The share of 4-grams of `rouge_words` that occurred in the answer before; 0 with fewer than four words.
 
-    seq-rep-4 of Welleck et al. 2020, "Neural Text Generation with Unlikelihood Training". It shows a model
-    that goes round in circles, as small ones do where the likeliest token is taken each time.
+    seq-rep-4 of Welleck et al. 2020, "Neural Text Generation with Unlikelihood Training". It detects loops, which are
+    frequent in greedy decoding of small models.
 
     >>> repetition("the heart and the lungs and the heart and the lungs")
     0.25
@@ -236,10 +235,10 @@ def repetition(answer: str) -> float:
 
 
 def distinct(answers: Sequence[str], n: int) -> float | None:
-    """Different n-grams of `rouge_words` over all n-grams of the answers (Li et al. 2016, distinct-n).
+    """The number of distinct n-grams of `rouge_words` over that of all n-grams (Li et al. 2016, distinct-n).
 
-    Low where a model repeats itself, within an answer or from answer to answer. It falls with the length of the
-    answers too. None where no answer has n words.
+    Low for a model that repeats itself, within an answer or across answers; it also falls with the length of the
+    answers. None if no answer has n words.
 
     >>> distinct(["yes yes yes", "yes"], 1)
     0.25

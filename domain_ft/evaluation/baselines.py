@@ -1,8 +1,7 @@
-"""What a model has to beat: the majority class, and TF-IDF with a linear support vector machine.
+"""Baselines: the majority class, and TF-IDF with a linear support vector machine.
 
-The second needs seconds and no GPU, and on many tasks it is hard to beat. It sees words and pairs of words; where a
-text has few spaces between words (Japanese, Chinese, Thai) it sees runs of one to three characters besides. The text
-itself decides that.
+The SVM takes seconds without a GPU, and is hard to beat on many tasks. Its features are words and word pairs, and for
+scripts without spaces between words (Japanese, Chinese, Thai; detected from the text) also character n-grams up to 3.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ STRENGTHS = (0.1, 1.0, 10.0)
 
 MOST_EXAMPLES = 100_000
 MOST_CHARACTERS = 200_000_000
-"""Of larger training sets a sample is read: the features of each text are held in memory."""
+"""Larger training sets are sampled, since all features are held in memory."""
 
 MOST_CLASSES = 1_000
-"""A machine is fitted for each class: with more than this it would take longer than fine-tuning."""
+"""An SVM is fitted per class: with more classes it would take longer than fine-tuning."""
 
-_LOOKED_AT = 1_000  # texts that decide whether words are set apart
-_ABSENT = -30.0  # the logit of a class that no training example has
+_LOOKED_AT = 1_000  # texts from which the use of spaces is detected
+_ABSENT = -30.0  # the logit of a class without training examples
 
 _LETTERS = re.compile(r"\w")
 _UNSPACED = re.compile(  # Thai, Lao, Tibetan; Burmese; Khmer; kana; Chinese characters
@@ -44,10 +43,10 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Baseline:
-    """A baseline's predictions of the test examples, and what a person should know of them.
+    """A baseline's predictions for the test examples, and notes for the user.
 
     Attributes:
-        predictions: with decision values for logits, which rank but are no log-probabilities; None if it was not run.
+        predictions: with decision values as logits, which rank but are not log-probabilities; None if it was not run.
         notes: sentences.
     """
 
@@ -56,9 +55,9 @@ class Baseline:
 
 
 def majority(train: Examples, test: Examples, labels: Labels) -> Baseline:
-    """Say the most frequent class of the training examples; where several may hold, all that more than half have.
+    """Predict the most frequent class of the training examples; multi-label, all classes that more than half have.
 
-    Where several may hold and none is so frequent, the most frequent one is said, since saying nothing scores 0.
+    If there is no such class, the most frequent one, since predicting none would score 0.
     """
     share = np.zeros(len(labels))
     place = {name: index for index, name in enumerate(labels.names)}
@@ -67,9 +66,9 @@ def majority(train: Examples, test: Examples, labels: Labels) -> Baseline:
             share[place[name]] += 1
     share /= max(len(train), 1)
     if labels.multi_label:
-        said = share > 0.5
-        said[share.argmax()] = True
-        logits = np.where(said, 1.0, -1.0)
+        positive = share > 0.5
+        positive[share.argmax()] = True
+        logits = np.where(positive, 1.0, -1.0)
     else:
         logits = np.log(np.maximum(share, 1e-12))
     return Baseline(Predictions.of(test, labels, np.tile(logits, (len(test), 1))))
@@ -78,14 +77,14 @@ def majority(train: Examples, test: Examples, labels: Labels) -> Baseline:
 def tfidf_svm(
     train: Examples, validation: Examples, test: Examples, labels: Labels, *, balanced: bool = False, seed: int = 0
 ) -> Baseline:
-    """TF-IDF and a linear SVM for each class against the rest, with the C that is best by macro F1 on `validation`.
+    """TF-IDF and one-vs-rest linear SVMs, with the C of the best macro F1 on `validation`.
 
     Args:
-        train: of more than `MOST_EXAMPLES` or `MOST_CHARACTERS` a sample is read, and a note says so.
-        validation: where it is empty, C is 1.
-        test: what is predicted.
-        labels: the task's.
-        balanced: weigh the classes' losses so that each counts the same.
+        train: more than `MOST_EXAMPLES` or `MOST_CHARACTERS` are sampled, and a note says so.
+        validation: if empty, C is 1.
+        test: the examples to predict.
+        labels: the classes.
+        balanced: weight the classes' losses equally.
         seed: of the sample and of the solver.
     """
     if len(labels) > MOST_CLASSES:
@@ -99,38 +98,38 @@ def tfidf_svm(
     best: tuple[float, float, list[Any]] = (-1.0, 0.0, [])
     unconverged = False
     for strength in STRENGTHS if held_out is not None else (1.0,):
-        machines, complained = _fit(inputs, targets, labels, strength, balanced, seed)
-        unconverged |= complained
-        reached = 0.0
+        svms, failed = _fit(inputs, targets, labels, strength, balanced, seed)
+        unconverged |= failed
+        score = 0.0
         if held_out is not None:
-            reached = point_scores(Predictions.of(validation, labels, _decide(machines, held_out)))["macro_f1"]
-        if reached > best[0]:
-            best = (reached, strength, machines)
-    _, strength, machines = best
+            score = point_scores(Predictions.of(validation, labels, _decide(svms, held_out)))["macro_f1"]
+        if score > best[0]:
+            best = (score, strength, svms)
+    _, strength, svms = best
     if unconverged:
         notes.append("The linear SVM did not converge for every C within its iterations; its scores may be a bit low.")
     kind = "words, pairs of words" + (", one to three characters" if features.characters else "")
     notes.append(f"TF-IDF of {kind}; linear SVM with C = {strength:g}.")
-    return Baseline(Predictions.of(test, labels, _decide(machines, features.of(test))), tuple(notes))
+    return Baseline(Predictions.of(test, labels, _decide(svms, features.of(test))), tuple(notes))
 
 
 def baseline_facts(baseline: Baseline, model: Predictions, *, seed: int = 0) -> dict[str, Any]:
-    """What reports say of a baseline: its scores on the test set, and how much higher the `model`'s are.
+    """A baseline's scores on the test set, and how much higher the `model`'s are, for reports.
 
     Returns:
-        `classification_metrics` without `per_class`, `difference` (of `paired_difference`, by metric) and `notes`; the
-        notes alone where the baseline was not run.
+        `classification_metrics` without `per_class`, `difference` (`paired_difference`, by metric) and `notes`; only
+        the notes if the baseline was not run.
     """
     notes = list(baseline.notes)
     if baseline.predictions is None:
         return {"notes": notes}
-    found = classification_metrics(baseline.predictions, seed=seed)
-    del found["per_class"]
-    return {**found, "difference": paired_difference([baseline.predictions], [model], seed=seed), "notes": notes}
+    metrics = classification_metrics(baseline.predictions, seed=seed)
+    del metrics["per_class"]
+    return {**metrics, "difference": paired_difference([baseline.predictions], [model], seed=seed), "notes": notes}
 
 
 class _Features:
-    """TF-IDF of a text, and of its pair apart, in one sparse row."""
+    """Separate TF-IDF features of a text and of its pair, in one sparse row."""
 
     def __init__(self, examples: Examples) -> None:
         first = [example for example, _ in zip(examples, range(_LOOKED_AT), strict=False)]
@@ -139,7 +138,7 @@ class _Features:
         self._vectorizers: list[tuple[str, Any]] = []
 
     def fit(self, examples: Examples) -> Any:
-        """Learn the vocabulary, and give the (examples, features) of what it was learnt from."""
+        """Fit the vocabulary to `examples`, and return their features (examples, features)."""
         from scipy import sparse
         from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -152,7 +151,7 @@ class _Features:
                 vectorizer = TfidfVectorizer(sublinear_tf=True, dtype=np.float32, **kind)
                 try:
                     blocks.append(vectorizer.fit_transform(_texts(examples, part)))
-                except ValueError:  # there is no word in any text
+                except ValueError:  # no text has a word
                     continue
                 self._vectorizers.append((part, vectorizer))
         if not blocks:
@@ -170,7 +169,7 @@ class _Features:
 
 
 def few_spaces(texts: Sequence[str]) -> bool:
-    """Whether a tenth or more of the letters are of scripts that are written without spaces between words.
+    """Whether at least a tenth of the letters are of scripts without spaces between words.
 
     >>> few_spaces(["The patient was afebrile."]), few_spaces(["患者は平熱であった (BT 36.5)"])
     (False, True)
@@ -188,7 +187,7 @@ def _targets(examples: Examples, labels: Labels) -> Array:
 
 
 def _sample(train: Examples, seed: int) -> tuple[Examples, list[str]]:
-    """The training examples, or where they are too many a sample of them in their order, and a note of it."""
+    """The training examples, or if there are too many a sample in their order, and a note about it."""
     characters = np.fromiter((_size(example) for example in train), dtype=np.int64, count=len(train))
     if len(train) <= MOST_EXAMPLES and characters.sum() <= MOST_CHARACTERS:
         return train, []
@@ -205,28 +204,27 @@ def _size(example: Example) -> int:
 def _fit(
     inputs: Any, targets: Array, labels: Labels, strength: float, balanced: bool, seed: int
 ) -> tuple[list[Any], bool]:
-    """For each class a machine, or a constant where it has examples of one kind only; whether one did not converge."""
+    """An SVM per class, or a constant if all or none of the examples have it; and whether any did not converge."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.svm import LinearSVC
 
-    machines: list[Any] = []
+    svms: list[Any] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         for place in range(len(labels)):
             column = targets[:, place] > 0 if labels.multi_label else targets == place
             if column.all() or not column.any():
-                machines.append(-_ABSENT if column.all() else _ABSENT)
+                svms.append(-_ABSENT if column.all() else _ABSENT)
                 continue
             weights = "balanced" if balanced else None
-            machines.append(LinearSVC(C=strength, class_weight=weights, random_state=seed, dual="auto"))
-            machines[-1].fit(inputs, column)
-    return machines, any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
+            svms.append(LinearSVC(C=strength, class_weight=weights, random_state=seed, dual="auto"))
+            svms[-1].fit(inputs, column)
+    return svms, any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
 
 
-def _decide(machines: Sequence[Any], inputs: Any) -> Array:
-    """(examples, classes) float32 decision values."""
+def _decide(svms: Sequence[Any], inputs: Any) -> Array:
+    """(examples, L) float32 decision values."""
     values = [
-        np.full(inputs.shape[0], machine) if isinstance(machine, float) else machine.decision_function(inputs)
-        for machine in machines
+        np.full(inputs.shape[0], svm) if isinstance(svm, float) else svm.decision_function(inputs) for svm in svms
     ]
     return np.stack(values, axis=1).astype(np.float32)

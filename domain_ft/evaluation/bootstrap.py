@@ -1,14 +1,13 @@
-"""How sure a difference is: the paired bootstrap over documents.
+"""The paired bootstrap over documents: intervals of the difference between two models.
 
-Two models read the same documents. Documents, not tokens, are what was sampled from the field: tokens of one document
-are alike, so an interval over tokens would be far too narrow. We draw as many documents as there are, with
-replacement, take both models' sums over the same draw, and divide once: a ratio of sums, so that a long document weighs
-as much as it does in the loss itself (Efron & Tibshirani 1993, chapters 8 and 13).
+Both models read the same documents. The sampling unit is the document, not the token: tokens of one document are
+similar, so an interval over tokens would be far too narrow. Each resample draws as many documents as there are, with
+replacement, and divides both models' sums over it once: a ratio of sums, so that a long document has the same weight as
+in the loss (Efron & Tibshirani 1993, chapters 8 and 13).
 
-Percentile intervals of few documents are too narrow. Their level is widened to what Student's t asks for (Hesterberg
-2015, "What Teachers Should Know About the Bootstrap", the expanded percentile interval). With ten documents of skewed
-lengths that brings the coverage of 95 % intervals from 0.88 to 0.93; bias-corrected intervals (BCa) did worse than
-the plain ones.
+Percentile intervals of few documents are too narrow, so their level is expanded to match Student's t (Hesterberg 2015,
+"What Teachers Should Know About the Bootstrap", the expanded percentile interval). With ten documents of skewed lengths
+this raises the coverage of 95 % intervals from 0.88 to 0.93; bias-corrected intervals (BCa) did worse than plain ones.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from domain_ft.randomness import generator
 RESAMPLES = 4_000
 LEVEL = 0.95
 FEW_DOCUMENTS = 10
-"""With fewer than this, an interval says little: it is flagged."""
+"""An interval of fewer units is flagged as weak."""
 
 FEWEST_UNITS = 5
-"""With fewer than this there is no interval, so nothing is claimed. The bootstrap of n units knows n values: of two
-documents that both improved every draw says "better", and by chance alone two improve in one case of four."""
+"""With fewer units there is no interval, and no claim. If two documents both improve, every resample improves too; but
+by chance alone both improve in one case out of four."""
 
-_BLOCK = 1 << 21  # document draws held in memory at a time
+_BLOCK = 1 << 21  # drawn units in memory at a time
 
 Array = npt.NDArray[np.float64]
 
@@ -52,9 +51,9 @@ def resampled_sums(columns: Array, resamples: int, rng: np.random.Generator) -> 
 def drawn_weights(
     units: int, resamples: int, rng: np.random.Generator, width: int = 1
 ) -> Iterator[npt.NDArray[np.int64]]:
-    """(draws, units): how often each unit stands in each draw of as many units as there are, with replacement.
+    """(draws, units): how often each unit occurs in each resample, drawn with replacement.
 
-    They come in blocks, so that neither a block nor `width` numbers for each of its draws fill the memory.
+    In blocks, sized so that a block, and `width` numbers per draw in it, fit into memory.
     """
     for draws in _draws(units, resamples, rng, width):
         first = units * np.arange(len(draws))[:, None]
@@ -62,7 +61,7 @@ def drawn_weights(
 
 
 def _draws(units: int, resamples: int, rng: np.random.Generator, width: int = 1) -> Iterator[npt.NDArray[np.int64]]:
-    """Blocks of (draws, units) numbers of the units drawn, `resamples` draws in all."""
+    """Indices of the drawn units, in blocks of (draws, units), `resamples` draws in total."""
     at_once = max(1, _BLOCK // max(units, width))
     for start in range(0, resamples, at_once):
         yield rng.integers(0, units, (min(at_once, resamples - start), units))
@@ -85,15 +84,15 @@ def interval(replicates: Array, documents: int, level: float = LEVEL) -> list[fl
 def difference(
     before: Scores, after: Scores, *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
 ) -> dict[str, Any]:
-    """How much higher `after`'s loss is than `before`'s on the same documents, with intervals: negative is better.
+    """How much higher the loss of `after` is than that of `before`, with intervals; negative is better.
 
     Returns:
         `loss` (nats a token) with `interval`, `bits_per_byte` with `bits_per_byte_interval`, then `level`, `documents`,
-        `resamples` and `few_documents`. `loss` and `interval` are None where the two models scored different tokens
-        (another tokenizer): then only bits per byte compare. Intervals are None of fewer than `FEWEST_UNITS` documents.
+        `resamples` and `few_documents`. `loss` and `interval` are None if the models scored different tokens (another
+        tokenizer): only bits per byte compare then. Intervals are None for fewer than `FEWEST_UNITS` documents.
 
     Raises:
-        ValueError: the two have scored different documents (see `scores.shared`).
+        ValueError: the two scored different documents (see `scores.shared`).
     """
     pair = _Pair.of(before, after, resamples, generator(seed, "bootstrap"))
     comparable = bool(np.array_equal(before.tokens, after.tokens))
@@ -116,11 +115,10 @@ def beyond_control(
     resamples: int = RESAMPLES,
     level: float = LEVEL,
 ) -> dict[str, Any]:
-    """How much more the loss changed on the domain than on the control: the difference of the two differences.
+    """How much more the loss changed on the domain than on the control: a difference in differences.
 
-    A model that merely becomes a better language model gains on both; what is left is the field's own. `domain` and
-    `control` are (before, after); their documents are drawn apart, since they are different samples. A negative
-    `loss` says that the domain gained more.
+    General progress as a language model shows on both and cancels; the rest is specific to the domain. `domain` and
+    `control` are (before, after), resampled independently. A negative `loss` means that the domain gained more.
     """
     domain_pair = _Pair.of(*domain, resamples, generator(seed, "bootstrap", "domain"))
     control_pair = _Pair.of(*control, resamples, generator(seed, "bootstrap", "control"))
@@ -136,7 +134,7 @@ def beyond_control(
 
 @dataclass(frozen=True)
 class _Pair:
-    """Sums of nats, tokens and bytes of two models over the same draws: what was measured, and (resamples,) draws."""
+    """Sums of nats, tokens and bytes of two models: as measured, and over the same resamples, (resamples,) each."""
 
     measured: dict[str, tuple[float, float]]
     drawn: dict[str, tuple[Array, Array]]
@@ -160,7 +158,7 @@ class _Pair:
         )
 
     def differences(self, unit: str) -> tuple[float, Array]:
-        """After minus before in nats a `unit` (tokens, bytes): as measured, and (resamples,) of the draws."""
+        """After minus before in nats per `unit` (tokens, bytes): as measured, and (resamples,) values."""
         (nats_before, nats_after), (units_before, units_after) = self.measured["nats"], self.measured[unit]
         drawn_nats, drawn_units = self.drawn["nats"], self.drawn[unit]
         return (
@@ -179,7 +177,7 @@ def _facts(documents: int, level: float, resamples: int) -> dict[str, Any]:
 
 
 def _student(z: float, freedom: int) -> float:
-    """The quantile of Student's t where the normal's is `z` (Abramowitz & Stegun 26.7.5; 0.3 % off at 4 degrees)."""
+    """Student's t quantile for the normal quantile `z` (Abramowitz & Stegun 26.7.5; 0.3 % off at 4 degrees)."""
     return (
         z
         + (z**3 + z) / (4 * freedom)

@@ -1,10 +1,9 @@
-"""Whether a model's probabilities can be taken at their word, and what makes them so.
+"""Calibration of a model's probabilities.
 
-A temperature divides the logits (Guo et al. 2017, "On Calibration of Modern Neural Networks"): it is found on
-validation examples, changes no ranking and no single-label answer, and mends most of what fine-tuning makes
-overconfident. Few validation examples can mislead it, so it is used only where it also helps on validation examples
-that it was not fitted to (`choose_temperature`); else the probabilities stay as trained. Where several classes may
-hold, the threshold from which on one is said is found there too.
+A temperature divides the logits (Guo et al. 2017, "On Calibration of Modern Neural Networks"). It is fitted on
+validation examples, changes no ranking and no single-label prediction, and fixes most of the overconfidence of
+fine-tuned models. With few validation examples it can be misleading, so it is used only if it also helps on validation
+examples that it was not fitted to (`choose_temperature`). For multi-label tasks the threshold is fitted there too.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ from domain_ft.randomness import generator
 
 BINS = 15
 TEMPERATURES = (0.05, 20.0)
-"""Where a temperature may lie."""
+"""The range of temperatures."""
+
 FOLDS = 5
 
 
@@ -31,10 +31,10 @@ class TemperatureChoice:
 
     Attributes:
         fitted: the best one on all validation examples.
-        used: whether it made held-out validation examples likelier, and their calibration error no larger.
-        loss_before, loss_after: the mean negative log-likelihood of each example without a temperature, and with the
-            one fitted to the other folds; nats.
-        ece_before, ece_after: the expected calibration error in the same way.
+        used: whether it lowered the loss on held-out folds without raising the calibration error.
+        loss_before, loss_after: mean negative log-likelihood without a temperature, and with the one fitted to the
+            other folds; nats.
+        ece_before, ece_after: the expected calibration error, likewise.
     """
 
     fitted: float
@@ -46,16 +46,15 @@ class TemperatureChoice:
 
     @property
     def temperature(self) -> float:
-        """What the logits are divided by."""
+        """The divisor of the logits."""
         return self.fitted if self.used else 1.0
 
 
 def choose_temperature(validation: Predictions) -> TemperatureChoice:
-    """Fit a temperature, and decide by cross-validation whether it is used.
+    """Fit a temperature, and decide by cross-validation on the validation examples whether it is used.
 
-    Each fold of the validation examples, whole sources at a time, is read with the temperature fitted to the others.
-    The temperature is used where that lowers the loss by more than its standard error, and does not raise the expected
-    calibration error. The test examples have no part in it.
+    Each fold, made of complete sources, is scaled by the temperature fitted to the other folds. The temperature is used
+    if that lowers the loss by more than its standard error and does not raise the expected calibration error.
     """
     multi_label = validation.labels.multi_label
     fitted = fit_temperature(validation.logits, validation.targets, multi_label)
@@ -71,7 +70,7 @@ def choose_temperature(validation: Predictions) -> TemperatureChoice:
         held = folds == fold
         scaled[held] = logits[held] / fit_temperature(logits[~held], validation.targets[~held], multi_label)
     before, after = (_losses(one, validation.targets, multi_label, 0.0) for one in (logits, scaled))
-    gains = np.bincount(units, weights=before - after)  # by source: examples of one are no independent evidence
+    gains = np.bincount(units, weights=before - after)  # by source, whose examples are not independent
     error = float(np.sqrt(count * gains.var(ddof=1)))
     ece_before = expected_calibration_error(validation, 1.0)
     ece_after = expected_calibration_error(replace(validation, logits=scaled), 1.0)
@@ -86,44 +85,44 @@ def choose_temperature(validation: Predictions) -> TemperatureChoice:
 
 
 def fit_temperature(logits: npt.ArrayLike, targets: npt.ArrayLike, multi_label: bool) -> float:
-    """The temperature with the lowest negative log-likelihood on (n, L) `logits`; 1 where there is no example.
+    """The temperature with the lowest negative log-likelihood on (n, L) `logits`; 1 if there are no examples.
 
-    The truth is smoothed by 1 / (n + 2), as if one more example had been seen that could be anything (Platt 1999,
-    "Probabilistic Outputs for Support Vector Machines", 2.2): thirty validation examples that are all right are no
-    ground for certainty.
+    The targets are smoothed by 1 / (n + 2), as if there were one more example of unknown class (Platt 1999,
+    "Probabilistic Outputs for Support Vector Machines", 2.2): thirty correct validation examples do not justify
+    certainty.
 
     Args:
         logits: of validation examples.
-        targets: (n,) classes, or where several may hold (n, L) of 0 and 1.
-        multi_label: whether several may hold.
+        targets: (n,) classes; multi-label (n, L) of 0 and 1.
+        multi_label: whether the task is multi-label.
     """
     from scipy.optimize import minimize_scalar
 
-    given, truth = np.asarray(logits, dtype=np.float64), np.asarray(targets)
-    if not len(given):
+    values, truth = np.asarray(logits, dtype=np.float64), np.asarray(targets)
+    if not len(values):
         return 1.0
     low, high = np.log(TEMPERATURES)
 
     def loss(log_temperature: float) -> float:
         return negative_log_likelihood(
-            given / np.exp(log_temperature), truth, multi_label, smoothing=1 / (len(given) + 2)
+            values / np.exp(log_temperature), truth, multi_label, smoothing=1 / (len(values) + 2)
         )
 
-    # The loss is convex in 1 / temperature, so it has one valley over log temperature too.
-    found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
-    return float(np.exp(found.x))
+    # The loss is convex in 1 / temperature, so it has a single minimum over log temperature too.
+    best = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(best.x))
 
 
 def negative_log_likelihood(
     logits: npt.ArrayLike, targets: npt.ArrayLike, multi_label: bool, smoothing: float = 0.0
 ) -> float:
-    """The mean over examples (where several may hold: over examples and classes) of -log p(truth), in nats.
+    """The mean over examples (multi-label: over examples and classes) of -log p(target), in nats.
 
     Args:
         logits: (n, L).
-        targets: (n,) classes, or where several may hold (n, L) of 0 and 1.
-        multi_label: whether several may hold.
-        smoothing: the share of the truth that is spread evenly over what could have been.
+        targets: (n,) classes; multi-label (n, L) of 0 and 1.
+        multi_label: whether the task is multi-label.
+        smoothing: label smoothing: the share of the probability that is spread evenly.
     """
     return float(_losses(np.asarray(logits, dtype=np.float64), np.asarray(targets), multi_label, smoothing).mean())
 
@@ -131,43 +130,40 @@ def negative_log_likelihood(
 def _losses(
     logits: npt.NDArray[np.float64], truth: npt.NDArray[Any], multi_label: bool, smoothing: float
 ) -> npt.NDArray[np.float64]:
-    """(n,) the loss of each example: where several may hold, the mean over classes."""
+    """(n,) the loss of each example; multi-label the mean over classes."""
     if multi_label:
-        smoothed = truth * (1 - smoothing) + smoothing / 2
+        smoothed = truth * (1 - smoothing) + smoothing / 2  # (n, L)
         return np.asarray((np.logaddexp(0, logits) - logits * smoothed).mean(axis=1))
-    said = (1 - smoothing) * logits[np.arange(len(logits)), truth] + smoothing * logits.mean(axis=1)
-    return np.asarray(np.logaddexp.reduce(logits, axis=1) - said)
+    of_truth = (1 - smoothing) * logits[np.arange(len(logits)), truth] + smoothing * logits.mean(axis=1)  # (n,)
+    return np.asarray(np.logaddexp.reduce(logits, axis=1) - of_truth)
 
 
 def fit_threshold(predictions: Predictions) -> float:
-    """The threshold on the probabilities that gives the highest macro F1 on these (validation) predictions.
+    """The threshold on the probabilities with the highest macro F1 on these (validation) predictions.
 
-    One for all classes: one for each would be fitted to the few examples of rare ones (Lipton et al. 2014). The middle
-    of the best stretch of a grid of hundredths is taken. 0.5 where nothing can be learned: a single-label task, or no
-    class in the truth.
+    One for all classes, since one per class would overfit rare classes (Lipton et al. 2014). It is the middle of the
+    longest best interval on a grid of hundredths. 0.5 for a single-label task, or if no example has a class.
     """
     if not predictions.labels.multi_label or not predictions.targets.any():
         return 0.5
-    chances, truth = predictions.probabilities(), predictions.targets.astype(bool)
+    chances, truth = predictions.probabilities(), predictions.targets.astype(bool)  # (n, L) each
     grid = np.arange(1, 100) / 100
-    reached = np.empty(len(grid))
+    f1 = np.empty(len(grid))
     for place, threshold in enumerate(grid):
-        said = chances >= threshold
-        tp, fp, fn = ((said & truth).sum(axis=0), (said & ~truth).sum(axis=0), (~said & truth).sum(axis=0))
-        reached[place] = macro_f1(*(kind[None].astype(np.float64) for kind in (tp, fp, fn)))[0]
-    best = np.flatnonzero(reached == reached.max())
+        positive = chances >= threshold  # (n, L)
+        tp, fp, fn = (one.sum(axis=0) for one in (positive & truth, positive & ~truth, ~positive & truth))  # (L,) each
+        f1[place] = macro_f1(*(kind[None].astype(np.float64) for kind in (tp, fp, fn)))[0]
+    best = np.flatnonzero(f1 == f1.max())
     stretches = np.split(best, np.flatnonzero(np.diff(best) > 1) + 1)
     longest = max(stretches, key=len)
     return float(grid[longest].mean())
 
 
 def reliability(predictions: Predictions, temperature: float | None = None, bins: int = BINS) -> list[dict[str, Any]]:
-    """Confidence against truth in bins of equal width: `low`, `high`, `confidence` and `accuracy` (means), `count`.
+    """Confidence and accuracy in bins of equal width: `low`, `high`, `confidence` and `accuracy` (means), `count`.
 
-    Empty bins are left out.
-
-    Of a single label the confidence is the likeliest class's probability and accuracy the share of right answers.
-    Where several may hold, each (example, class) is a case: its probability, and how often the class holds.
+    Empty bins are left out. Single-label: the confidence is the likeliest class's probability, the accuracy the share
+    of correct predictions. Multi-label: each (example, class) counts, with its probability, and whether it holds.
     """
     chances = predictions.probabilities(temperature)
     if predictions.labels.multi_label:
@@ -190,20 +186,21 @@ def reliability(predictions: Predictions, temperature: float | None = None, bins
 
 
 def expected_calibration_error(predictions: Predictions, temperature: float | None = None, bins: int = BINS) -> float:
-    """The mean gap of confidence and accuracy over `reliability`'s bins, each by its count (Naeini et al. 2015)."""
-    found = reliability(predictions, temperature, bins)
-    total = sum(one["count"] for one in found)
-    return sum(one["count"] * abs(one["confidence"] - one["accuracy"]) for one in found) / max(total, 1)
+    """The mean gap between confidence and accuracy over `reliability`'s bins, by count (Naeini et al. 2015)."""
+    filled = reliability(predictions, temperature, bins)
+    total = sum(one["count"] for one in filled)
+    return sum(one["count"] * abs(one["confidence"] - one["accuracy"]) for one in filled) / max(total, 1)
 
 
 def calibrate(validation: Predictions) -> tuple[float, float]:
-    """(temperature, threshold) found on validation predictions: what the test's are then to be read with."""
+    """(temperature, threshold) fitted on validation predictions, for use on test predictions."""
     temperature = choose_temperature(validation).temperature
     return temperature, fit_threshold(replace(validation, temperature=temperature))
 
 
 def calibration_facts(predictions: Predictions) -> dict[str, Any]:
-    """`temperature`, `ece_before` and `ece_after` it: the expected calibration error on these (test) predictions."""
+    """`temperature`, and the expected calibration error on these (test) predictions without and with it, `ece_before`
+    and `ece_after`."""
     return {
         "temperature": predictions.temperature,
         "ece_before": expected_calibration_error(predictions, 1.0),

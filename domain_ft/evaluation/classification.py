@@ -1,9 +1,8 @@
-"""How good predictions of classes are: scores, per class too, with intervals, and the difference between two runs.
+"""Classification scores, overall and per class, with intervals, and the difference between two runs.
 
-The scores are scikit-learn's: `f1_score`, `accuracy_score`, `matthews_corrcoef`, `roc_auc_score`, with 0 where a ratio
-is 0/0. Macro F1 is the mean over the classes that occur in the truth or in what was predicted, which is what
-`f1_score` does of a single label: a class that is in neither says nothing of the model. Each draw of the bootstrap
-(`counts`) is treated as the test set is.
+The scores are scikit-learn's: `f1_score`, `accuracy_score`, `matthews_corrcoef`, `roc_auc_score`, with 0 for 0/0. Macro
+F1 is the mean over the classes that occur among targets or predictions, as `f1_score` computes it for a single label.
+Each resample of the bootstrap (`counts`) is treated like the test set.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from scipy import sparse
 
 METRICS = ("macro_f1", "accuracy", "micro_f1", "mcc")
-"""The scores that have intervals and differences, the one to look at first."""
+"""The scores with intervals and differences, the most important first."""
 
 Array = npt.NDArray[Any]
 
@@ -35,28 +34,28 @@ def classification_metrics(
     """The scores of one model on a test set.
 
     Args:
-        predictions: at least one example's.
-        seed: of the bootstrap's draws.
-        resamples: how many draws.
+        predictions: for at least one example.
+        seed: of the bootstrap.
+        resamples: of the bootstrap.
         level: of the intervals.
 
     Returns:
-        `macro_f1`, `accuracy` (where several classes may hold: all of an example's right), `micro_f1`, `mcc` (where
-        several may hold, over all decisions taken together), `auroc` (one class against the rest, the mean over classes
-        of which there are both kinds; None where there is no such class; no interval), `examples`, `units` (sources,
-        which are drawn as wholes), `per_class`: by name `precision`, `recall`, `f1`, `support`, `predicted` (how often
-        it was said) and the `interval` of F1; `interval`: by name of `METRICS`; `level`, `resamples`, `few_units`.
+        `macro_f1`, `accuracy` (multi-label: all classes of an example correct), `micro_f1`, `mcc` (multi-label: over
+        all decisions together), `auroc` (one-vs-rest, the mean over classes with positive and negative examples; None
+        if there is none; no interval), `examples`, `units` (sources, which are resampled), `per_class`: by name
+        `precision`, `recall`, `f1`, `support`, `predicted` (how often it was predicted) and the `interval` of F1;
+        `interval`: by name of `METRICS`; `level`, `resamples`, `few_units`.
     """
     columns = count_columns(predictions)
-    found = counts.scores([columns], _score(predictions), seed=seed, resamples=resamples, level=level)
+    summaries = counts.scores([columns], _score(predictions), seed=seed, resamples=resamples, level=level)
     units = columns.shape[0]
     return {
-        **{name: found[name]["mean"] for name in METRICS},
+        **{name: summaries[name]["mean"] for name in METRICS},
         "auroc": auroc(predictions),
         "examples": len(predictions),
         "units": units,
         "per_class": _per_class(predictions, level),
-        "interval": {name: found[name]["interval"] for name in METRICS},
+        "interval": {name: summaries[name]["interval"] for name in METRICS},
         "level": level,
         "resamples": resamples,
         "few_units": units < FEW_DOCUMENTS,
@@ -64,7 +63,7 @@ def classification_metrics(
 
 
 def point_scores(predictions: Predictions) -> dict[str, float]:
-    """`METRICS` without intervals, at once: what a model is chosen by on validation examples."""
+    """`METRICS` without intervals, to choose a model on validation examples."""
     sums = np.asarray(count_columns(predictions).sum(axis=0)).reshape(1, -1)
     return {name: float(value[0]) for name, value in _score(predictions)(sums).items()}
 
@@ -75,18 +74,18 @@ def seed_metrics(
     """The scores of a run trained from several seeds.
 
     Args:
-        runs: each seed's predictions, on one test set.
+        runs: each seed's predictions, on the same test set.
 
     Returns:
         `n`, then by name of `METRICS` its `mean`, `sd`, `values`, and the mean's `interval` over examples and seeds.
 
     Raises:
-        SettingsError: they are not of one test set.
+        SettingsError: the test sets differ.
     """
     _check_same_test(runs)
     score = _score(runs[0])
-    found = counts.scores(_all_columns(runs)[0], score, seed=seed, resamples=resamples, level=level)
-    return {"n": len(runs), **{name: found[name] for name in METRICS}}
+    summaries = counts.scores(_all_columns(runs)[0], score, seed=seed, resamples=resamples, level=level)
+    return {"n": len(runs), **{name: summaries[name] for name in METRICS}}
 
 
 def paired_difference(
@@ -97,24 +96,24 @@ def paired_difference(
     resamples: int = RESAMPLES,
     level: float = LEVEL,
 ) -> dict[str, dict[str, Any]]:
-    """How much higher each of `METRICS` of `other` is than that of `base`: see `counts.counts_difference`.
+    """How much higher each of `METRICS` is for `other` than for `base`: see `counts.counts_difference`.
 
     Args:
-        base: the predictions of each seed of the run that is compared with.
-        other: the predictions of each seed of the other run, on the same test set; as many seeds as it has.
+        base: the predictions of each seed of the reference run.
+        other: the predictions of each seed of the other run, on the same test set; any number of seeds.
 
     Raises:
-        SettingsError: the two were tested on different examples, or on different truths about them.
+        SettingsError: the two were tested on different examples, or with different labels.
     """
     _check_same_test([*base, *other])
     of_base, of_other = _all_columns(base, other)
     score = _score(base[0])
-    found = counts.counts_difference(of_base, of_other, score, seed=seed, resamples=resamples, level=level)
-    return {name: found[name] for name in METRICS}
+    differences = counts.counts_difference(of_base, of_other, score, seed=seed, resamples=resamples, level=level)
+    return {name: differences[name] for name in METRICS}
 
 
 def confusions(predictions: Predictions, limit: int | None = None) -> list[tuple[str, str, int]]:
-    """(truth, predicted, how often) of a single-label task's mistakes, the most frequent first, at most `limit`."""
+    """(true class, predicted class, count) of a single-label task's errors, the most frequent first."""
     predicted = predictions.predicted()
     wrong = predicted != predictions.targets
     pairs, often = np.unique(
@@ -133,10 +132,10 @@ def confusion_matrix(predictions: Predictions) -> npt.NDArray[np.int64]:
 
 
 def worst_errors(predictions: Predictions, limit: int) -> list[tuple[int, float]]:
-    """(index of the example, confidence) of the mistakes that the model was surest of, at most `limit`.
+    """(index of the example, confidence) of the most confident errors, at most `limit`.
 
-    The confidence is the wrong class's probability. Where several may hold it is that of the example's surest wrong
-    decision: the probability of a class that was falsely said, or one minus that of a class that was missed.
+    The confidence is the wrong class's probability. Multi-label: that of the example's most confident wrong decision,
+    the probability of a false positive, or one minus that of a false negative.
     """
     chances, predicted = predictions.probabilities(), predictions.predicted()
     if predictions.labels.multi_label:
@@ -151,7 +150,7 @@ def worst_errors(predictions: Predictions, limit: int) -> list[tuple[int, float]
 
 
 def auroc(predictions: Predictions) -> float | None:
-    """The mean area under the ROC curve over classes with examples of both kinds; None where there is no such class."""
+    """The mean area under the ROC curve over classes with positive and negative examples; None if there is none."""
     chances = predictions.probabilities()
     areas = []
     for place in range(len(predictions.labels)):
@@ -163,7 +162,7 @@ def auroc(predictions: Predictions) -> float | None:
 
 
 def count_columns(predictions: Predictions) -> sparse.csr_array:
-    """(units, 3 L + 2) sparse: right, falsely said and missed by class, then wholly right examples, then examples."""
+    """(units, 3 L + 2) sparse counts: TP, FP and FN by class, then correct examples, then examples."""
     from scipy import sparse
 
     classes, examples = len(predictions.labels), len(predictions)
@@ -186,7 +185,7 @@ def count_columns(predictions: Predictions) -> sparse.csr_array:
 
 
 def _all_columns(*runs: Sequence[Predictions]) -> list[list[sparse.csr_array]]:
-    """`count_columns` of every seed of every run, over the groups of the first: those are the test set's."""
+    """`count_columns` of every seed of every run, over the groups of the first run's test set."""
     groups = runs[0][0].groups
     return [[count_columns(_in_groups(one, groups)) for one in seeds] for seeds in runs]
 
@@ -198,7 +197,7 @@ def _in_groups(predictions: Predictions, groups: Array) -> Predictions:
 
 
 def _score(predictions: Predictions) -> counts.Score:
-    """`METRICS` of (draws, 3 L + 2) sums of `count_columns`."""
+    """Computes `METRICS` from (draws, 3 L + 2) sums of `count_columns`."""
     multi_label = predictions.labels.multi_label
 
     def score(sums: counts.Array) -> dict[str, counts.Array]:
@@ -216,19 +215,19 @@ def _score(predictions: Predictions) -> counts.Score:
 
 
 def _mcc(tp: counts.Array, fp: counts.Array, fn: counts.Array, examples: counts.Array) -> counts.Array:
-    """Matthews correlation of several classes of which one holds (Gorodkin 2004, R_K); 0 where it is 0/0."""
-    said, true = tp + fp, tp + fn
-    covariance = tp.sum(axis=1) * examples - (said * true).sum(axis=1)
-    spread = (examples**2 - (said**2).sum(axis=1)) * (examples**2 - (true**2).sum(axis=1))
+    """Multi-class Matthews correlation (Gorodkin 2004, R_K), from (draws, L) counts; 0 for 0/0."""
+    predicted, true = tp + fp, tp + fn  # (draws, L) each
+    covariance = tp.sum(axis=1) * examples - (predicted * true).sum(axis=1)
+    spread = (examples**2 - (predicted**2).sum(axis=1)) * (examples**2 - (true**2).sum(axis=1))
     return np.divide(covariance, np.sqrt(spread), out=np.zeros_like(covariance), where=spread > 0)
 
 
 def _binary_mcc(tp: counts.Array, fp: counts.Array, fn: counts.Array, decisions: counts.Array) -> counts.Array:
-    """Matthews correlation of yes and no over all (example, class) decisions; 0 where it is 0/0."""
-    hits, alarms, misses = tp.sum(axis=1), fp.sum(axis=1), fn.sum(axis=1)
-    rest = decisions - hits - alarms - misses
-    yes_no = ((hits, rest), (alarms, misses), (misses, alarms))
-    tp, fp, fn = (np.stack(pair, axis=1) for pair in yes_no)
+    """Matthews correlation over all (example, class) decisions; 0 for 0/0."""
+    all_tp, all_fp, all_fn = tp.sum(axis=1), fp.sum(axis=1), fn.sum(axis=1)  # (draws,) each
+    all_tn = decisions - all_tp - all_fp - all_fn
+    two_classes = ((all_tp, all_tn), (all_fp, all_fn), (all_fn, all_fp))
+    tp, fp, fn = (np.stack(pair, axis=1) for pair in two_classes)  # (draws, 2) each
     return _mcc(tp, fp, fn, decisions)
 
 
@@ -254,11 +253,10 @@ def _per_class(predictions: Predictions, level: float) -> dict[str, dict[str, An
 
 
 def _f1_interval(score: float, units: int, level: float) -> list[float] | None:
-    """[low, high] of a class's F1; None where the class is neither true nor said of any unit.
+    """[low, high] of a class's F1; None if no unit has the class as its target or prediction.
 
-    F1 = 2 J / (1 + J), where J = TP / (TP + FP + FN) is a share of the examples that the class has to do with, and a
-    share has Wilson's interval (1927). Unlike the bootstrap it says something of a class of five examples, all right.
-    Where examples share a source, the sources are counted and not the examples.
+    F1 = 2 J / (1 + J), where J = TP / (TP + FP + FN) is a proportion, which has Wilson's interval (1927). Unlike the
+    bootstrap it is meaningful for a class of five examples that are all correct. Sources are counted, not examples.
     """
     if not units:
         return None
@@ -267,7 +265,7 @@ def _f1_interval(score: float, units: int, level: float) -> list[float] | None:
 
 
 def _area(chances: Array, truth: Array, positives: int) -> float:
-    """The area under the ROC curve: the share of (positive, negative) pairs in the right order, ties half."""
+    """The area under the ROC curve: the share of (positive, negative) pairs in the right order; ties count half."""
     _, place, often = np.unique(chances, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(often) - (often - 1) / 2)[place]
     return float((ranks[truth].sum() - positives * (positives + 1) / 2) / (positives * (len(truth) - positives)))

@@ -1,8 +1,8 @@
-"""How well entities are found: precision, recall and F1 of whole entities, as conlleval and seqeval count them.
+"""Entity-level precision, recall and F1, as in conlleval and seqeval.
 
-An entity is right where its beginning, its end and its type are. What is kept of a run is, for each text, how many
-entities of each type were right, false and missed: enough for every score, for intervals over texts (over documents,
-where they are known) and for paired comparisons, without any text.
+A predicted entity is correct if its start, end and type are. A run stores, for each text, the number of correct, false
+and missed entities of each type: enough for all scores, for intervals over texts (or documents, if known), and for
+paired comparisons, without any text.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from domain_ft.evaluation.predictions import DAMAGED
 from domain_ft.storage import write_atomic
 
 RIGHT, FALSE, MISSED = range(3)
-"""The last axis of counts."""
+"""Indices of the last axis of counts: TP, FP, FN."""
 
 
 @dataclass(frozen=True, eq=False)
 class EntityCounts:
-    """The entities of n texts that one model, or one seed of a run, found.
+    """Counts of the entities that one model, or one seed of a run, predicted in n texts.
 
     Attributes:
-        types: T types: those of the texts and those that the model gave.
-        counts: (n, T, 3) int64, entities of each type that are right, false and missed.
+        types: the K types among true and predicted entities.
+        counts: (n, K, 3) int64, correct, false and missed entities of each type.
         ids: (n,) the texts' ids.
-        groups: (n,) texts of one document share a name.
+        groups: (n,) the documents of the texts.
     """
 
     types: tuple[str, ...]
@@ -50,14 +50,14 @@ class EntityCounts:
 
     @classmethod
     def of(cls, texts: Sequence[TaggedText], predicted: Iterable[Collection[Span]]) -> EntityCounts:
-        """The counts of `predicted`, the spans of each of `texts`."""
-        found = [set(spans) for spans in predicted]
-        true = [set(text.spans) for text in texts]
-        types = tuple(sorted({span.label for spans in (*found, *true) for span in spans}))
+        """The counts for the `predicted` spans of each of `texts`."""
+        guesses = [set(spans) for spans in predicted]
+        truths = [set(text.spans) for text in texts]
+        types = tuple(sorted({span.label for spans in (*guesses, *truths) for span in spans}))
         place = {name: index for index, name in enumerate(types)}
         counts = np.zeros((len(texts), len(types), 3), dtype=np.int64)
-        for row, said, own in zip(counts, found, true, strict=True):
-            for kind, spans in ((RIGHT, said & own), (FALSE, said - own), (MISSED, own - said)):
+        for row, guess, truth in zip(counts, guesses, truths, strict=True):
+            for kind, spans in ((RIGHT, guess & truth), (FALSE, guess - truth), (MISSED, truth - guess)):
                 for span in spans:
                     row[place[span.label], kind] += 1
         return cls(types, counts, tuple(text.id for text in texts), tuple(text.group or text.id for text in texts))
@@ -67,32 +67,32 @@ class EntityCounts:
 
     @property
     def units(self) -> int:
-        """How many documents the texts are of, or how many texts there are."""
+        """The number of documents, or of texts if documents are unknown."""
         return len(set(self.groups))
 
     @property
     def entities(self) -> int:
-        """How many entities the texts have."""
+        """The number of true entities."""
         return int(self.counts[..., RIGHT].sum() + self.counts[..., MISSED].sum())
 
     @functools.cached_property
     def key(self) -> str:
-        """Names the test set: equal keys, the same ids in the same order with as many entities of each type."""
+        """Identifies the test set: equal keys mean the same ids in order, with as many true entities of each type."""
         digest = hashlib.blake2b(digest_size=16)
-        asked = self.counts[..., RIGHT] + self.counts[..., MISSED]
-        for name, row in zip(self.ids, asked, strict=True):
-            own = {kind: count for kind, count in zip(self.types, row.tolist(), strict=True) if count}
-            digest.update(json.dumps([name, own]).encode() + b"\n")
+        support = self.counts[..., RIGHT] + self.counts[..., MISSED]  # (n, K)
+        for name, row in zip(self.ids, support, strict=True):
+            by_type = {kind: count for kind, count in zip(self.types, row.tolist(), strict=True) if count}
+            digest.update(json.dumps([name, by_type]).encode() + b"\n")
         return digest.hexdigest()
 
     def point_scores(self) -> dict[str, float]:
         """The scores of `METRICS` on all texts, without intervals."""
         sums = self.counts.sum(axis=0, dtype=np.float64).T.reshape(1, -1)
-        found = _scores(self.types, sums)
-        return {name: float(found[name][0]) for name in METRICS}
+        values = _scores(self.types, sums)
+        return {name: float(values[name][0]) for name in METRICS}
 
     def over_units(self, types: Sequence[str]) -> Array:
-        """(units, 3 T) sums over each group, which are drawn together: right, then false, then missed, of `types`."""
+        """(units, 3 K) sums over each group: TP of all `types`, then FP, then FN."""
         place = {name: index for index, name in enumerate(types)}
         units = np.unique(self.groups, return_inverse=True)[1].reshape(-1)
         sums = np.zeros((int(units.max()) + 1, len(types), 3))
@@ -101,9 +101,9 @@ class EntityCounts:
         return sums.transpose(0, 2, 1).reshape(len(sums), -1)
 
     def save(self, path: Path) -> None:
-        """Write them as an .npz file, whole or not at all; the folder is made where it is not there."""
-        names = {"types": self.types, "ids": self.ids, "groups": self.groups}
-        stored = {name: np.frombuffer(json.dumps(list(own)).encode(), dtype=np.uint8) for name, own in names.items()}
+        """Write them as an .npz file, complete or absent; the folder is created if missing."""
+        lists = {"types": self.types, "ids": self.ids, "groups": self.groups}
+        stored = {name: np.frombuffer(json.dumps(list(one)).encode(), dtype=np.uint8) for name, one in lists.items()}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, counts=self.counts, **stored)  # type: ignore[arg-type]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,13 +111,13 @@ class EntityCounts:
 
     @classmethod
     def load(cls, path: Path) -> EntityCounts:
-        """What `save` wrote.
+        """Read what `save` wrote.
 
         Raises:
             CheckpointError: the file is missing, damaged, or another kind of file.
         """
         try:
-            # From memory: numpy leaves a damaged file open.
+            # From memory, since numpy does not close a damaged file.
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
                 names = {name: tuple(json.loads(stored[name].tobytes())) for name in ("types", "ids", "groups")}
                 return cls(counts=stored["counts"], **names)
@@ -133,20 +133,20 @@ class EntityCounts:
 def entity_metrics(seeds: Sequence[EntityCounts], *, seed: int = 0) -> dict[str, Any]:
     """The scores of a run over its seeds, on the same texts.
 
-    `precision`, `recall` and `f1` are over all entities (micro), `macro_f1` is the mean over types, those of the texts
-    and those that were given (seqeval's definitions). Where several seeds are given, each is the mean over them.
+    `precision`, `recall` and `f1` are over all entities (micro); `macro_f1` is the mean over true and predicted types
+    (seqeval's definitions). With several seeds each is the mean over them.
 
     Returns:
-        {"precision", "recall", "f1", "macro_f1", "examples", "units" (what is drawn: documents, or texts), "few_units",
-        "level", "resamples", "entities", "per_type": {name: {"precision", "recall",
-        "f1", "support", "interval"}}, "interval": {metric: [low, high] or None}, "seeds": {metric: {"mean", "sd",
-        "values"}}}; intervals of types are of their F1.
+        {"precision", "recall", "f1", "macro_f1", "examples", "units" (resampled: documents, or texts), "few_units",
+        "level", "resamples", "entities", "per_type": {name: {"precision", "recall", "f1", "support", "interval"}},
+        "interval": {metric: [low, high] or None}, "seeds": {metric: {"mean", "sd", "values"}}}; intervals of types are
+        of their F1.
     """
     types = _types(seeds)
-    found = scores([counts.over_units(types) for counts in seeds], functools.partial(_scores, types), seed=seed)
-    mean = {name: score["mean"] for name, score in found.items()}
-    asked = np.mean([counts.over_units(types).sum(axis=0) for counts in seeds], axis=0).reshape(3, -1)
-    support = dict(zip(types, (asked[RIGHT] + asked[MISSED]).round().astype(int).tolist(), strict=True))
+    summaries = scores([counts.over_units(types) for counts in seeds], functools.partial(_scores, types), seed=seed)
+    mean = {name: score["mean"] for name, score in summaries.items()}
+    sums = np.mean([counts.over_units(types).sum(axis=0) for counts in seeds], axis=0).reshape(3, -1)  # (3, K)
+    support = dict(zip(types, (sums[RIGHT] + sums[MISSED]).round().astype(int).tolist(), strict=True))
     return {
         **{name: mean[name] for name in METRICS},
         "examples": len(seeds[0]),
@@ -159,19 +159,19 @@ def entity_metrics(seeds: Sequence[EntityCounts], *, seed: int = 0) -> dict[str,
             name: {
                 **{metric: mean[f"{metric} {name}"] for metric in ("precision", "recall", "f1")},
                 "support": support[name],
-                "interval": _type_interval(seeds, name, found[f"f1 {name}"]),
+                "interval": _type_interval(seeds, name, summaries[f"f1 {name}"]),
             }
             for name in types
         },
-        "interval": {name: found[name]["interval"] for name in METRICS},
-        "seeds": {name: {part: found[name][part] for part in ("mean", "sd", "values")} for name in METRICS},
+        "interval": {name: summaries[name]["interval"] for name in METRICS},
+        "seeds": {name: {part: summaries[name][part] for part in ("mean", "sd", "values")} for name in METRICS},
     }
 
 
-def _type_interval(seeds: Sequence[EntityCounts], name: str, found: Mapping[str, Any]) -> list[float] | None:
-    """[low, high] of the F1 of a type. Where all was right, the units that say so are those that have the type."""
-    if found["interval"] is None or found["mean"] < 1:
-        return found["interval"]
+def _type_interval(seeds: Sequence[EntityCounts], name: str, summary: Mapping[str, Any]) -> list[float] | None:
+    """[low, high] of the F1 of a type. If all are correct, Wilson's interval over the units that have the type."""
+    if summary["interval"] is None or summary["mean"] < 1:
+        return summary["interval"]
     types = seeds[0].types
     sums = seeds[0].over_units(types)
     of_type = sums.reshape(len(sums), 3, len(types))[:, :, types.index(name)]
@@ -190,9 +190,9 @@ def entity_difference(
     if len({counts.key for counts in (*base, *other)}) > 1:
         raise ValueError("a paired difference needs the same texts in the same order on both sides")
     types = _types([*base, *other])
-    before, after = ([counts.over_units(types) for counts in own] for own in (base, other))
-    found = counts_difference(before, after, functools.partial(_scores, types), seed=seed)
-    return {name: found[name] for name in METRICS}
+    before, after = ([counts.over_units(types) for counts in seeds] for seeds in (base, other))
+    differences = counts_difference(before, after, functools.partial(_scores, types), seed=seed)
+    return {name: differences[name] for name in METRICS}
 
 
 METRICS = ("precision", "recall", "f1", "macro_f1")
@@ -203,34 +203,33 @@ def _types(seeds: Iterable[EntityCounts]) -> tuple[str, ...]:
 
 
 def _scores(types: Sequence[str], sums: Array) -> Mapping[str, Array]:
-    """Scores by name, (draws,) each, of (draws, 3 T) sums as `over_units` lays them."""
-    right, false, missed = sums.reshape(len(sums), 3, len(types)).transpose(1, 0, 2)
-    found = {
+    """Scores by name, (draws,) each, from (draws, 3 K) sums in the order of `over_units`."""
+    right, false, missed = sums.reshape(len(sums), 3, len(types)).transpose(1, 0, 2)  # (draws, K) each
+    values = {
         "precision": _share(right.sum(axis=1), false.sum(axis=1)),
         "recall": _share(right.sum(axis=1), missed.sum(axis=1)),
         "f1": f1(right.sum(axis=1), false.sum(axis=1), missed.sum(axis=1)),
         "macro_f1": macro_f1(right, false, missed),
     }
     for place, name in enumerate(types):
-        own = right[:, place], false[:, place], missed[:, place]
-        found[f"precision {name}"] = _share(own[RIGHT], own[FALSE])
-        found[f"recall {name}"] = _share(own[RIGHT], own[MISSED])
-        found[f"f1 {name}"] = f1(*own)
-    return found
+        of_type = right[:, place], false[:, place], missed[:, place]
+        values[f"precision {name}"] = _share(of_type[RIGHT], of_type[FALSE])
+        values[f"recall {name}"] = _share(of_type[RIGHT], of_type[MISSED])
+        values[f"f1 {name}"] = f1(*of_type)
+    return values
 
 
 def _share(right: Array, wrong: Array) -> Array:
-    """right / (right + wrong), 0 where there are neither."""
-    whole = right + wrong
-    return np.divide(right, whole, out=np.zeros_like(whole), where=whole > 0)
+    """right / (right + wrong); 0 for 0/0."""
+    total = right + wrong
+    return np.divide(right, total, out=np.zeros_like(total), where=total > 0)
 
 
 class Gazetteer:
-    """The baseline: the entities of the training texts, looked up.
+    """A baseline that looks up the entities of the training texts.
 
-    A run of words that was an entity in training is one wherever it stands, of the type that it most often had; of two
-    that overlap the one that begins first is taken, then the longer. A model that does not beat it has learned nothing
-    of the context.
+    A sequence of words that was an entity in training is predicted wherever it occurs, with its most frequent type. Of
+    overlapping matches the first counts, then the longest. A model that does not beat it has not learned from context.
     """
 
     def __init__(self, texts: Iterable[TaggedText]) -> None:
@@ -241,17 +240,17 @@ class Gazetteer:
                 inside = tuple(text.text[a:b] for a, b in words if a >= span.start and b <= span.end)
                 if inside:
                     kinds[inside][span.label] += 1
-        self._entries = {words: min(own, key=lambda name: (-own[name], name)) for words, own in kinds.items()}
+        self._entries = {words: min(labels, key=lambda name: (-labels[name], name)) for words, labels in kinds.items()}
         lengths: dict[str, set[int]] = defaultdict(set)
         for entry in self._entries:
             lengths[entry[0]].add(len(entry))
-        self._lengths = {word: sorted(own, reverse=True) for word, own in lengths.items()}
+        self._lengths = {word: sorted(sizes, reverse=True) for word, sizes in lengths.items()}
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def spans(self, text: TaggedText) -> Iterator[Span]:
-        """The entities that it finds in a text; its own spans are not looked at."""
+        """The predicted entities of a text, whose true spans are not read."""
         bounds = _words(text)
         words = [text.text[start:end] for start, end in bounds]
         place = 0

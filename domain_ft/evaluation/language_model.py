@@ -1,7 +1,7 @@
-"""The scoring pass: a language model's loss on held-out text, document by document.
+"""A language model's loss on held-out text, by document.
 
-Rows of tokens come in, `Scores` leave. The masks are those of the evaluation epoch, a function of the document alone,
-so that every model of one tokenizer is asked for the very same tokens, before and after training.
+The masks are those of the evaluation epoch, a function of the document only, so that all models with one tokenizer
+predict the same tokens, before and after training.
 """
 
 from __future__ import annotations
@@ -40,19 +40,18 @@ def score(
 ) -> Scores:
     """The loss of `base` on the sequences `selected` of `rows`, summed over each document.
 
-    Several processes take turns at the micro-batches and get the same scores, which are those of one process to the
-    last bit (where their machines are alike): the micro-batches are cut before they are shared out, and a sequence is
-    in one of them.
+    Several processes share the micro-batches and all get the same scores, equal to those of a single process to the
+    last bit (on equal machines): the micro-batches do not depend on the number of processes.
 
     Args:
-        selected: (sequences,) indices into `rows`, such as `rows.select_documents` gives.
-        tokens_per_micro_batch: how many tokens one forward pass may hold.
-        accelerator: of the processes, which all call this; None for one alone.
-        progress: called with (`label`, tokens done, tokens in all).
+        selected: (sequences,) indices into `rows`, for instance from `rows.select_documents`.
+        tokens_per_micro_batch: the most tokens in one forward pass.
+        accelerator: of the processes, all of which must call this; None for a single process.
+        progress: called with (`label`, tokens done, tokens in total).
 
     Raises:
         CorpusError: there is nothing to score.
-        ModelError: a loss is not finite; the documents are named.
+        ModelError: the loss of some documents, which are named, is not finite.
     """
     rank, ranks = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     selected = np.sort(selected)
@@ -61,18 +60,17 @@ def score(
     cut = micro_batches(selected, rows.lengths, tokens_per_micro_batch)
     with evaluating(base.model):
         for first in range(0, len(cut), ranks):
-            # A rank without a micro-batch in the last turn does another's, for nothing: a sharded model needs all of
-            # them.
+            # A rank without a micro-batch in the last round repeats another's: a sharded model needs all ranks.
             place = first + rank
             batch = rows.pack(cut[place if place < len(cut) else first])
             inputs = objective.prepare(batch, epoch=EVALUATION_EPOCH)
             losses = objective.losses(base, inputs.to(base.model.device))
             if place < len(cut):
-                sums[:, np.searchsorted(selected, batch.rows)] = _of_pieces(batch, inputs, losses)
+                sums[:, np.searchsorted(selected, batch.rows)] = _sums_by_sequence(batch, inputs, losses)
             done += sum(int(rows.lengths[members].sum()) for members in cut[first : first + ranks])
             if progress:
                 progress(label, done, total)
-    if accelerator and ranks > 1:  # each number is one rank's, and zero on the others: so the sum rounds nothing
+    if accelerator and ranks > 1:  # each number is zero on all ranks but one, so the sum is exact
         sums = accelerator.reduce(torch.from_numpy(sums).to(accelerator.device), "sum").cpu().numpy()
     documents, owner = np.unique(rows.documents[selected], return_inverse=True)
     of_documents = np.zeros((len(documents), 3))
@@ -86,8 +84,8 @@ def score(
     return Scores(ids, nats[scored], tokens[scored].astype(np.int64), size[scored].astype(np.int64))
 
 
-def _of_pieces(batch: PackedBatch, inputs: Inputs, losses: torch.Tensor) -> npt.NDArray[np.float64]:
-    """(3, sequences): nats, tokens and bytes of each sequence of a micro-batch, in its order."""
+def _sums_by_sequence(batch: PackedBatch, inputs: Inputs, losses: torch.Tensor) -> npt.NDArray[np.float64]:
+    """(3, S): nats, tokens and bytes of each sequence of a micro-batch, in its order."""
     owner = np.repeat(np.arange(len(batch.rows)), batch.lengths)
     labelled = (inputs.labels != IGNORED).cpu().numpy()
     values = (losses.double().cpu().numpy(), labelled, inputs.scored_bytes)

@@ -31,15 +31,15 @@ def predict_logits(
     progress: Progress | None = None,
     label: str = "predict",
 ) -> npt.NDArray[np.float32]:
-    """(examples, L) float32, the logits of every example in the order of `rows`.
+    """(examples, L) float32, the logits of all examples in the order of `rows`.
 
-    Several processes take turns at the micro-batches and get the same logits, which are those of one process to the
-    last bit (where their machines are alike). Autocast is the caller's.
+    Several processes share the micro-batches and all get the same logits, equal to those of a single process to the
+    last bit (on equal machines). The caller sets autocast.
 
     Args:
-        tokens_per_micro_batch: how many tokens one forward pass may hold.
-        accelerator: of the processes, which all call this; None for one alone.
-        progress: called with (`label`, examples done, examples in all).
+        tokens_per_micro_batch: the most tokens in one forward pass.
+        accelerator: of the processes, all of which must call this; None for a single process.
+        progress: called with (`label`, examples done, examples in total).
     """
     return _over_micro_batches(model, rows, model.logits, tokens_per_micro_batch, accelerator, progress, label)
 
@@ -53,7 +53,7 @@ def compute_features(
     progress: Progress | None = None,
     label: str = "features",
 ) -> npt.NDArray[np.float32]:
-    """(examples, D) float32, what a linear probe reads of every example. See `predict_logits`."""
+    """(examples, D) float32, the features of all examples for a linear probe. See `predict_logits`."""
     return _over_micro_batches(model, rows, model.features, tokens_per_micro_batch, accelerator, progress, label)
 
 
@@ -66,7 +66,7 @@ def _over_micro_batches(
     progress: Progress | None,
     label: str,
 ) -> npt.NDArray[np.float32]:
-    """`function` of all examples, a row each, pass by pass, shared by the processes."""
+    """`function` of all examples, (examples, L) or (examples, D), in micro-batches that the processes share."""
     rank, ranks = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     objective = ClassificationObjective(rows.labels)
     results = np.zeros((len(rows), 0), dtype=np.float32)
@@ -74,8 +74,7 @@ def _over_micro_batches(
     cut = micro_batches(np.arange(len(rows)), rows.lengths, tokens_per_micro_batch)
     with evaluating(model.model):
         for first in range(0, len(cut), ranks):
-            # A rank without a micro-batch in the last turn does another's, for nothing: a sharded model needs all of
-            # them.
+            # A rank without a micro-batch in the last round repeats another's: a sharded model needs all ranks.
             place = first + rank
             members = cut[place if place < len(cut) else first]
             values = function(objective.prepare(rows.pack(members), epoch=0).to(model.device))
@@ -86,6 +85,6 @@ def _over_micro_batches(
             done += sum(len(each) for each in cut[first : first + ranks])
             if progress:
                 progress(label, done, len(rows))
-    if accelerator and ranks > 1:  # each row is one rank's, and zero on the others: so the sum rounds nothing
+    if accelerator and ranks > 1:  # each row is zero on all ranks but one, so the sum is exact
         results = accelerator.reduce(torch.from_numpy(results).to(accelerator.device), "sum").cpu().numpy()
     return results

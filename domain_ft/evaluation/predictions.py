@@ -1,7 +1,7 @@
-"""What a model said of a task's examples: logits beside the truth, without any text.
+"""A model's predictions for a task's examples: logits and targets, without any text.
 
-A run keeps them for each of its seeds as a small .npz file; metrics, calibration, reports and comparisons read them, in
-this process or another, without torch.
+A run stores them for each seed as a small .npz file, and metrics, calibration, reports and comparisons read them,
+without torch.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ Array = npt.NDArray[Any]
 DAMAGED = (
     OSError, EOFError, ValueError, KeyError, TypeError, OverflowError, AttributeError, zipfile.BadZipFile
 )  # fmt: skip
-"""What numpy and json raise of a file that is cut, edited, or another one."""
+"""What numpy and json raise for a file that is truncated, edited, or of another kind."""
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """The logits of n examples over L classes, and what is true of them.
+    """The logits of n examples over L classes, and their targets.
 
     Attributes:
         ids: (n,) the examples' ids.
-        groups: (n,) int64; examples of one source share a number, so that an interval draws them together.
-        targets: (n,) int64, the class of each; where several may hold (n, L) uint8 of 0 and 1.
+        groups: (n,) int64; examples of one source share a number, and are resampled together.
+        targets: (n,) int64, the classes; multi-label (n, L) uint8 of 0 and 1.
         logits: (n, L) float32.
         labels: the classes, in the order of the logits.
-        temperature: what the logits are divided by before they become probabilities; found on validation examples.
-        threshold: where several may hold, the probability from which on a class is said; found on validation examples.
+        temperature: divides the logits before they become probabilities; fitted on validation examples.
+        threshold: multi-label: the probability from which a class is predicted; fitted on validation examples.
     """
 
     ids: tuple[str, ...]
@@ -66,12 +66,12 @@ class Predictions:
     @classmethod
     def of(cls, examples: Iterable[Example], labels: Labels, logits: npt.ArrayLike) -> Predictions:
         """The predictions for `examples`, which are read once, in order."""
-        ids, sources, own = [], [], []
+        ids, sources, names = [], [], []
         for example in examples:
             ids.append(example.id)
             sources.append(example.group or example.id)
-            own.append(example.labels)
-        targets = labels.targets(own)
+            names.append(example.labels)
+        targets = labels.targets(names)
         return cls(
             ids=tuple(ids),
             groups=np.unique(sources, return_inverse=True)[1].astype(np.int64).reshape(-1),
@@ -85,42 +85,41 @@ class Predictions:
 
     @functools.cached_property
     def key(self) -> str:
-        """Names the test set: equal keys, the same ids with the same truth in the same order.
+        """Identifies the test set: equal keys mean the same ids with the same targets in the same order.
 
-        It is made of the classes' names, not their numbers: two runs that have put the same classes in another order
-        have been tested on the same.
+        It uses the classes' names, not their numbers, since two runs may order the same classes differently.
         """
         names = self.labels.names
         digest = hashlib.blake2b(digest_size=16)
         for example, target in zip(self.ids, self.targets, strict=True):
-            own = (
+            classes = (
                 sorted(names[place] for place in np.flatnonzero(target)) if self.labels.multi_label else [names[target]]
             )
-            digest.update("\x1f".join([example, *own]).encode("utf-8", "surrogatepass") + b"\x1e")
+            digest.update("\x1f".join([example, *classes]).encode("utf-8", "surrogatepass") + b"\x1e")
         return digest.hexdigest()
 
     def probabilities(self, temperature: float | None = None) -> npt.NDArray[np.float64]:
-        """(n, L): the softmax of the logits, or where several may hold their sigmoid.
+        """(n, L): the softmax of the logits, or multi-label the sigmoid.
 
         Args:
-            temperature: divides the logits; these predictions' own where none is given.
+            temperature: divides the logits; by default `self.temperature`.
         """
         return probabilities(
             self.logits, self.labels.multi_label, self.temperature if temperature is None else temperature
         )
 
     def predicted(self, threshold: float | None = None) -> Array:
-        """(n,) int64, the likeliest class; where several may hold (n, L) uint8, 1 from the threshold on.
+        """(n,) int64, the likeliest class; multi-label (n, L) uint8, 1 from the threshold on.
 
         Args:
-            threshold: of the probabilities; these predictions' own where none is given.
+            threshold: of the probabilities; by default `self.threshold`.
         """
         if not self.labels.multi_label:
             return self.logits.argmax(axis=1)
         return (self.probabilities() >= (self.threshold if threshold is None else threshold)).astype(np.uint8)
 
     def save(self, path: Path) -> None:
-        """Write them as an .npz file, whole or not at all; the folder is made where it is not there."""
+        """Write them as an .npz file, complete or absent; the folder is created if missing."""
         buffer = io.BytesIO()
         np.savez_compressed(
             buffer,
@@ -138,7 +137,7 @@ class Predictions:
 
     @classmethod
     def load(cls, path: Path) -> Predictions:
-        """The predictions that `save` wrote.
+        """Read what `save` wrote.
 
         Raises:
             CheckpointError: the file is missing, damaged, or another kind of file.
@@ -167,20 +166,20 @@ class Predictions:
 
 
 def probabilities(logits: Array, multi_label: bool, temperature: float = 1.0) -> npt.NDArray[np.float64]:
-    """(n, L) probabilities of (n, L) `logits`: softmax, or sigmoid where `multi_label` may hold."""
-    found = np.asarray(logits, dtype=np.float64) / (-temperature if multi_label else temperature)
+    """(n, L) probabilities of (n, L) `logits`: softmax, or sigmoid if `multi_label`."""
+    values = np.asarray(logits, dtype=np.float64) / (-temperature if multi_label else temperature)
     if multi_label:
-        np.logaddexp(0, found, out=found)
-        np.negative(found, out=found)
-        return np.exp(found, out=found)
-    found -= found.max(axis=1, keepdims=True)
-    np.exp(found, out=found)
-    found /= found.sum(axis=1, keepdims=True)
-    return found
+        np.logaddexp(0, values, out=values)
+        np.negative(values, out=values)
+        return np.exp(values, out=values)
+    values -= values.max(axis=1, keepdims=True)
+    np.exp(values, out=values)
+    values /= values.sum(axis=1, keepdims=True)
+    return values
 
 
 def _packed(names: Sequence[str]) -> Array:
-    """Strings of any length as bytes; numpy's own would make each as long as the longest."""
+    """Strings as bytes; numpy's string arrays would pad each to the longest."""
     return np.frombuffer(json.dumps(list(names)).encode(), dtype=np.uint8)
 
 

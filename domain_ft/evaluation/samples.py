@@ -1,12 +1,12 @@
-"""What the model says: a few held-out sentences, put to it before and after training, for a person to read.
+"""Sample outputs for the report: a model completes a few held-out sentences, before and after training.
 
-An encoder is asked for a word that was taken out of a sentence; a decoder is given a beginning and goes on. The
-sentences are chosen once, from the seed alone, and are plain text, so that any model can be asked:
+An encoder predicts a word that was masked; a decoder continues a beginning. The sentences are chosen once, as a
+function of the seed, and are plain text, so that any model can complete them:
 
-    probes = choose_probes(split, base.tokenizer, "mlm", seed=0)
-    before = answer(base, probes)
+    sentences = choose_sentences(split, base.tokenizer, "mlm", seed=0)
+    before = answer(base, sentences)
     ...                                     # train
-    samples = side_by_side(probes, before, answer(base, probes))     # plain values for the report
+    samples = side_by_side(sentences, before, answer(base, sentences))     # plain values for the report
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 GUESSES = 5
 CONTINUATION_TOKENS = 24
 
-_DOCUMENTS_READ = 300  # enough to find ten sentences and to tell common words from the field's own
-_WINDOW = 6_000  # characters of a document that are looked at
+_DOCUMENTS_READ = 300  # enough to find ten sentences, and to tell common words from domain terms
+_WINDOW = 6_000  # characters of a document that are read
 _COMMON_WORDS = 60  # the most frequent words of the sample: articles, prepositions
-_SENTENCE_BYTES = (45, 200)  # in bytes, so that a sentence in Chinese characters may have fewer of them
+_SENTENCE_BYTES = (45, 200)  # bytes, so that a Chinese sentence may have fewer characters
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=\S)|(?<=[。！？])\s*|\n\s*\n")
-_SPACE = "␣"  # a guess that is nothing but white space
+_SPACE = "␣"  # shown for a guess of white space
 _WORD = re.compile(r"[^\W\d_]+")
 
 
@@ -49,12 +49,12 @@ class Texts(Protocol):
 
 @dataclass(frozen=True)
 class SampleSentence:
-    """A question to a language model.
+    """A sentence for a language model to complete.
 
     Attributes:
-        document: id of the held-out document that the text is from.
-        left: the text before the gap, or the beginning that a decoder goes on from.
-        answer: what stands there in the document.
+        document: id of the held-out document that the sentence is from.
+        left: the text before the gap, or the beginning for a decoder.
+        answer: the text of the gap in the document.
         right: the text after the gap; empty for a decoder.
     """
 
@@ -66,7 +66,7 @@ class SampleSentence:
 
 @dataclass(frozen=True)
 class Guess:
-    """A word that an encoder would put into the gap, with its probability."""
+    """An encoder's prediction for the gap, with its probability."""
 
     text: str
     probability: float
@@ -74,13 +74,13 @@ class Guess:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said to a probe.
+    """A model's completion of a sentence.
 
     Attributes:
         guesses: an encoder's best guesses, best first; empty for a decoder.
         answer_probability: an encoder's probability of the true word; None for a decoder.
-        answer_rank: where the true word stands in an encoder's ranking, from 1; None for a decoder.
-        continuation: the text that a decoder went on with, greedily; empty for an encoder.
+        answer_rank: the rank of the true word for an encoder, from 1; None for a decoder.
+        continuation: a decoder's greedy continuation; empty for an encoder.
     """
 
     guesses: tuple[Guess, ...] = ()
@@ -89,14 +89,14 @@ class Answer:
     continuation: str = ""
 
 
-def choose_probes(
+def choose_sentences(
     split: Texts, tokenizer: PreTrainedTokenizerBase, objective: str, *, seed: int = 0, count: int = 10
 ) -> list[SampleSentence]:
-    """Up to `count` readable sentences of `split`, one a document, each asking for another word.
+    """Up to `count` readable sentences of `split`, one per document, each with another word in the gap.
 
     Args:
-        objective: `mlm` takes one content word out of each sentence, one that is a single token for `tokenizer`;
-            `clm` cuts a sentence in half.
+        objective: `mlm` masks one content word of each sentence, which is a single token of `tokenizer`; `clm` cuts a
+            sentence in half.
     """
     order = beginning(_DOCUMENTS_READ, len(split), seed, "probes")
     documents = [split.document(int(index)) for index in order]
@@ -105,56 +105,57 @@ def choose_probes(
     return _choose_masked(documents, tokenizer, count)
 
 
-def answer(base: BaseModel, probes: Sequence[SampleSentence]) -> list[Answer]:
-    """What `base` says to each probe; its training mode is left as it was."""
+def answer(base: BaseModel, sentences: Sequence[SampleSentence]) -> list[Answer]:
+    """The completion of each sentence by `base`, whose training mode is restored."""
     training = base.model.training
     base.model.eval()
     try:
         with torch.no_grad():
-            ask = _guess if base.objective == "mlm" else _continue
-            return [ask(base, probe) for probe in probes]
+            complete = _guess if base.objective == "mlm" else _continue
+            return [complete(base, sentence) for sentence in sentences]
     finally:
         base.model.train(training)
 
 
 def side_by_side(
-    probes: Sequence[SampleSentence], before: Sequence[Answer], after: Sequence[Answer]
+    sentences: Sequence[SampleSentence], before: Sequence[Answer], after: Sequence[Answer]
 ) -> list[dict[str, Any]]:
-    """Plain values for the report: {"document", "left", "answer", "right", "before": {...}, "after": {...}} a probe."""
+    """Plain values for the report: per sentence {"document", "left", "answer", "right", "before": {...}, "after":
+    {...}}."""
     return [
         {
-            "document": probe.document,
-            "left": probe.left,
-            "answer": probe.answer,
-            "right": probe.right,
+            "document": sentence.document,
+            "left": sentence.left,
+            "answer": sentence.answer,
+            "right": sentence.right,
             "before": _plain(first),
             "after": _plain(second),
         }
-        for probe, first, second in zip(probes, before, after, strict=True)
+        for sentence, first, second in zip(sentences, before, after, strict=True)
     ]
 
 
-def _plain(said: Answer) -> dict[str, Any]:
+def _plain(completion: Answer) -> dict[str, Any]:
     return {
-        "guesses": [{"text": guess.text, "probability": guess.probability} for guess in said.guesses],
-        "answer_probability": said.answer_probability,
-        "answer_rank": said.answer_rank,
-        "continuation": said.continuation,
+        "guesses": [{"text": guess.text, "probability": guess.probability} for guess in completion.guesses],
+        "answer_probability": completion.answer_probability,
+        "answer_rank": completion.answer_rank,
+        "continuation": completion.continuation,
     }
 
 
-def _first(probes: Iterator[SampleSentence | None], count: int) -> list[SampleSentence]:
+def _first(sentences: Iterator[SampleSentence | None], count: int) -> list[SampleSentence]:
     chosen: list[SampleSentence] = []
-    for probe in probes:
+    for sentence in sentences:
         if len(chosen) == count:
             break
-        if probe:
-            chosen.append(probe)
+        if sentence:
+            chosen.append(sentence)
     return chosen
 
 
 def _sentences(text: str) -> Iterator[str]:
-    """Sentences that a person can read: of middling length, mostly letters, not a heading in capitals."""
+    """Readable sentences: of medium length, mostly letters, not a heading in capitals."""
     low, high = _SENTENCE_BYTES
     for part in _SENTENCE_END.split(text[:_WINDOW]):
         sentence = " ".join(part.split())
@@ -173,28 +174,28 @@ def _sentences(text: str) -> Iterator[str]:
 def _choose_masked(
     documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase, count: int
 ) -> list[SampleSentence]:
-    """One content word out of a sentence of each document: not among the commonest, seen in more than one document."""
+    """A sentence per document, with a content word masked: not one of the commonest, if possible in two documents."""
     seen = collections.Counter(
         word for document in documents for word in set(_words(document.text[:_WINDOW], tokenizer))
     )
     common = {word for word, _ in seen.most_common(min(_COMMON_WORDS, len(seen) // 4))}
-    asked: set[str] = set()  # words and sentences
+    used_up: set[str] = set()  # words and sentences
 
     def mask_one(document: Document, rarest: int) -> SampleSentence | None:
         for sentence in _sentences(document.text):
-            if sentence in asked:
+            if sentence in used_up:
                 continue
             for start, end in sorted(_spans(sentence, tokenizer), key=lambda span: span[0] - span[1]):
                 word = sentence[start:end].casefold()
-                if word not in common and word not in asked and seen[word] >= rarest:
-                    asked.update((word, sentence))
+                if word not in common and word not in used_up and seen[word] >= rarest:
+                    used_up.update((word, sentence))
                     return SampleSentence(document.id, sentence[:start], sentence[start:end], sentence[end:])
         return None
 
-    probes = _first((mask_one(document, rarest=2) for document in documents), count)
-    used = {probe.document for probe in probes}
+    sentences = _first((mask_one(document, rarest=2) for document in documents), count)
+    used = {sentence.document for sentence in sentences}
     rest = (mask_one(document, rarest=1) for document in documents if document.id not in used)
-    return probes + _first(rest, count - len(probes))
+    return sentences + _first(rest, count - len(sentences))
 
 
 def _words(text: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
@@ -202,7 +203,7 @@ def _words(text: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
 
 
 def _spans(text: str, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, int]]:
-    """Where the words stand that are one token: runs of letters, or characters where no spaces part the words."""
+    """The spans of words that are one token: runs of letters, or characters of scripts without spaces."""
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     tokens = {_trimmed(text, start, end) for start, end in encoded["offset_mapping"]}
     words = [match.span() for match in _WORD.finditer(text)]
@@ -227,22 +228,22 @@ def _beginning(document: Document) -> SampleSentence | None:
     return None
 
 
-def _guess(base: BaseModel, probe: SampleSentence) -> Answer:
-    """An encoder's ranking of its vocabulary for the gap: all tokens of the word are masked, its first is asked for."""
+def _guess(base: BaseModel, sentence: SampleSentence) -> Answer:
+    """An encoder's ranking of its vocabulary for the gap: all tokens of the word are masked, the first is predicted."""
     tokenizer = base.tokenizer
     encoded = tokenizer(
-        probe.left + probe.answer + probe.right,
+        sentence.left + sentence.answer + sentence.right,
         return_offsets_mapping=True,
         return_tensors="pt",
         truncation=True,
         max_length=base.max_length,
     )
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"][0]
-    start, end = len(probe.left), len(probe.left) + len(probe.answer)
+    start, end = len(sentence.left), len(sentence.left) + len(sentence.answer)
     gap = ((offsets[:, 0] < end) & (offsets[:, 1] > start)).nonzero()[:, 0]
     true = ids[0, gap[0]].item()
     ids[0, gap] = tokenizer.mask_token_id
-    logits = base.model(input_ids=ids.to(base.model.device)).logits[0, gap[0]].float()
+    logits = base.model(input_ids=ids.to(base.model.device)).logits[0, gap[0]].float()  # (V,)
     probabilities = logits.softmax(dim=-1)
     best = probabilities.topk(GUESSES)
     return Answer(
@@ -255,10 +256,10 @@ def _guess(base: BaseModel, probe: SampleSentence) -> Answer:
     )
 
 
-def _continue(base: BaseModel, probe: SampleSentence) -> Answer:
-    """What a decoder goes on with, greedily, on one line."""
+def _continue(base: BaseModel, sentence: SampleSentence) -> Answer:
+    """A decoder's greedy continuation, on one line."""
     tokenizer = base.tokenizer
-    ids = tokenizer(probe.left, return_tensors="pt")["input_ids"].to(base.model.device)
+    ids = tokenizer(sentence.left, return_tensors="pt")["input_ids"].to(base.model.device)
     end = tokenizer.eos_token_id
     written = base.model.generate(
         input_ids=ids,

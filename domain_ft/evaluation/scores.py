@@ -1,7 +1,7 @@
-"""A model's losses on held-out text, kept document by document.
+"""A model's losses on held-out text, by document.
 
-The scoring pass (`language_model`) makes them; the run folder keeps them as a small JSON file; the paired bootstrap
-(`bootstrap`) and the report read them, now or in another process, without torch.
+`language_model` computes them, the run folder stores them as a small JSON file, and the paired bootstrap (`bootstrap`)
+and the report read them, without torch.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ LARGEST_EXPONENT = 700.0  # exp() of more than this overflows a float64
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Sums of losses, a row for each document; nothing is averaged until it is shown.
+    """Sums of losses by document; averages are only computed for display.
 
     Attributes:
         documents: (n,) the documents' ids, each once.
         nats: (n,) float64, the sum of the losses of a document's scored tokens, in nats.
-        tokens: (n,) int64, how many tokens of the document were scored.
-        bytes: (n,) int64, how many UTF-8 bytes of text those tokens stand for.
+        tokens: (n,) int64, the number of scored tokens.
+        bytes: (n,) int64, the UTF-8 bytes of the text of those tokens.
     """
 
     documents: tuple[str, ...]
@@ -42,13 +42,13 @@ class Scores:
         if len(sizes) != 1:
             raise ValueError(f"scores of unequal lengths: {sorted(sizes)}")
         if len(set(self.documents)) != len(self.documents):
-            raise ValueError("scores with a document that stands twice")
+            raise ValueError("scores with a document twice")
 
     def __len__(self) -> int:
         return len(self.documents)
 
     def summary(self) -> dict[str, float | int]:
-        """Loss a token (nats), perplexity and bits per byte over all documents: sums, divided once.
+        """Loss per token (nats), perplexity and bits per byte over all documents.
 
         Raises:
             ValueError: no token was scored.
@@ -66,7 +66,7 @@ class Scores:
         }
 
     def only(self, documents: set[str]) -> Scores:
-        """The scores of those `documents` alone, in this order."""
+        """The scores of these `documents` only, in the existing order."""
         kept = np.array([document in documents for document in self.documents], dtype=bool)
         return Scores(
             documents=tuple(document for document in self.documents if document in documents),
@@ -76,7 +76,7 @@ class Scores:
         )
 
     def save(self, path: Path) -> None:
-        """Write the scores as one JSON object of four equally long lists; every number is kept to the last bit."""
+        """Write the scores as a JSON object of four lists, without loss of precision."""
         columns = {
             "documents": list(self.documents),
             "nats": self.nats.tolist(),
@@ -87,10 +87,10 @@ class Scores:
 
     @classmethod
     def load(cls, path: Path) -> Scores:
-        """The scores that `save` wrote.
+        """Read what `save` wrote.
 
         Raises:
-            CheckpointError: the file is missing or is not such a file.
+            CheckpointError: the file is missing or damaged.
         """
         try:
             columns = loads(path.read_text(encoding="utf-8"))
@@ -107,9 +107,9 @@ class Scores:
 
 
 def shared(*scores: Scores) -> list[Scores]:
-    """The same scores, cut down to the documents that all of them have, in the first one's order.
+    """The scores of the documents that all of them have, in the first one's order.
 
-    Two tokenizers fill a budget of tokens with different documents; only what both have read can be compared.
+    With different tokenizers a budget of tokens covers different documents, and only common ones can be compared.
     """
     common = set.intersection(*(set(one.documents) for one in scores))
     order = [document for document in scores[0].documents if document in common]

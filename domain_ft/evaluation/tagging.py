@@ -1,4 +1,4 @@
-"""What a tagging model says: the entities of labelled rows, and of texts that come one after another."""
+"""Predictions of a tagging model: for labelled rows, and for a stream of texts."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from domain_ft.models.task_model import TaskModel
 
 
-_TEXTS = 512  # taken in at once: enough that some have about equal lengths, few enough to be no weight
-_CHARACTERS = 1_000_000
+_TEXTS = 512  # texts read at a time: enough to pack well, few enough for memory
+_CHARACTERS = 1_000_000  # of these texts
 
 
 class Text(Protocol):
-    """What is tagged: an `Example`, or anything with an id and a text."""
+    """An `Example`, or anything else with an id and a text."""
 
     @property
     def id(self) -> str:
-        """What a person knows it by."""
+        """Its id in the output."""
 
     @property
     def text(self) -> str:
@@ -47,62 +47,60 @@ def predict_tags(
     accelerator: Accelerator | None = None,
     progress: Progress | None = None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], float]:
-    """The likeliest class of each token of all rows (tokens,), its probability (tokens,), and the rows' loss.
+    """The likeliest class of each token (T,), its probability (T,), and the loss, over all rows.
 
-    Several processes take turns at the micro-batches, and get the same. Autocast is the caller's.
+    Several processes share the micro-batches, and all get the same result. The caller sets autocast.
 
     Args:
-        tokens_per_micro_batch: how many tokens one forward pass may hold.
-        accelerator: of the processes, which all call this; None for one alone.
-        progress: called with ("predict", rows done, rows in all).
+        tokens_per_micro_batch: the most tokens in one forward pass.
+        accelerator: of the processes, all of which must call this; None for a single process.
+        progress: called with ("predict", rows done, rows in total).
 
     Returns:
-        classes and probabilities in the order of `rows.places`, which `rows.spans` and `rows.entities` read; and the
-        mean loss of a labelled token in nats, 0 where none is.
+        Classes and probabilities in the order of `rows.places`, for `rows.spans` and `rows.entities`, and the mean loss
+        of a labelled token in nats; 0 if there is none.
     """
     rank, ranks = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     objective = TaggingObjective()
-    found = np.zeros((2, rows.tokens))  # classes and probabilities
+    predicted = np.zeros((2, rows.tokens))  # classes and probabilities
     loss, items, done = 0.0, 0, 0
     cut = micro_batches(np.arange(len(rows)), rows.lengths, tokens_per_micro_batch)
     with evaluating(model.model):
         for first in range(0, len(cut), ranks):
-            # A rank without a micro-batch in the last turn does another's, for nothing: a sharded model needs all of
-            # them.
+            # A rank without a micro-batch in the last round repeats another's: a sharded model needs all ranks.
             place = first + rank
             members = cut[place if place < len(cut) else first]
             inputs = objective.prepare(rows.pack(members), epoch=0).to(model.device)
-            chances = model.logits(inputs).float().log_softmax(dim=-1)
+            log_probabilities = model.logits(inputs).float().log_softmax(dim=-1)  # (T, L)
             if place < len(cut):
-                best = chances.max(dim=-1)
-                found[:, rows.places(members)] = np.stack(
+                best = log_probabilities.max(dim=-1)  # (T,) each
+                predicted[:, rows.places(members)] = np.stack(
                     [best.indices.cpu().numpy(), best.values.exp().cpu().numpy()], dtype=np.float64
                 )
-                asked = inputs.weights > 0
-                loss -= float(chances[asked].gather(1, inputs.targets[asked, None]).double().sum())
+                labelled = inputs.weights > 0  # (T,)
+                loss -= float(log_probabilities[labelled].gather(1, inputs.targets[labelled, None]).double().sum())
                 items += inputs.items
             done += sum(len(each) for each in cut[first : first + ranks])
             if progress:
                 progress("predict", done, len(rows))
-    if accelerator and ranks > 1:  # each token is one rank's, and zero on the others: so the sum rounds nothing
-        sums = torch.from_numpy(np.append(found.ravel(), [loss, items])).to(accelerator.device)
-        whole = accelerator.reduce(sums, "sum").cpu().numpy()
-        found, (loss, items) = whole[:-2].reshape(found.shape), whole[-2:]
-    return found[0].astype(np.int64), found[1].astype(np.float32), loss / max(items, 1)
+    if accelerator and ranks > 1:  # each token is zero on all ranks but one, so the sum is exact
+        sums = torch.from_numpy(np.append(predicted.ravel(), [loss, items])).to(accelerator.device)
+        total = accelerator.reduce(sums, "sum").cpu().numpy()
+        predicted, (loss, items) = total[:-2].reshape(predicted.shape), total[-2:]
+    return predicted[0].astype(np.int64), predicted[1].astype(np.float32), loss / max(items, 1)
 
 
 def tag_texts(
     model: TaskModel, texts: Iterable[Text], *, tokens_per_micro_batch: int = 4096, max_length: int | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The entities of each text as {"id", "entities": [{"start", "end", "label", "text", "score"}]}, in their order.
+    """The entities of each text as {"id", "entities": [{"start", "end", "label", "text", "score"}]}, in order.
 
-    Offsets count Unicode characters of the text as it was given; `score` is the mean probability of the tags of the
-    entity's words. Texts are taken in a few at a time, so that memory does not depend on how many there are, and long
-    ones are read in windows.
+    Offsets count Unicode characters of the original text; `score` is the mean probability of the tags of the entity's
+    words. Texts are read in batches, so that memory does not depend on their number, and long ones in windows.
 
     Args:
-        tokens_per_micro_batch: how many tokens one forward pass may hold.
-        max_length: tokens of a window at most; as many as the model takes where none is given.
+        tokens_per_micro_batch: the most tokens in one forward pass.
+        max_length: the most tokens of a window; by default what the model takes.
     """
     encoder = TextEncoder(model.tokenizer, min(max_length or model.max_length, model.max_length))
     for batch in _batches(texts):

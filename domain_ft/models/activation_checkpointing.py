@@ -1,12 +1,11 @@
-"""Activation checkpointing: keep the inputs of each layer alone, and compute the layer again in the backward pass.
+"""Activation checkpointing: keep only the input of each layer, and recompute the layer in the backward pass.
 
-A micro-batch then holds every layer's input and one layer's activations at a time, where it would hold those of all
-layers. It costs a second forward pass (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"). Losses and
-gradients are the same: dropout follows from seeds that stay as they are until the micro-batch is over, or from a
-generator that is set back.
+A micro-batch then holds the inputs of all layers but the activations of only one. It costs a second forward pass (Chen
+et al. 2016, "Training Deep Nets with Sublinear Memory Cost"). Losses and gradients are the same: dropout is a function
+of a seed that is fixed for the micro-batch, or its generator is restored.
 
-transformers' own switch does this for most models, but not for ALBERT and MPNet; this one does it for any model that
-keeps its layers in a list. As there, a layer's `forward` is what is done twice, and not its hooks, such as FSDP2's.
+transformers' switch covers most models, but not ALBERT and MPNet; this one covers any model that keeps its layers in a
+list. As in transformers, only a layer's `forward` runs twice, not its hooks, such as those of FSDP2.
 """
 
 from __future__ import annotations
@@ -20,21 +19,21 @@ from torch.utils.checkpoint import checkpoint
 
 
 def repeated_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers that a model consists of, in order: those of its largest list of modules. Empty where there is none.
+    """The layers of a model, in order: its largest list of modules. Empty if it has no list.
 
-    ALBERT's is a list of one layer, which it calls many times.
+    ALBERT has a list of one layer, which it calls many times.
     """
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    # A list comes before one inside it that holds as much, and max takes the first.
+    # `max` takes the first of equals, and an outer list comes before a list in it.
     largest = max(lists, key=lambda layers: sum(p.numel() for p in layers.parameters()), default=())
     return list(largest)
 
 
 class ActivationCheckpointing:
-    """The switch of a model's activation checkpointing. Several of one model are the same switch.
+    """Switches a model's activation checkpointing. The state is in the model: several objects for it agree.
 
     Args:
-        model: any model; one without a list of layers is left alone.
+        model: any model; one without a list of layers is left unchanged.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -42,34 +41,34 @@ class ActivationCheckpointing:
 
     @property
     def possible(self) -> bool:
-        """Whether the model has layers that can be computed again."""
+        """Whether the model has layers that can be recomputed."""
         return bool(self._layers)
 
     @property
     def on(self) -> bool:
-        """Whether they are."""
+        """Whether they are recomputed."""
         return any(isinstance(vars(layer).get("forward"), _Recomputed) for layer in self._layers)
 
     def switch(self, on: bool) -> None:
-        """Switch it on or off, in place. What is computed without gradients stays as it is."""
+        """Switch it on or off, in place. Computation without gradients is not affected."""
         for layer in self._layers:
-            attributes = vars(layer)  # an instance's own `forward` goes before its class's
-            own = attributes.get("forward")
-            if on and not isinstance(own, _Recomputed):
-                attributes["forward"] = _Recomputed(layer.forward, own)
-            elif not on and isinstance(own, _Recomputed):
-                if own.replaced is None:
+            attributes = vars(layer)  # an instance attribute `forward` shadows the class's method
+            current = attributes.get("forward")
+            if on and not isinstance(current, _Recomputed):
+                attributes["forward"] = _Recomputed(layer.forward, current)
+            elif not on and isinstance(current, _Recomputed):
+                if current.replaced is None:
                     del attributes["forward"]
                 else:
-                    attributes["forward"] = own.replaced
+                    attributes["forward"] = current.replaced
 
 
 class _Recomputed:
-    """A layer's forward that is computed again in the backward pass.
+    """A layer's forward that is recomputed in the backward pass.
 
     Args:
-        forward: what is computed.
-        replaced: the instance's own forward that this one stands in for, if there was one.
+        forward: the layer's forward.
+        replaced: the instance attribute `forward` that this one replaces, if there was one.
     """
 
     def __init__(self, forward: Callable[..., Any], replaced: Callable[..., Any] | None) -> None:

@@ -1,8 +1,8 @@
-"""What is known about each architecture: the one place where one model differs from another.
+"""The table of architectures: the only place where one model differs from another.
 
-Loading asks this table which objective an architecture is trained with, where its positions begin, and what it does to
-its logits; `--targets attention` asks it for the names of the attention's projections. What is not in the table is
-described by generic means, and must then pass a proof on a tiny input before it is used (`base.prove`).
+It has the objective of an architecture, where its positions begin, and the names of its attention projections (for
+`--targets attention`). An architecture that is not in the table gets a generic description, and is tried on a tiny
+input before it is used (`base.choose_layout`).
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Architecture:
 
     Attributes:
         objective: `mlm` for encoders, `clm` for decoders.
-        attention: how the names of the attention's linear projections end, as PEFT matches `target_modules`.
-        positions_after_padding: positions begin at `pad_token_id + 1`, as RoBERTa's do, and not at 0.
-        tested: a test of ours holds that packing is exact for it; otherwise it is proved whenever a model is loaded.
+        attention: ends of the names of the attention's linear projections, matched as PEFT matches `target_modules`.
+        positions_after_padding: positions begin at `pad_token_id + 1`, as in RoBERTa, and not at 0.
+        tested: our tests show that packing is exact for it; otherwise each model is tried when it is loaded.
     """
 
     objective: ObjectiveName
@@ -48,7 +48,7 @@ class Architecture:
         if config.pad_token_id is None:
             raise ModelError(
                 f"models of type '{config.model_type}' count positions from pad_token_id, which config.json lacks.",
-                fix="write the id of the padding token there (1 for RoBERTa)",
+                fix="add the id of the padding token to it (1 for RoBERTa)",
             )
         return int(config.pad_token_id) + 1
 
@@ -99,18 +99,18 @@ def describe(config: PretrainedConfig, name: str) -> Architecture:
         )
     architecture = listed or Architecture(_generic_objective(config) or "clm", tested=False)
     for key, value in (("is_causal", False), ("use_bidirectional_attention", True)):
-        given = getattr(config, key, None)
-        if architecture.objective == "clm" and given is not None and bool(given) is value:
+        setting = getattr(config, key, None)
+        if architecture.objective == "clm" and setting is not None and bool(setting) is value:
             raise ModelError(
-                f"'{name}' is a decoder of type '{kind}' whose tokens see those after them: its config.json says "
-                f"{key} = {json.dumps(given)}. It cannot be trained to guess the next token, which it sees.",
+                f"'{name}' is a decoder of type '{kind}' whose tokens see those after them: its config.json has "
+                f"{key} = {json.dumps(setting)}. It cannot be trained to predict the next token, which it sees.",
                 fix="take the causal decoder that it was made from",
             )
     return architecture
 
 
 def encoder_decoder_error(kind: str, name: str) -> ModelError:
-    """What to say of a model with an encoder and a decoder, such as T5 and BART."""
+    """The error for a model with an encoder and a decoder, such as T5 and BART."""
     return ModelError(
         f"'{name}' is a model of type '{kind}' with an encoder and a decoder. Only encoders with a masked-LM head and "
         "decoders with a causal-LM head can be adapted.",
@@ -119,7 +119,7 @@ def encoder_decoder_error(kind: str, name: str) -> ModelError:
 
 
 def _generic_objective(config: PretrainedConfig) -> ObjectiveName | None:
-    """An architecture that has both heads is an encoder, unless its config says that it is a decoder."""
+    """The objective by transformers' heads. With both heads it is an encoder, unless its config has is_decoder."""
     masked = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     if masked and not getattr(config, "is_decoder", False):
         return "mlm"
@@ -128,21 +128,21 @@ def _generic_objective(config: PretrainedConfig) -> ObjectiveName | None:
 
 @dataclass(frozen=True)
 class LogitTail:
-    """What a model does to the output projection's result: logits = softcap(scale · (hidden Wᵀ + b))."""
+    """What a model does after the output projection: logits = softcap(scale · (hidden Wᵀ + b))."""
 
     scale: float = 1.0
     softcap: float | None = None
 
 
 def logit_tail(config: PretrainedConfig) -> LogitTail:
-    """The tail that `config` asks for, by the names that transformers' decoders share (Cohere, Granite, Gemma)."""
+    """The tail of a model with this `config`, by the keys of transformers' decoders (Cohere, Granite, Gemma)."""
     multiplier = getattr(config, "logit_scale", None) or 1.0
     divisor = getattr(config, "logits_scaling", None) or 1.0
     return LogitTail(multiplier / divisor, getattr(config, "final_logit_softcapping", None))
 
 
 def attention_targets(model: PreTrainedModel) -> tuple[str, ...]:
-    """The names that `--targets attention` stands for: endings from the table, else every linear inside an attention.
+    """The targets of `--targets attention`: from the table, else every linear layer inside an attention.
 
     Raises:
         ModelError: the architecture is not in the table and has no module with `attn` or `attention` in its name.

@@ -1,9 +1,11 @@
 """Attention inside each sequence of a packed row, for every model that uses transformers' AttentionInterface.
 
-`install(model)` makes `packed_attention` the model's attention. Given `cu_seq_lens_q` (as transformers' own kernels for
-unpadded rows are), a sequence sees itself alone: on a GPU through torch's variable-length kernel, elsewhere through one
-call of scaled_dot_product_attention for each run of sequences of equal length. Without it, the model is what it was
-before (padded batches, generation with a cache).
+`install(model)` makes `packed_attention` the model's attention. With `cu_seq_lens_q`, the argument of transformers'
+kernels for unpadded rows, a sequence attends only to itself: by torch's variable-length kernel on a GPU, and elsewhere
+by one call for each group of neighbouring sequences of equal length. Without it (padded batches, generation with a
+cache) the model computes as before.
+
+Shapes: T tokens in the row, S sequences, H heads, G key-value heads, E head dimension.
 """
 
 from __future__ import annotations
@@ -30,27 +32,27 @@ except ImportError:  # an older torch
     HAS_VARLEN = False
 
 NAME = "domain_ft_packed"
-"""What our attention is called in transformers' registries."""
+"""The name of our attention in transformers' registries."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """Neighbouring sequences of one length: `sequences` of them, `length` tokens each."""
+class EqualLengths:
+    """Neighbouring sequences of equal length: `sequences` of them, `length` tokens each."""
 
     sequences: int
     length: int
 
     @property
     def tokens(self) -> int:
-        """Tokens of all its sequences."""
+        """Tokens of all these sequences."""
         return self.sequences * self.length
 
 
-class Layout:
-    """Where the sequences of a packed row lie: worked out once a micro-batch, by the first layer that asks.
+class PackedLayout:
+    """Where the sequences of a packed row are; computed once per micro-batch, by the first layer that needs it.
 
     Args:
-        cu_seqlens: (sequences + 1,), where each sequence begins, and the end of the last.
+        cu_seqlens: (S + 1,), where each sequence begins, and the end of the last.
     """
 
     def __init__(self, cu_seqlens: Tensor) -> None:
@@ -59,20 +61,20 @@ class Layout:
         self._masks: dict[tuple[int, int, bool, torch.dtype, torch.device], Tensor] = {}
 
     @functools.cached_property
-    def runs(self) -> tuple[Run, ...]:
-        """The row, from its first token to its last. Rows whose sequences are sorted by length have the fewest runs."""
-        runs: list[Run] = []
+    def groups(self) -> tuple[EqualLengths, ...]:
+        """The row as groups, in order. There are fewest where sequences are sorted by length."""
+        groups: list[EqualLengths] = []
         for length in torch.diff(self._cu_seqlens).tolist():  # waits for a GPU
             if length == 0:
                 continue
-            if runs and runs[-1].length == length:
-                runs[-1] = Run(runs[-1].sequences + 1, length)
+            if groups and groups[-1].length == length:
+                groups[-1] = EqualLengths(groups[-1].sequences + 1, length)
             else:
-                runs.append(Run(1, length))
-        return tuple(runs)
+                groups.append(EqualLengths(1, length))
+        return tuple(groups)
 
     def mask(self, length: int, reach: int | None, causal: bool, like: Tensor) -> Tensor | None:
-        """(length, length), to be added to the scores: -inf where `window` is false; None where all see all."""
+        """(length, length), added to the scores: -inf where `window` is false; None if every token sees every other."""
         if not causal and (reach is None or length <= reach + 1):
             return None
         reach = length if reach is None else reach
@@ -83,11 +85,11 @@ class Layout:
         return self._masks[key]
 
     def window(self, length: int, reach: int, causal: bool, device: torch.device) -> Tensor:
-        """(length, length) bool: may the token of a row see the token of a column, at most `reach` tokens away?"""
+        """(length, length) bool: whether the token of a row sees that of a column, at most `reach` tokens away."""
         key = (length, reach, causal, device)
         if key not in self._windows:
-            positions = torch.arange(length, device=device)
-            distance = positions[:, None] - positions[None, :]
+            positions = torch.arange(length, device=device)  # (length,)
+            distance = positions[:, None] - positions[None, :]  # (length, length)
             self._windows[key] = (distance <= reach) & (distance >= (0 if causal else -reach))
         return self._windows[key]
 
@@ -98,11 +100,11 @@ def install(model: PreTrainedModel) -> None:
 
 
 def packed_arguments(cu_seqlens: Tensor, max_seqlen: int) -> dict[str, Any]:
-    """What to give a model's forward, besides ids and positions, so that attention stays inside each sequence.
+    """The arguments of a model's forward, besides ids and positions, that keep attention inside each sequence.
 
-    `cu_seqlens` says all that a mask would. Nobody reads the one given here, but as it has four dimensions, models
-    take it for finished: from restarting positions decoders would otherwise make one of tokens x tokens, and, to see
-    that they restart, wait for the GPU.
+    `cu_seqlens` replaces the mask. The mask given here is never read: it only has the four dimensions of a finished
+    mask. Without one decoders would build a (T, T) mask from the restarting positions, and wait for the GPU to find
+    out that they restart.
     """
     return {
         "attention_mask": cu_seqlens.new_ones((1, 1, 1, 1), dtype=torch.bool),
@@ -110,7 +112,7 @@ def packed_arguments(cu_seqlens: Tensor, max_seqlen: int) -> dict[str, Any]:
         "cu_seq_lens_k": cu_seqlens,
         "max_length_q": max_seqlen,
         "max_length_k": max_seqlen,
-        "layout": Layout(cu_seqlens),
+        "layout": PackedLayout(cu_seqlens),
     }
 
 
@@ -126,22 +128,22 @@ def packed_attention(
     sliding_window: int | None = None,
     cu_seq_lens_q: Tensor | None = None,
     max_length_q: int | None = None,
-    layout: Layout | None = None,
+    layout: PackedLayout | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """An attention function as AttentionInterface wants it.
+    """An attention function for transformers' AttentionInterface.
 
     Args:
-        query: (1, heads, tokens, head_dim) where packed; key and value (1, key_value_heads, tokens, head_dim).
-        sliding_window: as flash attention counts it here: a token sees those at most `sliding_window - 1` away.
-        cu_seq_lens_q: (sequences + 1,) int32; None for an ordinary batch, which goes to transformers' own SDPA.
-        layout: of `cu_seq_lens_q`, where it is at hand.
+        query: (1, H, T, E) if packed; key and value (1, G, T, E).
+        sliding_window: a token sees those at most `sliding_window - 1` away, as in flash attention.
+        cu_seq_lens_q: (S + 1,) int32; None for an ordinary batch, which goes to transformers' SDPA.
+        layout: the layout of `cu_seq_lens_q`; computed if None.
 
     Returns:
-        (1, tokens, heads, head_dim), and None for the attention weights.
+        (1, T, H, E), and None for the attention weights.
 
     Raises:
-        NotImplementedError: the model asks for something that changes the scores and that we do not compute.
+        NotImplementedError: the model changes its scores in a way that is not implemented here.
     """
     if cu_seq_lens_q is None:
         return sdpa_attention_forward(
@@ -152,7 +154,7 @@ def packed_attention(
             raise NotImplementedError(f"packed attention does not compute '{name}'")
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     reach = sliding_window - 1 if sliding_window else None
-    query, key, value = (tensor.transpose(1, 2).squeeze(0) for tensor in (query, key, value))
+    query, key, value = (tensor.transpose(1, 2).squeeze(0) for tensor in (query, key, value))  # (T, H, E), (T, G, E)
     device = query.device.type
     if torch.is_autocast_enabled(device):  # norms of queries and keys may leave them in float32
         query, key, value = (tensor.to(torch.get_autocast_dtype(device)) for tensor in (query, key, value))
@@ -160,48 +162,49 @@ def packed_attention(
         longest = max_length_q or int(torch.diff(cu_seq_lens_q).max())
         mixed = _variable_length(query, key, value, cu_seq_lens_q, longest, scaling, causal, reach)
     else:
-        mixed = _by_runs(query, key, value, layout or Layout(cu_seq_lens_q), dropout, scaling, causal, reach)
-    return mixed.unsqueeze(0), None
+        mixed = _by_groups(query, key, value, layout or PackedLayout(cu_seq_lens_q), dropout, scaling, causal, reach)
+    return mixed.unsqueeze(0), None  # (1, T, H, E)
 
 
-def _by_runs(
+def _by_groups(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    layout: Layout,
+    layout: PackedLayout,
     dropout: float,
     scaling: float | None,
     causal: bool,
     reach: int | None,
 ) -> Tensor:
-    """One call a run of equal lengths; (tokens, heads, head_dim) in and out.
+    """One call for each group of equal lengths; (T, H, E) in and out.
 
-    A run is a view of the row, and one concatenation is made on the way out. `split`
-    is what keeps the backward pass at one concatenation too, where slices would each fill a tensor of the whole row.
+    A group is a view of the row, and the outputs are concatenated once. `split` keeps the backward pass at one
+    concatenation too, where slices would each fill a gradient for the whole row.
     """
-    groups = query.shape[1] // key.shape[1]
-    tokens = [run.tokens for run in layout.runs]
+    repeats = query.shape[1] // key.shape[1]
+    sizes = [group.tokens for group in layout.groups]
     mixed = []
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    for run, q, k, v in zip(layout.runs, query.split(tokens), key.split(tokens), value.split(tokens), strict=True):
-        if dropout == 0.0 and is_faster(q, run.length):
-            mask = layout.mask(run.length, reach, causal, q)
-            mixed.append(blockwise_attention(q, k, v, run.length, scale, mask))
+    for group, q, k, v in zip(layout.groups, query.split(sizes), key.split(sizes), value.split(sizes), strict=True):
+        if dropout == 0.0 and is_faster(q, group.length):
+            mask = layout.mask(group.length, reach, causal, q)
+            mixed.append(blockwise_attention(q, k, v, group.length, scale, mask))
             continue
-        q, k, v = (part.unflatten(0, (run.sequences, run.length)).transpose(1, 2) for part in (q, k, v))
+        # (tokens, H, E) -> (sequences, H, length, E)
+        q, k, v = (part.unflatten(0, (group.sequences, group.length)).transpose(1, 2) for part in (q, k, v))
         window = None
-        if reach is not None and run.length > reach + 1:
-            window = layout.window(run.length, reach, causal, query.device)
+        if reach is not None and group.length > reach + 1:
+            window = layout.window(group.length, reach, causal, query.device)
         part = F.scaled_dot_product_attention(
             q,
-            repeat_kv(k, groups),
-            repeat_kv(v, groups),
+            repeat_kv(k, repeats),
+            repeat_kv(v, repeats),
             attn_mask=window,
             dropout_p=dropout,
             scale=scale,
-            is_causal=causal and window is None and run.length > 1,
+            is_causal=causal and window is None and group.length > 1,
         )
-        mixed.append(part.transpose(1, 2).flatten(0, 1))
+        mixed.append(part.transpose(1, 2).flatten(0, 1))  # (tokens, H, E)
     return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
 
@@ -215,7 +218,7 @@ def _variable_length(
     causal: bool,
     reach: int | None,
 ) -> Tensor:
-    """torch's variable-length flash attention; (tokens, heads, head_dim) in and out."""
+    """torch's variable-length flash attention; (T, H, E) in and out."""
     left = -1 if reach is None else reach
     mixed = varlen_attn(
         query,

@@ -1,11 +1,11 @@
 """A base model ready for an objective: rows of tokens go in, hidden states at the output projection come out.
 
     base = load("minilm")                        # or a folder, a hub id, a finished run
-    hidden = base.hidden(batch)                  # (tokens, D), each sequence of the batch alone in its own attention
+    hidden = base.hidden(batch)                  # (T, D), attention inside each sequence of the batch
     weight, bias, softcap = base.projection()    # what linear_cross_entropy takes next to it
 
-Nothing here depends on the architecture: what differs stands in `architectures`. A model of an architecture that is not
-in that table is first tried on a tiny input; where packing is not exact for it, its batches are padded inside `hidden`.
+Nothing here depends on the architecture: the differences are in the table of `architectures`. A model whose
+architecture is not in that table is first tried on a tiny input; if packing is not exact for it, `hidden` pads batches.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from domain_ft.models.architectures import ARCHITECTURES, Architecture, LogitTai
 from domain_ft.models.model_files import (
     check_missing,
     guarded,
+    is_our_bug,
     load_tokenizer,
     load_weights,
-    raised_by_us,
     read_config,
     reason,
 )
@@ -46,25 +46,28 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _PADDING_STEP = 16
-"""On the padded path sequences share a batch where their lengths round up to the same multiple of this."""
+"""Where batches are padded, sequences share one if their lengths round up to the same multiple of this."""
 
-_NO_POSITION_LIMIT = 2048  # tokens a sequence, where neither the model nor its tokenizer names a limit
+_NO_POSITION_LIMIT = 2048  # tokens per sequence, if neither the model nor its tokenizer has a limit
 
 
 class Batch(Protocol):
-    """What `BaseModel.hidden` reads: sequences laid end to end in one row, on the model's device."""
+    """The input of `BaseModel.hidden`: sequences packed end to end into one row, on the model's device.
+
+    Notation: T tokens in the row, S sequences, D hidden size, V vocabulary.
+    """
 
     @property
     def input_ids(self) -> Tensor:
-        """(tokens,) int64."""
+        """(T,) int64."""
 
     @property
     def position_ids(self) -> Tensor:
-        """(tokens,) int64, counted from 0 within each sequence."""
+        """(T,) int64, counted from 0 within each sequence."""
 
     @property
     def cu_seqlens(self) -> Tensor:
-        """(sequences + 1,) int32, where each sequence begins, and the end of the last."""
+        """(S + 1,) int32, where each sequence begins, and the end of the last."""
 
     @property
     def max_seqlen(self) -> int:
@@ -82,9 +85,9 @@ class Tokens:
 
     @classmethod
     def of(cls, sequences: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Self:
-        """Lay `sequences`, lists of token ids, end to end."""
+        """Pack `sequences`, lists of token ids, end to end."""
         lengths = [len(sequence) for sequence in sequences]
-        ends = torch.tensor([0, *lengths]).cumsum(0)
+        ends = torch.tensor([0, *lengths]).cumsum(0)  # (S + 1,)
         return cls(
             torch.tensor([token for sequence in sequences for token in sequence], dtype=torch.long, device=device),
             torch.tensor([place for length in lengths for place in range(length)], dtype=torch.long, device=device),
@@ -95,19 +98,21 @@ class Tokens:
 
 @dataclass
 class BaseModel:
-    """A model with its LM head, its tokenizer, and what is known of both.
+    """A model with its LM head and its tokenizer.
 
     Attributes:
-        model: as transformers has it, in eval mode when loaded. LoRA is put into it in place.
+        model: a transformers model, in eval mode when loaded. LoRA is put into it in place.
         tokenizer: a fast one.
         objective: `mlm` or `clm`.
-        name: as it was asked for.
+        name: the name that it was loaded by.
         source: what an adapter records as its base: the embedded name, the hub id, or an absolute path.
         revision: the hub's commit, or `sha256:` and the hash of the weights.
         max_length: the longest sequence in tokens that the model's positions allow.
-        packed: attention keeps sequences of one row apart; otherwise `hidden` pads batches.
-        head_is_random: weights of the head were not in the checkpoint, so its losses mean nothing before it is trained.
-        notes: what a person should know before using it.
+        packed: attention stays inside each sequence of a packed row; otherwise `hidden` pads batches.
+        head_is_random: the checkpoint lacks weights of the head, so its losses mean nothing before training.
+        notes: what the user should know before using it.
+        position_offset: the position id of a sequence's first token.
+        tail: what the model does to its logits.
     """
 
     model: PreTrainedModel
@@ -125,13 +130,13 @@ class BaseModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the weights."""
         return self.model.device
 
     def hidden(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
-        """Hidden states at the output projection's input: (tokens, D), or (n, D) for the positions `rows` (n,) alone.
+        """Hidden states at the input of the output projection: (T, D), or (n, D) at the positions `rows` (n,).
 
-        Each sequence is as if it were the only one. Differentiable; no logits are made.
+        Each sequence is computed as if it were alone. Differentiable; no logits are made.
         """
         hidden = self._packed_hidden(batch, rows) if self.packed else self._padded_hidden(batch, rows)
         return hidden if self.tail.scale == 1.0 else hidden * self.tail.scale
@@ -144,13 +149,13 @@ class BaseModel:
         return weight, bias, self.tail.softcap
 
     def forward_logits(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
-        """Float32 logits (tokens, V), or (n, V) for the positions `rows`: for samples and tests, not for training."""
+        """Float32 logits (T, V), or (n, V) at the positions `rows`: for samples and tests, not for training."""
         weight, bias, softcap = self.projection()
-        logits = F.linear(self.hidden(batch, rows), weight, bias).float()
+        logits = F.linear(self.hidden(batch, rows), weight, bias).float()  # (n, V)
         return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
     def padding_fraction(self, batch: Batch) -> float:
-        """The share of what `hidden` computes for `batch` that is padding: none where sequences are packed."""
+        """The fraction of the tokens that `hidden` computes for `batch` that is padding; 0 if packed."""
         if self.packed:
             return 0.0
         computed = sum(mask.numel() for _, mask in padded_groups(batch.cu_seqlens))
@@ -159,24 +164,24 @@ class BaseModel:
     def _packed_hidden(self, batch: Batch, rows: Tensor | None) -> Tensor:
         with head.captured_input(self.model) as captured, head.only_rows(self.model, rows) as taken:
             self.model(
-                input_ids=batch.input_ids.unsqueeze(0),
-                position_ids=(batch.position_ids + self.position_offset).unsqueeze(0),
+                input_ids=batch.input_ids.unsqueeze(0),  # (1, T)
+                position_ids=(batch.position_ids + self.position_offset).unsqueeze(0),  # (1, T)
                 **self._no_cache(),
                 **attention.packed_arguments(batch.cu_seqlens, batch.max_seqlen),
             )
-            hidden = captured[-1].flatten(0, -2)
+            hidden = captured[-1].flatten(0, -2)  # (T, D), or (n, D)
             return hidden if rows is None or taken else hidden.index_select(0, rows)
 
     def _padded_hidden(self, batch: Batch, rows: Tensor | None) -> Tensor:
-        """Sequences of about equal length, padded to the longest of them, go through the model together."""
+        """Sequences of about equal length go through the model together, padded to the longest of them."""
         parts, places = [], []
         with head.captured_input(self.model) as captured:
-            for index, mask in padded_groups(batch.cu_seqlens):
+            for index, mask in padded_groups(batch.cu_seqlens):  # (B, longest) each
                 input_ids = batch.input_ids[index].masked_fill(~mask, self.tokenizer.pad_token_id or 0)
                 self.model(input_ids=input_ids, attention_mask=mask.long(), **self._no_cache())
-                parts.append(captured.pop()[mask])
+                parts.append(captured.pop()[mask])  # (tokens of the group, D)
                 places.append(index[mask])
-        order = torch.argsort(torch.cat(places))
+        order = torch.argsort(torch.cat(places))  # (T,)
         return torch.cat(parts).index_select(0, order if rows is None else order[rows])
 
     def _no_cache(self) -> dict[str, Any]:
@@ -184,16 +189,15 @@ class BaseModel:
 
 
 def padded_groups(cu_seqlens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each batch of sequences: positions in the row, and a bool mask of the real ones, both (sequences,
-    longest)."""
-    starts, lengths = cu_seqlens[:-1].long(), torch.diff(cu_seqlens).long()
-    buckets = (lengths + _PADDING_STEP - 1) // _PADDING_STEP
+    """For each padded batch: positions in the row, and a bool mask of those that are not padding, (B, longest) each."""
+    starts, lengths = cu_seqlens[:-1].long(), torch.diff(cu_seqlens).long()  # (S,) each
+    buckets = (lengths + _PADDING_STEP - 1) // _PADDING_STEP  # (S,)
     for bucket in buckets.unique().tolist():
-        members = (buckets == bucket) & (lengths > 0)
+        members = (buckets == bucket) & (lengths > 0)  # (S,) bool
         if not members.any():
             continue
-        steps = torch.arange(int(lengths[members].max()), device=cu_seqlens.device)
-        mask = steps < lengths[members, None]
+        steps = torch.arange(int(lengths[members].max()), device=cu_seqlens.device)  # (longest,)
+        mask = steps < lengths[members, None]  # (B, longest)
         yield (starts[members, None] + steps).masked_fill(~mask, 0), mask
 
 
@@ -205,17 +209,17 @@ def load(
     dtype: torch.dtype = torch.float32,
     progress: Progress | None = None,
 ) -> BaseModel:
-    """Load a model by an embedded name, a folder, a hub id, or a finished run (whose adapters are merged).
+    """Load a model by an embedded name, a folder, a hub id, or a finished run, whose adapters are merged.
 
     Args:
         name: such as `minilm`, `./my-model`, `answerdotai/ModernBERT-base`, `runs/legal`.
-        objective: `mlm` or `clm`; None for the one that the architecture is made for.
-        device: where to put it.
-        dtype: of its weights.
-        progress: told what is being fetched.
+        objective: `mlm` or `clm`; None for the architecture's.
+        device: of the weights.
+        dtype: of the weights.
+        progress: called while files are fetched.
 
     Raises:
-        ModelError: no such model, or one that cannot be used; the message says why and what to do.
+        ModelError: the model does not exist or cannot be used; the message says why and what to do.
         AssetError: an embedded model could not be fetched.
     """
     source = find(name, progress)
@@ -248,20 +252,20 @@ def load(
     if architecture.tested:
         attention.install(model)
     else:
-        prove(base)
-    prove_reading(base, tested=architecture.tested)
+        choose_layout(base)
+    check_visibility(base, tested=architecture.tested)
     return base
 
 
 def objective_of(name: str, progress: Progress | None = None) -> ObjectiveName:
-    """The objective that a model is made for: its configuration is read and no weights.
+    """The objective of a model, from its configuration; no weights are read.
 
     Args:
-        name: as `load` takes it.
-        progress: told what is being fetched.
+        name: as for `load`.
+        progress: called while files are fetched.
 
     Raises:
-        ModelError: no such model, or one that cannot be used.
+        ModelError: the model does not exist or cannot be used.
         AssetError: an embedded model could not be fetched.
     """
     source = find(name, progress)
@@ -269,22 +273,22 @@ def objective_of(name: str, progress: Progress | None = None) -> ObjectiveName:
         return describe(read_config(source.folder, name), name).objective
 
 
-def prove(base: BaseModel) -> None:
-    """Find out on a tiny input how a model that no test of ours covers is to be run, and set `base.packed`.
+def choose_layout(base: BaseModel) -> None:
+    """Choose packing or padding for an architecture that is not in the table, by trying both, and set `base.packed`.
 
-    Its own logits for single sequences are the truth; packing is tried first, then padding.
+    A layout is right if a batch gives the logits that the model gives for each sequence alone. Packing is tried first.
 
     Raises:
-        ModelError: neither gives the model's own logits.
+        ModelError: neither gives the model's logits.
     """
     model, before = base.model, base.model.config._attn_implementation
     sequences = trial_sequences(model, base.max_length)
     failures: list[Exception] = []
     with quiet(), torch.no_grad():
-        with own_code(model, base.name):
+        with model_code(model, base.name):
             truth = torch.cat(
                 [model(input_ids=sequence[None], **base._no_cache()).logits[0].float() for sequence in sequences]
-            )
+            )  # (T, V)
         batch = Tokens.of([sequence.tolist() for sequence in sequences], base.device)
         attention.install(model)
         if model.config._attn_implementation == attention.NAME:
@@ -299,28 +303,28 @@ def prove(base: BaseModel) -> None:
         if _agrees(base, batch, truth, failures):
             return
     raise ModelError(
-        f"'{base.name}' is of type '{model.config.model_type}', which does not work here: from the input of its output "
-        f"projection its logits cannot be had{failed_with(failures)}.",
+        f"'{base.name}' is of type '{model.config.model_type}', which does not work here: its logits are not a linear "
+        f"projection of its last hidden states{failed_with(failures)}.",
         fix=f"take a model of one of these types: {', '.join(ARCHITECTURES)}",
     ) from (failures[-1] if failures else None)
 
 
-def prove_reading(base: BaseModel, *, tested: bool) -> None:
-    """Prove on a few random tokens that a model does not see what it has to guess.
+def check_visibility(base: BaseModel, *, tested: bool) -> None:
+    """Check on a few random tokens that a model sees the tokens that its objective allows, and no others.
 
-    A decoder must not see later tokens: changed tokens leave all hidden states before them alone. An encoder must read
-    what is on both sides of a masked token; that token itself is not in its input.
+    A decoder must not see later tokens: changing them must not change earlier hidden states. An encoder must see both
+    sides of a masked token.
 
     Args:
-        tested: the architecture is in the table, so that one change is enough: that of the last token.
+        tested: the architecture is in the table, so changing the last token is enough.
 
     Raises:
-        ModelError: the model reads otherwise, its own code fails, or what it computes is not finite.
+        ModelError: the model sees too much or too little, its code fails, or its hidden states are not finite.
     """
     length = min(12, base.max_length)
     if length < 3:
         return
-    original, other = reading_pieces(base.model, length)
+    original, other = differing_sequences(base.model, length)
     if base.objective == "mlm":
         middle = length // 2
         original[middle] = other[middle] = base.tokenizer.mask_token_id
@@ -330,8 +334,8 @@ def prove_reading(base: BaseModel, *, tested: bool) -> None:
     else:
         places = [length - 1] if tested else range(1, length)
         changed = [torch.cat([original[:place], other[place:]]) for place in places]
-    with quiet(), torch.no_grad(), own_code(base.model, base.name):
-        # Two calls of equal shapes: what does not depend on the changed tokens is then computed alike to the bit.
+    with quiet(), torch.no_grad(), model_code(base.model, base.name):
+        # Two calls of equal shapes, so that what does not depend on the changed tokens is equal to the last bit.
         hidden, after = (
             base.hidden(Tokens.of([sequence.tolist() for sequence in sequences], base.device))
             .float()
@@ -340,7 +344,7 @@ def prove_reading(base: BaseModel, *, tested: bool) -> None:
         )  # (changed sequences, length, D) each
     if not bool(hidden.isfinite().all()):
         raise ModelError(
-            f"'{base.name}' computes NaN or infinity from a few tokens, though all its weights are finite.",
+            f"'{base.name}' computes NaN or infinity on a short input, though all its weights are finite.",
             fix="load it with --dtype float32, or take another checkpoint",
         )
     moved = (after - hidden).abs().amax(-1)  # (changed sequences, length)
@@ -358,14 +362,14 @@ def prove_reading(base: BaseModel, *, tested: bool) -> None:
     if any(float(by[:place].max()) > limit for place, by in zip(places, moved, strict=True)):
         raise ModelError(
             f"'{base.name}' is of type '{base.model.config.model_type}', and its {type(base.model).__name__} sees the "
-            "tokens that it has to guess: what it computes for a token depends on later ones. Its losses would mean "
+            "tokens that it has to predict: what it computes for a token depends on later ones. Its losses would mean "
             "nothing.",
             fix=f"take a causal decoder or an encoder, of one of these types: {', '.join(ARCHITECTURES)}",
         )
 
 
-def reading_pieces(model: PreTrainedModel, length: int) -> tuple[Tensor, Tensor]:
-    """Two rows of random tokens (length,) that differ at every place."""
+def differing_sequences(model: PreTrainedModel, length: int) -> tuple[Tensor, Tensor]:
+    """Two sequences of random tokens (length,) that differ at every position."""
     generator = torch.Generator().manual_seed(1)
     usable = _usable_tokens(model)
     first = torch.randint(len(usable), (length,), generator=generator)
@@ -373,22 +377,21 @@ def reading_pieces(model: PreTrainedModel, length: int) -> tuple[Tensor, Tensor]
     return usable[first].clone(), usable[(first + step) % len(usable)].clone()
 
 
-def own_code(model: PreTrainedModel, name: str) -> AbstractContextManager[None]:
-    """Inside the block a model of transformers runs; what its code raises is said to come from there."""
+def model_code(model: PreTrainedModel, name: str) -> AbstractContextManager[None]:
+    """Inside the block exceptions of transformers' model code become a `ModelError` that says so."""
     return guarded(
-        f"the model's own code ({type(model).__module__}.{type(model).__name__}) failed on a few tokens of '{name}'",
+        f"the model's own code ({type(model).__module__}.{type(model).__name__}) failed on a short input of '{name}'",
         fix="check its config.json; if `transformers` alone fails with this model too, the fault is in one of the two",
     )
 
 
 def failed_with(failures: Sequence[Exception]) -> str:
-    """What the last attempt raised, for a message; empty where none failed."""
+    """What the last attempt raised, for a message; empty if none failed."""
     return f" (the last attempt failed: {reason(failures[-1])})" if failures else ""
 
 
 def trial_sequences(model: PreTrainedModel, longest: int) -> list[Tensor]:
-    """A few sequences of random tokens, of unequal lengths, without padding tokens (from which some count
-    positions)."""
+    """A few sequences of random tokens, of unequal lengths. No padding tokens: some models count positions by them."""
     generator = torch.Generator().manual_seed(0)
     usable = _usable_tokens(model)
     lengths = [min(length, longest) for length in (7, 23, 23, 1, 12)]
@@ -396,17 +399,17 @@ def trial_sequences(model: PreTrainedModel, longest: int) -> list[Tensor]:
 
 
 def _usable_tokens(model: PreTrainedModel) -> Tensor:
-    """The ids that the model has embeddings for, without that of padding, on the CPU."""
+    """The token ids that the model has embeddings for, except the padding token's, on the CPU."""
     ids = torch.arange(model.get_input_embeddings().weight.shape[0])
     return ids[ids != model.config.pad_token_id] if model.config.pad_token_id is not None else ids
 
 
 def _agrees(base: BaseModel, batch: Batch, truth: Tensor, failures: list[Exception]) -> bool:
-    """Are our logits the model's own, up to the rounding of its dtype? What it raises is put on the list."""
+    """Whether our logits equal the model's, up to rounding. What the model raises is added to `failures`."""
     try:
         logits = base.forward_logits(batch)
-    except Exception as error:  # whatever a model that nobody has tried here may raise
-        if raised_by_us(error):
+    except Exception as error:  # an untested model may raise anything
+        if is_our_bug(error):
             raise
         failures.append(error)
         return False
@@ -414,17 +417,17 @@ def _agrees(base: BaseModel, batch: Batch, truth: Tensor, failures: list[Excepti
 
 
 def same_logits(logits: Tensor, truth: Tensor, dtype: torch.dtype) -> bool:
-    """Are the two equal, up to the rounding of a model of this dtype?"""
+    """Whether the two are equal, up to the rounding of a model of this dtype."""
     return logits.shape == truth.shape and bool((logits - truth).abs().max() <= rounding(dtype) * truth.abs().max())
 
 
 def rounding(dtype: torch.dtype) -> float:
-    """How far two ways to compute the same may differ in a model of this dtype, as a share of the largest number."""
+    """The relative difference that rounding explains in a model of this dtype, as a share of the largest value."""
     return 1e-4 if dtype in (torch.float32, torch.float64) else 3e-2
 
 
 def check_objective(architecture: Architecture, objective: ObjectiveName | None, name: str) -> None:
-    """Refuse an objective that a model is not made for."""
+    """Raise for an objective that is not the architecture's."""
     if objective and objective != architecture.objective:
         kind = "an encoder" if architecture.objective == "mlm" else "a decoder"
         raise ModelError(
@@ -445,7 +448,7 @@ def _head_notes(missing: set[str]) -> tuple[str, ...]:
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerFast, model: PreTrainedModel, name: str) -> None:
-    """The tokenizer and the model must be made for each other."""
+    """Raise if the tokenizer does not belong to the model."""
     rows = model.get_input_embeddings().weight.shape[0]
     largest = max(tokenizer.get_vocab().values(), default=-1)
     if largest >= rows:
@@ -466,7 +469,7 @@ def _check_mask_token(tokenizer: PreTrainedTokenizerFast, architecture: Architec
 
 
 def longest_sequence(config: PretrainedConfig, offset: int, tokenizer: PreTrainedTokenizerFast, *, tested: bool) -> int:
-    """The model's number of positions. The tokenizer's word counts where there is none, or where nothing is tested."""
+    """The model's number of positions; also limited by the tokenizer, if it has none or is not tested."""
     positions = getattr(config, "max_position_embeddings", None) or -1
     limits = [positions - offset] if positions > 0 else []
     if not (limits and tested):
@@ -475,10 +478,10 @@ def longest_sequence(config: PretrainedConfig, offset: int, tokenizer: PreTraine
 
 
 def merge_adapters(model: PreTrainedModel, source: Source) -> None:
-    """Put the adapters of runs into the weights of a language model, in their order.
+    """Merge the adapters of runs into the weights of a language model, in their order.
 
     Raises:
-        ModelError: an adapter is of a task, with a head that a language model does not have, or does not fit.
+        ModelError: an adapter was trained for a task, or does not fit.
     """
     if not source.adapters:
         return
@@ -488,7 +491,7 @@ def merge_adapters(model: PreTrainedModel, source: Source) -> None:
     for adapter in source.adapters:
         if task_type(adapter) in ("SEQ_CLS", "TOKEN_CLS"):
             raise ModelError(
-                f"'{source.recorded}' was trained to classify, and is no language model any more.",
+                f"'{source.recorded}' was trained to classify, so it is not a language model.",
                 where=str(adapter),
                 fix="give the model that it was trained from, which its adapter_config.json names as its base",
             )

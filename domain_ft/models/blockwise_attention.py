@@ -4,9 +4,11 @@ time.
     P  = softmax(s Q Kᵀ + M)              O  = P V
     dV = Pᵀ dO        dP = dO Vᵀ          dS = P ∘ (dP - Σ_row dP ∘ P)        dQ = s dS K        dK = s dSᵀ Q
 
-P is made again in the backward pass, so nothing quadratic in the length is kept. A block's scores fit a processor's
-cache. torch's own kernel (flash attention, Dao et al. 2022) tiles single heads, which suits rows of thousands of
-tokens; at the lengths that small models are trained on, it spends its time between many tiny products.
+P is recomputed in the backward pass, so nothing quadratic in the length is kept. A block's scores fit the processor's
+cache. torch's kernel (flash attention, Dao et al. 2022) tiles single heads, which suits sequences of thousands of
+tokens; at the lengths that small models are trained on, most of its time is overhead of many tiny products.
+
+Shapes: T tokens, H heads, G key-value heads, E head dimension, ℓ tokens of a sequence.
 """
 
 from __future__ import annotations
@@ -23,11 +25,11 @@ BLOCK = 2**20
 """Scores that exist at a time: 2 MB in bfloat16."""
 
 LONGEST = {torch.bfloat16: 1024, torch.float32: 64}
-"""Longer sequences are torch's, by type: up to these this way was faster, causal or not (benchmarks/LOG.md)."""
+"""The longest sequences for which this was faster than torch's kernel, causal or not (benchmarks/LOG.md)."""
 
 
 def is_faster(query: Tensor, length: int) -> bool:
-    """Whether `blockwise_attention` is the faster way for `query` in sequences of `length` tokens."""
+    """Whether `blockwise_attention` is faster than torch's kernel for `query` in sequences of `length` tokens."""
     if query.device.type != "cpu" or length > LONGEST.get(query.dtype, 0):
         return False
     return query.dtype != torch.bfloat16 or has_fast_bfloat16()
@@ -36,15 +38,15 @@ def is_faster(query: Tensor, length: int) -> bool:
 def blockwise_attention(
     query: Tensor, key: Tensor, value: Tensor, length: int, scale: float, mask: Tensor | None
 ) -> Tensor:
-    """The attention of each sequence to itself: (tokens, heads, head_dim). Differentiable once in query, key and value.
+    """The attention of each sequence to itself: (T, H, E). Differentiable once in query, key and value.
 
     Args:
-        query: (tokens, heads, head_dim), of whole sequences of `length` tokens, one after the other.
-        key: (tokens, key_value_heads, head_dim); heads is a multiple of key_value_heads.
-        value: (tokens, key_value_heads, head_dim).
-        length: tokens of a sequence.
+        query: (T, H, E), complete sequences of `length` tokens, end to end.
+        key: (T, G, E); H is a multiple of G.
+        value: (T, G, E).
+        length: ℓ, tokens of a sequence.
         scale: s.
-        mask: M (length, length), added to the scores: -inf where a row must not see a column; None lets all see all.
+        mask: M (ℓ, ℓ), added to the scores: -inf where a row must not see a column; None lets every token see all.
     """
     attended: Tensor = _Blockwise.apply(query, key, value, mask, length, scale)
     return attended
@@ -59,11 +61,12 @@ class _Blockwise(torch.autograd.Function):
         ctx.length, ctx.scale = length, scale
         heads = key.shape[1]
         with torch.autocast("cpu", enabled=False):
+            # (sequences · G, H/G · ℓ, E), and (sequences · G, ℓ, E) for key and value
             q, k, v = (_stack(tensor, length, heads) for tensor in (query, key, value))
             mixed = torch.empty_like(q)
             for block in _blocks(q, length):
                 torch.bmm(_probabilities(q[block], k[block], mask, scale), v[block], out=mixed[block])
-        return _unstack(mixed, length, heads)
+        return _unstack(mixed, length, heads)  # (T, H, E)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -74,7 +77,7 @@ class _Blockwise(torch.autograd.Function):
             q, k, v, g = (_stack(tensor, length, heads) for tensor in (query, key, value, grad))
             d_q, d_k, d_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
             for block in _blocks(q, length):
-                p = _probabilities(q[block], k[block], mask, scale)
+                p = _probabilities(q[block], k[block], mask, scale)  # (n, H/G · ℓ, ℓ), as d_p and d_s
                 torch.bmm(p.transpose(1, 2), g[block], out=d_v[block])
                 d_p = torch.bmm(g[block], v[block].transpose(1, 2))
                 d_s = torch.ops.aten._softmax_backward_data(d_p, p, -1, p.dtype)
@@ -86,7 +89,7 @@ class _Blockwise(torch.autograd.Function):
 
 
 def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """P (n, groups · length, length); `mask` as for one head."""
+    """P (n, H/G · ℓ, ℓ); `mask` (ℓ, ℓ)."""
     if mask is None:
         scores = torch.baddbmm(q.new_zeros(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=scale)
     else:
@@ -100,13 +103,12 @@ def _blocks(q: Tensor, length: int) -> Iterator[slice]:
 
 
 def _stack(x: Tensor, length: int, heads: int) -> Tensor:
-    """(tokens, heads · groups, head_dim) as (sequences · heads, groups · length, head_dim): who shares a key,
-    together."""
-    parts = x.unflatten(0, (-1, length)).unflatten(2, (heads, -1))
+    """(T, heads · groups, E) as (sequences · heads, groups · ℓ, E): queries that share a key are put together."""
+    parts = x.unflatten(0, (-1, length)).unflatten(2, (heads, -1))  # (sequences, ℓ, heads, groups, E)
     return parts.permute(0, 2, 3, 1, 4).flatten(0, 1).flatten(1, 2)
 
 
 def _unstack(x: Tensor, length: int, heads: int) -> Tensor:
-    """`_stack` undone."""
-    parts = x.unflatten(0, (-1, heads)).unflatten(2, (-1, length))
+    """Undo `_stack`."""
+    parts = x.unflatten(0, (-1, heads)).unflatten(2, (-1, length))  # (sequences, heads, groups, ℓ, E)
     return parts.permute(0, 3, 1, 2, 4).flatten(0, 1).flatten(1, 2)

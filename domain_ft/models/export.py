@@ -1,14 +1,14 @@
-"""A merged model as a folder that transformers loads: the last step for whoever serves a model without PEFT.
+"""Export of a trained model for serving: one function per target, in the table `TARGETS`.
 
-The updates are merged into the base weights, the model is saved under a temporary name, loaded again as anyone would
-load it, and compared with the model that was trained, weight by weight and by its logits. Only then does the folder
-appear; the model in memory is as it was.
+`merged` is a folder that transformers loads without PEFT. The updates are merged into the base weights, the model is
+saved under a temporary name, loaded again as anyone would load it, and compared with the trained model, weight by
+weight and by its logits. Only then does the folder appear. The model in memory does not change.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -24,13 +24,13 @@ from domain_ft.models.sources import quiet
 from domain_ft.randomness import generator
 from domain_ft.storage import new_folder
 
-_LENGTHS = (16, 512)  # tokens of the sequences that are compared; the longest is as long as the model takes, if less
-# How far the logits may move, as a share of the largest: a merge rounds each weight once more.
+_LENGTHS = (16, 512)  # tokens of the sequences that are compared; cut to what the model takes
+# How far the logits may differ, relative to the largest: a merge rounds each weight once more.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
 class Exportable(Protocol):
-    """What is exported: a `BaseModel`, a `TaskModel`, or anything with a transformers model and its tokenizer."""
+    """A `BaseModel`, a `TaskModel`, or anything else with a transformers model and its tokenizer."""
 
     @property
     def model(self) -> PreTrainedModel: ...
@@ -42,11 +42,11 @@ class Exportable(Protocol):
     def max_length(self) -> int: ...
 
 
-def export_merged(base: Exportable, folder: Path) -> None:
-    """Write `base`, its adapter merged, to `folder`; a model without LoRA is written as it is.
+def export_model(base: Exportable, folder: Path, target: str = "merged") -> None:
+    """Write `base` to `folder` for a target of `TARGETS`; the folder appears when it is complete and checked.
 
     Raises:
-        ModelError: the folder holds something already, or the model that was written is not the one in memory.
+        ModelError: the folder is not empty, the model is not finite, or what was written is not the model in memory.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError(f"{folder} exists already and is not empty", fix="name a new folder")
@@ -57,14 +57,28 @@ def export_merged(base: Exportable, folder: Path) -> None:
             fix="take the checkpoint before its training diverged, or train again with a lower --learning-rate",
         )
     with quiet(), evaluating(model), new_folder(folder) as temporary:
-        expected = _probe_logits(model, base.max_length)
-        with _merged(model):
-            model.save_pretrained(temporary)
-            base.tokenizer.save_pretrained(temporary)
-            reloaded = type(model).from_pretrained(temporary).to(model.device).eval()
-            _refuse_other_weights(model, reloaded)
-        for before, after in zip(expected, _probe_logits(reloaded, base.max_length), strict=True):
-            _refuse_other_logits(before, after, model.dtype)
+        TARGETS[target](base, temporary)
+
+
+def write_merged(base: Exportable, folder: Path) -> None:
+    """Write `base`, its adapter merged, as a model that transformers loads; one without LoRA is written as it is.
+
+    Raises:
+        ModelError: the model that was written is not the one in memory.
+    """
+    model = base.model
+    expected = _sample_logits(model, base.max_length)
+    with _merged(model):
+        model.save_pretrained(folder)
+        base.tokenizer.save_pretrained(folder)
+        reloaded = type(model).from_pretrained(folder).to(model.device).eval()
+        _refuse_other_weights(model, reloaded)
+    for before, after in zip(expected, _sample_logits(reloaded, base.max_length), strict=True):
+        _refuse_other_logits(before, after, model.dtype)
+
+
+TARGETS: dict[str, Callable[[Exportable, Path], None]] = {"merged": write_merged}
+"""The export targets: each writes a model, in evaluation mode and without gradients, into a folder and checks it."""
 
 
 @contextlib.contextmanager
@@ -85,16 +99,16 @@ def _merged(model: PreTrainedModel) -> Iterator[None]:
             lora.unmerge()
 
 
-def _probe_logits(model: PreTrainedModel, longest: int) -> list[Tensor]:
-    """Logits of ids drawn once for all: for each sequence (1, tokens, V), or (1, L) of a classifier of texts.
+def _sample_logits(model: PreTrainedModel, longest: int) -> list[Tensor]:
+    """Logits of fixed random ids: for each sequence (1, T, V), or (1, L) of a classifier of texts.
 
-    Sequences go through one by one, since a decoder without a padding token classifies no batch.
+    One sequence at a time, since a decoder without a padding token cannot classify a batch.
     """
     vocabulary = model.get_input_embeddings().weight.shape[0]
     draw = generator(0, "export probe")
     logits = []
     for length in _LENGTHS:
-        ids = torch.from_numpy(draw.integers(vocabulary, size=(1, min(length, longest)))).to(model.device)
+        ids = torch.from_numpy(draw.integers(vocabulary, size=(1, min(length, longest)))).to(model.device)  # (1, T)
         logits.append(model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits)
     return logits
 
@@ -104,14 +118,14 @@ def _refuse_other_weights(model: PreTrainedModel, reloaded: PreTrainedModel) -> 
     lost = [name for name, tensor in written.items() if name not in read or not torch.equal(tensor, read[name])]
     if lost:
         raise ModelError(
-            f"the merged {type(model).__name__} does not survive saving: {len(lost)} weights come back changed or not "
-            f"at all, such as {', '.join(lost[:5])}; nothing was written",
+            f"the merged {type(model).__name__} cannot be saved and loaded again: {len(lost)} weights are lost or "
+            f"changed, such as {', '.join(lost[:5])}; nothing was written",
             fix="keep the adapter and load it with PEFT; weights that are tied on one side only are the usual cause",
         )
 
 
-def _refuse_other_logits(expected: Tensor, found: Tensor, dtype: torch.dtype) -> None:
-    difference = (expected - found).abs().max().item()
+def _refuse_other_logits(expected: Tensor, reloaded: Tensor, dtype: torch.dtype) -> None:
+    difference = (expected - reloaded).abs().max().item()
     allowed = _TOLERANCE[dtype] * expected.abs().max().item()
     if not difference <= allowed:  # written so that NaN is refused too
         raise ModelError(

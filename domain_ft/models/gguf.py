@@ -1,11 +1,10 @@
-"""A decoder from one GGUF file, made into a folder that transformers loads: float32 weights, configuration, tokenizer.
+"""Conversion of a GGUF file into a folder that transformers loads: float32 weights, configuration, tokenizer.
 
-transformers can read GGUF by itself, but each load takes many seconds, leaves the model marked as quantised, and loses
-what the file says of how text is cut before BPE (SmolLM2 splits digits off; a file read that way tokenises runs of
-spaces before a digit in another way than the model was trained with). Here the file is converted once, with the weights
-bit for bit those of transformers' own reader, and the folder loads as any other model.
+transformers can read GGUF directly, but each load takes many seconds, marks the model as quantised, and ignores the
+file's pre-tokenizer: SmolLM2 splits off digits, and without that, spaces before a digit are tokenised differently than
+in training. Here the file is converted once. The weights equal those of transformers' reader to the last bit.
 
-Only what the embedded model needs is understood: the llama architecture with a byte-level BPE vocabulary.
+Only what the embedded model needs is supported: the llama architecture with a byte-level BPE vocabulary.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from domain_ft.errors import ModelError
 from domain_ft.progress import Progress
 
 _LABEL = "converting the model"
-_CONTROL, _USER_DEFINED = 3, 4  # token types of GGUF that the tokenizer must never cut
+_CONTROL, _USER_DEFINED = 3, 4  # token types of GGUF that the tokenizer must never split
 
 _PRE_TOKENIZERS: dict[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
     "gpt-2": lambda: pre_tokenizers.ByteLevel(add_prefix_space=False),
@@ -35,12 +34,12 @@ _PRE_TOKENIZERS: dict[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     ),
 }
-"""How text is cut before BPE, by the name that GGUF has for it."""
+"""How text is split before BPE, by GGUF's name."""
 
 _OUTSIDE_BLOCKS = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",  # absent where the output projection is the input embedding
+    "output.weight": "lm_head.weight",  # absent if the output projection is tied
 }
 _IN_BLOCK = {
     "attn_norm": "input_layernorm",
@@ -59,22 +58,22 @@ _IN_BLOCK = {
 def convert(path: Path, folder: Path, progress: Progress | None = None) -> None:
     """Write the model of the GGUF file `path` into `folder`: model.safetensors, configuration and tokenizer files.
 
-    Quantised weights are written as the float32 values that they stand for: Q4_1's scale times four bits plus offset is
-    a number that neither float16 nor bfloat16 can hold.
+    Quantised weights are written as their float32 values: scale times four bits plus offset (Q4_1) is exact in neither
+    float16 nor bfloat16.
 
     Raises:
-        ModelError: the file is no GGUF file, or of a kind that is not understood here.
+        ModelError: the file is damaged, not a GGUF file, or not supported.
     """
     try:
         reader = GGUFReader(path)
     except (ValueError, OSError, IndexError) as error:
         raise ModelError(
-            f"the file is not a whole GGUF file: {error}.", where=str(path), fix="fetch it again"
+            f"the file is not a complete GGUF file: {error}.", where=str(path), fix="fetch it again"
         ) from None
     fields = {name: field.contents() for name, field in reader.fields.items()}
     if fields.get("general.architecture") != "llama":
         raise ModelError(
-            f"the GGUF file holds a '{fields.get('general.architecture')}', and only a 'llama' is understood.",
+            f"the GGUF file holds a '{fields.get('general.architecture')}'; only 'llama' is supported.",
             where=str(path),
             fix="give the model in transformers' format, with safetensors",
         )
@@ -98,7 +97,7 @@ def _config(fields: dict[str, Any], *, tied: bool) -> LlamaConfig:
         num_attention_heads=heads,
         num_key_value_heads=fields.get("llama.attention.head_count_kv", heads),
         max_position_embeddings=fields["llama.context_length"],
-        # The file holds a float32; the shortest decimal that gives it is what was meant (1e-5).
+        # The file has a float32; the shortest decimal that rounds to it is the original value (1e-5).
         rms_norm_eps=float(str(np.float32(fields["llama.attention.layer_norm_rms_epsilon"]))),
         rope_parameters={"rope_type": "default", "rope_theta": fields.get("llama.rope.freq_base", 10_000.0)},
         bos_token_id=fields.get("tokenizer.ggml.bos_token_id"),
@@ -131,7 +130,7 @@ def _weights(
 
 
 def _name(name: str, path: Path) -> str:
-    """transformers' name for the weight that the file calls `name`."""
+    """transformers' name for the weight `name` of the file."""
     if name in _OUTSIDE_BLOCKS:
         return _OUTSIDE_BLOCKS[name]
     match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", name)
@@ -145,11 +144,11 @@ def _name(name: str, path: Path) -> str:
 
 
 def _as_halves(weight: np.ndarray, heads: int) -> np.ndarray:
-    """Reorder the rows of a query or key projection (heads · D, in) for transformers' rotary embedding.
+    """Reorder the rows of a query or key projection (H · E, in) for transformers' rotary embedding.
 
-    llama.cpp rotates neighbours, rows (2i, 2i+1) of a head; transformers rotates row i with row i + D/2.
+    llama.cpp rotates neighbours, rows (2i, 2i+1) of a head; transformers rotates row i with row i + E/2.
     """
-    pairs = weight.reshape(heads, -1, 2, weight.shape[1])
+    pairs = weight.reshape(heads, -1, 2, weight.shape[1])  # (H, E/2, 2, in)
     return pairs.swapaxes(1, 2).reshape(weight.shape)
 
 
@@ -159,7 +158,7 @@ def _tokenizer(fields: dict[str, Any], path: Path) -> PreTrainedTokenizerFast:
     adds = [name for name in ("bos", "eos") if fields.get(f"tokenizer.ggml.add_{name}_token")]
     if kind != "gpt2" or cut not in _PRE_TOKENIZERS or adds or fields.get("tokenizer.ggml.add_space_prefix"):
         raise ModelError(
-            f"the GGUF file has a tokenizer of kind '{kind}', '{cut}', which is not understood here.",
+            f"the GGUF file has a tokenizer of kind '{kind}', '{cut}', which is not supported.",
             where=str(path),
             fix="give the model in transformers' format, with its tokenizer.json",
         )

@@ -1,7 +1,6 @@
-"""The output projection, without logits: what goes into it, and what it multiplies with.
+"""The input and the weights of the output projection, for the fused linear cross-entropy that replaces it.
 
-Every masked and causal LM of transformers ends in `get_output_embeddings()`. Its input is taken there, so that the
-fused linear cross-entropy can take the projection's place; nothing is known of any model here.
+Every masked and causal LM of transformers ends in `get_output_embeddings()`. Nothing here depends on the model.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ from transformers import PreTrainedModel
 
 @contextlib.contextmanager
 def captured_input(model: PreTrainedModel) -> Iterator[list[Tensor]]:
-    """Inside the block the output projection multiplies nothing: it puts its input on the list and hands it on.
+    """Inside the block the output projection is the identity, and appends its input (1, T, D) to the list.
 
-    May be nested; the projection is as before when the block ends, by an error too.
+    Can be nested. The projection is restored when the block ends, also by an error.
 
     >>> with captured_input(model) as captured:  # doctest: +SKIP
     ...     model(input_ids)
     >>> hidden = captured[-1]
     """
-    # An instance's own `forward` goes before its class's; accelerate's hooks sit in the same place, and are put back.
+    # An instance attribute `forward` shadows the class's method. accelerate's hooks use it too, and are restored.
     attributes = vars(model.get_output_embeddings())
     captured: list[Tensor] = []
 
@@ -45,10 +44,10 @@ def captured_input(model: PreTrainedModel) -> Iterator[list[Tensor]]:
 
 @contextlib.contextmanager
 def only_rows(model: PreTrainedModel, rows: Tensor | None) -> Iterator[list[bool]]:
-    """Inside the block the model's body hands only the tokens `rows` (n,) of its one row on to the head.
+    """Inside the block the model's body passes only the positions `rows` (n,) of its one row to the head.
 
-    Spares a masked LM's head its transform of the tokens that ask for nothing. The list is empty where the body was not
-    called as a whole (OPT calls its decoder): the rows are then still to be taken.
+    A masked LM's head then transforms labelled positions only. The list stays empty if the body's forward was not
+    called (OPT calls the decoder in it); the caller then has to select the rows.
     """
     taken: list[bool] = []
 
@@ -57,7 +56,7 @@ def only_rows(model: PreTrainedModel, rows: Tensor | None) -> Iterator[list[bool
         return
 
     def take(_module: nn.Module, _args: Any, output: Any) -> None:
-        output.last_hidden_state = output.last_hidden_state.index_select(1, rows)
+        output.last_hidden_state = output.last_hidden_state.index_select(1, rows)  # (1, T, D) -> (1, n, D)
         taken.append(True)
 
     handle = model.base_model.register_forward_hook(take)
@@ -68,6 +67,6 @@ def only_rows(model: PreTrainedModel, rows: Tensor | None) -> Iterator[list[bool
 
 
 def projection(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
-    """Weight (V, D) and bias (V,), or None, of the output projection."""
+    """The weight (V, D) and the bias (V,), or None, of the output projection."""
     module = model.get_output_embeddings()
     return module.weight, getattr(module, "bias", None)

@@ -1,6 +1,6 @@
-"""Is this the model that gave the earlier answers? A digest of the files that a model's answers come from.
+"""A digest of a model's files, to tell whether earlier answers are from the same model.
 
-The digest follows the contents alone: a folder that was moved keeps it, a folder that was trained again does not.
+It depends only on their contents: moving a folder keeps the digest, training again changes it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from domain_ft.storage import user_path
 
 
 def model_digest(name: str, progress: Progress | None = None) -> str:
-    """`sha256:` and a hash of what the model `name` is made of: weights, adapters, configuration and tokenizer.
+    """`sha256:` and a hash of the files of the model `name`: weights, adapters, configuration and tokenizer.
 
-    Of a run of `classify` or `tag` it covers the head and the facts of the task too.
+    For a run of `classify` or `tag` also the head and task.json.
 
     Raises:
         ModelError: there is no such model.

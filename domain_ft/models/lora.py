@@ -1,21 +1,26 @@
-"""LoRA, our own layer, since the fused kernel is inside it: from a base model to one with few trainable weights.
+"""LoRA: a frozen base model with few trainable weights. The layers are ours, since they call the fused kernel.
 
     y = x Wᵀ + b + s · drop(x) Aᵀ Bᵀ        W (N, K) frozen, A (R, K), B (N, R);  s = α/R, or α/√R with rsLoRA
 
 Low-rank adaptation (LoRA: Hu et al. 2021), its rank-stabilised scaling (rsLoRA: Kalajdzievski 2023), its
-weight-decomposed form (DoRA: Liu et al. 2024), rows of the embedding trained for chosen tokens, and modules trained
-whole, such as the head of a masked LM. Each means what it means in PEFT, and `peft_format` reads and writes PEFT's
-files. Works on any torch model with `nn.Linear` or GPT-2's `Conv1D` layers:
+weight-decomposed form (DoRA: Liu et al. 2024), trainable rows of the embedding for chosen tokens, and modules trained
+in full, such as the head of a masked LM. All of it behaves as in PEFT, and `peft_format` reads and writes PEFT's files.
+Works on any torch model with `nn.Linear` or GPT-2's `Conv1D` layers:
 
     lora = apply_lora(model, LoraConfig(rank=16, alpha=32, targets="attention"))
     optimizer = torch.optim.AdamW(lora.trainable_parameters().values())
+    with disabled(model):                                # the base model, for instance as a reference policy
+        ...
+
+A model has one adapter at a time. `detach` takes it out, so that another can be put in; `attach` puts it back.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -23,17 +28,16 @@ import torch
 from torch import nn
 
 from domain_ft.errors import ModelError
-from domain_ft.models import siblings as related
 from domain_ft.models import targets as targeting
 from domain_ft.models.lora_layers import (
     DropoutSeed,
     LoraEmbedding,
     LoraLinear,
+    Mergeable,
     TiedProjection,
     TrainableTokens,
-    Updated,
 )
-from domain_ft.models.siblings import Siblings
+from domain_ft.models.siblings import Siblings, find_siblings
 from domain_ft.randomness import derive
 
 _HANDLE = "_domain_ft_lora"  # the attribute of a model that holds its LoraModel
@@ -46,19 +50,20 @@ class LoraConfig:
     Args:
         rank: R, the inner dimension of the update.
         alpha: α, the numerator of the scaling.
-        dropout: the probability that an input of the update (never of the frozen product) is dropped.
+        dropout: the probability that an input of the update is dropped. Inputs of the frozen layer never are.
         targets: `all-linear`, `attention`, a regular expression for the whole module path, or a list of names.
         use_rslora: scale by α/√R instead of α/R.
-        use_dora: learn the length of each row of W apart from its direction.
-        rank_pattern: other ranks by a regular expression for the end of a module's path; the first that matches counts.
+        use_dora: learn the length of each row of W separately from its direction.
+        rank_pattern: other ranks, by a regular expression for the end of a module's path; the first match counts.
         alpha_pattern: other alphas, likewise.
-        train_modules: modules trained whole beside LoRA, by path or the end of one (PEFT's modules_to_save).
-        trainable_tokens: token ids whose rows of the input embedding are trained; a tied output projection follows.
+        train_modules: modules trained in full beside LoRA, by path or the end of one (PEFT's modules_to_save).
+        trainable_tokens: token ids whose rows of the input embedding are trained; a tied output projection uses them
+            too.
         bias: which biases of the base are trained too: `none`, those of LoRA's layers (`lora_only`), or `all`.
-        lora_bias: B has a bias of its own, so that a layer adds s · b as well; layers without a bias take none.
+        lora_bias: B has a bias b, so a layer also adds s · b; not possible for layers without a bias.
 
     Raises:
-        ModelError: a value that is out of range.
+        ModelError: a value is out of range.
     """
 
     rank: int = 8
@@ -77,18 +82,18 @@ class LoraConfig:
     def __post_init__(self) -> None:
         for name, rank in {"rank": self.rank, **self.rank_pattern}.items():
             if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-                raise ModelError(f"the LoRA rank {rank!r} ({name}) is no whole number above 0", fix="give 8, say")
+                raise ModelError(f"the LoRA rank {rank!r} ({name}) is not a positive integer", fix="8 is usual")
         for name, alpha in {"alpha": self.alpha, **self.alpha_pattern}.items():
             if not (math.isfinite(alpha) and alpha > 0):
-                raise ModelError(f"the LoRA alpha {alpha!r} ({name}) is no number above 0", fix="give 16, say")
+                raise ModelError(f"the LoRA alpha {alpha!r} ({name}) is not a positive number", fix="16 is usual")
         if not 0 <= self.dropout < 1:
-            raise ModelError(f"the LoRA dropout {self.dropout!r} is not in [0, 1)", fix="give 0.05, say")
+            raise ModelError(f"the LoRA dropout {self.dropout!r} is not in [0, 1)", fix="0.05 is usual")
         for key in (*self.rank_pattern, *self.alpha_pattern):
             _refuse_malformed(key)
         if len(set(self.trainable_tokens)) != len(self.trainable_tokens):
             raise ModelError("the trainable tokens name a token twice", fix="give each token id once")
         if self.lora_bias and self.use_dora:
-            raise ModelError("DoRA takes no bias in B (lora_bias)", fix="leave one of the two out")
+            raise ModelError("DoRA has no bias in B (lora_bias)", fix="leave one of the two out")
 
     def rank_of(self, path: str) -> int:
         """The rank of the layer at `path`."""
@@ -103,16 +108,16 @@ class LoraConfig:
 
 @dataclass(eq=False)
 class LoraModel:
-    """A model with LoRA in it: what was put where. `model` is the model that was given, changed in place.
+    """An adapter and the model that it is in, which is changed in place.
 
     Args:
-        layers: the LoRA layers by the path of the layer that each wraps.
-        trained_tokens: the embedding with trained rows by path; one entry or none.
-        tied: the projections that follow it, by path.
-        trained_modules: the modules that are trained whole, by path.
+        layers: the LoRA layers, by the path of the layer that each wraps.
+        trained_tokens: the embedding with trained rows, by path; one entry or none.
+        tied: the projections tied to that embedding, by path.
+        trained_modules: the modules that are trained in full, by path.
         siblings: the layers that are computed together.
-        embeddings: the LoRA layers of embeddings by path, which only adapters of PEFT bring.
-        notes: what a person should know, such as a rank that is larger than some layers.
+        embeddings: the LoRA layers of embeddings, by path; only adapters written by PEFT have them.
+        notes: what the user should know, such as a rank that is larger than some layers.
     """
 
     model: nn.Module
@@ -131,52 +136,59 @@ class LoraModel:
         return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
 
     def count_parameters(self) -> tuple[int, int]:
-        """How many numbers are trained, and how many the model holds in all (tied weights once)."""
+        """The number of trainable parameters, and of all parameters (tied weights once)."""
         trainable = sum(parameter.numel() for parameter in self.trainable_parameters().values())
         return trainable, sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
     def merged(self) -> bool:
-        """Whether the updates stand in the base weights."""
+        """Whether the updates are in the base weights."""
         return all(module.merged for module in self._updated())
 
     def merge(self) -> None:
-        """Put every update into the base weights, exact to rounding; the model then runs as fast as its base."""
+        """Add every update to the base weights, exact to rounding; the model then runs as fast as its base."""
         for module in self._updated():
             module.merge()
 
     def unmerge(self) -> None:
-        """Undo `merge`: every base weight is as it was, to the last bit."""
+        """Undo `merge`: every base weight is restored to the last bit."""
         for module in self._updated():
             module.unmerge()
 
     def detach(self) -> None:
-        """Put the original modules back in their places: merged, they hold the updates; unmerged, they do not.
+        """Take the adapter out of the model: its original modules are back, with the updates in them if merged.
 
-        Modules that were trained whole stay as trained. `attach` puts the LoRA layers in again.
+        Modules trained in full stay as trained. `attach` puts the adapter back; until then the model can take another
+        one. A detached adapter follows neither the model's device nor its mode (training or evaluation).
         """
         for family in self.siblings:
             family.detach()
         for path, layer in self._wrappers().items():
             self.model.set_submodule(path, layer.base_layer, strict=True)
+        delattr(self.model, _HANDLE)
 
     def attach(self) -> None:
-        """Undo `detach`."""
+        """Put the adapter into the model.
+
+        Raises:
+            ModelError: the model has an adapter already.
+        """
+        refuse_adapted(self.model)
         for path, layer in self._wrappers().items():
             self.model.set_submodule(path, layer, strict=True)
         for family in self.siblings:
             family.attach(self.model)
+        setattr(self.model, _HANDLE, self)
 
     def discard(self) -> None:
-        """Take the LoRA layers out of the model, which is a plain one again, all frozen; updates are kept if merged."""
+        """Remove the adapter for good: a plain model again, all of it frozen; updates are kept if merged."""
         self.detach()
         self.model.requires_grad_(False)
-        delattr(self.model, _HANDLE)
 
     def _updated(self) -> list[LoraLinear | LoraEmbedding | TrainableTokens]:
         return [*self.layers.values(), *self.embeddings.values(), *self.trained_tokens.values()]
 
-    def _wrappers(self) -> dict[str, Updated]:
+    def _wrappers(self) -> dict[str, Mergeable]:
         return {**self.layers, **self.embeddings, **self.trained_tokens, **self.tied}
 
 
@@ -186,11 +198,11 @@ def apply_lora(model: nn.Module, config: LoraConfig, *, seed: int = 0) -> LoraMo
     Args:
         model: any torch model with linear layers.
         config: what is trained.
-        seed: the first values of each A are a function of (`seed`, the layer's path).
+        seed: the initial values of each A are a function of (`seed`, the layer's path).
 
     Raises:
         ModelError: nothing to train, something that cannot be exact, or a model that has LoRA already. The model is
-            unchanged then.
+            then unchanged.
     """
     refuse_adapted(model)
     trained = targeting.resolve_modules(model, config.train_modules)
@@ -204,15 +216,15 @@ def apply_lora(model: nn.Module, config: LoraConfig, *, seed: int = 0) -> LoraMo
 def insert_lora(
     model: nn.Module, config: LoraConfig, paths: Sequence[str], trained: Sequence[str], *, seed: int = 0
 ) -> LoraModel:
-    """`apply_lora` for modules that are known by their whole paths, whatever names `config` has for them.
+    """`apply_lora` with the modules given by their full paths; the targets and modules in `config` are not read.
 
     Args:
         paths: of the layers that LoRA goes into.
-        trained: of the modules that are trained whole.
+        trained: of the modules that are trained in full.
     """
     _refuse_idle_patterns(config, paths)
-    found = {path: model.get_submodule(path) for path in paths}
-    embedded = {path: module for path, module in found.items() if isinstance(module, nn.Embedding)}
+    targets = {path: model.get_submodule(path) for path in paths}
+    embedded = {path: module for path, module in targets.items() if isinstance(module, nn.Embedding)}
     paths = [path for path in paths if path not in embedded]
     embedding = _embedding_for(model, config, trained)
 
@@ -228,7 +240,7 @@ def insert_lora(
         )
         for path, module in embedded.items()
     }
-    siblings = [] if config.use_dora else related.find(layers)
+    siblings = [] if config.use_dora else find_siblings(layers)
     for family in siblings:
         first, *others = family.paths
         for path in others:
@@ -246,7 +258,6 @@ def insert_lora(
     for layer in lora._wrappers().values():
         layer.train(model.training)
     lora.attach()
-    setattr(model, _HANDLE, lora)
     return lora
 
 
@@ -257,15 +268,15 @@ def trained_biases(
     if kind == "none":
         return {}
     if kind == "lora_only":
-        own = {f"{path}.bias": layer.base_layer.bias for path, layer in layers.items()}
-        return {name: bias for name, bias in own.items() if bias is not None}
+        biases = {f"{path}.bias": layer.base_layer.bias for path, layer in layers.items()}
+        return {name: bias for name, bias in biases.items() if bias is not None}
     named = dict(model.named_parameters(remove_duplicate=False))
     biases = {name: bias for name, bias in named.items() if name == "bias" or name.endswith(".bias")}
     return {name.replace(".base_layer.bias", ".bias"): bias for name, bias in biases.items()}
 
 
 def has_lora(model: nn.Module) -> bool:
-    """Whether `model` went through `apply_lora` and has its LoRA layers still."""
+    """Whether an adapter is in `model`."""
     return hasattr(model, _HANDLE)
 
 
@@ -278,7 +289,11 @@ def refuse_adapted(model: nn.Module) -> None:
 
 
 def lora_of(model: nn.Module) -> LoraModel:
-    """The handle that `apply_lora` gave for `model`."""
+    """The adapter in `model`.
+
+    Raises:
+        ModelError: there is none.
+    """
     lora = getattr(model, _HANDLE, None)
     if lora is None:
         raise ModelError(f"this {type(model).__name__} has no LoRA layers", fix="call apply_lora or load_adapter first")
@@ -286,7 +301,7 @@ def lora_of(model: nn.Module) -> LoraModel:
 
 
 def merge(model: nn.Module) -> None:
-    """Put every update of `model` into its base weights. See `LoraModel.merge`."""
+    """Add every update of `model` to its base weights. See `LoraModel.merge`."""
     lora_of(model).merge()
 
 
@@ -295,8 +310,36 @@ def unmerge(model: nn.Module) -> None:
     lora_of(model).unmerge()
 
 
+@contextlib.contextmanager
+def disabled(model: nn.Module) -> Iterator[None]:
+    """Inside the block `model` computes as its base, to the last bit; afterwards the adapter is as it was.
+
+    Merged or not. Backward passes have to end inside the block: activation checkpointing would recompute layers with
+    the adapter otherwise.
+
+    Raises:
+        ModelError: the model has no adapter, or one that trains modules or biases in full, whose base values are lost.
+    """
+    lora = lora_of(model)
+    if lora.trained_modules or lora.config.bias != "none":
+        trained = ", ".join(lora.trained_modules) or f"biases ({lora.config.bias})"
+        raise ModelError(
+            f"the adapter cannot be turned off: it trains {trained} in full, and the base's values are not kept",
+            fix="load the base model a second time",
+        )
+    merged = lora.merged
+    lora.unmerge()
+    lora.detach()
+    try:
+        yield
+    finally:
+        lora.attach()
+        if merged:
+            lora.merge()
+
+
 def merge_and_unload(model: nn.Module) -> nn.Module:
-    """Merge every update and take the LoRA layers out: `model` is a plain model again, all frozen."""
+    """Merge every update and remove the LoRA layers: `model` is a plain model again, all of it frozen."""
     lora = lora_of(model)
     lora.merge()
     lora.discard()
@@ -340,7 +383,7 @@ def _refuse_malformed(expression: str) -> None:
     try:
         re.compile(expression)
     except re.error as error:
-        raise ModelError(f"the LoRA pattern {expression!r} is no regular expression: {error}") from None
+        raise ModelError(f"the LoRA pattern {expression!r} is not a regular expression: {error}") from None
 
 
 def _refuse_idle_patterns(config: LoraConfig, paths: Sequence[str]) -> None:
@@ -354,7 +397,7 @@ def _refuse_idle_patterns(config: LoraConfig, paths: Sequence[str]) -> None:
 
 
 def _embedding_for(model: nn.Module, config: LoraConfig, trained: Sequence[str]) -> nn.Embedding | None:
-    """The embedding whose rows are trained, where tokens are; refused where PEFT would compute something else."""
+    """The embedding whose rows are trained, if any; refused where PEFT would compute something else."""
     if not config.trainable_tokens:
         return None
     embedding = targeting.input_embedding(model)
@@ -366,7 +409,7 @@ def _embedding_for(model: nn.Module, config: LoraConfig, trained: Sequence[str])
         raise ModelError(f"the trainable token {outside[0]} is not in the vocabulary of {rows}")
     path = targeting.path_of(model, embedding)
     if targeting.inside(path, trained):
-        raise ModelError(f"{path} is trained whole and by tokens", fix="choose one of the two")
+        raise ModelError(f"{path} is trained both in full and by tokens", fix="choose one of the two")
     for tied, module in targeting.tied_projections(model).items():
         bias = getattr(module, "bias", None)
         if bias is not None and bool(bias.detach().any()):

@@ -1,4 +1,7 @@
-"""The layers of LoRA: what stands in the place of a Linear, Conv1D or Embedding while adapters are in the model."""
+"""The layers of LoRA, which replace a Linear, Conv1D or Embedding while an adapter is in the model.
+
+Notation: W (N, K) the frozen weight, A (R, K) and B (N, R) the update's factors, s its scaling.
+"""
 
 from __future__ import annotations
 
@@ -16,30 +19,29 @@ from domain_ft.models import targets as targeting
 from domain_ft_kernels import lora_linear
 from domain_ft_kernels.dropout import keep_mask
 
-_TO_MERGE = "_merge_after_loading"  # the attribute of a layer that was merged when a state dict began to be loaded
+_TO_MERGE = "_merge_after_loading"  # attribute of a layer that has to be merged again after loading a state dict
+
+_GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, which spreads the seeds of consecutive layers
 
 
-_GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: consecutive layers' seeds lie far apart
-
-
-class SharedCall(Protocol):
-    """What sibling layers share while the module around them runs: see `siblings`."""
+class SiblingCall(Protocol):
+    """The `siblings.SharedCall` of a layer while the module around it runs."""
 
     @property
     def has_left_over(self) -> bool:
-        """Whether something was computed that no layer asked for."""
+        """Whether something was computed that no layer took."""
 
     def take(self, layer: LoraLinear, x: Tensor) -> Tensor | None:
-        """The output of `layer` for x (..., K), or None where the layer has to compute it alone."""
+        """The output (..., N) of `layer` for x (..., K), or None where the layer has to compute it itself."""
 
 
 class DropoutSeed:
-    """The seed of a micro-batch's dropout, shared by all LoRA layers of a model; each folds its own index in.
+    """The seed of a micro-batch's dropout, shared by all LoRA layers of a model and combined with a layer's index.
 
-    A layer's mask is a function of (`value`, the layer's index) alone, so a resumed run and a recomputed activation see
-    the same mask. A module that is called several times in a micro-batch (ALBERT's) draws the same mask each time, and
-    sibling projections of one input have one index. The seed is a tensor that is written in place, so that a compiled
-    model is not compiled again for each seed.
+    A layer's mask is a function of (`value`, the layer's index), so a resumed run and a recomputed activation see the
+    same mask. A module that is called several times in a micro-batch (ALBERT) has the same mask each time, and sibling
+    projections share one index. The seed is a tensor that is written in place, so that a compiled model is not
+    recompiled for each seed.
     """
 
     def __init__(self, value: int = 0) -> None:
@@ -55,7 +57,7 @@ class DropoutSeed:
         self._tensor.fill_(value)
 
     def of(self, index: int) -> Tensor:
-        """The seed of the layer `index`: () int64, which wraps around."""
+        """The seed of layer `index`: () int64, modulo 2^64."""
         return self._tensor + (index + 1) * _GOLDEN % 2**63
 
 
@@ -66,10 +68,10 @@ class LoraLinear(nn.Module):
         base: `nn.Linear`, or GPT-2's `Conv1D`, whose weight is stored transposed.
         rank, alpha, dropout, use_rslora, use_dora, lora_bias: as in `LoraConfig`.
         seed: the dropout's seed, shared with the model's other layers.
-        index: this layer's number in the model, or that of the first of its siblings.
-        generator: where A's first values come from; B starts at zero, so the layer starts as its base.
+        index: this layer's number in the model, or that of its first sibling.
+        generator: of A's initial values; B starts at zero, so the layer starts as its base.
 
-    The update's weights are float32 (float64 on a float64 base). Shapes: x (..., K) -> (..., N).
+    The factors are float32 (float64 on a float64 base). Shapes: x (..., K) -> (..., N).
     """
 
     lora_A: nn.Parameter  # noqa: N815 (the paper's letters, and PEFT's)
@@ -101,35 +103,35 @@ class LoraLinear(nn.Module):
         self.seed = seed or DropoutSeed()
         self.index = index
         self.backend = "auto"
-        self.call: SharedCall | None = None  # what siblings share while the module around them runs
-        # The base's weight, and its bias where that changes too, kept while the update is merged into them.
+        self.call: SiblingCall | None = None  # while the module around the siblings runs
+        # The base's weight and bias from before a merge.
         self._original: Tensor | None = None
         self._original_bias: Tensor | None = None
 
         weight = self.base_weight
         self.out_features, self.in_features = weight.shape
         dtype = torch.promote_types(weight.dtype, torch.float32)
-        # The bound that kaiming_uniform with a = √5 has, as in LoRA's first code and in PEFT.
+        # The bound of kaiming_uniform with a = √5, as in LoRA's original code and in PEFT.
         bound = 1 / math.sqrt(self.in_features)
         first = torch.empty(rank, self.in_features, dtype=dtype).uniform_(-bound, bound, generator=generator)
-        self.lora_A = nn.Parameter(first.to(weight.device))
-        self.lora_B = nn.Parameter(torch.zeros(self.out_features, rank, dtype=dtype, device=weight.device))
-        lengths = torch.linalg.vector_norm(weight.to(dtype), dim=1) if use_dora else None
+        self.lora_A = nn.Parameter(first.to(weight.device))  # (R, K)
+        self.lora_B = nn.Parameter(torch.zeros(self.out_features, rank, dtype=dtype, device=weight.device))  # (N, R)
+        lengths = torch.linalg.vector_norm(weight.to(dtype), dim=1) if use_dora else None  # (N,)
         self.lora_magnitude_vector = None if lengths is None else nn.Parameter(lengths)
         if lora_bias and base.bias is None:
-            raise ModelError(f"a bias in LoRA's B needs a layer with a bias, which {base} has not")
+            raise ModelError(f"a bias in LoRA's B needs a layer with a bias, and {base} has none")
         bias = torch.zeros(self.out_features, dtype=dtype, device=weight.device) if lora_bias else None
         self.lora_bias = None if bias is None else nn.Parameter(bias)
-        keep_updates_apart(self)
+        hook_state_dict(self)
 
     @property
     def base_weight(self) -> Tensor:
-        """The base layer's weight as (N, K), whichever way it is stored."""
+        """The base layer's weight as (N, K), transposed or not in storage."""
         return self.base_layer.weight.T if self.transposed else self.base_layer.weight
 
     @property
     def bias(self) -> Tensor | None:
-        """The bias (N,) with the update in it, or none."""
+        """The bias (N,) with the update, or None."""
         bias: Tensor | None = self.base_layer.bias
         if self.lora_bias is None or bias is None or self.merged:
             return bias
@@ -137,9 +139,9 @@ class LoraLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The weight with the update in it, stored as the base layer stores its own; differentiable in the update.
+        """The weight with the update, in the base layer's storage order; differentiable in the update.
 
-        This is what a caller needs who multiplies by hand, such as the fused loss with an output projection.
+        For callers that multiply by it themselves, such as the fused loss with an output projection.
         """
         if self.merged:
             return self.base_layer.weight
@@ -151,12 +153,12 @@ class LoraLinear(nn.Module):
 
     @property
     def merged(self) -> bool:
-        """Whether the update stands in the base layer's weight."""
+        """Whether the update is in the base layer's weight."""
         return self._original is not None
 
     @property
     def active_dropout(self) -> float:
-        """The probability of dropout in the mode that the layer is in."""
+        """The probability of dropout: 0 in evaluation mode."""
         return self.dropout if self.training else 0.0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -181,18 +183,18 @@ class LoraLinear(nn.Module):
         )
 
     def _forward_dora(self, x: Tensor, magnitude: Tensor, dropout_p: float, seed: Tensor | None) -> Tensor:
-        """y = m/‖W + sBA‖ · (x Wᵀ + s x Aᵀ Bᵀ) + b, the length ‖·‖ of each row taken as a constant (section 4.3).
+        """y = m/‖W + sBA‖ · (x Wᵀ + s x Aᵀ Bᵀ) + b, where the length ‖·‖ of each row is a constant (section 4.3).
 
-        Dropout reaches the update alone, and what DoRA adds to the frozen product is part of the update:
+        Dropout applies to the update only, which includes DoRA's rescaling of the frozen product:
         y = x Wᵀ + b + (m/‖·‖ - 1) z Wᵀ + m/‖·‖ · s z Aᵀ Bᵀ with z = drop(x).
         """
         weight, bias = self.base_weight, self.base_layer.bias
         with torch.no_grad():
-            lengths = row_lengths(self._updated_weight())
-        scale = magnitude / lengths
-        dropped = drop(x, dropout_p, seed) if seed is not None else x
+            lengths = row_lengths(self._updated_weight())  # (N,)
+        scale = magnitude / lengths  # (N,)
+        dropped = drop(x, dropout_p, seed) if seed is not None else x  # (..., K)
         y = lora_linear(dropped, weight, None, self.lora_A, self.lora_B, self.scaling, backend=self.backend)
-        scaled = y * scale
+        scaled = y * scale  # (..., N)
         if seed is not None:
             scaled = scaled + F.linear(x - dropped, weight, bias)
         elif bias is not None:
@@ -200,13 +202,13 @@ class LoraLinear(nn.Module):
         return scaled.to(y.dtype)
 
     def _updated_weight(self) -> Tensor:
-        """W + sBA as (N, K), in the update's precision, under autocast too."""
+        """W + sBA as (N, K), in the update's precision even under autocast."""
         with torch.autocast(self.lora_A.device.type, enabled=False):
             return torch.addmm(self.base_weight.to(self.lora_A.dtype), self.lora_B, self.lora_A, alpha=self.scaling)
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Put the update into the base layer's weight; a copy of the weight is kept for `unmerge`."""
+        """Add the update to the base layer's weight; the original is kept for `unmerge`."""
         if not self.merged:
             merged, original = self.weight, self.base_layer.weight.detach().clone()
             bias = self.bias
@@ -218,7 +220,7 @@ class LoraLinear(nn.Module):
 
     @torch.no_grad()
     def unmerge(self) -> None:
-        """Put the base layer's weight back as it was, to the last bit."""
+        """Restore the base layer's weight, to the last bit."""
         if self._original is not None:
             self.base_layer.weight.copy_(self._original)
             self._original = None
@@ -239,8 +241,8 @@ class LoraLinear(nn.Module):
 class LoraEmbedding(nn.Module):
     """A frozen embedding with a trainable low-rank update of its weight (V, D): W + s · Aᵀ Bᵀ.
 
-    Only adapters of PEFT bring these; its files call the two factors lora_embedding_A and lora_embedding_B. What the
-    update adds is scaled as the embedding scales its own rows, and nothing is dropped. Shapes: ids (...) -> (..., D).
+    Only adapters written by PEFT have these; in its files the factors are lora_embedding_A and lora_embedding_B. The
+    update is scaled like the embedding's rows (`embed_scale`), without dropout. Shapes: ids (...) -> (..., D).
     """
 
     base_layer: nn.Embedding
@@ -257,11 +259,11 @@ class LoraEmbedding(nn.Module):
         dtype, device = torch.promote_types(base.weight.dtype, torch.float32), base.weight.device
         self.lora_embedding_A = nn.Parameter(torch.zeros(rank, self.num_embeddings, dtype=dtype, device=device))
         self.lora_embedding_B = nn.Parameter(torch.zeros(self.embedding_dim, rank, dtype=dtype, device=device))
-        keep_updates_apart(self)
+        hook_state_dict(self)
 
     @property
     def weight(self) -> Tensor:
-        """The whole embedding (V, D) with the update in it, differentiable in the factors."""
+        """The whole embedding (V, D) with the update, differentiable in the factors."""
         weight = self.base_layer.weight
         if self.merged:
             return weight
@@ -271,7 +273,7 @@ class LoraEmbedding(nn.Module):
 
     @property
     def merged(self) -> bool:
-        """Whether the update stands in the base embedding."""
+        """Whether the update is in the base embedding."""
         return self._original is not None
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -285,7 +287,7 @@ class LoraEmbedding(nn.Module):
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Put the update into the base embedding; a copy of its weight is kept for `unmerge`."""
+        """Add the update to the base embedding; the original is kept for `unmerge`."""
         if not self.merged:
             merged, original = self.weight, self.base_layer.weight.detach().clone()
             self.base_layer.weight.copy_(merged)
@@ -293,7 +295,7 @@ class LoraEmbedding(nn.Module):
 
     @torch.no_grad()
     def unmerge(self) -> None:
-        """Put the base embedding's weight back as it was, to the last bit."""
+        """Restore the base embedding's weight, to the last bit."""
         if self._original is not None:
             self.base_layer.weight.copy_(self._original)
             self._original = None
@@ -307,9 +309,9 @@ class LoraEmbedding(nn.Module):
 
 
 class TrainableTokens(nn.Module):
-    """An embedding of which the rows of chosen tokens are trained, the others frozen (PEFT's trainable tokens).
+    """An embedding with trainable rows for chosen tokens; the others are frozen (PEFT's trainable tokens).
 
-    Shapes: ids (...) -> (..., D); `rows` (tokens, D), which stand in for the base's rows.
+    Shapes: ids (...) -> (..., D); `rows` (tokens, D) replace the base's rows.
     """
 
     base_layer: nn.Embedding
@@ -324,44 +326,44 @@ class TrainableTokens(nn.Module):
         self._original: Tensor | None = None
         device = base.weight.device
         index = torch.tensor(list(tokens), dtype=torch.long, device=device)
-        # slots: for each id of the vocabulary its place in `rows`, or -1
+        # slots (V,): the index of each token in `rows`, or -1
         slots = torch.full((self.num_embeddings,), -1, dtype=torch.long, device=device)
         slots[index] = torch.arange(len(index), device=device)
         self.register_buffer("tokens", index, persistent=False)
         self.register_buffer("slots", slots, persistent=False)
         dtype = torch.promote_types(base.weight.dtype, torch.float32)
         self.rows = nn.Parameter(base.weight.detach()[index].to(dtype))
-        keep_updates_apart(self)
+        hook_state_dict(self)
 
     @property
     def weight(self) -> Tensor:
-        """The whole embedding (V, D) with the trained rows in it, differentiable in them."""
+        """The whole embedding (V, D) with the trained rows, differentiable in them."""
         weight = self.base_layer.weight
         return weight if self.merged else weight.index_copy(0, self.tokens, self.rows.to(weight.dtype))
 
     @property
     def merged(self) -> bool:
-        """Whether the trained rows stand in the base embedding."""
+        """Whether the trained rows are in the base embedding."""
         return self._original is not None
 
     def forward(self, ids: Tensor) -> Tensor:
-        frozen = self.base_layer(ids)
+        frozen = self.base_layer(ids)  # (..., D)
         if self.merged:
             return frozen
-        slots = self.slots[ids]
+        slots = self.slots[ids]  # (...)
         trained = F.embedding(slots.clamp_min(0), self.rows) * getattr(self.base_layer, "embed_scale", 1.0)
         return torch.where((slots >= 0).unsqueeze(-1), trained.to(frozen.dtype), frozen)
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Write the trained rows into the base embedding; the rows they replace are kept for `unmerge`."""
+        """Write the trained rows into the base embedding; the original rows are kept for `unmerge`."""
         if not self.merged:
             self._original = self.base_layer.weight[self.tokens].clone()
             self.base_layer.weight[self.tokens] = self.rows.to(self.base_layer.weight.dtype)
 
     @torch.no_grad()
     def unmerge(self) -> None:
-        """Put the base embedding's rows back as they were, to the last bit."""
+        """Restore the base embedding's rows, to the last bit."""
         if self._original is not None:
             self.base_layer.weight[self.tokens] = self._original
             self._original = None
@@ -378,7 +380,7 @@ class TrainableTokens(nn.Module):
 
 
 class TiedProjection(nn.Module):
-    """An output projection tied to an embedding with trained rows: it multiplies by the same rows.
+    """An output projection tied to an embedding with trained rows: it uses the same rows.
 
     Shapes: x (..., D) -> (..., V).
     """
@@ -386,20 +388,20 @@ class TiedProjection(nn.Module):
     def __init__(self, base: nn.Linear, embedding: TrainableTokens) -> None:
         super().__init__()
         self.base_layer = base.requires_grad_(False)
-        self._embedding = [embedding]  # in a list, for it is the embedding's module, not a second one of ours
-        keep_updates_apart(self)
+        self._embedding = [embedding]  # in a list, so that it is not registered as a submodule a second time
+        hook_state_dict(self)
 
     @property
     def merged(self) -> bool:
-        """Whether the trained rows stand in the base embedding, whose weight this is."""
+        """Whether the trained rows are in the base embedding, whose weight this is."""
         return self._embedding[0].merged
 
     def merge(self) -> None:
-        """Merge the embedding that this follows."""
+        """Merge the embedding."""
         self._embedding[0].merge()
 
     def unmerge(self) -> None:
-        """Unmerge the embedding that this follows."""
+        """Unmerge the embedding."""
         self._embedding[0].unmerge()
 
     def unmerged_tensors(self) -> dict[str, Tensor]:
@@ -413,7 +415,7 @@ class TiedProjection(nn.Module):
 
     @property
     def bias(self) -> Tensor | None:
-        """(V,) or none."""
+        """(V,) or None."""
         bias: Tensor | None = self.base_layer.bias
         return bias
 
@@ -421,45 +423,45 @@ class TiedProjection(nn.Module):
         return F.linear(x, self.weight, self.bias)
 
 
-Updated = LoraLinear | LoraEmbedding | TrainableTokens | TiedProjection
-"""The modules of ours that a merge concerns."""
+Mergeable = LoraLinear | LoraEmbedding | TrainableTokens | TiedProjection
+"""The layers that can be merged."""
 
 
-def keep_updates_apart(module: nn.Module) -> None:
-    """Let a state dict of `module` mean the same whether it is merged or not: the base as it was, and the update.
+def hook_state_dict(module: nn.Module) -> None:
+    """Make the state dict of `module` the same whether it is merged or not: the original base, and the update.
 
-    A merged module's state dict holds the unmerged weights, and one that is loaded into a merged module is merged
-    there. Otherwise the update would be counted twice, or be lost at `unmerge`.
+    The state dict of a merged module has the unmerged weights, and loading one into a merged module merges it there.
+    Otherwise the update would be counted twice, or be lost at `unmerge`.
     """
     module.register_state_dict_post_hook(_save_unmerged)
     module.register_load_state_dict_pre_hook(_unmerge_to_load)
     module.register_load_state_dict_post_hook(_merge_what_was_loaded)
 
 
-def _save_unmerged(module: Updated, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
+def _save_unmerged(module: Mergeable, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
     for name, tensor in module.unmerged_tensors().items():
         if prefix + name in state:
             state[prefix + name] = tensor.to(state[prefix + name].device)
 
 
-def _unmerge_to_load(module: Updated, *_arguments: Any) -> None:
+def _unmerge_to_load(module: Mergeable, *_arguments: Any) -> None:
     if module.merged:
         module.unmerge()
         setattr(module, _TO_MERGE, True)
 
 
-def _merge_what_was_loaded(module: Updated, _incompatible: Any) -> None:
+def _merge_what_was_loaded(module: Mergeable, _incompatible: Any) -> None:
     if hasattr(module, _TO_MERGE):
         delattr(module, _TO_MERGE)
         module.merge()
 
 
 def row_lengths(weight: Tensor) -> Tensor:
-    """The length of each row of (N, K); never zero, so that a row of zeros stays one."""
+    """The lengths (N,) of the rows of (N, K); never zero, so that a row of zeros stays one."""
     return torch.linalg.vector_norm(weight, dim=1).clamp_min(torch.finfo(weight.dtype).tiny)
 
 
 def drop(x: Tensor, p: float, seed: Tensor) -> Tensor:
-    """Inverted dropout of x (..., K), with the mask that the fused op draws for `seed`."""
-    mask = keep_mask(seed, x.numel() // x.shape[-1], x.shape[-1], p, x.device)
+    """Inverted dropout of x (..., K), with the mask of the fused op for `seed`."""
+    mask = keep_mask(seed, x.numel() // x.shape[-1], x.shape[-1], p, x.device)  # (rows of x, K)
     return x * mask.view(x.shape) / (1 - p)

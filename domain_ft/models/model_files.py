@@ -1,8 +1,8 @@
-"""A model's files, checked as they are read: config.json, the tokenizer, the weights and their index.
+"""Reads and checks a model's files: config.json, the tokenizer, the weights and their index.
 
-transformers raises almost any exception for a damaged or foreign file, and drops weights that a model has no place for
-without an error. Here every such case becomes a `ModelError` that names the file and what is wrong in it. Only calls of
-transformers are guarded, each on its own, so that a bug of ours is still seen as one.
+transformers raises almost any exception for a damaged or foreign file, and silently drops weights that a model has no
+place for. Here each such case is a `ModelError` that names the file and the fault. Only single calls of transformers
+are guarded, so that our bugs are not taken for a bad file.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ _HARMLESS_BODY = re.compile(
     r"|(attn|attention)\.(bias|masked_bias)$"  # the causal masks of GPT-2 and GPT-NeoX
     r"|(^|\.)pooler\."  # BERT's first-token pooler, which no language model uses
 )
-"""Weights below the body that checkpoints hold and a model without them computes the same."""
+"""Weights of the body that some checkpoints have, and that make no difference to a language model."""
 
 _HARMLESS_HEAD = re.compile(r"^cls\.seq_relationship\.|^sop_classifier\.|^final_logits_bias$")
-"""Weights beside the body that are known and say nothing about the model: heads for the order of sentences."""
+"""Weights outside the body that are dropped without a note: heads for the order of sentences."""
 
 _SHOWN = 5  # names of tensors in a message
 _OUR_PACKAGES = tuple(Path(str(package.__file__)).parent for package in (domain_ft, domain_ft_kernels))
@@ -66,25 +66,25 @@ _OUR_PACKAGES = tuple(Path(str(package.__file__)).parent for package in (domain_
 
 @contextlib.contextmanager
 def guarded(what: str, *, where: Path | str | None = None, fix: str) -> Iterator[None]:
-    """Turn what a call of transformers raises for a bad file into a `ModelError`: `what`, and its own message.
+    """Turn an exception of transformers for a bad file into a `ModelError`: `what`, and the original message.
 
-    An error that was raised in our own code is a bug of ours, and stays what it is.
+    Bugs in our code are raised unchanged.
     """
     try:
         yield
     except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        if raised_by_us(error):
+        if is_our_bug(error):
             raise
         raise ModelError(f"{what}: {reason(error)}", where=None if where is None else str(where), fix=fix) from error
 
 
-def raised_by_us(error: Exception) -> bool:
-    """Whether `error` is a bug of ours: of a kind that no tensor raises, and raised in a line of our own packages.
+def is_our_bug(error: Exception) -> bool:
+    """Whether `error` is a bug in our packages: of a type that torch does not raise, and raised in our code.
 
-    What torch raises for shapes and types that do not fit (RuntimeError, ValueError) may come from a line of ours for a
-    model that we do not know, and is no bug.
+    torch raises RuntimeError and ValueError for shapes and types that do not fit. They may pass through our code for an
+    unknown model, and are not bugs.
     """
     if not isinstance(error, (TypeError, AttributeError, NameError, LookupError, AssertionError)):
         return False
@@ -93,24 +93,24 @@ def raised_by_us(error: Exception) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """The message of an exception on one line, with its class where the message alone says little."""
-    said = " ".join(str(error).split())
-    if len(said) > 400:
-        said = said[:400] + "..."
-    if not said:
+    """The message of an exception on one line, with its class unless the message is clear without."""
+    message = " ".join(str(error).split())
+    if len(message) > 400:
+        message = message[:400] + "..."
+    if not message:
         return type(error).__name__
-    return said if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {said}"
+    return message if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {message}"
 
 
 # --------------------------------------------------------------------------------------------------------------- config
 
 
 def read_config(folder: Path, name: str) -> PretrainedConfig:
-    """The config.json of a model.
+    """The configuration of a model, from its config.json.
 
     Raises:
-        ModelError: it is no JSON object, its model_type is missing, unknown, or that of an encoder-decoder, the model
-            is quantised, or one of its values is not what transformers takes.
+        ModelError: it is not a JSON object; its model_type is missing, unknown, or an encoder-decoder; the model is
+            quantised; or transformers rejects a value.
     """
     where = folder / CONFIG_NAME
     settings = _read_object(where, name)
@@ -118,13 +118,13 @@ def read_config(folder: Path, name: str) -> PretrainedConfig:
     if not isinstance(kind, str) or not kind:
         raise ModelError(
             f"the {CONFIG_NAME} of '{name}' "
-            + ("has no model_type" if kind is None else f"has the model_type {kind!r}, which is no name")
+            + ("has no model_type" if kind is None else f"has the model_type {kind!r}, which is not a name")
             + ", so the kind of the model is not known.",
             where=f'{where}, field "model_type"',
-            fix="copy the config.json that belongs to the weights, or write the type there, such as bert or llama",
+            fix="copy the config.json that belongs to the weights, or add the type, such as bert or llama",
         )
     if kind not in CONFIG_MAPPING_NAMES:
-        code = " It brings code of its own (auto_map), which is never run." if settings.get("auto_map") else ""
+        code = " It comes with custom code (auto_map), which is never run." if settings.get("auto_map") else ""
         raise ModelError(
             f"'{name}' is of type '{kind}', which transformers {transformers.__version__} does not know.{code}",
             where=f'{where}, field "model_type"',
@@ -137,7 +137,7 @@ def read_config(folder: Path, name: str) -> PretrainedConfig:
         raise ModelError(
             f"'{name}' is quantised, and quantised models cannot be adapted yet.",
             where=f'{where}, field "quantization_config"',
-            fix="take the model that it was made from, in bfloat16 or float32",
+            fix="take the original model, in bfloat16 or float32",
         )
     with guarded(
         f"the {CONFIG_NAME} of '{name}' does not describe a model of type '{kind}'",
@@ -149,7 +149,7 @@ def read_config(folder: Path, name: str) -> PretrainedConfig:
 
 
 def _nearest_types(kind: str) -> str:
-    """The nearest known type; the list of all would be too long."""
+    """The nearest known type, or examples; the full list would be too long."""
     close = difflib.get_close_matches(kind, CONFIG_MAPPING_NAMES, n=1, cutoff=0.75)
     return f"did you mean '{close[0]}'?" if close else "bert and llama are two"
 
@@ -158,7 +158,7 @@ def _read_object(path: Path, name: str) -> dict[str, Any]:
     """The JSON object in a file of the model `name`.
 
     Raises:
-        ModelError: the file is missing, is not JSON, or holds something else.
+        ModelError: the file is missing, or is not a JSON object.
     """
     return read_object(path, ModelError, what=f"the {path.name} of '{name}'", fix="fetch or copy the file again")
 
@@ -167,10 +167,10 @@ def _read_object(path: Path, name: str) -> dict[str, Any]:
 
 
 def load_tokenizer(source: Source, name: str) -> PreTrainedTokenizerFast:
-    """The fast tokenizer beside the weights, or beside the last adapter that brings its own.
+    """The fast tokenizer of the last adapter that has one, else the one beside the weights.
 
     Raises:
-        ModelError: there is none, its files are damaged, or it is of a kind that is not supported.
+        ModelError: there is none, its files are damaged, or its kind is not supported.
     """
     folders = [folder for folder in (*reversed(source.adapters), source.folder) if _has_vocabulary(folder)]
     if not folders:
@@ -186,7 +186,7 @@ def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerFast:
     """The fast tokenizer in `folder`.
 
     Raises:
-        ModelError: its files are damaged, or it is of a kind that is not supported.
+        ModelError: its files are damaged, or its kind is not supported.
     """
     objects = {file: _read_object(folder / file, name) for file in _TOKENIZER_OBJECTS if (folder / file).is_file()}
     _refuse_mecab(objects.get("tokenizer_config.json", {}), folder, name)
@@ -198,27 +198,27 @@ def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerFast:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     if not tokenizer.is_fast:
         raise ModelError(
-            f"the tokenizer of '{name}' ({type(tokenizer).__name__}) has no fast version, which is needed here.",
+            f"the tokenizer of '{name}' ({type(tokenizer).__name__}) has no fast version, which is required.",
             where=str(folder),
             fix="take a model with a tokenizer.json; most models on the hub have one",
         )
     longest = tokenizer.model_max_length
     if isinstance(longest, bool) or not isinstance(longest, int | float) or not longest > 0:
         raise ModelError(
-            f"the tokenizer of '{name}' has the model_max_length {longest!r}, which is no number above 0.",
+            f"the tokenizer of '{name}' has the model_max_length {longest!r}, which is not a positive number.",
             where=f'{folder / "tokenizer_config.json"}, field "model_max_length"',
-            fix="write the number of tokens that the model takes there",
+            fix="set it to the number of tokens that the model takes",
         )
     return tokenizer
 
 
 def _has_vocabulary(folder: Path) -> bool:
-    """Is there a vocabulary in `folder`? (Where there is none, transformers makes up an empty tokenizer in silence.)"""
+    """Whether `folder` has a vocabulary. Without one transformers silently makes an empty tokenizer."""
     return any((folder / name).is_file() for name in _VOCABULARIES)
 
 
 def _refuse_mecab(settings: dict[str, Any], folder: Path, name: str) -> None:
-    """Tokenizers that split Japanese into words by a program of their own have no fast version and cannot get one."""
+    """Raise for Japanese tokenizers with a morphological analyser, which have no fast version."""
     words = settings.get("word_tokenizer_type")
     if settings.get("tokenizer_class") != "BertJapaneseTokenizer" and words not in ("mecab", "sudachi", "jumanpp"):
         return
@@ -238,16 +238,19 @@ def _refuse_mecab(settings: dict[str, Any], folder: Path, name: str) -> None:
 def load_weights(
     auto: Any, folder: Path, config: PretrainedConfig, dtype: torch.dtype, name: str, *, any_head: bool = False
 ) -> tuple[PreTrainedModel, set[str], tuple[str, ...]]:
-    """The model of an auto class, the names of the weights that the checkpoint does not hold, and notes for a person.
+    """Load a model with an auto class.
 
     Args:
-        name: of the model, as it was asked for.
-        any_head: the head is another one than the checkpoint's: of another shape, which counts as missing, or of
-            another task, which is left out.
+        name: the name that the user gave.
+        any_head: the head may differ from the checkpoint's: one of another shape counts as missing, one of another
+            task is dropped.
+
+    Returns:
+        The model, the names of the weights that are not in the checkpoint, and notes for the user.
 
     Raises:
-        ModelError: files that are missing or damaged, weights of another shape than config.json says, weights of the
-            body that the model has no place for, or weights that are not finite.
+        ModelError: files are missing or damaged, weights do not have the shapes of config.json, weights of the body
+            have no place in the model, or weights are not finite.
     """
     check_weight_files(folder, name)
     if (folder / _GENERATION_NAME).is_file():
@@ -268,7 +271,7 @@ def load_weights(
             ignore_mismatched_sizes=True,
         )
     mismatched = sorted(report["mismatched_keys"])
-    misfits = [found for found in mismatched if not any_head or in_body(model, found[0])]
+    misfits = [entry for entry in mismatched if not any_head or in_body(model, entry[0])]
     if misfits:
         key, stored, expected = misfits[0]
         raise ModelError(
@@ -284,17 +287,17 @@ def load_weights(
 
 
 def check_weight_files(folder: Path, name: str) -> None:
-    """Raise unless the weights are there in safetensors format, every file of them whole."""
+    """Raise unless all files of the weights exist, in safetensors format and complete."""
     if (folder / _WEIGHTS_NAME).is_file():
         files = [_WEIGHTS_NAME]
     elif (folder / _INDEX_NAME).is_file():
         files = _indexed_files(folder, name)
     elif any(folder.glob("*.safetensors")):
-        found = ", ".join(sorted(path.name for path in folder.glob("*.safetensors"))[:_SHOWN])
+        names = ", ".join(sorted(path.name for path in folder.glob("*.safetensors"))[:_SHOWN])
         raise ModelError(
-            f"the weights of '{name}' are neither in {_WEIGHTS_NAME} nor listed in {_INDEX_NAME}; found: {found}.",
+            f"the weights of '{name}' are neither in {_WEIGHTS_NAME} nor listed in {_INDEX_NAME}; found: {names}.",
             where=str(folder),
-            fix=f"copy {_INDEX_NAME} beside them, or give a single file that name",
+            fix=f"copy {_INDEX_NAME} into the folder, or rename a single file to {_WEIGHTS_NAME}",
         )
     else:
         raise ModelError(
@@ -307,7 +310,7 @@ def check_weight_files(folder: Path, name: str) -> None:
 
 
 def _indexed_files(folder: Path, name: str) -> list[str]:
-    """The files that the index of a sharded model lists."""
+    """The files in the index of a sharded model."""
     where, fix = folder / _INDEX_NAME, "copy the index that was saved with these weights again"
     index = _read_object(where, name)
     places = index.get("weight_map")
@@ -325,14 +328,14 @@ def _indexed_files(folder: Path, name: str) -> list[str]:
     foreign = [file for file in files if Path(file).name != file or not file.endswith(".safetensors")]
     if foreign:
         raise ModelError(
-            f"{_INDEX_NAME} of '{name}' lists {foreign[0]!r}, which is no safetensors file in the same folder.",
+            f"{_INDEX_NAME} of '{name}' lists {foreign[0]!r}, which is not a safetensors file in the same folder.",
             where=str(where),
             fix=fix,
         )
     absent = [file for file in files if not (folder / file).is_file()]
     if absent:
         raise ModelError(
-            f"{len(absent)} of the {len(files)} files of weights that {_INDEX_NAME} of '{name}' lists are not there: "
+            f"{len(absent)} of the {len(files)} weight files that {_INDEX_NAME} of '{name}' lists are missing: "
             f"{_some(absent)}.",
             where=str(folder),
             fix="fetch or copy the missing files",
@@ -355,7 +358,7 @@ def _check_tensor_file(path: Path, name: str) -> None:
         with contextlib.suppress(OSError), path.open("rb") as stream:
             if stream.read(len(_GIT_LFS)) == _GIT_LFS:
                 raise ModelError(
-                    f"{path.name} of '{name}' is a pointer of Git LFS, not the weights themselves.",
+                    f"{path.name} of '{name}' is a Git LFS pointer, not the weights.",
                     where=str(path),
                     fix="fetch them with `git lfs pull`",
                 ) from None
@@ -365,40 +368,40 @@ def _check_tensor_file(path: Path, name: str) -> None:
 
 
 def in_body(model: PreTrainedModel, key: str) -> bool:
-    """Does a checkpoint's `key` belong to the body of `model`? Checkpoints of a bare body have no prefix."""
+    """Whether a checkpoint's `key` belongs to the body of `model`. Checkpoints of a bare body have no prefix."""
     first, dot, _ = key.partition(".")
     prefix = model.base_model_prefix
     body = model.base_model
-    own = dict(body.named_children()).keys() if dot else dict(body.named_parameters(recurse=False)).keys()
+    names = dict(body.named_children()).keys() if dot else dict(body.named_parameters(recurse=False)).keys()
     if body is model:
-        return first in own
+        return first in names
     heads = dict(model.named_children()).keys() - {prefix}
-    return first == prefix or (first in own and first not in heads)
+    return first == prefix or (first in names and first not in heads)
 
 
 def check_missing(model: PreTrainedModel, missing: Iterable[str], name: str) -> None:
-    """Weights of the head may be missing; those of the body may not."""
+    """Raise if weights of the body are missing; those of the head may be."""
     body = sorted(key for key in missing if key.startswith(f"{model.base_model_prefix}."))
     if body:
         raise ModelError(
             f"{len(body)} weights of '{name}' are not in its files: {_some(body)}.",
-            fix="take a whole checkpoint, whose config.json belongs to its weights",
+            fix="take a complete checkpoint, with the config.json that belongs to it",
         )
 
 
 def _refuse_unexpected(model: PreTrainedModel, unexpected: Iterable[str], folder: Path, name: str) -> tuple[str, ...]:
-    """Raise for weights of the body that the model has no place for; a note for those of other heads."""
-    strange = sorted(key for key in unexpected if not _HARMLESS_BODY.search(key))
-    body = [key for key in strange if in_body(model, key)]
+    """Raise for weights of the body that the model has no place for; return a note on those of other heads."""
+    dropped = sorted(key for key in unexpected if not _HARMLESS_BODY.search(key))
+    body = [key for key in dropped if in_body(model, key)]
     if body:
-        layers = "num_hidden_layers" if re.search(r"\.\d+\.", body[0]) else "a size or a type"
+        setting = "num_hidden_layers" if re.search(r"\.\d+\.", body[0]) else "a size or a type"
         raise ModelError(
-            f"the files of '{name}' hold {len(body)} weights for which a model of its config.json has no place: "
+            f"the files of '{name}' have {len(body)} weights that a model with its config.json has no place for: "
             f"{_some(body)}. Without them it would be another model.",
             where=str(folder),
-            fix=f"take the config.json that belongs to the weights ({layers} in this one does not fit them)",
+            fix=f"take the config.json that belongs to the weights ({setting} in this one does not fit them)",
         )
-    heads = [key for key in strange if not _HARMLESS_HEAD.search(key)]
+    heads = [key for key in dropped if not _HARMLESS_HEAD.search(key)]
     return (f"weights that a {type(model).__name__} does not have are left out: {_some(heads)}",) if heads else ()
 
 
@@ -417,7 +420,7 @@ def _refuse_not_finite(model: PreTrainedModel, missing: set[str], folder: Path, 
 
 
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> str:
-    """The names of the tensors that hold NaN or infinity, for a message; empty where all are finite."""
+    """The names of the tensors with NaN or infinity, for a message; empty if all are finite."""
     bad = []
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and (count := tensor.numel() - int(torch.isfinite(tensor).sum())):
@@ -426,7 +429,7 @@ def not_finite(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def _untied_notes(model: PreTrainedModel) -> tuple[str, ...]:
-    """A note where config.json ties weights that the checkpoint holds apart: transformers then keeps both."""
+    """A note if config.json ties weights that differ in the checkpoint: transformers then keeps both."""
     apart = [
         target
         for target, source in model.get_expanded_tied_weights_keys(all_submodels=True).items()
@@ -434,9 +437,7 @@ def _untied_notes(model: PreTrainedModel) -> tuple[str, ...]:
     ]
     if not apart:
         return ()
-    return (
-        f"config.json ties {_some(apart)} to the embedding, but the checkpoint holds another weight, which is kept",
-    )
+    return (f"config.json ties {_some(apart)} to the embedding, but the checkpoint has another weight, which is kept",)
 
 
 def _some(names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""The mode of a model: read and not trained, or trained without the dropout of its base."""
+"""Modes of a model: evaluation, and training without the dropout of its base."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from transformers import PreTrainedModel
 from domain_ft.models.lora_layers import LoraLinear
 
 _RATE = re.compile(r"(.*_)?(dropout|pdrop|layerdrop|drop)(_p|_prob|_rate|_ratio)?")
-"""What transformers calls a rate of dropout that a module keeps as a number: `attention_dropout`, `layerdrop`,
-`hidden_dropout_prob`. `dropout_scale` or `drop_after` is none."""
+"""The names of numeric dropout rates in transformers' modules: `attention_dropout`, `layerdrop`,
+`hidden_dropout_prob`; but not `dropout_scale` or `drop_after`."""
 
 
 class HasModel(Protocol):
-    """Whatever has a model, which may become another object in training (`Shards.whole_model`)."""
+    """An object with a model, which training may replace (`Shards.unsharded_model`)."""
 
     model: PreTrainedModel
 
 
 @contextlib.contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """The model in eval mode, without gradients; afterwards every module is as it was.
+    """Inside the block the model is in eval mode, without gradients; afterwards every module's mode is restored.
 
-    no_grad and not inference_mode: what a module caches on its first call (rotary tables, packed weights) must stay of
-    use to the training that follows, and an inference tensor is not.
+    no_grad, not inference_mode: modules cache tensors on their first call (rotary tables, packed weights), and training
+    could not use inference tensors.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -44,10 +44,10 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_base_dropout(holder: HasModel) -> Iterator[None]:
-    """Inside the block the base model drops nothing; LoRA's own dropout is left alone. Afterwards its rates are back.
+    """Inside the block the base model has no dropout, except LoRA's; afterwards its rates are restored.
 
-    Drawing the masks costs a quarter of a step on a CPU and puts attention on the slow path, and a run that sees its
-    corpus about once has little to overfit.
+    Dropout costs a quarter of a step on a CPU and keeps attention off its fast path, and a run that sees its corpus
+    about once hardly overfits.
     """
     rates = _rates(holder.model)
     for path, name in rates:
@@ -60,14 +60,14 @@ def without_base_dropout(holder: HasModel) -> Iterator[None]:
 
 
 def _rates(model: nn.Module) -> dict[tuple[str, str], float]:
-    """(path of a module, name of its attribute) -> rate, of all dropout of the base."""
-    found: dict[tuple[str, str], float] = {}
+    """The dropout rates of the base by (path of a module, name of its attribute)."""
+    rates: dict[tuple[str, str], float] = {}
     for path, module in model.named_modules():
         if isinstance(module, LoraLinear):
             continue
         if isinstance(module, _DropoutNd):
-            found[path, "p"] = module.p
+            rates[path, "p"] = module.p
         for name, value in vars(module).items():
             if isinstance(value, float) and 0 <= value <= 1 and _RATE.fullmatch(name):
-                found[path, name] = value
-    return found
+                rates[path, name] = value
+    return rates

@@ -1,9 +1,9 @@
-"""Adapters on disk in PEFT's format, both ways.
+"""Reads and writes adapters in PEFT's format.
 
-`save_adapter` writes `adapter_config.json` and `adapter_model.safetensors` that `peft.PeftModel.from_pretrained` loads
-with equal logits; `load_adapter` puts what PEFT wrote into a model. PEFT ignores keys that it does not know and skips
-those that it misses; here both are errors that list them. What we have no like of (other PEFT methods, LoRA variants
-and initialisations that change the base) is refused by name.
+`save_adapter` writes `adapter_config.json` and `adapter_model.safetensors`, which `peft.PeftModel.from_pretrained`
+loads with equal logits; `load_adapter` reads what PEFT wrote. PEFT ignores unknown and missing keys; here both are
+errors that list them. What is not implemented (other PEFT methods, LoRA variants, and initialisations that change the
+base) is refused by name.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from domain_ft.models.lora_layers import LoraEmbedding, LoraLinear
 from domain_ft.models.model_files import not_finite
 from domain_ft.storage import write_atomic, write_json
 
-CONFIG_NAME = "adapter_config.json"
-WEIGHTS_NAME = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 
-# How PEFT may have set the first values of A and B. They do not matter once the adapter is trained, as long as the base
-# is left as it is. (MiCA also freezes B, which matters to training alone.)
-_PLAIN_STARTS = ("gaussian", "orthogonal", "eva", "mica")
-# These put a part of the base's weights into A and B: without the changed base, which is not in the adapter, they mean
-# something else. PEFT writes `true` into the config of one that it has converted.
+# Initialisations of A and B that leave the base unchanged: they do not matter once the adapter is trained. (MiCA also
+# freezes B, which matters only for training.)
+_PLAIN_INITIALISATIONS = ("gaussian", "orthogonal", "eva", "mica")
+# Initialisations that move a part of the base's weights into A and B. The adapter is wrong without the changed base,
+# which it does not contain. PEFT writes `true` instead into adapters that it has converted.
 _CHANGED_BASES = {
     "pissa": "PiSSA",
     "olora": "OLoRA",
     "corda": "CorDA",
     "lora_ga": "LoRA-GA",
 }
-# Keys of PEFT's LoRA config that change what is computed in a way that we have no like of, where they are set.
+# Keys of PEFT's LoRA config that, if set, change the computation in a way that is not implemented here.
 _VARIANTS = {
     "alora_invocation_tokens": "activated LoRA",
     "arrow_config": "Arrow routing",
@@ -76,15 +76,15 @@ _HONOURED = {
     "use_dora",
     "use_rslora",
 }
-"""Keys that say what is in the file and how it is computed."""
+"""Keys that are read, or follow from the file."""
 
 _IRRELEVANT = {
     "auto_mapping",  # which class PEFT builds
     "base_model_name_or_path",  # read by `sources`
-    "corda_config",  # settings of a start, which matter to init_lora_weights alone
+    "corda_config",  # settings of an initialisation, used with init_lora_weights
     "ensure_weight_tying",  # of tied modules, which are refused by name
     "eva_config",
-    "fan_in_fan_out",  # how the base stores a weight, which its class says
+    "fan_in_fan_out",  # how the base stores a weight, which follows from its class
     "inference_mode",
     "loftq_config",
     "lora_ga_config",
@@ -94,7 +94,7 @@ _IRRELEVANT = {
     "revision",  # read by `sources`
     "runtime_config",
 }
-"""Keys that change nothing about what a trained adapter computes."""
+"""Keys that do not change what a trained adapter computes."""
 
 _MERGE_WITH_PEFT = "merge it into its base with PEFT's merge_and_unload and load the merged model"
 
@@ -102,37 +102,37 @@ _MERGE_WITH_PEFT = "merge it into its base with PEFT's merge_and_unload and load
 def save_adapter(
     model: nn.Module, folder: Path, *, base_name: str | None, revision: str | None = None, task_type: str | None = None
 ) -> None:
-    """Write the adapter of `model` into `folder`, each file whole or absent, the config last.
+    """Write the adapter of `model` into `folder`, each file complete or absent, the config last.
 
     Args:
-        model: a model that went through `apply_lora` or `load_adapter`.
-        folder: made if it is not there; an adapter in it is replaced.
-        base_name: what PEFT is to load as the base model: a hub id, a path or an embedded name.
-        revision: the base model's commit on the hub, or a hash of its content.
+        model: a model with an adapter in it.
+        folder: created if missing; an adapter in it is replaced.
+        base_name: the base model for PEFT to load: a hub id, a path or an embedded name.
+        revision: the base model's commit on the hub, or a hash of its weights.
         task_type: PEFT's name of the task, such as `CAUSAL_LM`; a masked LM has none.
     """
     lora = lora_of(model)
     folder.mkdir(parents=True, exist_ok=True)
-    # Copies, since a bias may have two names in the model, and safetensors writes no memory twice.
+    # Copies, since a bias may have two names in the model, and safetensors refuses shared memory.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in _tensors(lora).items()}
-    write_atomic(folder / WEIGHTS_NAME, save(tensors, metadata={"format": "pt"}))
-    write_json(folder / CONFIG_NAME, _settings(lora, base_name, revision, task_type))
+    write_atomic(folder / ADAPTER_WEIGHTS, save(tensors, metadata={"format": "pt"}))
+    write_json(folder / ADAPTER_CONFIG, _settings(lora, base_name, revision, task_type))
 
 
 def load_adapter(
     model: nn.Module, folder: Path, *, body_only: bool = False, train_modules: Sequence[str] = ()
 ) -> LoraModel:
-    """Put the adapter in `folder`, ours or PEFT's, into `model`, ready to run or to train on.
+    """Put the adapter in `folder`, ours or PEFT's, into `model`, ready to run or to train further.
 
     Args:
-        model: the one that the adapter was trained on, or, with `body_only`, one of the same body.
+        model: the one that the adapter was trained on, or with `body_only` one with the same body.
         folder: of the adapter.
-        body_only: leave out what the adapter has for a head, since the model has another one.
-        train_modules: modules that are trained whole beside those of the adapter, which has no weights of them.
+        body_only: leave out the adapter's tensors for a head, since the model has another one.
+        train_modules: modules to train in full for which the adapter has no weights.
 
     Raises:
-        ModelError: files that are missing or broken, a PEFT method or variant without a like here, or tensors that are
-            missing, unexpected or of another shape than this model needs; all of them are listed.
+        ModelError: files are missing or damaged, the PEFT method or variant is not implemented, or tensors are missing,
+            unexpected or of another shape than in the model; all of them are listed.
     """
     refuse_adapted(model)
     settings = read_settings(folder)
@@ -168,12 +168,12 @@ def load_adapter(
 
 
 def task_type(folder: Path) -> str | None:
-    """PEFT's name of the task that the adapter in `folder` is for; None for a masked LM."""
+    """PEFT's name of the task of the adapter in `folder`; None for a masked LM."""
     return read_settings(folder).get("task_type")
 
 
 def _tensors(lora: LoraModel) -> dict[str, Tensor]:
-    """Every trained tensor under PEFT's name for it; what is written into one is in the model."""
+    """The trained tensors under PEFT's names. They are the model's tensors, not copies."""
     tensors: dict[str, Tensor] = {}
     for path, layer in lora.layers.items():
         tensors[f"{_PREFIX}{path}.lora_A.weight"] = layer.lora_A
@@ -195,7 +195,7 @@ def _tensors(lora: LoraModel) -> dict[str, Tensor]:
 
 
 def _biases(lora: LoraModel) -> dict[str, Tensor]:
-    """The trained biases of the base under PEFT's names: those of wrapped layers stand in `base_layer`."""
+    """The trained biases of the base under PEFT's names: those of LoRA layers are in `base_layer`."""
     wrapped = {f"{path}.bias" for path in lora.layers}
     biases = trained_biases(lora.model, lora.config.bias, lora.layers)
     return {
@@ -205,7 +205,7 @@ def _biases(lora: LoraModel) -> dict[str, Tensor]:
 
 
 def _base_tensors(lora: LoraModel) -> dict[str, Tensor]:
-    """The frozen tensors of LoRA's layers by the names that PEFT has for them, which saves those of embeddings."""
+    """The frozen tensors of LoRA's layers under PEFT's names; PEFT saves those of embeddings."""
     wrappers: dict[str, LoraLinear | LoraEmbedding] = {**lora.layers, **lora.embeddings}
     return {
         f"{_PREFIX}{path}.base_layer.{name}": tensor
@@ -215,7 +215,7 @@ def _base_tensors(lora: LoraModel) -> dict[str, Tensor]:
 
 
 def _settings(lora: LoraModel, base_name: str | None, revision: str | None, task_type: str | None) -> dict[str, Any]:
-    """PEFT's LoRA config for what `lora` trains, in PEFT's order (sorted)."""
+    """PEFT's LoRA config of `lora`, in PEFT's order (sorted)."""
     config, model = lora.config, lora.model
     return {
         "alpha_pattern": {key: _whole(alpha) for key, alpha in config.alpha_pattern.items()},
@@ -242,19 +242,19 @@ def _settings(lora: LoraModel, base_name: str | None, revision: str | None, task
 
 
 def _whole(alpha: float) -> float | int:
-    """An alpha without its `.0`, for readers that want a whole number."""
+    """An alpha as an integer if it is one, for readers that require that."""
     return int(alpha) if alpha == int(alpha) else alpha
 
 
 def _auto_mapping(model: nn.Module) -> dict[str, str] | None:
-    """The model's class, by which PEFT's AutoPeftModel finds it where no task type tells."""
+    """The model's class, which PEFT's AutoPeftModel needs if there is no task type."""
     if not isinstance(model, PreTrainedModel):
         return None
     return {"base_model_class": type(model).__name__, "parent_library": type(model).__module__}
 
 
 def _target_modules(lora: LoraModel) -> list[str] | str:
-    """The LoRA layers' whole paths; as one expression where PEFT would find a listed path at the end of another."""
+    """The LoRA layers' full paths; as one expression if PEFT would match a listed path at the end of another path."""
     paths = [*lora.layers, *lora.embeddings]
     originals = {path for path, _ in _original_modules(lora)}
     if all(path in paths or not path.endswith(tuple(f".{target}" for target in paths)) for path in originals):
@@ -263,7 +263,7 @@ def _target_modules(lora: LoraModel) -> list[str] | str:
 
 
 def _original_modules(lora: LoraModel) -> list[tuple[str, nn.Module]]:
-    """The modules by path as they are without LoRA."""
+    """The modules of the model without LoRA, by path."""
     lora.detach()
     try:
         return list(lora.model.named_modules())
@@ -277,32 +277,32 @@ def read_settings(folder: Path) -> dict[str, Any]:
     Raises:
         ModelError: it is missing or damaged.
     """
-    path = folder / CONFIG_NAME
+    path = folder / ADAPTER_CONFIG
     if not path.is_file():
-        raise ModelError(f"{folder} holds no adapter: {CONFIG_NAME} is missing")
+        raise ModelError(f"{folder} holds no adapter: {ADAPTER_CONFIG} is missing")
     return read_object(path, ModelError, fix="copy the adapter again, or train it again")
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    path = folder / WEIGHTS_NAME
+    path = folder / ADAPTER_WEIGHTS
     try:
         refuse_no_file(path)
         tensors = load_file(path)
     except FileNotFoundError:
         pickled = (folder / "adapter_model.bin").exists()
         raise ModelError(
-            f"{folder} holds no {WEIGHTS_NAME}" + (", only a pickle, which is never loaded" if pickled else ""),
+            f"{folder} holds no {ADAPTER_WEIGHTS}" + (", only a pickle, which is never loaded" if pickled else ""),
             fix="save the adapter with PEFT's save_pretrained(..., safe_serialization=True)" if pickled else None,
         ) from None
     except OSError as error:
         raise ModelError(
-            f"the adapter's {WEIGHTS_NAME} cannot be read: {error.strerror or error}",
+            f"the adapter's {ADAPTER_WEIGHTS} cannot be read: {error.strerror or error}",
             where=str(path),
             fix="give yourself the right to read it, or copy the adapter again",
         ) from error
     except SafetensorError as error:
         raise ModelError(
-            f"the adapter's {WEIGHTS_NAME} is damaged: {error}",
+            f"the adapter's {ADAPTER_WEIGHTS} is damaged: {error}",
             where=str(path),
             fix="copy the adapter again, or train it again",
         ) from None
@@ -316,47 +316,47 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _refuse_foreign(settings: dict[str, Any], folder: Path) -> None:
-    """Raise for what the config asks and we do not have, all of it at once."""
+    """Raise for all settings that are not implemented, at once."""
     kind = settings.get("peft_type")
     if kind != "LORA":
         raise ModelError(
             f"the adapter's peft_type is {kind!r}; only LORA can be loaded",
-            where=str(folder / CONFIG_NAME),
+            where=str(folder / ADAPTER_CONFIG),
             fix=_MERGE_WITH_PEFT,
         )
-    found = [f"{name} ({key})" for key, name in _VARIANTS.items() if settings.get(key)]
+    unsupported = [f"{name} ({key})" for key, name in _VARIANTS.items() if settings.get(key)]
     unknown = sorted(settings.keys() - _HONOURED - _IRRELEVANT - _VARIANTS.keys())
-    found += [f"the unknown setting {key} = {settings[key]!r}" for key in unknown if settings[key]]
-    if found:
+    unsupported += [f"the unknown setting {key} = {settings[key]!r}" for key in unknown if settings[key]]
+    if unsupported:
         raise ModelError(
-            f"the adapter uses what cannot be loaded here: {'; '.join(found)}",
-            where=str(folder / CONFIG_NAME),
+            f"the adapter uses settings that are not supported: {'; '.join(unsupported)}",
+            where=str(folder / ADAPTER_CONFIG),
             fix=_MERGE_WITH_PEFT,
         )
     _refuse_changed_base(settings.get("init_lora_weights"), folder)
 
 
-def _refuse_changed_base(start: Any, folder: Path) -> None:
-    """Raise where the adapter began by changing the weights of its base."""
-    if start is None or isinstance(start, bool) or (isinstance(start, str) and start.lower() in _PLAIN_STARTS):
+def _refuse_changed_base(initialisation: Any, folder: Path) -> None:
+    """Raise if the adapter's initialisation changed the weights of its base."""
+    kind = initialisation.lower() if isinstance(initialisation, str) else ""
+    if initialisation is None or isinstance(initialisation, bool) or kind in _PLAIN_INITIALISATIONS:
         return
-    where = f'{folder / CONFIG_NAME}, field "init_lora_weights"'
-    kind = start.lower() if isinstance(start, str) else ""
+    where = f'{folder / ADAPTER_CONFIG}, field "init_lora_weights"'
     if kind == "loftq":
         raise ModelError(
-            "the adapter was trained with LoftQ, on a base whose weights were replaced by quantised ones. With the "
-            "original base it computes something else",
+            "the adapter was trained with LoftQ, on a base whose weights were replaced by quantised ones. It is wrong "
+            "on the original base",
             where=where,
             fix=_MERGE_WITH_PEFT,
         )
     name = next((name for begin, name in _CHANGED_BASES.items() if kind.startswith(begin)), None)
     if name is None:
         raise ModelError(
-            f"the adapter's way to set first values, {start!r}, is not known", where=where, fix=_MERGE_WITH_PEFT
+            f"the adapter's initialisation, {initialisation!r}, is not known", where=where, fix=_MERGE_WITH_PEFT
         )
     raise ModelError(
-        f"the adapter was trained with {name}, which moves a part of the base's weights into it. With the original "
-        "base it computes something else",
+        f"the adapter was trained with {name}, which moves a part of the base's weights into it. It is wrong on the "
+        "original base",
         where=where,
         fix="convert it with PEFT's save_pretrained(..., path_initial_model_for_weight_conversion=...), or merge it "
         "into its base with merge_and_unload and load the merged model",
@@ -364,7 +364,7 @@ def _refuse_changed_base(start: Any, folder: Path) -> None:
 
 
 def _check_types(settings: dict[str, Any], folder: Path) -> None:
-    """Raise for values of another type than PEFT writes, and for broken expressions; all of them at once."""
+    """Raise for all values of the wrong type and all invalid expressions, at once."""
     problems = []
     for key, (fits, expected) in _TYPES.items():
         value = settings.get(key)
@@ -375,8 +375,8 @@ def _check_types(settings: dict[str, Any], folder: Path) -> None:
             problems += [f"{key} holds {text!r}: {_malformed(text)}" for text in expressions if _malformed(text)]
     if problems:
         raise ModelError(
-            f"the adapter's {CONFIG_NAME} cannot be used: {'; '.join(problems)}",
-            where=str(folder / CONFIG_NAME),
+            f"the adapter's {ADAPTER_CONFIG} cannot be used: {'; '.join(problems)}",
+            where=str(folder / ADAPTER_CONFIG),
             fix="correct these values, or save the adapter with PEFT again",
         )
 
@@ -386,7 +386,7 @@ def _malformed(expression: str) -> str | None:
     try:
         re.compile(expression)
     except (re.error, RecursionError, OverflowError) as error:
-        return f"no regular expression ({error})"
+        return f"not a regular expression ({error})"
     return None
 
 
@@ -444,20 +444,20 @@ def _refuse_dora_embeddings(model: nn.Module, config: LoraConfig, paths: Sequenc
     embedded = [path for path in paths if isinstance(model.get_submodule(path), nn.Embedding)]
     if embedded and config.use_dora:
         raise ModelError(
-            f"the adapter has DoRA on the embedding {embedded[0]}, which cannot be loaded here",
-            where=str(folder / CONFIG_NAME),
+            f"the adapter has DoRA on the embedding {embedded[0]}, which is not supported",
+            where=str(folder / ADAPTER_CONFIG),
             fix=_MERGE_WITH_PEFT,
         )
 
 
 def _refuse_biases_beside_modules(config: LoraConfig, tensors: dict[str, Tensor], folder: Path) -> None:
-    """With both, PEFT writes biases of the modules trained whole under names that it does not read back."""
+    """With both, PEFT writes biases of modules trained in full under names that it does not read back."""
     twice = [name for name in tensors if ".modules_to_save." in name or ".original_module." in name]
     if config.bias == "all" and twice:
         raise ModelError(
-            f'the adapter has trained biases (bias = "all") beside modules trained whole, some written twice: '
+            f'the adapter has trained biases (bias = "all") and modules trained in full, some written twice: '
             f"{twice[0]}",
-            where=str(folder / WEIGHTS_NAME),
+            where=str(folder / ADAPTER_WEIGHTS),
             fix=_MERGE_WITH_PEFT,
         )
 
@@ -477,41 +477,41 @@ def _embedding_tensors(model: nn.Module) -> dict[str, Tensor]:
 def _without_copies(
     embeddings: dict[str, Tensor], slots: dict[str, Tensor], tensors: dict[str, Tensor], folder: Path
 ) -> dict[str, Tensor]:
-    """The adapter's tensors without copies of the base's embeddings, which save_embedding_layers=True adds in PEFT.
+    """The adapter's tensors without copies of the base's embeddings, which PEFT's save_embedding_layers=True adds.
 
     Raises:
-        ModelError: they are no copies: the vocabulary was resized, or they were trained.
+        ModelError: they are not copies: the vocabulary was resized, or they were trained.
     """
     kept = dict(tensors)
     for name in sorted((embeddings.keys() & tensors.keys()) - slots.keys()):
         saved, base = tensors[name], embeddings[name]
         if saved.shape[1:] != base.shape[1:]:
-            continue  # of another model, which `_compare` says
+            continue  # of another model, which `_compare` reports
         kept.pop(name)
         if saved.shape != base.shape:
             raise ModelError(
-                f"the adapter brings an embedding of its own: {name} has {saved.shape[0]:,} rows, the base model "
+                f"the adapter has another embedding than the base model: {name} has {saved.shape[0]:,} rows, the base "
                 f"{base.shape[0]:,}. The vocabulary was resized before training",
-                where=str(folder / WEIGHTS_NAME),
+                where=str(folder / ADAPTER_WEIGHTS),
                 fix=f"in PEFT call resize_token_embeddings({saved.shape[0]}) on the base model, load the adapter, "
                 "merge it with merge_and_unload, save model and tokenizer, and load that folder",
             )
         if not torch.equal(saved.to(base.dtype), base.cpu()):
             raise ModelError(
-                f"the adapter brings an embedding of its own: {name} is not the base model's",
-                where=str(folder / WEIGHTS_NAME),
+                f"the adapter has another embedding than the base model: {name}",
+                where=str(folder / ADAPTER_WEIGHTS),
                 fix=_MERGE_WITH_PEFT,
             )
     return kept
 
 
 def _lora_config(model: nn.Module, settings: dict[str, Any], folder: Path) -> LoraConfig:
-    """Our config for PEFT's `settings`."""
+    """PEFT's `settings` as a `LoraConfig`."""
     targets = settings.get("target_modules")
     if not targets:
         raise ModelError(
             "the adapter's config names no target_modules",
-            where=f'{folder / CONFIG_NAME}, field "target_modules"',
+            where=f'{folder / ADAPTER_CONFIG}, field "target_modules"',
             fix="copy the adapter_config.json that was saved with these weights, or write the names of the modules "
             "that have LoRA there",
         )
@@ -520,8 +520,8 @@ def _lora_config(model: nn.Module, settings: dict[str, Any], folder: Path) -> Lo
             what = "the rank of the weights" if key == "r" else "the alpha of the training"
             raise ModelError(
                 f"the adapter's config lacks {key}",
-                where=f'{folder / CONFIG_NAME}, field "{key}"',
-                fix=f"copy the adapter_config.json that was saved with these weights, or write {what} there",
+                where=f'{folder / ADAPTER_CONFIG}, field "{key}"',
+                fix=f"copy the adapter_config.json that was saved with these weights, or add {what}",
             )
     try:
         return LoraConfig(
@@ -539,17 +539,17 @@ def _lora_config(model: nn.Module, settings: dict[str, Any], folder: Path) -> Lo
             lora_bias=bool(settings.get("lora_bias")),
         )
     except ModelError as error:
-        raise ModelError(error.what, where=error.where or str(folder / CONFIG_NAME), fix=error.fix) from None
+        raise ModelError(error.what, where=error.where or str(folder / ADAPTER_CONFIG), fix=error.fix) from None
 
 
 def _modules_to_save(model: nn.Module, settings: dict[str, Any]) -> list[str]:
-    """Paths of the modules that PEFT would train whole: PEFT compares ends of paths, dots or not."""
+    """Paths of the modules that PEFT would train in full: it compares ends of paths, regardless of dots."""
     names = settings.get("modules_to_save") or []
     return [path for path, _ in model.named_modules() if any(path.endswith(name) for name in names)]
 
 
 def _adapted_modules(model: nn.Module, settings: dict[str, Any], trained: list[str]) -> list[str]:
-    """Paths of the modules into which PEFT would put LoRA for `settings`."""
+    """Paths of the modules that PEFT would put LoRA into."""
     targets, excluded = settings["target_modules"], settings.get("exclude_modules") or []
     if targets == "all-linear":
         targets = targeting.resolve_targets(model, targets, trained)
@@ -565,47 +565,48 @@ def _adapted_modules(model: nn.Module, settings: dict[str, Any], trained: list[s
 
 
 def _matches(path: str, names: str | list[str]) -> bool:
-    """PEFT's rule: an expression matches the whole path, a listed name the path or the end of it."""
+    """PEFT's rule: an expression matches the whole path, a listed name the path or its end."""
     if isinstance(names, str):
         return re.fullmatch(names, path) is not None
     return any(targeting.ends_with(path, name) for name in names)
 
 
 def _in_layers(path: str, settings: dict[str, Any]) -> bool:
-    """Whether the number of the layer that holds `path` is among layers_to_transform; true where that is not set."""
+    """Whether the number of the layer that `path` is in is among layers_to_transform; true if that is not set."""
     layers = settings.get("layers_to_transform")
     if layers is None or layers == []:
         return True
-    named = settings.get("layers_pattern") or []
-    named = [named] if isinstance(named, str) else named
-    patterns = [rf"(?:^|.*?\.){name}\.(\d+)\." for name in named] or [r".*?\.[^.]*\.(\d+)\."]
+    names = settings.get("layers_pattern") or []
+    names = [names] if isinstance(names, str) else names
+    patterns = [rf"(?:^|.*?\.){name}\.(\d+)\." for name in names] or [r".*?\.[^.]*\.(\d+)\."]
     matches = [re.match(pattern, path) for pattern in patterns]
     number = next((int(match.group(1)) for match in matches if match), None)
     return number in ([layers] if isinstance(layers, int) else layers)
 
 
 def _trainable_tokens(model: nn.Module, settings: dict[str, Any]) -> list[int]:
-    """The token ids of trainable_token_indices: a list, or a dict that names the input embedding and what it ties."""
-    given = settings.get("trainable_token_indices") or []
-    if not isinstance(given, dict):
-        return given
+    """The token ids of trainable_token_indices: a list, or lists for the input embedding and modules tied to it."""
+    indices = settings.get("trainable_token_indices") or []
+    if not isinstance(indices, dict):
+        return indices
     module = targeting.input_embedding(model)
     if module is None:
-        raise ModelError(f"the adapter trains tokens, and {type(model).__name__} has no input embedding")
+        raise ModelError(f"the adapter trains tokens, but {type(model).__name__} has no input embedding")
     embedding = targeting.path_of(model, module)
     allowed = [embedding, *targeting.tied_projections(model)]
-    rows = list(given.values())
-    known = all(any(path.endswith(name) for path in allowed) for name in given)
-    if not known or not any(embedding.endswith(name) for name in given) or any(other != rows[0] for other in rows):
+    rows = list(indices.values())
+    known = all(any(path.endswith(name) for path in allowed) for name in indices)
+    if not known or not any(embedding.endswith(name) for name in indices) or any(other != rows[0] for other in rows):
         raise ModelError(
-            f"the adapter trains tokens of {', '.join(given)}; only the input embedding's, {embedding}, can be loaded",
+            f"the adapter trains tokens of {', '.join(indices)}; only the input embedding's, {embedding}, can be "
+            "loaded",
             fix=_MERGE_WITH_PEFT,
         )
     return rows[0]
 
 
 def _compare(slots: dict[str, Tensor], tensors: dict[str, Tensor], folder: Path) -> None:
-    """Raise unless the file holds just the tensors that the model takes, each of its shape."""
+    """Raise unless the file has exactly the model's tensors, in their shapes."""
     problems = [f"missing: {name}" for name in slots if name not in tensors]
     problems += [f"unexpected: {name}" for name in tensors if name not in slots]
     problems += [
@@ -617,6 +618,6 @@ def _compare(slots: dict[str, Tensor], tensors: dict[str, Tensor], folder: Path)
         listed = "\n    ".join(problems[:20] + ([f"and {len(problems) - 20} more"] if len(problems) > 20 else []))
         raise ModelError(
             f"the adapter does not fit the model, {len(problems)} tensors differ:\n    {listed}",
-            where=str(folder / WEIGHTS_NAME),
+            where=str(folder / ADAPTER_WEIGHTS),
             fix="load the base model that the adapter was trained on (base_model_name_or_path in its config)",
         )

@@ -1,7 +1,7 @@
-"""A linear probe: a head on features of a frozen model that are computed once. Fitting it takes seconds.
+"""A linear probe: a linear classifier on the features of a frozen model. Fitting it takes seconds.
 
-The features of a text are the mean of the last hidden states of its tokens (`TaskModel.features`). A multinomial
-logistic regression is fitted to them, or one regression for each class where several may hold.
+The features of a text are the mean of the last hidden states of its tokens (`TaskModel.features`), computed once. The
+probe is a multinomial logistic regression; for multi-label tasks, one regression per class.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from domain_ft.json_files import read_object
 from domain_ft.storage import write_atomic, write_json
 
 HEAD_FOLDER = "head"
-"""Where a run keeps its probe."""
+"""The folder of the probe in a run."""
 
 POOLING = "mean"  # of the last hidden states
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
-"""What C, the inverse strength of the L2 penalty, is chosen from, on standardised features."""
+"""Candidates for C, the inverse strength of the L2 penalty on standardised features."""
 
 _MOST_ITERATIONS = 500
 _WEIGHTS_NAME, _CONFIG_NAME = "head.safetensors", "head.json"
@@ -42,10 +42,10 @@ class Probe:
     """A fitted probe: logits = features Wᵀ + b.
 
     Attributes:
-        weight: (L, D) float32, for features as they are: their standardisation is folded in.
+        weight: (L, D) float32, for raw features: the standardisation is folded in.
         bias: (L,) float32.
         labels: the classes.
-        strength: C, the inverse strength of the penalty that was chosen.
+        strength: the C that was chosen.
     """
 
     weight: Tensor
@@ -63,7 +63,7 @@ class Probe:
         return dataclasses.replace(self, weight=self.weight.to(device), bias=self.bias.to(device))
 
     def save(self, folder: Path, *, base: str, revision: str) -> None:
-        """Write head.safetensors and head.json, each whole or absent; `base` is what the features come from."""
+        """Write head.safetensors and head.json, each complete or absent; `base` is the model of the features."""
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {"weight": self.weight.cpu().contiguous(), "bias": self.bias.cpu().contiguous()}
         write_atomic(folder / _WEIGHTS_NAME, save(tensors, metadata={"format": "pt"}))
@@ -79,7 +79,7 @@ class Probe:
 
     @classmethod
     def load(cls, folder: Path) -> tuple[Probe, dict[str, Any]]:
-        """The probe in `folder`, and what head.json says of it: `base` and `revision` among others.
+        """The probe in `folder`, and the content of head.json, with `base` and `revision`.
 
         Raises:
             ModelError: a file is missing or damaged.
@@ -131,17 +131,17 @@ def fit_probe(
     validation: tuple[npt.NDArray[np.float32], npt.NDArray[Any]],
     balanced: bool = False,
 ) -> Probe:
-    """Fit a probe to training examples; the strength of its penalty is the one that is best by macro F1 on others.
+    """Fit a probe to training examples, with the penalty that gives the best macro F1 on validation examples.
 
     Args:
         features: (examples, D).
-        targets: as `Labels.targets` gives them.
+        targets: as `Labels.targets` returns them.
         labels: the classes.
-        validation: features and targets that the strength is chosen on; of equal scores the stronger penalty wins.
-        balanced: weigh the classes so that all count as much (scikit-learn's `balanced`).
+        validation: features and targets that the penalty is chosen on; the stronger one of equals.
+        balanced: weight the classes equally (scikit-learn's `balanced`).
 
     Raises:
-        ModelError: features that are not finite, or training examples of one class only.
+        ModelError: features are not finite, or all training examples are of one class.
     """
     if not np.isfinite(features).all():
         raise ModelError(
@@ -156,12 +156,12 @@ def fit_probe(
     fit = _fit_multi_label if labels.multi_label else _fit_single
     best: tuple[float, float, Fit] | None = None
     for strength in STRENGTHS:
-        found = fit(standardised, targets, len(labels), strength, balanced)
-        weight = found.weight / spread
-        found = Fit(weight, found.bias - weight @ mean)
-        score = _macro_f1(validation[0] @ found.weight.T + found.bias, validation[1], labels)
+        weight, bias = fit(standardised, targets, len(labels), strength, balanced)
+        weight = weight / spread  # (L, D), for raw features from here on
+        bias = bias - weight @ mean  # (L,)
+        score = _macro_f1(validation[0] @ weight.T + bias, validation[1], labels)
         if best is None or score > best[0]:
-            best = score, strength, found
+            best = score, strength, Fit(weight, bias)
     assert best is not None
     _, strength, (weight, bias) = best
     return Probe(torch.from_numpy(weight).float(), torch.from_numpy(bias).float(), labels, strength)
@@ -170,7 +170,7 @@ def fit_probe(
 def _fit_single(
     features: npt.NDArray[np.float64], targets: npt.NDArray[Any], classes: int, strength: float, balanced: bool
 ) -> Fit:
-    """A multinomial regression. A class that no example has gets the logit that half an example would give it."""
+    """A multinomial regression. A class without examples gets the logit that half an example would give it."""
     weight, bias, present = _regression(features, targets, strength, balanced)
     if len(present) == 2:  # one logit z for two classes: here -z/2 and z/2
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
@@ -182,15 +182,15 @@ def _fit_single(
 def _fit_multi_label(
     features: npt.NDArray[np.float64], targets: npt.NDArray[Any], classes: int, strength: float, balanced: bool
 ) -> Fit:
-    """A regression a class. One that all examples have, or none, gets the odds with half an example for each side."""
+    """A regression per class. One that all examples have, or none, gets the odds with half an example on each side."""
     whole = Fit(np.zeros((classes, features.shape[1])), np.zeros(classes))
-    for index, own in enumerate(targets.T):
-        present = float(own.sum())
-        if 0 < present < len(own):
-            weight, bias, _ = _regression(features, own, strength, balanced)
+    for index, column in enumerate(targets.T):
+        present = float(column.sum())
+        if 0 < present < len(column):
+            weight, bias, _ = _regression(features, column, strength, balanced)
             whole.weight[index], whole.bias[index] = weight[0], bias[0]
         else:
-            whole.bias[index] = np.log((present + 0.5) / (len(own) - present + 0.5))
+            whole.bias[index] = np.log((present + 0.5) / (len(column) - present + 0.5))
     return whole
 
 
@@ -198,12 +198,12 @@ def _regression(
     features: npt.NDArray[np.float64], targets: npt.NDArray[Any], strength: float, balanced: bool
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """scikit-learn's weights (classes, D) or (1, D), biases, and the classes that occur."""
-    from sklearn.exceptions import ConvergenceWarning  # not needed unless a probe is fitted, and slow to import
+    from sklearn.exceptions import ConvergenceWarning  # slow to import, and only needed here
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(C=strength, class_weight="balanced" if balanced else None, max_iter=_MOST_ITERATIONS)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # what matters is the score on the validation examples
+        warnings.simplefilter("ignore", ConvergenceWarning)  # only the score on validation examples matters
         model.fit(features, targets)
     return model.coef_, model.intercept_, model.classes_.astype(np.int64)
 

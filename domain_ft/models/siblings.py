@@ -1,11 +1,11 @@
 """Sibling projections: LoRA layers of one module that read the same input, computed in one call.
 
-An attention gives the same hidden states to query, key and value, and a gated MLP to gate and up: `lora_linear_group`
-reads them once for all, in the forward pass and in the backward one. Names only say which layers may be siblings. That
-they are shows in each call: the first of them that is called computes all, and another takes what was computed for it
-if it is called with the very same tensor. Else each computes alone, as a layer without siblings does.
+Query, key and value of an attention read the same hidden states, as do gate and up of a gated MLP. `lora_linear_group`
+reads them once for all siblings, forward and backward.
 
-Siblings have one dropout mask, in one call or apart, so the same numbers come out of both.
+Names only suggest which layers are siblings; whether they are is checked in each call. The first one called computes
+the outputs of all. Each of the others takes its output if it is called with the same tensor, and computes it itself
+otherwise. Siblings share one dropout mask, so both ways give the same numbers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NAMES = (
 
 
 class Siblings:
-    """The LoRA layers of a module that may be computed together, opened to each other while its forward runs.
+    """LoRA layers of a module that may be computed together: they share a `SharedCall` while its forward runs.
 
     Args:
         parent: the module's path in the model.
@@ -52,7 +52,7 @@ class Siblings:
         return [f"{self.parent}.{name}" if self.parent else name for name in self.names]
 
     def attach(self, model: nn.Module) -> None:
-        """Watch over the calls of the parent in `model`."""
+        """Hook into the calls of the parent in `model`."""
         module = model.get_submodule(self.parent)
         self._hooks = [
             module.register_forward_pre_hook(self._open),
@@ -76,7 +76,7 @@ class Siblings:
                 layer.call = call
 
     def _close(self, module: nn.Module, _args: Any, output: Any) -> None:
-        """End what the layers share, so that nothing is kept; where it was in vain, as in cross-attention, for good."""
+        """Drop what the layers share. If some of it was not used, as in cross-attention, never share again."""
         for layer in self._layers(module):
             if layer.call is not None and layer.call.has_left_over and output is not None:
                 self._together = False
@@ -89,40 +89,40 @@ class SharedCall:
     def __init__(self, layers: Sequence[LoraLinear]) -> None:
         self._layers = layers
         self._x: Tensor | None = None
-        self._circumstances: tuple[Any, ...] = ()
+        self._state: tuple[Any, ...] = ()
         self._outputs: list[Tensor | None] = [None] * len(layers)
 
     @property
     def has_left_over(self) -> bool:
-        """Whether something was computed that no layer asked for."""
+        """Whether something was computed that no layer took."""
         return any(output is not None for output in self._outputs)
 
     def take(self, layer: LoraLinear, x: Tensor) -> Tensor | None:
-        """The output of `layer` for x (..., K), or None where the layer has to compute it alone."""
+        """The output (..., N) of `layer` for x (..., K), or None where the layer has to compute it itself."""
         if self._x is None:
-            self._x, self._circumstances = x, _circumstances(x)
+            self._x, self._state = x, _state_of(x)
             if _can_be_grouped(self._layers, x):
                 self._outputs = list(_group(self._layers, x))
-        if x is not self._x or _circumstances(x) != self._circumstances:
+        if x is not self._x or _state_of(x) != self._state:
             return None
         place = next(place for place, sibling in enumerate(self._layers) if sibling is layer)
         output, self._outputs[place] = self._outputs[place], None
         return output
 
 
-def find(layers: Mapping[str, LoraLinear]) -> list[Siblings]:
-    """The siblings among `layers` (by path): those with names that belong together, one parent, and equal inputs."""
+def find_siblings(layers: Mapping[str, LoraLinear]) -> list[Siblings]:
+    """The siblings among `layers` (by path): names that belong together, one parent, and inputs of one size."""
     families: dict[str, dict[str, LoraLinear]] = {}
     for path, layer in layers.items():
         parent, _, name = path.rpartition(".")
         families.setdefault(parent, {})[name] = layer
-    found = []
+    siblings = []
     for parent, family in families.items():
         for names in NAMES:
             present = [name for name in names if name in family]
             if len(present) > 1 and len({family[name].in_features for name in present}) == 1:
-                found.append(Siblings(parent, present))
-    return found
+                siblings.append(Siblings(parent, present))
+    return siblings
 
 
 def _group(layers: Sequence[LoraLinear], x: Tensor) -> tuple[Tensor, ...]:
@@ -142,7 +142,10 @@ def _group(layers: Sequence[LoraLinear], x: Tensor) -> tuple[Tensor, ...]:
 
 
 def _can_be_grouped(layers: Sequence[LoraLinear], x: Tensor) -> bool:
-    """Whether all layers would compute the same kind of product now. A tensor without a version may change unseen."""
+    """Whether all layers would compute the same kind of product now.
+
+    Not for inference tensors: they have no version counter, so a change in place would go unnoticed.
+    """
     if not torch.compiler.is_compiling() and x.is_inference():
         return False
     kind = _kind(layers[0])
@@ -150,13 +153,13 @@ def _can_be_grouped(layers: Sequence[LoraLinear], x: Tensor) -> bool:
 
 
 def _kind(layer: LoraLinear) -> tuple[Any, ...]:
-    """What layers must have in common. (The class of a parameter: FSDP may have gathered those of one layer alone.)"""
+    """What layers must have in common. (The parameter's class, since FSDP may have gathered only one layer's.)"""
     weight, lora_a = layer.base_layer.weight, layer.lora_A
     settings = layer.backend, layer.active_dropout, layer.index
     return *settings, weight.dtype, weight.device, lora_a.dtype, type(lora_a)
 
 
-def _circumstances(x: Tensor) -> tuple[Any, ...]:
-    """What an output depends on besides x itself, and how often x was written to (a trace does not know)."""
+def _state_of(x: Tensor) -> tuple[Any, ...]:
+    """What an output depends on besides x: how often x was written to (unknown while tracing), and torch's modes."""
     version = 0 if torch.compiler.is_compiling() or x.is_inference() else x._version
     return version, torch.is_grad_enabled(), torch.is_autocast_enabled(x.device.type)

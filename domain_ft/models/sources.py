@@ -1,4 +1,4 @@
-"""Where a model comes from: an embedded name, a folder, a hub id or a finished run becomes a folder on this machine."""
+"""Finds a model: resolves an embedded name, a folder, a hub id or a finished run to a folder on this machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from domain_ft.storage import sha256, storage_error, user_path
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _HUB_TIMEOUT = 10.0  # seconds to wait for the hub's first answer
 READ_FILES = (".json", ".txt", ".model", ".jinja")
-"""The endings of what is read beside the weights: configuration and tokenizer."""
+"""Endings of the files that are read besides the weights: configuration and tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Source:
 
     Attributes:
         folder: a folder that transformers loads, with safetensors.
-        recorded: what an adapter names as its base: the embedded name, the hub id, or an absolute path.
+        recorded: what an adapter records as its base: the embedded name, the hub id, or an absolute path.
         revision: the hub's commit, or `sha256:` and the hash of the weights.
-        adapters: folders of adapters, to be merged in this order.
-        notes: what a person should know about it.
+        adapters: folders of adapters to merge, in this order.
+        notes: what the user should know about it.
     """
 
     folder: Path
@@ -50,7 +50,7 @@ class Source:
 
 
 class NotMadeError(ModelError):
-    """An embedded model that is not in the cache: `embedded.making.resolve` makes it."""
+    """An embedded model is not in the cache; `embedded.making.resolve` makes it."""
 
     def __init__(self, name: str) -> None:
         super().__init__(
@@ -61,11 +61,11 @@ class NotMadeError(ModelError):
 
 
 def find(name: str, progress: Progress | None = None, revision: str | None = None) -> Source:
-    """Find or fetch the model that `name` stands for; `revision` is the hub's commit that is wanted, where it matters.
+    """Find the model `name`, or fetch it; `revision` is a commit on the hub, None for the newest.
 
     Raises:
-        ModelError: there is no such model, or it cannot be had; the message says what to do.
-        NotMadeError: an embedded model that has to be made first; `embedded.loading` does both.
+        ModelError: the model does not exist or cannot be fetched; the message says what to do.
+        NotMadeError: an embedded model has to be made first; `embedded.loading` does that.
     """
     if name in catalogue.EMBEDDED:
         folder = catalogue.folder_of(name)
@@ -77,7 +77,7 @@ def find(name: str, progress: Progress | None = None, revision: str | None = Non
         return _folder(path, progress)
     if path.exists() or not _HUB_ID.fullmatch(name):
         raise ModelError(
-            f"'{name}' is {'a file, not the folder of a model' if path.exists() else 'no folder'}.",
+            f"'{name}' is {'a file, not a model folder' if path.exists() else 'not a folder'}.",
             fix=f"give a folder with config.json and model.safetensors, a hub id, or a name; {_names(name)}",
         )
     return _hub(name, progress, revision)
@@ -93,15 +93,15 @@ def weights_hash(folder: Path) -> str:
 
 
 def hash_of_file(path: Path) -> str:
-    """The SHA-256 of a file. One that has not changed is read once in a process: weights may be gigabytes.
+    """The SHA-256 of a file. Cached while the file does not change, since weights may be gigabytes.
 
     Raises:
         ModelError: it is a folder or a pipe, or it cannot be read.
     """
     try:
         refuse_no_file(path)
-        known = path.stat()
-        return _hash_of(path, known.st_size, known.st_mtime_ns, known.st_ino)
+        status = path.stat()
+        return _hash_of(path, status.st_size, status.st_mtime_ns, status.st_ino)
     except OSError as error:
         raise ModelError(
             f"{path.name} cannot be read: {error.strerror or error}",
@@ -112,7 +112,7 @@ def hash_of_file(path: Path) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _hash_of(path: Path, size: int, changed: int, inode: int) -> str:
-    del size, changed, inode  # a file with other ones is another file
+    del size, changed, inode  # keys of the cache
     return sha256(path)
 
 
@@ -121,15 +121,15 @@ def _names(name: str) -> str:
 
 
 def _folder(path: Path, progress: Progress | None) -> Source:
-    """A folder: of a model, of a run, or of an adapter alone."""
+    """The model in a folder, which may be a model's, a run's or an adapter's."""
     if (path / "config.json").is_file():
         return Source(path, str(path.resolve()), weights_hash(path))
     if (path / "adapter_config.json").is_file():
         return _adapted(path, progress)
     if not (path / "config.toml").is_file() and not (path / "result.json").is_file():
         raise ModelError(
-            f"'{path}' is neither the folder of a model (it has no config.json) nor of a run (it has no result.json).",
-            fix="give a folder that transformers' save_pretrained or a finished domain-ft run wrote",
+            f"'{path}' is neither a model's folder (it has no config.json) nor a run's (it has no result.json).",
+            fix="give a folder written by transformers' save_pretrained or by a finished domain-ft run",
         )
     if not (path / "result.json").is_file():
         raise ModelError(
@@ -146,7 +146,7 @@ def _folder(path: Path, progress: Progress | None) -> Source:
 
 
 def _adapted(adapter: Path, progress: Progress | None) -> Source:
-    """An adapter on its base. An adapter's base may be a run as well: the adapters then follow each other."""
+    """An adapter on its base. The base may be another run; the adapters are then merged in order."""
     where = adapter / "adapter_config.json"
     settings = read_object(
         where,
@@ -157,9 +157,9 @@ def _adapted(adapter: Path, progress: Progress | None) -> Source:
     base_name, revision = settings.get("base_model_name_or_path"), settings.get("revision")
     if not base_name:
         raise ModelError(
-            "the adapter does not say which model it was trained on.",
+            "the adapter does not name the model that it was trained on.",
             where=f'{where}, field "base_model_name_or_path"',
-            fix="write the model's folder, hub id or embedded name there",
+            fix="add the model's folder, hub id or embedded name",
         )
     try:
         base = find(base_name, progress, revision)
@@ -167,7 +167,7 @@ def _adapted(adapter: Path, progress: Progress | None) -> Source:
         raise
     except ModelError as error:
         raise ModelError(
-            f"the adapter's base model is not to be had: {error.what}", where=str(where), fix=error.fix
+            f"the adapter's base model cannot be loaded: {error.what}", where=str(where), fix=error.fix
         ) from error
     notes = base.notes
     if revision and revision != base.revision:
@@ -176,20 +176,20 @@ def _adapted(adapter: Path, progress: Progress | None) -> Source:
 
 
 def _run_of(adapter: Path) -> str:
-    """The run folder that an adapter lies in, or its own folder where it lies alone."""
+    """The run folder that an adapter is in, or the adapter's folder if it is not in a run."""
     run = adapter.resolve()
     return str(run.parent if (run.parent / "result.json").is_file() else run)
 
 
 def _hub(name: str, progress: Progress | None, revision: str | None) -> Source:
-    """A model of the Hugging Face hub, at one commit; from the hub's cache on this machine where it is out of reach."""
+    """A model of the Hugging Face hub at one commit; from the local cache if the hub cannot be reached."""
     commit = revision if revision and re.fullmatch(r"[0-9a-f]{40}", revision) else None
     with _hub_errors(name):
         try:
             info = huggingface_hub.HfApi().model_info(name, revision=commit, timeout=_HUB_TIMEOUT)
         except (hub_errors.RepositoryNotFoundError, hub_errors.RevisionNotFoundError, hub_errors.HFValidationError):
             raise
-        except Exception:  # no network, a proxy, offline mode, a server in trouble: what is in the cache will do
+        except Exception:  # no network, a proxy, offline mode or a server error: use the cache
             folder = Path(huggingface_hub.snapshot_download(name, revision=commit, local_files_only=True))
             return Source(folder, name, folder.name)
         files = _wanted([sibling.rfilename for sibling in info.siblings or []])
@@ -207,7 +207,7 @@ def _hub(name: str, progress: Progress | None, revision: str | None) -> Source:
 
 
 def _wanted(files: list[str]) -> list[str]:
-    """Of a repository's files, those that a model is loaded from: none in subfolders, one set of weights."""
+    """The files of a repository that a model is loaded from: none in subfolders, and one set of weights."""
     top = [file for file in files if "/" not in file]
     whole = [file for file in top if file == "model.safetensors"]
     shards = [file for file in top if re.fullmatch(r"model-\d+-of-\d+\.safetensors", file)]
@@ -216,7 +216,7 @@ def _wanted(files: list[str]) -> list[str]:
 
 @contextlib.contextmanager
 def _hub_errors(name: str) -> Iterator[None]:
-    """Turn the hub's errors into messages that say what to do."""
+    """Turn the hub's errors into `ModelError`s that say what to do."""
     try:
         yield
     except ModelError:
@@ -228,27 +228,25 @@ def _hub_errors(name: str) -> Iterator[None]:
         ) from error
     except (hub_errors.RepositoryNotFoundError, hub_errors.HFValidationError) as error:
         raise ModelError(
-            f"there is no model '{name}': no embedded one, no folder, and none on the hub (or it is private).",
+            f"there is no model '{name}': neither embedded, nor a folder, nor on the hub (or it is private).",
             fix=f"{_names(name)}; for a private model run `hf auth login`",
         ) from error
     except hub_errors.RevisionNotFoundError as error:
-        raise ModelError(
-            f"the hub no longer has the revision of '{name}' that is asked for.", fix=str(error)
-        ) from error
+        raise ModelError(f"the hub does not have the requested revision of '{name}'.", fix=str(error)) from error
     except hub_errors.LocalEntryNotFoundError as error:
         raise ModelError(
-            f"there is no embedded model and no folder '{name}', and the hub cannot be reached to look there.",
+            f"there is no embedded model and no folder '{name}', and the hub cannot be reached.",
             fix=f"{_names(name)}; or give a model's folder, or connect to https://huggingface.co",
         ) from error
     except Exception as error:
-        if told := storage_error(error, f"the model '{name}' from the hub", kind=ModelError):
-            raise told from error
+        if explained := storage_error(error, f"the model '{name}' from the hub", kind=ModelError):
+            raise explained from error
         raise ModelError(f"'{name}' could not be fetched from the hub: {error}", fix="try again later") from error
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Inside the block transformers and the hub draw no bars and warn of nothing; then all is as before."""
+    """Inside the block transformers and the hub show no progress bars and no warnings."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     hub_bars = not hub_utils.are_progress_bars_disabled()
     transformers_logging.set_verbosity_error()

@@ -1,11 +1,11 @@
-"""Which modules LoRA goes into, and which are trained whole: names and patterns become module paths.
+"""Resolves the targets of LoRA, and the modules trained in full, from names and patterns to module paths.
 
-The names mean what they mean in PEFT, so that an adapter resolves to the same modules there and here: `all-linear` is
-every linear layer but the output projection and classification heads, a regular expression must match a whole path, and
-a plain name matches a path or the end of one. `attention` is ours: `architectures` knows the names that it stands for.
+The rules are PEFT's, so that an adapter resolves to the same modules there: `all-linear` is every linear layer except
+the output projection and classification heads, a regular expression must match a whole path, and a plain name matches a
+path or its end. `attention` is an addition, with names from `architectures`.
 
-What cannot be exact is refused here, before a model is touched: a weight that two modules share (a tied output
-projection) has no update of its own, for neither module could be merged without changing the other.
+What cannot be exact is refused before the model is changed: if two modules share a weight (a tied output projection),
+LoRA on one of them could not be merged without changing the other.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from domain_ft.models.architectures import attention_targets
 LINEAR_CLASSES = (nn.Linear, Conv1D)
 _CLASSIFICATION_HEADS = ("classifier", "score")
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-_SHOWN = 8  # module names that an error lists
+_SHOWN = 8  # module names in an error
 
 
 def resolve_targets(model: nn.Module, targets: str | Sequence[str], trained_whole: Sequence[str] = ()) -> list[str]:
-    """The paths of the linear layers that `targets` names, in the model's order.
+    """The paths of the linear layers that match `targets`, in the model's order.
 
     Args:
-        model: any torch model; of a transformers model the output projection and classification heads are known.
+        model: any torch model; output projection and classification heads are only known for transformers models.
         targets: `all-linear`, `attention`, a regular expression for the whole path, or a list of names, each a path
             or the end of one (`query`, `attention.self.query`).
-        trained_whole: paths of modules that are trained whole; what lies in them takes no LoRA, as in PEFT.
+        trained_whole: paths of modules that are trained in full; layers in them get no LoRA, as in PEFT.
 
     Raises:
-        ModelError: nothing matches, a name in a list matches nothing, the expression is malformed, or a match is no
+        ModelError: nothing matches, a listed name matches nothing, the expression is malformed, or a match is not a
             linear layer or shares its weight with another module.
     """
     linear = {
@@ -62,19 +62,19 @@ def resolve_targets(model: nn.Module, targets: str | Sequence[str], trained_whol
 
 
 def check_ranks(model: nn.Module, ranks: Mapping[str, int]) -> tuple[str, ...]:
-    """Refuse ranks that no layer can use, and say where one is larger than some layers.
+    """Check ranks against the sizes of their layers.
 
-    An update of a weight (N, K) has at most the rank min(N, K): more adds parameters and no freedom.
+    An update of a weight (N, K) has at most rank min(N, K); a higher rank only adds parameters.
 
     Args:
         model: any torch model.
         ranks: of the layers by path.
 
     Returns:
-        A note for a person, or nothing.
+        A note for the user if some ranks are too high, or nothing.
 
     Raises:
-        ModelError: the rank of every layer is larger than the layer.
+        ModelError: all ranks are too high.
     """
     limits = {path: min(model.get_parameter(f"{path}.weight").shape) for path in ranks}
     over = [path for path, rank in ranks.items() if rank > limits[path]]
@@ -83,18 +83,17 @@ def check_ranks(model: nn.Module, ranks: Mapping[str, int]) -> tuple[str, ...]:
     largest, widest = max(ranks[path] for path in over), max(limits.values())
     if len(over) == len(ranks):
         raise ModelError(
-            f"the LoRA rank {largest} is larger than every layer that it is for: the largest takes a rank of at most "
-            f"{widest}",
+            f"the LoRA rank {largest} is larger than every target layer: the largest takes a rank of at most {widest}",
             fix=f"give a rank of at most {widest}; 8 to 64 is usual",
         )
     return (
         f"the LoRA rank {largest} is larger than {len(over)} of the {len(ranks)} layers, such as {over[0]}, which "
-        f"takes at most {limits[over[0]]}: there it adds parameters and nothing that can be learned",
+        f"takes at most {limits[over[0]]}: there it only adds parameters",
     )
 
 
 def refuse_unfit(model: nn.Module, paths: Sequence[str], *, embeddings: bool = False) -> None:
-    """Raise unless each path is a linear layer, or with `embeddings` an embedding, whose weight is its own.
+    """Raise unless each path is a linear layer, or with `embeddings` an embedding, with an unshared weight.
 
     Raises:
         ModelError: a module of another class, or a weight that another module shares.
@@ -114,7 +113,7 @@ def refuse_unfit(model: nn.Module, paths: Sequence[str], *, embeddings: bool = F
 
 
 def resolve_modules(model: nn.Module, names: Iterable[str]) -> list[str]:
-    """The paths of the modules that are trained whole, in the model's order; each name is a path or the end of one.
+    """The paths of the modules to train in full, in the model's order; each name is a path or the end of one.
 
     Raises:
         ModelError: a name matches nothing, or a module that PEFT could not save and load again: a container without a
@@ -122,14 +121,14 @@ def resolve_modules(model: nn.Module, names: Iterable[str]) -> list[str]:
     """
     paths: list[str] = []
     for name in names:
-        found = [path for path, _ in model.named_modules() if ends_with(path, name)]
-        if not found:
+        matches = [path for path, _ in model.named_modules() if ends_with(path, name)]
+        if not matches:
             modules = {path: module for path, module in model.named_modules() if path and list(module.parameters())}
             raise ModelError(
-                f"no module of {type(model).__name__} is called {name!r}, so it cannot be trained whole",
+                f"no module of {type(model).__name__} is called {name!r}, so it cannot be trained in full",
                 fix=f"name a module, such as {_some(_related(name, modules))}",
             )
-        paths += found
+        paths += matches
     outermost = [path for path, _ in model.named_modules() if path in paths and not inside(path, paths, strictly=True)]
     shared = _shared_parameters(model)
     for path in outermost:
@@ -138,25 +137,25 @@ def resolve_modules(model: nn.Module, names: Iterable[str]) -> list[str]:
 
 
 def head_modules(model: nn.Module) -> list[str]:
-    """The modules of a language-model head that can be trained whole: those after the body, before the projection.
+    """The modules of an LM head that can be trained in full: those between the body and the output projection.
 
-    A head's output projection is tied to the embeddings in most models, and PEFT cannot save a module with a tied
-    weight and load it again (BERT's `cls` loses the projection's bias), so these are the largest modules without one:
+    In most models the output projection is tied to the embeddings, and PEFT cannot save and load a module with a tied
+    weight (BERT's `cls` loses the projection's bias). So these are the largest modules without one:
     `cls.predictions.transform` of BERT, `lm_head.dense` and `lm_head.layer_norm` of RoBERTa, none of most decoders.
     """
     output = _output_projection(model)
     if output is None or not isinstance(model, PreTrainedModel):
         return []
     shared = _shared_parameters(model)
-    found = []
+    modules = []
     for name, child in model.named_children():
         if child is not model.base_model:
-            found += _untied(name, child, {id(parameter) for parameter in output.parameters()} | shared.keys())
-    return found
+            modules += _untied(name, child, {id(parameter) for parameter in output.parameters()} | shared.keys())
+    return modules
 
 
 def tied_projections(model: nn.Module) -> dict[str, nn.Linear]:
-    """The linear layers by path that share the input embedding's weight, such as a tied output projection."""
+    """The linear layers that share the input embedding's weight, such as a tied output projection, by path."""
     embedding = input_embedding(model)
     if embedding is None:
         return {}
@@ -168,7 +167,7 @@ def tied_projections(model: nn.Module) -> dict[str, nn.Linear]:
 
 
 def input_embedding(model: nn.Module) -> nn.Embedding | None:
-    """The embedding of a transformers model's tokens."""
+    """The token embedding of a transformers model."""
     embedding = model.get_input_embeddings() if isinstance(model, PreTrainedModel) else None
     return embedding if isinstance(embedding, nn.Embedding) else None
 
@@ -179,7 +178,7 @@ def path_of(model: nn.Module, module: nn.Module) -> str:
 
 
 def ends_with(path: str, name: str) -> bool:
-    """Whether `name` is the path or its last parts, which is how PEFT reads a listed name."""
+    """Whether `name` is the path or its last parts, as PEFT matches a listed name."""
     return path == name or path.endswith(f".{name}")
 
 
@@ -200,7 +199,7 @@ def _without_heads(model: nn.Module, linear: dict[str, nn.Module]) -> list[str]:
 def _attention_paths(model: nn.Module, trained_whole: Sequence[str]) -> list[str]:
     if not isinstance(model, PreTrainedModel):
         raise ModelError(
-            f"which layers of {type(model).__name__} are attention is not known, for it is no transformers model",
+            f"the attention layers of {type(model).__name__} are not known, since it is not a transformers model",
             fix="name them by a regular expression for the whole path",
         )
     return _matching_names(model, attention_targets(model), trained_whole)
@@ -211,7 +210,7 @@ def _matching_expression(model: nn.Module, expression: str, linear: dict[str, nn
         pattern = re.compile(expression)
     except re.error as error:
         raise ModelError(
-            f"the targets {expression!r} are no regular expression: {error}",
+            f"the targets {expression!r} are not a regular expression: {error}",
             fix="give all-linear, attention, or a regular expression that matches whole module paths",
         ) from None
     embeddings = [path for path, module in model.named_modules() if isinstance(module, nn.Embedding)]
@@ -235,11 +234,11 @@ def _no_linear(path: str, module: nn.Module) -> ModelError:
     kind = type(module).__name__
     if isinstance(module, nn.Embedding):
         return ModelError(
-            f"the targets match {path}, an embedding, which takes no LoRA here",
+            f"the targets match {path}, an embedding, which LoRA does not support here",
             fix="train single rows of it instead (trainable tokens), or leave it out of the targets",
         )
     return ModelError(
-        f"the targets match {path}, a {kind}, which takes no LoRA",
+        f"the targets match {path}, a {kind}, which LoRA does not support",
         fix="name layers of the classes Linear or Conv1D",
     )
 
@@ -248,7 +247,7 @@ def _refuse_unsavable(model: nn.Module, path: str, chosen: Sequence[str], shared
     module = model.get_submodule(path)
     if isinstance(module, _CONTAINERS):
         raise ModelError(
-            f"{path} is a {type(module).__name__}, which PEFT cannot train and save whole",
+            f"{path} is a {type(module).__name__}, which PEFT cannot train and save in full",
             fix=f"name modules inside it, such as {path}.0",
         )
     tied = [name for name, parameter in module.named_parameters() if id(parameter) in shared]
@@ -256,37 +255,37 @@ def _refuse_unsavable(model: nn.Module, path: str, chosen: Sequence[str], shared
         inside = _untied(path, module, shared.keys())
         instead = f"train {' and '.join(inside)} instead" if inside else "train LoRA layers instead"
         raise ModelError(
-            f"{path} cannot be trained whole, for {path}.{tied[0]} is tied to another weight, and PEFT would lose "
+            f"{path} cannot be trained in full, since {path}.{tied[0]} is tied to another weight, and PEFT would lose "
             "the tie on reload",
             fix=f"{instead}, or train the whole model with --method full",
         )
-    # PEFT compares the ends of paths without regard to the dots between names.
+    # PEFT compares the ends of paths, regardless of dots.
     every = [other for other, _ in model.named_modules(remove_duplicate=False)]
     also = [other for other in every if other.endswith(path) and other not in chosen]
     if also:
         raise ModelError(
-            f"{path} cannot be trained whole, for PEFT would read its name as {also[0]} too",
+            f"{path} cannot be trained in full, since PEFT would match its name to {also[0]} too",
             fix="train LoRA layers instead, or name both modules",
         )
 
 
 def _untied(path: str, module: nn.Module, tied: Iterable[int]) -> list[str]:
-    """The largest modules at and below `path` that have parameters, none of them among `tied` (ids)."""
+    """The largest modules at and below `path` whose parameters are all untied; `tied` has ids of parameters."""
     tied = set(tied)
     parameters = list(module.parameters())
     if not parameters:
         return []
     if not isinstance(module, _CONTAINERS) and not any(id(parameter) in tied for parameter in parameters):
         return [path]
-    return [found for name, child in module.named_children() for found in _untied(f"{path}.{name}", child, tied)]
+    return [below for name, child in module.named_children() for below in _untied(f"{path}.{name}", child, tied)]
 
 
 def _shared_parameters(model: nn.Module) -> dict[int, list[str]]:
-    """The parameters that stand in the model under more than one name: their ids and names."""
+    """The parameters with more than one name in the model: their names by id."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
-    return {key: found for key, found in names.items() if len(found) > 1}
+    return {key: shared for key, shared in names.items() if len(shared) > 1}
 
 
 def _output_projection(model: nn.Module) -> nn.Module | None:
@@ -300,7 +299,7 @@ def _related(name: str, modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
 
 
 def _some(modules: Iterable[str]) -> str:
-    """A few module paths for an error, one for each shape of path: the numbers of layers are not told apart."""
+    """A few module paths for an error, one of those that differ only in layer numbers."""
     shapes: dict[str, str] = {}
     for path in modules:
         shapes.setdefault(re.sub(r"\d+", "0", path), path)

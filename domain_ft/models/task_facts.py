@@ -1,4 +1,4 @@
-"""task.json of a run: what is needed beside the weights to predict."""
+"""task.json of a run: what predicting needs besides the weights."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from domain_ft.json_files import Kinds, read_object
 from domain_ft.storage import write_json
 
 TASK_NAME = "task.json"
-"""The file of a run folder that says what its model is for."""
+"""The file of a run folder with its `TaskFacts`."""
 
 _FIX = "take another run, or run the task again"
 _NEEDED: Kinds = {"kind": str, "labels": list, "multi_label": bool, "method": str, "base": str, "max_length": int}
 _KINDS: Kinds = {**_NEEDED, "long_text": str, "temperature": float, "threshold": float, "fields": dict}
 
 _FORMER = {"several": "multi_label"}
-"""Keys of the version before, which are still read."""
+"""Keys of the previous version, still read."""
 
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """What a run of `classify` or `tag` says of its task.
+    """The task of a run of `classify` or `tag`.
 
     Attributes:
-        kind: `sequence` where texts are classified, `token` where entities are found.
+        kind: `sequence` for texts, `token` for entities.
         labels: names of the classes, in the order of the model's outputs.
-        multi_label: whether several of them may hold.
+        multi_label: whether an example may have any number of classes.
         method: lora, dora, full or head.
         base: the model that was trained.
         max_length: tokens that the model reads at once.
-        long_text: what is read of a longer text.
+        long_text: how longer texts are read.
         temperature: divides the logits before they become probabilities.
-        threshold: where several may hold, the probability from which on a class is said.
-        fields: the names of the fields that were learned from, by what they hold.
+        threshold: multi-label: the probability from which a class is predicted.
+        fields: the names of the fields that were trained on, by what they hold.
     """
 
     kind: Literal["sequence", "token"]
@@ -57,10 +57,10 @@ class TaskFacts:
 
     @classmethod
     def load(cls, folder: Path) -> TaskFacts:
-        """Those of a finished run.
+        """The task of a finished run.
 
         Raises:
-            ModelError: the folder holds no finished run of a task, or its task.json is damaged.
+            ModelError: the folder is not a finished run of a task, or its task.json is damaged.
         """
         path = folder / TASK_NAME
         if not path.is_file() or not (folder / "result.json").is_file():
@@ -72,16 +72,16 @@ class TaskFacts:
         values = read_facts(folder)
         try:
             return cls(**{**values, "labels": tuple(values["labels"])})
-        except TypeError as error:  # a key too many
+        except TypeError as error:  # an unknown key
             raise ModelError(f"{TASK_NAME} is damaged: {error}", where=str(path), fix=_FIX) from error
 
 
 TO_LOAD = ("kind", "labels", "multi_label")
-"""What the model itself needs of task.json; to predict with it needs the rest."""
+"""The keys of task.json that loading the model needs; predicting needs the others too."""
 
 
 def read_facts(folder: Path, needed: tuple[str, ...] = tuple(_NEEDED)) -> dict[str, Any]:
-    """The values of a run's task.json, each of its kind.
+    """The values of a run's task.json, with checked types.
 
     Raises:
         ModelError: the file is damaged.

@@ -1,4 +1,4 @@
-"""Micro-batches of a task: what a model of texts reads, and the one token of each sequence that its head looks at."""
+"""Micro-batches of a task, and the token of each sequence that a classification head reads."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from domain_ft.models.base import Batch, Tokens
 
 
 class TaskMicroBatch(Batch, Protocol):
-    """What `TaskModel.logits` reads: a `Batch` of which one or several sequences are an example."""
+    """The input of `TaskModel.logits`: a `Batch` in which an example is one sequence or several (its windows)."""
 
     @property
     def type_ids(self) -> Tensor:
-        """(tokens,) int64, the segment of each token."""
+        """(T,) int64, the segment of each token."""
 
     @property
     def owners(self) -> Tensor:
-        """(sequences,) int64, which example of the micro-batch each sequence is of, counted from 0; never falls."""
+        """(S,) int64, the example of the micro-batch that each sequence belongs to, counted from 0 and ascending."""
 
     @property
     def examples(self) -> int:
@@ -32,16 +32,16 @@ class TaskMicroBatch(Batch, Protocol):
 
 @dataclass(frozen=True)
 class TaskTokens(Tokens):
-    """A `TaskMicroBatch` made by hand, for proofs and tests: a sequence an example, all of one segment."""
+    """A `TaskMicroBatch` made by hand, for trials and tests: each sequence is an example, of one segment."""
 
     @property
     def type_ids(self) -> Tensor:
-        """(tokens,) zeros."""
+        """(T,) zeros."""
         return torch.zeros_like(self.input_ids)
 
     @property
     def owners(self) -> Tensor:
-        """(sequences,) each sequence its own."""
+        """(S,) the index of each sequence."""
         return torch.arange(self.examples, device=self.input_ids.device)
 
     @property
@@ -51,38 +51,38 @@ class TaskTokens(Tokens):
 
 
 def last_tokens(inputs: Batch, padding: int | None) -> Tensor:
-    """(sequences,) where each sequence's last token is that is not `padding`: what transformers' decoders classify
+    """(S,) the position of each sequence's last token that is not `padding`, which transformers' decoders classify
     by."""
-    starts, lengths = inputs.cu_seqlens[:-1].long(), torch.diff(inputs.cu_seqlens).long()
+    starts, lengths = inputs.cu_seqlens[:-1].long(), torch.diff(inputs.cu_seqlens).long()  # (S,) each
     if padding is None:
         return starts + lengths - 1
-    places = torch.arange(len(inputs.input_ids), device=starts.device)
-    sequence = torch.searchsorted(inputs.cu_seqlens[1:].long(), places, right=True)
-    places = places.where(inputs.input_ids != padding, starts[sequence])
+    places = torch.arange(len(inputs.input_ids), device=starts.device)  # (T,)
+    sequence = torch.searchsorted(inputs.cu_seqlens[1:].long(), places, right=True)  # (T,)
+    places = places.where(inputs.input_ids != padding, starts[sequence])  # (T,)
     return starts.scatter_reduce(0, sequence, places, "amax")
 
 
 @contextlib.contextmanager
-def one_token_a_piece(model: PreTrainedModel, cu_seqlens: Tensor) -> Iterator[None]:
-    """Inside the block the body of an encoder hands its head a batch of the packed row's sequences, of one token each.
+def one_token_per_sequence(model: PreTrainedModel, cu_seqlens: Tensor) -> Iterator[None]:
+    """Inside the block an encoder's body passes its head a batch of the packed row's sequences, one token each.
 
-    That is the first token of each, which heads and poolers read; or the mean of a sequence where the class pools by
-    it, which the head's own mean then leaves as it is.
+    It is the first token, which heads and poolers read; or, for classes that pool by the mean, the sequence's mean,
+    which the head's mean over one token leaves unchanged.
     """
     by_mean = getattr(model.config, "classifier_pooling", "cls") == "mean"
 
-    def hand_on(body: nn.Module, _args: Any, output: Any) -> None:
-        hidden = output.last_hidden_state.squeeze(0)
+    def take_tokens(body: nn.Module, _args: Any, output: Any) -> None:
+        hidden = output.last_hidden_state.squeeze(0)  # (T, D)
         if by_mean:
             wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
             pooled = torch.segment_reduce(wide, "mean", lengths=torch.diff(cu_seqlens).long()).to(hidden.dtype)
         else:
-            pooled = hidden.index_select(0, cu_seqlens[:-1].long())
-        output.last_hidden_state = pooled.unsqueeze(1)
+            pooled = hidden.index_select(0, cu_seqlens[:-1].long())  # (S, D)
+        output.last_hidden_state = pooled.unsqueeze(1)  # (S, 1, D)
         if getattr(output, "pooler_output", None) is not None:
             output.pooler_output = _pooler_output(body, output.last_hidden_state)
 
-    handle = model.base_model.register_forward_hook(hand_on)
+    handle = model.base_model.register_forward_hook(take_tokens)
     try:
         yield
     finally:
@@ -90,7 +90,7 @@ def one_token_a_piece(model: PreTrainedModel, cu_seqlens: Tensor) -> Iterator[No
 
 
 def _pooler_output(body: Any, hidden: Tensor) -> Tensor:
-    """(sequences, D), what the pooler of a body makes of (sequences, 1, D); ALBERT keeps its pooler's parts apart."""
+    """The pooler's output (S, D) for hidden states (S, 1, D); ALBERT has its pooler in two parts."""
     if hasattr(body, "pooler_activation"):
         return body.pooler_activation(body.pooler(hidden[:, 0]))
     return body.pooler(hidden)

@@ -1,13 +1,13 @@
-"""A model with a head for a downstream task: packed examples go in, logits come out.
+"""A model with a head for a downstream task: from packed examples to logits.
 
     task = load_task_model("minilm", labels, kind="sequence")     # or a folder, a hub id, a finished run of adapt
     reset_head(task, seed=0)
     logits = task.logits(inputs)                                  # (examples, L), float32
 
-The classes are transformers' own, AutoModelForSequenceClassification and AutoModelForTokenClassification, so that what
-is saved loads there and in PEFT. A micro-batch is a packed row without padding, which these classes know nothing of: so
-their body runs on the row, and hands their head one token for each sequence, which is all that a head reads: the first
-of an encoder, the last of a decoder, or the mean where the class pools by it. The head's own code does the rest.
+The classes are transformers' AutoModelForSequenceClassification and AutoModelForTokenClassification, so that saved
+models load there and in PEFT. These classes do not support packed rows. So the body runs on the row, and the head gets
+one token per sequence, which is all that it reads: the first of an encoder, the last of a decoder, or the mean for
+classes that pool by it. A scalar head (a reward, a score) is a multi-label task with one class: logits (examples, 1).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from domain_ft.models.base import (
     language_model_class,
     longest_sequence,
     merge_adapters,
-    own_code,
+    model_code,
     padded_groups,
     same_logits,
     trial_sequences,
@@ -57,14 +57,14 @@ from domain_ft.models.peft_format import load_adapter, read_settings
 from domain_ft.models.probe import HEAD_FOLDER, Probe
 from domain_ft.models.sources import Source, find, quiet
 from domain_ft.models.task_facts import TASK_NAME, TO_LOAD, read_facts
-from domain_ft.models.task_micro_batches import TaskMicroBatch, TaskTokens, last_tokens, one_token_a_piece
+from domain_ft.models.task_micro_batches import TaskMicroBatch, TaskTokens, last_tokens, one_token_per_sequence
 from domain_ft.progress import Progress
 from domain_ft.randomness import derive
 
 Kind = Literal["sequence", "token"]
 
 PEFT_TASK_TYPES: dict[Kind, str] = {"sequence": "SEQ_CLS", "token": "TOKEN_CLS"}
-"""What PEFT calls the kinds."""
+"""PEFT's names of the kinds."""
 
 _CLASSES: dict[Kind, tuple[Any, Any]] = {
     "sequence": (AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
@@ -72,28 +72,28 @@ _CLASSES: dict[Kind, tuple[Any, Any]] = {
 }
 _WORDS = {"sequence": "texts", "token": "tokens"}
 _RUN_AGAIN = "take the file from a copy of the run, or run classify or tag again"
-_OUTPUT_LAYERS = ("classifier", "score")  # what gives the logits, as PEFT too knows it
+_OUTPUT_LAYERS = ("classifier", "score")  # the layers of the logits, by the names that PEFT knows too
 
 
 @dataclass
 class TaskModel:
-    """A model with a task's head, its tokenizer, and what is known of both.
+    """A model with a task's head and its tokenizer.
 
     Attributes:
-        model: transformers' own class, in eval mode when loaded. LoRA is put into it in place.
+        model: of transformers' class, in eval mode when loaded. LoRA is put into it in place.
         tokenizer: a fast one.
-        kind: whether whole texts are classified (`sequence`) or each token.
-        labels: the classes; `model.config.id2label` has them too.
-        name: as it was asked for.
+        kind: `sequence` if whole texts are classified, `token` if each token is.
+        labels: the classes; also in `model.config.id2label`.
+        name: the name that it was loaded by.
         source: what an adapter records as its base: the embedded name, the hub id, or an absolute path.
         revision: the hub's commit, or `sha256:` and the hash of the weights.
         max_length: the longest sequence in tokens that the model's positions allow.
-        packed: attention keeps sequences of one row apart; otherwise batches are padded.
+        packed: attention stays inside each sequence of a packed row; otherwise batches are padded.
         decoder: the head reads the last token, not the first.
         position_offset: the position id of a sequence's first token.
-        new_modules: the modules by path whose weights no checkpoint held: trained whole, and saved beside an adapter.
-        notes: what a person should know before using it.
-        probe: a linear probe that gives the logits from `features`, in place of the model's own head.
+        new_modules: paths of the modules with new weights, which are trained in full and saved with an adapter.
+        notes: what the user should know before using it.
+        probe: a linear probe that computes the logits from `features`, instead of the model's head.
     """
 
     model: PreTrainedModel
@@ -113,7 +113,7 @@ class TaskModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the weights."""
         return self.model.device
 
     @property
@@ -122,44 +122,44 @@ class TaskModel:
         return PEFT_TASK_TYPES[self.kind]
 
     def logits(self, inputs: TaskMicroBatch) -> Tensor:
-        """Float32 logits (examples, L), the mean over the windows of each; of a model of tokens (tokens, L)."""
+        """Float32 logits (examples, L), the mean over each example's windows; of kind `token` (T, L)."""
         if self.probe is not None:
             return self.probe.logits(self.features(inputs))
         if self.kind == "sequence" and self.decoder:
-            read = last_tokens(inputs, self.model.config.pad_token_id)
-            logits = self.model.score(self._hidden(inputs).index_select(0, read))
+            last = last_tokens(inputs, self.model.config.pad_token_id)  # (S,)
+            logits = self.model.score(self._hidden(inputs).index_select(0, last))  # (S, L)
         else:
-            logits = self._packed_logits(inputs) if self.packed else self._padded_logits(inputs)
+            logits = self._packed_logits(inputs) if self.packed else self._padded_logits(inputs)  # (S, L) or (T, L)
         logits = logits.float() if logits.dtype != torch.float64 else logits
         if self.kind == "token" or len(inputs.cu_seqlens) - 1 == inputs.examples:
             return logits
         windows = torch.zeros(inputs.examples, dtype=torch.long, device=logits.device)
-        windows = windows.index_add(0, inputs.owners, torch.ones_like(inputs.owners))
+        windows = windows.index_add(0, inputs.owners, torch.ones_like(inputs.owners))  # (examples,)
         sums = logits.new_zeros(inputs.examples, logits.shape[1]).index_add(0, inputs.owners, logits)
         return sums / windows.unsqueeze(1)
 
     def features(self, inputs: TaskMicroBatch) -> Tensor:
-        """(examples, D) float32, the mean of the last hidden states of all tokens of an example, special ones too."""
-        lengths = torch.diff(inputs.cu_seqlens).long()
+        """(examples, D) float32, the mean of the last hidden states of all of an example's tokens, special ones too."""
+        lengths = torch.diff(inputs.cu_seqlens).long()  # (S,)
         tokens = torch.zeros(inputs.examples, dtype=torch.long, device=lengths.device)
-        tokens = tokens.index_add(0, inputs.owners, lengths)
+        tokens = tokens.index_add(0, inputs.owners, lengths)  # (examples,)
         return torch.segment_reduce(self._hidden(inputs).float(), "mean", lengths=tokens)
 
     def padding_fraction(self, inputs: Batch) -> float:
-        """The share of what is computed for a micro-batch that is padding: none where sequences are packed."""
+        """The fraction of the computed tokens of a micro-batch that is padding; 0 if packed."""
         if self.packed:
             return 0.0
         computed = sum(mask.numel() for _, mask in padded_groups(inputs.cu_seqlens))
         return 1.0 - len(inputs.input_ids) / computed
 
     def _packed_logits(self, inputs: TaskMicroBatch) -> Tensor:
-        """(sequences, L), or (tokens, L)."""
-        pooling = one_token_a_piece(self.model, inputs.cu_seqlens) if self.kind == "sequence" else nullcontext()
+        """(S, L), or of kind `token` (T, L)."""
+        pooling = one_token_per_sequence(self.model, inputs.cu_seqlens) if self.kind == "sequence" else nullcontext()
         with pooling:
             return self.model(**self._packed_arguments(inputs)).logits.flatten(0, -2)
 
     def _hidden(self, inputs: TaskMicroBatch) -> Tensor:
-        """(tokens, D), what the body gives."""
+        """(T, D), the last hidden states."""
         body = self.model.base_model
         if self.packed:
             return body(**self._packed_arguments(inputs)).last_hidden_state.squeeze(0)
@@ -170,7 +170,7 @@ class TaskModel:
         return torch.cat(parts).index_select(0, torch.argsort(torch.cat(places)))
 
     def _padded_logits(self, inputs: TaskMicroBatch) -> Tensor:
-        """(sequences, L), or (tokens, L), from batches of sequences of about equal length."""
+        """(S, L), or of kind `token` (T, L), from batches of sequences of about equal length."""
         parts, places = [], []
         for index, mask, arguments in self._padded(inputs):
             logits = self.model(**arguments).logits
@@ -179,8 +179,8 @@ class TaskModel:
         return torch.cat(parts).index_select(0, torch.argsort(torch.cat(places)))
 
     def _padded(self, inputs: TaskMicroBatch) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
-        """For each batch: places in the row and a mask of the real ones (sequences, longest), and what the model
-        takes."""
+        """For each padded batch: positions in the row, a mask of those that are not padding, (B, longest) each, and
+        the model's arguments."""
         for index, mask in padded_groups(inputs.cu_seqlens):
             input_ids = inputs.input_ids[index].masked_fill(~mask, self.tokenizer.pad_token_id or 0)
             arguments = {"input_ids": input_ids, "attention_mask": mask.long(), **self._no_cache()}
@@ -200,7 +200,7 @@ class TaskModel:
 
     @property
     def _reads_types(self) -> bool:
-        """Whether the model has embeddings of segments. (Decoders that take token_type_ids take them for tokens.)"""
+        """Whether the model has segment embeddings. (Decoders with token_type_ids embed them as tokens.)"""
         return not self.decoder and (getattr(self.model.config, "type_vocab_size", None) or 0) > 1
 
     def _no_cache(self) -> dict[str, Any]:
@@ -225,17 +225,17 @@ def load_task_model(
     Args:
         name: such as `minilm`, `./my-model`, `answerdotai/ModernBERT-base`, `runs/legal`.
         labels: the classes.
-        kind: whether texts are classified or their tokens.
-        adapter: what becomes of a run's adapters. `merge` puts them into the weights; with `continue` the last one's
-            LoRA layers are in the model, to be trained on, and what it trained of the LM head is left out.
-        device: where to put it.
-        dtype: of its weights.
-        progress: told what is being fetched.
+        kind: `sequence` to classify texts, `token` to classify their tokens.
+        adapter: how a run's adapters are used: `merge` merges them; `continue` keeps the last one as LoRA layers to
+            train further, without what it trained of the LM head.
+        device: of the weights.
+        dtype: of the weights.
+        progress: called while files are fetched.
 
-    The head's weights are those of `reset_head(model, 0)`.
+    The head is initialised by `reset_head(model, 0)`.
 
     Raises:
-        ModelError: no such model, or one that has no head of this kind; the message says what to do.
+        ModelError: the model does not exist, or has no class with such a head; the message says what to do.
         AssetError: an embedded model could not be fetched.
     """
     if (Path(name) / TASK_NAME).is_file():
@@ -257,7 +257,7 @@ def load_task_model(
         task.source, task.revision = settings["base_model_name_or_path"], settings.get("revision") or task.revision
     replaced = [path for path in new if not any(key.startswith(f"{path}.") for key in missing)]
     if replaced:
-        task.notes += (f"the checkpoint's own head, {' and '.join(replaced)}, is replaced by a new one",)
+        task.notes += (f"the checkpoint's head, {' and '.join(replaced)}, is replaced by a new one",)
     reset_head(task, 0)
     return _ready(task, device)
 
@@ -269,10 +269,10 @@ def load_task_run(
     dtype: torch.dtype = torch.float32,
     progress: Progress | None = None,
 ) -> TaskModel:
-    """Load what a finished run of classify or tag has trained; its adapter is merged.
+    """Load the model of a finished run of classify or tag, with its adapter merged.
 
     Raises:
-        ModelError: no such run, or one whose files do not fit each other.
+        ModelError: there is no such run, or its files do not fit each other.
     """
     folder = Path(folder)
     facts = read_task(folder)
@@ -300,30 +300,30 @@ def load_task_run(
 
 
 def read_task(folder: Path) -> dict[str, Any]:
-    """What task.json says of a run of classify or tag.
+    """The task.json of a run of classify or tag.
 
     Raises:
-        ModelError: there is none, or it cannot be read.
+        ModelError: it is missing, or cannot be read.
     """
     if not (folder / TASK_NAME).is_file():
         raise ModelError(
-            f"'{folder}' is no finished run of classify or tag: it has no {TASK_NAME}.", fix="give the folder of one"
+            f"'{folder}' is not a finished run of classify or tag: it has no {TASK_NAME}.", fix="give the folder of one"
         )
     return read_facts(folder, TO_LOAD)
 
 
 def reset_head(task: TaskModel, seed: int, shares: npt.NDArray[np.float64] | None = None) -> None:
-    """Draw the weights of the new modules, as the model's class does, as a function of `seed`.
+    """Initialise the new modules as the model's class does, as a function of `seed`.
 
     Args:
-        shares: (L,) of the training examples that each class holds for, where several may. The head then begins by
-            giving each class that probability, and not 1/2: otherwise the first hundreds of steps teach it no more than
-            that classes are rare (Lin et al. 2017, "Focal Loss for Dense Object Detection", section 3.3).
+        shares: (L,) multi-label: the share of the training examples that have each class. The head then starts at that
+            probability instead of 1/2; otherwise it spends hundreds of steps on learning that classes are rare (Lin et
+            al. 2017, "Focal Loss for Dense Object Detection", section 3.3).
     """
     model = task.model
     fresh = {id(module) for path in task.new_modules for module in model.get_submodule(path).modules()}
     above = {id(module) for module in model.modules() if any(id(child) in fresh for child in module.children())}
-    for module in model.modules():  # transformers' marks of what is not to be drawn again
+    for module in model.modules():  # transformers' flags for what is not to be initialised again
         module._is_hf_initialized = id(module) not in fresh | above
         for parameter in module.parameters(recurse=False):
             parameter._is_hf_initialized = id(module) not in fresh
@@ -341,8 +341,8 @@ def reset_head(task: TaskModel, seed: int, shares: npt.NDArray[np.float64] | Non
 
 
 def _keep_precise(model: PreTrainedModel, modules: Sequence[str]) -> None:
-    """Keep what is trained whole in float32 on a base in bfloat16, as LoRA's tensors are: a step of training is smaller
-    than what bfloat16 can tell apart. Autocast lets the two meet.
+    """Keep modules that are trained in full in float32 on a base in bfloat16, like LoRA's factors: updates would be
+    rounded away in bfloat16. Autocast handles the mixed precision.
     """
     for path in modules:
         module = model.get_submodule(path)
@@ -353,15 +353,15 @@ def _keep_precise(model: PreTrainedModel, modules: Sequence[str]) -> None:
 def _load(
     source: Source, labels: Labels, kind: Kind, name: str, dtype: torch.dtype, from_tokenizer: Source | None = None
 ) -> tuple[TaskModel, set[str]]:
-    """The model with its adapters merged, on the CPU, and the names of the weights that no file holds."""
+    """The model with its adapters merged, on the CPU, and the names of the weights that are in no file."""
     auto, known = _CLASSES[kind]
     with quiet():
         config = read_config(source.folder, name)
         architecture = describe(config, name)
         if config.model_type not in known:
             raise ModelError(
-                f"'{name}' is a model of type '{config.model_type}', for which transformers has no class that "
-                f"classifies {_WORDS[kind]}.",
+                f"'{name}' is a model of type '{config.model_type}', for which transformers has no class to classify "
+                f"{_WORDS[kind]}.",
                 fix=f"take a model of one of these types: {', '.join(sorted(ARCHITECTURES.keys() & known.keys()))}",
             )
         tokenizer = load_tokenizer(from_tokenizer or source, name)
@@ -396,8 +396,8 @@ def _set_labels(config: PretrainedConfig, labels: Labels, kind: Kind) -> None:
 
 
 def _merge(model: PreTrainedModel, source: Source, architecture: Architecture, name: str, dtype: torch.dtype) -> None:
-    """Put a run's adapters into the weights of a task's model: they are merged where they were trained, in the language
-    model, and all that the two have in common is copied.
+    """Merge a run's adapters into a task's model: they are merged in the language model that they were trained on, and
+    the weights that both models have are copied.
     """
     if not source.adapters:
         return
@@ -405,50 +405,50 @@ def _merge(model: PreTrainedModel, source: Source, architecture: Architecture, n
         config = read_config(source.folder, name)
         adapted, *_ = load_weights(language_model_class(architecture), source.folder, config, dtype, name)
     merge_adapters(adapted, source)
-    own = model.state_dict()
-    model.load_state_dict({key: value for key, value in adapted.state_dict().items() if key in own}, strict=False)
+    common = model.state_dict().keys() & adapted.state_dict().keys()
+    model.load_state_dict({key: value for key, value in adapted.state_dict().items() if key in common}, strict=False)
 
 
 def _new_modules(model: PreTrainedModel, missing: set[str]) -> list[str]:
-    """The paths of what is new: outside of the body whole children of the model, inside of it the modules themselves.
+    """The paths of the modules with new weights: outside the body the model's children, inside it single modules.
 
-    The layer that gives the logits is new in any case: one that a checkpoint brings is for other classes.
+    The layer of the logits is always new, since a checkpoint's is for other classes.
     """
     children = {name: child for name, child in model.named_children() if child is not model.base_model}
     head = [name for name in children if name in _OUTPUT_LAYERS or any(key.startswith(f"{name}.") for key in missing)]
     inside = {key.rpartition(".")[0] for key in missing if key.partition(".")[0] not in children}
     whole = {path: module for path, module in model.base_model.named_modules(prefix=model.base_model_prefix) if path}
-    found: list[str] = []
+    new: list[str] = []
     for path, module in whole.items():  # outer modules come first
         names = {f"{path}.{name}" for name, _ in module.named_parameters()}
-        if names and names <= missing and not any(path.startswith(f"{outer}.") for outer in found):
-            found.append(path)
-    assert all(any(f"{path}.".startswith(f"{outer}.") for outer in found) for path in inside)
-    return found + head
+        if names and names <= missing and not any(path.startswith(f"{outer}.") for outer in new):
+            new.append(path)
+    assert all(any(f"{path}.".startswith(f"{outer}.") for outer in new) for path in inside)
+    return new + head
 
 
 def _ready(task: TaskModel, device: torch.device | str) -> TaskModel:
-    """On its device, with our attention, or proved."""
+    """Move it to its device, and install our attention or choose a layout."""
     task.model.to(device).eval()
     if task.packed:
         attention.install(task.model)
     else:
-        _prove(task)
+        _choose_layout(task)
     return task
 
 
-def _prove(task: TaskModel) -> None:
-    """Find out on a tiny input how a model that no test of ours covers is to be run, as `base.prove` does.
+def _choose_layout(task: TaskModel) -> None:
+    """Choose packing or padding for an architecture that is not in the table, as `base.choose_layout` does.
 
     Raises:
-        ModelError: neither packed nor padded does it give its own logits.
+        ModelError: neither gives the model's logits.
     """
     model, before = task.model, task.model.config._attn_implementation
     sequences = trial_sequences(model, task.max_length)
     inputs = TaskTokens.of([sequence.tolist() for sequence in sequences], task.device)
     failures: list[Exception] = []
     with quiet(), torch.no_grad():
-        with own_code(model, task.name):
+        with model_code(model, task.name):
             alone: Sequence[Tensor] = [
                 model(input_ids=sequence[None], **task._no_cache()).logits for sequence in sequences
             ]
@@ -466,17 +466,17 @@ def _prove(task: TaskModel) -> None:
         if _agrees(task, inputs, truth, failures):
             return
     raise ModelError(
-        f"'{task.name}' is of type '{model.config.model_type}', whose own logits cannot be had from a batch of "
-        f"texts{failed_with(failures)}.",
+        f"'{task.name}' is of type '{model.config.model_type}', whose logits for a batch of texts differ from those "
+        f"for single texts{failed_with(failures)}.",
         fix=f"take a model of one of these types: {', '.join(ARCHITECTURES)}",
     ) from (failures[-1] if failures else None)
 
 
 def _agrees(task: TaskModel, inputs: TaskMicroBatch, truth: Tensor, failures: list[Exception]) -> bool:
-    """Are our logits the model's own, up to the rounding of its dtype? What it raises is put on the list."""
+    """Whether our logits equal the model's, up to rounding. What the model raises is added to `failures`."""
     try:
         logits = task.logits(inputs)
-    except Exception as error:  # whatever a model that nobody has tried here may raise
+    except Exception as error:  # an untested model may raise anything
         failures.append(error)
         return False
     return same_logits(logits, truth, task.model.dtype)

@@ -1,7 +1,11 @@
-"""What every objective shares: the tensors of one micro-batch, and the head that never makes a full logits tensor.
+"""What the objectives share: the tensors of a micro-batch, and a head that never makes the full logits.
 
-An objective prepares a `PackedBatch` (numpy, from the corpus) into `Inputs` (tensors, with labels), and gives the sum
-of the losses of the labelled positions. The loop divides once, by the number of items of all micro-batches and ranks.
+An objective turns a `PackedBatch` (numpy, from the corpus) into `Inputs` (tensors, with labels), and returns the sum of
+the losses of the labelled positions. The loop divides once, by the number of items of all micro-batches and ranks:
+
+    loss = (Σ over ranks and micro-batches of objective.loss) / (Σ over ranks and micro-batches of inputs.items)
+
+Notation: T tokens of the micro-batch, S sequences in it, n labelled positions, D hidden size, V vocabulary, L classes.
 """
 
 from __future__ import annotations
@@ -21,10 +25,10 @@ from domain_ft.models.base import BaseModel
 from domain_ft_kernels import linear_cross_entropy
 
 IGNORED = -100
-"""The label of a position that asks for nothing."""
+"""The label of a position without a target."""
 
 EVALUATION_EPOCH = -1
-"""The epoch that evaluation masks are drawn for: the same before and after training, and met by no training step."""
+"""The epoch of the evaluation masks: the same before and after training, and no epoch of training."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +36,13 @@ class Inputs:
     """One micro-batch as tensors.
 
     Attributes:
-        input_ids: (tokens,) int64, as the model reads them (masked, for a masked LM).
-        position_ids: (tokens,) int64, counted from 0 within each sequence.
-        cu_seqlens: (sequences + 1,) int32, where each sequence begins, and the end of the last.
+        input_ids: (T,) int64, as the model reads them (masked, for a masked LM).
+        position_ids: (T,) int64, counted from 0 within each sequence.
+        cu_seqlens: (S + 1,) int32, where each sequence begins, and the end of the last.
         max_seqlen: length of the longest sequence in tokens.
-        labels: (tokens,) int64, the token asked for at each position; IGNORED where none is.
-        labelled: (items,) int64, the positions that are labelled, in rising order; known before anything goes to a
-            GPU, so that taking them needs no wait for it.
-        scored_bytes: (tokens,) int32 numpy, UTF-8 bytes of the token asked for at each position; 0 where none is.
+        labels: (T,) int64, the target token of each position; IGNORED where there is none.
+        labelled: (n,) int64, the labelled positions, rising; computed on the CPU, so that a GPU need not be waited for.
+        scored_bytes: (T,) int32 numpy, UTF-8 bytes of each target token; 0 where there is none.
     """
 
     input_ids: Tensor
@@ -58,16 +61,16 @@ class Inputs:
         labels: npt.NDArray[np.int64],
         label_bytes: npt.NDArray[np.int32],
     ) -> Inputs:
-        """The tensors of `batch` read as `input_ids`, with `labels` (tokens,) whose texts are `label_bytes` long."""
-        asked = labels != IGNORED
+        """The tensors of `batch`, with these `input_ids`, `labels` and bytes of each label, (T,) each."""
+        has_label = labels != IGNORED  # (T,)
         return cls(
             input_ids=torch.from_numpy(input_ids),
             position_ids=torch.from_numpy(batch.position_ids),
             cu_seqlens=torch.from_numpy(batch.cu_seqlens),
             max_seqlen=int(batch.lengths.max(initial=0)),
             labels=torch.from_numpy(labels),
-            labelled=torch.from_numpy(np.flatnonzero(asked)),
-            scored_bytes=np.where(asked, label_bytes, 0).astype(np.int32),
+            labelled=torch.from_numpy(np.flatnonzero(has_label)),
+            scored_bytes=np.where(has_label, label_bytes, 0).astype(np.int32),
         )
 
     @property
@@ -76,7 +79,7 @@ class Inputs:
         return len(self.labelled)
 
     def to(self, device: torch.device | str) -> Inputs:
-        """The same pass with its tensors on `device`."""
+        """The same micro-batch with its tensors on `device`."""
         if torch.device(device) == self.input_ids.device:
             return self
         moved: dict[str, Any] = {
@@ -87,7 +90,7 @@ class Inputs:
         return dataclasses.replace(self, **moved)
 
     def without_labels(self) -> Inputs:
-        """The same tokens, asking for nothing: what a rank runs when a step has no rows for it."""
+        """The same tokens without targets: what a rank runs when a step has no rows for it."""
         return dataclasses.replace(
             self,
             labels=torch.full_like(self.labels, IGNORED),
@@ -97,19 +100,19 @@ class Inputs:
 
 
 class MicroBatch(Protocol):
-    """One micro-batch as tensors, whatever is asked of the model."""
+    """One micro-batch as tensors, for any objective."""
 
     @property
     def input_ids(self) -> Tensor:
-        """(tokens,) int64."""
+        """(T,) int64."""
 
     @property
     def position_ids(self) -> Tensor:
-        """(tokens,) int64, counted from 0 within each sequence."""
+        """(T,) int64, counted from 0 within each sequence."""
 
     @property
     def cu_seqlens(self) -> Tensor:
-        """(sequences + 1,) int32, where each sequence begins, and the end of the last."""
+        """(S + 1,) int32, where each sequence begins, and the end of the last."""
 
     @property
     def max_seqlen(self) -> int:
@@ -117,23 +120,23 @@ class MicroBatch(Protocol):
 
     @property
     def items(self) -> int:
-        """How many things are asked for: what the sum of losses is divided by."""
+        """How many losses are summed: what the sum is divided by."""
 
     def to(self, device: torch.device | str) -> MicroBatch:
-        """The same pass with its tensors on `device`."""
+        """The same micro-batch with its tensors on `device`."""
 
     def without_labels(self) -> MicroBatch:
-        """The same tokens, asking for nothing: what a rank runs when a step has no rows for it."""
+        """The same tokens without targets: what a rank runs when a step has no rows for it."""
 
 
 class TrainedModel(Protocol):
-    """What the loop asks of a model: a language model's `BaseModel`, or a downstream task's `TaskModel`."""
+    """What the loop needs of a model: a language model's `BaseModel`, or a downstream task's `TaskModel`."""
 
     model: PreTrainedModel
 
     @property
     def name(self) -> str:
-        """As it was asked for."""
+        """The name that it was loaded by."""
 
     @property
     def source(self) -> str:
@@ -145,25 +148,25 @@ class TrainedModel(Protocol):
 
     @property
     def packed(self) -> bool:
-        """Attention keeps sequences of one row apart; otherwise batches are padded."""
+        """Whether sequences are packed into one row without padding; otherwise batches are padded."""
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the weights."""
 
     def padding_fraction(self, batch: Any) -> float:
-        """The share of what is computed for a micro-batch that is padding."""
+        """The fraction of the computed tokens of a micro-batch that is padding."""
 
 
 class Objective(Protocol):
-    """What the loop asks of an objective."""
+    """What the loop needs of an objective."""
 
     @property
     def name(self) -> str:
-        """Its short name, as result.json has it: `mlm`, `clm`, `classification` or `tagging`."""
+        """Its short name, as in result.json: `mlm`, `clm`, `instructions`, `classification` or `tagging`."""
 
     def prepare(self, batch: Any, epoch: int) -> MicroBatch:
-        """The tensors and labels of a micro-batch that rows were packed into; the same for the same rows and epoch."""
+        """The tensors and labels of packed rows; the same for the same rows and epoch."""
 
     def loss(self, base: Any, inputs: Any) -> Tensor:
         """0-d float32, the sum of the losses of all items."""
@@ -173,42 +176,48 @@ class Objective(Protocol):
 
 
 class LanguageModelObjective(Objective, Protocol):
-    """What the scoring of held-out text asks of an objective."""
+    """What scoring held-out text needs of an objective."""
 
     def prepare(self, batch: Any, epoch: int) -> Inputs:
         """The tensors and labels of a `PackedBatch`; the same for the same sequences and epoch."""
 
     def losses(self, base: BaseModel, inputs: Inputs) -> Tensor:
-        """(tokens,) float32, the loss at each position in nats; 0 where nothing is asked."""
+        """(T,) float32, the loss at each position in nats; 0 where there is no label."""
 
 
 @dataclass(frozen=True)
 class LanguageModelHead:
-    """The fused head that masked and causal LMs share.
+    """The fused linear cross-entropy that the language-modelling objectives share.
+
+    With h_i the hidden state at labelled position i, y_i its label, W (V, D) and b (V,) the output projection:
+
+        ℓ_i = log Σ_v exp(h_i · W_v + b_v) - (h_i · W_{y_i} + b_{y_i})
+
+    Hidden states are taken at labelled positions only, and the logits (n, V) exist one tile at a time.
 
     Attributes:
-        kernels: the backend of the ops, as `--kernels` names it.
+        kernels: the backend of the ops, as in `--kernels`.
     """
 
     kernels: str = "auto"
 
     def losses(self, base: BaseModel, inputs: Inputs) -> Tensor:
-        """(tokens,) float32, the loss at each position in nats; 0 where nothing is asked."""
-        rows = self._cross_entropy(base, inputs, "none")
-        return rows.new_zeros(len(inputs.labels)).index_copy(0, inputs.labelled, rows)
+        """(T,) float32, the loss at each position in nats; 0 where there is no label."""
+        labelled = self._cross_entropy(base, inputs, "none")  # (n,)
+        return labelled.new_zeros(len(inputs.labels)).index_copy(0, inputs.labelled, labelled)  # (T,)
 
     def loss(self, base: BaseModel, inputs: Inputs) -> Tensor:
         """0-d float32, the sum of the losses of the labelled positions in nats."""
         return self._cross_entropy(base, inputs, "sum")
 
     def row_losses(self, base: BaseModel, inputs: Inputs) -> Tensor:
-        """(sequences,) float32, the sum of the losses of each sequence in nats."""
+        """(S,) float32, the sum of the losses of each sequence in nats."""
         return torch.segment_reduce(self.losses(base, inputs), "sum", lengths=torch.diff(inputs.cu_seqlens).long())
 
     def _cross_entropy(self, base: BaseModel, inputs: Inputs, reduction: str) -> Tensor:
-        hidden = base.hidden(inputs, inputs.labelled)
-        weight, bias, softcap = base.projection()
-        target = inputs.labels.index_select(0, inputs.labelled)
+        hidden = base.hidden(inputs, inputs.labelled)  # (n, D)
+        weight, bias, softcap = base.projection()  # (V, D), (V,)
+        target = inputs.labels.index_select(0, inputs.labelled)  # (n,)
         return linear_cross_entropy(
             hidden, weight, target, bias, softcap=softcap, reduction=reduction, backend=self.kernels
         )

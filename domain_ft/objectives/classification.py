@@ -1,4 +1,4 @@
-"""Classification of whole texts: one class each, or any number of them."""
+"""Classification of texts: single-label or multi-label."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class TaskInputs:
     """One micro-batch of a task as tensors. See `TaskBatch`.
 
     Attributes:
-        input_ids, position_ids, type_ids: (tokens,) int64.
-        cu_seqlens: (sequences + 1,) int32, where each sequence begins, and the end of the last.
+        input_ids, position_ids, type_ids: (T,) int64.
+        cu_seqlens: (S + 1,) int32, where each sequence begins, and the end of the last.
         max_seqlen: length of the longest sequence in tokens.
-        owners: (sequences,) int64, which example of the micro-batch each sequence is of, counted from 0.
-        targets: (examples,) int64, IGNORED where nothing is asked, or (examples, L) float32 where several may hold.
-        weights: what the losses are multiplied by, of the shape of `targets`, float32.
-        items: how many examples are asked for.
+        owners: (S,) int64, the example of the micro-batch that each sequence belongs to, counted from 0.
+        targets: (examples,) int64, IGNORED where there is no label; multi-label (examples, L) float32.
+        weights: float32 factors of the losses, of the shape of `targets`.
+        items: how many losses are summed.
     """
 
     input_ids: Tensor
@@ -49,7 +49,7 @@ class TaskInputs:
         return len(self.targets)
 
     def to(self, device: torch.device | str) -> TaskInputs:
-        """The same pass with its tensors on `device`."""
+        """The same micro-batch with its tensors on `device`."""
         if torch.device(device) == self.input_ids.device:
             return self
         moved: dict[str, Any] = {
@@ -60,21 +60,42 @@ class TaskInputs:
         return dataclasses.replace(self, **moved)
 
     def without_labels(self) -> TaskInputs:
-        """The same texts, asking for nothing: what a rank runs when a step has no examples for it."""
+        """The same texts without targets: what a rank runs when a step has no examples for it."""
         return dataclasses.replace(self, weights=torch.zeros_like(self.weights), items=0)
 
 
 @dataclass(frozen=True)
 class ClassificationObjective:
-    """Say which class a text is of, or which classes.
+    """Classification of texts: softmax cross-entropy, or binary cross-entropy for multi-label tasks.
 
-    The loss of an example is its cross-entropy; where several classes may hold, the mean over the classes of their
-    binary cross-entropies, as transformers' models have it.
+    Paper:
+        The fine-tuning loss of Devlin et al. 2018, "BERT", section 4.1; multi-label as in transformers'
+        `multi_label_classification`.
+
+    Equation:
+        Single-label, for an example with logits z (L,) and class y:
+            ℓ = w_y (log Σ_c exp z_c - z_y)
+        Multi-label, with y (L,) of 0 and 1 and σ the logistic function:
+            ℓ = -(1/L) Σ_c w_{c, y_c} (y_c log σ(z_c) + (1 - y_c) log(1 - σ(z_c)))
+        An item is an example: loss = (1/n) Σ ℓ. The weights w are 1 unless `class_weights` are given.
+
+    Inputs:
+        A `TaskModel` of kind `sequence` and a `TaskBatch` of examples. The logits of an example in several windows are
+        the mean over its windows.
+
+    Relations:
+        `TaggingObjective` is the single-label loss for each labelled token.
 
     Attributes:
         labels: the classes.
-        class_weights: what `class_weights` gives, for classes of unequal size; None for no weights.
-        kernels: the backend of the ops, as `--kernels` names it.
+        class_weights: for classes of unequal size, as `class_weights` computes them; None for no weights.
+        kernels: the backend of the ops, as in `--kernels`.
+
+    Example::
+
+        objective = ClassificationObjective(Labels(("law", "medicine")))
+        inputs = objective.prepare(rows.pack([0, 1]), epoch=0)
+        loss = objective.loss(task, inputs) / inputs.items
     """
 
     labels: Labels
@@ -98,12 +119,12 @@ class ClassificationObjective:
         )
 
     def loss(self, base: TaskModel, inputs: TaskInputs) -> Tensor:
-        """0-d float32, the sum of the losses of the examples."""
+        """0-d float32, the sum of the losses of the examples in nats."""
         return self.row_losses(base, inputs).sum()
 
     def row_losses(self, base: TaskModel, inputs: TaskInputs) -> Tensor:
-        """(examples,) float32, the loss of each example."""
-        logits = base.logits(inputs)
+        """(examples,) float32, the loss of each example in nats."""
+        logits = base.logits(inputs)  # (examples, L)
         if self.labels.multi_label:
             losses = F.binary_cross_entropy_with_logits(logits, inputs.targets.to(logits.dtype), reduction="none")
             return (losses * inputs.weights).mean(1)
@@ -120,15 +141,15 @@ class ClassificationObjective:
 
 
 def class_weights(targets: npt.NDArray[Any], labels: Labels) -> npt.NDArray[np.float32]:
-    """Balanced weights, as scikit-learn has them: all classes weigh as much in the sum, and the mean weight is 1.
+    """Balanced weights as in scikit-learn: every class contributes equally to the sum, and the mean weight is 1.
 
     Args:
-        targets: of the training examples, as `Labels.targets` gives them.
+        targets: of the training examples, as `Labels.targets` returns them.
         labels: the classes.
 
     Returns:
-        (L,) n / (L · n_c) for a class with n_c of n examples, L counting the classes that occur. Where several may
-        hold, (2, L): the weights of a class where it is absent and where it is present, n / (2 · n_c) each.
+        (L,) n / (L · n_c) for a class with n_c of n examples, where L counts the classes that occur. Multi-label
+        (2, L): the weights of a class where it is absent and where it is present, n / (2 · n_c) each.
     """
     if labels.multi_label:
         present = targets.sum(0, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Masked language modelling (Devlin et al. 2018), for encoders."""
+"""Masked language modelling, for encoders."""
 
 from __future__ import annotations
 
@@ -11,13 +11,35 @@ from domain_ft.objectives.base import Inputs, LanguageModelHead
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedLM(LanguageModelHead):
-    """Guess the tokens that were masked.
+    """Masked language modelling: predict tokens that were masked from the tokens on both sides.
+
+    Paper:
+        Devlin et al. 2018, "BERT: Pre-training of Deep Bidirectional Transformers", section 3.1; dynamic masks as in
+        Liu et al. 2019, "RoBERTa", section 4.1.
+
+    Equation:
+        loss = -(1/n) Σ_{i in M} log p(x_i | x̃)
+
+        with M a random set of n positions, and x̃ the text in which 80 % of M are replaced by the mask token, 10 % by a
+        random token, and 10 % are unchanged.
+
+    Inputs:
+        An encoder (`BaseModel` with objective `mlm`) and a `PackedBatch` of token rows (`TokenRows`).
+
+    Relations:
+        `CausalLM` is its counterpart for decoders.
 
     Attributes:
-        vocabulary: what the masks are made of.
-        rate: share of the tokens that are asked for.
-        whole_word: mask all pieces of a word together.
-        seed: the masks are a function of it, the epoch, the document and the sequence.
+        vocabulary: the mask token, and the tokens that random ones are drawn from.
+        rate: share of the tokens in M.
+        whole_word: put all tokens of a word into M together.
+        seed: the masks are a function of the seed, the epoch, the document and the sequence.
+
+    Example::
+
+        objective = MaskedLM(vocabulary=MaskVocabulary.of(base.tokenizer))
+        inputs = objective.prepare(rows.pack([0, 1]), epoch=0)
+        loss = objective.loss(base, inputs) / inputs.items
     """
 
     vocabulary: MaskVocabulary
@@ -27,7 +49,7 @@ class MaskedLM(LanguageModelHead):
     name: str = "mlm"
 
     def prepare(self, batch: PackedBatch, epoch: int) -> Inputs:
-        """The micro-batch with its masks for `epoch`."""
+        """The micro-batch with the masks of `epoch`."""
         input_ids, labels = mask_tokens(
             batch,
             epoch=epoch,

@@ -1,4 +1,4 @@
-"""Tagging: which entity, if any, each word of a text is part of."""
+"""Tagging of entities: token classification with a label on the first token of each word."""
 
 from __future__ import annotations
 
@@ -18,13 +18,32 @@ from domain_ft_kernels import cross_entropy
 
 @dataclass(frozen=True)
 class TaggingObjective:
-    """Say the tag of each unit of a text, at its first token. The loss of a token is its cross-entropy.
+    """Token classification: cross-entropy of the tag of each word, predicted at the word's first token.
 
-    An item is a labelled token: the mean loss of a step is over its words, not over its texts.
+    Paper:
+        Devlin et al. 2018, "BERT", section 5.3.
+
+    Equation:
+        loss = (1/n) Σ_i w_{y_i} (log Σ_c exp z_{i,c} - z_{i,y_i})
+
+        over the n labelled tokens i with logits z_i (L,) and tag y_i. The mean is over words, not over texts. The
+        weights w are 1 unless `tag_weights` are given.
+
+    Inputs:
+        A `TaskModel` of kind `token` and a `TaskBatch` of windows whose `targets` are (T,).
+
+    Relations:
+        `ClassificationObjective` is the same loss for whole texts.
 
     Attributes:
-        kernels: the backend of the ops, as `--kernels` names it.
-        tag_weights: (L,) what the losses of each class are multiplied by; None for no weights.
+        kernels: the backend of the ops, as in `--kernels`.
+        tag_weights: (L,) float32 factors of the losses of each tag; None for no weights.
+
+    Example::
+
+        objective = TaggingObjective()
+        inputs = objective.prepare(rows.pack([0, 1]), epoch=0)
+        loss = objective.loss(task, inputs) / inputs.items
     """
 
     kernels: str = "auto"
@@ -32,9 +51,9 @@ class TaggingObjective:
     name: str = "tagging"
 
     def prepare(self, batch: TaskBatch, epoch: int) -> TaskInputs:  # noqa: ARG002 (nothing is drawn at random)
-        """The tensors of a micro-batch, whose `targets` and `weights` are (tokens,); the same for every epoch."""
-        asked = batch.targets != IGNORED
-        weights = asked if self.tag_weights is None else asked * self.tag_weights[np.maximum(batch.targets, 0)]
+        """The tensors of a micro-batch, whose `targets` and `weights` are (T,); the same for every epoch."""
+        has_label = batch.targets != IGNORED  # (T,)
+        weights = has_label if self.tag_weights is None else has_label * self.tag_weights[np.maximum(batch.targets, 0)]
         return TaskInputs(
             input_ids=torch.from_numpy(batch.input_ids),
             position_ids=torch.from_numpy(batch.position_ids),
@@ -44,7 +63,7 @@ class TaggingObjective:
             owners=torch.from_numpy(batch.owners),
             targets=torch.from_numpy(batch.targets),
             weights=torch.from_numpy(weights.astype(np.float32)),
-            items=int(asked.sum()),
+            items=int(has_label.sum()),
         )
 
     def loss(self, base: TaskModel, inputs: TaskInputs) -> Tensor:
@@ -52,11 +71,11 @@ class TaggingObjective:
         return self._losses(base, inputs).sum()
 
     def row_losses(self, base: TaskModel, inputs: TaskInputs) -> Tensor:
-        """(sequences,) float32, the sum of the losses of each window in nats."""
+        """(S,) float32, the sum of the losses of each window in nats."""
         lengths = torch.diff(inputs.cu_seqlens).long()
         return torch.segment_reduce(self._losses(base, inputs), "sum", lengths=lengths)
 
     def _losses(self, base: TaskModel, inputs: TaskInputs) -> Tensor:
-        logits = base.logits(inputs)
+        logits = base.logits(inputs)  # (T, L)
         losses = cross_entropy(logits, inputs.targets, ignore_index=IGNORED, reduction="none", backend=self.kernels)
-        return losses * inputs.weights
+        return losses * inputs.weights  # (T,)

@@ -1,13 +1,13 @@
-"""Checkpoints that are complete or absent, and the newest whole one to go on from.
+"""Checkpoints, complete or absent.
 
-    checkpoints/best.safetensors                  what trains, as it was at the best point of the held-out curve
-    checkpoints/step-120/  model.safetensors      what trains, by name
+    checkpoints/best.safetensors                  trained parameters at the best point of the held-out curve
+    checkpoints/step-120/  model.safetensors      trained parameters by name
                            optimizer.safetensors  `<parameter>.<exp_avg|exp_avg_sq|step>`
-                           state.json             step, tokens, seconds, pass size
+                           state.json             `TrainingState`
                            manifest.json          size and SHA-256 of the three
 
-A folder is filled under a temporary name, flushed and renamed. Randomness needs no state (`domain_ft.randomness`), and
-the schedule is a function of the step, so this is all that a run is.
+A folder is filled under a temporary name, flushed and renamed. Random numbers need no state (`domain_ft.randomness`)
+and the schedule is a function of the step, so this is all there is to save.
 """
 
 from __future__ import annotations
@@ -26,29 +26,28 @@ from torch import Tensor, nn
 
 from domain_ft.errors import CheckpointError
 from domain_ft.storage import new_folder, sha256, storage_error, write_atomic, write_json
-from domain_ft.training.sharding import shard_like, whole
+from domain_ft.training.sharding import shard_like, unsharded
 
 BEST_NAME = "best.safetensors"
 _NAME = re.compile(r"step-(\d+)")
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 
-
 _FORMER = {"tokens_per_pass": "tokens_per_micro_batch"}
-"""What state.json of the version before calls things: its runs can be resumed."""
+"""Former keys of state.json, so that runs of the previous version can be resumed."""
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where a run stands after `step` optimiser steps.
+    """The progress of a run after `step` optimiser steps.
 
     Attributes:
         step: optimiser steps taken.
         tokens: document tokens trained on.
-        seconds: time spent training, over all the processes that the run has had.
-        tokens_per_micro_batch: the size of a micro-batch; smaller than the setting once memory has run out.
-        activation_checkpointing: whether layers are computed again in the backward pass; on, too, once it has.
-        best_score: of the points of the held-out curve, the best; None before the first, and where none is kept.
-        best_step: after which it was measured, and the weights were kept.
+        seconds: time spent training, resumed runs included.
+        tokens_per_micro_batch: smaller than the setting once memory has run out.
+        activation_checkpointing: whether layers are recomputed in the backward pass; may go on when memory runs out.
+        best_score: the best score on the held-out curve; None before the first point, and where none is kept.
+        best_step: the step of that point, whose weights are kept.
         points_since_best: how many points have come after it.
     """
 
@@ -62,14 +61,14 @@ class TrainingState:
     points_since_best: int = 0
 
     def after_point(self, score: Sequence[float]) -> TrainingState:
-        """The state after a point of the held-out curve that is `score` good."""
+        """The state after a point of the held-out curve with this score."""
         if self.best_score is None or list(score) > self.best_score:
             return dataclasses.replace(self, best_score=list(score), best_step=self.step, points_since_best=0)
         return dataclasses.replace(self, points_since_best=self.points_since_best + 1)
 
 
 def save_best(folder: Path, parameters: Mapping[str, nn.Parameter], *, write: bool = True) -> None:
-    """Keep what trains, as it is now, as `folder`/best.safetensors; that of an earlier point is replaced.
+    """Write the trained parameters to `folder`/best.safetensors, replacing an earlier one.
 
     Raises:
         CheckpointError: the disk is full or cannot be written.
@@ -81,16 +80,16 @@ def save_best(folder: Path, parameters: Mapping[str, nn.Parameter], *, write: bo
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / BEST_NAME, save(weights, metadata={"format": "pt"}))
     except OSError as error:
-        told = storage_error(
-            error, "the best model so far", where=folder, then="go on with --resume", kind=CheckpointError
+        explained = storage_error(
+            error, "the best model so far", where=folder, then="continue with --resume", kind=CheckpointError
         )
-        if told is None:
+        if explained is None:
             raise
-        raise told from error
+        raise explained from error
 
 
 def load_best(folder: Path, parameters: Mapping[str, nn.Parameter]) -> None:
-    """Put what `save_best` kept into `parameters`."""
+    """Copy what `save_best` wrote into `parameters`."""
     weights = load_file(folder / BEST_NAME)
     with torch.no_grad():
         for name, parameter in parameters.items():
@@ -108,10 +107,10 @@ def save_checkpoint(
 ) -> Path:
     """Write `folder`/step-N and remove all but the newest `keep`.
 
-    With several processes one writes; where each has a shard, the others call it with `write` off to give theirs.
+    With several processes one writes; with sharded weights the others call it too, with `write` off.
 
     Raises:
-        CheckpointError: the disk is full or cannot be written; the checkpoints before it are untouched.
+        CheckpointError: the disk is full or cannot be written; earlier checkpoints are untouched.
     """
     target = folder / f"step-{state.step}"
     weights = _gathered(parameters, keep=write)
@@ -119,7 +118,7 @@ def save_checkpoint(
     if not write:
         return target
     try:
-        if target.exists():  # a damaged one of the same step, from before the resume
+        if target.exists():  # damaged, and of the same step, from before the resume
             shutil.rmtree(target)
         with new_folder(target) as temporary:
             save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
@@ -131,16 +130,16 @@ def save_checkpoint(
             }
             write_json(temporary / "manifest.json", manifest)
     except Exception as error:
-        told = storage_error(
+        explained = storage_error(
             error,
             f"the checkpoint of step {state.step}",
             where=folder,
-            then="go on from the checkpoint before it with --resume; nothing older was touched",
+            then="continue from the checkpoint before it with --resume; nothing older was touched",
             kind=CheckpointError,
         )
-        if told is None:
+        if explained is None:
             raise
-        raise told from error
+        raise explained from error
     for _, old in _steps(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return target
@@ -152,12 +151,12 @@ def load_latest(
     optimizer: torch.optim.Optimizer,
     warn: Callable[[str], None],
 ) -> TrainingState | None:
-    """Load the newest whole checkpoint of `folder` into `parameters` and `optimizer`; None where there is none.
+    """Load the newest complete checkpoint of `folder` into `parameters` and `optimizer`; None if there is none.
 
-    A damaged one is named through `warn`, and the one before it is used.
+    `warn` is called for a damaged one, and the one before it is used.
 
     Raises:
-        CheckpointError: a whole checkpoint holds other parameters than this run trains.
+        CheckpointError: the checkpoint holds other parameters than this run trains.
     """
     for step, path in reversed(_steps(folder)):
         damage = _damage(path)
@@ -178,7 +177,7 @@ def _steps(folder: Path) -> list[tuple[int, Path]]:
 
 
 def _damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint's files, against its manifest; None where all is well."""
+    """How a checkpoint's files differ from its manifest; None if they do not."""
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         for name in _FILES:
@@ -201,10 +200,10 @@ def _optimizer_tensors(parameters: Mapping[str, nn.Parameter], optimizer: torch.
 
 
 def _gathered(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
-    """`tensors` whole and on the CPU, gathered one at a time; nothing where they are not kept."""
+    """`tensors` unsharded and on the CPU, gathered one at a time; empty unless they are kept."""
     gathered = {}
     for name, tensor in tensors.items():
-        full = whole(tensor.detach())
+        full = unsharded(tensor.detach())
         if keep:
             gathered[name] = full.cpu().contiguous()
     return gathered
@@ -217,7 +216,7 @@ def _restore(path: Path, parameters: Mapping[str, nn.Parameter], optimizer: torc
         raise CheckpointError(
             f"checkpoint {path.name} holds other parameters than this run trains; the first that differs: {differing}",
             where=str(path),
-            fix="resume with the settings that the run was started with (its config.toml), or choose another --output",
+            fix="resume with the run's original settings (its config.toml), or choose another --output",
         )
     with torch.no_grad():
         for name, parameter in parameters.items():
@@ -226,6 +225,6 @@ def _restore(path: Path, parameters: Mapping[str, nn.Parameter], optimizer: torc
     for key, value in moments.items():
         name, _, moment = key.rpartition(".")
         parameter = parameters[name]
-        # The count of steps is one number, whole on each process.
+        # The step count is a single number, never sharded.
         state = value.to(parameter.device) if moment == "step" else shard_like(value, parameter)
         optimizer.state[parameter][moment] = state

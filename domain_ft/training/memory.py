@@ -1,11 +1,11 @@
-"""How much memory training takes, counted before it starts, and how large a pass it leaves room for.
+"""How much memory training needs, counted before it starts, and the micro-batch size that fits.
 
-    resident already + gradients and moments of what trains + tensors that a micro-batch has alive at once
+    resident already + gradients and moments of the trainable parameters + tensors alive at once in a micro-batch
 
-The second follows from the parameters. The third is counted, for any architecture: two small micro-batches of real text
-go through the model, forward and backward, and after each op the bytes of all tensors that are alive are added up. Both
-passes take the same ops, so what is alive after one of them grows along a line with the tokens, and a micro-batch of
-any size takes what the highest of these lines says.
+The second term follows from the parameters. The third is counted, for any architecture: two small micro-batches of real
+text go through the model, forward and backward, and the bytes of all live tensors are summed after each op. Both run
+the same ops, and what is alive after an op is linear in the number of tokens. So two sizes give one line per op, and a
+micro-batch of any size needs the maximum over these lines.
 """
 
 from __future__ import annotations
@@ -33,50 +33,49 @@ from domain_ft_kernels.linear_cross_entropy import WORKSPACE_BYTES
 from domain_ft_kernels.stash import STASH_BYTES
 
 SHARE = {"cpu": 0.5, "cuda": 0.85}
-"""The share of the free memory that a run may plan with. A CPU's memory is everybody's, and its heap frays:
-micro-batches of unequal sizes leave holes, so that a process holds more than it uses.
+"""The share of the free memory that a run plans with. Other programs use a CPU's memory too, and its heap fragments:
+after micro-batches of unequal sizes a process holds more than it uses.
 """
 
-SMALLEST_PASS = {"cpu": 128, "cuda": 1024}
-"""Tokens. Where not even so many fit, activation checkpointing is tried. On a CPU it costs 35 to 50 %, and
-micro-batches of 128 tokens 15 %; a GPU's number is not measured.
+SMALLEST_MICRO_BATCH = {"cpu": 128, "cuda": 1024}
+"""Tokens. If fewer fit, activation checkpointing is tried: on a CPU it costs 35 to 50 % of the speed, micro-batches of
+128 tokens only 15 %. The GPU's number is not measured.
 """
 
-LARGEST_PASS: dict[str, float] = {"cpu": 4096, "cuda": math.inf}
-"""Tokens. On a CPU larger micro-batches are slower, as their activations leave its caches; a GPU only gains by them."""
+LARGEST_MICRO_BATCH: dict[str, float] = {"cpu": 4096, "cuda": math.inf}
+"""Tokens. Larger micro-batches are slower on a CPU, whose caches cannot hold the activations; a GPU only gains."""
 
 ENOUGH = {"cpu": (1024, 2 * 2**30), "cuda": (math.inf, math.inf)}
-"""Tokens and bytes. A micro-batch of more than both is no faster on a CPU, and the memory is better left to others."""
+"""Tokens and bytes. Beyond both a larger micro-batch is no faster on a CPU, and only takes memory from others."""
 
 _HEAD_WORKSPACE = {"reference": 0, "torch": WORKSPACE_BYTES, "triton": STASH_BYTES}
-"""The most that the head allocates inside its op, where it cannot be counted."""
+"""The most bytes that the head allocates inside its op, where they cannot be counted."""
 
 ATTENTION_WORKSPACE = 3 * BLOCK * torch.float32.itemsize
-"""The most that a block of attention takes on a CPU (P, dP and dS), however short the sequences that are counted
-with."""
+"""The most bytes that a block of attention takes on a CPU (P, dP and dS), whatever the length of the sequences."""
 
 _COUNTED_LENGTH = 16
 _COUNTED_LENGTH_WITH_SCORES = 512
-"""The most tokens of a sequence that is counted with. A token costs the same at any length, unless attention keeps a
+"""The longest sequence to count with, in tokens. A token needs the same memory at any length, unless attention keeps a
 score for each pair of tokens.
 """
 
 
 @dataclass(frozen=True)
 class MicroBatchMemory:
-    """The tensors that a micro-batch has alive at once, beside the parameters and their gradients.
+    """The memory of the tensors in a micro-batch, without the parameters and their gradients.
 
     Attributes:
-        lines: (moments, 2) float64; at each moment of a micro-batch, the bytes that do not depend on the number of
-            tokens, and those of each token.
-        workspace: bytes that the ops allocate for themselves alone, where they cannot be counted, at most.
+        lines: (ops, 2) float64; after each op the bytes that do not depend on the number of tokens, and the bytes per
+            token.
+        workspace: upper bound of the bytes that ops allocate internally, where they cannot be counted.
     """
 
     lines: npt.NDArray[np.float64]
     workspace: int = 0
 
     def of(self, tokens: int) -> int:
-        """The most bytes at any moment of a micro-batch of so many tokens."""
+        """The peak bytes of a micro-batch of this many tokens."""
         return self.workspace + max(0, math.ceil((self.lines @ [1, tokens]).max()))
 
 
@@ -85,11 +84,11 @@ class MicroBatchPlan:
     """How the tokens of a step go through the model.
 
     Attributes:
-        tokens_per_micro_batch: at most; a longer sequence has a micro-batch of its own.
-        activation_checkpointing: whether layers are computed again in the backward pass.
+        tokens_per_micro_batch: at most; a longer sequence is a micro-batch of one.
+        activation_checkpointing: whether layers are recomputed in the backward pass.
         reason: why, in words.
-        asked_for: whether the number of tokens was given.
-        fits: False where it is likely that memory runs out.
+        asked_for: whether the user gave the number of tokens.
+        fits: False if memory will probably run out.
     """
 
     tokens_per_micro_batch: int
@@ -101,14 +100,14 @@ class MicroBatchPlan:
 
 @dataclass(frozen=True)
 class MicroBatchLimits:
-    """What a plan has to keep to.
+    """The limits of a plan.
 
     Attributes:
-        step_tokens: of a step, on one process.
-        longest: tokens of the longest sequence, which no pass can cut.
+        step_tokens: tokens of a step on one process.
+        longest: tokens of the longest sequence, which cannot be split.
         device: `cpu` or `cuda`.
-        free_bytes: memory that this process may still take.
-        state_bytes: what gradients and moments will take of it.
+        free_bytes: memory that this process can still allocate.
+        state_bytes: the part of it that gradients and moments will need.
     """
 
     step_tokens: int
@@ -119,35 +118,35 @@ class MicroBatchLimits:
 
     @property
     def usable_bytes(self) -> int:
-        """The share of the free memory that is planned with."""
+        """The free bytes that are planned with."""
         return int(SHARE[self.device] * self.free_bytes)
 
     def needed(self, memory: MicroBatchMemory, tokens: int) -> int:
-        """Bytes that training with micro-batches of so many tokens takes beside what is resident already."""
+        """Bytes that training with micro-batches of this many tokens adds to those resident already."""
         return self.state_bytes + memory.of(max(tokens, self.longest))
 
     def fit(self, memory: MicroBatchMemory, tokens: int) -> bool:
-        """Whether there is room for that."""
+        """Whether micro-batches of this many tokens fit."""
         return self.needed(memory, tokens) <= self.usable_bytes
 
     def sizes(self, memory: MicroBatchMemory) -> list[int]:
-        """Tokens that a micro-batch may have, falling: for a step in one pass, in two, in three, and at last sequence
-        by sequence.
+        """Candidate sizes of a micro-batch in tokens, falling: a step in one, in two, in three micro-batches, and so
+        on, down to single sequences.
 
-        Each has room for the sequence that lies across the border, so that the micro-batches of a step are about even.
-        None is larger than it is good for.
+        Each has room for one sequence more than an even share, so that a step is cut into about equal micro-batches.
+        Sizes beyond which nothing gets faster are left out.
         """
-        found, micro_batches = [], 1
+        sizes, micro_batches = [], 1
         enough_tokens, enough_bytes = ENOUGH[self.device]
         while (even := -(-self.step_tokens // micro_batches)) > self.longest:
             size = even + self.longest
-            if even <= enough_tokens or (even <= LARGEST_PASS[self.device] and memory.of(size) <= enough_bytes):
-                found.append(size)
+            if even <= enough_tokens or (even <= LARGEST_MICRO_BATCH[self.device] and memory.of(size) <= enough_bytes):
+                sizes.append(size)
             micro_batches += 1
-        return [*found, self.longest]
+        return [*sizes, self.longest]
 
     def largest(self, memory: MicroBatchMemory, sizes: Iterable[int]) -> int | None:
-        """The first of falling sizes that fits; None where none does."""
+        """The first of these falling sizes that fits; None if none does."""
         return next((size for size in sizes if self.fit(memory, size)), None)
 
 
@@ -159,35 +158,34 @@ def plan_micro_batches(
     activation_checkpointing: Literal["auto", "on", "off"],
     can_checkpoint: bool = True,
 ) -> MicroBatchPlan:
-    """The largest micro-batch that fits, and activation checkpointing where it would be smaller than SMALLEST_PASS
+    """The largest micro-batch that fits, with activation checkpointing if it would be below SMALLEST_MICRO_BATCH
     without.
 
     Args:
-        limits: what it has to keep to.
-        measure: counts the memory of a micro-batch, with activation checkpointing or without; called only where it
-        matters.
-        tokens_per_micro_batch: taken as it is, where it is given.
-        activation_checkpointing: `auto`, or what was asked for.
-        can_checkpoint: whether the model has layers that can be computed again.
+        limits: the limits of the plan.
+        measure: counts the memory of a micro-batch, with activation checkpointing or without; called only if needed.
+        tokens_per_micro_batch: taken as it is, unless None.
+        activation_checkpointing: the user's choice, or `auto`.
+        can_checkpoint: whether the model has layers that can be recomputed.
     """
     if not can_checkpoint:
         activation_checkpointing = "off"
-    given = tokens_per_micro_batch is not None
+    fixed = tokens_per_micro_batch is not None
     if tokens_per_micro_batch is not None and activation_checkpointing != "auto":
-        return MicroBatchPlan(tokens_per_micro_batch, activation_checkpointing == "on", "both were asked for", given)
+        return MicroBatchPlan(tokens_per_micro_batch, activation_checkpointing == "on", "both were asked for", fixed)
 
     def sizes(memory: MicroBatchMemory) -> list[int]:
         return limits.sizes(memory) if tokens_per_micro_batch is None else [tokens_per_micro_batch]
 
     def plan(on: bool, memory: MicroBatchMemory, size: int | None, reason: str = "") -> MicroBatchPlan:
         chosen = size or sizes(memory)[-1]
-        return MicroBatchPlan(chosen, on, _room(limits, memory, chosen) + reason, given, fits=size is not None)
+        return MicroBatchPlan(chosen, on, _room(limits, memory, chosen) + reason, fixed, fits=size is not None)
 
     reason = ""
     if activation_checkpointing != "on":
         without = measure(False)
         falling = sizes(without)
-        floor = min(falling[0], max(falling[-1], SMALLEST_PASS[limits.device]))
+        floor = min(falling[0], max(falling[-1], SMALLEST_MICRO_BATCH[limits.device]))
         least = floor if activation_checkpointing == "auto" else 0
         size = limits.largest(without, [size for size in falling if size >= least])
         if size is not None or activation_checkpointing == "off":
@@ -203,7 +201,7 @@ def _room(limits: MicroBatchLimits, memory: MicroBatchMemory, tokens: int) -> st
 
 
 def gib(size: int) -> str:
-    """Bytes as a person reads them."""
+    """Bytes in GiB, for messages."""
     return f"{size / 2**30:.1f} GiB"
 
 
@@ -211,7 +209,7 @@ def gib(size: int) -> str:
 
 
 def training_state_bytes(parameters: Iterable[nn.Parameter]) -> int:
-    """Bytes that gradients and AdamW's two moments take, for those of `parameters` that train."""
+    """Bytes of the gradients and AdamW's two moments of the trainable `parameters`."""
     return sum(3 * p.numel() * p.element_size() for p in parameters if p.requires_grad)
 
 
@@ -224,28 +222,27 @@ def measure_micro_batch(
     autocast: Callable[[], AbstractContextManager[Any]],
     keeps_scores: bool = False,
 ) -> MicroBatchMemory:
-    """Count what a micro-batch of `base` takes, as the model is now, by two small ones.
+    """Count the memory of a micro-batch of `base` by running two small ones.
 
-    Gradients of the parameters are None when this returns.
+    The parameters' gradients are None afterwards.
 
     Args:
-        base: in training mode, with all that trains in it.
-        objective: what is asked of it.
-        sequence: a single sequence of text; the longest that a micro-batch will have says most.
+        base: in training mode, with its adapter.
+        objective: the loss.
+        sequence: a single sequence of text, best the longest that a micro-batch will have.
         kernels: the backend of the ops, resolved.
-        autocast: gives the context of a forward pass.
-        keeps_scores: attention keeps scores, as it does with dropout in it and where sequences are padded.
+        autocast: returns the context of a forward pass.
+        keeps_scores: attention keeps its scores, as it does with dropout, and where sequences are padded.
     """
     length = min(sequence.tokens, _COUNTED_LENGTH_WITH_SCORES if keeps_scores else _COUNTED_LENGTH)
-    lengths = [length, max(1, length - 1)]  # two lengths, as attention has a tensor more where there is more than one
+    lengths = [length, max(1, length - 1)]  # two lengths, since attention makes a tensor more for unequal ones
     parameters = [parameter for parameter in base.model.parameters() if parameter.requires_grad]
     histories, tokens = [], []
-    for copies in (
-        (1, 2) if keeps_scores else (2, 4)
-    ):  # long sequences are dear; a single one is not laid out as two are
+    # Fewer copies of long sequences, which are expensive; but one short sequence has another memory layout than two.
+    for copies in (1, 2) if keeps_scores else (2, 4):
         batch = sequence.repeated([each for each in lengths for _ in range(copies)])
         inputs = objective.prepare(batch, 0).to(base.device)
-        for parameter in parameters:  # as in every micro-batch of a step but the first
+        for parameter in parameters:  # gradients exist in every micro-batch of a step but the first
             parameter.grad = torch.zeros_like(parameter)
         with LiveBytes() as live:
             with autocast():
@@ -256,23 +253,23 @@ def measure_micro_batch(
         tokens.append(batch.tokens)
     for parameter in parameters:
         parameter.grad = None
-    if len(histories[0]) != len(histories[1]):  # a model whose ops depend on the text: the line through the peaks
+    if len(histories[0]) != len(histories[1]):  # the ops depend on the text: take the line through the peaks
         histories = [[max(history)] for history in histories]
-    first, second = (np.array(history, dtype=np.float64) for history in histories)
+    first, second = (np.array(history, dtype=np.float64) for history in histories)  # (ops,) each
     workspace = _HEAD_WORKSPACE[kernels] + (ATTENTION_WORKSPACE if base.device.type == "cpu" else 0)
-    per_token = (second - first) / (tokens[1] - tokens[0])
+    per_token = (second - first) / (tokens[1] - tokens[0])  # (ops,)
     return MicroBatchMemory(np.stack([first - per_token * tokens[0], per_token], axis=1), workspace)
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that are made inside the block: those alive now, and the most at once.
+    """Counts the bytes of live tensors that were made inside the block.
 
-    A storage counts once, however many tensors look at it, from the op that returns it until nothing holds it: neither
-    Python nor autograd. What an op allocates for itself alone is not seen.
+    A storage counts once, however many tensors view it, from the op that returns it until neither Python nor autograd
+    holds it. What an op allocates internally is not seen.
 
     Attributes:
-        live: bytes alive.
-        history: what was alive after each op.
+        live: bytes alive now.
+        history: bytes alive after each op.
     """
 
     def __init__(self) -> None:
@@ -282,7 +279,7 @@ class LiveBytes(TorchDispatchMode):
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for storage in _storages((args, kwargs)):  # what was there before the block shows first as an argument
+        for storage in _storages((args, kwargs)):  # tensors from before the block first appear as arguments
             self._add(storage, 0)
         result = function(*args, **(kwargs or {}))
         for storage in _storages(result):
@@ -310,8 +307,10 @@ def _storages(values: Any) -> Iterator[torch.UntypedStorage]:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that this process may still take: of a GPU what is free or kept by PyTorch for itself; of the machine what
-    is available, within the limits of the process's control groups, which a container's limit is one of.
+    """Bytes that this process can still allocate.
+
+    On a GPU: free, or cached by PyTorch. On the CPU: available, and within the limits of the process's control groups
+    (a container's memory limit is one).
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -320,10 +319,10 @@ def free_memory(device: torch.device) -> int:
 
 
 def _control_groups(root: Path) -> Iterator[int]:
-    """The bytes left in each control group around this process that has a limit; nothing where there are none.
+    """The bytes left in each control group of this process that has a limit.
 
-    In version 2 (https://docs.kernel.org/admin-guide/cgroup-v2.html) and version 1. File pages that were not read
-    lately are given back when memory is short, so they count as free.
+    Versions 1 and 2 (https://docs.kernel.org/admin-guide/cgroup-v2.html). Inactive file pages count as free, since the
+    kernel reclaims them when memory is short.
     """
     versions = {
         "": ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
@@ -347,7 +346,7 @@ def _control_groups(root: Path) -> Iterator[int]:
 
 
 def _read(path: Path) -> str:
-    """The text of a file of the kernel's, empty where there is none."""
+    """The text of a kernel file; empty if there is none."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError:

@@ -1,4 +1,4 @@
-"""AdamW over the parameters that train: no decay on norms and biases, another rate for LoRA's B where asked."""
+"""AdamW over the trainable parameters: no decay on norms and biases, and LoRA+ as an option."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def build_optimizer(
 
     Args:
         parameters: names and parameters that train.
-        learning_rate: the peak rate. Each group's own peak stands under `peak_learning_rate`.
+        learning_rate: the peak rate. Each parameter group has its peak under `peak_learning_rate`.
         weight_decay: decay of matrices; vectors (norms, biases, magnitudes) have none.
-        lora_plus_ratio: the rate of LoRA's B over that of all else (LoRA+, Hayou et al. 2024).
+        lora_plus_ratio: the learning rate of LoRA's B over that of the rest (LoRA+, Hayou et al. 2024).
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in parameters:
@@ -40,7 +40,7 @@ def build_optimizer(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
-    """Set each group to `factor` times its peak; the first group's rate is returned, for the log."""
+    """Set each group to `factor` times its peak, and return the first group's rate for the log."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_learning_rate"] * factor
     return float(optimizer.param_groups[0]["lr"])

@@ -1,6 +1,6 @@
-"""What a person sees while a verb works: a live line with rich on a terminal, plain lines elsewhere, nothing if quiet.
+"""Progress on standard error: a live display on a terminal, plain lines elsewhere, nothing if quiet.
 
-All of it goes to standard error; standard output is for results.
+Standard output is for results.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from rich.text import Text
 from domain_ft.terminal_text import printable
 
 PLAIN_INTERVAL_SECONDS = 10.0
-"""Without a terminal, at most one line in so many seconds for the same job."""
+"""Without a terminal, the least time between two lines of the same job."""
 
 
 class ProgressDisplay:
     """Shows jobs (reading, tokenising, evaluating) and training steps.
 
-    Use as a context manager. `job` has the shape of the progress callbacks of the other rooms.
+    Use as a context manager. `job` is a `Progress` callback, as every slow function takes one.
 
     Args:
         console: where to write; the default is standard error.
@@ -71,11 +71,11 @@ class ProgressDisplay:
         self.say(f"warning: {message}", style="yellow")
 
     def job(self, label: str, done: int, total: int | None) -> None:
-        """`done` of `total` (None where unknown) of the job called `label`."""
+        """Show that `done` of `total` (None if unknown) of the job `label` are done."""
         self._show(label, done, total, "")
 
     def step(self, metrics: Mapping[str, Any], total_steps: int) -> None:
-        """A training step, from its line of metrics.jsonl."""
+        """Show a training step, given its line of metrics.jsonl."""
         detail = (
             f"loss {metrics['loss']:.3f}  {metrics['tokens_per_second']:,.0f} tok/s  "
             f"{metrics['memory_bytes'] / 2**30:.1f} GiB"

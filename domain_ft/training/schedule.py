@@ -11,14 +11,13 @@ WSD_DECAY_SHARE = 0.2
 def learning_rate_factor(schedule: str, step: int, total_steps: int, warmup: float) -> float:
     """The factor on the peak learning rate at `step`, in (0, 1].
 
+    It is never 0, so that no step is wasted: warm-up starts above 0, and decay would reach 0 only at `total_steps`.
+
     Args:
         schedule: `constant`, `linear`, `cosine`, or `wsd` (warm-up, stable, decay).
         step: 0-based index of the optimiser step.
         total_steps: steps in the whole run.
         warmup: share of the steps over which the rate rises linearly.
-
-    The factor is never 0, so neither the first step nor the last is wasted: warm-up starts above 0, and decay would
-    reach 0 only at `total_steps`.
     """
     warmup_steps = round(warmup * total_steps)
     if step < warmup_steps:

@@ -1,15 +1,15 @@
 """FSDP2 (Zhao et al. 2023; torch's `fully_shard`): each process keeps a shard of the weights, gradients and moments.
 
-A layer's weights are gathered while it runs, forward and backward, and let go of; the weights outside the layers
-(embeddings, final norm, head) are gathered for as long as a micro-batch takes, since the fused head reads the
-projection's weight from outside of its module. The arithmetic is that of one process: nothing is rounded on its way.
+A layer's weights are gathered while it runs, forward and backward, and then freed. The weights outside the layers
+(embeddings, final norm, head) stay gathered during a micro-batch, since the fused head reads the projection's weight
+from outside its module. The arithmetic is that of one process: communication rounds nothing.
 
-The model is sharded while it trains, and no longer. What comes before (scoring the base) and after (scoring, samples,
-saving, merging) has it whole, so that none of it has to know:
+The model is sharded only while it trains. Before (scoring the base) and after (scoring, samples, saving, merging) it is
+unsharded, so that none of that code has to handle shards:
 
     shards = Shards.of(module, base.model, accelerator)    # module(inputs) is now one of all processes together
     ...                                                    # build the optimiser, train
-    base.model = shards.whole_model()
+    base.model = shards.unsharded_model()
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Shards:
     """A model that is sharded over all processes.
 
     Attributes:
-        root: the module whose forward the processes run together, as often on each.
-        model: the model in it, its parameters shards.
-        empty: the model's modules once more, whole, their parameters without storage.
+        root: the module whose forward all processes run together, equally often.
+        model: the model in it, its parameters sharded.
+        empty: an unsharded copy of the model whose parameters have no storage.
     """
 
     root: FSDPModule
@@ -46,7 +46,7 @@ class Shards:
 
     @classmethod
     def of(cls, root: nn.Module, model: PreTrainedModel, accelerator: Accelerator) -> Shards:
-        """Shard `root`, which holds `model`, in place. The parameters are other objects afterwards."""
+        """Shard `root`, which holds `model`, in place. Its parameters are new objects afterwards."""
         empty = _without_storage(model)
         mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
         layers = repeated_layers(model)
@@ -55,18 +55,18 @@ class Shards:
         assert isinstance(root, FSDPModule)
         return cls(root, model, empty)
 
-    def whole_model(self) -> PreTrainedModel:
-        """A model as before `of`, with the weights as they are now, whole on each process, to be used only once."""
+    def unsharded_model(self) -> PreTrainedModel:
+        """The unsharded model with the current weights, on each process. Can be called only once."""
         sharded = dict(self.model.named_parameters())
         for name, empty in self.empty.named_parameters():
-            full = nn.Parameter(whole(sharded[name].detach()), requires_grad=empty.requires_grad)
-            torch.utils.swap_tensors(empty, full)  # in place, so that what was tied stays tied
+            full = nn.Parameter(unsharded(sharded[name].detach()), requires_grad=empty.requires_grad)
+            torch.utils.swap_tensors(empty, full)  # in place, so that tied weights stay tied
         return self.empty
 
 
 @contextlib.contextmanager
 def gathered(shards: Shards | None) -> Iterator[None]:
-    """Inside the block a model that may be sharded can be called outside of its root: as often on each process."""
+    """Inside the block a sharded model can be called outside of its root, equally often on each process."""
     if shards is None:
         yield
         return
@@ -77,20 +77,20 @@ def gathered(shards: Shards | None) -> Iterator[None]:
         shards.root.reshard()
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor, of which each process has a shard or all. All processes have to ask for it."""
+def unsharded(tensor: Tensor) -> Tensor:
+    """A tensor unsharded. All processes must call this together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """Of `tensor`, which each process has, the shard that it keeps of `like`; all of it where that is no shard."""
+    """This process's shard of `tensor`, sharded like `like`; all of it if `like` is not sharded."""
     if not isinstance(like, DTensor):
         return tensor.to(like.device)
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 def _without_storage(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of `model` whose parameters are on the meta device; buffers, hooks and all else are as they are."""
+    """A copy of `model` with its parameters on the meta device; buffers and hooks are copied as they are."""
     memo: dict[int, object] = {
         id(parameter): nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
         for parameter in model.parameters()

@@ -38,7 +38,7 @@ def frequencies(base: BaseModel, micro_batches: list[tuple[Tokens, Tensor]]) -> 
     return labels.bincount(minlength=base.model.get_output_embeddings().weight.shape[0])
 
 
-def warmed(folder: Path, micro_batches: list[tuple[Tokens, Tensor]], seed: int = 0) -> tuple[BaseModel, HeadReport]:
+def fitted(folder: Path, micro_batches: list[tuple[Tokens, Tensor]], seed: int = 0) -> tuple[BaseModel, HeadReport]:
     base = load(str(folder))
     return base, fit_mlm_head(base, micro_batches, frequencies(base, micro_batches), seed=seed, epochs=10)
 
@@ -65,7 +65,7 @@ def test_the_head_learns_and_the_body_stays(
 ) -> None:
     folder = save_tiny(architecture, tmp_path)
     before = load(str(folder))
-    base, report = warmed(folder, micro_batches)
+    base, report = fitted(folder, micro_batches)
     assert report.loss < report.loss_unigram - 0.05  # a random body shows little of the topic, ELECTRA's least
     assert report.loss < report.loss_closed_form
     assert report.loss_closed_form < report.loss_random
@@ -86,14 +86,14 @@ def test_the_closed_form_alone_beats_frequencies(micro_batches: list[tuple[Token
 
 def test_equal_inputs_give_equal_heads(micro_batches: list[tuple[Tokens, Tensor]], tmp_path: Path) -> None:
     folder = save_tiny("bert", tmp_path)
-    first, again, other = (warmed(folder, micro_batches, seed)[0] for seed in (0, 0, 1))
+    first, again, other = (fitted(folder, micro_batches, seed)[0] for seed in (0, 0, 1))
     assert digest(first, body=False) == digest(again, body=False) != digest(other, body=False)
 
 
 def test_nothing_asks_for_gradients_afterwards(micro_batches: list[tuple[Tokens, Tensor]], tmp_path: Path) -> None:
     folder = save_tiny("bert", tmp_path)
     before = [parameter.requires_grad for parameter in load(str(folder)).model.parameters()]
-    base, _ = warmed(folder, micro_batches)
+    base, _ = fitted(folder, micro_batches)
     assert [parameter.requires_grad for parameter in base.model.parameters()] == before
     assert all(parameter.grad is None and parameter.is_leaf for parameter in base.model.parameters())
     assert not base.model.cls.predictions.transform.dense._forward_pre_hooks
@@ -114,7 +114,7 @@ def test_progress_is_told(micro_batches: list[tuple[Tokens, Tensor]], tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("architecture", "message"), [("gpt2", "cannot be warmed"), ("deberta-v2", "packed rows alone")]
+    ("architecture", "message"), [("gpt2", "cannot be fitted"), ("deberta-v2", "fitted on packed rows")]
 )
 def test_a_model_of_another_form_is_refused(
     architecture: str, message: str, micro_batches: list[tuple[Tokens, Tensor]], tmp_path: Path

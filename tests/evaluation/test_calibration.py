@@ -92,7 +92,7 @@ def test_the_error_is_that_of_a_plain_loop(predictions: Predictions, bins: int) 
     assert sum(one["count"] for one in reliability(predictions, bins=bins)) == len(cases)
 
 
-def test_calibrating_on_validation_mends_the_test() -> None:
+def test_calibrating_on_validation_improves_the_test() -> None:
     validation, test = (
         dataclasses.replace(one, logits=4 * one.logits) for one in (drawn(2000, seed=1), drawn(2000, seed=2))
     )
@@ -118,7 +118,7 @@ def test_a_temperature_that_helps_only_where_it_was_fitted_is_not_used() -> None
 
 
 def test_most_temperatures_fitted_to_calibrated_probabilities_are_not_used() -> None:
-    """Labels drawn from the probabilities themselves: there is nothing to mend."""
+    """Labels drawn from the probabilities themselves: there is nothing to fix."""
     used = 0
     for seed in range(40):
         rng = np.random.default_rng(seed)
@@ -129,7 +129,7 @@ def test_most_temperatures_fitted_to_calibrated_probabilities_are_not_used() -> 
     assert used <= 8
 
 
-def test_one_source_is_too_little_to_judge_a_temperature() -> None:
+def test_one_source_is_too_little_to_fit_a_temperature() -> None:
     assert not choose_temperature(drawn(20, group=20)).used
 
 

@@ -1,4 +1,4 @@
-"""The scoring pass, over real rows and tiny real models: it equals a plain computation, however the text is packed."""
+"""Scoring, over real rows and tiny real models: it equals a plain computation, however the text is packed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from domain_ft.corpus.masking import MaskVocabulary
 from domain_ft.corpus.tokens import TokenRows, tokenize
 from domain_ft.errors import CorpusError, ModelError
 from domain_ft.evaluation.language_model import score
-from domain_ft.evaluation.samples import answer, choose_probes
+from domain_ft.evaluation.samples import answer, choose_sentences
 from domain_ft.models.base import BaseModel, load
 from domain_ft.objectives.base import LanguageModelObjective
 from domain_ft.objectives.causal_lm import CausalLM
@@ -147,7 +147,7 @@ def test_a_loss_that_is_no_number_names_the_documents(job: tuple[BaseModel, Lang
 
 def test_samples_come_from_the_same_base(job: tuple[BaseModel, LanguageModelObjective, TokenRows]) -> None:
     base, _, _ = job
-    probes = choose_probes(Texts(), base.tokenizer, base.objective)
+    probes = choose_sentences(Texts(), base.tokenizer, base.objective)
     assert probes
     for said in answer(base, probes):
         assert (len(said.guesses) == 5) == (base.objective == "mlm")

@@ -10,7 +10,7 @@ import pytest
 from tiny_models import MAX_LENGTH, tiny_model, tiny_tokenizer, tokenizer_kind
 
 from domain_ft.corpus.documents import Document
-from domain_ft.evaluation.samples import answer, choose_probes, side_by_side
+from domain_ft.evaluation.samples import answer, choose_sentences, side_by_side
 
 SENTENCES = [
     "The licensee shall not sublicense the work, nor remove any notice of copyright from it.",
@@ -49,44 +49,44 @@ def texts() -> Texts:
 
 @pytest.mark.parametrize("kind", ["wordpiece", "roberta"])
 def test_masked_words_are_whole_and_of_letters(texts: Texts, kind: str) -> None:
-    probes = choose_probes(texts, tiny_tokenizer(kind), "mlm", seed=3)
-    assert probes
-    assert len({probe.answer.casefold() for probe in probes}) == len(probes)
-    for probe in probes:
-        assert probe.answer.isalpha()
-        assert not probe.left[-1:].isalpha()
-        assert not probe.right[:1].isalpha()
-        assert probe.left + probe.answer + probe.right in SENTENCES
+    sentences = choose_sentences(texts, tiny_tokenizer(kind), "mlm", seed=3)
+    assert sentences
+    assert len({sentence.answer.casefold() for sentence in sentences}) == len(sentences)
+    for sentence in sentences:
+        assert sentence.answer.isalpha()
+        assert not sentence.left[-1:].isalpha()
+        assert not sentence.right[:1].isalpha()
+        assert sentence.left + sentence.answer + sentence.right in SENTENCES
 
 
 def test_the_choice_depends_on_the_seed_alone(texts: Texts) -> None:
     tokenizer = tiny_tokenizer("wordpiece")
-    assert choose_probes(texts, tokenizer, "mlm", seed=3) == choose_probes(texts, tokenizer, "mlm", seed=3)
-    assert choose_probes(texts, tokenizer, "clm", seed=3) != choose_probes(texts, tokenizer, "clm", seed=4)
+    assert choose_sentences(texts, tokenizer, "mlm", seed=3) == choose_sentences(texts, tokenizer, "mlm", seed=3)
+    assert choose_sentences(texts, tokenizer, "clm", seed=3) != choose_sentences(texts, tokenizer, "clm", seed=4)
 
 
 def test_languages_without_spaces_are_asked_too() -> None:
-    probes = choose_probes(Texts([JAPANESE] * 3), tiny_tokenizer("roberta"), "clm")
-    assert probes[0].left + probes[0].answer == JAPANESE
+    sentences = choose_sentences(Texts([JAPANESE] * 3), tiny_tokenizer("roberta"), "clm")
+    assert sentences[0].left + sentences[0].answer == JAPANESE
 
 
 def test_a_decoder_gets_the_first_half_of_a_sentence(texts: Texts) -> None:
-    for probe in choose_probes(texts, tiny_tokenizer("gpt2"), "clm", count=5):
-        assert f"{probe.left} {probe.answer}" in SENTENCES
-        assert probe.right == ""
+    for sentence in choose_sentences(texts, tiny_tokenizer("gpt2"), "clm", count=5):
+        assert f"{sentence.left} {sentence.answer}" in SENTENCES
+        assert sentence.right == ""
 
 
 @pytest.mark.parametrize("text", ["", "one two", "X" * 5000, "1 2 3. 4 5 6. " * 50, "\u200b\n\n\n"])
 def test_text_that_nobody_can_read_gives_no_probe(text: str) -> None:
-    assert choose_probes(Texts([text]), tiny_tokenizer("wordpiece"), "mlm") == []
-    assert choose_probes(Texts([text]), tiny_tokenizer("gpt2"), "clm") == []
+    assert choose_sentences(Texts([text]), tiny_tokenizer("wordpiece"), "mlm") == []
+    assert choose_sentences(Texts([text]), tiny_tokenizer("gpt2"), "clm") == []
 
 
 def test_an_encoder_ranks_its_guesses(texts: Texts) -> None:
     base = base_of("bert")
-    probes = choose_probes(texts, base.tokenizer, "mlm", count=3)
+    sentences = choose_sentences(texts, base.tokenizer, "mlm", count=3)
     base.model.train()
-    for said in answer(base, probes):
+    for said in answer(base, sentences):
         probabilities = [guess.probability for guess in said.guesses]
         assert len(probabilities) == 5
         assert probabilities == sorted(probabilities, reverse=True)
@@ -101,17 +101,17 @@ def test_a_decoder_goes_on_greedily(texts: Texts, architecture: str) -> None:
     base = base_of(architecture)
     base.model.generation_config.temperature = 0.2
     base.model.generation_config.top_p = 0.9
-    probes = choose_probes(texts, base.tokenizer, "clm", count=2)
-    first = answer(base, probes)
-    assert first == answer(base, probes)
+    sentences = choose_sentences(texts, base.tokenizer, "clm", count=2)
+    first = answer(base, sentences)
+    assert first == answer(base, sentences)
     assert all(said.guesses == () and "\n" not in said.continuation for said in first)
 
 
 def test_side_by_side_gives_plain_values(texts: Texts) -> None:
     base = base_of("roberta")
-    probes = choose_probes(texts, base.tokenizer, "mlm", count=2)
-    said = answer(base, probes)
-    rows = side_by_side(probes, said, said)
-    assert [row["answer"] for row in rows] == [probe.answer for probe in probes]
+    sentences = choose_sentences(texts, base.tokenizer, "mlm", count=2)
+    said = answer(base, sentences)
+    rows = side_by_side(sentences, said, said)
+    assert [row["answer"] for row in rows] == [sentence.answer for sentence in sentences]
     assert rows[0]["before"] == rows[0]["after"]
     assert set(rows[0]["before"]) == {"guesses", "answer_probability", "answer_rank", "continuation"}

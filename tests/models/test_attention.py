@@ -15,12 +15,12 @@ from transformers import AttentionMaskInterface, PreTrainedModel
 
 from domain_ft.models import attention
 from domain_ft.models.architectures import ARCHITECTURES
-from domain_ft.models.attention import Layout, Run, packed_arguments, packed_attention
+from domain_ft.models.attention import EqualLengths, PackedLayout, packed_arguments, packed_attention
 
 LENGTHS = (5, 5, 40, 17, 1, 17)  # 40 is longer than the windows of the tiny ModernBERT and Mistral
 
 
-def pieces_of(lengths: tuple[int, ...], seed: int = 0) -> list[Tensor]:
+def sequences_of(lengths: tuple[int, ...], seed: int = 0) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(6, VOCABULARY, (length,), generator=generator) for length in lengths]
 
@@ -44,7 +44,7 @@ def separate_logits(model: PreTrainedModel, sequences: list[Tensor]) -> Tensor:
 
 @pytest.mark.parametrize("architecture", SUPPORTED)
 def test_packed_logits_are_those_of_separate_documents(architecture: str) -> None:
-    model, sequences = tiny_model(architecture), pieces_of(LENGTHS)
+    model, sequences = tiny_model(architecture), sequences_of(LENGTHS)
     with torch.no_grad():
         expected = separate_logits(model, sequences)
         attention.install(model)
@@ -54,7 +54,7 @@ def test_packed_logits_are_those_of_separate_documents(architecture: str) -> Non
 
 @pytest.mark.parametrize("architecture", SUPPORTED)
 def test_the_comparison_would_see_a_leak(architecture: str) -> None:
-    model, sequences = tiny_model(architecture), pieces_of(LENGTHS)
+    model, sequences = tiny_model(architecture), sequences_of(LENGTHS)
     with torch.no_grad():
         expected = separate_logits(model, sequences)
         attention.install(model)
@@ -65,7 +65,7 @@ def test_the_comparison_would_see_a_leak(architecture: str) -> None:
 
 @pytest.mark.parametrize("architecture", SUPPORTED)
 def test_packed_gradients_are_those_of_separate_documents(architecture: str) -> None:
-    model, sequences = tiny_model(architecture).double(), pieces_of(LENGTHS)
+    model, sequences = tiny_model(architecture).double(), sequences_of(LENGTHS)
     goal = torch.randn(sum(LENGTHS), VOCABULARY, generator=torch.Generator().manual_seed(1)).double()
     gradients = []
     for packed in (False, True):
@@ -82,7 +82,7 @@ def test_packed_gradients_are_those_of_separate_documents(architecture: str) -> 
 
 @pytest.mark.parametrize("architecture", SUPPORTED)
 def test_an_installed_model_still_takes_ordinary_padded_batches(architecture: str) -> None:
-    model, sequences = tiny_model(architecture), pieces_of((12, 30))
+    model, sequences = tiny_model(architecture), sequences_of((12, 30))
     input_ids = torch.full((2, 30), model.config.pad_token_id or 0)
     mask = torch.zeros(2, 30, dtype=torch.long)
     for row, sequence in enumerate(sequences):
@@ -97,7 +97,7 @@ def test_an_installed_model_still_takes_ordinary_padded_batches(architecture: st
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 def test_an_installed_decoder_generates_as_before(architecture: str) -> None:
-    model, (prompt,) = tiny_model(architecture), pieces_of((9,))
+    model, (prompt,) = tiny_model(architecture), sequences_of((9,))
     arguments = {"attention_mask": torch.ones(1, 9), "max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
     before = model.generate(prompt[None], **arguments)
     attention.install(model)
@@ -105,14 +105,18 @@ def test_an_installed_decoder_generates_as_before(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", SUPPORTED)
-def test_a_packed_pass_makes_no_mask_and_reads_no_value(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A value that Python reads is a wait for the GPU. Only `Layout` reads, which the GPU's own kernel does without."""
+def test_a_packed_micro_batch_makes_no_mask_and_reads_no_value(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading a value in Python waits for the GPU. Only `PackedLayout` reads one, and not for the GPU's kernel."""
     model = tiny_model(architecture)
     attention.install(model)
     monkeypatch.setitem(AttentionMaskInterface._global_mapping, attention.NAME, lambda *_, **__: pytest.fail("a mask"))
-    monkeypatch.setattr(Layout, "runs", (Run(len(LENGTHS), 1), Run(1, sum(LENGTHS) - len(LENGTHS))))
+    monkeypatch.setattr(
+        PackedLayout, "groups", (EqualLengths(len(LENGTHS), 1), EqualLengths(1, sum(LENGTHS) - len(LENGTHS)))
+    )
     with NoValuesRead(), torch.no_grad():
-        packed_logits(model, pieces_of(LENGTHS))
+        packed_logits(model, sequences_of(LENGTHS))
 
 
 class NoValuesRead(TorchDispatchMode):
@@ -128,7 +132,7 @@ class NoValuesRead(TorchDispatchMode):
 
 def test_without_a_layout_the_lengths_are_enough() -> None:
     """Anyone's model with our attention installed takes the arguments that transformers' own kernels take."""
-    model, sequences = tiny_model("bert"), pieces_of(LENGTHS)
+    model, sequences = tiny_model("bert"), sequences_of(LENGTHS)
     expected = separate_logits(model, sequences)
     attention.install(model)
     cu_seqlens = torch.tensor([0, *LENGTHS]).cumsum(0).to(torch.int32)
@@ -143,7 +147,7 @@ def test_gradient_checkpointing_recomputes_the_same() -> None:
         attention.install(model)
         if checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
-        packed_logits(model, pieces_of(LENGTHS)).sum().backward()
+        packed_logits(model, sequences_of(LENGTHS)).sum().backward()
         gradients.append([parameter.grad.clone() for parameter in model.parameters()])
     for plain, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(recomputed, plain)
@@ -205,10 +209,10 @@ def test_runs_equal_the_definition(lengths: list[int], causal: bool, groups: int
         torch.testing.assert_close(ours, theirs)
 
 
-def test_layout_joins_neighbours_of_one_length_and_skips_empty_pieces() -> None:
-    layout = Layout(torch.tensor([0, 3, 6, 6, 9, 13, 16], dtype=torch.int32))
-    assert layout.runs == (Run(3, 3), Run(1, 4), Run(1, 3))
-    assert sum(run.tokens for run in layout.runs) == 16
+def test_layout_joins_neighbours_of_one_length_and_skips_empty_sequences() -> None:
+    layout = PackedLayout(torch.tensor([0, 3, 6, 6, 9, 13, 16], dtype=torch.int32))
+    assert layout.groups == (EqualLengths(3, 3), EqualLengths(1, 4), EqualLengths(1, 3))
+    assert sum(run.tokens for run in layout.groups) == 16
 
 
 def test_dropout_drops_weights_and_keeps_their_mean() -> None:
@@ -230,9 +234,9 @@ def test_what_would_change_the_scores_is_refused() -> None:
         packed_attention(Attending(True, 1), q, q, q, None, softcap=50.0, cu_seq_lens_q=torch.tensor([0, 4]))
 
 
-def test_longest_piece_of_the_tiny_models_runs() -> None:
+def test_longest_sequence_of_the_tiny_models_runs() -> None:
     for architecture in SUPPORTED:
         model = tiny_model(architecture)
         attention.install(model)
         with torch.no_grad():
-            assert packed_logits(model, pieces_of((MAX_LENGTH,))).isfinite().all()
+            assert packed_logits(model, sequences_of((MAX_LENGTH,))).isfinite().all()

@@ -236,7 +236,7 @@ def test_an_unfinished_run_is_refused(tiny_folder: Callable[[str], Path], tmp_pa
 def test_a_run_whose_base_is_gone_names_it(broken: Path, tmp_path: Path) -> None:
     write_run(tmp_path / "run", str(broken))
     shutil.rmtree(broken)
-    with pytest.raises(ModelError, match="the adapter's base model is not to be had") as caught:
+    with pytest.raises(ModelError, match="the adapter's base model cannot be loaded") as caught:
         load(str(tmp_path / "run"))
     assert str(broken) in str(caught.value)
 
@@ -245,7 +245,7 @@ def test_an_adapter_without_a_base_name_is_refused(tiny_folder: Callable[[str], 
     write_run(tmp_path / "run", str(tiny_folder("bert")))
     config = tmp_path / "run" / "adapter" / "adapter_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": None}))
-    with pytest.raises(ModelError, match="does not say which model"):
+    with pytest.raises(ModelError, match="does not name the model"):
         load(str(tmp_path / "run"))
     config.write_text("{")
     with pytest.raises(ModelError, match="not JSON"):
@@ -276,15 +276,15 @@ def test_the_wrong_objective_is_refused(tiny_folder: Callable[[str], Path]) -> N
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
-    refused(tmp_path, "neither the folder of a model")
+    refused(tmp_path, "neither a model's folder")
 
 
 def test_a_file_is_refused(broken: Path) -> None:
-    refused(broken / "model.safetensors", "a file, not the folder of a model")
+    refused(broken / "model.safetensors", "a file, not a model folder")
 
 
 def test_a_path_that_is_not_there_is_refused_with_the_embedded_names(tmp_path: Path) -> None:
-    refused(tmp_path / "nowhere", "is no folder", "minilm", "smollm2")
+    refused(tmp_path / "nowhere", "is not a folder", "minilm", "smollm2")
 
 
 def test_damaged_weights_are_refused(broken: Path) -> None:
@@ -327,7 +327,7 @@ def test_an_unknown_type_is_refused(broken: Path) -> None:
 def test_code_that_comes_with_a_model_is_never_run(broken: Path, tmp_path: Path) -> None:
     (broken / "config.json").write_text('{"model_type": "x", "auto_map": {"AutoConfig": "code.Config"}}')
     (broken / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    refused(broken, "is of type 'x'", "code of its own (auto_map), which is never run")
+    refused(broken, "is of type 'x'", "custom code (auto_map), which is never run")
     assert not (tmp_path / "ran").exists()
 
 

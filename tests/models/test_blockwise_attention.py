@@ -102,7 +102,7 @@ def test_keeps_nothing_quadratic() -> None:
     assert max(saved) <= tensors[0].numel()
 
 
-def test_long_pieces_and_other_types_are_torchs() -> None:
+def test_long_sequences_and_other_types_use_torchs_kernel() -> None:
     query = torch.randn(8, 2, 4)
     assert is_faster(query, 8)
     assert not is_faster(query, 4096)

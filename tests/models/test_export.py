@@ -20,7 +20,7 @@ from transformers import (
 
 from domain_ft.errors import ModelError
 from domain_ft.models import attention
-from domain_ft.models.export import export_merged
+from domain_ft.models.export import TARGETS, Exportable, export_model
 from domain_ft.models.lora import LoraConfig, apply_lora, lora_of
 from domain_ft.models.targets import head_modules
 
@@ -57,7 +57,7 @@ def test_transformers_loads_equal_logits(architecture: str, use_dora: bool, tmp_
     state = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
     expected = logits(base.model)
     base.model.train()
-    export_merged(base, tmp_path / "merged")
+    export_model(base, tmp_path / "merged")
 
     assert base.model.training
     assert all(torch.equal(tensor, state[name]) for name, tensor in base.model.state_dict().items())
@@ -73,7 +73,7 @@ def test_transformers_loads_equal_logits(architecture: str, use_dora: bool, tmp_
 def test_trained_token_rows_are_exported(architecture: str, tmp_path: Path) -> None:
     base = trained(architecture, trainable_tokens=(3, 7))
     expected = logits(base.model)
-    export_merged(base, tmp_path / "merged")
+    export_model(base, tmp_path / "merged")
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert (logits(reloaded) - expected).abs().max() <= 1e-5 * expected.abs().max()
 
@@ -83,7 +83,7 @@ def test_our_attention_is_left_out_of_the_config(architecture: str, tmp_path: Pa
     base = trained(architecture)
     expected = logits(base.model)
     attention.install(base.model)
-    export_merged(base, tmp_path / "merged")
+    export_model(base, tmp_path / "merged")
     assert attention.NAME not in (tmp_path / "merged" / "config.json").read_text()
     auto = AutoModelForMaskedLM if architecture in ENCODERS else AutoModelForCausalLM
     reloaded = auto.from_pretrained(tmp_path / "merged")
@@ -93,24 +93,24 @@ def test_our_attention_is_left_out_of_the_config(architecture: str, tmp_path: Pa
 def test_half_precision_and_full_fine_tunes(tmp_path: Path) -> None:
     half = trained("bert")
     half.model.to(torch.bfloat16)
-    export_merged(half, tmp_path / "half")
+    export_model(half, tmp_path / "half")
     assert AutoModelForMaskedLM.from_pretrained(tmp_path / "half").dtype == torch.bfloat16
     plain = Base(tiny_model("gpt2"), tiny_tokenizer("gpt2"))
-    export_merged(plain, tmp_path / "plain")
+    export_model(plain, tmp_path / "plain")
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "plain")), logits(plain.model))
 
 
 def test_a_merged_model_stays_merged(tmp_path: Path) -> None:
     base = trained("bert")
     lora_of(base.model).merge()
-    export_merged(base, tmp_path / "merged")
+    export_model(base, tmp_path / "merged")
     assert lora_of(base.model).merged
 
 
 def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("keep me")
     with pytest.raises(ModelError, match="not empty"):
-        export_merged(trained("bert"), tmp_path)
+        export_model(trained("bert"), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
@@ -119,7 +119,7 @@ def test_weights_that_are_lost_in_saving_are_refused(tmp_path: Path) -> None:
     base = trained("bert")
     base.model._keys_to_ignore_on_save = {"cls.predictions.transform.dense.weight"}
     with pytest.raises(ModelError, match=r"cls\.predictions\.transform\.dense\.weight"):
-        export_merged(base, tmp_path / "merged")
+        export_model(base, tmp_path / "merged")
     assert not list(tmp_path.iterdir())
     assert not lora_of(base.model).merged
 
@@ -128,5 +128,25 @@ def test_broken_adapters_are_refused(tmp_path: Path) -> None:
     base = trained("gpt2")
     next(iter(lora_of(base.model).layers.values())).lora_B.data.fill_(float("nan"))
     with pytest.raises(ModelError, match=r"NaN or infinity in .*lora_B.*; nothing was written"):
-        export_merged(base, tmp_path / "merged")
+        export_model(base, tmp_path / "merged")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_target_is_a_function_in_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = trained("gpt2")
+
+    def write_names(exported: Exportable, folder: Path) -> None:
+        assert not exported.model.training
+        (folder / "names.txt").write_text("\n".join(exported.model.state_dict()))
+
+    def fail(exported: Exportable, folder: Path) -> None:
+        write_names(exported, folder)
+        raise ModelError("no such kernel")
+
+    monkeypatch.setitem(TARGETS, "names", write_names)
+    monkeypatch.setitem(TARGETS, "broken", fail)
+    export_model(base, tmp_path / "names", "names")
+    assert "lora_A" in (tmp_path / "names" / "names.txt").read_text()
+    with pytest.raises(ModelError, match="no such kernel"):
+        export_model(base, tmp_path / "broken", "broken")
+    assert [path.name for path in tmp_path.iterdir()] == ["names"]

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from domain_ft.errors import CorpusError, ModelError, SettingsError
 from domain_ft.models.attention import NAME
 from domain_ft.models.base import BaseModel, load
-from domain_ft.models.generation import Generated, Sampling, TextPieces, generate
+from domain_ft.models.generation import Generated, Sampling, TextStream, generate
 from domain_ft.models.lora import LoraConfig, apply_lora, merge_and_unload
 
 PROMPTS = (
@@ -243,14 +243,14 @@ def test_beams_are_not_drawn() -> None:
 def test_what_is_streamed_is_what_is_returned(sampling: Sampling) -> None:
     base = loaded("llama")
     for number, prompt in enumerate(PROMPTS):
-        pieces: list[str] = []
+        parts: list[str] = []
         stop = (common_token("llama"),) if number % 2 else ()
-        (streamed,) = generate(base, [prompt], sampling, stop_tokens=stop, stream=pieces.append)
+        (streamed,) = generate(base, [prompt], sampling, stop_tokens=stop, stream=parts.append)
         (whole,) = generate(base, [prompt], sampling, stop_tokens=stop)
-        assert "".join(pieces) == streamed.text == whole.text
-        assert all(pieces)
+        assert "".join(parts) == streamed.text == whole.text
+        assert all(parts)
         if sampling.num_beams == 1 and streamed.tokens > 20:
-            assert len(pieces) > 3
+            assert len(parts) > 3
 
 
 def test_one_answer_is_streamed_at_a_time() -> None:
@@ -266,9 +266,9 @@ def byte_level() -> PreTrainedTokenizerFast:
 @functools.cache
 def byte_fallback() -> PreTrainedTokenizerFast:
     """As Llama 2's: characters of the vocabulary, and tokens for the bytes of all others."""
-    pieces = ["<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"abcdefgh.,", "日", "本"]
+    parts = ["<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"abcdefgh.,", "日", "本"]
     backend = Tokenizer(
-        models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], byte_fallback=True, fuse_unk=True)
+        models.BPE(vocab={part: i for i, part in enumerate(parts)}, merges=[], byte_fallback=True, fuse_unk=True)
     )
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     backend.decoder = decoders.Sequence(
@@ -280,8 +280,8 @@ def byte_fallback() -> PreTrainedTokenizerFast:
 TOKENIZERS = st.sampled_from([byte_level, byte_fallback])
 
 
-def pieces_of(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[int]) -> list[str]:
-    text = TextPieces(tokenizer)
+def parts_of(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[int]) -> list[str]:
+    text = TextStream(tokenizer)
     return [*(text.add(token) for token in tokens), text.end(cut=False)]
 
 
@@ -290,9 +290,9 @@ def pieces_of(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[int]) -> list
 def test_no_character_is_streamed_before_its_last_token(make: functools._lru_cache_wrapper, text: str) -> None:
     tokenizer = make()
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
-    pieces = pieces_of(tokenizer, tokens)
-    assert "".join(pieces) == tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    assert CUT in text or all(CUT not in piece for piece in pieces)
+    parts = parts_of(tokenizer, tokens)
+    assert "".join(parts) == tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    assert CUT in text or all(CUT not in part for part in parts)
 
 
 @settings(max_examples=150)
@@ -302,18 +302,18 @@ def test_tokens_that_are_no_text_are_streamed_as_they_are_decoded(
 ) -> None:
     tokenizer = make()
     decoded = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    assert "".join(pieces_of(tokenizer, tokens)) == decoded
+    assert "".join(parts_of(tokenizer, tokens)) == decoded
 
 
 def test_japanese_and_emoji_come_character_by_character() -> None:
     text = "日本語🙂です"
-    pieces = pieces_of(byte_level(), byte_level()(text, add_special_tokens=False)["input_ids"])
-    assert [piece for piece in pieces if piece] == list(text)
+    parts = parts_of(byte_level(), byte_level()(text, add_special_tokens=False)["input_ids"])
+    assert [part for part in parts if part] == list(text)
 
 
 @pytest.mark.parametrize("make", [byte_level, byte_fallback])
 def test_a_character_that_an_answer_is_cut_in_is_left_out(make: Callable[[], PreTrainedTokenizerFast]) -> None:
-    text = TextPieces(make())
+    text = TextStream(make())
     tokens = make()("日🙂", add_special_tokens=False)["input_ids"]
     given = [*(text.add(token) for token in tokens[:-1]), text.end(cut=True)]
     assert "".join(given) == "日"

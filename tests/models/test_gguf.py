@@ -162,7 +162,7 @@ def test_a_tokenizer_of_gpt2_joins_digits(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"architecture": "mamba"}, "holds a 'mamba'"),
-        ({"pre": "deepseek-llm"}, "'deepseek-llm', which is not understood"),
+        ({"pre": "deepseek-llm"}, "'deepseek-llm', which is not supported"),
         ({"extra": "rope_freqs.weight"}, "a weight that a llama does not have: rope_freqs.weight"),
     ],
 )
@@ -177,5 +177,5 @@ def test_what_is_not_understood_is_refused(options: dict[str, Any], message: str
 def test_a_damaged_file_is_refused(kept: int, tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "tiny.gguf", llama())
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(ModelError, match="not a whole GGUF file"):
+    with pytest.raises(ModelError, match="not a complete GGUF file"):
         convert(path, tmp_path)

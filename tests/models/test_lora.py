@@ -21,6 +21,7 @@ from domain_ft.models.head import captured_input, projection
 from domain_ft.models.lora import (
     LoraConfig,
     apply_lora,
+    disabled,
     has_lora,
     lora_of,
     merge,
@@ -529,5 +530,75 @@ def test_a_rank_that_some_layers_cannot_use_is_said() -> None:
 
 @pytest.mark.parametrize("rank", [True, 2.0, "8"])
 def test_a_rank_that_is_no_whole_number_is_refused(rank: Any) -> None:
-    with pytest.raises(ModelError, match="no whole number"):
+    with pytest.raises(ModelError, match="not a positive integer"):
         LoraConfig(rank=rank)
+
+
+# --- Adapters off, and several on one base ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("changes", [{}, {"use_dora": True}, {"trainable_tokens": (7, 9)}])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_disabled_is_the_base_to_the_last_bit(architecture: str, changes: dict[str, Any], merged: bool) -> None:
+    model = tiny_model(architecture)
+    base = logits(model)
+    apply_lora(model, LoraConfig(rank=4, **changes))
+    disturb(model)
+    if merged:
+        merge(model)
+    adapted = logits(model)
+    assert not torch.equal(adapted, base)
+    weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    with disabled(model):
+        assert torch.equal(logits(model), base)
+        assert not has_lora(model)
+    assert torch.equal(logits(model), adapted)
+    assert lora_of(model).merged == merged
+    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == trained
+    assert all(torch.equal(parameter, weights[name]) for name, parameter in model.named_parameters())
+
+
+def test_an_error_inside_disabled_brings_the_adapter_back() -> None:
+    model = tiny_model("llama")
+    apply_lora(model, LoraConfig(rank=4))
+    disturb(model)
+    adapted = logits(model)
+    with pytest.raises(RuntimeError, match="inside"), disabled(model):
+        raise RuntimeError("inside")
+    assert torch.equal(logits(model), adapted)
+
+
+@pytest.mark.parametrize("changes", [{"train_modules": ("cls.predictions.transform",)}, {"bias": "all"}])
+def test_disabled_refuses_what_cannot_be_undone(changes: dict[str, Any]) -> None:
+    model = tiny_model("bert")
+    apply_lora(model, LoraConfig(rank=4, **changes))
+    with pytest.raises(ModelError, match=r"cannot be turned off: it trains .* in full"), disabled(model):
+        pass
+    assert has_lora(model)
+    with pytest.raises(ModelError, match="no LoRA layers"), disabled(tiny_model("bert")):
+        pass
+
+
+def test_two_adapters_take_turns_on_one_base() -> None:
+    model = tiny_model("llama")
+    base = logits(model)
+    first = apply_lora(model, LoraConfig(rank=4), seed=1)
+    disturb(model)
+    expected = [logits(model)]
+    first.detach()
+    assert torch.equal(logits(model), base)
+    second = apply_lora(model, LoraConfig(rank=2, targets="attention"), seed=2)
+    disturb(model)
+    expected.append(logits(model))
+    with pytest.raises(ModelError, match="LoRA layers already"):
+        first.attach()
+    for _ in range(2):
+        second.detach()
+        first.attach()
+        assert lora_of(model) is first
+        assert torch.equal(logits(model), expected[0])
+        first.detach()
+        second.attach()
+        assert torch.equal(logits(model), expected[1])

@@ -162,9 +162,9 @@ def shard(folder: Path, index: str) -> None:
         ('{"weight_map": []}', "weight_map"),
         ('{"weight_map": {"a": 3}}', "weight_map"),
         ('{"weight_map": {"a": "b.safetensors"}, "metadata": 3}', "metadata"),
-        ('{"weight_map": {"a": "model-00002-of-00002.safetensors"}, "metadata": {}}', "1 of the 1 files"),
+        ('{"weight_map": {"a": "model-00002-of-00002.safetensors"}, "metadata": {}}', "1 of the 1 weight files"),
         ('{"weight_map": {"a": "../model.safetensors"}, "metadata": {}}', "in the same folder"),
-        ('{"weight_map": {"a": "pytorch_model.bin"}, "metadata": {}}', "no safetensors file"),
+        ('{"weight_map": {"a": "pytorch_model.bin"}, "metadata": {}}', "not a safetensors file"),
     ],
 )
 def test_a_malformed_index_of_weights_is_refused(index: str, said: str, copy: Callable[[str], Path]) -> None:
@@ -254,7 +254,7 @@ def test_files_that_are_no_json_objects_are_named(file: str, content: str, copy:
         ({"model_type": "bart"}, "an encoder and a decoder"),
         ({"model_type": "nonsense"}, "does not know"),
         ({"model_type": "bertt"}, "did you mean 'bert'?"),
-        ({"model_type": ["bert"]}, "no name"),
+        ({"model_type": ["bert"]}, "not a name"),
         ({"model_type": None}, "no model_type"),
         ({"hidden_size": "wide"}, "hidden_size"),
         ({"hidden_size": -3}, "negative"),

@@ -17,7 +17,7 @@ from transformers.models.gpt2 import modeling_gpt2
 from domain_ft.corpus.examples import Labels
 from domain_ft.errors import ModelError
 from domain_ft.models import attention
-from domain_ft.models.base import BaseModel, Tokens, load, prove_reading
+from domain_ft.models.base import BaseModel, Tokens, check_visibility, load
 from domain_ft.models.task_model import load_task_model
 
 OTHER_ENCODERS = ("camembert", "mpnet", "deberta-v2")
@@ -89,14 +89,14 @@ def test_a_leak_in_a_tested_type_is_found_too(
 ) -> None:
     base = loaded("llama")
     real = attention.packed_attention
-    prove_reading(base, tested=True)
+    check_visibility(base, tested=True)
 
     def leaking(*args: Any, **arguments: Any) -> Any:
         return real(*args, **{**arguments, "is_causal": False})
 
     monkeypatch.setitem(attention.AttentionInterface._global_mapping, attention.NAME, leaking)
     with pytest.raises(ModelError, match="sees the tokens"):
-        prove_reading(base, tested=True)
+        check_visibility(base, tested=True)
 
 
 def test_an_encoder_that_reads_one_side_is_refused(
@@ -110,7 +110,7 @@ def test_an_encoder_that_reads_one_side_is_refused(
 
     monkeypatch.setitem(attention.AttentionInterface._global_mapping, attention.NAME, one_sided)
     with pytest.raises(ModelError, match="does not read the tokens after it"):
-        prove_reading(base, tested=True)
+        check_visibility(base, tested=True)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "mistral"])

@@ -135,7 +135,7 @@ def test_siblings_of_real_models_are_found_used_and_change_nothing(architecture:
         together = losses_and_gradients()
         assert sorted(grouped) == sorted(len(names) for names in families) * (2 if architecture == "albert" else 1)
         assert losses_and_gradients()[0] == together[0]
-        assert len(grouped) % 2 == 0  # the second pass found its siblings too
+        assert len(grouped) % 2 == 0  # the second backward pass found its siblings too
         apart(lora)
         torch.testing.assert_close(losses_and_gradients(), together)
 

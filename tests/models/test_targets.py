@@ -65,7 +65,7 @@ def test_an_expression_matches_whole_paths() -> None:
     ]
     with pytest.raises(ModelError, match=r"transformer\.h\.0\.attn\.c_attn"):
         resolve_targets(model, "c_attn")
-    with pytest.raises(ModelError, match="no regular expression"):
+    with pytest.raises(ModelError, match="not a regular expression"):
         resolve_targets(model, "c_attn(")
 
 
@@ -92,7 +92,7 @@ def test_what_takes_no_lora_is_named() -> None:
 
 
 def test_attention_of_a_bare_torch_model_is_unknown() -> None:
-    with pytest.raises(ModelError, match="no transformers model"):
+    with pytest.raises(ModelError, match="not a transformers model"):
         resolve_targets(nn.Sequential(nn.Linear(2, 2)), "attention")
 
 

@@ -23,7 +23,7 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 from domain_ft.corpus.examples import Labels
 from domain_ft.errors import ModelError
 from domain_ft.models.base import load
-from domain_ft.models.export import export_merged
+from domain_ft.models.export import export_model
 from domain_ft.models.lora import LoraConfig, apply_lora, has_lora, lora_of
 from domain_ft.models.peft_format import save_adapter
 from domain_ft.models.targets import head_modules
@@ -36,7 +36,7 @@ from domain_ft.verbs.export.settings import ExportSettings
 LABELS = Labels(("law", "medicine", "animals"))
 LENGTHS = (5, 5, 40, 17, 1, 17)
 GENERATOR = torch.Generator().manual_seed(0)
-PIECES = [torch.randint(6, VOCABULARY, (length,), generator=GENERATOR) for length in LENGTHS]
+SEQUENCES = [torch.randint(6, VOCABULARY, (length,), generator=GENERATOR) for length in LENGTHS]
 TAGGERS = tuple(architecture for architecture in SUPPORTED if architecture != "opt")  # which has no class for tokens
 EXACT = 1e-9  # in float64
 
@@ -63,8 +63,8 @@ class Examples(TaskTokens):
 
 def examples(belongs: Sequence[int] = range(len(LENGTHS))) -> Examples:
     """The sequences; of each the second half is another segment."""
-    tokens = TaskTokens.of([sequence.tolist() for sequence in PIECES])
-    segments = torch.cat([types_of(sequence) for sequence in PIECES])
+    tokens = TaskTokens.of([sequence.tolist() for sequence in SEQUENCES])
+    segments = torch.cat([types_of(sequence) for sequence in SEQUENCES])
     return Examples(**vars(tokens), segments=segments, belongs=tuple(belongs))
 
 
@@ -104,7 +104,7 @@ def own_logits(model: Any, kind: str = "sequence", typed: bool = False) -> Tenso
     """What transformers' class gives for each sequence alone."""
     parts = []
     with torch.no_grad():
-        for sequence in PIECES:
+        for sequence in SEQUENCES:
             arguments = {"token_type_ids": types_of(sequence)[None]} if typed else {}
             parts.append(model(input_ids=sequence[None], **arguments).logits[0])
     return torch.cat(parts) if kind == "token" else torch.stack(parts)
@@ -121,7 +121,7 @@ def assert_equal(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=EXACT * expected.abs().max().item())
 
 
-# --- Packed passes ----------------------------------------------------------------------------------------------------
+# --- Packed micro-batches ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("architecture", SUPPORTED)
@@ -186,7 +186,7 @@ def test_features_are_the_mean_of_the_last_hidden_states(architecture: str, tiny
     model = load_task_model(str(tiny_folder(architecture)), LABELS)
     inputs = dataclasses.replace(examples([0, 0, 0, 1, 2, 2]), segments=torch.zeros(sum(LENGTHS), dtype=torch.long))
     with torch.no_grad():
-        hidden = [model.model.base_model(input_ids=sequence[None]).last_hidden_state[0] for sequence in PIECES]
+        hidden = [model.model.base_model(input_ids=sequence[None]).last_hidden_state[0] for sequence in SEQUENCES]
         expected = torch.stack([torch.cat(hidden[:3]).mean(0), hidden[3].mean(0), torch.cat(hidden[4:]).mean(0)])
         torch.testing.assert_close(model.features(inputs), expected, rtol=0, atol=1e-5)
 
@@ -204,7 +204,7 @@ def test_a_decoder_reads_the_last_token_that_is_no_padding(tmp_path: Path) -> No
     """As transformers' classes do, so that what is exported gives the logits that were trained."""
     folder = save_tiny("llama", tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": int(PIECES[2][-1])}))
+    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": int(SEQUENCES[2][-1])}))
     model = opened(folder)
     assert_equal(logits(model), own_logits(model.model))
 
@@ -287,7 +287,7 @@ def test_a_checkpoints_own_head_is_replaced(tiny_folder: Callable[[str], Path], 
     first.tokenizer.save_pretrained(tmp_path / "three")
     same = load_task_model(str(tmp_path / "three"), LABELS)
     assert same.new_modules == ("classifier",)
-    assert "own head, classifier, is replaced" in same.notes[-1]
+    assert "checkpoint's head, classifier, is replaced" in same.notes[-1]
     assert not torch.equal(same.model.classifier.out_proj.weight, first.model.classifier.out_proj.weight.float())
     other = load_task_model(str(tmp_path / "three"), Labels(("yes", "no")))
     assert other.model.classifier.out_proj.weight.shape == (2, 32)
@@ -309,7 +309,7 @@ def test_several_labels_are_in_the_config(tiny_folder: Callable[[str], Path]) ->
 
 
 def test_a_model_without_a_class_for_the_task_is_refused(tiny_folder: Callable[[str], Path]) -> None:
-    with pytest.raises(ModelError, match=r"type 'opt', for which transformers has no class that classifies tokens"):
+    with pytest.raises(ModelError, match=r"type 'opt', for which transformers has no class to classify tokens"):
         load_task_model(str(tiny_folder("opt")), LABELS, kind="token")
     with pytest.raises(ModelError, match="'cohere'"):
         load_task_model(str(tiny_folder("cohere")), LABELS)
@@ -396,18 +396,18 @@ def test_a_run_is_exported_with_its_names(
 
 def test_a_fully_trained_run_is_loaded(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     model = opened(tiny_folder("distilbert"))
-    export_merged(model, tmp_path / "run" / "model")
+    export_model(model, tmp_path / "run" / "model")
     write_run(model, tmp_path / "run")
     assert_equal(logits(load_task_run(tmp_path / "run", dtype=torch.float64)), logits(model))
 
 
 def test_what_is_no_run_of_a_task_is_said(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no finished run of classify or tag"):
+    with pytest.raises(ModelError, match="not a finished run of classify or tag"):
         load_task_run(tiny_folder("bert"))
     write_run(trained(tiny_folder("bert")), tmp_path)
     with pytest.raises(ModelError, match="whose head is for another task"):
         load_task_model(str(tmp_path), LABELS)
-    with pytest.raises(ModelError, match="is no language model any more"):
+    with pytest.raises(ModelError, match="is not a language model"):
         load(str(tmp_path))
 
 
@@ -495,3 +495,19 @@ def test_the_former_name_of_a_key_is_read(tmp_path: Path) -> None:
     (tmp_path / TASK_NAME).write_text(json.dumps(facts), encoding="utf-8")
     (tmp_path / "result.json").write_text("{}", encoding="utf-8")
     assert TaskFacts.load(tmp_path).multi_label is True
+
+
+# --- A scalar head ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["bert", "llama"])
+def test_one_label_is_a_scalar_head(architecture: str, tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    score = Labels(("score",), multi_label=True)
+    model = load_task_model(str(tiny_folder(architecture)), score, dtype=torch.float64)
+    disturb(parameter for path in model.new_modules for parameter in model.model.get_submodule(path).parameters())
+    scores = logits(model)
+    assert scores.shape == (len(LENGTHS), 1)
+    assert_equal(scores, own_logits(model.model, typed=architecture == "bert"))
+    export_model(model, tmp_path / "scalar")
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "scalar", dtype=torch.float64)
+    assert_equal(own_logits(loaded, typed=architecture == "bert"), scores)

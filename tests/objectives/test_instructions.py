@@ -53,7 +53,7 @@ def test_each_learned_token_is_asked_for_at_the_one_before_it(base: BaseModel) -
     assert inputs.scored_bytes.sum() == batch.token_bytes[batch.trained].sum()
 
 
-def test_labels_never_cross_pieces(base: BaseModel) -> None:
+def test_labels_never_cross_sequences(base: BaseModel) -> None:
     """Even where the first token of the next sequence is one that is learned."""
     rows = rows_of(base)
     batch = rows.pack([0, 1])

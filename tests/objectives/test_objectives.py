@@ -42,7 +42,7 @@ def masked() -> MaskedLM:
     return MaskedLM(vocabulary=MaskVocabulary.of(tiny_tokenizer("wordpiece")), rate=0.4, seed=1)
 
 
-def test_a_causal_lm_asks_for_the_next_token_and_never_across_pieces() -> None:
+def test_a_causal_lm_asks_for_the_next_token_and_never_across_sequences() -> None:
     made = batch()
     inputs = CausalLM().prepare(made, 0)
     labels = inputs.labels.numpy()

@@ -96,8 +96,8 @@ def test_a_full_disk_is_said_and_the_older_checkpoint_is_whole(tmp_path: Path, m
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoints, "save_file", no_space)
-    told = r"step 2 cannot be written: No space left(.|\n)*free on this disk(.|\n)*--resume"
-    with pytest.raises(CheckpointError, match=told):
+    message = r"step 2 cannot be written: No space left(.|\n)*free on this disk(.|\n)*--resume"
+    with pytest.raises(CheckpointError, match=message):
         save_checkpoint(tmp_path, parameters, optimizer, state(2), keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
     assert load_latest(tmp_path, parameters, optimizer, refuse_warnings) == state(1)

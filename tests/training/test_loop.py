@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from accelerate import Accelerator
@@ -23,7 +25,9 @@ from loop_jobs import job, run, settings
 from safetensors.torch import load_file
 from torch import nn
 
-from domain_ft.corpus.packing import StepPlan
+from domain_ft.corpus.batches import PackedBatch
+from domain_ft.corpus.packing import Step, StepPlan
+from domain_ft.corpus.tokens import TokenRows
 from domain_ft.errors import CheckpointError, TrainingError
 from domain_ft.models.activation_checkpointing import ActivationCheckpointing
 from domain_ft.models.lora_layers import LoraLinear
@@ -92,7 +96,7 @@ def test_the_gradient_is_that_of_the_mean_over_all_labelled_tokens(architecture:
 
 
 @pytest.mark.parametrize("architecture", ["bert", "gpt2"])
-def test_passes_of_any_size_train_the_same_model(architecture: str, tmp_path: Path) -> None:
+def test_micro_batches_of_any_size_train_the_same_model(architecture: str, tmp_path: Path) -> None:
     """1 x 8, about 4 x 2 and 8 x 1 micro-batches of the same steps."""
     losses: dict[int, list[float]] = {}
     weights = {}
@@ -291,7 +295,7 @@ def test_a_loss_that_is_not_finite_names_step_and_documents(tmp_path: Path) -> N
     assert all(bool(torch.isfinite(p).all()) for p in base.model.parameters())
 
 
-def test_a_pass_without_memory_is_halved_and_the_step_stays_the_same(
+def test_a_micro_batch_without_memory_is_halved_and_the_step_stays_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, expected = run(tmp_path / "plenty", loop=settings(total_steps=3))
@@ -320,7 +324,7 @@ def test_activation_checkpointing_trains_the_same_model_to_the_last_bit(tmp_path
     assert all(torch.equal(plain[name], found[name]) for name in plain)
 
 
-def test_layers_are_recomputed_once_no_single_piece_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_are_recomputed_once_no_single_sequence_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last resort, which a resumed run keeps to."""
     loop = settings(total_steps=4, schedule="constant", warmup=0.0)
     _, expected = run(tmp_path / "plenty", loop=loop)
@@ -341,7 +345,9 @@ def test_layers_are_recomputed_once_no_single_piece_fits(tmp_path: Path, monkeyp
     assert largest_difference(expected, found) < 2e-4
 
 
-def test_memory_that_does_not_suffice_for_one_piece_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_does_not_suffice_for_one_sequence_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def never(self: nn.Module, inputs: Inputs) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -395,3 +401,45 @@ def test_budgets_become_steps(budget: dict[str, Any], steps: int) -> None:
     plan = StepPlan([20] * 50, 100, 0)
     given = {"max_tokens": None, "max_steps": None, "epochs": None} | budget
     assert count_steps(plan, 1000, **given) == steps
+
+
+class Rollouts:
+    """Rows and steps in one: each step adds a row, and reads the newest and the oldest."""
+
+    def __init__(self, rows: TokenRows) -> None:
+        self._rows = rows
+        self._count = 1
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int32]:
+        return self._rows.lengths[: self._count]
+
+    def pack(self, rows: npt.ArrayLike) -> PackedBatch:
+        assert np.max(rows) < self._count
+        return self._rows.pack(rows)
+
+    def row_id(self, row: int) -> str:
+        return self._rows.row_id(row)
+
+    def step(self, index: int) -> Step:
+        self._count = index + 2
+        return Step(epoch=0, rows=np.array([0, index + 1]))
+
+
+def test_rows_may_be_made_during_training(tmp_path: Path) -> None:
+    base, objective, rows = job("gpt2")
+    source, lines = Rollouts(rows), []
+    state = train(
+        base,
+        objective,
+        source,
+        settings(total_steps=5),
+        accelerator=Accelerator(cpu=True),
+        checkpoints=tmp_path,
+        display=ProgressDisplay(quiet=True),
+        log=lines.append,
+        steps=source,
+    )
+    assert state.step == 5
+    assert state.tokens == int(5 * rows.lengths[0] + rows.lengths[1:6].sum())
+    assert all(math.isfinite(line["loss"]) for line in lines)

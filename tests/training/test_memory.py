@@ -66,7 +66,7 @@ def test_a_storage_counts_once_from_its_op_until_nothing_holds_it() -> None:
     ],
 )
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_large_pass_takes_what_small_ones_foretell(
+def test_small_micro_batches_predict_a_large_ones_memory(
     architecture: str, keeps_scores: bool, lora: bool, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -131,7 +131,7 @@ COSTS = {
         ({"device": "cuda"}, (4352, False)),  # a step at once
         ({"device": "cuda", "free_bytes": 8_000 * MIB}, (2304, False)),
         ({"device": "cuda", "free_bytes": 2_000 * MIB}, (4352, True)),  # fewer than 1,024 would fit without
-        ({"longest": 6000, "free_bytes": 32_000 * MIB}, (6000, False)),  # no pass can be less than a sequence
+        ({"longest": 6000, "free_bytes": 32_000 * MIB}, (6000, False)),  # a micro-batch is at least a sequence
         ({"longest": 6000}, (6000, True)),
         ({"step_tokens": 10, "longest": 20}, (20, False)),
         ({"step_tokens": 16_384, "free_bytes": 2**50}, (1280, False)),
@@ -150,7 +150,7 @@ def test_the_largest_pass_that_fits_is_chosen(changes: dict[str, Any], expected:
 
 def test_the_sizes_cut_a_step_evenly() -> None:
     assert limits(step_tokens=1200).sizes(COSTS[True]) == [1456, 856, 656, 556, 256]
-    assert limits(step_tokens=10_000).sizes(COSTS[True])[:2] == [3590, 2756]  # in three passes, in four
+    assert limits(step_tokens=10_000).sizes(COSTS[True])[:2] == [3590, 2756]  # in three micro-batches, in four
     assert limits(step_tokens=10_000).sizes(COSTS[False])[:2] == [1256, 1166]  # in ten, since nine take over 2 GiB
 
 

@@ -84,7 +84,7 @@ def test_a_task_that_can_be_learned_is(architecture: str, tmp_path: Path) -> Non
     assert (predicted == test.targets).mean() > 0.9
 
 
-def test_passes_of_any_size_train_the_same_model(tmp_path: Path) -> None:
+def test_micro_batches_of_any_size_train_the_same_model(tmp_path: Path) -> None:
     losses: list[list[float]] = []
     weights = []
     for tokens_per_micro_batch in (10_000, 100, 1):

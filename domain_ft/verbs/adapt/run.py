@@ -24,7 +24,7 @@ from domain_ft.corpus.left_out import fields_read
 from domain_ft.corpus.masking import mostly_without_words
 from domain_ft.corpus.naming import name_of
 from domain_ft.evaluation.bootstrap import beyond_control, difference
-from domain_ft.evaluation.samples import SampleSentence, answer, choose_probes, side_by_side
+from domain_ft.evaluation.samples import SampleSentence, answer, choose_sentences, side_by_side
 from domain_ft.models.catalogue import EMBEDDED
 from domain_ft.report.run_folder import RunFolder
 from domain_ft.storage import cache_folder
@@ -133,7 +133,7 @@ def _choose_probes(job: AdaptJob) -> list[SampleSentence]:
     if not job.settings.examples:
         return []
     split = job.corpora["domain"].split("evaluation")
-    return choose_probes(split, job.base.tokenizer, job.base.objective, seed=job.settings.seed)
+    return choose_sentences(split, job.base.tokenizer, job.base.objective, seed=job.settings.seed)
 
 
 def _report(

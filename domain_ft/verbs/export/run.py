@@ -8,7 +8,7 @@ from typing import Any
 from domain_ft.embedded.loading import load, load_task_run
 from domain_ft.errors import ModelError, SettingsError
 from domain_ft.locks import refuse_below_file, writing_beside
-from domain_ft.models.export import Exportable, export_merged
+from domain_ft.models.export import Exportable, export_model
 from domain_ft.models.task_facts import TASK_NAME
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.export.settings import ExportSettings
@@ -26,7 +26,7 @@ def export(settings: ExportSettings) -> Path:
         model = _load(settings.model, display)
         with writing_beside(settings.output):
             _refuse_taken(settings.output)  # again: another process may have been faster
-            export_merged(model, settings.output)
+            export_model(model, settings.output)
     return settings.output
 
 

@@ -17,7 +17,7 @@ from domain_ft.checking import PROVENANCE, tomllib
 from domain_ft.corpus.naming import name_of
 from domain_ft.errors import SettingsError
 from domain_ft.models import catalogue
-from domain_ft.models.export import Exportable, export_merged
+from domain_ft.models.export import Exportable, export_model
 from domain_ft.models.peft_format import save_adapter
 from domain_ft.objectives.base import TrainedModel
 from domain_ft.report.plain import plain
@@ -282,6 +282,6 @@ def write_model(model: Saved, method: str, folder: RunFolder, task_type: str | N
         task_type: PEFT's name for the kind of model, such as CAUSAL_LM.
     """
     if method == "full":
-        export_merged(model, folder.path / "model")
+        export_model(model, folder.path / "model")
         return
     save_adapter(model.model, folder.adapter, base_name=model.source, revision=model.revision, task_type=task_type)
