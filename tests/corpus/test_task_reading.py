@@ -269,7 +269,10 @@ def test_ids_that_repeat_are_said(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{**row, "no": i // 2} for i, row in enumerate(ROWS)])
     data = task(path, test=str(path), validation=str(path), id_field="no")
     assert [example.id for example in data.splits["train"]][:3] == ["0", "0", "1"]
-    assert "10 of the 20 test examples have the id of another in 'no': ids in that field are not unique." in data.notes
+    assert (
+        "10 of the 20 test examples have the same id as another in 'no': ids in that field are not unique."
+        in data.notes
+    )
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
