@@ -210,7 +210,7 @@ def test_roles_that_the_template_refuses() -> None:
 def test_tools_that_the_template_does_not_know() -> None:
     assert "omits" in refused(template(HEADERS), tool_chat())
     assert "rejects tools (the plain chat template has no" in refused(template(None), tool_chat())
-    assert "refuses tools (Only user and assistant" in refused(template(INST), tool_chat())
+    assert "rejects tools (Only user and assistant" in refused(template(INST), tool_chat())
 
 
 def test_an_answer_that_the_template_changes() -> None:

@@ -306,7 +306,7 @@ class TestRepair:
         assert left == {"contradicting-answers", "truncated-answer", "wrong-language", "mojibake"}  # lost characters
         by_line = {change["line"]: change for change in changes}
         assert by_line[8]["kind"] == "broken-record"
-        assert by_line[67] == {"line": 67, "field": "messages[1].content", "kind": "mojibake", "change": "mended"}
+        assert by_line[67] == {"line": 67, "field": "messages[1].content", "kind": "mojibake", "change": "fixed"}
         assert by_line[91]["change"] == "masked: [EMAIL]"
         assert all(by_line[line]["change"].startswith("left out") for line in (*DUPLICATES, 11, 22, 28, 41))
         clean = (tmp_path / "clean.jsonl").read_text(encoding="utf-8")

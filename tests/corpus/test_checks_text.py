@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain_ft.corpus.checks.encoding import encoding_faults, mend_encoding, without_surrogates
+from domain_ft.corpus.checks.encoding import encoding_faults, fix_encoding, without_surrogates
 from domain_ft.corpus.checks.endings import Endings, ends_whole
 from domain_ft.corpus.checks.languages import Languages, languages_of
 from domain_ft.corpus.checks.private import PrivateData, masked, redact
@@ -46,26 +46,26 @@ class TestEncoding:
     @pytest.mark.parametrize(("text", "spoiled"), misread())
     def test_text_read_in_a_wrong_encoding_is_found_and_mended(self, text: str, spoiled: str) -> None:
         assert [kind for kind, _ in encoding_faults(f"The note says:\n{spoiled}\nand ends.")] == ["mojibake"]
-        assert mend_encoding(spoiled) == text
+        assert fix_encoding(spoiled) == text
 
     @pytest.mark.parametrize("text", SOUND)
     def test_sound_text_is_left_as_it_is(self, text: str) -> None:
         assert list(encoding_faults(text)) == []
-        assert mend_encoding(text) == text
+        assert fix_encoding(text) == text
 
     def test_lost_characters_are_found_and_not_invented(self) -> None:
         assert [kind for kind, _ in encoding_faults("a r\ufffdsum\ufffd")] == ["mojibake"]
-        assert mend_encoding("a r\ufffdsum\ufffd") == "a r\ufffdsum\ufffd"
+        assert fix_encoding("a r\ufffdsum\ufffd") == "a r\ufffdsum\ufffd"
 
     def test_a_message_shows_the_place_and_not_the_text(self) -> None:
         ((_, message),) = encoding_faults(f"{'secret words ' * 9}cafÃ©{' secret words' * 9}")
-        assert "'Ã©' stands for 'é'" in message
+        assert "'Ã©' should be 'é'" in message
         assert "secret" not in message
 
     @given(st.text(st.characters(codec=None)))
     def test_whatever_stands_in_a_text_it_can_be_written_afterwards(self, text: str) -> None:
         list(encoding_faults(text))
-        mend_encoding(text).encode("utf-8")
+        fix_encoding(text).encode("utf-8")
         without_surrogates(text).encode("utf-8")
 
 

@@ -146,7 +146,7 @@ def test_lists_of_class_numbers_are_no_lists_of_0_and_1(tmp_path: Path) -> None:
 def test_a_list_of_another_length_is_a_bad_record(tmp_path: Path) -> None:
     train = write(tmp_path / "x.jsonl", [[0, 1, 0], [1, 0, 0]] * 10)
     test = write(tmp_path / "y.jsonl", [[0, 1, 0], [1, 1, 0], [0, 0, 1], [1, 0]])
-    with pytest.raises(RecordError, match=r"3 times 0 or 1 is wanted[^$]*y.jsonl, line 4"):
+    with pytest.raises(RecordError, match=r"zeros and ones is wanted[^$]*y.jsonl, line 4"):
         opened(train, test=str(test), label_names="a,b,c")
 
 
@@ -320,7 +320,7 @@ def test_blanks_around_a_name_and_composed_accents_make_no_class(tmp_path: Path)
 )
 def test_scores_are_refused(tmp_path: Path, ending: str, scores: list[float]) -> None:
     path = write(tmp_path / f"x.{ending}", scores)
-    with pytest.raises(CorpusError, match=r"regression\) is not done yet[^$]*--label-kind names"):
+    with pytest.raises(CorpusError, match=r"regression on scores is not supported yet[^$]*--label-kind names"):
         opened(path)
     assert [kind for kind, _ in findings(path)] == ["scores"]
 

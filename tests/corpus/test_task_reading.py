@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import tracemalloc
@@ -19,6 +20,7 @@ from domain_ft.corpus.readers.base import BadRecords, Reject
 from domain_ft.corpus.tasks.fields import FieldNames
 from domain_ft.corpus.tasks.opening import TaskSource, open_task
 from domain_ft.corpus.tasks.reading import iterate_inputs
+from domain_ft.corpus.tasks.table import VERSION, TableFacts
 from domain_ft.errors import CorpusError, RecordError
 
 
@@ -116,7 +118,7 @@ def test_folders_of_class_folders(tmp_path: Path) -> None:
     data = task(tmp_path / "split", validation_fraction=0.3)
     assert sorted(example.text for example in data.splits["test"]) == sorted(map(sentence, range(8, 12)))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CorpusError, match=r"no folders with texts[^$]*CLASS/NAME\.txt"):
+    with pytest.raises(CorpusError, match=r"no folders of texts[^$]*CLASS/NAME\.txt"):
         task(tmp_path / "empty")
 
 
@@ -253,7 +255,7 @@ def test_a_second_text_that_nobody_asked_for_is_said(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", rows)
     data = task(path)
     assert data.splits["train"][0].pair is None
-    assert data.notes == ["Only 'premise' is read: for pairs name the second text, --pair-field hypothesis."]
+    assert data.notes == ["Only 'premise' is read: for pairs, name the second text: --pair-field hypothesis."]
     for options in ({"pair_field": "hypothesis"}, {"text_field": "premise"}):
         assert task(path, **options).notes == []
     assert every(task(path, pair_field="hypothesis"))[0].pair == "It is so."
@@ -269,7 +271,10 @@ def test_ids_that_repeat_are_said(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{**row, "no": i // 2} for i, row in enumerate(ROWS)])
     data = task(path, test=str(path), validation=str(path), id_field="no")
     assert [example.id for example in data.splits["train"]][:3] == ["0", "0", "1"]
-    assert "10 of the 20 test examples have the id of another in 'no': ids in that field are not unique." in data.notes
+    assert (
+        "10 of the 20 test examples have the same id as another in 'no': ids in that field are not unique."
+        in data.notes
+    )
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
@@ -331,7 +336,7 @@ def test_nothing_to_read(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="no examples are given"):
         open_task(TaskSource())
     left_out: list[Reject] = []
-    with pytest.raises(CorpusError, match="no example that can be used; 2 records could not be read"):
+    with pytest.raises(CorpusError, match="no usable example; 2 records could not be read"):
         task(write(tmp_path / "b.jsonl", [{"text": "", "label": 2}] * 2), left_out, on_bad_record="skip")
 
 
@@ -434,3 +439,15 @@ def test_inputs_take_little_memory(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 300_000
+
+
+def test_the_version_goes_with_the_stored_facts() -> None:
+    """Other fields need a new version, because tables in the cache of an older one cannot be read."""
+    names = [field.name for field in dataclasses.fields(TableFacts)]
+    assert (VERSION, names) == (
+        5,
+        [
+            *("fields", "multi_label", "kinds", "counts", "examples", "rejects", "unread", "characters"),
+            *("unread_fields", "notes"),
+        ],
+    )

@@ -189,7 +189,7 @@ def test_a_users_recipe_names_files_beside_it(tmp_path: Path, monkeypatch: pytes
         "Made up.",
         "as given",
     )
-    with pytest.raises(CorpusError, match=r"--text-field is of no use: the task .* defines its fields"):
+    with pytest.raises(CorpusError, match=r"--text-field has no effect: the task .* defines its fields"):
         open_task(TaskSource(task=f"{tmp_path}/mine.toml/kind", text_field="a"))
     with pytest.raises(CorpusError, match="not both"):
         open_task(TaskSource(task=f"{tmp_path}/mine.toml/kind", train="train.csv"))

@@ -134,7 +134,7 @@ def test_a_class_that_appears_once_stays_in_training_and_is_named(tmp_path: Path
     records = [*rows(40), {"text": "one of its kind", "label": "hapax"}]
     data = task(write(tmp_path / "x.jsonl", records))
     assert "one of its kind" in contents(data)["train"]
-    assert any(note.startswith("A class appears once in the training examples: 'hapax'.") for note in data.notes)
+    assert any(note.startswith("A class appears only once in the training examples: 'hapax'.") for note in data.notes)
 
 
 def test_one_class_only(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_ten_thousand_classes(tmp_path: Path) -> None:
     data = open_task(TaskSource(train=str(path), validation=str(path), test=str(path)))
     assert len(data.labels) == 10_000 and data.labels.names[:2] == ("00000", "00001")
     assert any("There are 10,000 classes, 1.0 training examples each" in note for note in data.notes)
-    assert any("9,800 classes appear once" in note and "9,792 more" in note for note in data.notes)
+    assert any("9,800 classes appear only once" in note and "9,792 more" in note for note in data.notes)
 
 
 def test_a_majority_is_said(tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_every_kind_of_leak_is_counted_listed_and_removed(tmp_path: Path) -> Non
 def test_what_removal_leaves_nothing_of_is_an_error_and_a_lost_class_is_said(tmp_path: Path) -> None:
     path = str(write(tmp_path / "a.jsonl", ROWS))
     data = task(path, test=path, validation=str(write(tmp_path / "v.jsonl", more())))
-    with pytest.raises(CorpusError, match="all 20 train examples stand in another split too"):
+    with pytest.raises(CorpusError, match="all 20 train examples are also in another split"):
         remove_leaks(data, find_leaks(data))
     records = [*ROWS, {"text": "the only one of its class", "label": "lone"}]
     other = str(write(tmp_path / "b.jsonl", [records[-1]]))

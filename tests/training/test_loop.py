@@ -428,7 +428,8 @@ class Rollouts:
 
 def test_rows_may_be_made_during_training(tmp_path: Path) -> None:
     base, objective, rows = job("gpt2")
-    source, lines = Rollouts(rows), []
+    source = Rollouts(rows)
+    lines: list[Any] = []
     state = train(
         base,
         objective,

@@ -1,4 +1,4 @@
-"""One pass over the records of a file: each is looked at by itself, then all are looked at together."""
+"""Checks the records of a file in one pass: first each record, then all of them together."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Measure(Protocol):
     """Counts the tokens of records. `lengths.TokenLengths` does."""
 
     def add(self, item: Item) -> Iterator[Finding]:
-        """Count a record; gives what is wrong with its length or with how it is rendered."""
+        """Count a record. Yields findings on its length or rendering."""
 
     def statistics(self) -> dict[str, Any]:
         """The counts of all records."""
@@ -31,12 +31,12 @@ class Measure(Protocol):
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What was found.
+    """The result of a check.
 
     Attributes:
         findings: in the order of the file.
         statistics: plain values.
-        spare: lines of records that say nothing new.
+        spare: lines of records that repeat others, without new information.
     """
 
     findings: Sequence[Finding]
@@ -45,23 +45,23 @@ class CheckResult:
 
     @property
     def errors(self) -> list[Finding]:
-        """What a verb would refuse or learn wrongly from."""
+        """Findings on what a verb would refuse or learn wrongly."""
         return [finding for finding in self.findings if finding.error]
 
     @property
     def warnings(self) -> list[Finding]:
-        """What is worth a look."""
+        """All other findings."""
         return [finding for finding in self.findings if not finding.error]
 
 
 class Checker:
-    """Takes the records of a file one by one; no text of them is kept.
+    """Checks the records of a file one by one. It keeps none of their text.
 
     Args:
-        languages: that texts may be in; none to go by what most are in.
-        private: what finds personal data and secrets; None to look for none.
-        measure: what counts tokens; None to count characters.
-        test: the records of the test file; None where there is none.
+        languages: the allowed languages; empty to allow those of most texts.
+        private: finds personal data and secrets; None to skip this.
+        measure: counts tokens; None to count only characters.
+        test: the records of the test file, if there is one.
     """
 
     def __init__(
@@ -84,12 +84,12 @@ class Checker:
         self.messages, self.prompts, self.answers, self.texts = Lengths(), Lengths(), Lengths(), Lengths()
 
     def check(self, items: Iterable[Item], rejections: Rejections, left: LeftOut | None = None) -> CheckResult:
-        """Look at all records.
+        """Check all records.
 
         Args:
             items: the records that could be read.
-            rejections: where their reader says what it could not read.
-            left: where their reader counts what else it did not read.
+            rejections: filled by their reader with what it could not read.
+            left: filled by their reader with counts of what it did not read.
         """
         for item in items:
             self._rejected(rejections)
@@ -109,23 +109,22 @@ class Checker:
         return CheckResult(self.findings, self._statistics(left or LeftOut()), self.copies.spare)
 
     def _rejected(self, rejections: Rejections) -> None:
-        found = rejections.take()
-        self.unreadable += sum(finding.error for finding in found)
-        self.findings += found
+        findings = rejections.take()
+        self.unreadable += sum(finding.error for finding in findings)
+        self.findings += findings
 
     def add(self, item: Item) -> None:
-        """Look at one record."""
+        """Check one record."""
         self.records += 1
         self.findings += item.findings
         for passage in item.passages:
-            self._look_at(item, passage)
+            self._check_passage(item, passage)
         self.roles.update(item.roles)
         self.labels.update(item.labels)
         self.unread.update(item.unread)
         self.copies.add_item(item)
         if item.conversation is not None:
-            said = [turn for turn in item.conversation.turns if turn.role == "assistant"]
-            answers = sum(len(turn.content) for turn in said)
+            answers = sum(len(turn.content) for turn in item.conversation.turns if turn.role == "assistant")
             self.placeholders.add(item.line, (turn.content for turn in item.conversation.turns))
             self.messages.add(len(item.conversation.turns))
             self.answers.add(answers)
@@ -135,7 +134,7 @@ class Checker:
         if self.measure is not None:
             self.findings += self.measure.add(item)
 
-    def _look_at(self, item: Item, passage: Passage) -> None:
+    def _check_passage(self, item: Item, passage: Passage) -> None:
         line, field = item.line, passage.field or None
         known = {(finding.field, finding.kind) for finding in item.findings}
         for kind, message in encoding_faults(passage.text):
@@ -178,9 +177,9 @@ class Checker:
 
 
 def _private_findings(line: int | None, field: str | None, text: str, hits: Sequence[Hit]) -> Iterator[Finding]:
-    """A finding for each thing found, and one for several of a kind in the same text."""
+    """A finding for each kind of private data in a text."""
     counts = Counter(hit.kind for hit in hits)
     for kind, count in counts.items():
         first = next(hit for hit in hits if hit.kind == kind)
         more = f", and {count - 1:,} more" if count > 1 else ""
-        yield Finding(line, field, kind, f"it holds {first.what}: {masked(text[first.start : first.end])}{more}")
+        yield Finding(line, field, kind, f"it contains {first.what}: {masked(text[first.start : first.end])}{more}")

@@ -1,4 +1,4 @@
-"""Files of conversations: each record with all its faults, and each text in it with the path to it."""
+"""Conversation files for the checks: each record with its faults, and each text with its path."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from domain_ft.corpus.conversations.messages import read_turns
 from domain_ft.corpus.readers.base import RawRecord
 
 _MESSAGES = {"chat": ("messages",), "sharegpt": ("conversations", "conversation")}
-_SAID = ("content", "value", "text", "tool_calls", "function", "arguments", *REASONING)
-"""What of a message somebody says: its texts, and what tools are called with."""
+_TEXT_FIELDS = ("content", "value", "text", "tool_calls", "function", "arguments", *REASONING)
+"""The fields of a message that contain text, including tool calls."""
 
 
 def conversation_items(records: Iterable[RawRecord], name: str, format: Format, choice: FieldChoice) -> Iterator[Item]:
@@ -24,9 +24,9 @@ def conversation_items(records: Iterable[RawRecord], name: str, format: Format, 
 
     Args:
         records: of the file.
-        name: what the file is called.
+        name: of the file.
         format: of all its records.
-        choice: which fields.
+        choice: the fields that the user named.
     """
     for record in records:
         conversation, faults, unread, left_out = parse(record, name, format, choice)
@@ -34,14 +34,14 @@ def conversation_items(records: Iterable[RawRecord], name: str, format: Format, 
         findings = tuple(Finding(record.line, f.field, f.kind, f.message, f.error) for f in noted)
         passages: list[Passage] = []
         rewrite(record.fields, format, choice, collect(passages))
-        prompt, answer = (None, None) if conversation is None else _asked_and_said(conversation)
-        said = [passage.field for passage in passages if passage.role == "assistant"]
+        prompt, answer = (None, None) if conversation is None else _last_exchange(conversation)
+        answer_fields = [passage.field for passage in passages if passage.role == "assistant"]
         yield Item(
             record.line,
             tuple(passages),
             prompt,
             answer,
-            said[-1] if said else None,
+            answer_fields[-1] if answer_fields else None,
             findings,
             () if conversation is None else tuple(turn.role for turn in conversation.turns),
             conversation,
@@ -50,7 +50,7 @@ def conversation_items(records: Iterable[RawRecord], name: str, format: Format, 
 
 
 def collect(passages: list[Passage]) -> Visit:
-    """Puts each text into `passages` and leaves it as it is."""
+    """A visitor that appends each text to `passages` and leaves it unchanged."""
 
     def visit(passage: Passage) -> str:
         passages.append(passage)
@@ -60,9 +60,9 @@ def collect(passages: list[Passage]) -> Visit:
 
 
 def rewrite(fields: Mapping[str, Any], format: Format, choice: FieldChoice, visit: Visit) -> dict[str, Any]:
-    """A record with each text that somebody says in it as `visit` gives it; all else stays as it is."""
+    """The record with each text of its conversation replaced by what `visit` returns."""
     rewritten = dict(fields)
-    for name, role in _spoken_fields(fields, format, choice).items():
+    for name, role in _text_fields(fields, format, choice).items():
         value = fields[name]
         if role == "text":
             rewritten[name] = _rewrite_all(value, name, visit)
@@ -73,11 +73,11 @@ def rewrite(fields: Mapping[str, Any], format: Format, choice: FieldChoice, visi
     return rewritten
 
 
-def _spoken_fields(fields: Mapping[str, Any], format: Format, choice: FieldChoice) -> dict[str, str]:
-    """The fields that are there, in which somebody says something, and who does where it is a text."""
-    given = {name: value for name, value in fields.items() if value is not None}
+def _text_fields(fields: Mapping[str, Any], format: Format, choice: FieldChoice) -> dict[str, str]:
+    """The fields of a record with text of its conversation, and the speaker's role if the field is a text."""
+    present = {name: value for name, value in fields.items() if value is not None}
     if format == "qa":
-        prompts, answer = qa_fields(given, choice)
+        prompts, answer = qa_fields(present, choice)
         roles = {"system": "system", "input": "user", **dict.fromkeys(prompts, "user"), answer: "assistant"}
     elif format == "alpaca":
         users = ("instruction", "input", "context")
@@ -86,12 +86,12 @@ def _spoken_fields(fields: Mapping[str, Any], format: Format, choice: FieldChoic
         roles = {"system": "system", "prompt": "user", "completion": "assistant"}
     else:
         roles = {"system": "system", **dict.fromkeys(_MESSAGES[format], "user")}
-    beside = dict.fromkeys((HISTORY, *CONTEXT, *OPTIONS, *REASONING), "text")
-    return {name: role for name, role in (beside | {"system_prompt": "system"} | roles).items() if name in given}
+    extra = dict.fromkeys((HISTORY, *CONTEXT, *OPTIONS, *REASONING), "text")
+    return {name: role for name, role in (extra | {"system_prompt": "system"} | roles).items() if name in present}
 
 
 def _rewrite_all(value: Any, place: str, visit: Visit) -> Any:
-    """Every text in a value, whatever its form."""
+    """Visit every text in a value of any form."""
     if isinstance(value, str):
         return visit(Passage(place, value))
     if isinstance(value, list):
@@ -105,30 +105,30 @@ def _rewrite_messages(messages: list[Any], place: str, visit: Visit) -> list[Any
     rewritten = []
     for message, (here, turn) in zip(messages, read_turns(messages, place, Faults()), strict=True):
         role = turn.role if turn else "text"
-        rewritten.append(_rewrite_said(message, here, role, visit) if isinstance(message, Mapping) else message)
+        rewritten.append(_rewrite_message(message, here, role, visit) if isinstance(message, Mapping) else message)
     return rewritten
 
 
-def _rewrite_said(value: Any, place: str, role: str, visit: Visit) -> Any:
+def _rewrite_message(value: Any, place: str, role: str, visit: Visit) -> Any:
     if isinstance(value, str):
         return visit(Passage(place, value, role))
     if isinstance(value, list):
-        return [_rewrite_said(part, f"{place}[{number}]", role, visit) for number, part in enumerate(value)]
+        return [_rewrite_message(part, f"{place}[{number}]", role, visit) for number, part in enumerate(value)]
     if isinstance(value, Mapping):
         return {
-            name: _rewrite_said(part, f"{place}.{name}", role, visit)
-            if name in _SAID or ".arguments" in place
+            name: _rewrite_message(part, f"{place}.{name}", role, visit)
+            if name in _TEXT_FIELDS or ".arguments" in place
             else part
             for name, part in value.items()
         }
     return value
 
 
-def _asked_and_said(conversation: Conversation) -> tuple[str | None, str | None]:
-    """What the last answer answers, and that answer."""
+def _last_exchange(conversation: Conversation) -> tuple[str | None, str | None]:
+    """The last answer with its tool calls, after all turns before it."""
     turns = conversation.turns
     last = max((number for number, turn in enumerate(turns) if turn.role == "assistant"), default=None)
     if last is None:
         return None, None
-    called = "".join(str(call) for call in turns[last].tool_calls)
-    return "\n".join(f"{turn.role}: {turn.content}" for turn in turns[:last]), turns[last].content + called
+    calls = "".join(str(call) for call in turns[last].tool_calls)
+    return "\n".join(f"{turn.role}: {turn.content}" for turn in turns[:last]), turns[last].content + calls

@@ -1,7 +1,7 @@
-"""Copies and near copies of records, prompts with contradicting answers, and test rows among the training rows.
+"""Finds copies and near copies of records, prompts with contradicting answers, and test rows in the training file.
 
-No text is kept: of each record four hashes of 16 bytes, a MinHash signature of 512 (see `duplicates`) and a short one
-of its prompt. A record that nearly repeats another under another prompt, as answers from a form do, is no copy of it.
+No text is kept, only hashes: for each record four of 16 bytes, a MinHash signature of 512 (see `duplicates`) and a
+short signature of its prompt. Similar records with different prompts, such as answers from a template, are not copies.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from domain_ft.corpus.near_copies import MOST_COMPARED, all_similar_pairs
 _SHORT = 1_000  # characters of a short text
 _RUN = 5
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
-_BEGINNING = 500  # characters of a prompt that are compared with others
+_BEGINNING = 500  # characters of a prompt that are compared
 _SKETCH = 64  # permutations of a prompt's signature
-_ALIKE = 0.6  # of the places of two such signatures, from which on the prompts ask nearly the same
-_LONG_ANSWER = 0.5  # of a record's text: a near copy whose answer is longer has nearly that answer too
+_ALIKE = 0.6  # prompts are similar if their signatures agree in at least this share of places
+_LONG_ANSWER = 0.5  # share of the text from which the answer of a near copy is a near copy too
 
 _Nearest = tuple[int, float]
 """The number of a record, and how similar it is."""
@@ -34,15 +34,16 @@ _Nearest = tuple[int, float]
 
 @dataclass(frozen=True)
 class _Record:
-    """What is kept of a record.
+    """Hashes and signatures of a record.
 
     Attributes:
-        whole: the hash of all its text.
-        prompt, answer: the hashes of what is asked and of what is to be said; None where it has no such parts.
-        labels: the hash of its labels, in their order.
-        asked: a short MinHash signature of what is asked.
-        share: of the text that is the answer.
-        field: where the answer stands.
+        line: of the record.
+        whole: hash of all its text.
+        prompt, answer: their hashes; None if the record has no such parts.
+        labels: hash of its labels, in order.
+        sketch: a short MinHash signature of the prompt.
+        share: of the text that is the answer, from 0 to 1.
+        field: of the answer.
     """
 
     line: int | None
@@ -50,18 +51,17 @@ class _Record:
     prompt: bytes | None
     answer: bytes | None
     labels: bytes
-    asked: bytes | None
+    sketch: bytes | None
     share: float
     field: str | None
 
 
 class Copies:
-    """Takes the records of a file one by one; then knows which are copies, and of which.
+    """Collects the records of a file, and then finds the copies among them.
 
     Attributes:
-        records: what is kept of each.
-        spare: the lines of those that say nothing new, once `findings` has looked: copies and near copies, without
-            those that ask something else or have other labels.
+        records: their hashes.
+        spare: after `findings`, the lines of copies and near copies, except those with another prompt or other labels.
     """
 
     def __init__(self) -> None:
@@ -79,29 +79,30 @@ class Copies:
         field: str | None = None,
         labels: Sequence[str] = (),
     ) -> None:
-        """Take a record.
+        """Add a record.
 
         Args:
-            line: where it stands.
+            line: of the record.
             whole: all its text.
-            prompt, answer: what is asked, and what is to be said or the label.
-            field: where the answer stands.
+            prompt, answer: the prompt, and the answer or label.
+            field: of the answer.
             labels: of an example, or of the entities of a text.
         """
-        essence = normalise(whole)
-        digest = _digest(essence if answer is None else f"{essence}\n{_letters(answer)}")
-        asked = None if prompt is None else _digest(normalise(prompt))
-        said = None if answer is None else _digest(_letters(answer))
+        normalised = normalise(whole)
+        digest = _digest(normalised if answer is None else f"{normalised}\n{_letters(answer)}")
+        prompt_digest = None if prompt is None else _digest(normalise(prompt))
+        answer_digest = None if answer is None else _digest(_letters(answer))
         sketch = (
             None if prompt is None else self._signer.sign(_grams(normalise(prompt)[:_BEGINNING]))[:_SKETCH].tobytes()
         )
         share = len(answer or "") / max(len(whole), 1)
-        self.records.append(_Record(line, digest, asked, said, _digest("\n".join(labels)), sketch, share, field))
+        labels_digest = _digest("\n".join(labels))
+        self.records.append(_Record(line, digest, prompt_digest, answer_digest, labels_digest, sketch, share, field))
         if len(self.records) <= MOST_COMPARED:
-            self._signatures += self._signer.sign(_shingles(essence)).tobytes()
+            self._signatures += self._signer.sign(_shingles(normalised)).tobytes()
 
     def add_item(self, item: Item) -> None:
-        """Take a record, if copies of it are worth a word."""
+        """Add a record, unless its copies do not matter."""
         whole = item.compared
         if item.comparable and whole.strip():
             prompt, answer = (text and without_surrogates(text) for text in (item.prompt, item.answer))
@@ -110,13 +111,13 @@ class Copies:
 
     @property
     def signatures(self) -> Signatures | None:
-        """(records, 128); None where there are too many records."""
+        """(records, 128); None if there are too many records."""
         if len(self.records) > MOST_COMPARED:
             return None
         return np.frombuffer(self._signatures, np.uint32).reshape(-1, PERMUTATIONS)
 
     def findings(self) -> Iterator[Finding]:
-        """Records that repeat an earlier one, and records that answer an earlier one's prompt otherwise."""
+        """Records that repeat an earlier one, and records with the prompt of an earlier one and another answer."""
         first: dict[bytes, int] = {}
         for number, record in enumerate(self.records):
             original = first.setdefault(record.whole, number)
@@ -134,7 +135,7 @@ class Copies:
             reworded = number in copies and record.share > _LONG_ANSWER
             if earlier.answer != record.answer and not reworded:
                 contradicting.add(number)
-                message = f"its prompt is that of {self._place(answers[record.prompt])}, with another answer"
+                message = f"it has the prompt of {self._place(answers[record.prompt])} with another answer"
                 yield Finding(record.line, record.field, "contradicting-answers", message)
         for number, (original, similarity) in copies.items():
             record = self.records[number]
@@ -152,64 +153,63 @@ class Copies:
                 yield Finding(record.line, record.field, "near-duplicate", f"{nearly}, under another prompt")
 
     def _near(self, numbers: npt.NDArray[np.int64]) -> tuple[dict[int, _Nearest], dict[int, _Nearest]]:
-        """Near copies among some records: those that ask nearly the same, and those that do not.
+        """Near copies among some records: those with similar prompts, and those with different prompts.
 
-        Each comes with the earlier record that it is nearest to, and how near.
+        Each is mapped to the most similar earlier record and the similarity.
         """
         signatures = self.signatures
         if signatures is None or len(numbers) < 2:
             return {}, {}
         pairs, similarity = all_similar_pairs(signatures[numbers], NEAR)
-        alike = np.array([self._ask_alike(*numbers[pair].tolist()) for pair in pairs], dtype=bool)
-        found: list[dict[int, _Nearest]] = []
-        for chosen in (alike, ~alike):
+        same_prompt = np.array([self._have_similar_prompts(*numbers[pair].tolist()) for pair in pairs], dtype=bool)
+        result: list[dict[int, _Nearest]] = []
+        for chosen in (same_prompt, ~same_prompt):
             copies = near_copies(len(numbers), pairs[chosen])
             nearest: dict[int, _Nearest] = {}
             for (one, other), share in zip(numbers[pairs[chosen]].tolist(), similarity[chosen].tolist(), strict=True):
                 if share > nearest.get(other, (0, 0.0))[1]:
                     nearest[other] = (one, share)
-            found.append({number: nearest[number] for number in numbers[copies].tolist()})
-        return found[0], found[1]
+            result.append({number: nearest[number] for number in numbers[copies].tolist()})
+        return result[0], result[1]
 
-    def _ask_alike(self, one: int, other: int) -> bool:
-        """Whether the prompts of two records are near copies, or they have none."""
-        asked, also = self.records[one].asked, self.records[other].asked
-        if asked is None or also is None:
+    def _have_similar_prompts(self, one: int, other: int) -> bool:
+        """Whether the prompts of two records are near copies, or a record has none."""
+        first, second = self.records[one].sketch, self.records[other].sketch
+        if first is None or second is None:
             return True
-        same = np.frombuffer(asked, np.uint32) == np.frombuffer(also, np.uint32)
+        same = np.frombuffer(first, np.uint32) == np.frombuffer(second, np.uint32)
         return bool(same.mean() >= _ALIKE)
 
     def leaks(self, test: Copies) -> Iterator[Finding]:
-        """Records that stand in the test file too."""
+        """Records that are also in the test file."""
         whole = {record.whole: record for record in reversed(test.records)}
-        asked = {record.prompt: record for record in reversed(test.records) if record.prompt is not None}
+        prompts = {record.prompt: record for record in reversed(test.records) if record.prompt is not None}
         near = self._near_test(test)
         for number, record in enumerate(self.records):
             if record.whole in whole:
-                message = f"it stands in the test file too ({_line(whole[record.whole].line)})"
+                message = f"it is also in the test file ({_line(whole[record.whole].line)})"
                 yield Finding(record.line, None, "leaked-test-row", message, error=True)
             elif number in near:
                 original, similarity = near[number]
                 place = _line(test.records[original].line)
                 message = f"it is a near copy of a row of the test file ({place}, similarity {similarity:.2f})"
                 yield Finding(record.line, None, "leaked-test-row", message, error=True)
-            elif record.prompt in asked:
-                message = (
-                    f"its prompt stands in the test file too, with another answer ({_line(asked[record.prompt].line)})"
-                )
+            elif record.prompt in prompts:
+                place = _line(prompts[record.prompt].line)
+                message = f"its prompt is also in the test file, with another answer ({place})"
                 yield Finding(record.line, None, "leaked-test-prompt", message)
 
     def _near_test(self, test: Copies) -> dict[int, _Nearest]:
-        """By record, the test row that it is nearest to, and how near, where it is a near copy."""
+        """The most similar test row, and the similarity, for each record that is a near copy of one."""
         own, others = self.signatures, test.signatures
         if own is None or others is None:
             return {}
         pairs, similarity = all_similar_pairs(np.concatenate([others, own]), NEAR)
-        found: dict[int, _Nearest] = {}
+        nearest: dict[int, _Nearest] = {}
         for (row, number), share in zip(pairs.tolist(), similarity.tolist(), strict=True):
-            if row < len(others) <= number and share > found.get(number - len(others), (0, 0.0))[1]:
-                found[number - len(others)] = (row, share)
-        return found
+            if row < len(others) <= number and share > nearest.get(number - len(others), (0, 0.0))[1]:
+                nearest[number - len(others)] = (row, share)
+        return nearest
 
     def _place(self, number: int) -> str:
         return _line(self.records[number].line)
@@ -223,14 +223,17 @@ def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
 
 
-def _shingles(essence: str) -> Shingles:
-    """What a normalised text is compared by. In a short one a changed word takes most runs of 24 bytes with it, so that
-    its runs are of a few characters; a long one would have most of those in common with any other of its language."""
-    return _grams(essence) if len(essence) <= _SHORT else shingles(essence)
+def _shingles(normalised: str) -> Shingles:
+    """The shingles of a normalised text.
+
+    Short texts use runs of five characters, because one changed word affects most runs of 24 bytes. Long texts use the
+    latter, because long texts of the same language share most short runs.
+    """
+    return _grams(normalised) if len(normalised) <= _SHORT else shingles(normalised)
 
 
 def _grams(text: str) -> Shingles:
-    """The hashes of all runs of five characters of a text, sorted, each once. A shorter text is one run."""
+    """The distinct hashes of all runs of five characters, sorted. A shorter text is one run."""
     codes = np.frombuffer(text.ljust(_RUN, "\0").encode("utf-32-le"), np.uint32).astype(np.uint64)
     runs = np.zeros(len(codes) - _RUN + 1, np.uint64)
     for place in range(_RUN):
@@ -240,6 +243,6 @@ def _grams(text: str) -> Shingles:
 
 
 def _letters(text: str) -> str:
-    """The letters and digits of a text: answers that differ in nothing else do not contradict each other."""
-    essence = normalise(text)
-    return "".join(filter(str.isalnum, essence)) or essence
+    """The letters and digits of a text. Answers with the same ones do not contradict each other."""
+    normalised = normalise(text)
+    return "".join(filter(str.isalnum, normalised)) or normalised

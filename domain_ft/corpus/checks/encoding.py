@@ -1,7 +1,7 @@
-"""Text that was read in another encoding than it was written in (mojibake), and characters that were lost on the way.
+"""Finds and fixes text that was read in a wrong encoding (mojibake), and finds lost characters.
 
-Most of what was once read as a code page of one byte a character is found and mended by `ftfy`. It leaves out those of
-East Asia, and some text of other scripts: UTF-8 that was read as one of those is found by writing it back.
+`ftfy` fixes most text that was read as a single-byte code page. It does not cover East Asian code pages and some other
+scripts: UTF-8 that was read as one of those is found by encoding it back.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Iterator
 LOST = "\ufffd"
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _CODE_PAGES = ("cp932", "gb18030", "cp949", "big5hkscs", "cp1251", "koi8_r", "cp1253", "cp1256")
-_FEWEST = 4  # characters beyond ASCII, from which on a line that is also UTF-8 in another encoding is no accident
-_SHOWN = 12  # characters of a text that a message shows
+_FEWEST = 4  # non-ASCII characters; a shorter match with UTF-8 in a code page may be coincidence
+_SHOWN = 12  # characters of a text in a message
 
 
 def encoding_faults(text: str) -> Iterator[tuple[str, str]]:
@@ -24,13 +24,13 @@ def encoding_faults(text: str) -> Iterator[tuple[str, str]]:
     halves = _SURROGATES.findall(text)
     if halves:
         half = f"\\u{ord(halves[0]):04x}"
-        yield "half-character", f"it holds half of a character ({half}, a lone surrogate), for which there is no UTF-8"
+        yield "half-character", f"it contains half of a character ({half}, a lone surrogate), which has no UTF-8 form"
         text = _SURROGATES.sub(LOST, text)
     for line in text.split("\n"):
-        mended = _mended(line)
-        if mended != line:
-            was, is_now = _difference(line, mended)
-            yield "mojibake", f"it was read in a wrong encoding: '{was}' stands for '{is_now}'"
+        fixed = _fixed(line)
+        if fixed != line:
+            was, is_now = _difference(line, fixed)
+            yield "mojibake", f"it was read in a wrong encoding: '{was}' should be '{is_now}'"
             break
     lost = text.count(LOST) - len(halves)
     if lost:
@@ -38,48 +38,48 @@ def encoding_faults(text: str) -> Iterator[tuple[str, str]]:
         yield "mojibake", f"{characters} lost when it was read in a wrong encoding (U+FFFD)"
 
 
-def mend_encoding(text: str) -> str:
-    """The text as it was written, as far as that can be told; halves of characters are left out.
+def fix_encoding(text: str) -> str:
+    """The text with mojibake fixed as far as possible, and without lone surrogates.
 
-    >>> mend_encoding("the patientâ€™s cafÃ©")
+    >>> fix_encoding("the patientâ€™s cafÃ©")
     'the patient’s café'
     """
     if text.isascii():
         return text
-    return "\n".join(_mended(line) for line in _SURROGATES.sub("", text).split("\n"))
+    return "\n".join(_fixed(line) for line in _SURROGATES.sub("", text).split("\n"))
 
 
 def without_surrogates(text: str) -> str:
-    """The text with a mark in place of each half of a character, so that it can be written as UTF-8."""
+    """The text with U+FFFD in place of each lone surrogate, so that it can be encoded in UTF-8."""
     return text if text.isascii() else _SURROGATES.sub(LOST, text)
 
 
-def _mended(line: str) -> str:
+def _fixed(line: str) -> str:
     if line.isascii():
         return line
     import ftfy  # slow to import
 
-    mended = ftfy.fix_encoding(line)
-    return _written_back(line) if mended == line else mended
+    fixed = ftfy.fix_encoding(line)
+    return _written_back(line) if fixed == line else fixed
 
 
 def _written_back(line: str) -> str:
-    """The UTF-8 that a line is if it was read as another code page; the line itself if it was not."""
+    """The line decoded as UTF-8 if it was read as a code page; otherwise the line itself."""
     foreign = sum(not character.isascii() for character in line)
     if foreign < _FEWEST:
         return line
     for encoding in _CODE_PAGES:
         try:
-            mended = line.encode(encoding).decode("utf-8")
+            fixed = line.encode(encoding).decode("utf-8")
         except UnicodeError:
             continue
-        if sum(not character.isascii() for character in mended) >= 2 and mended.replace("\t", " ").isprintable():
-            return mended
+        if sum(not character.isascii() for character in fixed) >= 2 and fixed.replace("\t", " ").isprintable():
+            return fixed
     return line
 
 
 def _difference(was: str, is_now: str) -> tuple[str, str]:
-    """The first place at which the two differ."""
+    """The parts in which two texts differ, without their common prefix and suffix."""
     same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(was, is_now, strict=False)))
     same_end = 0
     while same_end < min(len(was), len(is_now)) - same and was[-1 - same_end] == is_now[-1 - same_end]:

@@ -1,7 +1,7 @@
-"""Answers that were cut off in their source: they end within a sentence, where the others end with one.
+"""Finds truncated answers: they end within a sentence, while most others end with one.
 
-What ends a sentence is taken from Unicode (the property Sentence_Terminal). Languages that write no such sign, as Thai,
-are left alone, since only what most answers do is asked of the rest; each script is judged by itself.
+Sentence ends are those of Unicode (the property Sentence_Terminal). An answer is only compared with the other answers
+in its script, so languages without such signs, such as Thai, give no findings.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from domain_ft.corpus.checks.languages import script_of
 from domain_ft.corpus.sentences import SENTENCE_ENDS
 
 FEWEST = 20
-"""Characters from which on an answer is judged: a word or a name is a whole answer without a full stop."""
+"""The minimum length of an answer to check, in characters: a word or a name needs no full stop."""
 WIDE_FEWEST = 10
-"""The same in scripts whose characters stand for syllables or words."""
+"""The same for scripts whose characters are syllables or words."""
 USUAL = 0.8
-"""The share of a script's answers that end with a sentence, from which on the others are thought to be cut off."""
+"""If at least this share of a script's answers end with a sentence, the others are reported."""
 FEWEST_ANSWERS = 10
-"""Answers in a script from which on there is a habit to break."""
+"""The minimum number of answers in a script to check it."""
 
-_AFTER = frozenset("\"'*_`~")  # what may stand behind the end of a sentence, with closing brackets and quotes
+_AFTER = frozenset("\"'*_`~")  # may follow the end of a sentence, like closing brackets and quotes
 _GOES_ON = frozenset(",;:-–—([{、，；：・「（")
 _WIDE = frozenset({"CJK", "HIRAGANA", "KATAKANA", "HANGUL"})
-_LISTED = ("-", "*", "•", "・", "#", "|", ">", "    ", "\t")  # how lines begin that are no running text
-_ITEM = 80  # characters of the last item of a list that stands in one line
-_LONGEST = 600  # characters of a sentence
+_LISTED = ("-", "*", "•", "・", "#", "|", ">", "    ", "\t")  # beginnings of lines that are not running text
+_ITEM = 80  # maximum characters of the last item of a list in one line
+_LONGEST = 600  # maximum characters of a sentence
 
 
 class Endings:
-    """Takes answers one by one, and then says which of them seem to be cut off."""
+    """Collects answers, and then reports those that seem to be truncated."""
 
     def __init__(self) -> None:
         self._whole: Counter[str] = Counter()  # answers that end with a sentence, by script
         self._broken: list[tuple[int | None, str, str]] = []  # line, field and script of those that end within one
 
     def add(self, line: int | None, field: str, answer: str) -> None:
-        """Take an answer, if how it ends says anything."""
+        """Add an answer, unless it is too short or has no letters at its end."""
         text = answer.rstrip()
         letter = next((character for character in reversed(text[-FEWEST:]) if character.isalpha()), None)
         if letter is None:
@@ -66,12 +66,12 @@ class Endings:
 
 
 def ends_whole(text: str) -> bool:
-    """Whether a text ends as a sentence does, whatever brackets, quotation marks and emoji stand behind it."""
+    """Whether a text ends like a sentence, ignoring brackets, quotation marks and emoji after it."""
     for character in reversed(text.rstrip()):
         if character in SENTENCE_ENDS:
             return True
         category = unicodedata.category(character)
-        if category == "So":  # an emoji ends what it stands behind
+        if category == "So":  # an emoji ends a sentence
             return True
         if character not in _AFTER and category not in ("Pe", "Pf", "Pi", "Mn", "Cf"):
             return False
@@ -79,7 +79,7 @@ def ends_whole(text: str) -> bool:
 
 
 def _is_no_sentence(text: str) -> bool:
-    """Whether a text ends with an item of a list, a heading, a name, code or an address: none has a full stop."""
+    """Whether a text ends with a list item, a heading, a name, code or an address, which need no full stop."""
     *before, last = [line for line in text.rsplit("\n", 4) if line.strip()]
     first, _, rest = last.strip().partition(" ")
     numbered = bool(rest) and len(first) <= 4 and first.rstrip(".):、．").isalnum() and not first.isalpha()
@@ -91,12 +91,12 @@ def _is_no_sentence(text: str) -> bool:
 
 
 def _fragment(line: str) -> str:
-    """What stands behind the last whole sentence of a line."""
+    """The part of a line after its last whole sentence."""
     return line[max((line.rfind(end) for end in SENTENCE_ENDS), default=-1) + 1 :]
 
 
 def _is_headline(text: str) -> bool:
-    """Whether all longer words begin with a capital, as in a headline, an address or the name of an office; and whether
-    so much stands without a full stop that it is a list."""
+    """Whether all longer words are capitalised, as in a headline, an address or the name of an office, or the text is
+    too long for a sentence, so that it must be a list."""
     words = [word for word in text.split() if len(word) > 3 and word[0].isalpha()]
     return len(text) > _LONGEST or (len(words) > 1 and all(word[0].isupper() for word in words))

@@ -1,4 +1,4 @@
-"""What a check finds, and the words for each kind of it."""
+"""The findings of a check."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, and where.
+    """A problem and its location.
 
     Attributes:
-        line: counted from 1; None where it is the file.
-        field: the path in the record, such as `messages[2].content`; None where it is the record.
+        line: counted from 1; None for the whole file.
+        field: the path in the record, such as `messages[2].content`; None for the whole record.
         kind: a slug, such as `near-duplicate`.
-        message: what is wrong, in a sentence that holds no text of the file whole.
-        error: whether a verb would refuse it or learn wrongly from it; else it is worth a look.
+        message: what is wrong, in a sentence. It never has a whole text of the file.
+        error: whether a verb would refuse it or learn wrongly from it; otherwise it is a warning.
     """
 
     line: int | None
@@ -25,10 +25,10 @@ class Finding:
     error: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """As `--json` prints it."""
+        """The finding in the output of `--json`."""
         return {"line": self.line, "field": self.field, "kind": self.kind, "message": self.message}
 
     @property
     def order(self) -> tuple[int, str, str]:
-        """By place: line, field, kind; what is of the file comes first."""
+        """Sort key: line, field, kind. Findings on the whole file come first."""
         return self.line or 0, self.field or "", self.kind

@@ -1,4 +1,4 @@
-"""The records of a file as the checks take them, whatever the file is for: texts with the fields they stand in."""
+"""The records of any kind of file in the form that the checks use: texts with their fields."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Passage:
     """A text of a record.
 
     Attributes:
-        field: the path to it, such as `messages[2].content`.
-        text: as it stands there.
-        role: who says it: `system`, `user`, `assistant` or `tool`; `text` where nobody does.
+        field: its path, such as `messages[2].content`.
+        text: unchanged.
+        role: of the speaker: `system`, `user`, `assistant` or `tool`; `text` if there is none.
     """
 
     field: str
@@ -49,19 +49,19 @@ class Passage:
 
 @dataclass(frozen=True)
 class Item:
-    """A record, read as far as it can be.
+    """A record, read as far as possible.
 
     Attributes:
-        line: where it stands.
-        passages: its texts; none where it holds none that can be read.
-        prompt, answer: what is asked, and what is to be said, or the label; None where it has no such parts.
-        answer_field: where the answer stands.
-        findings: what its form has wrong.
-        roles: who speaks, turn by turn.
-        conversation: what `instruct` would learn from; None where it would refuse it, or of other files.
-        labels: of a labelled example or of the entities of a text.
-        unread: fields that hold something and are not read.
-        comparable: whether copies of it are worth a word; lines of running text repeat themselves.
+        line: of the record.
+        passages: its readable texts.
+        prompt, answer: the prompt, and the answer or label; None if the record has no such parts.
+        answer_field: the field of the answer.
+        findings: on the form of the record.
+        roles: of the turns.
+        conversation: as `instruct` reads it; None if it would refuse it, or for other files.
+        labels: of an example, or of the entities of a text.
+        unread: non-empty fields that are not read.
+        comparable: whether to report copies of it. Lines of running text repeat naturally.
     """
 
     line: int | None
@@ -78,26 +78,26 @@ class Item:
 
     @property
     def text(self) -> str:
-        """All that it says."""
+        """All its text."""
         return "\n".join(passage.text for passage in self.passages)
 
     @property
     def compared(self) -> str:
-        """What copies of it are found by: all but system turns, which many records have in common."""
+        """The text that copies are found by: all passages except system turns, which many records share."""
         return "\n".join(passage.text for passage in self.passages if passage.role != "system")
 
 
 Visit = Callable[[Passage], str]
-"""Told each text of a record; gives the text that is to stand there."""
+"""Receives each text of a record, and returns its replacement."""
 
 
 @dataclass
 class Rejections:
-    """What a reader could not read, as findings.
+    """Collects what a reader could not read, as findings.
 
     Attributes:
-        found: since `take` was last called.
-        encoding: what the file is written in; None for UTF-8.
+        found: since the last call of `take`.
+        encoding: of the file; None for UTF-8.
     """
 
     found: list[Finding] = field(default_factory=list)
@@ -105,21 +105,21 @@ class Rejections:
 
     @property
     def bad(self) -> BadRecords:
-        """For a reader: it goes on behind what it cannot read."""
-        return _Noting(self)
+        """For a reader, which continues after a bad record."""
+        return _Collecting(self)
 
     def add(self, reject: Reject) -> None:
-        """Note a record that was rejected."""
+        """Add a record that was rejected."""
         self.found.append(Finding(reject.line, reject.field, _kind(reject.reason), reject.reason, error=True))
 
     def take(self) -> list[Finding]:
-        """What was found, which is then forgotten."""
+        """Return and clear the findings."""
         found, self.found = self.found, []
         return found
 
 
-class _Noting(BadRecords):
-    """Goes on behind all that it is told of: what an annotator rejected is a warning, what cannot be read an error."""
+class _Collecting(BadRecords):
+    """Never stops. A record that its annotator rejected becomes a warning, one that cannot be read an error."""
 
     def __init__(self, rejections: Rejections) -> None:
         super().__init__("skip", rejections.add, rejections.encoding)
@@ -127,13 +127,13 @@ class _Noting(BadRecords):
         self._rejections = rejections
 
     def leave_out(self, reason: str, *, file: str, line: int | None = None, field: str | None = None) -> None:
-        """Note a record that is left out since its source says so."""
+        """Add a record that is left out because it is marked so."""
         del file
         self._rejections.found.append(Finding(line, field, "left-out", reason))
 
 
-# What a reader says of a record that it rejects -> the kind of finding that it is. The first of them counts: what is
-# said of a tag shows the word beside it, which may hold any of the others.
+# Part of a reader's message -> the kind of the finding. The first match counts: messages about tags quote the word,
+# which may contain any of the other parts.
 _KINDS = {
     "a span says that it is": "contradicting-span",
     "differ in case": "label-spelling",
@@ -167,7 +167,7 @@ def _kind(reason: str) -> str:
 def example_items(
     path: Path, name: str, names: FieldNames, bad: BadRecords, rules: LabelRules | None = None
 ) -> Iterator[Item]:
-    """Labelled examples, as `classify` reads them; the first has what is wrong with the labels of all."""
+    """Labelled examples as `classify` reads them. The first one has the findings on the labels of the whole file."""
     kind = ENDINGS[ending(path)]
     fields = ExampleFields(names, rules=rules)
     if kind == "parquet":
@@ -206,15 +206,15 @@ def _texts_of(record: RawRecord, names: FieldNames) -> Iterator[tuple[str, str]]
 
 
 def tag_items(path: Path, name: str, fields: TagFields, bad: BadRecords, left: LeftOut) -> Iterator[Item]:
-    """Texts with entities, as `tag` reads them; `left` counts the fields and files that are not read."""
+    """Texts with entities as `tag` reads them. `left` counts the fields and files that are not read."""
     notes = list[str]()
     texts, _ = read_tagged(path, name, fields, None, bad, left=left, notes=notes)
     kind = "columns" if has_columns(path) else "span-lists"
     about = [Finding(None, None, kind, note) for note in notes]
     about += [Finding(None, one.file, "unread-file", f"{one.file} is not read: {one.reason}") for one in left.files]
     for names in spelling_variants(span.label for text in texts for span in text.spans):
-        listed = ", ".join(f"'{own}'" for own in names)
-        bad.add(f"types of entities differ in case, blanks, _ or - only: {listed}", file=name)
+        listed = ", ".join(f"'{label}'" for label in names)
+        bad.add(f"entity types differ in case, blanks, _ or - only: {listed}", file=name)
     for text in texts:
         labels = tuple(span.label for span in text.spans)
         marked = ";".join(f"{span.start}-{span.end}:{span.label}" for span in text.spans)
@@ -225,17 +225,17 @@ def tag_items(path: Path, name: str, fields: TagFields, bad: BadRecords, left: L
 
 
 def _changed_spans(text: TaggedText) -> Iterator[Finding]:
-    """What reading changes about the entities of a text."""
+    """Findings on entities that reading changes."""
     if text.overlapping:
         message = f"entities that overlap a longer one are left out: {text.overlapping:,}"
         yield Finding(text.line, "entities", "overlapping-spans", message)
     if text.joined:
-        message = f"entities of several parts are read as all from the first to the last: {text.joined:,}"
+        message = f"entities with several parts are read as one span from the first to the last: {text.joined:,}"
         yield Finding(text.line, "entities", "discontinuous-spans", message)
 
 
 def text_items(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[Item]:
-    """Documents of records, or the lines of a plain text, as `adapt` reads them."""
+    """The documents in records, or the lines of a plain text, as `adapt` reads them."""
     kind = ENDINGS[ending(path)]
     if kind in NEEDED:
         for document in reader(kind)(path, name, None, bad):
@@ -248,9 +248,9 @@ def text_items(path: Path, name: str, text_field: str | None, bad: BadRecords) -
             if text is not None and not text.strip():
                 bad.add("the text is empty", file=name, line=record.line, field=join_names(chosen.names))
             elif text is not None:
-                found = tuple(_strings_of(record.fields, chosen.names))
+                passages = tuple(_strings_of(record.fields, chosen.names))
                 unread = tuple(name for name in map(str, record.fields) if name not in chosen.names)
-                yield Item(record.line, found, findings=tuple(_rendered(record.line, found)), unread=unread)
+                yield Item(record.line, passages, findings=tuple(_rendered(record.line, passages)), unread=unread)
         return
     for number, offset, raw in read_lines(path, name, bad):
         line = decode(raw, name, bad, offset=offset, line=number)
@@ -259,17 +259,17 @@ def text_items(path: Path, name: str, text_field: str | None, bad: BadRecords) -
 
 
 def _rendered(line: int | None, passages: Iterable[Passage]) -> Iterator[Finding]:
-    """A finding for each text that is a conversation, as a chat template rendered it."""
+    """A finding for each text that is a conversation rendered by a chat template."""
     for passage in passages:
-        mark = find_template_marker(passage.text)
-        if mark is not None:
-            reason = f"the text holds the mark {mark} of a chat template: to learn its answers alone, with instruct, "
+        marker = find_template_marker(passage.text)
+        if marker is not None:
+            reason = f"the text contains the chat template marker {marker}: to learn only its answers, with instruct, "
             message = f"{reason}write its turns as messages (role and content)"
             yield Finding(line, passage.field, "rendered-text", message, error=False)
 
 
 def _strings_of(fields: Mapping[str, Any], names: tuple[str, ...]) -> Iterator[Passage]:
-    """The texts of some fields, each of which may be a list of texts."""
+    """The texts of some fields. Each may be a list of texts."""
     for name in names:
         value = fields.get(name)
         for place, part in enumerate(value if isinstance(value, list) else [value]):

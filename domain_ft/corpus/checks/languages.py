@@ -1,7 +1,7 @@
-"""The language of each text, and which texts are in another than the rest.
+"""Determines the language of each text, and finds texts in another language than the rest.
 
-The script is looked at first: many scripts say the language, and kana tells Japanese from Chinese. Only of a script
-that languages share does `py3langid` judge. Texts that are too short to be judged are passed over.
+Many scripts identify the language, and kana distinguishes Japanese from Chinese. `py3langid` decides only for scripts
+that languages share. Texts that are too short are skipped.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from domain_ft.corpus.checks.findings import Finding
 from domain_ft.errors import CorpusError
 
 SAMPLE = 600
-"""Characters of a text that are looked at."""
+"""Characters of a text that are examined."""
 FEWEST_LETTERS = 25
-"""Letters from which on a text of a script that languages share is judged."""
+"""The minimum number of letters in a script that languages share."""
 FEWEST_CHARACTERS = 6
-"""Letters from which on a text is judged whose script says the language."""
+"""The minimum number of letters in a script that identifies the language."""
 
 _OF_SCRIPT = {
     "HIRAGANA": "ja",
@@ -46,16 +46,16 @@ _OF_SCRIPT = {
     "ETHIOPIC": "am",
     "CJK": "zh",
 }
-_KANA = 0.02  # of kana and Chinese characters, from which on they are Japanese: a table of contents has few
-_NONE = "zxx"  # what is in no language, such as code
-_SURE = 0.5  # the probability from which on a language is counted
-_POSSIBLE = 0.01  # the probability from which on a text may be in a language
-_OWN = 0.2  # the share of the texts from which on a language is one of the file's own
-_MOST = 0.8  # the share of the texts that the file's own languages have, else it is a mixture, in which none is wrong
+_KANA = 0.02  # minimum share of kana among kana and Chinese characters in Japanese; a table of contents has few
+_NONE = "zxx"  # not a language, such as code
+_SURE = 0.5  # minimum probability of the language that is counted
+_POSSIBLE = 0.01  # minimum probability of a possible language
+_MAIN = 0.2  # minimum share of texts in a main language of the file
+_MOST = 0.8  # minimum share of texts in all main languages; otherwise the file is a mixture, and nothing is reported
 
 
-class Judged(NamedTuple):
-    """A text whose language is known: all that it may be, the likeliest first."""
+class TextLanguage(NamedTuple):
+    """The possible languages of a text, the most likely first."""
 
     line: int | None
     field: str
@@ -63,36 +63,36 @@ class Judged(NamedTuple):
 
 
 class Languages:
-    """Takes the texts of a file one by one, and then says which of them are in a wrong language.
+    """Collects the texts of a file, and then reports those in a wrong language.
 
     Args:
-        allowed: the languages that texts may be in (ISO 639-1); none to take those that most texts are in.
+        allowed: the allowed languages (ISO 639-1); empty to allow those of most texts.
 
     Attributes:
-        counts: how many texts are in each language.
+        counts: the number of texts by language.
 
     Raises:
-        CorpusError: a language that is not known.
+        CorpusError: a language is unknown.
     """
 
     def __init__(self, allowed: Sequence[str] = ()) -> None:
         self.allowed = frozenset(map(str.lower, allowed))
         for language in self.allowed - ({*_OF_SCRIPT.values(), *_identifier().labels} if allowed else set()):
             raise CorpusError(
-                f"--language {language}: there is no such language, or none that can be told",
-                fix="give its two letters of ISO 639-1, such as en, de or ja",
+                f"--language {language}: the language is unknown, or cannot be detected",
+                fix="give a two-letter code of ISO 639-1, such as en, de or ja",
             )
         self.counts: Counter[str] = Counter()
-        self._judged: list[Judged] = []
+        self._texts: list[TextLanguage] = []
         self._seen: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def add(self, line: int | None, field: str, text: str) -> None:
-        """Judge a text, if it is long enough."""
+        """Add a text, if it is long enough."""
         possible = languages_of(sample_of(text))
         if possible:
             self.counts[possible[0]] += 1
-            # The same few fields and languages come again and again, and are kept once.
-            self._judged.append(Judged(line, sys.intern(field), self._seen.setdefault(possible, possible)))
+            # The same few fields and languages recur: they are stored once.
+            self._texts.append(TextLanguage(line, sys.intern(field), self._seen.setdefault(possible, possible)))
 
     @property
     def main(self) -> str | None:
@@ -100,21 +100,21 @@ class Languages:
         return self.counts.most_common(1)[0][0] if self.counts else None
 
     def findings(self) -> Iterator[Finding]:
-        """The texts that are in none of the languages that they may be in."""
+        """The texts in a language that is not allowed."""
         total = self.counts.total()
-        own = self.allowed or {language for language, count in self.counts.items() if count >= _OWN * total}
-        if not self.allowed and sum(self.counts[language] for language in own) < _MOST * total:
+        allowed = self.allowed or {language for language, count in self.counts.items() if count >= _MAIN * total}
+        if not self.allowed and sum(self.counts[language] for language in allowed) < _MOST * total:
             return
-        wanted = ", ".join(sorted(own))
-        for text in self._judged:
-            if own.isdisjoint(text.possible):
+        wanted = ", ".join(sorted(allowed))
+        for text in self._texts:
+            if allowed.isdisjoint(text.possible):
                 why = f"where {wanted} is wanted" if self.allowed else f"where most of the file is in {wanted}"
                 message = f"it is in another language ({text.possible[0]}), {why}"
                 yield Finding(text.line, text.field, "wrong-language", message)
 
 
 def sample_of(text: str) -> str:
-    """The beginning, the middle and the end of a long text: the beginning may be a table of contents."""
+    """The beginning, middle and end of a long text, because the beginning may be a table of contents."""
     if len(text) <= SAMPLE:
         return text
     third, middle = SAMPLE // 3, len(text) // 2
@@ -122,7 +122,7 @@ def sample_of(text: str) -> str:
 
 
 def languages_of(text: str) -> tuple[str, ...]:
-    """The languages that a text may be in (ISO 639-1), the likeliest first; none where that cannot be told.
+    """The possible languages of a text (ISO 639-1), the most likely first; empty if it cannot be determined.
 
     >>> languages_of("この法律は、平成二十年四月一日から施行する。")
     ('ja',)
@@ -150,12 +150,12 @@ def _ranked(text: str) -> tuple[str, ...]:
 
 @functools.cache
 def _identifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # its model takes a while to load
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # slow to load
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 @functools.lru_cache(maxsize=65536)
 def script_of(letter: str) -> str:
-    """The script of a letter, by the first word of its name: LATIN, CJK, HIRAGANA."""
+    """The script of a letter, from the first word of its Unicode name: LATIN, CJK, HIRAGANA."""
     return unicodedata.name(letter, "NONE").split(" ", 1)[0].removesuffix("-LIKE")

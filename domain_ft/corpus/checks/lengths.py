@@ -1,4 +1,4 @@
-"""Tokens of each record: how many are read and learned, which records are too long, and what would be cut of them."""
+"""Counts the tokens of records, and finds records that are too long and would be cut."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class TokenLengths:
 
     Args:
         tokenizer: of the model.
-        max_length: tokens of an example at most.
-        cuts: whether a longer text loses its end; else it becomes several pieces, and nothing is wrong with it.
+        max_length: maximum tokens of an example.
+        cuts: whether the end of a longer text is cut; otherwise it is split into several sequences, which is fine.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int, *, cuts: bool = True) -> None:
@@ -40,7 +40,7 @@ class TokenLengths:
         self.long = self.cut = self.learned_cut = self.dropped = 0
 
     def add(self, item: Item) -> Iterator[Finding]:
-        """Count a record; gives what is wrong with its length or its rendering."""
+        """Count a record. Yields findings on its length or rendering."""
         if item.conversation is not None:
             yield from self._add_conversation(item.line, item.conversation)
         elif item.passages and not item.roles:
@@ -80,11 +80,11 @@ class TokenLengths:
             yield Finding(line, None, "over-long", f"{length}: {lost}")
         else:
             self.dropped += 1
-            lost = "nothing of its answers would be left, and it would not be trained on"
+            lost = "none of its answers would be left, so it would not be trained on"
             yield Finding(line, None, "over-long", f"{length}: {lost}", error=True)
 
     def _count(self, row: Rendered) -> Any:
-        """(tokens,) bool: which tokens of a rendered text are learned."""
+        """(tokens,) bool, the tokens of a rendered text that are trained on."""
         encoding = self._backend.encode(row.text, add_special_tokens=False)
         offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
         learned = np.zeros(len(offsets), dtype=bool)

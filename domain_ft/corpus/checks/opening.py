@@ -1,4 +1,4 @@
-"""What a file is for, which its first sound record tells, and its records as that verb reads them."""
+"""Determines from its first valid records what a file is for, and reads its records as that verb does."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ from domain_ft.storage import user_path
 Kind = Literal["conversations", "examples", "tags", "text"]
 
 _JSON = (".json", ".jsonl", ".ndjson")
-_LOOKED_AT = 100  # records, the first of which that is of a known kind says the kind of all
-_MOST_LINES = 0.8  # of those looked at, from which on they are words with tags, whatever is wrong with the others
+_LOOKED_AT = 100  # records; the first one of a known kind decides
+_MOST_LINES = 0.8  # minimum share of words with tags among the lines of a CoNLL file
 
 
 @dataclass(frozen=True)
 class Fields:
-    """Which fields hold what, where it was said.
+    """The fields that the user named.
 
     Attributes:
         choice: of conversations.
-        text, pair, label: of examples; `text` of text too.
+        text, pair, label: of examples; `text` also of plain text.
         rules: how the labels of examples are written.
-        encoding: what the file is written in; None for UTF-8.
-        tags: of tagged records or columns, and how their spans count.
+        encoding: of the file; None for UTF-8.
+        tags: of tagged records or columns, and how their offsets are counted.
     """
 
     choice: FieldChoice = field(default_factory=FieldChoice)
@@ -63,22 +63,22 @@ class Fields:
 
     @property
     def bad(self) -> BadRecords:
-        """For a first look at the file, of which nothing is reported."""
+        """For a first look at the file, without reports."""
         return Rejections(encoding=self.encoding).bad
 
     @property
     def of_tags(self) -> bool:
-        """Whether a field was named that only tagged records have."""
+        """Whether the user named a field that only tagged records have."""
         return bool(self.tags.tokens or self.tags.tags or self.tags.spans)
 
 
 @dataclass(frozen=True)
 class CheckedFile:
-    """A file, and how it is read.
+    """A file and how to read it.
 
     Attributes:
-        name: what it is called in messages.
-        format: of conversations; None of other files.
+        name: for messages.
+        format: of conversations; None for other files.
     """
 
     path: Path
@@ -89,10 +89,10 @@ class CheckedFile:
 
     @classmethod
     def open(cls, spec: str, kind: Kind | Literal["auto"], fields: Fields) -> CheckedFile:
-        """Find out what a file is for.
+        """Determine what a file is for.
 
         Raises:
-            CorpusError: there is no such file, it is not read, or it is not clear what it is for.
+            CorpusError: the file does not exist, is not supported, or its purpose is not clear.
         """
         path = user_path(spec)
         if not (path.is_dir() and is_brat(path)):
@@ -103,18 +103,18 @@ class CheckedFile:
         if kind == "tags":
             return cls(path, name, kind, None, fields)
         if ending(path) not in (RECORD_ENDINGS if kind in ("conversations", "examples") else ENDINGS):
-            given = f"a file ending in '{ending(path)}'" if ending(path) else "a file with no ending"
+            file_type = f"a file ending in '{ending(path)}'" if ending(path) else "a file with no ending"
             known = ", ".join(RECORD_ENDINGS if kind != "text" else ENDINGS)
-            fix = f"the endings that are read: {known}, each also with {', '.join(PACKED)}"
-            raise CorpusError(f"{given} holds no {kind} that can be read", where=spec, fix=fix)
+            fix = f"supported endings: {known}, each also with {', '.join(PACKED)}"
+            raise CorpusError(f"{kind} cannot be read from {file_type}", where=spec, fix=fix)
         format = _format(path, name, fields) if kind == "conversations" else None
         return cls(path, name, kind, format, fields)
 
     def records(self, bad: BadRecords) -> Iterator[RawRecord]:
-        """The records as the file has them."""
+        """The records of the file."""
         if self.kind == "tags":
-            found = entries(self.path, self.name, self.tag_fields, bad)
-            return (RawRecord(entry.line, entry.plain.record) for entry in found)
+            plain = entries(self.path, self.name, self.tag_fields, bad)
+            return (RawRecord(entry.line, entry.plain.record) for entry in plain)
         kind = ENDINGS[ending(self.path)]
         if kind in NEEDED:
             return (RawRecord(None, {"text": text.text}) for text in reader(kind)(self.path, self.name, None, bad))
@@ -125,14 +125,15 @@ class CheckedFile:
 
     @property
     def example_names(self) -> FieldNames:
-        """Which fields of examples hold what."""
+        """The fields of examples."""
         return FieldNames(self.fields.text, self.fields.pair, self.fields.label)
 
     def items(self, bad: BadRecords, left: LeftOut | None = None) -> Iterator[Item]:
-        """The records as the checks take them; `bad` is told of those that cannot be read.
+        """The records in the form that the checks use.
 
         Args:
-            left: where fields and files that are not read are counted, in so far as no item has them.
+            bad: receives records that cannot be read.
+            left: counts fields and files that are not read, unless an item has them.
         """
         fields = self.fields
         if self.kind == "conversations" and self.format is not None:
@@ -152,18 +153,18 @@ class CheckedFile:
 
     @property
     def tag_fields(self) -> TagFields:
-        """Which fields of tagged records hold what."""
+        """The fields of tagged records."""
         return self.fields.tags
 
     @functools.cached_property
     def text_fields(self) -> frozenset[str]:
-        """The fields that hold the text of examples or documents, as their first one tells."""
+        """The text fields of examples or documents, from the first one."""
         items = self.items(self.fields.bad)
         first = next((item.passages for item in items if item.passages), ())
         return frozenset(passage.field.partition("[")[0] for passage in first)
 
     def copies(self) -> Copies:
-        """Fingerprints of all records: those of a test file, to be looked for in another one."""
+        """The hashes of all records, to find those of a test file in another file."""
         copies = Copies()
         for item in self.items(self.fields.bad):
             copies.add_item(item)
@@ -183,25 +184,25 @@ def _recognise(path: Path, name: str, fields: Fields) -> Kind:
         return "tags" if ending(path) not in ENDINGS else "text"
     seen: list[str] = []
     unlabelled = False
-    of_label_studio: Kind | None = None  # tasks that nobody annotated, and rows that list no entities, say little
+    of_label_studio: Kind | None = None  # the kind if Label Studio's records have no annotations to decide it
     for record in _first_values(path, name, fields):
         if not isinstance(record, Mapping):
             if isinstance(record, list):  # spaCy's pairs, sentences of words with tags
                 return "tags"
             continue
-        if _says_little(record) and not fields.label:
+        if _is_inconclusive(record) and not fields.label:
             of_label_studio = "tags" if is_label_studio(record) else "examples"
             continue
-        found = _kind_of(record, fields)
-        if found == "examples" and record.get("label", record.get("labels")) == [] and not fields.label:
-            unlabelled = True  # an example without a class, or a text without an entity: the next ones tell
+        kind = _kind_of(record, fields)
+        if kind == "examples" and record.get("label", record.get("labels")) == [] and not fields.label:
+            unlabelled = True  # an example without a class, or a text without entities: the next records decide
             continue
-        if found is not None:
-            return found
+        if kind is not None:
+            return kind
         seen = seen or list(map(str, record))
     if unlabelled or of_label_studio:
         return of_label_studio or "examples"
-    if not seen:  # nothing can be read: why is what is found
+    if not seen:  # nothing can be read: the check reports why
         return "conversations"
     raise CorpusError(
         f"it is not clear what the records are for; the fields are: {listed(seen)}",
@@ -211,24 +212,24 @@ def _recognise(path: Path, name: str, fields: Fields) -> Kind:
     )
 
 
-def _says_little(record: Mapping[str, Any]) -> bool:
-    """Whether it is a record of Label Studio that does not tell whether entities or choices are in the file."""
+def _is_inconclusive(record: Mapping[str, Any]) -> bool:
+    """Whether it is a record of Label Studio with neither entities nor choices."""
     if is_label_studio(record):
         return not is_choice(record) and not has_results(record)
     return label_studio_answers(record) is not None and not is_annotated(record)
 
 
 def _kind_of(record: Mapping[str, Any], fields: Fields) -> Kind | None:
-    """What a record is for: as the fields that were named say, else by usual names."""
+    """The kind of a record, from the fields that the user named or from usual names; None if it is not clear."""
     if fields.label or fields.pair or is_choice(record):
         return "examples"
-    chosen = recognise(record, fields.choice)
-    asks = chosen is not None and "text" not in record  # a question's `documents` are not those of BioC
-    if not asks and (is_annotated(record) or is_knowledge_base(record)):
+    format = recognise(record, fields.choice)
+    has_prompt = format is not None and "text" not in record  # the `documents` of a question are not BioC's
+    if not has_prompt and (is_annotated(record) or is_knowledge_base(record)):
         return "tags"
     label = usual_name(map(str, record), LABEL_NAMES)
     labelled = label is not None
-    if chosen is not None and not (chosen == "qa" and labelled and not fields.choice.answer_field):
+    if format is not None and not (format == "qa" and labelled and not fields.choice.answer_field):
         return "conversations"
     held = what_fields_hold([record])
     texts = [name for name, holds in held.items() if holds is Holds.TEXT and name != label and name not in LABEL_NAMES]
@@ -239,7 +240,7 @@ def _kind_of(record: Mapping[str, Any], fields: Fields) -> Kind | None:
 
 
 def _format(path: Path, name: str, fields: Fields) -> Format:
-    """The format of the first record that has one."""
+    """The format of the first record whose format is known."""
     formats = (recognise(record.fields, fields.choice) for record in _first(path, name, fields))
     found = next((format for format in formats if format is not None), None)
     if found is None and fields.choice.format == "auto":
@@ -255,17 +256,17 @@ def _first(path: Path, name: str, fields: Fields) -> Iterator[RawRecord]:
 
 
 def _first_values(path: Path, name: str, fields: Fields) -> Iterator[Any]:
-    """The first values of a file of records: objects, and of JSON lists too."""
+    """The first records of a file, of any JSON type."""
     first = next(_first(path, name, fields), None) if ending(path) in (".jsonl", ".ndjson") else None
-    asked = first is not None and recognise(first.fields, fields.choice) is not None
-    if ending(path) in _JSON and not asked:  # a question's `documents` are no list of the file's records
+    has_prompt = first is not None and recognise(first.fields, fields.choice) is not None
+    if ending(path) in _JSON and not has_prompt:  # the `documents` of a question are not a list of records
         values = (value for _, value in tagged_values(path, name, fields.bad))
         return itertools.islice(values, _LOOKED_AT)
     return (with_spans(record.fields) for record in _first(path, name, fields))
 
 
 def is_tagged_text(path: Path, name: str, fields: Fields | None = None) -> bool:
-    """Whether a text file holds entities: most of its lines are columns, or it is of an annotation tool."""
+    """Whether a text file has entities: most of its lines are columns, or an annotation tool wrote it."""
     if file_kind(path) == "columns":
         bad = (fields or Fields()).bad
         encoding = text_encoding(bad)

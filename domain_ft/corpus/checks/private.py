@@ -1,7 +1,7 @@
-"""Personal data and secrets in a text: where they stand and what they are. What they say is never shown whole.
+"""Finds personal data and secrets in texts. Messages never show their whole value.
 
-Telephone numbers are judged by `phonenumbers`, identity numbers by the check digits that `python-stdnum` knows, secrets
-by the detectors of `detect-secrets`, names by a pipeline of spaCy if there is one.
+Telephone numbers are validated by `phonenumbers`, identity numbers by the check digits in `python-stdnum`. Secrets are
+found by the detectors of `detect-secrets`, and names by a spaCy pipeline, if one is given.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class Hit:
     """Something private.
 
     Attributes:
-        start, end: where it stands in the text, in characters.
-        kind: a slug, and the kind of the finding.
-        what: in words.
+        start, end: offsets in the text, in characters.
+        kind: a slug, the kind of the finding.
+        what: a description.
     """
 
     start: int
@@ -33,7 +33,7 @@ class Hit:
 
     @property
     def mark(self) -> str:
-        """What stands in its place once it is masked: `[EMAIL]`."""
+        """Its replacement when it is masked, such as `[EMAIL]`."""
         return f"[{_MARKS[self.kind]}]"
 
 
@@ -56,9 +56,9 @@ class _Number:
     """A kind of number with a fixed form.
 
     Attributes:
-        form: how it is written; digits may not go on before or behind it.
-        modules: of stdnum: one of them must find it valid.
-        what: in words.
+        form: its notation, without digits before or after it.
+        modules: of stdnum, one of which must accept it.
+        what: a description.
         kind: a slug.
     """
 
@@ -72,7 +72,7 @@ def _form(pattern: str) -> re.Pattern[str]:
     return re.compile(rf"(?<![0-9A-Za-z])(?<![0-9][-./ ])(?:{pattern})(?![0-9A-Za-z])(?![-./ ][0-9])")
 
 
-# Forms that other numbers seldom have, with check digits or dates within: a bare run of digits would prove nothing.
+# Forms that other numbers seldom have, with check digits or dates. A bare run of digits would be too weak.
 _NUMBERS = (
     _Number(
         _form(r"[2-6][0-9]{3}([ -]?)[0-9]{4}\1[0-9]{4}\1[0-9]{4}|3[47][0-9]{2}([ -]?)[0-9]{6}\2[0-9]{5}"),
@@ -104,9 +104,9 @@ _NUMBERS = (
     _Number(_form(r"[0-9]-[0-9]{4}-[0-9]{5}-[0-9]{2}-[0-9]"), ("th.pin",), "a personal identity number (TH)"),
     _Number(_form(r"[1-9][0-9]{12}"), ("ro.cnp", "za.idnr"), "an identity number (RO or ZA)"),
 )
-_DIGITS = re.compile(r"[0-9][0-9 .A-Z+-]{6}")  # no number of the list is without it
+_DIGITS = re.compile(r"[0-9][0-9 .A-Z+-]{6}")  # a part of every number in the list
 
-# Where texts of a language are likely to give a telephone number without its country.
+# By language, the likely countries of telephone numbers without a country code.
 _REGIONS = {
     "en": ("US", "GB"),
     "ja": ("JP",),
@@ -127,18 +127,18 @@ _NATIONAL = re.compile(
     r"(?![0-9A-Za-z/]|[-.,]\d)"
 )
 _GROUPS = re.compile(r"\d+")
-_AT_ONCE = 100_000  # characters that spaCy is given at once: it takes a gigabyte for a million
+_AT_ONCE = 100_000  # characters per call of spaCy, which needs a gigabyte for a million
 
 
 class PrivateData:
-    """Finds what is private in texts.
+    """Finds private data in texts.
 
     Args:
-        region: the country of telephone numbers without a country code (ISO 3166); None to go by the text's language.
-        names: a pipeline of spaCy that finds names of persons, by package or folder.
+        region: the country (ISO 3166) of telephone numbers without a country code; None to use the text's language.
+        names: a spaCy pipeline that finds names of persons: a package or folder.
 
     Raises:
-        CorpusError: no such country or pipeline.
+        CorpusError: the country or pipeline does not exist.
     """
 
     def __init__(self, region: str | None = None, names: str | None = None) -> None:
@@ -148,11 +148,11 @@ class PrivateData:
         self._pipeline = _load_pipeline(names) if names else None
 
     def find(self, text: str, language: str | None = None) -> list[Hit]:
-        """What is private in a text, in its order; of what overlaps, the first found.
+        """The private data in a text, in order. Of overlapping hits, the one found first is kept.
 
         Args:
             text: any text.
-            language: of the text or of the file (ISO 639-1), where it is known.
+            language: of the text or the file (ISO 639-1), if known.
         """
         hits: list[Hit] = []
         for finder in (self._secrets, _emails, _numbers, self._phones(language), self._names):
@@ -186,7 +186,7 @@ class PrivateData:
 
 
 def masked(value: str) -> str:
-    """How a message shows a private value: its first characters and how long it is.
+    """A private value for messages: its first characters and its length.
 
     >>> masked("jane.doe@example.org")
     'ja… (20 characters)'
@@ -221,13 +221,13 @@ def _numbers(text: str) -> Iterator[Hit]:
 
 
 def _distinct(value: str) -> bool:
-    """Whether it is more than one digit over and over, which passes many a check."""
+    """Whether a number has at least two different digits. Repeated digits pass many checks."""
     return len(set(filter(str.isdigit, value))) > 1
 
 
 def _is_valid(module: str, value: str) -> bool:
     checks = importlib.import_module(f"stdnum.{module}")
-    # Luhn's algorithm knows no separators: it is of all numbers of its kind, not of one.
+    # stdnum.luhn is generic and does not remove separators.
     return bool(checks.is_valid(re.sub("[ -]", "", value) if module == "luhn" else value))
 
 
@@ -241,7 +241,7 @@ def _global_phones(text: str) -> Iterator[Hit]:
 
 
 def _national_phones(text: str, regions: Sequence[str]) -> Iterator[Hit]:
-    """Telephone numbers without a country code, written as one of the countries writes them."""
+    """Telephone numbers without a country code, in the notation of one of the countries."""
     for match in _NATIONAL.finditer(text):
         for start, end in _runs(match[0]):
             candidate = match[0][start:end]
@@ -252,8 +252,8 @@ def _national_phones(text: str, regions: Sequence[str]) -> Iterator[Hit]:
 
 
 def _runs(candidate: str) -> Iterator[tuple[int, int]]:
-    """All of it, then what is left of it without groups at its beginning or end that a space parts from the rest: a
-    postal code may stand before a number."""
+    """The whole candidate, then parts of it without the first or last groups before or after a space, because a postal
+    code may precede a number."""
     yield 0, len(candidate)
     spaces = [place for place, character in enumerate(candidate) if character == " "]
     for place in spaces:
@@ -263,20 +263,22 @@ def _runs(candidate: str) -> Iterator[tuple[int, int]]:
 
 
 def _open(candidate: str) -> int:
-    """Characters before a number that a bracket around it adds."""
+    """The number of characters before a number that belong to a bracket around it."""
     return int(candidate[0] == "(" and ")" not in candidate)
 
 
 def _is_public(number: Any) -> bool:
-    """Whether a number is of a kind that offices have and persons do not, such as one that costs the caller nothing."""
+    """Whether a number is of a kind that only organisations have, such as toll-free numbers."""
     from phonenumbers import PhoneNumberType, number_type
 
     return number_type(number) in (PhoneNumberType.TOLL_FREE, PhoneNumberType.PREMIUM_RATE, PhoneNumberType.SHARED_COST)
 
 
 def _is_national(candidate: str, region: str) -> bool:
-    """Whether digits are a telephone number and grouped as one: dates, results and ranges of pages are grouped
-    otherwise, or begin neither with a trunk prefix nor have any sign but spaces between the groups."""
+    """Whether digits are a telephone number and grouped like one.
+
+    Dates, scores and page ranges have other groups, or have neither a trunk prefix nor a separator other than spaces.
+    """
     import phonenumbers  # slow to import
 
     try:
@@ -290,7 +292,7 @@ def _is_national(candidate: str, region: str) -> bool:
     usual = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.NATIONAL)
     if groups == _GROUPS.findall(usual):
         signs = set(candidate) & set("()-./‐–")
-        # A number that is not given to anyone, such as 555-0123, is one nonetheless where it is written in full.
+        # An unassigned number such as 555-0123 counts too if it is written in full.
         return bool(signs or groups[0][0] == "0") and (
             phonenumbers.is_valid_number(number) or (len(groups) > 2 and phonenumbers.is_possible_number(number))
         )
@@ -303,7 +305,7 @@ def _check_region(region: str) -> None:
     if region.upper() not in SUPPORTED_REGIONS:
         raise CorpusError(
             f"--region {region}: there is no such country",
-            fix="give its two letters of ISO 3166, such as US, GB, DE or JP",
+            fix="give a two-letter code of ISO 3166, such as US, GB, DE or JP",
         )
 
 
@@ -318,5 +320,5 @@ def _load_pipeline(name: str) -> Any:
         reason = str(error).splitlines()[0]
         raise CorpusError(
             f"--names {name}: spaCy has no such pipeline ({reason})",
-            fix=f"install it: python -m spacy download {name}; or give a folder that holds one",
+            fix=f"install it: python -m spacy download {name}; or give the folder of one",
         ) from error

@@ -1,7 +1,7 @@
-"""Keys, tokens and passwords in a text, by the detectors of `detect-secrets` and a few forms that it does not know.
+"""Finds keys, tokens and passwords with the detectors of `detect-secrets` and a few more patterns.
 
-Its detectors are made for code. In prose their guesses by entropy would be wrong more often than right, so that only
-quoted strings are judged by it, and a password only counts where a value follows that is no word.
+The detectors are made for code. In prose, most of their guesses by entropy would be wrong, so entropy is used only for
+quoted strings, and a password counts only if its value is not a word.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-# Lines without any of these hold no secret: the detectors, some forty expressions, are slow.
+# Lines without any of these have no secret. This is a filter before the detectors, about forty slow expressions.
 _WORTH_A_LOOK = re.compile(
     r"[A-Za-z0-9_+/=.~-]{20}|://[^\s/@]+:[^\s@]+@|[0-9]{8,10}:[A-Za-z0-9_-]{20}"
     r"|(?i:passw|passphrase|passcode|pwd|secret|token|api.?key|contraseña|senha|mot de passe)"
@@ -31,11 +31,11 @@ _PASSWORD = re.compile(
     r"|api[ _-]?key|(?:access|auth)[ _-]?token|contraseña|senha|mot de passe)|パスワード|密码|密碼|비밀번호)"
     r"[\"'`]?\s*(?:[:=：＝]|(?i:is|ist|est|es|é)\b|は|是)\s*[\"'`「]?(?P<value>[!-~]{6,})"
 )
-_EDGES = "\"'`.,;:!?)]}>"  # what ends the sentence around a password, not the password
-_SHORTEST = 8  # characters of the secret itself, where a detector has it in a group of its own
+_EDGES = "\"'`.,;:!?)]}>"  # punctuation after a password
+_SHORTEST = 8  # minimum characters of the group that is the secret
 
-# Of detect-secrets: module, class, and what it finds. Left out are public IP addresses, hashes in hexadecimal digits,
-# and forms of Artifactory's and SoftLayer's that words in capitals have too.
+# Detectors of detect-secrets: module, class, and what it finds. Not used: public IP addresses, hexadecimal hashes, and
+# those for Artifactory and SoftLayer, which match words in capitals.
 _DETECTORS = (
     ("aws", "AWSKeyDetector", "an AWS key"),
     ("azure_storage_key", "AzureStorageKeyDetector", "an Azure storage key"),
@@ -61,7 +61,7 @@ _BY_ENTROPY = ("high_entropy_strings", "Base64HighEntropyString", "a quoted stri
 
 
 def find_secrets(text: str) -> Iterator[tuple[int, int, str]]:
-    """The secrets in a text, as (start, end, what it is in words). Some may overlap."""
+    """(start, end, description) of each secret in a text. Some may overlap."""
     if "PRIVATE KEY" in text:
         for match in _PRIVATE_KEY.finditer(text):
             yield *match.span(), "a private key"
@@ -77,7 +77,7 @@ def _in_line(line: str) -> Iterator[tuple[int, int, str]]:
     for pattern, what in _patterns():
         for match in pattern.finditer(line):
             group = _secret_group(match)
-            if _is_random(match[group]) or (match[0].startswith("://") and not _is_place(match[group])):
+            if _is_random(match[group]) or (match[0].startswith("://") and not _is_placeholder(match[group])):
                 yield *match.span(group), what
     for match in _PASSWORD.finditer(line):
         value = match["value"].rstrip(_EDGES)
@@ -92,7 +92,7 @@ def _in_line(line: str) -> Iterator[tuple[int, int, str]]:
 
 @functools.cache
 def _patterns() -> tuple[tuple[re.Pattern[str], str], ...]:
-    """Every form of a secret, and what it is in words."""
+    """(pattern, description) of each kind of secret."""
     known = [(pattern, what) for module, name, what in _DETECTORS for pattern in _detector(module, name).denylist]
     return (*_TOKENS, *known)
 
@@ -103,20 +103,20 @@ def _detector(module: str, name: str) -> Any:
 
 
 def _secret_group(match: re.Match[str]) -> int:
-    """The group of a match that is the secret; 0, which is all of it, where it has none."""
+    """The group of a match that is the secret; 0, the whole match, if it has none."""
     groups = [number for number, value in enumerate(match.groups(), 1) if value]
     longest = max(groups, key=lambda number: len(match[number]), default=0)
     return longest if match[0].startswith("://") or len(match[longest]) >= _SHORTEST else 0
 
 
 def _is_random(value: str) -> bool:
-    """Whether letters and digits are mixed, in no order that a person would type, and it is no place for a secret."""
+    """Whether a value mixes letters and digits without an obvious sequence, and is not a placeholder."""
     from detect_secrets.filters.heuristic import is_potential_uuid, is_sequential_string
 
     mixed = any(map(str.isalpha, value)) and any(map(str.isdigit, value)) and " " not in value
-    return mixed and not _is_place(value) and not is_sequential_string(value) and not is_potential_uuid(value)
+    return mixed and not _is_placeholder(value) and not is_sequential_string(value) and not is_potential_uuid(value)
 
 
-def _is_place(value: str) -> bool:
-    """Whether it only shows where a secret would stand: <token>, {key}, ${KEY}, ****, xxxx, [SECRET]."""
+def _is_placeholder(value: str) -> bool:
+    """Whether a value is only a placeholder for a secret: <token>, {key}, ${KEY}, ****, xxxx, [SECRET]."""
     return value[0] in "<{$[%" or len(set(value.lower())) <= 2

@@ -1,4 +1,4 @@
-"""How long things are: real percentiles, over all of them."""
+"""Exact percentiles of lengths."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ PERCENTILES = (5, 50, 95, 99)
 
 
 class Lengths:
-    """Takes numbers one by one, eight bytes each."""
+    """Collects numbers, eight bytes each."""
 
     def __init__(self) -> None:
         self.values = array("q")
 
     def add(self, value: int) -> None:
-        """Take one."""
+        """Add a number."""
         self.values.append(value)
 
     def summary(self) -> dict[str, Any]:
-        """Their `distribution`."""
+        """The `distribution` of the numbers."""
         return distribution(self.values)
 
 
 def distribution(values: Sequence[int]) -> dict[str, Any]:
-    """Count, mean, least, most, and the 5th, 50th, 95th and 99th percentile (linear between two values, as numpy's)."""
+    """Count, sum, mean, minimum, maximum, and the 5th, 50th, 95th and 99th percentile (linear interpolation)."""
     if not len(values):
         return {"count": 0}
     numbers = np.asarray(values)
-    found = np.percentile(numbers, PERCENTILES).tolist()
+    percentiles = np.percentile(numbers, PERCENTILES).tolist()
     return {
         "count": len(numbers),
         "sum": int(numbers.sum()),
         "mean": round(float(numbers.mean()), 2),
         "min": int(numbers.min()),
-        **{f"p{percent}": round(value, 2) for percent, value in zip(PERCENTILES, found, strict=True)},
+        **{f"p{percent}": round(value, 2) for percent, value in zip(PERCENTILES, percentiles, strict=True)},
         "max": int(numbers.max()),
     }

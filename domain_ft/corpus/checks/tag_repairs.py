@@ -1,9 +1,9 @@
-"""Words and texts with entities, mended and masked so that each tag and each span stands by what it stood by.
+"""Fixes and masks words and texts with entities, so that tags and spans still apply to the same parts.
 
-A text is taken in pieces, which are its words, or what lies within its spans and between them. Each piece is mended by
-itself, where it stays a word. What is private is looked for in the whole text, since a number may be several words, and
-each piece gets a mark in place of its own part of it: "+1 202-555-0143" in two words becomes "[PHONE] [PHONE]", and the
-words keep their tags. So a sequence of tags stays valid, and no two spans meet in one mark.
+A text is split into segments: its words, or the parts inside and between its spans. Each segment is fixed separately,
+unless it would no longer be one word. Private data is found in the whole text, because a number may be several words.
+Each segment with a part of it gets a mark: "+1 202-555-0143" in two words becomes "[PHONE] [PHONE]", and the words keep
+their tags. So tag sequences stay valid, and no mark covers two spans.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from domain_ft.corpus.annotation_tools import ENDS, LABELS, STARTS, first_of
-from domain_ft.corpus.checks.encoding import mend_encoding, without_surrogates
+from domain_ft.corpus.checks.encoding import fix_encoding, without_surrogates
 from domain_ft.corpus.checks.private import Hit, redact
 from domain_ft.corpus.knowledge_bases import is_knowledge_base
 from domain_ft.corpus.readers.base import RawRecord
@@ -25,115 +25,115 @@ from domain_ft.corpus.words import Bounds, join_words
 from domain_ft.errors import CorpusError
 
 Find = Callable[[str], Sequence[Hit]]
-"""What is private in a text."""
+"""Finds the private data in a text."""
 
 Note = Callable[[int | None, str | None, bool, Sequence[Hit]], None]
-"""Told of each word or text: its line, its field, whether it was mended, and what was masked in it."""
+"""Receives for each word or text its line, its field, whether it was fixed, and what was masked in it."""
 
 
-def mend_columns(lines: Sequence[tuple[int, str]], layout: Layout, find: Find, note: Note) -> Iterator[str]:
-    """The lines of a sound CoNLL sentence, given after their numbers, with their words mended and masked."""
+def fix_columns(lines: Sequence[tuple[int, str]], layout: Layout, find: Find, note: Note) -> Iterator[str]:
+    """The lines of a valid CoNLL sentence with fixed and masked words. `lines` has (number, line)."""
     columns = [None if layout.is_comment(line) else layout.columns_of(line) for _, line in lines]
     words = [layout.word_of(parts) for parts in columns if parts is not None and layout.is_word(parts)]
-    pieces = iter(_pieces(words, join_words, find))
+    segments = iter(_segments(words, join_words, find))
     for (number, line), parts in zip(lines, columns, strict=True):
         if parts is None or not layout.is_word(parts):
             yield line
             continue
-        piece = next(pieces)
-        note(number, None, piece.mended, piece.hits)
-        yield line if piece.text == layout.word_of(parts) else layout.with_word(line, piece.text)
+        segment = next(segments)
+        note(number, None, segment.fixed, segment.hits)
+        yield line if segment.text == layout.word_of(parts) else layout.with_word(line, segment.text)
 
 
-def mend_record(record: RawRecord, names: TagFields, find: Find, note: Note) -> dict[str, Any]:
-    """The fields of a sound record with its words or its text mended and masked. Spans are moved with the text.
+def fix_record(record: RawRecord, names: TagFields, find: Find, note: Note) -> dict[str, Any]:
+    """The fields of a valid record with fixed and masked words or text. Spans are moved with the text.
 
     Raises:
-        CorpusError: the record is one of passages, each of whose offsets a change would move.
+        CorpusError: the record has passages, all of whose offsets would change.
     """
     fields = dict(record.fields)
     tokens = names.name("tokens", fields)
     if is_knowledge_base(fields) and tokens not in fields and names.name("text", fields) not in fields:
         raise CorpusError(
-            "--fix: records of passages (BigBIO's knowledge bases) are checked, and not mended",
+            "--fix: records of passages (BigBIO's knowledge bases) are only checked, not fixed",
             where=f"line {record.line}",
-            fix="mend them by the lines that are listed",
+            fix="fix them by the listed findings",
         )
     if names.has_words(fields):
-        pieces = _pieces(fields[tokens], join_words, find)
-        for place, piece in enumerate(pieces):
-            note(record.line, f"{tokens}[{place}]", piece.mended, piece.hits)
-        return {**fields, tokens: [piece.text for piece in pieces]}
+        segments = _segments(fields[tokens], join_words, find)
+        for place, segment in enumerate(segments):
+            note(record.line, f"{tokens}[{place}]", segment.fixed, segment.hits)
+        return {**fields, tokens: [segment.text for segment in segments]}
     text_field, spans_field = names.name("text", fields), names.name("spans", fields)
     text, spans = fields[text_field], fields[spans_field]
     bounds_of = [_bounds(span, text, names.offsets) for span in spans]
-    marked = fields[tokens] if _have_offsets(fields.get(tokens)) else []  # Prodigy's tokens, which have places too
+    marked = fields[tokens] if _have_offsets(fields.get(tokens)) else []  # Prodigy's tokens, which have offsets too
     tokens_bounds = [_bounds(token, text, names.offsets) for token in marked]
     ends = sorted({0, len(text), *itertools.chain(*bounds_of, *tokens_bounds)})
-    pieces = _pieces([text[start:end] for start, end in itertools.pairwise(ends)], _end_to_end, find)
-    hits = [hit for piece in pieces for hit in piece.hits]
-    note(record.line, text_field, any(piece.mended for piece in pieces), hits)
-    new, bounds = _end_to_end([piece.text for piece in pieces])
+    segments = _segments([text[start:end] for start, end in itertools.pairwise(ends)], _end_to_end, find)
+    hits = [hit for segment in segments for hit in segment.hits]
+    note(record.line, text_field, any(segment.fixed for segment in segments), hits)
+    new, bounds = _end_to_end([segment.text for segment in segments])
     places = dict(zip(ends, (0, *(end for _, end in bounds)), strict=True))
-    moved = [_moved(span, own, places, text, new) for span, own in zip(spans, bounds_of, strict=True)]
+    moved = [_moved(span, bounds, places, text, new) for span, bounds in zip(spans, bounds_of, strict=True)]
     fields |= {text_field: new, spans_field: moved}
     if marked:
         fields[tokens] = [
-            _moved(token, own, places, text, new) for token, own in zip(marked, tokens_bounds, strict=True)
+            _moved(token, bounds, places, text, new) for token, bounds in zip(marked, tokens_bounds, strict=True)
         ]
     return fields
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """A word or a part of a text, and what was done to it. `hits` is what was masked, by its place in the piece."""
+class _Segment:
+    """A word or part of a text after the repair. `hits` are the masked parts, with offsets in the segment."""
 
     text: str
-    mended: bool
+    fixed: bool
     hits: Sequence[Hit]
 
 
-def _pieces(
+def _segments(
     texts: Sequence[str], join: Callable[[Sequence[str]], tuple[str, Sequence[Bounds]]], find: Find
-) -> list[_Piece]:
-    """Each text mended and masked. `join` gives the whole of them, and where each stands in it."""
-    mended = [_mended(text) for text in texts]
-    whole, bounds = join(mended)
+) -> list[_Segment]:
+    """Fix and mask each text. `join` gives the whole text, and the bounds of each text in it."""
+    fixed = [_fixed(text) for text in texts]
+    whole, bounds = join(fixed)
     hits = find(whole)
-    pieces = []
-    for before, text, (start, _) in zip(texts, mended, bounds, strict=True):
-        own = list(_within(hits, start, text))
-        pieces.append(_Piece(redact(text, own), text != before, own))
-    return pieces
+    segments = []
+    for before, text, (start, _) in zip(texts, fixed, bounds, strict=True):
+        inside = list(_within(hits, start, text))
+        segments.append(_Segment(redact(text, inside), text != before, inside))
+    return segments
 
 
-def _within(hits: Sequence[Hit], start: int, piece: str) -> Iterator[Hit]:
-    """The parts of hits that lie in a piece which begins at `start`, without white space around, by their places."""
+def _within(hits: Sequence[Hit], start: int, segment: str) -> Iterator[Hit]:
+    """The parts of hits inside a segment that begins at `start`, without white space, with offsets in the segment."""
     for hit in hits:
-        first, end = max(hit.start - start, 0), min(hit.end - start, len(piece))
-        part = piece[first:end] if first < end else ""
+        first, end = max(hit.start - start, 0), min(hit.end - start, len(segment))
+        part = segment[first:end] if first < end else ""
         if part.strip():
             yield replace(hit, start=end - len(part.lstrip()), end=first + len(part.rstrip()))
 
 
-def _mended(piece: str) -> str:
-    """A piece as it was written; as it is where it would become blank or more words, or end in white space."""
-    mended = mend_encoding(piece)
-    words, before = len(mended.split()), len(piece.split())
-    ends = ((mended[:1], piece[:1]), (mended[-1:], piece[-1:]))
-    is_spoiled = (
+def _fixed(segment: str) -> str:
+    """A segment with fixed encoding; unchanged if it would become blank, more words, or begin or end in white space."""
+    fixed = fix_encoding(segment)
+    words, before = len(fixed.split()), len(segment.split())
+    ends = ((fixed[:1], segment[:1]), (fixed[-1:], segment[-1:]))
+    is_damaged = (
         bool(words) != bool(before) or words > before or any(new.isspace() > old.isspace() for new, old in ends)
     )
-    return without_surrogates(piece) if is_spoiled else mended
+    return without_surrogates(segment) if is_damaged else fixed
 
 
-def _end_to_end(pieces: Sequence[str]) -> tuple[str, tuple[Bounds, ...]]:
-    ends = itertools.accumulate(map(len, pieces), initial=0)
-    return "".join(pieces), tuple(itertools.pairwise(ends))
+def _end_to_end(segments: Sequence[str]) -> tuple[str, tuple[Bounds, ...]]:
+    ends = itertools.accumulate(map(len, segments), initial=0)
+    return "".join(segments), tuple(itertools.pairwise(ends))
 
 
 def _have_offsets(tokens: Any) -> bool:
-    """Whether they are objects with a start and an end."""
+    """Whether all tokens are objects with a start and an end."""
     return isinstance(tokens, list) and all(
         isinstance(token, Mapping) and type(token.get("start")) is int and type(token.get("end")) is int
         for token in tokens
@@ -141,7 +141,7 @@ def _have_offsets(tokens: Any) -> bool:
 
 
 def _bounds(span: Any, text: str, counting: Counting) -> Bounds:
-    """Where a sound span begins and ends, in characters: of one of several parts, where the first and the last do."""
+    """(start, end) of a valid span in characters; with several parts, of the first and the last."""
     if not isinstance(span, Mapping):
         return to_characters(text, span[0], span[1], counting)
     if "offsets" in span:
@@ -151,20 +151,21 @@ def _bounds(span: Any, text: str, counting: Counting) -> Bounds:
 
 
 def _moved(span: Any, bounds: Bounds, places: Mapping[int, int], text: str, new: str) -> Any:
-    """A span where its text now is, in characters. If a field of its own repeats that text, it still does."""
+    """The span at the new offsets of its text, in characters. Its fields that repeat the text are updated."""
     start, end = bounds
     if not isinstance(span, Mapping):
         return [places[start], places[end], *span[2:]]
-    there = text[start:end]
+    mention = text[start:end]
     repeated = {
         name
         for name, value in span.items()
-        if name not in LABELS[:2] and isinstance(value, str) and (value == there or (value and agrees(value, there)))
+        if name not in LABELS[:2]
+        and isinstance(value, str)
+        and (value == mention or (value and agrees(value, mention)))
     }
     moved = dict(span)
     if "offsets" in span:
-        own = {"text"} if "text" in span else set()  # of several parts: the text between them belongs to it now
-        repeated |= own
+        repeated |= {"text"} & span.keys()  # the span now includes the text between its parts
         del moved["offsets"]
     moved[first_of(span, STARTS) or "start"] = places[start]
     moved[first_of(span, ENDS) or "end"] = places[end]

@@ -43,7 +43,7 @@ _OPTION_COLUMNS = (
 )
 _REFUSED = {
     "functions": "this is the old way to declare tools: write them as tools",
-    "chat_template_kwargs": "settings of the chat template cannot be given record by record: take the field out",
+    "chat_template_kwargs": "settings of the chat template cannot differ between records: remove the field",
 }
 
 

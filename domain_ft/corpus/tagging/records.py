@@ -201,23 +201,23 @@ class _Record:
         return (self.entry.plain.group or self.id) if value is None else str(value)
 
 
-def _tagged_words(known: _Record) -> Sentence | None:
-    words = known.find("tokens", list, "a list of words")
-    tags = None if words is None else known.find("tags", list, "a list of tags")
+def _tagged_words(record: _Record) -> Sentence | None:
+    words = record.find("tokens", list, "a list of words")
+    tags = None if words is None else record.find("tags", list, "a list of tags")
     if words is None or tags is None:
         return None
-    tokens_field, tags_field = known.name("tokens"), known.name("tags")
+    tokens_field, tags_field = record.name("tokens"), record.name("tags")
     if not words:
-        known.reject("the sentence has no words", tokens_field)
+        record.reject("the sentence has no words", tokens_field)
     elif len(words) != len(tags):
-        known.reject(f"there are {len(words)} words and {len(tags)} tags", tags_field)
+        record.reject(f"there are {len(words)} words and {len(tags)} tags", tags_field)
     elif empty := [place for place, word in enumerate(words) if not isinstance(word, str) or not word.strip()]:
-        known.reject(f"word {empty[0] + 1} is empty or not a text", tokens_field)
+        record.reject(f"word {empty[0] + 1} is empty or not a text", tokens_field)
     elif other := [tag for tag in tags if not isinstance(tag, str)]:
         fix = "write tag names such as B-Disease; numbers need a list of names"
-        known.reject(f"the tags hold {kind_of(other[0])}, where names are wanted", tags_field, fix)
+        record.reject(f"the tags hold {kind_of(other[0])}, where names are wanted", tags_field, fix)
     else:
-        return Sentence(words, tags, [known.line] * len(words), known.id, known.group)
+        return Sentence(words, tags, [record.line] * len(words), record.id, record.group)
     return None
 
 
@@ -246,21 +246,21 @@ class _Claims:
             record.reject(reason, place, fix)
 
 
-def _spans_in(known: _Record) -> Iterator[tuple[str, Any]]:
+def _spans_in(record: _Record) -> Iterator[tuple[str, Any]]:
     """(text, span) for each span of a record."""
-    text, spans = known.values.get(known.name("text")), known.values.get(known.name("spans"))
-    if isinstance(text, str) and isinstance(spans, list) and not known.fields.has_words(known.values):
+    text, spans = record.values.get(record.name("text")), record.values.get(record.name("spans"))
+    if isinstance(text, str) and isinstance(spans, list) and not record.fields.has_words(record.values):
         yield from ((text, span) for span in spans)
 
 
-def _spanned_text(known: _Record, claims: _Claims) -> TaggedText | None:
-    text = known.find("text", str, "text")
-    raw = None if text is None else known.find("spans", list, "a list of spans")
+def _spanned_text(record: _Record, claims: _Claims) -> TaggedText | None:
+    text = record.find("text", str, "text")
+    raw = None if text is None else record.find("spans", list, "a list of spans")
     if text is None or raw is None:
         return None
-    field = known.name("spans")
+    field = record.name("spans")
     if not text.strip():
-        known.reject("the text is empty", known.name("text"))
+        record.reject("the text is empty", record.name("text"))
         return None
     spans: list[Span] = []
     wrong: list[tuple[int, str, Claim]] = []
@@ -268,37 +268,37 @@ def _spanned_text(known: _Record, claims: _Claims) -> TaggedText | None:
     for place, value in enumerate(raw):
         try:
             of_span = list(claims_of(value, claims.keys, text))
-            untrue = [(place, *one) for one in of_span if not holds(value, one[1], known.fields.offsets)]
+            untrue = [(place, *one) for one in of_span if not holds(value, one[1], record.fields.offsets)]
             if untrue:
                 wrong.append(untrue[0])
                 continue
-            span, parts = read_span(value, text, known.fields.offsets)
+            span, parts = read_span(value, text, record.fields.offsets)
         except ValueError as error:
             fix = f"{COUNTED}; not bytes, not UTF-16 units (--span-offsets changes this)"
-            known.reject(str(error), f"{field}[{place}]", fix)
+            record.reject(str(error), f"{field}[{place}]", fix)
             return None
         claims.fitting += [claim for _, claim in of_span[:1]]
         spans.append(span)
         joined += parts > 1
     if wrong:
         place, key, _ = wrong[0]
-        claims.contradicted.append((known, f"{field}[{place}]", key, [claim for *_, claim in wrong]))
+        claims.contradicted.append((record, f"{field}[{place}]", key, [claim for *_, claim in wrong]))
         return None
     kept, overlapping = keep_longest(spans)
-    where = known.group, known.file, known.line
-    return TaggedText(known.id, text, None, kept, *where, overlapping, joined)
+    where = record.group, record.file, record.line
+    return TaggedText(record.id, text, None, kept, *where, overlapping, joined)
 
 
-def _text_of_passages(known: _Record) -> TaggedText | None:
+def _text_of_passages(record: _Record) -> TaggedText | None:
     try:
-        document = read_document(known.values)
+        document = read_document(record.values)
     except KnowledgeBaseError as error:
-        known.reject(str(error), error.field, error.fix)
+        record.reject(str(error), error.field, error.fix)
         return None
     spans, overlapping = flat_spans(document)
     joined = sum(entity.parts > 1 for entity in document.entities)
-    place = known.group, known.file, known.line
-    return TaggedText(known.id, document.text, None, spans, *place, overlapping, joined)
+    place = record.group, record.file, record.line
+    return TaggedText(record.id, document.text, None, spans, *place, overlapping, joined)
 
 
 def flat_spans(document: Document) -> tuple[tuple[Span, ...], int]:

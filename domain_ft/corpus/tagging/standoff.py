@@ -73,8 +73,8 @@ def read_brat(path: Path, bad: BadRecords, left: LeftOut) -> Iterator[tuple[int,
     """(number, outcome) of each document in a BRAT folder, or of a single file."""
     pairs = brat_pairs(path)
     if path.is_dir():
-        known = {file for pair in pairs for file in pair}
-        for file in sorted(file for file in path.rglob("*") if not file.is_dir() and file not in known):
+        paired = {file for pair in pairs for file in pair}
+        for file in sorted(file for file in path.rglob("*") if not file.is_dir() and file not in paired):
             why = "it has no .ann file" if file.suffix == ".txt" else "not a BRAT text"
             left.files.append(UnreadFile(file.relative_to(path).as_posix(), why_unreadable(file) or why))
     for number, (text_file, ann) in enumerate(pairs, 1):

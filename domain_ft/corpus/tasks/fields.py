@@ -288,7 +288,7 @@ class ExampleFields:
             what = "an empty label" if wrong[0] == "" else kind_of(wrong[0])
             numbered = isinstance(wrong[0], str) and wrong[0].strip().isdecimal()
             what = "a number" if numbered else what
-            what = f"the number {wrong[0]}, which stands for no class{hidden}" if what == "a number" else what
+            what = f"the number {wrong[0]}, which has no class name{hidden}" if what == "a number" else what
             reason = f"the field holds {what}, where a label is wanted"
             fix = "give the record its label"
             if isinstance(wrong[0], Mapping | list):

@@ -21,7 +21,7 @@ from domain_ft.corpus.checks.items import Rejections
 from domain_ft.corpus.checks.opening import CheckedFile, Fields
 from domain_ft.corpus.checks.private import Hit, PrivateData
 from domain_ft.corpus.checks.repairs import repair
-from domain_ft.corpus.checks.tag_repairs import mend_record
+from domain_ft.corpus.checks.tag_repairs import fix_record
 from domain_ft.corpus.readers.base import BadRecords, RawRecord
 from domain_ft.corpus.tagging.conll import Layout, columns_of, conll_blocks
 from domain_ft.corpus.tagging.fields import TagFields
@@ -82,7 +82,7 @@ class TestColumns:
             "東京\tNN\t_\tB-LOC\nの\tNN\t_\tO\n😀 😀\tNN\t_\tO\n([PHONE]\tCD\t_\tB-TEL\n[PHONE])\tCD\t_\tI-TEL"
         )
         assert [(change["line"], change["kind"], change["change"]) for change in changes] == [
-            (4, "mojibake", "mended"),
+            (4, "mojibake", "fixed"),
             (8, "personal-email", "masked: [EMAIL]"),
             (13, "personal-phone", "masked: [PHONE]"),
             (14, "personal-phone", "masked: [PHONE]"),
@@ -237,7 +237,7 @@ class TestRecords:
         parts = ("[EMAIL]", "café", "Zürich", "[PHONE]", "[PHONE]")
         assert entities(tmp_path / "clean.jsonl")[0] == [(part, "X") for part in parts]
         assert [(change["line"], change["field"], change["change"]) for change in changes][:2] == [
-            (1, "text", "mended"),
+            (1, "text", "fixed"),
             (1, "text", "masked: [EMAIL]"),
         ]
 
@@ -287,7 +287,7 @@ def test_the_text_under_a_span_is_its_own_text_masked(marked: tuple[str, list[tu
         assert joined == text
         return hits
 
-    fields = mend_record(RawRecord(1, record), TagFields(), find, lambda *_: None)
+    fields = fix_record(RawRecord(1, record), TagFields(), find, lambda *_: None)
     assert [fields["text"][start:end] for start, end, _ in fields["spans"]] == [
         masked_text(text, start, end, hits) for start, end in spans
     ]
