@@ -13,7 +13,10 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-Places = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
+
+IGNORED = -100
+"""The label of a position that has no loss."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,43 @@ class PackedBatch:
     word_ids: npt.NDArray[np.int32]
     token_bytes: npt.NDArray[np.int32]
 
+    @classmethod
+    def of(
+        cls,
+        input_ids: npt.NDArray[Any],
+        *,
+        lengths: npt.ArrayLike,
+        rows: Indices,
+        documents: npt.NDArray[Any],
+        sequences: npt.NDArray[Any],
+        word_ids: npt.NDArray[np.int32] | None = None,
+        token_bytes: npt.NDArray[Any] | None = None,
+        **fields: Any,
+    ) -> Self:
+        """A micro-batch of tokens that are end to end already.
+
+        Args:
+            input_ids: (tokens,) any integers.
+            lengths: (sequences,) tokens of each sequence.
+            rows, documents, sequences: (sequences,) see the class.
+            word_ids, token_bytes: (tokens,) see the class; zeros where nothing reads them.
+            fields: those of a subclass.
+        """
+        lengths = np.asarray(lengths, dtype=np.int64)
+        ends = np.cumsum(lengths)
+        zeros = np.zeros(len(input_ids), dtype=np.int32)
+        return cls(
+            input_ids=input_ids.astype(np.int64),
+            position_ids=np.arange(len(input_ids)) - np.repeat(ends - lengths, lengths),
+            cu_seqlens=np.concatenate(([0], ends)).astype(np.int32),
+            rows=rows,
+            documents=documents.astype(np.int64),
+            sequences=sequences.astype(np.int32),
+            word_ids=zeros if word_ids is None else word_ids,
+            token_bytes=zeros if token_bytes is None else token_bytes.astype(np.int32),
+            **fields,
+        )
+
     def repeated(self, lengths: Sequence[int]) -> Self:
         """A micro-batch of `len(lengths)` sequences, each the first tokens of this one's only sequence: to measure
         with.
@@ -48,7 +88,7 @@ class PackedBatch:
         places = np.concatenate([np.arange(length) for length in lengths])
         return dataclasses.replace(self, **self._taken(places, np.zeros(len(lengths), dtype=np.int64), lengths))
 
-    def _taken(self, tokens: Places, sequences: Places, lengths: Sequence[int]) -> dict[str, Any]:
+    def _taken(self, tokens: Indices, sequences: Indices, lengths: Sequence[int]) -> dict[str, Any]:
         """The fields of a micro-batch of these tokens and sequences."""
         return {
             "input_ids": self.input_ids[tokens],
@@ -92,11 +132,16 @@ class TaskBatch(PackedBatch):
     by_token: bool = False
 
     @property
-    def owners(self) -> Places:
-        """(sequences,) which example of the micro-batch each sequence is of, counted from 0."""
+    def owners(self) -> Indices:
+        """(sequences,) the example of each sequence, counted from 0 within the micro-batch."""
         return np.cumsum(np.append(False, self.rows[1:] != self.rows[:-1])).astype(np.int64)
 
-    def _taken(self, tokens: Places, sequences: Places, lengths: Sequence[int]) -> dict[str, Any]:
+    @property
+    def examples(self) -> int:
+        """Number of examples in the micro-batch."""
+        return int(self.owners.max(initial=-1)) + 1
+
+    def _taken(self, tokens: Indices, sequences: Indices, lengths: Sequence[int]) -> dict[str, Any]:
         return super()._taken(tokens, sequences, lengths) | {
             "rows": np.arange(len(sequences)),
             "type_ids": self.type_ids[tokens],

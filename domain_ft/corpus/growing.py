@@ -33,9 +33,10 @@ class GrowingFiles:
         facts: plain numbers that were committed with the files.
     """
 
-    def __init__(self, folder: Path, names: Iterable[str]) -> None:
+    def __init__(self, folder: Path, names: Iterable[str], *, commit_every: int) -> None:
         folder.mkdir(exist_ok=True)
         self._folder = folder
+        self._commit_every, self._appended = commit_every, 0
         self._journal = folder / "unfinished.json"
         state = {"sizes": dict.fromkeys(names, 0), "facts": {}}
         with contextlib.suppress(OSError, ValueError):
@@ -56,6 +57,9 @@ class GrowingFiles:
             self._files[name].write(view)
         self._sizes = {name: size + views[name].nbytes for name, size in self._sizes.items()}
         self.facts = facts
+        self._appended += 1
+        if self._appended % self._commit_every == 0:
+            self.commit()
 
     def commit(self) -> None:
         """Make all that was appended safe."""

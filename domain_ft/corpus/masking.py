@@ -24,12 +24,10 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerFast
 
-from domain_ft.corpus.batches import PackedBatch
+from domain_ft.corpus.batches import IGNORED, PackedBatch
 from domain_ft.corpus.shuffling import GAMMA, scramble
 from domain_ft.errors import ModelError
 from domain_ft.randomness import derive
-
-IGNORED = -100  # the label of a token that is not to be predicted
 
 LONGEST_WORD = 8  # tokens; longer words are masked token by token
 

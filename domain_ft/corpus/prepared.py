@@ -392,14 +392,12 @@ class _Preparation:
 
     def _read(self) -> None:
         """Spool every document that is no exact copy, with its signature; what is spooled already is passed over."""
-        with contextlib.closing(GrowingFiles(self.unfinished, _SPOOLED)) as files:
+        with contextlib.closing(GrowingFiles(self.unfinished, _SPOOLED, commit_every=_COMMIT_BATCHES)) as files:
             self.counts.update(files.facts)
             seen = {digest.tobytes() for digest in np.fromfile(self.unfinished / "digests.bin", _DIGEST)}
             with contextlib.closing(in_order(_examine, self._records(self.counts["records"]))) as batches:
-                for number, batch in enumerate(batches, 1):
+                for batch in batches:
                     files.append(self._spooled(batch, seen), dict(self.counts))
-                    if number % _COMMIT_BATCHES == 0:
-                        files.commit()
         self.progress(f"reading {self.corpus.name}", self.counts["read"], self.counts["read"])
 
     def _records(self, done: int) -> Iterator[list[SourceDocument | Reject]]:

@@ -25,9 +25,7 @@ import hashlib
 import itertools
 import json
 import operator
-import os
 import shutil
-import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,14 +36,14 @@ import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
 from domain_ft.corpus.batches import PackedBatch
-from domain_ft.corpus.disk import disk_errors
 from domain_ft.corpus.documents import Document
 from domain_ft.corpus.growing import GrowingFiles, unfinished_folder
+from domain_ft.corpus.stored_rows import RecordFile, SequenceRows, cached_rows
 from domain_ft.corpus.workers import in_order
 from domain_ft.errors import CorpusError, SettingsError
 from domain_ft.progress import Progress
 from domain_ft.randomness import derive
-from domain_ft.storage import alone, cache_folder, write_json
+from domain_ft.storage import write_json
 
 if TYPE_CHECKING:  # a worker does not wait for it
     from transformers import PreTrainedTokenizerFast
@@ -54,9 +52,9 @@ Records = npt.NDArray[np.void]
 
 VERSION = 4  # of what the files hold: raise it whenever the same text would give other rows or files
 
+COMMIT_BATCHES = 64  # batches after which what is tokenised survives a power cut or a kill
 BATCH_CHARACTERS = 1_000_000  # tokenised at once
 SECTION_CHARACTERS = 100_000  # longer documents are tokenised in sections, in parallel
-COMMIT_BATCHES = 64  # batches after which what is tokenised is safe from a power cut or a kill
 SHORTEST_TAIL = 0.25  # of a full sequence
 DOCUMENT_SHARE = 1 / 32  # of an evaluation's budget: the most that one document may take
 _SCANNED = 1 << 16  # documents, or tokens, whose records are looked through at a time
@@ -67,7 +65,7 @@ CONTINUES, BEGINS, SPECIAL = 0, 1, 2  # what a token is: the rest of a word, the
 # The records of the files. `bytes` are of text, from the end of the token before to the end of this one.
 TOKEN = [("id", "<u4"), ("kind", "u1"), ("bytes", "<i4")]
 SHORT_TOKEN = [("id", "<u2"), *TOKEN[1:]]  # for a vocabulary of up to 65,536
-PIECE = [("start", "<i8"), ("document", "<i8"), ("bytes", "<i8"), ("number", "<i4")]
+SEQUENCE = [("start", "<i8"), ("document", "<i8"), ("bytes", "<i8"), ("number", "<i4")]
 # Where a document comes in an evaluation, where its sequences end, and where its id ends in names.txt.
 DOCUMENT = [("order", "<i8"), ("sequence_end", "<i8"), ("name_end", "<i8")]
 
@@ -128,7 +126,7 @@ class SpecialTokens:
         return len(self.start) + len(self.end)
 
 
-class TokenRows:
+class TokenRows(SequenceRows):
     """The sequences of a split, as rows of tokens in files: opening costs nothing, whatever the size.
 
     Attributes:
@@ -152,28 +150,29 @@ class TokenRows:
         self.special = SpecialTokens(
             tuple(facts["special"]["start"]), tuple(facts["special"]["end"]), facts["special"]["end_every_sequence"]
         )
-        self.tokens: int = facts["tokens"]
+        self._token_count: int = facts["tokens"]
         self.document_count: int = facts["documents"]
         self.documents_without_tokens: int = facts["documents_without_tokens"]
-        self.lengths = np.memmap(folder / "lengths.bin", np.dtype("<i4"), mode="r")
-        sequences = np.memmap(folder / "sequences.bin", np.dtype(PIECE), mode="r")
-        self.documents, self.sequences, self.bytes = sequences["document"], sequences["number"], sequences["bytes"]
+        sequences = np.memmap(folder / "sequences.bin", np.dtype(SEQUENCE), mode="r")
+        self.sequences, self.bytes = sequences["number"], sequences["bytes"]
+        super().__init__(
+            RecordFile(folder / "tokens.bin", np.dtype([tuple(field) for field in facts["token"]])),
+            RecordFile(folder / "sequences.bin", sequences.dtype),
+            np.memmap(folder / "lengths.bin", np.dtype("<i4"), mode="r"),
+            sequences["document"],
+        )
         self._documents = RecordFile(folder / "documents.bin", np.dtype(DOCUMENT))
         self._names = RecordFile(folder / "names.txt", np.dtype(np.uint8))
-        self._pieces = RecordFile(folder / "sequences.bin", sequences.dtype)
-        self._tokens = RecordFile(folder / "tokens.bin", np.dtype([tuple(field) for field in facts["token"]]))
 
-    def __len__(self) -> int:
-        return len(self.lengths)
+    @property
+    def tokens(self) -> int:
+        """Of all sequences together, special tokens included."""
+        return self._token_count
 
     def document_id(self, document: int) -> str:
         """The id of the document with index `document`, as `documents` gives it."""
         start, end = self._bounds(document, "name_end")
         return self._names.read([start], [end - start]).tobytes().decode("utf-8")
-
-    def row_id(self, row: int) -> str:
-        """The id of the document that the sequence with index `row` is cut from."""
-        return self.document_id(int(self.documents[row]))
 
     def document_tokens(self, most: int = 20_000) -> npt.NDArray[np.int64]:
         """(documents,) tokens of each document; of `most` of them, evenly spaced, where there are more."""
@@ -209,23 +208,10 @@ class TokenRows:
 
     def pack(self, rows: npt.ArrayLike) -> PackedBatch:
         """Lay the sequences `rows` (sequences,) end to end, in that order."""
-        rows = np.asarray(rows, dtype=np.int64)
-        lengths = self.lengths[rows]
-        cu_seqlens = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
-        sequences = self._pieces.read(rows, np.ones_like(rows))
-        tokens = self._tokens.read(sequences["start"], lengths)
+        tokens, layout = self._read(rows)
         words = np.cumsum(tokens["kind"] == BEGINS, dtype=np.int32) - 1
         words[tokens["kind"] == SPECIAL] = -1
-        return PackedBatch(
-            input_ids=tokens["id"].astype(np.int64),
-            position_ids=np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths),
-            cu_seqlens=cu_seqlens,
-            rows=rows,
-            documents=sequences["document"].astype(np.int64),
-            sequences=sequences["number"].astype(np.int32),
-            word_ids=words,
-            token_bytes=tokens["bytes"].astype(np.int32),
-        )
+        return PackedBatch.of(tokens["id"], word_ids=words, token_bytes=tokens["bytes"], **layout)
 
     def select_documents(self, max_tokens: int | None) -> npt.NDArray[np.int64]:
         """The rows of as many documents as `max_tokens` allows, in an order that depends on their ids alone.
@@ -299,17 +285,11 @@ def tokenize(
         )
     backend = plain_backend(tokenizer)
     key = _key(split, backend, special, max_length)
-    folder = cache_folder("tokens") / key
-    if not folder.is_dir():
 
-        def waiting() -> None:
-            if progress:
-                progress("waiting for another run that tokenises the same text", 0, None)
+    def write(folder: Path) -> None:
+        _write(folder, key, split, backend, special, max_length, progress)
 
-        with disk_errors("the tokens", folder.parent), alone(folder, waiting):
-            if not folder.is_dir():
-                _write(folder, key, split, backend, special, max_length, progress)
-    return TokenRows(folder)
+    return TokenRows(cached_rows("tokens", key, write, progress, "text"))
 
 
 # ---------------------------------------------------------------------------------------------- tokens of a document
@@ -485,7 +465,7 @@ def _cut(counts: npt.NDArray[np.int64], capacity: int) -> tuple[npt.NDArray[np.i
     return sizes, numbers
 
 
-def _pieces(
+def _sequences(
     text: Records, counts: npt.NDArray[np.int64], special: SpecialTokens, max_length: int
 ) -> tuple[Records, Records, npt.NDArray[np.int32]]:
     """Documents of `counts` (documents,) tokens each, end to end in `text` (tokens,), as rows of tokens.
@@ -512,7 +492,7 @@ def _pieces(
     for offset, token in enumerate(special.end):
         tokens["id"][(starts + lengths)[has_end] - len(special.end) + offset] = token
 
-    sequences = np.empty(len(sizes), dtype=PIECE)
+    sequences = np.empty(len(sizes), dtype=SEQUENCE)
     sequences["start"], sequences["document"], sequences["number"] = (
         starts,
         np.repeat(np.arange(len(counts)), numbers),
@@ -523,26 +503,6 @@ def _pieces(
 
 
 # --------------------------------------------------------------------------------------------------------- the files
-
-
-class RecordFile:
-    """A file of records of one size, read where it is asked for.
-
-    It is read and not mapped: the pages of a mapped file count as the process's memory, and an epoch in random order
-    would make them the whole file.
-    """
-
-    def __init__(self, path: Path, kind: np.dtype[Any]) -> None:
-        self._kind = kind
-        self._descriptor = os.open(path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._descriptor)
-
-    def read(self, starts: npt.ArrayLike, counts: npt.ArrayLike) -> npt.NDArray[Any]:
-        """(records,) `counts` records from each of `starts` on, end to end."""
-        size = self._kind.itemsize
-        ends = zip(np.asarray(starts).tolist(), np.asarray(counts).tolist(), strict=True)
-        read = b"".join(os.pread(self._descriptor, count * size, start * size) for start, count in ends)
-        return np.frombuffer(read, dtype=self._kind)
 
 
 def _write(
@@ -558,7 +518,7 @@ def _write(
     token = TOKEN if backend.get_vocab_size() > 1 << 16 else SHORT_TOKEN
     unfinished = unfinished_folder(folder)
     names = ("tokens.bin", "sequences.bin", "lengths.bin", "documents.bin", "names.txt")
-    with contextlib.closing(GrowingFiles(unfinished, names)) as files:
+    with contextlib.closing(GrowingFiles(unfinished, names, commit_every=COMMIT_BATCHES)) as files:
         done = {
             "documents": 0,
             "documents_without_tokens": 0,
@@ -570,10 +530,9 @@ def _write(
         batches = _section_batches(split, done["documents"])
         encoded = in_order(functools.partial(_encode, backend, np.dtype(token)), batches)
         with contextlib.closing(encoded):
-            for number, (texts, counts) in enumerate(_whole_documents(encoded), 1):
-                done = _append(files, done, texts, counts, special, max_length)
-                if number % COMMIT_BATCHES == 0:
-                    files.commit()
+            for texts, counts in _whole_documents(encoded):
+                data, done = _file_parts(done, texts, counts, special, max_length)
+                files.append(data, done)
                 if progress:
                     progress("tokenising", done["documents"], len(split))
         if done["tokens"]:
@@ -588,16 +547,15 @@ def _write(
         )
 
 
-def _append(
-    files: GrowingFiles,
+def _file_parts(
     done: dict[str, int],
     texts: _Encoded,
     counts: npt.NDArray[np.int64],
     special: SpecialTokens,
     max_length: int,
-) -> dict[str, int]:
-    """Add whole documents to the files; what is done after that is returned."""
-    tokens, sequences, lengths = _pieces(texts.tokens, counts, special, max_length)
+) -> tuple[dict[str, bytes | npt.NDArray[Any]], dict[str, int]]:
+    """What whole documents add to each file after what is counted in `done`, and the counts after them."""
+    tokens, sequences, lengths = _sequences(texts.tokens, counts, special, max_length)
     sequences["start"] += done["tokens"]
     sequences["document"] += done["documents"]
     encoded_names = [name.encode("utf-8") for name in texts.names]
@@ -620,8 +578,7 @@ def _append(
         "documents.bin": documents,
         "names.txt": b"".join(encoded_names),
     }
-    files.append(data, done)
-    return done
+    return data, done
 
 
 def _key(split: TextDocuments, backend: Tokenizer, special: SpecialTokens, max_length: int) -> str:

@@ -16,75 +16,53 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from domain_ft.corpus.batches import PackedBatch
-from domain_ft.models.base import BaseModel
+from domain_ft.corpus.batches import IGNORED, PackedBatch
+from domain_ft.models.base import BaseModel, Tokens
 from domain_ft_kernels import linear_cross_entropy
-
-IGNORED = -100
-"""The label of a position that asks for nothing."""
 
 EVALUATION_EPOCH = -1
 """The epoch that evaluation masks are drawn for: the same before and after training, and met by no training step."""
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """One micro-batch as tensors.
+class Inputs(Tokens):
+    """One micro-batch of a language model as tensors.
 
     Attributes:
-        input_ids: (tokens,) int64, as the model reads them (masked, for a masked LM).
-        position_ids: (tokens,) int64, counted from 0 within each sequence.
-        cu_seqlens: (sequences + 1,) int32, where each sequence begins, and the end of the last.
-        max_seqlen: length of the longest sequence in tokens.
-        labels: (tokens,) int64, the token asked for at each position; IGNORED where none is.
-        labelled: (items,) int64, the positions that are labelled, in rising order; known before anything goes to a
-            GPU, so that taking them needs no wait for it.
-        scored_bytes: (tokens,) int32 numpy, UTF-8 bytes of the token asked for at each position; 0 where none is.
+        input_ids: (tokens,) int64, as the model reads them: masked, for a masked LM.
+        labels: (tokens,) int64, the token to predict at each position; IGNORED where there is none.
+        labelled: (items,) int64, the positions with a label, in rising order. They are found on the CPU: on a GPU,
+            finding them would wait for the device.
+        scored_bytes: (tokens,) int32 numpy, UTF-8 bytes of the token to predict at each position; 0 where there is
+            none.
     """
 
-    input_ids: Tensor
-    position_ids: Tensor
-    cu_seqlens: Tensor
-    max_seqlen: int
     labels: Tensor
     labelled: Tensor
     scored_bytes: npt.NDArray[np.int32]
 
     @classmethod
-    def of(
+    def with_labels(
         cls,
         batch: PackedBatch,
         input_ids: npt.NDArray[np.int64],
         labels: npt.NDArray[np.int64],
         label_bytes: npt.NDArray[np.int32],
     ) -> Inputs:
-        """The tensors of `batch` read as `input_ids`, with `labels` (tokens,) whose texts are `label_bytes` long."""
-        asked = labels != IGNORED
-        return cls(
-            input_ids=torch.from_numpy(input_ids),
-            position_ids=torch.from_numpy(batch.position_ids),
-            cu_seqlens=torch.from_numpy(batch.cu_seqlens),
-            max_seqlen=int(batch.lengths.max(initial=0)),
+        """The tensors of `batch`, all arguments (tokens,): what is read, the labels, and the UTF-8 bytes of each."""
+        has_label = labels != IGNORED
+        return cls.from_batch(
+            batch,
+            input_ids,
             labels=torch.from_numpy(labels),
-            labelled=torch.from_numpy(np.flatnonzero(asked)),
-            scored_bytes=np.where(asked, label_bytes, 0).astype(np.int32),
+            labelled=torch.from_numpy(np.flatnonzero(has_label)),
+            scored_bytes=np.where(has_label, label_bytes, 0).astype(np.int32),
         )
 
     @property
     def items(self) -> int:
         """Number of labelled positions."""
         return len(self.labelled)
-
-    def to(self, device: torch.device | str) -> Inputs:
-        """The same pass with its tensors on `device`."""
-        if torch.device(device) == self.input_ids.device:
-            return self
-        moved: dict[str, Any] = {
-            field.name: value.to(device, non_blocking=True)
-            for field in dataclasses.fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor)
-        }
-        return dataclasses.replace(self, **moved)
 
     def without_labels(self) -> Inputs:
         """The same tokens, asking for nothing: what a rank runs when a step has no rows for it."""
@@ -97,33 +75,21 @@ class Inputs:
 
 
 class MicroBatch(Protocol):
-    """One micro-batch as tensors, whatever is asked of the model."""
+    """What the loop reads of a micro-batch: `Inputs` of a language model, or `TaskInputs`."""
 
     @property
     def input_ids(self) -> Tensor:
         """(tokens,) int64."""
 
     @property
-    def position_ids(self) -> Tensor:
-        """(tokens,) int64, counted from 0 within each sequence."""
-
-    @property
-    def cu_seqlens(self) -> Tensor:
-        """(sequences + 1,) int32, where each sequence begins, and the end of the last."""
-
-    @property
-    def max_seqlen(self) -> int:
-        """Length of the longest sequence in tokens."""
-
-    @property
     def items(self) -> int:
-        """How many things are asked for: what the sum of losses is divided by."""
+        """Number of labels: the divisor of the sum of losses."""
 
     def to(self, device: torch.device | str) -> MicroBatch:
-        """The same pass with its tensors on `device`."""
+        """The same with its tensors on `device`."""
 
     def without_labels(self) -> MicroBatch:
-        """The same tokens, asking for nothing: what a rank runs when a step has no rows for it."""
+        """The same tokens without labels: what a rank runs when a step has no rows for it."""
 
 
 class TrainedModel(Protocol):

@@ -35,13 +35,8 @@ class TaggingObjective:
         """The tensors of a micro-batch, whose `targets` and `weights` are (tokens,); the same for every epoch."""
         asked = batch.targets != IGNORED
         weights = asked if self.tag_weights is None else asked * self.tag_weights[np.maximum(batch.targets, 0)]
-        return TaskInputs(
-            input_ids=torch.from_numpy(batch.input_ids),
-            position_ids=torch.from_numpy(batch.position_ids),
-            type_ids=torch.from_numpy(batch.type_ids),
-            cu_seqlens=torch.from_numpy(batch.cu_seqlens),
-            max_seqlen=int(batch.lengths.max(initial=0)),
-            owners=torch.from_numpy(batch.owners),
+        return TaskInputs.from_task_batch(
+            batch,
             targets=torch.from_numpy(batch.targets),
             weights=torch.from_numpy(weights.astype(np.float32)),
             items=int(asked.sum()),
