@@ -1,4 +1,4 @@
-"""What the data hands to a model: sequences of documents laid end to end, with no padding."""
+"""What the corpus passes to a model: sequences of documents laid end to end, without padding."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class PackedBatch:
         position_ids: (tokens,) int64, counted from 0 within each sequence.
         cu_seqlens: (sequences + 1,) int32, where each sequence begins, and the end of the last.
         rows: (sequences,) int64, the index of each sequence in the TokenRows that it comes from.
-        documents: (sequences,) int64, the index of the document that each sequence is cut from.
-        sequences: (sequences,) int32, which sequence of its document each is, counted from 0.
+        documents: (sequences,) int64, the index of each sequence's document.
+        sequences: (sequences,) int32, the number of each sequence within its document, from 0.
         word_ids: (tokens,) int32, tokens of one word share a number within a sequence; -1 for special tokens.
         token_bytes: (tokens,) int32, UTF-8 bytes of text from the end of the token before to the end of this one, so
             that they sum to the document's bytes; 0 for special tokens.
@@ -82,8 +82,8 @@ class PackedBatch:
         )
 
     def repeated(self, lengths: Sequence[int]) -> Self:
-        """A micro-batch of `len(lengths)` sequences, each the first tokens of this one's only sequence: to measure
-        with.
+        """A micro-batch of `len(lengths)` sequences, for measuring memory: each is the first tokens of this one's only
+        sequence.
         """
         places = np.concatenate([np.arange(length) for length in lengths])
         return dataclasses.replace(self, **self._taken(places, np.zeros(len(lengths), dtype=np.int64), lengths))
@@ -117,13 +117,13 @@ class TaskBatch(PackedBatch):
     """One micro-batch of a downstream task. Its rows are examples; an example has one sequence, or one for each of its
     windows.
 
-    The sequences of an example stand side by side, and `rows` has its index once for each of them.
+    The sequences of an example are adjacent, and `rows` repeats its index for each of them.
 
     Attributes:
         type_ids: (tokens,) int64, the segment of each token: 1 for the second text of a pair, where the tokenizer
-            tells them apart.
-        targets: what is asked for. Of a classification (examples,) int64, a class each, or (examples, classes) float32
-            of 0 and 1 where several may hold; of tagging (tokens,) int64, IGNORED where nothing is asked.
+            distinguishes them.
+        targets: what to predict. For classification (examples,) int64, one class each, or (examples, classes) float32
+            of 0 and 1 with several; for tagging (tokens,) int64. IGNORED where there is no label.
         by_token: whether `targets` are of tokens.
     """
 

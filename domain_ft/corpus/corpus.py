@@ -1,7 +1,7 @@
 """A corpus by name: a recipe, a TOML, a file, a folder or a data set of a hub, opened cheaply and read as a stream.
 
-`open_corpus` reads no text; `Corpus.documents` reads it, source by source, in an order that does not change. What comes
-out is as the source has it: cleaning, duplicates and splits are the business of `prepared`.
+`open_corpus` reads no text; `Corpus.documents` reads it, source by source, in a fixed order, and does not change it:
+`prepared` cleans it, removes duplicates and splits it.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from domain_ft.storage import cache_folder, sha256, user_path, write_json
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus that is known and not yet read.
+    """A corpus that has been found but not read.
 
     Attributes:
         name: what it is called in reports.
         recipe: what it is and where its text comes from.
-        on_bad_record: whether a record that cannot be read stops the reading or is left out and listed.
-        encoding: what the files are written in; None for UTF-8.
+        on_bad_record: whether an unreadable record is an error, or is left out and listed.
+        encoding: of the files; None for UTF-8.
     """
 
     name: str
@@ -55,8 +55,8 @@ class Corpus:
 
         Args:
             rejects: called with each record that is left out (only where `on_bad_record` is "skip").
-            progress: told of assets that are fetched.
-            seen: takes what the readers notice: which fields are read, how long their texts are, what is not read.
+            progress: called while assets are fetched.
+            seen: collects which fields are read, how long their texts are, and what is not read.
 
         Raises:
             CorpusError: a source cannot be found or read; RecordError names the record, with "stop".
@@ -100,7 +100,7 @@ class Corpus:
         return [source.config, source.split, source.documents, files]
 
     def _listing(self, source: Source, progress: Progress | None) -> Listing:
-        if source.kind == "hub":  # a folder on this machine that stands where an id does
+        if source.kind == "hub":  # a local folder in place of an id
             return list_files(Path(str(source.id)), "any")
         if source.kind == "files":
             return list_files(self.recipe.folder / user_path(str(source.path)), source.reader)
@@ -122,7 +122,7 @@ def open_corpus(
             comes first; `./legal` is the folder.
         text_field: the field that holds the text, where records have fields; several, separated by commas, are joined.
         on_bad_record: "stop" at the first record that cannot be read, or "skip" such records and list them.
-        encoding: what the files are written in; None for UTF-8.
+        encoding: of the files; None for UTF-8.
 
     Raises:
         CorpusError: there is no such corpus (the nearest names are given), or its TOML has problems.
@@ -142,7 +142,7 @@ def open_corpus(
 def hub_revision(source: Source) -> str | None:
     """The commit of a hub's data set: the one named, else the newest; the one last seen where the hub is out of reach.
 
-    None for a folder on this machine that stands where an id does.
+    None for a local folder in place of an id.
     """
     if Path(str(source.id)).is_dir():
         return None

@@ -1,7 +1,7 @@
-"""Near copies: which documents nearly repeat another, which belong to one family, and which stand within another.
+"""Near copies: which documents nearly repeat another, which belong to one family, and which are contained in another.
 
-A document is taken as the set of its shingles: every run of 24 bytes of its normalised text, which is about five
-English words or eight Chinese characters, so that no rule of any language is needed. Sets are compared by MinHash
+A document is represented by the set of its shingles: every run of 24 bytes of its normalised text, about five English
+words or eight Chinese characters, so that no language needs rules. Sets are compared by MinHash
 (Broder 1997) with `datasketch`; candidates are found by locality-sensitive hashing of bands of the signatures
 (Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, chapter 3). The banding is done here on one array, not with
 datasketch's MinHashLSH, for memory: 512 bytes a document instead of some 7,000, and no bucket quadratic in its size.
@@ -24,13 +24,13 @@ Shingles = npt.NDArray[np.uint32]
 SHINGLE_BYTES = 24
 PERMUTATIONS = 128
 BAND_ROWS = 4  # 32 bands of 4 rows: pairs of similarity 0.5 meet with probability 0.87, of 0.6 with 0.99
-NEAR = 0.85  # at this similarity or above, the later document is a near copy and is left out
-FAMILY = 0.5  # at this similarity or above, both documents belong to one group, which goes to one split
-CONTAINED = 0.5  # a text of which this share or more stands in another is not held out while the other is trained on
+NEAR = 0.85  # from this similarity, the later document is a near copy and is left out
+FAMILY = 0.5  # from this similarity, both documents belong to one group, which goes to one split
+CONTAINED = 0.5  # a text is not held out if at least this share of it is in a training text
 _PROBES = 256  # shingles by which containment of a document is estimated: standard error 0.03 at most
-_NEIGHBOURS = 8  # members of a bucket that each member is compared with
-_SEGMENT = 1 << 20  # bytes of a long document that are hashed at a time
-_BATCH = 1024  # shingles that are signed at a time: half a megabyte, which a core's cache holds
+_NEIGHBOURS = 8  # members of a bucket with which each member is compared
+_SEGMENT = 1 << 20  # bytes of a long document hashed at a time
+_BATCH = 1024  # shingles signed at a time: half a megabyte, which fits in a core's cache
 
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 
@@ -149,7 +149,7 @@ def agreement(signatures: Signatures, pairs: npt.NDArray[np.int64]) -> npt.NDArr
 
 
 def near_copies(count: int, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """(documents,) True for near copies of an earlier document that is kept. In each pair the earlier stands first."""
+    """(documents,) True for near copies of an earlier document that is kept. In each pair the earlier comes first."""
     copies = np.zeros(count, dtype=bool)
     for first, second in pairs[np.argsort(pairs[:, 1], kind="stable")].tolist():
         if not copies[first]:
@@ -175,7 +175,7 @@ def connected(count: int, pairs: Iterable[tuple[int, int]]) -> npt.NDArray[np.in
 
 @dataclass(frozen=True)
 class Containment:
-    """How much of each held-out document stands within one single other document.
+    """How much of each held-out document is contained in a single other document.
 
     Each held-out document is represented by up to 256 of its shingles, those of the smallest hashes; other documents
     are then passed by whole, one at a time, at a cost that does not depend on how many are held out.

@@ -54,7 +54,7 @@ def is_stream(path: Path) -> bool:
 
 
 def _stream_records(stream: BinaryIO, name: str, bad: BadRecords) -> Iterator[tuple[RawRecord, str]]:
-    """JSON lines or a text a line, which the first character tells."""
+    """JSON lines or one text a line; the first character decides."""
     if not isinstance(stream, io.BufferedReader) and isinstance(stream, io.RawIOBase):
         stream = io.BufferedReader(stream)
     begin = stream.peek(1) if isinstance(stream, io.BufferedReader) else b""

@@ -18,7 +18,7 @@ LISTED = 20  # names in a sentence; result.json has up to LISTED_IN_RESULT
 LISTED_IN_RESULT = 1000
 
 VERDICT = "answer"
-"""Prodigy's field for what the annotator said of a record: accept, reject or ignore."""
+"""Prodigy's field for the annotator's decision: accept, reject or ignore."""
 
 
 def rejected_by_annotator(record: Mapping[str, Any]) -> str | None:
@@ -72,7 +72,7 @@ class LeftOut:
 
 
 def sentences(result: Mapping[str, Any]) -> list[str]:
-    """What a person is told, from the keys that `LeftOut.to_result` gives; empty where everything was read."""
+    """Sentences for the user, from the keys of `LeftOut.to_result`; none if everything was read."""
     told = []
     rejected = result.get("rejected", 0)
     if rejected:

@@ -1,17 +1,17 @@
-"""Masks for the masked LM: which tokens are hidden, and what stands in their place.
+"""Masks for the masked LM: which tokens are hidden, and what replaces them.
 
-It stands between a packed micro-batch and the objective. After Devlin et al. 2018, BERT (arXiv:1810.04805): of the
-chosen tokens 80 % become the mask token, 10 % a random one, 10 % stay; and whole words are chosen, as in the authors'
-later release, since the rest of a word gives its hidden part away.
+After Devlin et al. 2018, BERT (arXiv:1810.04805): of the chosen tokens 80 % become the mask token, 10 % a random one,
+10 % stay. Whole words are chosen, as in the authors' later release, since the rest of a word gives its hidden part
+away.
 
 Every random number is a hash of (seed, epoch, document, sequence, position). So the mask of a sequence does not depend
-on which sequences share its pass, nor on what was drawn before; the masks of an evaluation are the same before and
-after training; and a whole micro-batch is masked by a few array operations, however many sequences it has.
+on the others in its micro-batch, nor on earlier draws; the masks of an evaluation are the same before and after
+training; and a micro-batch is masked by a few array operations.
 
-The number of tokens. The words of a sequence are put in random order and taken until `rate` times its tokens are
-reached; the word that crosses the line is taken with the probability that makes the expected number exact.
+The number of tokens. The words of a sequence are taken in random order until `rate` times its tokens are reached; the
+last word is taken with the probability that makes the expected number exact.
 
-Texts without spaces. There a "word" of the tokenizer may be a sentence: a word of more than `LONGEST_WORD` tokens is
+Texts without spaces. There the tokenizer's "word" may be a sentence, so a word of more than `LONGEST_WORD` tokens is
 masked token by token.
 """
 
@@ -39,7 +39,7 @@ class MaskVocabulary:
     Attributes:
         mask_token_id: the id of the mask token.
         vocab_size: ids of the tokenizer.
-        replacement_ids: (replacements,) int64, the ids that may stand for a masked token: all but the special ones.
+        replacement_ids: (replacements,) int64, the ids that may replace a masked token: all but the special ones.
     """
 
     mask_token_id: int
@@ -75,7 +75,7 @@ def mask_tokens(
         batch: sequences laid end to end.
         epoch: how many times the corpus has been read before; 0 for an evaluation.
         seed: of the run.
-        rate: the share of a sequence's tokens to mask, above 0 and at most 1. A sequence has at least one.
+        rate: the share of a sequence's tokens to mask, in (0, 1]; at least one token is masked.
         whole_word: whether the tokens of a word are masked together.
         vocabulary: of the batch's tokenizer.
 
@@ -109,10 +109,10 @@ class _Sampled(Protocol):
 
 
 def mostly_without_words(rows: _Sampled, sample: int = 256) -> bool:
-    """Whether most tokens of `rows` stand in words too long to be masked whole, as in a language without spaces.
+    """Whether most tokens of `rows` are in words too long to be masked whole, as in a language without spaces.
 
-    Judged by `sample` sequences, evenly spaced. Where it is so, whole-word masking falls back to single tokens, and the
-    user should be told.
+    Estimated from `sample` evenly spaced sequences. If so, whole-word masking falls back to single tokens, and the user
+    should be warned.
     """
     places = np.unique(np.linspace(0, len(rows) - 1, num=min(sample, len(rows)), dtype=np.int64))
     batch = rows.pack(places)
@@ -124,7 +124,7 @@ def mostly_without_words(rows: _Sampled, sample: int = 256) -> bool:
 def _chosen(
     batch: PackedBatch, text: npt.NDArray[np.int64], noise: _TokenNoise, rate: float, whole_word: bool
 ) -> npt.NDArray[np.bool_]:
-    """Which of the tokens `text` (positions in the batch, special ones left out) are masked: (text,) bool."""
+    """Which of the tokens `text` (positions in the batch, without special tokens) are masked: (text,) bool."""
     sequence = noise.sequence[text]
     begins = _unit_begins(batch.word_ids[text], sequence, whole_word)
     first = np.flatnonzero(begins)  # the units: words, or tokens
@@ -132,7 +132,7 @@ def _chosen(
     unit_piece = sequence[first]
 
     order = np.argsort(noise.uniform(text[first], _ORDER))
-    small = unit_piece[order].astype(np.min_scalar_type(len(batch.rows)))  # numpy sorts 16 bits by radix, in no time
+    small = unit_piece[order].astype(np.min_scalar_type(len(batch.rows)))  # 16 bits, which numpy sorts by radix
     order = order[np.argsort(small, kind="stable")]
     ends = np.cumsum(sizes[order])
     opens = np.append(True, unit_piece[order][1:] != unit_piece[order][:-1])  # the first unit of each sequence
@@ -158,7 +158,7 @@ def _unit_begins(
 
 # ---------------------------------------------------------------------------------------------------- random numbers
 
-_ORDER, _CROSSING, _FATE, _REPLACEMENT = range(4)  # what a number is drawn for
+_ORDER, _CROSSING, _FATE, _REPLACEMENT = range(4)  # the purposes of random numbers
 
 _STRIDE = np.uint64(GAMMA)
 
@@ -167,7 +167,7 @@ class _TokenNoise:
     """Uniform numbers for the tokens of a batch, each a hash of (key, document, sequence, position, purpose).
 
     Attributes:
-        sequence: (tokens,) int64, which sequence of the batch each token stands in.
+        sequence: (tokens,) int64, the index in the batch of each token's sequence.
     """
 
     def __init__(self, batch: PackedBatch, key: int) -> None:

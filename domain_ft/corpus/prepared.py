@@ -1,10 +1,9 @@
-"""A corpus made ready: read, cleaned, near copies out, split; kept in the cache as Arrow files and read from there.
+"""A prepared corpus: read, cleaned, freed of near copies and split; cached as Arrow files.
 
-The text is read once, into a spool file, and cleaned and signed on all cores on its way; some two hundred bytes a
-document stay in memory, its signature of 512 bytes in a file. What was stopped goes on from there: what had been read
-is passed over, and not cleaned and signed again. Then the documents are grouped and split, and the spool is passed
-through into `train.arrow` and `evaluation.arrow`. A second call for the same content finds the finished folder. What
-comes before is `corpus.Corpus`; what comes next is `tokens`.
+The text is read once into a spool file, while all cores clean and sign it; some two hundred bytes a document stay in
+memory, its signature of 512 bytes in a file. A stopped run resumes after the last documents in the spool. Then the
+documents are grouped and split, and copied from the spool to `train.arrow` and `evaluation.arrow`. A second call for
+the same content finds the finished folder. The input is a `corpus.Corpus`; `tokens` reads the output.
 """
 
 from __future__ import annotations
@@ -68,12 +67,11 @@ from domain_ft.errors import CorpusError, RecordError
 from domain_ft.progress import Progress
 from domain_ft.storage import alone, cache_folder, new_folder, sync_folder, write_json
 
-# Raise this with every change to reading, cleaning, duplicates or splits: what older code prepared is then left alone.
+# Raise this with every change to reading, cleaning, duplicates or splits, so that corpora of older code are not used.
 VERSION = 3
 
 Shares = npt.NDArray[np.float64]
-# A document, cleaned, with the digest of what its copies have in common and its signature; both empty where nothing is
-# left of it. Or what could not be read.
+# A cleaned document with its digest and signature, both empty if no text is left; or a record that could not be read.
 Examined = tuple[SourceDocument | Reject, bytes, bytes]
 SplitName = Literal["train", "evaluation"]
 
@@ -88,26 +86,26 @@ _SCHEMA = pa.schema(
 _ARROW_END = b"ARROW1"
 _SPOOLED = ("spool.arrows", "signatures.bin", "digests.bin", "characters.bin", "rejects.jsonl")
 _DIGEST = np.dtype([("hash", ">u8"), ("rest", ">u8")])  # of a document's content; the first half serves as its hash
-_EXAMINED = 1_000_000  # characters that are cleaned and signed at a time, and of a batch in an Arrow file
-_COMMIT_BATCHES = 16  # batches after which what is read is safe from a power cut or a kill
-_FLATTERS = "Much of the evaluation text stands in training too, so the evaluation flatters."
+_EXAMINED = 1_000_000  # characters cleaned and signed at a time, and of a batch in an Arrow file
+_COMMIT_BATCHES = 16  # batches after which what is read survives a power cut or a kill
+_FLATTERS = "Much of the evaluation text is also in training, so the scores are optimistic."
 _SAMPLES, _SAMPLE_CHARACTERS = 3, 200
 
 
 @dataclass(frozen=True)
 class CorpusStatistics:
-    """What was read and what became of it. Plain numbers, as `statistics.json` has them.
+    """Counts of what was read and kept, as in `statistics.json`.
 
     Attributes:
-        read: documents that the sources gave.
-        kept: documents that are left, training and evaluation together.
-        empty: documents of which cleaning left nothing.
-        exact_duplicates: documents left out for being another's copy but for case and white space.
+        read: documents from the sources.
+        kept: documents in training and evaluation together.
+        empty: documents without text after cleaning.
+        exact_duplicates: documents left out as copies of another, up to case and white space.
         near_duplicates: documents left out for a similarity of 0.85 or more with an earlier one.
-        groups: groups of similar documents among those kept; a group is in one split whole.
+        groups: groups of similar documents among those kept; each is in one split.
         largest_group: documents in the largest group.
         moved_to_training: documents drawn for evaluation that training documents contain by half or more.
-        greatest_overlap: the greatest share of any evaluation document that stands in one training document; None
+        greatest_overlap: the greatest share of any evaluation document that is in one training document; None
             where the corpus was too small for that to be kept low.
         characters, bytes: of the text kept; bytes as UTF-8.
         train_documents, train_characters, evaluation_documents, evaluation_characters: of each split.
@@ -252,15 +250,14 @@ class PreparedCorpus:
 
 
 def prepare(corpus: Corpus, *, evaluation_fraction: float = 0.05, progress: Progress | None = None) -> PreparedCorpus:
-    """Read, clean, remove near copies, group and split a corpus; or find all that done before.
+    """Read, clean, remove near copies from, group and split a corpus; or find it in the cache.
 
     Args:
         corpus: what to read.
         evaluation_fraction: the share of groups that is held out, above 0 and below 1.
-        progress: told (label, documents done, documents in all or None).
+        progress: called with (label, documents done, documents in all or None).
 
-    A call that was stopped while it read goes on after the last documents that it had kept. Where another process
-    prepares the same, its corpus is waited for.
+    A call that was stopped while reading resumes. If another process prepares the same corpus, this one waits for it.
 
     Raises:
         CorpusError: something cannot be read, or too little is left to train on and to evaluate with.
@@ -286,7 +283,7 @@ def prepare(corpus: Corpus, *, evaluation_fraction: float = 0.05, progress: Prog
                 _make(corpus, folder, evaluation_fraction, progress)
     values = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
     values["histogram"] = [tuple(row) for row in values["histogram"]]
-    # The folder may hold other files by now that are not read; what is read has not changed.
+    # The unread files of the folder may have changed since; those that are read have not.
     attachments = values.pop("attachments")
     files = [*corpus.unread_files(), *itertools.starmap(UnreadFile, attachments)]
     values["unread_files"] = LeftOut(files=files).to_result()["unread_files"]
@@ -294,7 +291,7 @@ def prepare(corpus: Corpus, *, evaluation_fraction: float = 0.05, progress: Prog
 
 
 def _make(corpus: Corpus, folder: Path, fraction: float, progress: Progress | None) -> None:
-    """Prepare `corpus` into `folder`. What was read is kept where a second call could go on from it."""
+    """Prepare `corpus` into `folder`. After an error, what was read is kept for the next call to resume from."""
     shutil.rmtree(folder, ignore_errors=True)
     unfinished = unfinished_folder(folder)
     made = unfinished / "made"
@@ -339,8 +336,8 @@ class Split:
 
     Attributes:
         held_out: (documents,) True for evaluation.
-        overlap: (documents,) the greatest share of a held-out document that stands in one training document, where the
-            two sides were kept apart.
+        overlap: (documents,) the greatest share of a held-out document that is in one training document, where the two
+            sides were compared.
         cut: a document that is cut in two, if any, and its `parts` for training and for evaluation.
     """
 
@@ -476,9 +473,9 @@ class _Preparation:
     def _hold_out_something(
         self, spool: _Spool, kept: Integers, groups: Integers, characters: Integers, hashes: npt.NDArray[np.uint64]
     ) -> Split:
-        """For a corpus of which no group was drawn, most often a small one.
+        """The split of a corpus of which no group was drawn, most often a small one.
 
-        The first that can be had: a group of a fitting size; the end of a long document that is like no other; the
+        The first possible of: a group of a fitting size; the end of a long document that is like no other; the
         smallest group; and where all documents are alike, single documents, with a warning.
         """
         for group in fitting_groups(groups, characters, self.fraction):
@@ -487,9 +484,9 @@ class _Preparation:
                 self.notes.append("The corpus is small: a group of documents was chosen for evaluation by its size.")
                 return Split(held_out, overlap)
         sizes = np.bincount(groups)
-        alone = np.flatnonzero(sizes[groups] == 1)
-        if len(alone):
-            longest = int(alone[characters[alone].argmax()])
+        singles = np.flatnonzero(sizes[groups] == 1)
+        if len(singles):
+            longest = int(singles[characters[singles].argmax()])
             parts = cut(
                 spool.text(int(kept[longest])), min(0.5, self.fraction * characters.sum() / characters[longest])
             )
@@ -620,7 +617,7 @@ _held_out = functools.lru_cache(maxsize=1)(Containment.load)  # a worker opens i
 
 
 def overlaps_of_texts(index: Path, texts: list[str]) -> list[Overlap]:
-    """How much of the held-out documents, whose index lies in a folder, stands in each of the texts."""
+    """How much of each held-out document, whose index is in a folder, is contained in each of the texts."""
     return [_held_out(index).of(hashes) for hashes in _shingles_of_texts(texts)]
 
 
@@ -628,7 +625,7 @@ _Row = tuple[str, str, str, "str | None"]  # a document as the Arrow files have 
 
 
 def _record_batch(rows: list[_Row]) -> pa.RecordBatch:
-    """Documents as they stand in an Arrow file."""
+    """Documents as a batch of an Arrow file."""
     columns = [pa.array(column, kind.type) for column, kind in zip(zip(*rows, strict=True), _SCHEMA, strict=True)]
     return pa.record_batch(columns, schema=_SCHEMA)
 
@@ -657,7 +654,7 @@ class _Writer:
 
 
 def _messages(source: pa.NativeFile) -> Iterator[pa.RecordBatch]:
-    """The record batches that stand end to end in a file."""
+    """The record batches of a file, read in order."""
     while source.tell() < source.size():
         yield pa.ipc.read_record_batch(pa.ipc.read_message(source), _SCHEMA)
 

@@ -477,7 +477,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tokens.TokenRows:
     folder = tmp_path_factory.mktemp("large")
     draw = np.random.default_rng(0)
     numbers = draw.integers(0, 4, 400_000)
-    sequences = np.zeros(numbers.sum(), dtype=tokens.PIECE)
+    sequences = np.zeros(numbers.sum(), dtype=tokens.SEQUENCE)
     sequences["document"] = np.repeat(np.arange(len(numbers)), numbers)
     sequences["number"] = np.arange(len(sequences)) - np.repeat(np.cumsum(numbers) - numbers, numbers)
     documents = np.zeros(len(numbers), dtype=tokens.DOCUMENT)

@@ -46,7 +46,7 @@ def job(folder: Path, multi_label: bool, dtype: torch.dtype = torch.float64) -> 
     return model, encode(examples, labels, model.tokenizer, max_length=48, long_text="windows")
 
 
-@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("multi_label", [False, True])
 def test_the_loss_is_that_of_transformers(multi_label: bool, tmp_path: Path) -> None:
     """Its mean, times the examples; without windows, which its models know nothing of."""
     model, rows = job(tmp_path, multi_label)
@@ -67,7 +67,7 @@ def test_the_loss_is_that_of_transformers(multi_label: bool, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("multi_label", [False, True])
 def test_passes_sum_to_one_pass(multi_label: bool, weighted: bool, tmp_path: Path) -> None:
     """The gradient of a step does not depend on how it is cut."""
     model, rows = job(tmp_path, multi_label)
@@ -94,7 +94,7 @@ def test_passes_sum_to_one_pass(multi_label: bool, weighted: bool, tmp_path: Pat
             torch.testing.assert_close(parts[name], whole[name], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("multi_label", [False, True])
 def test_a_pass_that_asks_for_nothing_has_gradients_of_zero(multi_label: bool, tmp_path: Path) -> None:
     model, rows = job(tmp_path, multi_label)
     objective = ClassificationObjective(rows.labels)
