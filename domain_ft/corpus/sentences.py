@@ -22,7 +22,7 @@ def sentence_bounds(
 ) -> Iterator[tuple[int, int]]:
     """The sentences of a text in order, as (start, end) in characters, without the white space around them.
 
-    A sentence ends after a sign of `SENTENCE_ENDS`, with closing brackets and quotation marks, and at the end of a line;
+    A sentence ends after a sign of `SENTENCE_ENDS` with closing brackets and quotation marks, and at the end of a line,
     but not before a lower-case letter, as in `i.v. infusion`. So `Fig. 2` is cut, and a sentence that begins with `p53`
     stays with the one before it.
 

@@ -55,7 +55,7 @@ COMMIT_BATCHES = 64  # batches after which what is tokenised survives a power cu
 BATCH_CHARACTERS = 1_000_000  # tokenised at once
 SECTION_CHARACTERS = 100_000  # longer documents are tokenised in sections, in parallel
 SHORTEST_TAIL = 0.25  # of a full sequence
-DOCUMENT_SHARE = 1 / 32  # of an evaluation's budget: the most that one document may take
+DOCUMENT_SHARE = 1 / 32  # of an evaluation's budget: the most for one document
 _SCANNED = 1 << 16  # records of documents or tokens read at a time
 _COUNTED_PARTS = 64  # of `_SCANNED` tokens each, that are counted in
 
@@ -91,9 +91,9 @@ class SpecialTokens:
 
     Any other is a decoder's. Every sequence, not only the first, begins with the start token: so every token of the
     text is predicted, and all bytes of a document are scored, however it is cut. The last sequence ends with the end
-    token. These tokens are those of the post-processor; else `<|endoftext|>` where the vocabulary has it (GPT-2, GPT-NeoX, SmolLM and Qwen separate
-    documents with it, and the chat-tuned ones use their bos and eos for turns, which raw text must not imitate); else
-    bos (or eos where there is no bos) to open and eos to end.
+    token. These tokens are those of the post-processor; else `<|endoftext|>` where the vocabulary
+    has it (GPT-2, GPT-NeoX, SmolLM and Qwen separate documents with it, and the chat-tuned ones use their bos and eos
+    for turns, which raw text must not imitate); else bos (or eos without a bos) to start and eos to end.
 
     Attributes:
         start: ids before each sequence.
@@ -295,8 +295,8 @@ def _section_tokens(text: str, encoding: Encoding, kind: np.dtype[Any]) -> Recor
     """The tokens of `text` as records. The last token also gets the bytes after it, so that all are counted."""
     tokens = np.empty(len(encoding), dtype=kind)
     tokens["id"] = encoding.ids
-    # Tokens of parts of a character share its offsets, and normalisers may reorder tokens; so the ends are made to never
-    # fall, and the first token of a character gets all of its bytes.
+    # Tokens of parts of a character share its offsets, and normalisers may reorder tokens; so ends are made not
+    # to fall, and the first token of a character gets all of its bytes.
     ends = np.fromiter(map(operator.itemgetter(1), encoding.offsets), dtype=np.int64, count=len(tokens))
     ends = np.maximum.accumulate(ends)
     ends[-1:] = len(text)

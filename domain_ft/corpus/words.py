@@ -31,8 +31,8 @@ def is_unspaced(character: str) -> bool:
 def join_words(words: Sequence[str]) -> tuple[str, tuple[Bounds, ...]]:
     """Join words to a text; also returns the bounds of each.
 
-    Words are joined by a space, or by nothing if either adjoining character is of a script without spaces: of Japanese
-    words "EGFR", "遺伝子", "の" the text is "EGFR遺伝子の". The offsets are always exact.
+    Words are joined by a space, or by nothing if either adjoining character is of a script without spaces: the
+    Japanese words "EGFR", "遺伝子", "の" give "EGFR遺伝子の". The offsets are always exact.
     """
     parts: list[str] = []
     bounds: list[Bounds] = []
@@ -50,8 +50,8 @@ def join_words(words: Sequence[str]) -> tuple[str, tuple[Bounds, ...]]:
 def find_words(text: str) -> tuple[Bounds, ...]:
     """The bounds of the words of a plain text, the units of entities. The same for every tokenizer.
 
-    A run of letters and digits with their marks is a word; so is every other sign, and each character of a script without
-    spaces (marks go with the character before them).
+    A run of letters and digits with their marks is a word; so is every other sign, and each character of a script
+    without spaces. A mark goes with the character before it.
     """
     bounds: list[Bounds] = []
     running = False  # whether the last word is a run that may grow
