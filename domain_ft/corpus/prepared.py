@@ -145,12 +145,12 @@ class CorpusStatistics:
     notes: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """The numbers as JSON has them."""
+        """The numbers, for JSON."""
         return dataclasses.asdict(self)
 
     @property
     def left_out(self) -> dict[str, Any]:
-        """What was not read, as result.json has it: the keys of `LeftOut.to_result`."""
+        """What was not read, in the keys of `LeftOut.to_result`."""
         return {
             "rejected": self.rejects + self.empty,
             "unread_fields": self.unread_fields,
@@ -159,7 +159,7 @@ class CorpusStatistics:
 
 
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """The batches of an Arrow file. They are read and not mapped: mapped pages that are read count as memory."""
+    """The batches of an Arrow file. They are not memory-mapped, since mapped pages count as memory."""
     with pa.OSFile(str(path)) as source:
         reader = pa.ipc.open_file(source)
         for number in range(reader.num_record_batches):
@@ -168,7 +168,7 @@ def _batches(path: Path) -> Iterator[pa.RecordBatch]:
 
 @dataclass(frozen=True)
 class TextSplit:
-    """The documents of one split, in an Arrow file: memory stays flat however large it is.
+    """The documents of one split, in an Arrow file of any size.
 
     Attributes:
         name: `train` or `evaluation`.
@@ -218,7 +218,7 @@ class TextSplit:
 
 @dataclass(frozen=True)
 class PreparedCorpus:
-    """A corpus that is ready to be made into tokens.
+    """A corpus that is ready to be tokenised.
 
     Attributes:
         name, recipe: of the corpus.
@@ -239,7 +239,7 @@ class PreparedCorpus:
 
     @property
     def rejects_path(self) -> Path | None:
-        """The records that were left out, a JSON object a line; None where there are none."""
+        """The file of the records that were left out, as JSON lines; None if there are none."""
         path = self.folder / "rejects.jsonl"
         return path if path.exists() else None
 
@@ -299,7 +299,7 @@ def _make(corpus: Corpus, folder: Path, fraction: float, progress: Progress | No
     try:
         with new_folder(made / folder.name) as fresh:
             _Preparation(corpus, fresh, unfinished, fraction, progress).run()
-    except (RecordError, _UnusableError):  # it takes another text, or another way to read it, which has another key
+    except (RecordError, _UnusableError):  # the fix changes the key, so nothing is to be resumed
         shutil.rmtree(unfinished)
         raise
     (made / folder.name).rename(folder)
@@ -308,11 +308,11 @@ def _make(corpus: Corpus, folder: Path, fraction: float, progress: Progress | No
 
 
 class _UnusableError(CorpusError):
-    """Too little is left of a corpus."""
+    """A corpus has too little text."""
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether the statistics and both Arrow files are there, these with the mark that a finished one ends with."""
+    """Whether the statistics and both Arrow files are there, the latter with the mark at their end."""
     try:
         for name in ("train", "evaluation"):
             with (folder / f"{name}.arrow").open("rb") as file:
@@ -332,7 +332,7 @@ def spaced(count: int, wanted: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Split:
-    """Which documents are held out, by index among those kept.
+    """The held-out documents, by index among those kept.
 
     Attributes:
         held_out: (documents,) True for evaluation.
@@ -348,7 +348,7 @@ class Split:
 
 
 class _Preparation:
-    """One run of `prepare`, step by step. The arrays hold one entry for each document of the spool.
+    """The steps of a run of `prepare`. Arrays have an entry for each document of the spool.
 
     The finished files go to `folder`; the spool, and what else a second call would go on from, to `unfinished`.
     """
@@ -363,7 +363,7 @@ class _Preparation:
         self.seen = Seen()
 
     def run(self) -> None:
-        """Leave the finished files in the folder."""
+        """Write the finished files into the folder."""
         self._read()
         if not (self.unfinished / "digests.bin").stat().st_size:
             raise self._nothing_left()
@@ -388,7 +388,7 @@ class _Preparation:
             shutil.copyfile(self.unfinished / "rejects.jsonl", self.folder / "rejects.jsonl")
 
     def _read(self) -> None:
-        """Spool every document that is no exact copy, with its signature; what is spooled already is passed over."""
+        """Spool every document that is not an exact copy, with its signature, skipping those already in the spool."""
         with contextlib.closing(GrowingFiles(self.unfinished, _SPOOLED, commit_every=_COMMIT_BATCHES)) as files:
             self.counts.update(files.facts)
             seen = {digest.tobytes() for digest in np.fromfile(self.unfinished / "digests.bin", _DIGEST)}
@@ -398,9 +398,9 @@ class _Preparation:
         self.progress(f"reading {self.corpus.name}", self.counts["read"], self.counts["read"])
 
     def _records(self, done: int) -> Iterator[list[SourceDocument | Reject]]:
-        """What the sources give but for the first `done` records, in batches of about `_EXAMINED` characters."""
+        """The records of the sources after the first `done`, in batches of about `_EXAMINED` characters."""
         label = f"reading {self.corpus.name}"
-        batch: list[SourceDocument | Reject] = []  # the sources add to it what they leave out
+        batch: list[SourceDocument | Reject] = []  # the sources append their rejects
         waiting = 0
         for number, document in enumerate(self.corpus.documents(batch.append, self.progress, self.seen), 1):
             batch.append(document)
@@ -418,7 +418,7 @@ class _Preparation:
             yield batch[done:]
 
     def _spooled(self, batch: list[Examined], seen: set[bytes]) -> dict[str, bytes]:
-        """What a batch of records adds to the files, and to the counts."""
+        """What a batch of records adds to the files; also updates the counts."""
         self.counts["records"] += len(batch)
         rows: list[_Row] = []
         signatures, digests, rejects = [], [], []
@@ -448,7 +448,7 @@ class _Preparation:
         }
 
     def _keep_apart(self, spool: _Spool, kept: Integers, groups: Integers, drawn: Bools) -> tuple[Bools, Shares]:
-        """Which of the kept documents are held out, once those that training documents contain have moved over."""
+        """The held-out documents among those kept, after those that training documents contain were moved."""
         label = f"comparing the splits of {self.corpus.name}"
 
         def texts(documents: Integers) -> Iterator[list[str]]:
@@ -473,7 +473,7 @@ class _Preparation:
     def _hold_out_something(
         self, spool: _Spool, kept: Integers, groups: Integers, characters: Integers, hashes: npt.NDArray[np.uint64]
     ) -> Split:
-        """The split of a corpus of which no group was drawn, most often a small one.
+        """The split of a corpus without a drawn group, most often a small one.
 
         The first possible of: a group of a fitting size; the end of a long document that is like no other; the
         smallest group; and where all documents are alike, single documents, with a warning.
@@ -596,7 +596,7 @@ def _signer() -> Signer:
 
 
 def _examine(batch: list[SourceDocument | Reject]) -> list[Examined]:
-    """Each document with its text cleaned: what a worker does of the reading."""
+    """Clean and sign the documents of a batch, in a worker."""
     return [(record, b"", b"") if isinstance(record, Reject) else _examine_one(record) for record in batch]
 
 
@@ -621,7 +621,7 @@ def overlaps_of_texts(index: Path, texts: list[str]) -> list[Overlap]:
     return [_held_out(index).of(hashes) for hashes in _shingles_of_texts(texts)]
 
 
-_Row = tuple[str, str, str, "str | None"]  # a document as the Arrow files have it
+_Row = tuple[str, str, str, "str | None"]  # a document in the Arrow files
 
 
 def _record_batch(rows: list[_Row]) -> pa.RecordBatch:
@@ -648,7 +648,7 @@ class _Writer:
         self.file.write_batch(_record_batch(rows))
 
     def copy(self, spool: _Spool, documents: Integers) -> None:
-        """Add documents of the spool, by rising index."""
+        """Add documents of the spool, in ascending order."""
         for batch in spool.batches(documents):
             self.file.write_batch(batch)
 
@@ -660,7 +660,7 @@ def _messages(source: pa.NativeFile) -> Iterator[pa.RecordBatch]:
 
 
 class _Spool:
-    """The spool, read by index or passed through: a file of record batches, end to end."""
+    """The spool, a file of consecutive record batches, read by index or in order."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -685,9 +685,9 @@ class _Spool:
         return identifier, text, source, language
 
     def batches(self, documents: Integers) -> Iterator[pa.RecordBatch]:
-        """The rows of `documents`, which rise, a batch of the file at a time."""
+        """The rows of `documents`, in ascending order, a batch of the file at a time."""
         first = 0
-        with pa.OSFile(str(self.path)) as source:  # read and not mapped, as in `_batches`
+        with pa.OSFile(str(self.path)) as source:  # not memory-mapped, as in `_batches`
             for batch in _messages(source):
                 last = first + batch.num_rows
                 inside = documents[np.searchsorted(documents, first) : np.searchsorted(documents, last)]
@@ -696,18 +696,18 @@ class _Spool:
                 first = last
 
     def texts(self, documents: Integers) -> Iterator[list[str]]:
-        """The texts of `documents`, which rise, in batches."""
+        """The texts of `documents`, in ascending order, in batches."""
         for batch in self.batches(documents):
             yield batch.column("text").to_pylist()
 
     def languages(self, wanted: Bools) -> dict[str, int]:
-        """How many of the `wanted` documents are in each language, where the source says it; sorted by language."""
+        """The number of `wanted` documents in each language that the source names; sorted by language."""
         counts = self.table.column("language").filter(pa.array(wanted)).drop_null().value_counts().to_pylist()
         return {count["values"]: count["counts"] for count in sorted(counts, key=lambda count: str(count["values"]))}
 
 
 def _histogram(lengths: Integers) -> list[tuple[int, int, int]]:
-    """How many lengths lie in each of the bins with bounds 1, 3, 10, 32 and so on, from the first used to the last."""
+    """A histogram of lengths with the bounds 1, 3, 10, 32 and so on, from the first non-empty bin to the last."""
     bounds = [round(10 ** (power / 2)) for power in range(25)]
     counts = np.histogram(lengths, bins=bounds)[0]
     used = np.flatnonzero(counts)

@@ -32,7 +32,7 @@ SEQUENCE = np.dtype([("start", "<i8"), ("document", "<i8"), ("number", "<i4")])
 
 
 class Records(ABC):
-    """A long array of records of one size, of which parts are read."""
+    """A long array of records of one size, read in parts."""
 
     def __init__(self, kind: np.dtype[Any]) -> None:
         self._kind = kind
@@ -152,9 +152,9 @@ class SequenceRows(StoredRows, ABC):
         """The token records of these rows, end to end, and the other arguments of `PackedBatch.of`."""
         rows = np.asarray(rows, dtype=np.int64)
         lengths = self.lengths[rows]
-        its = self._sequences.read(self._at(rows), np.ones_like(rows))
-        layout = {"lengths": lengths, "rows": rows, "documents": its["document"], "sequences": its["number"]}
-        return self._tokens.read(its["start"], lengths), layout
+        stored = self._sequences.read(self._at(rows), np.ones_like(rows))
+        layout = {"lengths": lengths, "rows": rows, "documents": stored["document"], "sequences": stored["number"]}
+        return self._tokens.read(stored["start"], lengths), layout
 
     @abstractmethod
     def pack(self, rows: npt.ArrayLike) -> PackedBatch:

@@ -395,7 +395,7 @@ class _Encoded:
         return self._between(0, sections, 0, tokens), self._between(sections, None, tokens, None)
 
     def _between(self, first: int, last: int | None, token: int, last_token: int | None) -> _Encoded:
-        """A part, of which either all documents are complete or none."""
+        """A part in which either all documents are complete or none is."""
         names, orders = ([], self.orders[:0]) if first else (self.names, self.orders)
         part = slice(first, last)
         return _Encoded(
