@@ -1,4 +1,4 @@
-"""Readers: every format, plain and packed, and every kind of bad record, with its file, line, field and mend."""
+"""Readers: every format, plain and packed, and every kind of bad record, with its file, line, field and fix."""
 
 from __future__ import annotations
 
