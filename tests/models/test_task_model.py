@@ -147,7 +147,7 @@ def test_other_architectures_are_proved(architecture: str, kind: str, tiny_folde
         disturb(model.model.get_submodule(path).parameters())
     assert model.packed == (architecture in ("camembert", "mistral"))
     expected = own_logits(model.model, kind)
-    untyped = dataclasses.replace(examples(), segments=torch.zeros(sum(LENGTHS), dtype=torch.long))
+    untyped = dataclasses.replace(examples(), type_ids=torch.zeros(sum(LENGTHS), dtype=torch.long))
     with torch.no_grad():
         torch.testing.assert_close(model.logits(untyped), expected, rtol=0, atol=1e-5)
     assert (model.padding_fraction(untyped) > 0) == (not model.packed)
