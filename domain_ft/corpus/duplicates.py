@@ -1,7 +1,7 @@
-"""Near copies: which documents nearly repeat another, which belong to one family, and which stand within another.
+"""Near copies: which documents nearly repeat another, which belong to one family, and which are contained in another.
 
-A document is taken as the set of its shingles: every run of 24 bytes of its normalised text, which is about five
-English words or eight Chinese characters, so that no rule of any language is needed. Sets are compared by MinHash
+A document is represented by the set of its shingles: every run of 24 bytes of its normalised text, about five English
+words or eight Chinese characters, so that no language needs rules. Sets are compared by MinHash
 (Broder 1997) with `datasketch`; candidates are found by locality-sensitive hashing of bands of the signatures
 (Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, chapter 3). The banding is done here on one array, not with
 datasketch's MinHashLSH, for memory: 512 bytes a document instead of some 7,000, and no bucket quadratic in its size.
@@ -24,19 +24,19 @@ Shingles = npt.NDArray[np.uint32]
 SHINGLE_BYTES = 24
 PERMUTATIONS = 128
 BAND_ROWS = 4  # 32 bands of 4 rows: pairs of similarity 0.5 meet with probability 0.87, of 0.6 with 0.99
-NEAR = 0.85  # at this similarity or above, the later document is a near copy and is left out
-FAMILY = 0.5  # at this similarity or above, both documents belong to one group, which goes to one split
-CONTAINED = 0.5  # a text of which this share or more stands in another is not held out while the other is trained on
+NEAR = 0.85  # from this similarity, the later document is a near copy and is left out
+FAMILY = 0.5  # from this similarity, both documents belong to one group, which goes to one split
+CONTAINED = 0.5  # a text is not held out if at least this share of it is in a training text
 _PROBES = 256  # shingles by which containment of a document is estimated: standard error 0.03 at most
-_NEIGHBOURS = 8  # members of a bucket that each member is compared with
-_SEGMENT = 1 << 20  # bytes of a long document that are hashed at a time
-_BATCH = 1024  # shingles that are signed at a time: half a megabyte, which a core's cache holds
+_NEIGHBOURS = 8  # members of a bucket with which each member is compared
+_SEGMENT = 1 << 20  # bytes of a long document hashed at a time
+_BATCH = 1024  # shingles signed at a time: half a megabyte, which fits in a core's cache
 
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 
 
 def shingles(normalised: str) -> Shingles:
-    """The hashes of all runs of 24 bytes of a text, sorted, each once. A shorter text is one shingle."""
+    """The sorted, distinct hashes of all runs of 24 bytes of a text. A shorter text is one shingle."""
     data = np.frombuffer(normalised.encode("utf-8"), dtype=np.uint8)
     if len(data) == 0:
         return np.zeros(0, np.uint32)
@@ -70,7 +70,7 @@ def _wrap(value: np.uint64) -> np.uint64:
 class Signer:
     """Makes MinHash signatures: (128,) uint32, whatever the length of the document.
 
-    They are datasketch's, with the permutations that it draws. Its own `update_batch` takes a list of Python numbers
+    They are datasketch's, with the permutations that it draws. Its `update_batch` takes a list of Python numbers
     and new arrays for each step of the arithmetic; here the same is done in place, in a sixth of the time.
     """
 
@@ -92,7 +92,7 @@ class Signer:
 
 
 def _mixed(hashes: Shingles) -> Shingles:
-    """MurmurHash3's finaliser for 32 bits (Appleby), which datasketch lets its permutations begin with."""
+    """MurmurHash3's finaliser for 32 bits (Appleby), the first step of datasketch's permutations."""
     hashes = (hashes ^ (hashes >> np.uint32(16))) * np.uint32(0x85EBCA6B)
     hashes = (hashes ^ (hashes >> np.uint32(13))) * np.uint32(0xC2B2AE35)
     return hashes ^ (hashes >> np.uint32(16))
@@ -112,7 +112,7 @@ def similar_pairs(signatures: Signatures, threshold: float) -> tuple[npt.NDArray
         similarity: (pairs,) the share of signature places in which the two agree.
     """
     count = len(signatures)
-    codes = np.zeros(0, np.int64)  # a pair as one number, smaller * count + larger
+    codes = np.zeros(0, np.int64)  # a pair as a single number, smaller * count + larger
     for start in range(0, PERMUTATIONS, BAND_ROWS):
         sorters = (start + np.arange(4 * BAND_ROWS)) % PERMUTATIONS  # the band, then what orders its buckets
         meeting = _meeting(signatures[:, sorters[:BAND_ROWS]])
@@ -131,7 +131,7 @@ def similar_pairs(signatures: Signatures, threshold: float) -> tuple[npt.NDArray
 
 
 def _meeting(band: Signatures) -> npt.NDArray[np.int64]:
-    """(documents,) those that share a band (documents, 4) with another one, in their order: most share it with none."""
+    """(n,) the documents that share a band (documents, 4) with another, in ascending order; most share it with none."""
     keys = np.ascontiguousarray(band).view(np.uint64)
     order = np.lexsort(keys.T)
     same = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
@@ -139,7 +139,7 @@ def _meeting(band: Signatures) -> npt.NDArray[np.int64]:
 
 
 def agreement(signatures: Signatures, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """(pairs,) the share of places in which the two signatures agree: the estimate of Jaccard similarity."""
+    """(pairs,) the share of equal entries in the two signatures, which estimates the Jaccard similarity."""
     similarity = np.empty(len(pairs), np.float32)
     for start in range(0, len(pairs), 65536):
         part = pairs[start : start + 65536]
@@ -149,7 +149,7 @@ def agreement(signatures: Signatures, pairs: npt.NDArray[np.int64]) -> npt.NDArr
 
 
 def near_copies(count: int, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """(documents,) True for near copies of an earlier document that is kept. In each pair the earlier stands first."""
+    """(documents,) True for near copies of an earlier document that is kept. In each pair the earlier comes first."""
     copies = np.zeros(count, dtype=bool)
     for first, second in pairs[np.argsort(pairs[:, 1], kind="stable")].tolist():
         if not copies[first]:
@@ -158,7 +158,7 @@ def near_copies(count: int, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.bool
 
 
 def connected(count: int, pairs: Iterable[tuple[int, int]]) -> npt.NDArray[np.int64]:
-    """(documents,) the group of each document, groups counted from 0: documents joined by pairs share one."""
+    """(documents,) the group of each document, from 0: the connected components of the pairs."""
     parent = list(range(count))
 
     def root(node: int) -> int:
@@ -175,7 +175,7 @@ def connected(count: int, pairs: Iterable[tuple[int, int]]) -> npt.NDArray[np.in
 
 @dataclass(frozen=True)
 class Containment:
-    """How much of each held-out document stands within one single other document.
+    """How much of each held-out document is contained in a single other document.
 
     Each held-out document is represented by up to 256 of its shingles, those of the smallest hashes; other documents
     are then passed by whole, one at a time, at a cost that does not depend on how many are held out.
@@ -195,7 +195,7 @@ class Containment:
     @classmethod
     def of_documents(cls, held_out: Iterable[Shingles]) -> Containment:
         """The index of held-out documents."""
-        probes = [hashes[:_PROBES].copy() for hashes in held_out]  # shingles are sorted; a copy lets go of the rest
+        probes = [hashes[:_PROBES].copy() for hashes in held_out]  # shingles are sorted; a copy frees the rest
         sizes = np.array([len(part) for part in probes], dtype=np.int32)
         flat = np.concatenate([np.zeros(0, np.uint32), *probes])
         order = np.argsort(flat, kind="stable")
@@ -204,17 +204,17 @@ class Containment:
         return cls(sizes, hashes, np.append(starts, len(owners)), owners)
 
     def save(self, folder: Path) -> None:
-        """Write the index into `folder`, so that other processes may read it."""
+        """Write the index to `folder`, for other processes."""
         for field in dataclasses.fields(self):
             np.save(folder / f"{field.name}.npy", getattr(self, field.name))
 
     @classmethod
     def load(cls, folder: Path) -> Containment:
-        """The index in `folder`, mapped: all processes have it in memory once."""
+        """The index in `folder`, memory-mapped, so that all processes share it."""
         return cls(*(np.load(folder / f"{field.name}.npy", mmap_mode="r") for field in dataclasses.fields(cls)))
 
     def of(self, hashes: Shingles) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Which held-out documents share anything with the document of these shingles, and what share of each it is."""
+        """The held-out documents that share shingles with this document, and the share of each."""
         if not len(self.hashes):
             return np.zeros(0, np.int64), np.zeros(0)
         places = np.searchsorted(self.hashes, hashes)

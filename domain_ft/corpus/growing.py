@@ -1,6 +1,6 @@
-"""Work on a corpus that goes on where it was stopped: files that grow together.
+"""Resumable work on a corpus: files that grow together.
 
-Reading and tokenising both append what they have done to such files, in the order of the documents.
+Reading and tokenising append their results to such files, in the order of the documents.
 """
 
 from __future__ import annotations
@@ -19,23 +19,28 @@ from domain_ft.storage import sync_folder, write_json
 
 
 def unfinished_folder(folder: Path) -> Path:
-    """Where the work on `folder` lies until that is made."""
+    """Where the unfinished work for `folder` is kept."""
     return folder.with_name(f".{folder.name}.unfinished")
 
 
 class GrowingFiles:
-    """Files that grow together, until they are kept: what a stopped process goes on from.
+    """Files that grow together until they are complete; a stopped process resumes from them.
 
-    A commit writes down how long each of them is, once that much is safely on the disk. Files that are opened again are
-    cut to what was committed last.
+    A commit flushes them to disk and records their sizes. Reopened files are truncated to the last commit.
+
+    Args:
+        folder: of the unfinished files; made if need be.
+        names: of the files.
+        commit_every: how many appends go into a commit.
 
     Attributes:
-        facts: plain numbers that were committed with the files.
+        facts: integers that are committed with the files.
     """
 
-    def __init__(self, folder: Path, names: Iterable[str]) -> None:
+    def __init__(self, folder: Path, names: Iterable[str], *, commit_every: int) -> None:
         folder.mkdir(exist_ok=True)
         self._folder = folder
+        self._commit_every, self._appended = commit_every, 0
         self._journal = folder / "unfinished.json"
         state = {"sizes": dict.fromkeys(names, 0), "facts": {}}
         with contextlib.suppress(OSError, ValueError):
@@ -47,7 +52,7 @@ class GrowingFiles:
             file.truncate(self._sizes[name])
 
     def append(self, data: Mapping[str, bytes | npt.NDArray[Any]], facts: dict[str, int]) -> None:
-        """Add to every file; `facts` hold from now on."""
+        """Append to every file, and replace `facts`. Commits after every `commit_every` appends."""
         views = {
             name: memoryview(part) if isinstance(part, bytes) else np.ascontiguousarray(part).data
             for name, part in data.items()
@@ -56,23 +61,26 @@ class GrowingFiles:
             self._files[name].write(view)
         self._sizes = {name: size + views[name].nbytes for name, size in self._sizes.items()}
         self.facts = facts
+        self._appended += 1
+        if self._appended % self._commit_every == 0:
+            self.commit()
 
     def commit(self) -> None:
-        """Make all that was appended safe."""
+        """Flush everything to disk and record the sizes."""
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
         write_json(self._journal, {"sizes": self._sizes, "facts": self.facts})
 
     def keep(self, folder: Path) -> None:
-        """Let the files appear as `folder`."""
+        """Commit, and move the files to `folder`."""
         self.commit()
         self._folder.rename(folder)
         sync_folder(folder.parent)
         (folder / self._journal.name).unlink()
 
     def close(self) -> None:
-        """Close the files; what was appended is committed first, where the files are not kept yet."""
+        """Commit unless the files were moved by `keep`, and close them."""
         try:
             if self._folder.is_dir():
                 self.commit()

@@ -18,7 +18,7 @@ SPLIT_NAMES = {
 
 
 def flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row whose fields that hold fields are fields of their own: `context.contexts`."""
+    """A row with nested fields flattened: `context.contexts`."""
     flat: dict[str, Any] = {}
     for name, value in row.items():
         flat.update(
@@ -28,7 +28,7 @@ def flat(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hub_splits(identifier: str, config: str | None, commit: str | None, content: Any) -> list[str]:
-    """What the splits of a data set are called; once asked, the hub need not be in reach again."""
+    """The names of a data set's splits. The answer is cached, so the hub is needed only once."""
     memory = cache_folder("tasks") / f"{content_key('splits', content)}.json"
     if not memory.is_file():
         from domain_ft.corpus.readers.hub import open_splits  # imports datasets

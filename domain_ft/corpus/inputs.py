@@ -1,4 +1,4 @@
-"""The records of one file or stream that a user names: what every verb on records reads."""
+"""The records of a file or stream named by the user, for every verb on records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STREAM = "standard input"
 def input_records(
     spec: Path | BinaryIO, bad: BadRecords, columns: Callable[[str], Columns] | None = None
 ) -> Iterator[tuple[RawRecord, str]]:
-    """The records of a file or stream, with what it is called in messages; `columns` of a name chooses the fields.
+    """The records of a file or stream, with its name for messages; `columns(name)` chooses the fields.
 
     Raises:
         CorpusError: there is no such file.
@@ -49,12 +49,12 @@ def input_records(
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a path names what can be read but once, such as a named pipe or /dev/stdin."""
+    """Whether a path can be read only once, such as a named pipe or /dev/stdin."""
     return path.is_fifo() or (not path.is_file() and path.exists()) or path.is_relative_to("/dev")
 
 
 def _stream_records(stream: BinaryIO, name: str, bad: BadRecords) -> Iterator[tuple[RawRecord, str]]:
-    """JSON lines or a text a line, which the first character tells."""
+    """JSON lines or one text a line; the first character decides."""
     if not isinstance(stream, io.BufferedReader) and isinstance(stream, io.RawIOBase):
         stream = io.BufferedReader(stream)
     begin = stream.peek(1) if isinstance(stream, io.BufferedReader) else b""
@@ -64,7 +64,7 @@ def _stream_records(stream: BinaryIO, name: str, bad: BadRecords) -> Iterator[tu
 
 
 def _text_lines(source: Path | BinaryIO, name: str, bad: BadRecords) -> Iterator[RawRecord]:
-    """A record for each line of plain text, with the field `text`; blank lines are passed over."""
+    """A record for each line of plain text, with the field `text`; blank lines are skipped."""
     for number, offset, raw in read_lines(source, name, bad):
         line = decode(raw, name, bad, offset=offset, line=number)
         if line and line.strip():

@@ -1,7 +1,7 @@
-"""What a run did not read of the files it was given: records, fields and whole files.
+"""What a run did not read of its input files: records, fields and whole files.
 
-Readers count here, the verb that reads puts the counts into result.json (`to_result`), and the terminal and the page
-show the same sentences (`sentences`). Nothing is left out in silence.
+Readers count, the verb writes the counts to result.json (`to_result`), and the terminal and the page show the same
+sentences (`sentences`), so that nothing is left out silently.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LISTED = 20  # names in a sentence; result.json has up to LISTED_IN_RESULT
 LISTED_IN_RESULT = 1000
 
 VERDICT = "answer"
-"""Prodigy's field for what the annotator said of a record: accept, reject or ignore."""
+"""Prodigy's field for the annotator's decision: accept, reject or ignore."""
 
 
 def rejected_by_annotator(record: Mapping[str, Any]) -> str | None:
@@ -47,7 +47,7 @@ class LeftOut:
 
     Attributes:
         records: records that were rejected, each a line of rejects.jsonl.
-        fields: by name, the records that hold the field where nothing read it.
+        fields: by name, the number of records with the field where nothing read it.
         files: files of a folder that were not read.
     """
 
@@ -60,7 +60,7 @@ class LeftOut:
         self.fields.update(name for name in present if name not in read)
 
     def to_result(self) -> dict[str, Any]:
-        """The keys that result.json has for it: `rejected`, `unread_fields` and `unread_files`."""
+        """The keys of result.json: `rejected`, `unread_fields` and `unread_files`."""
         return {
             "rejected": self.records,
             "unread_fields": dict(self.fields.most_common()),
@@ -72,31 +72,31 @@ class LeftOut:
 
 
 def sentences(result: Mapping[str, Any]) -> list[str]:
-    """What a person is told, from the keys that `LeftOut.to_result` gives; empty where everything was read."""
-    told = []
+    """Sentences for the user, from the keys of `LeftOut.to_result`; none if everything was read."""
+    parts = []
     rejected = result.get("rejected", 0)
     if rejected:
         records = "1 record was" if rejected == 1 else f"{rejected:,} records were"
         listed = result.get("rejects")  # where the verb has a list of another name
-        told.append(f"{records} left out; {listed if isinstance(listed, str) else 'rejects.jsonl'} says which and why")
+        parts.append(f"{records} left out; {listed if isinstance(listed, str) else 'rejects.jsonl'} says which and why")
     fields = result.get("unread_fields") or {}
     if fields:
         counts = ", ".join(f"{quoted(name)} ({count:,})" for name, count in list(fields.items())[:LISTED])
         more = f" and {len(fields) - LISTED:,} more" if len(fields) > LISTED else ""
-        told.append(f"fields that were not read, with the number of records that have them: {counts}{more}")
+        parts.append(f"fields that were not read, with the number of records that have them: {counts}{more}")
     files = (result.get("unread_files") or {}).get("files") or []
     if files:
         count = result["unread_files"]["count"]
         names = ", ".join(f"{one['file']} ({one['reason']})" for one in files[:LISTED])
         more = f" and {count - LISTED:,} more" if count > LISTED else ""
-        told.append(f"{'1 file was' if count == 1 else f'{count:,} files were'} not read: {names}{more}")
-    return told
+        parts.append(f"{'1 file was' if count == 1 else f'{count:,} files were'} not read: {names}{more}")
+    return parts
 
 
 def fields_read(text_fields: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Which fields texts were read from and how long they are, from the `text_fields` of a result; in sentences."""
+    """Sentences on the fields of the texts and their lengths, from the `text_fields` of a result."""
     return [
-        f"the text is read from the field '{shown(one['field'])}'{', found by itself' if one['found'] else ''}: "
+        f"the text is read from the field '{shown(one['field'])}'{', found automatically' if one['found'] else ''}: "
         f"{counted(one['records'], 'record')}, a median of {counted(one['median_characters'], 'character')}"
         for one in text_fields
     ]

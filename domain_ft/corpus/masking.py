@@ -1,17 +1,17 @@
-"""Masks for the masked LM: which tokens are hidden, and what stands in their place.
+"""Masks for the masked LM: which tokens are hidden, and what replaces them.
 
-It stands between a packed micro-batch and the objective. After Devlin et al. 2018, BERT (arXiv:1810.04805): of the
-chosen tokens 80 % become the mask token, 10 % a random one, 10 % stay; and whole words are chosen, as in the authors'
-later release, since the rest of a word gives its hidden part away.
+After Devlin et al. 2018, BERT (arXiv:1810.04805): of the chosen tokens 80 % become the mask token, 10 % a random one,
+10 % stay. Whole words are chosen, as in the authors' later release, since the rest of a word gives its hidden part
+away.
 
 Every random number is a hash of (seed, epoch, document, sequence, position). So the mask of a sequence does not depend
-on which sequences share its pass, nor on what was drawn before; the masks of an evaluation are the same before and
-after training; and a whole micro-batch is masked by a few array operations, however many sequences it has.
+on the others in its micro-batch, nor on earlier draws; the masks of an evaluation are the same before and after
+training; and a micro-batch is masked by a few array operations.
 
-The number of tokens. The words of a sequence are put in random order and taken until `rate` times its tokens are
-reached; the word that crosses the line is taken with the probability that makes the expected number exact.
+The number of tokens. The words of a sequence are taken in random order until `rate` times its tokens are reached; the
+last word is taken with the probability that makes the expected number exact.
 
-Texts without spaces. There a "word" of the tokenizer may be a sentence: a word of more than `LONGEST_WORD` tokens is
+Texts without spaces. There the tokenizer's "word" may be a sentence, so a word of more than `LONGEST_WORD` tokens is
 masked token by token.
 """
 
@@ -24,24 +24,22 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerFast
 
-from domain_ft.corpus.batches import PackedBatch
+from domain_ft.corpus.batches import IGNORED, PackedBatch
 from domain_ft.corpus.shuffling import GAMMA, scramble
 from domain_ft.errors import ModelError
 from domain_ft.randomness import derive
-
-IGNORED = -100  # the label of a token that is not to be predicted
 
 LONGEST_WORD = 8  # tokens; longer words are masked token by token
 
 
 @dataclass(frozen=True, eq=False)
 class MaskVocabulary:
-    """What masking needs to know of a tokenizer.
+    """The ids of a tokenizer that masking needs.
 
     Attributes:
         mask_token_id: the id of the mask token.
         vocab_size: ids of the tokenizer.
-        replacement_ids: (replacements,) int64, the ids that may stand for a masked token: all but the special ones.
+        replacement_ids: (replacements,) int64, the ids that may replace a masked token: all but the special ones.
     """
 
     mask_token_id: int
@@ -50,7 +48,7 @@ class MaskVocabulary:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast) -> MaskVocabulary:
-        """The vocabulary of `tokenizer`. Raises ModelError where it has no mask token."""
+        """The vocabulary of `tokenizer`. Raises ModelError if it has no mask token."""
         if tokenizer.mask_token_id is None:
             raise ModelError(
                 "the model's tokenizer has no mask token, so the model cannot be trained as a masked LM",
@@ -77,7 +75,7 @@ def mask_tokens(
         batch: sequences laid end to end.
         epoch: how many times the corpus has been read before; 0 for an evaluation.
         seed: of the run.
-        rate: the share of a sequence's tokens to mask, above 0 and at most 1. A sequence has at least one.
+        rate: the share of a sequence's tokens to mask, in (0, 1]; at least one token is masked.
         whole_word: whether the tokens of a word are masked together.
         vocabulary: of the batch's tokenizer.
 
@@ -103,7 +101,7 @@ def mask_tokens(
 
 
 class _Sampled(Protocol):
-    """Rows of tokens that a sample can be drawn from."""
+    """Rows of tokens from which a sample can be packed."""
 
     def __len__(self) -> int: ...
 
@@ -111,10 +109,10 @@ class _Sampled(Protocol):
 
 
 def mostly_without_words(rows: _Sampled, sample: int = 256) -> bool:
-    """Whether most tokens of `rows` stand in words too long to be masked whole, as in a language without spaces.
+    """Whether most tokens of `rows` are in words too long to be masked whole, as in a language without spaces.
 
-    Judged by `sample` sequences, evenly spaced. Where it is so, whole-word masking falls back to single tokens, and the
-    user should be told.
+    Estimated from `sample` evenly spaced sequences. If so, whole-word masking falls back to single tokens, and the user
+    should be warned.
     """
     places = np.unique(np.linspace(0, len(rows) - 1, num=min(sample, len(rows)), dtype=np.int64))
     batch = rows.pack(places)
@@ -126,21 +124,21 @@ def mostly_without_words(rows: _Sampled, sample: int = 256) -> bool:
 def _chosen(
     batch: PackedBatch, text: npt.NDArray[np.int64], noise: _TokenNoise, rate: float, whole_word: bool
 ) -> npt.NDArray[np.bool_]:
-    """Which of the tokens `text` (positions in the batch, special ones left out) are masked: (text,) bool."""
+    """(text,) bool, whether each of the tokens `text` (positions in the batch, without special tokens) is masked."""
     sequence = noise.sequence[text]
     begins = _unit_begins(batch.word_ids[text], sequence, whole_word)
     first = np.flatnonzero(begins)  # the units: words, or tokens
     sizes = np.diff(np.append(first, len(text)))
-    unit_piece = sequence[first]
+    unit_sequence = sequence[first]
 
     order = np.argsort(noise.uniform(text[first], _ORDER))
-    small = unit_piece[order].astype(np.min_scalar_type(len(batch.rows)))  # numpy sorts 16 bits by radix, in no time
+    small = unit_sequence[order].astype(np.min_scalar_type(len(batch.rows)))  # 16 bits, which numpy sorts by radix
     order = order[np.argsort(small, kind="stable")]
     ends = np.cumsum(sizes[order])
-    opens = np.append(True, unit_piece[order][1:] != unit_piece[order][:-1])  # the first unit of each sequence
+    opens = np.append(True, unit_sequence[order][1:] != unit_sequence[order][:-1])  # the first unit of each sequence
     before = ends - sizes[order]
     before -= np.repeat(before[opens], np.diff(np.append(np.flatnonzero(opens), len(order))))
-    wanted = rate * np.bincount(sequence, minlength=len(batch.rows))[unit_piece[order]]
+    wanted = rate * np.bincount(sequence, minlength=len(batch.rows))[unit_sequence[order]]
     taken = np.empty(len(order), dtype=bool)
     taken[order] = opens | (before + noise.uniform(text[first[order]], _CROSSING) * sizes[order] < wanted)
     return np.repeat(taken, sizes)
@@ -149,7 +147,7 @@ def _chosen(
 def _unit_begins(
     words: npt.NDArray[np.int32], sequence: npt.NDArray[np.int64], whole_word: bool
 ) -> npt.NDArray[np.bool_]:
-    """Which tokens begin a unit that is masked whole or not at all: a word, a token of a long one, or any token."""
+    """(tokens,) bool, whether each begins a unit that is masked whole: a word, a token of a long word, or any token."""
     begins = np.ones(len(words), dtype=bool)
     if not whole_word:
         return begins
@@ -160,7 +158,7 @@ def _unit_begins(
 
 # ---------------------------------------------------------------------------------------------------- random numbers
 
-_ORDER, _CROSSING, _FATE, _REPLACEMENT = range(4)  # what a number is drawn for
+_ORDER, _CROSSING, _FATE, _REPLACEMENT = range(4)  # the purposes of random numbers
 
 _STRIDE = np.uint64(GAMMA)
 
@@ -169,7 +167,7 @@ class _TokenNoise:
     """Uniform numbers for the tokens of a batch, each a hash of (key, document, sequence, position, purpose).
 
     Attributes:
-        sequence: (tokens,) int64, which sequence of the batch each token stands in.
+        sequence: (tokens,) int64, the index in the batch of each token's sequence.
     """
 
     def __init__(self, batch: PackedBatch, key: int) -> None:

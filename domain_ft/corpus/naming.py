@@ -1,4 +1,4 @@
-"""What a corpus, a task or a run is called after the file, folder or id that was given for it.
+"""Names a corpus, a task or a run after its file, folder or id.
 
 name_of("mails.csv") == "mails"; name_of("conll/train.txt") == "conll-train"; name_of("hf:org/news:en") == "news-en"
 """
@@ -13,7 +13,7 @@ from domain_ft.storage import user_path
 
 _TAGGED = (".conll", ".conllu", ".bio", ".iob", ".iob2")
 _PACKED = (".gz", ".zst", ".xz", ".bz2")
-# What says nothing alone: the names of splits and of what every tool writes, numbers, and one or two letters.
+# Names that need their folder's before them: of splits, of what every tool writes, numbers, one or two letters.
 _COMMON = {
     *("train", "training", "test", "testing", "dev", "valid", "validation", "eval", "all", "data", "dataset", "corpus"),
     *("text", "texts", "input", "output", "examples", "records", "file", "files", "model", "adapter", "checkpoint"),
@@ -22,7 +22,7 @@ _SAYS_NOTHING = re.compile(r"[\W\d_]*|\w{1,2}|(train|test|validation)?[-_.]?\d+[
 
 
 def name_of(given: str) -> str:
-    """A short name for what was given, never empty; a common file name has its folder's before it, where one is given.
+    """A short, non-empty name; a common file name is prefixed with its folder's, where the path has one.
 
     Args:
         given: a file, a folder, a recipe (.toml), `hf:ID[:config]`, or a name.
@@ -31,7 +31,7 @@ def name_of(given: str) -> str:
         identifier, _, config = given.removeprefix("hf:").partition(":")
         return "-".join(part for part in (Path(identifier).name, config) if part) or "data"
     path = user_path(given)
-    if path.name in ("", ".."):  # `.` and `..` and `/` are somewhere
+    if path.name in ("", ".."):  # `.`, `..` and `/` have no name before they are resolved
         path = path.resolve()
     name = _without_endings(path.name)
     folder = path.parent.name
@@ -41,7 +41,7 @@ def name_of(given: str) -> str:
 
 
 def _without_endings(name: str) -> str:
-    """A file's name without the endings that say how it is read; a name that is nothing else stays as it is."""
+    """A file's name without the endings that select its reader, unless nothing would be left."""
     bare = name
     for endings in (_PACKED, (*ENDINGS, *_TAGGED, ".toml")):
         found = next((ending for ending in endings if bare.lower().endswith(ending)), None)

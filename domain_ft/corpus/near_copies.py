@@ -1,7 +1,7 @@
-"""Copies and near copies among texts: their fingerprints, and the groups that must not be parted.
+"""Copies and near copies among texts: their fingerprints, and the groups that must stay in one split.
 
-What the verbs that split or compare texts share: `duplicates` has the method (shingles, MinHash, banding), this module
-applies it to a list of texts, `splitting` draws whole groups.
+Shared by the verbs that split or compare texts: `duplicates` has the method (shingles, MinHash, banding), this module
+applies it to a list of texts, and `splitting` draws whole groups.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from domain_ft.corpus.duplicates import (
 from domain_ft.corpus.workers import in_order
 
 MOST_COMPARED = 1_000_000
-"""Texts, more than which are not compared for near copies: half a gigabyte of signatures."""
+"""The most texts that are compared for near copies: half a gigabyte of signatures."""
 
 DIGEST = np.dtype([("hash", ">u8"), ("rest", ">u8")])
-_BATCH = 1_000_000  # characters that are signed at a time
-_FAMILY = 1_000  # similar texts that are all compared with each other
+_BATCH = 1_000_000  # characters signed at a time
+_FAMILY = 1_000  # the largest family whose pairs are all compared
 
 Digests = npt.NDArray[np.void]
 Integers = npt.NDArray[np.int64]
@@ -41,11 +41,11 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """What copies of a text have in common.
+    """Fingerprints of texts, equal or similar for copies.
 
     Attributes:
-        digests: (texts,) of the normalised texts: equal for exact copies.
-        signatures: (texts, 128) by which near copies are found; None where there are too many texts.
+        digests: (texts,) hashes of the normalised texts, equal for exact copies.
+        signatures: (texts, 128) MinHash signatures, similar for near copies; None for too many texts.
     """
 
     digests: Digests
@@ -104,12 +104,12 @@ def _digest(essences: Iterable[str]) -> bytes:
 
 
 def duplicate_groups(prints: Fingerprints, *names: Sequence[str], similarity: float | None = FAMILY) -> Integers:
-    """(texts,) the group of each, from 0: copies, near copies and texts of one name are joined.
+    """(texts,) the group of each text, from 0: copies, near copies and texts of one name are grouped.
 
     Args:
         prints: of the texts.
-        names: each (texts,), such as the values of a group field; empty where a text has none, or all of it.
-        similarity: from which on texts are near copies; None for copies alone.
+        names: each (texts,), such as the values of a group field; an empty name groups nothing.
+        similarity: the least similarity of near copies; None for exact copies only.
     """
     count = len(prints.digests)
     _, first, copy_of = np.unique(prints.digests, return_index=True, return_inverse=True)
@@ -118,22 +118,22 @@ def duplicate_groups(prints: Fingerprints, *names: Sequence[str], similarity: fl
         similar, _ = similar_pairs(np.asarray(prints.signatures[first]), similarity)
         pairs.append(first[similar])
     same: list[tuple[int, int]] = []
-    for own in names:
-        seen: dict[str, int] = {}
-        same += [(seen.setdefault(name, row), row) for row, name in enumerate(own) if name]
+    for column in names:
+        first_row: dict[str, int] = {}
+        same += [(first_row.setdefault(name, row), row) for row, name in enumerate(column) if name]
     return connected(count, itertools.chain(map(tuple, np.concatenate(pairs).tolist()), same))
 
 
 def all_similar_pairs(signatures: Signatures, threshold: float) -> tuple[Integers, npt.NDArray[np.float32]]:
-    """`similar_pairs`, with every pair of a family of up to `_FAMILY` texts: there only neighbours are compared."""
+    """`similar_pairs`, plus every pair within families of up to `_FAMILY` texts, where it compares only neighbours."""
     pairs, similarity = similar_pairs(signatures, threshold)
     families = connected(len(signatures), map(tuple, pairs.tolist()))
     sizes = np.bincount(families)
     more_pairs, more = [pairs], [similarity]
     for family in np.flatnonzero((sizes > 2) & (sizes <= _FAMILY)):
-        own = np.flatnonzero(families == family)
-        first, second = np.triu_indices(len(own), 1)
-        inside = np.stack([own[first], own[second]], axis=1)
+        members = np.flatnonzero(families == family)
+        first, second = np.triu_indices(len(members), 1)
+        inside = np.stack([members[first], members[second]], axis=1)
         shares = agreement(signatures, inside)
         more_pairs.append(inside[shares >= threshold])
         more.append(shares[shares >= threshold])

@@ -1,4 +1,4 @@
-"""Whether two prepared corpora hold the same text, whatever they are called and however their files are written."""
+"""Whether two prepared corpora hold the same text, whatever their names and file formats."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from domain_ft.corpus.duplicates import CONTAINED, Containment, shingles
 from domain_ft.corpus.prepared import PreparedCorpus
 from domain_ft.storage import cache_folder, write_json
 
-LOOKED_THROUGH = 5_000_000  # characters of a corpus: the same text shows itself sooner
+LOOKED_THROUGH = 5_000_000  # characters of a corpus; shared text shows up sooner
 
 
 def shared_text(control: PreparedCorpus, corpus: PreparedCorpus) -> float:
-    """The share of the control's held-out documents of which half or more stands in a document of the corpus.
+    """The share of the control's held-out documents that are contained, by half or more, in a document of the corpus.
 
-    A large corpus is looked through in part. What was found is kept for the next run.
+    Only the first `LOOKED_THROUGH` characters of the corpus are compared. The result is cached.
     """
     if control.key == corpus.key:
         return 1.0
@@ -40,7 +40,7 @@ def shared_text(control: PreparedCorpus, corpus: PreparedCorpus) -> float:
 
 
 def _first(corpus: PreparedCorpus) -> Iterator[Document]:
-    """Documents of both splits, those first that are held out, until enough was looked through."""
+    """Documents of both splits, held-out ones first, up to `LOOKED_THROUGH` characters."""
     seen = 0
     for document in itertools.chain(corpus.split("evaluation").documents(), corpus.split("train").documents()):
         if seen >= LOOKED_THROUGH:

@@ -1,8 +1,7 @@
-"""Which sequences go where: into the steps of an epoch, to the ranks, and into micro-batches of at most so many tokens.
+"""Distributes sequences over the steps of an epoch, the ranks, and micro-batches of a given number of tokens.
 
-It stands between the rows of tokens and the loop, and knows nothing of them but their lengths. All of it is a function
-of the lengths and the seed: a resumed run finds its place by the number of the step alone. A large corpus is put in
-order a chapter at a time, so that neither the first step nor the memory waits for its size.
+Everything is a function of the lengths and the seed, so a resumed run needs only the number of its step. A large corpus
+is shuffled a chapter at a time, so that neither the time to the first step nor the memory grows with it.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ from domain_ft.randomness import generator
 
 Rows = npt.NDArray[np.int64]
 
-CHAPTER = 1 << 20  # sequences that are put in order at a time: some 50 MB for as long as it takes, 8 MB afterwards
-_CHAPTER_STEPS = 64  # steps of a chapter at least, so that its steps hold as much as another's within a hundredth or so
+CHAPTER = 1 << 20  # sequences shuffled at a time: 50 MB at the peak, 8 MB afterwards
+_CHAPTER_STEPS = 64  # the fewest steps of a chapter, so that the steps of all chapters are equal within 1 % or so
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimiser step learns from.
+    """The sequences of an optimiser step.
 
     Attributes:
-        epoch: how many times the corpus has been read before.
+        epoch: how often the corpus has been read before.
         rows: (sequences,) int64 row indices.
     """
 
@@ -38,17 +37,16 @@ class Step:
 class StepPlan:
     """The sequences of every optimiser step of a run, however long it is.
 
-    Each epoch is a permutation of all sequences, cut into `steps_per_epoch` steps that hold, as nearly as whole
-    sequences allow, the same number of tokens. That number is `tokens_per_step` or a little less: an epoch is cut
-    evenly, since a short last step would weigh its few sequences more than the others. No step crosses from one epoch
-    into the next.
+    Each epoch is a permutation of all sequences, cut into `steps_per_epoch` steps of as equal a number of tokens as
+    whole sequences allow: `tokens_per_step` or a little less. A short last step would give its few sequences more
+    weight than the others. No step spans two epochs.
 
-    An epoch of more than `CHAPTER` sequences is read in chapters. Each holds sequences from all over the corpus, as a
-    random order of the whole has them, and is cut into its share of the steps.
+    An epoch of more than `CHAPTER` sequences is read in chapters: consecutive parts of a random order of the whole,
+    each cut into its share of the steps.
 
     Args:
         lengths: (sequences,) tokens of each sequence.
-        tokens_per_step: tokens that a step should hold.
+        tokens_per_step: the target.
         seed: of the order.
     """
 
@@ -62,14 +60,14 @@ class StepPlan:
         self.steps_per_epoch = min(-(-total // tokens_per_step), sequences)
         chapters = min(-(-sequences // CHAPTER), max(1, self.steps_per_epoch // _CHAPTER_STEPS))
         # Where each chapter begins, in sequences and in steps of the epoch, and the end of the last.
-        self._pieces = [chapter * sequences // chapters for chapter in range(chapters + 1)]
-        self._steps = [place * self.steps_per_epoch // sequences for place in self._pieces]
+        self._starts = [chapter * sequences // chapters for chapter in range(chapters + 1)]
+        self._steps = [place * self.steps_per_epoch // sequences for place in self._starts]
         self._arranged = (-1, -1)  # epoch and chapter
         self._order = np.empty(0, dtype=np.int64)
         self._bounds = np.empty(0, dtype=np.int64)
 
     def step(self, index: int) -> Step:
-        """The step with number `index`, counted from 0 over all epochs. Seeking costs the arranging of one chapter."""
+        """The step with number `index`, counted from 0 over all epochs. Seeking shuffles one chapter."""
         epoch, place = divmod(index, self.steps_per_epoch)
         chapter = bisect.bisect_right(self._steps, place) - 1
         if (epoch, chapter) != self._arranged:
@@ -79,7 +77,7 @@ class StepPlan:
 
     def _arrange(self, epoch: int, chapter: int) -> None:
         """Find the order of a chapter of `epoch`, and where its steps begin."""
-        (first, last), total = self._pieces[chapter : chapter + 2], len(self._lengths)
+        (first, last), total = self._starts[chapter : chapter + 2], len(self._lengths)
         sequences, steps = last - first, self._steps[chapter + 1] - self._steps[chapter]
         if sequences == total:
             order = generator(self._seed, "order", epoch).permutation(sequences)
@@ -89,7 +87,7 @@ class StepPlan:
         ends = np.cumsum(lengths, dtype=np.int64)
         middles = ends - lengths / 2
         bounds = np.searchsorted(middles, np.arange(1, steps) * (ends[-1] / steps))
-        # At least one sequence a step, which matters where a step asks for fewer tokens than a sequence has.
+        # At least one sequence a step, even where a sequence is longer than a step should be.
         least = np.arange(1, steps)
         bounds = np.minimum(np.maximum.accumulate(bounds - least) + least, sequences - steps + least)
         bounds = np.maximum(bounds, least)
@@ -97,10 +95,10 @@ class StepPlan:
 
 
 def share(rows: npt.ArrayLike, lengths: npt.ArrayLike, rank: int, world: int) -> Rows:
-    """The sequences of a step that rank `rank` of `world` works on: about as many tokens for each.
+    """The sequences of a step for rank `rank` of `world`, about as many tokens for each.
 
-    The sequences are dealt by falling length, forward and then backward as in a school-yard pick; so no two ranks
-    differ by more than the longest sequence. Where there are fewer sequences than ranks, the last ranks get none.
+    They are dealt longest first, to the ranks forward and backward in turn, so that no two ranks differ by more than
+    the longest sequence. With fewer sequences than ranks, the last ranks get none.
 
     Args:
         rows: (sequences,) row indices of the step.
@@ -111,21 +109,21 @@ def share(rows: npt.ArrayLike, lengths: npt.ArrayLike, rank: int, world: int) ->
     """
     rows = np.asarray(rows, dtype=np.int64)
     by_length = np.argsort(-np.asarray(lengths)[rows].astype(np.int64), kind="stable")
-    turn, seat = np.divmod(np.arange(len(rows)), world)
-    player = np.where(turn % 2 == 0, seat, world - 1 - seat)
-    return rows[np.sort(by_length[player == rank])]
+    turn, position = np.divmod(np.arange(len(rows)), world)
+    assigned = np.where(turn % 2 == 0, position, world - 1 - position)
+    return rows[np.sort(by_length[assigned == rank])]
 
 
 def micro_batches(rows: npt.ArrayLike, lengths: npt.ArrayLike, tokens_per_micro_batch: int) -> list[Rows]:
-    """Cut the sequences of a step into passes that the memory holds.
+    """Cut the sequences of a step into micro-batches that fit in memory.
 
-    The sequences are sorted by length, longest first, so that equal ones stand together (attention runs over a bucket
-    of equal lengths at once) and a micro-batch that does not fit the memory shows in the first of them.
+    They are sorted longest first. So equal lengths are adjacent, which attention computes together, and if a
+    micro-batch does not fit in memory, the first one already fails.
 
     Args:
         rows: (sequences,) row indices.
         lengths: tokens of every sequence of the corpus, indexed by row.
-        tokens_per_micro_batch: at most; a sequence that is longer is a micro-batch by itself.
+        tokens_per_micro_batch: the most; a longer sequence is a micro-batch of one.
 
     Returns:
         the micro-batches, each (sequences,) row indices; none is empty.

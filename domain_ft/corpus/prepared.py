@@ -1,10 +1,9 @@
-"""A corpus made ready: read, cleaned, near copies out, split; kept in the cache as Arrow files and read from there.
+"""A prepared corpus: read, cleaned, freed of near copies and split; cached as Arrow files.
 
-The text is read once, into a spool file, and cleaned and signed on all cores on its way; some two hundred bytes a
-document stay in memory, its signature of 512 bytes in a file. What was stopped goes on from there: what had been read
-is passed over, and not cleaned and signed again. Then the documents are grouped and split, and the spool is passed
-through into `train.arrow` and `evaluation.arrow`. A second call for the same content finds the finished folder. What
-comes before is `corpus.Corpus`; what comes next is `tokens`.
+The text is read once into a spool file, while all cores clean and sign it; some two hundred bytes a document stay in
+memory, its signature of 512 bytes in a file. A stopped run resumes after the last documents in the spool. Then the
+documents are grouped and split, and copied from the spool to `train.arrow` and `evaluation.arrow`. A second call for
+the same content finds the finished folder. The input is a `corpus.Corpus`; `tokens` reads the output.
 """
 
 from __future__ import annotations
@@ -68,12 +67,11 @@ from domain_ft.errors import CorpusError, RecordError
 from domain_ft.progress import Progress
 from domain_ft.storage import cache_folder, creation_lock, new_folder, sync_folder, write_json
 
-# Raise this with every change to reading, cleaning, duplicates or splits: what older code prepared is then left alone.
+# Raise this with every change to reading, cleaning, duplicates or splits, so that corpora of older code are not used.
 VERSION = 3
 
 Shares = npt.NDArray[np.float64]
-# A document, cleaned, with the digest of what its copies have in common and its signature; both empty where nothing is
-# left of it. Or what could not be read.
+# A cleaned document with its digest and signature, both empty if no text is left; or a record that could not be read.
 Examined = tuple[SourceDocument | Reject, bytes, bytes]
 SplitName = Literal["train", "evaluation"]
 
@@ -88,26 +86,26 @@ _SCHEMA = pa.schema(
 _ARROW_END = b"ARROW1"
 _SPOOLED = ("spool.arrows", "signatures.bin", "digests.bin", "characters.bin", "rejects.jsonl")
 _DIGEST = np.dtype([("hash", ">u8"), ("rest", ">u8")])  # of a document's content; the first half serves as its hash
-_EXAMINED = 1_000_000  # characters that are cleaned and signed at a time, and of a batch in an Arrow file
-_COMMIT_BATCHES = 16  # batches after which what is read is safe from a power cut or a kill
-_FLATTERS = "Much of the evaluation text stands in training too, so the evaluation flatters."
+_EXAMINED = 1_000_000  # characters cleaned and signed at a time, and of a batch in an Arrow file
+_COMMIT_BATCHES = 16  # batches after which what is read survives a power cut or a kill
+_FLATTERS = "Much of the evaluation text is also in training, so the scores are optimistic."
 _SAMPLES, _SAMPLE_CHARACTERS = 3, 200
 
 
 @dataclass(frozen=True)
 class CorpusStatistics:
-    """What was read and what became of it. Plain numbers, as `statistics.json` has them.
+    """Counts of what was read and kept, as in `statistics.json`.
 
     Attributes:
-        read: documents that the sources gave.
-        kept: documents that are left, training and evaluation together.
-        empty: documents of which cleaning left nothing.
-        exact_duplicates: documents left out for being another's copy but for case and white space.
+        read: documents from the sources.
+        kept: documents in training and evaluation together.
+        empty: documents without text after cleaning.
+        exact_duplicates: documents left out as copies of another, up to case and white space.
         near_duplicates: documents left out for a similarity of 0.85 or more with an earlier one.
-        groups: groups of similar documents among those kept; a group is in one split whole.
+        groups: groups of similar documents among those kept; each is in one split.
         largest_group: documents in the largest group.
         moved_to_training: documents drawn for evaluation that training documents contain by half or more.
-        greatest_overlap: the greatest share of any evaluation document that stands in one training document; None
+        greatest_overlap: the greatest share of any evaluation document that is in one training document; None
             where the corpus was too small for that to be kept low.
         characters, bytes: of the text kept; bytes as UTF-8.
         train_documents, train_characters, evaluation_documents, evaluation_characters: of each split.
@@ -147,12 +145,12 @@ class CorpusStatistics:
     notes: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """The numbers as JSON has them."""
+        """The numbers, for JSON."""
         return dataclasses.asdict(self)
 
     @property
     def left_out(self) -> dict[str, Any]:
-        """What was not read, as result.json has it: the keys of `LeftOut.to_result`."""
+        """What was not read, in the keys of `LeftOut.to_result`."""
         return {
             "rejected": self.rejects + self.empty,
             "unread_fields": self.unread_fields,
@@ -161,7 +159,7 @@ class CorpusStatistics:
 
 
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """The batches of an Arrow file. They are read and not mapped: mapped pages that are read count as memory."""
+    """The batches of an Arrow file. They are not memory-mapped, since mapped pages count as memory."""
     with pa.OSFile(str(path)) as source:
         reader = pa.ipc.open_file(source)
         for number in range(reader.num_record_batches):
@@ -170,7 +168,7 @@ def _batches(path: Path) -> Iterator[pa.RecordBatch]:
 
 @dataclass(frozen=True)
 class TextSplit:
-    """The documents of one split, in an Arrow file: memory stays flat however large it is.
+    """The documents of one split, in an Arrow file of any size.
 
     Attributes:
         name: `train` or `evaluation`.
@@ -220,7 +218,7 @@ class TextSplit:
 
 @dataclass(frozen=True)
 class PreparedCorpus:
-    """A corpus that is ready to be made into tokens.
+    """A corpus that is ready to be tokenised.
 
     Attributes:
         name, recipe: of the corpus.
@@ -241,7 +239,7 @@ class PreparedCorpus:
 
     @property
     def rejects_path(self) -> Path | None:
-        """The records that were left out, a JSON object a line; None where there are none."""
+        """The file of the records that were left out, as JSON lines; None if there are none."""
         path = self.folder / "rejects.jsonl"
         return path if path.exists() else None
 
@@ -252,15 +250,14 @@ class PreparedCorpus:
 
 
 def prepare(corpus: Corpus, *, evaluation_fraction: float = 0.05, progress: Progress | None = None) -> PreparedCorpus:
-    """Read, clean, remove near copies, group and split a corpus; or find all that done before.
+    """Read, clean, remove near copies from, group and split a corpus; or find it in the cache.
 
     Args:
         corpus: what to read.
         evaluation_fraction: the share of groups that is held out, above 0 and below 1.
-        progress: told (label, documents done, documents in all or None).
+        progress: called with (label, documents done, documents in all or None).
 
-    A call that was stopped while it read goes on after the last documents that it had kept. Where another process
-    prepares the same, its corpus is waited for.
+    A call that was stopped while reading resumes. If another process prepares the same corpus, this one waits for it.
 
     Raises:
         CorpusError: something cannot be read, or too little is left to train on and to evaluate with.
@@ -286,7 +283,7 @@ def prepare(corpus: Corpus, *, evaluation_fraction: float = 0.05, progress: Prog
                 _make(corpus, folder, evaluation_fraction, progress)
     values = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
     values["histogram"] = [tuple(row) for row in values["histogram"]]
-    # The folder may hold other files by now that are not read; what is read has not changed.
+    # The unread files of the folder may have changed since; those that are read have not.
     attachments = values.pop("attachments")
     files = [*corpus.unread_files(), *itertools.starmap(UnreadFile, attachments)]
     values["unread_files"] = LeftOut(files=files).to_result()["unread_files"]
@@ -294,7 +291,7 @@ def prepare(corpus: Corpus, *, evaluation_fraction: float = 0.05, progress: Prog
 
 
 def _make(corpus: Corpus, folder: Path, fraction: float, progress: Progress | None) -> None:
-    """Prepare `corpus` into `folder`. What was read is kept where a second call could go on from it."""
+    """Prepare `corpus` into `folder`. After an error, what was read is kept for the next call to resume from."""
     shutil.rmtree(folder, ignore_errors=True)
     unfinished = unfinished_folder(folder)
     made = unfinished / "made"
@@ -302,7 +299,7 @@ def _make(corpus: Corpus, folder: Path, fraction: float, progress: Progress | No
     try:
         with new_folder(made / folder.name) as fresh:
             _Preparation(corpus, fresh, unfinished, fraction, progress).run()
-    except (RecordError, _UnusableError):  # it takes another text, or another way to read it, which has another key
+    except (RecordError, _UnusableError):  # the fix changes the key, so nothing is to be resumed
         shutil.rmtree(unfinished)
         raise
     (made / folder.name).rename(folder)
@@ -311,11 +308,11 @@ def _make(corpus: Corpus, folder: Path, fraction: float, progress: Progress | No
 
 
 class _UnusableError(CorpusError):
-    """Too little is left of a corpus."""
+    """A corpus has too little text."""
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether the statistics and both Arrow files are there, these with the mark that a finished one ends with."""
+    """Whether the statistics and both Arrow files are there, the latter with the mark at their end."""
     try:
         for name in ("train", "evaluation"):
             with (folder / f"{name}.arrow").open("rb") as file:
@@ -335,12 +332,12 @@ def spaced(count: int, wanted: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Split:
-    """Which documents are held out, by index among those kept.
+    """The held-out documents, by index among those kept.
 
     Attributes:
         held_out: (documents,) True for evaluation.
-        overlap: (documents,) the greatest share of a held-out document that stands in one training document, where the
-            two sides were kept apart.
+        overlap: (documents,) the greatest share of a held-out document that is in one training document, where the two
+            sides were compared.
         cut: a document that is cut in two, if any, and its `parts` for training and for evaluation.
     """
 
@@ -351,7 +348,7 @@ class Split:
 
 
 class _Preparation:
-    """One run of `prepare`, step by step. The arrays hold one entry for each document of the spool.
+    """The steps of a run of `prepare`. Arrays have an entry for each document of the spool.
 
     The finished files go to `folder`; the spool, and what else a second call would go on from, to `unfinished`.
     """
@@ -366,7 +363,7 @@ class _Preparation:
         self.seen = Seen()
 
     def run(self) -> None:
-        """Leave the finished files in the folder."""
+        """Write the finished files into the folder."""
         self._read()
         if not (self.unfinished / "digests.bin").stat().st_size:
             raise self._nothing_left()
@@ -391,21 +388,19 @@ class _Preparation:
             shutil.copyfile(self.unfinished / "rejects.jsonl", self.folder / "rejects.jsonl")
 
     def _read(self) -> None:
-        """Spool every document that is no exact copy, with its signature; what is spooled already is passed over."""
-        with contextlib.closing(GrowingFiles(self.unfinished, _SPOOLED)) as files:
+        """Spool every document that is not an exact copy, with its signature, skipping those already in the spool."""
+        with contextlib.closing(GrowingFiles(self.unfinished, _SPOOLED, commit_every=_COMMIT_BATCHES)) as files:
             self.counts.update(files.facts)
             seen = {digest.tobytes() for digest in np.fromfile(self.unfinished / "digests.bin", _DIGEST)}
             with contextlib.closing(in_order(_examine, self._records(self.counts["records"]))) as batches:
-                for number, batch in enumerate(batches, 1):
+                for batch in batches:
                     files.append(self._spooled(batch, seen), dict(self.counts))
-                    if number % _COMMIT_BATCHES == 0:
-                        files.commit()
         self.progress(f"reading {self.corpus.name}", self.counts["read"], self.counts["read"])
 
     def _records(self, done: int) -> Iterator[list[SourceDocument | Reject]]:
-        """What the sources give but for the first `done` records, in batches of about `_EXAMINED` characters."""
+        """The records of the sources after the first `done`, in batches of about `_EXAMINED` characters."""
         label = f"reading {self.corpus.name}"
-        batch: list[SourceDocument | Reject] = []  # the sources add to it what they leave out
+        batch: list[SourceDocument | Reject] = []  # the sources append their rejects
         waiting = 0
         for number, document in enumerate(self.corpus.documents(batch.append, self.progress, self.seen), 1):
             batch.append(document)
@@ -423,7 +418,7 @@ class _Preparation:
             yield batch[done:]
 
     def _spooled(self, batch: list[Examined], seen: set[bytes]) -> dict[str, bytes]:
-        """What a batch of records adds to the files, and to the counts."""
+        """What a batch of records adds to the files; also updates the counts."""
         self.counts["records"] += len(batch)
         rows: list[_Row] = []
         signatures, digests, rejects = [], [], []
@@ -453,7 +448,7 @@ class _Preparation:
         }
 
     def _keep_apart(self, spool: _Spool, kept: Integers, groups: Integers, drawn: Bools) -> tuple[Bools, Shares]:
-        """Which of the kept documents are held out, once those that training documents contain have moved over."""
+        """The held-out documents among those kept, after those that training documents contain were moved."""
         label = f"comparing the splits of {self.corpus.name}"
 
         def texts(documents: Integers) -> Iterator[list[str]]:
@@ -478,9 +473,9 @@ class _Preparation:
     def _hold_out_something(
         self, spool: _Spool, kept: Integers, groups: Integers, characters: Integers, hashes: npt.NDArray[np.uint64]
     ) -> Split:
-        """For a corpus of which no group was drawn, most often a small one.
+        """The split of a corpus without a drawn group, most often a small one.
 
-        The first that can be had: a group of a fitting size; the end of a long document that is like no other; the
+        The first possible of: a group of a fitting size; the end of a long document that is like no other; the
         smallest group; and where all documents are alike, single documents, with a warning.
         """
         for group in fitting_groups(groups, characters, self.fraction):
@@ -489,9 +484,9 @@ class _Preparation:
                 self.notes.append("The corpus is small: a group of documents was chosen for evaluation by its size.")
                 return Split(held_out, overlap)
         sizes = np.bincount(groups)
-        alone = np.flatnonzero(sizes[groups] == 1)
-        if len(alone):
-            longest = int(alone[characters[alone].argmax()])
+        singles = np.flatnonzero(sizes[groups] == 1)
+        if len(singles):
+            longest = int(singles[characters[singles].argmax()])
             parts = cut(
                 spool.text(int(kept[longest])), min(0.5, self.fraction * characters.sum() / characters[longest])
             )
@@ -601,7 +596,7 @@ def _signer() -> Signer:
 
 
 def _examine(batch: list[SourceDocument | Reject]) -> list[Examined]:
-    """Each document with its text cleaned: what a worker does of the reading."""
+    """Clean and sign the documents of a batch, in a worker."""
     return [(record, b"", b"") if isinstance(record, Reject) else _examine_one(record) for record in batch]
 
 
@@ -622,15 +617,15 @@ _held_out = functools.lru_cache(maxsize=1)(Containment.load)  # a worker opens i
 
 
 def overlaps_of_texts(index: Path, texts: list[str]) -> list[Overlap]:
-    """How much of the held-out documents, whose index lies in a folder, stands in each of the texts."""
+    """How much of each held-out document, whose index is in a folder, is contained in each of the texts."""
     return [_held_out(index).of(hashes) for hashes in _shingles_of_texts(texts)]
 
 
-_Row = tuple[str, str, str, "str | None"]  # a document as the Arrow files have it
+_Row = tuple[str, str, str, "str | None"]  # a document in the Arrow files
 
 
 def _record_batch(rows: list[_Row]) -> pa.RecordBatch:
-    """Documents as they stand in an Arrow file."""
+    """Documents as a batch of an Arrow file."""
     columns = [pa.array(column, kind.type) for column, kind in zip(zip(*rows, strict=True), _SCHEMA, strict=True)]
     return pa.record_batch(columns, schema=_SCHEMA)
 
@@ -653,19 +648,19 @@ class _Writer:
         self.file.write_batch(_record_batch(rows))
 
     def copy(self, spool: _Spool, documents: Integers) -> None:
-        """Add documents of the spool, by rising index."""
+        """Add documents of the spool, in ascending order."""
         for batch in spool.batches(documents):
             self.file.write_batch(batch)
 
 
 def _messages(source: pa.NativeFile) -> Iterator[pa.RecordBatch]:
-    """The record batches that stand end to end in a file."""
+    """The record batches of a file, read in order."""
     while source.tell() < source.size():
         yield pa.ipc.read_record_batch(pa.ipc.read_message(source), _SCHEMA)
 
 
 class _Spool:
-    """The spool, read by index or passed through: a file of record batches, end to end."""
+    """The spool, a file of consecutive record batches, read by index or in order."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -690,9 +685,9 @@ class _Spool:
         return identifier, text, source, language
 
     def batches(self, documents: Integers) -> Iterator[pa.RecordBatch]:
-        """The rows of `documents`, which rise, a batch of the file at a time."""
+        """The rows of `documents`, in ascending order, a batch of the file at a time."""
         first = 0
-        with pa.OSFile(str(self.path)) as source:  # read and not mapped, as in `_batches`
+        with pa.OSFile(str(self.path)) as source:  # not memory-mapped, as in `_batches`
             for batch in _messages(source):
                 last = first + batch.num_rows
                 inside = documents[np.searchsorted(documents, first) : np.searchsorted(documents, last)]
@@ -701,18 +696,18 @@ class _Spool:
                 first = last
 
     def texts(self, documents: Integers) -> Iterator[list[str]]:
-        """The texts of `documents`, which rise, in batches."""
+        """The texts of `documents`, in ascending order, in batches."""
         for batch in self.batches(documents):
             yield batch.column("text").to_pylist()
 
     def languages(self, wanted: Bools) -> dict[str, int]:
-        """How many of the `wanted` documents are in each language, where the source says it; sorted by language."""
+        """The number of `wanted` documents in each language that the source names; sorted by language."""
         counts = self.table.column("language").filter(pa.array(wanted)).drop_null().value_counts().to_pylist()
         return {count["values"]: count["counts"] for count in sorted(counts, key=lambda count: str(count["values"]))}
 
 
 def _histogram(lengths: Integers) -> list[tuple[int, int, int]]:
-    """How many lengths lie in each of the bins with bounds 1, 3, 10, 32 and so on, from the first used to the last."""
+    """A histogram of lengths with the bounds 1, 3, 10, 32 and so on, from the first non-empty bin to the last."""
     bounds = [round(10 ** (power / 2)) for power in range(25)]
     counts = np.histogram(lengths, bins=bounds)[0]
     used = np.flatnonzero(counts)

@@ -1,7 +1,7 @@
-"""Recipes: one TOML a corpus says what it is, its licence, where its text comes from, and its tasks. No code.
+"""Recipes: a TOML file for each corpus, with its description, licence, sources of text and tasks. No code.
 
-The recipes of this package lie in `corpora/`; a user adds a field by adding a file there or naming a TOML of their own.
-A recipe is checked whole: all that is wrong is reported at once, each unknown key with its nearest name.
+The recipes of this package are in `corpora/`; users add a corpus with a file there or by naming their TOML. All errors
+of a recipe are reported at once, each unknown key with its nearest name.
 """
 
 from __future__ import annotations
@@ -89,10 +89,10 @@ class Source:
         kind: `asset` (a wheel with text), `files` (a file or folder) or `hub` (a data set on a hub).
         reader: how to read it, a name in `readers.READERS`; `auto` goes by the file's ending.
         asset: the asset's name in `assets.ASSETS`.
-        path: within the asset (a `*` may stand in the last part), or of the file or folder, relative to the recipe.
+        path: within the asset (its last part may have a `*`), or of the file or folder, relative to the recipe.
         id: of the data set on the hub, with its `config`, `split` and `revision`.
         text_field: the field that holds the text; several, separated by commas, are joined by a blank line.
-        documents: take only so many from the beginning (hub).
+        documents: the number to take from the beginning (hub); None for all.
     """
 
     kind: str
@@ -109,27 +109,27 @@ class Source:
 
 @dataclass(frozen=True)
 class Task:
-    """A downstream task that the corpus brings: its card, and where its examples are.
+    """A downstream task of the corpus: its card, and where its examples are.
 
     Attributes:
         name: within the recipe; `legal/NAME` on the command line.
-        description: what is asked, in a sentence.
+        description: the question, in a sentence.
         kind: `asset`, `files` or `hub`, as of a source.
         asset, path, reader: the files within an asset, and the reader of their records, a name in `readers.RECORDS`.
         train, validation, test, test_ids: files, relative to the recipe (`files`).
         id, config, revision: of the data set on the hub, whose splits are found by their usual names. There `reader`
-            may be `single-label` (the label stands in a list of one) or `relations` (pairs of entities, of records in
+            may be `single-label` (the label is in a list of one) or `relations` (pairs of entities, of records in
             BigBIO's knowledge-base schema).
-        marks: what stands in place of an entity of a relation -> the types of such entities, separated by commas. With
+        marks: the mark that replaces an entity of a relation -> the types of such entities, separated by commas. With
             one mark, its entities are paired with each other; with two, those of the first with those of the second.
         relations: the types of relations that are classes, separated by commas.
         text_field, pair_field, label_field, id_field, group_field, label_names, label_separator: as the options of
             these names.
         classes: how many there are.
-        split: how the examples are split, where that is not the files' own way.
-        weaknesses: what is known to be wrong with the task.
+        split: how the examples are split, unless the files say it.
+        weaknesses: known problems of the task.
         scores: what simple and known models reach, and where that was measured.
-        licence, citation: the corpus' own where they are empty.
+        licence, citation: those of the corpus where they are empty.
     """
 
     name: str
@@ -177,12 +177,12 @@ class Recipe:
 
     @property
     def known_language(self) -> str:
-        """The language as people are told of it: empty where it is not known, for which `und` is the code."""
+        """The language for messages: empty where it is not known (`und`)."""
         return "" if self.language == "und" else self.language
 
     @property
     def hash(self) -> str:
-        """SHA-256 of all that the recipe says of its text: not of its tasks, nor of the folder where it lies."""
+        """SHA-256 of the recipe without its tasks and its folder."""
         content = {key: value for key, value in asdict(self).items() if key not in ("tasks", "folder")}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -297,7 +297,7 @@ def _check_hub_reader(table: Mapping[str, Any], label: str) -> list[str]:
     needed = _HUB_READERS.get(reader, ())
     problems = [f"{label} has no '{key}', which the reader '{reader}' needs" for key in needed if key not in table]
     lost = [key for key in _HUB_READERS["relations"] if key in table and key not in needed]
-    problems += [f"{label}: '{key}' is for the reader 'relations' alone" for key in lost]
+    problems += [f"{label}: '{key}' is only for the reader 'relations'" for key in lost]
     marks = table.get("marks")
     if isinstance(marks, dict):
         if not 1 <= len(marks) <= 2:

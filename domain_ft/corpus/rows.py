@@ -1,4 +1,4 @@
-"""What the loop reads: rows of tokens, whatever they are rows of."""
+"""The interface of rows of tokens: what the loop and the evaluation read."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Rows(Protocol):
         """Lay these rows end to end, in that order."""
 
     def row_id(self, row: int) -> str:
-        """What a person knows the row by: the id of its document or example."""
+        """The id of the row's document or example, for messages."""
 
 
 class DocumentRows(Rows, Protocol):
-    """Rows that a language model is scored on, document by document: of a corpus, or of conversations."""
+    """Rows on which a language model is scored, document by document: of a corpus, or of conversations."""
 
     @property
     def key(self) -> str:
@@ -38,7 +38,7 @@ class DocumentRows(Rows, Protocol):
 
     @property
     def documents(self) -> npt.NDArray[np.int64]:
-        """(rows,) the index of the document that each row is of."""
+        """(rows,) the index of each row's document."""
 
     def document_id(self, document: int) -> str:
         """The id of the document with this index; no two have the same."""

@@ -11,7 +11,7 @@ SENTENCE_ENDS = frozenset(".!?…։؟۔।॥።፧፨។៕᠃᠉。．！？�
 _WIDE = "。．！？｡"  # these are followed by no space
 _SPACED = "".join(sorted(SENTENCE_ENDS - set(_WIDE)))
 _CLOSING = re.escape(")]}\"'»”’›」』）】")
-# Behind a spaced sign stands white space, or it was a decimal point; what closes a quotation belongs to its sentence.
+# White space follows a spaced sign, else it is a decimal point. Closing quotation marks belong to the sentence.
 _CUT = re.compile(
     rf"(?<=[{re.escape(_SPACED)}])[{_CLOSING}]*\s+|(?P<wide>(?<=[{_WIDE}])(?![{_WIDE}])[{_CLOSING}]*\s*)|[\n\r\u2028\u2029]\s*"
 )
@@ -22,14 +22,14 @@ def sentence_bounds(
 ) -> Iterator[tuple[int, int]]:
     """The sentences of a text in order, as (start, end) in characters, without the white space around them.
 
-    A sentence ends behind a sign of `SENTENCE_ENDS` and whatever closes a bracket or quotation there, and at the end of
-    a line; but not before a small letter, as in `i.v. infusion`. So `Fig. 2` is cut, and a sentence that begins with
-    `p53` stays with the one before it.
+    A sentence ends after a sign of `SENTENCE_ENDS` with closing brackets and quotation marks, and at the end of a line,
+    but not before a lower-case letter, as in `i.v. infusion`. So `Fig. 2` is cut, and a sentence that begins with `p53`
+    stays with the one before it.
 
     Args:
         text: of any language.
-        whole: (start, end) of what is never cut, such as names.
-        breaks: places where a sentence ends in any case, unless they lie in what is never cut.
+        whole: (start, end) of spans that are never cut, such as names.
+        breaks: where a sentence always ends, unless inside such a span.
 
     >>> text = "He took 0.5 mg i.v. daily. (It helped.) 頭痛が治った。終わり"
     >>> [text[start:end] for start, end in sentence_bounds(text)]
@@ -39,7 +39,7 @@ def sentence_bounds(
         match.end() for match in _CUT.finditer(text) if match["wide"] is not None or not _goes_on(text, match.end())
     }
     start, within = 0, sorted(whole, reverse=True)
-    reach = 0  # the end of the furthest of those that begin before the cut
+    reach = 0  # the furthest end of the spans that begin before the cut
     for cut in [*sorted(cuts.union(breaks) - {0, len(text)}), len(text)]:
         while within and within[-1][0] < cut:
             reach = max(reach, within.pop()[1])

@@ -1,4 +1,4 @@
-"""Orders and numbers that are computed where they are asked for, so that none is drawn or kept for a whole corpus."""
+"""Random orders that are computed in parts, so that none is drawn or kept for a whole corpus."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy.typing as npt
 from domain_ft.randomness import derive, generator
 
 GAMMA = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: the stride of SplitMix64
-DRAWN = 1 << 16  # numbers whose order is drawn as a whole where a part of it is wanted
-_ROUNDS = 4  # enough that a permutation of many numbers cannot be told from a random one (Luby and Rackoff 1988)
+DRAWN = 1 << 16  # up to so many numbers, the whole order is drawn even for a part of it
+_ROUNDS = 4  # enough to make a permutation of many numbers pseudorandom (Luby and Rackoff 1988)
 
 
 def scramble(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -20,15 +20,15 @@ def scramble(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def shuffled(first: int, last: int, count: int, seed: int, *keys: str | int) -> npt.NDArray[np.int64]:
-    """What stands at the places `first` up to `last` of a random order of `range(count)`.
+    """Positions `first` up to `last` of a random order of `range(count)`.
 
     The order is a Feistel network, a permutation of the numbers of an even count of bits; what falls outside the range
-    is sent through again until it is inside (Black and Rogaway 2002). Any part of it costs time and memory by its own
-    size, not by `count`.
+    goes through it again until it is inside (Black and Rogaway 2002). Time and memory grow with the part, not with
+    `count`.
 
     Args:
-        first, last: places in the order, `0 <= first <= last <= count`.
-        count: the numbers that are put in order; for a few dozen a drawn permutation is the better one.
+        first, last: positions in the order, `0 <= first <= last <= count`.
+        count: of the numbers; for a few dozen, draw a permutation instead.
         seed, keys: name the order, as for `randomness.generator`.
 
     Returns:
@@ -51,7 +51,7 @@ def shuffled(first: int, last: int, count: int, seed: int, *keys: str | int) -> 
 def beginning(wanted: int, count: int, seed: int, *keys: str | int) -> npt.NDArray[np.int64]:
     """The first `wanted` numbers of a random order of `range(count)`, or all of them: a sample of a large corpus.
 
-    The order of a few is drawn, that of many computed, so that neither time nor memory grows with `count`.
+    The order of few numbers is drawn, that of many computed, so that time and memory do not grow with `count`.
     """
     if count <= DRAWN:
         return generator(seed, *keys).permutation(count)[:wanted]

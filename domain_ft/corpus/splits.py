@@ -1,9 +1,9 @@
 """Splits: which documents train and which are held out, so that no held-out text has a near copy in training.
 
-The unit is the group of similar documents, not the document. A group is held out where a hash of its content falls
-within the share asked for: no seed, no order of reading and no other document has a part in it. Two rules come on top.
-A group larger than the whole share trains, so that one big family does not become the evaluation. And a held-out
-document half of which stands in a training document goes over to training with its group.
+The unit is the group of similar documents, not the document. A group is held out if a hash of its content falls within
+the requested share, independently of seeds, the order of reading and other documents. Two rules are added. A group
+larger than the whole share goes to training, so that no big family becomes the evaluation. A held-out document half of
+which is in a training document moves to training with its group.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
 Overlap = tuple[Integers, npt.NDArray[np.float64]]
 
-SHORTEST_CUT = 2_000  # characters a lone document must have to be cut into a training and an evaluation part
-_SHORTEST_PART = 400  # characters of the evaluation part at least
-_REACH = 1_000  # characters around the place of a cut in which a better place is looked for
-# A group may stand in for the share when none was drawn, if its size is within this factor of the share.
+SHORTEST_CUT = 2_000  # the fewest characters of a document that is cut into a training and an evaluation part
+_SHORTEST_PART = 400  # the fewest characters of the evaluation part
+_REACH = 1_000  # characters around a cut that are searched for a better place
+# If no group was drawn, one is held out whose size is within this factor of the share.
 _FITTING = 5.0
 # Where a text may be cut, best first: paragraph, line, sentence, word.
 _BOUNDARIES = (re.compile("\n\n"), re.compile("\n"), re.compile(r"[.!?]\s|[。．！？।؟]"), re.compile(r"\s"))
 
 
 def fitting_groups(groups: Integers, characters: Integers, fraction: float) -> list[int]:
-    """The groups whose size is near the share that is to be held out, the nearest first, ten at most."""
+    """Up to ten groups whose size is near the share to hold out, the nearest first."""
     sizes = np.bincount(groups, weights=characters)
     if len(sizes) < 2:
         return []
@@ -45,7 +45,7 @@ def move_contained(
     shingles_of: Callable[[Integers], Iterator[Shingles]],
     overlaps: Callable[[Containment, Integers], Iterator[Overlap]],
 ) -> tuple[Bools, npt.NDArray[np.float64]]:
-    """Move groups to training until no held-out document stands by half or more in one training document.
+    """Move groups to training until no held-out document is contained, by half or more, in one training document.
 
     Args:
         held_out: (documents,) True where the document was drawn for evaluation.
@@ -55,8 +55,8 @@ def move_contained(
 
     Returns:
         held_out: (documents,) what is left for evaluation.
-        contained: (documents,) the greatest share of each document that stands in one training document, by estimate;
-            0 for training documents. Jaccard similarity is never greater than this.
+        contained: (documents,) the greatest share of each document that is in one training document, estimated; 0 for
+            training documents. An upper bound of the Jaccard similarity.
     """
     held_out = held_out.copy()
     owners = np.flatnonzero(held_out)
@@ -76,7 +76,7 @@ def move_contained(
 
 
 def cut(text: str, fraction: float) -> tuple[str, str] | None:
-    """A text in two, the last `fraction` of it for evaluation, parted at a paragraph, line, sentence or word.
+    """Cut a text in two at a paragraph, line, sentence or word; the last `fraction` of it is for evaluation.
 
     A language without spaces is cut at a sentence, or between two characters. None where the text is too short.
     """
@@ -89,7 +89,7 @@ def cut(text: str, fraction: float) -> tuple[str, str] | None:
 
 
 def sequences(text: str, length: int = 2_000) -> list[str]:
-    """A text in sequences of about `length` characters, parted as `cut` does, so that evaluation has units to count."""
+    """A text in sequences of about `length` characters, cut as `cut` does, so that evaluation has units to count."""
     places = [0]
     while len(text) - places[-1] > 2 * length:
         places.append(_place(text, places[-1] + length, length // 2))
@@ -98,7 +98,7 @@ def sequences(text: str, length: int = 2_000) -> list[str]:
 
 
 def _place(text: str, target: int, reach: int) -> int:
-    """Where to part a text near `target`: within `reach`, at the best boundary there is, the nearest of its kind."""
+    """Where to cut a text near `target`: at the nearest boundary of the best kind within `reach`."""
     reach = min(reach, target // 2, _REACH)
     for boundary in _BOUNDARIES:
         ends = [match.end() for match in boundary.finditer(text, target - reach, target + reach)]

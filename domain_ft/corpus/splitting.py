@@ -1,13 +1,13 @@
-"""Which texts are held out: whole groups of copies, near copies and texts of one source, by a hash of their content.
+"""Held-out texts: whole groups of copies, near copies and texts of one source, chosen by a hash of their content.
 
-No seed and no order of reading has a part in it. There are two rules, both on the smallest hash of a group:
+The choice depends on no seed and no order of reading. There are two rules, both on the smallest hash of a group:
 
-- `draw_parts`: a group goes where its hash falls. More documents leave those there were where they are, and shares are
-  met on average (`adapt`, `data split`).
+- `draw_parts`: the hash of a group decides its part. So added documents do not move the others, and shares are met on
+  average (`adapt`, `data split`).
 - `draw`: groups are taken in the order of their hashes until the share of each class is reached (`classify`,
   `instruct`, `tag`).
 
-Near copies are found by `near_copies`. Where most texts are alike, `groupings` joins fewer of them.
+Near copies are found by `near_copies`. Where most texts are alike, `groupings` groups fewer of them.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from domain_ft.corpus.near_copies import Bools, Fingerprints, Integers, duplicat
 from domain_ft.quoting import shown
 
 JOINED = {"near copies": FAMILY, "nearest copies": NEAR, "copies": None}
-"""What makes a group that is not parted, by the similarity from which on texts are joined: the first that leaves enough
-to hold out."""
+"""What is grouped, and the least similarity of texts in a group. The first that leaves enough to hold out is used."""
 
 
 def lowest_hashes(groups: Integers, hashes: npt.ArrayLike) -> npt.NDArray[np.uint64]:
@@ -39,12 +38,12 @@ def lowest_hashes(groups: Integers, hashes: npt.ArrayLike) -> npt.NDArray[np.uin
 def draw_parts(keys: npt.NDArray[np.uint64], sizes: npt.ArrayLike, shares: Sequence[float]) -> Integers:
     """(groups,) the part of each: 0 for training, 1 for the first share, 2 for the second.
 
-    A group that is larger than the share of its part trains.
+    A group that is larger than the share of its part goes to training.
 
     Args:
-        keys: (groups,) a hash of each, evenly spread over 64 bits.
-        sizes: (groups,) how much of the whole each is.
-        shares: of the parts that are split off.
+        keys: (groups,) uniform 64-bit hashes.
+        sizes: (groups,) in any unit.
+        shares: of the parts other than training.
     """
     sizes = np.asarray(sizes)
     parts = np.zeros(len(keys), dtype=np.int64)
@@ -59,24 +58,24 @@ def draw_parts(keys: npt.NDArray[np.uint64], sizes: npt.ArrayLike, shares: Seque
 def groupings(
     prints: Fingerprints, sources: Sequence[str] = (), alike: Sequence[str] = ()
 ) -> Iterator[tuple[str, Integers]]:
-    """What is joined, as in `JOINED`, and the (texts,) group of each: the widest groups first.
+    """A key of `JOINED` and the (texts,) group of each text: the widest groups first.
 
-    Where most texts are much alike, such as those of one template, the widest would be one group, and nothing could be
-    held out: the caller goes on to the next.
+    Where most texts are alike, such as those of one template, the widest are a single group, and nothing can be held
+    out: the caller then takes the next.
 
     Args:
         prints: of the texts.
-        sources: (texts,) texts of one source are always joined; empty where a text has none, or all of it.
-        alike: (texts,) texts of one such name are joined too, but where copies alone are.
+        sources: (texts,) texts of one source are always grouped; empty names group nothing.
+        alike: (texts,) as `sources`, but not where only copies are grouped.
     """
     for words, similarity in JOINED.items():
         yield words, duplicate_groups(prints, sources, alike if similarity else (), similarity=similarity)
 
 
 def nearest_group(groups: Integers, hashes: npt.ArrayLike, wanted: float, among: Bools) -> int | None:
-    """The group whose size is nearest to what is to be held out, of those with a text `among`; then the lowest hash.
+    """The group with a text `among` whose size is nearest to `wanted`; of equal ones that of the lowest hash.
 
-    None where fewer than two groups have one, so that none would be left to train on.
+    None for fewer than two such groups: nothing would be left to train on.
     """
     candidates = np.unique(groups[among])
     if len(candidates) < 2:
@@ -89,37 +88,39 @@ def why_none_held_out(groups: Integers, labels: Sequence[tuple[str, ...]], fract
     """Why `draw` of the same values held out nothing, in a sentence.
 
     >>> why_none_held_out(np.zeros(29, np.int64), [("a",)] * 29, 0.1)
-    'all 29 are copies or near copies of each other, or share a source: one group, which is not parted'
+    'all 29 are copies or near copies of each other, or share a source: one group, which is not split'
     """
     sizes = np.bincount(np.unique(groups, return_inverse=True)[1]) if len(groups) else np.zeros(0, np.int64)
     if len(sizes) == 1:
-        alike = "there is one alone" if len(groups) == 1 else f"all {len(groups):,} are copies or near copies of each "
-        return alike if len(groups) == 1 else f"{alike}other, or share a source: one group, which is not parted"
+        if len(groups) == 1:
+            return "there is only one"
+        count = f"all {len(groups):,}"
+        return f"{count} are copies or near copies of each other, or share a source: one group, which is not split"
     limit = max(fraction * len(groups), 1)
-    parted = f"they are {len(sizes):,} groups of copies, near copies and texts of one source, which are not parted"
+    reason = f"they are {len(sizes):,} groups of copies, near copies and texts of one source, which are not split"
     if sizes.min() > limit:
-        return f"{parted}, and each is larger than the share of {fraction:.0%}: the smallest has {sizes.min():,}"
+        return f"{reason}, and each is larger than the share of {fraction:.0%}: the smallest has {sizes.min():,}"
     holders: dict[str, set[int]] = defaultdict(set)
-    for group, own in zip(groups.tolist(), labels, strict=True):
-        for label in own:
+    for group, names in zip(groups.tolist(), labels, strict=True):
+        for label in names:
             holders[label].add(group)
     single = sorted(label for label, its_groups in holders.items() if len(its_groups) == 1)
     if single:
-        few = f"{len(single):,} of the {len(holders):,} classes have one group alone"
-        return f"{parted}; {few}, such as '{shown(single[0])}', and every class keeps one to learn from"
-    return f"{parted}, and every class would lose its last group"
+        few = f"{len(single):,} of the {len(holders):,} classes have only one group"
+        return f"{reason}; {few}, such as '{shown(single[0])}', and every class keeps one to learn from"
+    return f"{reason}, and every class would lose its last group"
 
 
 def draw(groups: Integers, hashes: npt.ArrayLike, labels: Sequence[tuple[str, ...]], fraction: float) -> Bools:
-    """(examples,) True for those that are held out: whole groups, the same share of every class.
+    """(examples,) True for held-out examples: whole groups, the same share of every class.
 
-    A class of which all examples are in one group is not held out; nor is a group larger than the share asked for of
-    all examples, nor the last group of any label.
+    Never held out: a class whose examples are all in one group, a group larger than `fraction` of all examples, and the
+    last group of any label.
 
     Args:
-        groups: (examples,) the number of the group of each.
-        hashes: (examples,) a 64-bit hash of each one's content.
-        labels: (examples,) of each.
+        groups: (examples,) group numbers.
+        hashes: (examples,) 64-bit hashes of the content.
+        labels: (examples,) names, any number each.
         fraction: the share to hold out.
     """
     groups = np.unique(groups, return_inverse=True)[1].astype(np.int64)
@@ -129,11 +130,11 @@ def draw(groups: Integers, hashes: npt.ArrayLike, labels: Sequence[tuple[str, ..
     frequency = Counter(itertools.chain.from_iterable(labels))
     holders: dict[str, set[int]] = defaultdict(set)  # the groups in which a label occurs
     stratum_of: list[Counter[str]] = [Counter() for _ in range(count)]
-    for group, own in zip(groups.tolist(), labels, strict=True):
-        for label in own:
+    for group, names in zip(groups.tolist(), labels, strict=True):
+        for label in names:
             holders[label].add(group)
-        # Of several labels the rarest, since the common ones are in every part anyway.
-        stratum_of[group][min(own, key=lambda label: (frequency[label], label)) if own else ""] += 1
+        # Of several labels the rarest: common ones are in every part anyway.
+        stratum_of[group][min(names, key=lambda label: (frequency[label], label)) if names else ""] += 1
     strata: dict[str, list[int]] = defaultdict(list)
     for group, counter in enumerate(stratum_of):
         strata[min(counter, key=lambda label: (-counter[label], label))].append(group)
@@ -147,8 +148,8 @@ def draw(groups: Integers, hashes: npt.ArrayLike, labels: Sequence[tuple[str, ..
     owed = 0.0
     for stratum in sorted(strata, key=lambda name: (len(strata[name]), name)):
         members = sorted(strata[stratum], key=lambda group: (int(keys[group]), group))
-        # What a class is short of, or has too many, the next one makes up for: by one group's worth at most, so that
-        # many tiny classes together get their share and none is taken from much more than its own.
+        # The next class compensates for the surplus or deficit of this one, by at most one example: so many tiny
+        # classes together get their share, and no class loses much more than its share.
         owed = min(max(owed, -1.0), 1.0) + fraction * int(sizes[members].sum())
         for group in members:
             size = int(sizes[group])

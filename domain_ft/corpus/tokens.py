@@ -1,19 +1,18 @@
-"""Text to rows of tokens, once: tokenised in batches, cut into sequences, kept as memory-mapped Arrow files.
+"""The split of a corpus as rows of tokens: tokenised once, cut into sequences, cached in files.
 
-It stands between the splits of a corpus and the micro-batches of the loop. What it keeps of a token is its id, whether
-a word begins with it, and how many bytes of text it stands for: enough for whole-word masks and for bits per byte.
+Each token is stored with its id, whether it begins a word, and its bytes of text: enough for whole-word masks and for
+bits per byte.
 
-Sequences. A document is cut at `max_length` tokens, special tokens included. Its sequences are full, but for the last;
-a tail that would be shorter than a quarter of a sequence (two words are nothing to learn from) shares evenly with the
-sequence before it. Equal full sequences are kept on purpose: attention runs fastest over sequences of one length.
+Sequences. A document is cut at `max_length` tokens, special tokens included. All sequences but the last are full, since
+attention is fastest on sequences of one length. A tail of less than a quarter of a sequence, too little to learn from,
+is split evenly with the sequence before it.
 
-Special tokens. See `SpecialTokens`. Text that happens to spell a special token, such as `[MASK]`, is encoded as plain
-text, so that no document can forge one.
+Special tokens. See `SpecialTokens`. Text that spells a special token, such as `[MASK]`, is encoded as plain text, so
+that no document can forge one.
 
-Scale. Documents pass through in batches of a million characters, long ones in sections that are cut after a line or a
-word, on all cores, and what comes out is appended to files as it comes. What was stopped goes on from there. The rows
-are read from the files, sequence by sequence: so memory stays flat however large the corpus is, while it is made and
-after.
+Scale. All cores tokenise batches of a million characters; long documents are tokenised in sections that end after a
+line or a word. The results are appended to files, from which a stopped run resumes and sequences are read one by one.
+So memory does not grow with the corpus.
 """
 
 from __future__ import annotations
@@ -25,9 +24,7 @@ import hashlib
 import itertools
 import json
 import operator
-import os
 import shutil
-import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,42 +35,42 @@ import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
 from domain_ft.corpus.batches import PackedBatch
-from domain_ft.corpus.disk import disk_errors
 from domain_ft.corpus.documents import Document
 from domain_ft.corpus.growing import GrowingFiles, unfinished_folder
+from domain_ft.corpus.stored_rows import RecordFile, SequenceRows, cached_rows
 from domain_ft.corpus.workers import in_order
 from domain_ft.errors import CorpusError, SettingsError
 from domain_ft.progress import Progress
 from domain_ft.randomness import derive
-from domain_ft.storage import cache_folder, creation_lock, write_json
+from domain_ft.storage import write_json
 
 if TYPE_CHECKING:  # a worker does not wait for it
     from transformers import PreTrainedTokenizerFast
 
 Records = npt.NDArray[np.void]
 
-VERSION = 4  # of what the files hold: raise it whenever the same text would give other rows or files
+VERSION = 4  # of the files: raise it whenever the same text would give other rows or files
 
+COMMIT_BATCHES = 64  # batches after which what is tokenised survives a power cut or a kill
 BATCH_CHARACTERS = 1_000_000  # tokenised at once
 SECTION_CHARACTERS = 100_000  # longer documents are tokenised in sections, in parallel
-COMMIT_BATCHES = 64  # batches after which what is tokenised is safe from a power cut or a kill
 SHORTEST_TAIL = 0.25  # of a full sequence
-DOCUMENT_SHARE = 1 / 32  # of an evaluation's budget: the most that one document may take
-_SCANNED = 1 << 16  # documents, or tokens, whose records are looked through at a time
-_COUNTED_PARTS = 64  # of so many tokens each, in which a token is counted
+DOCUMENT_SHARE = 1 / 32  # of an evaluation's budget: the most for one document
+_SCANNED = 1 << 16  # records of documents or tokens read at a time
+_COUNTED_PARTS = 64  # of `_SCANNED` tokens each, that are counted in
 
-CONTINUES, BEGINS, SPECIAL = 0, 1, 2  # what a token is: the rest of a word, the first of one, a special token
+CONTINUES, BEGINS, SPECIAL = 0, 1, 2  # kinds of tokens: inside a word, first of a word, special
 
-# The records of the files. `bytes` are of text, from the end of the token before to the end of this one.
+# The records of the files. `bytes` counts the text from the end of the previous token to the end of this one.
 TOKEN = [("id", "<u4"), ("kind", "u1"), ("bytes", "<i4")]
 SHORT_TOKEN = [("id", "<u2"), *TOKEN[1:]]  # for a vocabulary of up to 65,536
-PIECE = [("start", "<i8"), ("document", "<i8"), ("bytes", "<i8"), ("number", "<i4")]
-# Where a document comes in an evaluation, where its sequences end, and where its id ends in names.txt.
+SEQUENCE = [("start", "<i8"), ("document", "<i8"), ("bytes", "<i8"), ("number", "<i4")]
+# A document: its position in the order of evaluation, and where its sequences and its id in names.txt end.
 DOCUMENT = [("order", "<i8"), ("sequence_end", "<i8"), ("name_end", "<i8")]
 
 
 class TextDocuments(Protocol):
-    """What is tokenised: one split of a prepared corpus."""
+    """The input: a split of a prepared corpus."""
 
     @property
     def key(self) -> str:
@@ -82,27 +79,26 @@ class TextDocuments(Protocol):
     def __len__(self) -> int: ...
 
     def documents(self) -> Iterator[Document]:
-        """The documents, in an order that stays."""
+        """The documents, in a fixed order."""
 
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """The special tokens that are laid around the sequences of a document.
+    """The special tokens around the sequences of a document.
 
-    A tokenizer with a mask token is an encoder's: each sequence stands between the tokens that the tokenizer's own
-    post-processor adds, `[CLS] … [SEP]` or `<s> … </s>`.
+    A tokenizer with a mask token is an encoder's: each sequence gets the tokens of the tokenizer's post-processor,
+    `[CLS] … [SEP]` or `<s> … </s>`.
 
-    Any other is a decoder's. Each sequence, and not only the first, opens with the token that opens a document: so
-    every token of the text has something to be predicted from, and the bytes of a document are all accounted for,
-    however it is cut. The last sequence ends with the token that ends a document. Which tokens these are: what the
-    post-processor adds; else `<|endoftext|>` where the vocabulary has it (GPT-2, GPT-NeoX, SmolLM and Qwen separate
-    documents with it, and the chat-tuned ones use their bos and eos for turns, which raw text must not imitate); else
-    bos (or eos where there is no bos) to open and eos to end.
+    Any other is a decoder's. Every sequence, not only the first, begins with the start token: so every token of the
+    text is predicted, and all bytes of a document are scored, however it is cut. The last sequence ends with the end
+    token. These tokens are those of the post-processor; else `<|endoftext|>` where the vocabulary
+    has it (GPT-2, GPT-NeoX, SmolLM and Qwen separate documents with it, and the chat-tuned ones use their bos and eos
+    for turns, which raw text must not imitate); else bos (or eos without a bos) to start and eos to end.
 
     Attributes:
         start: ids before each sequence.
         end: ids after each sequence, or after the last sequence of a document only.
-        end_every_piece: which of the two.
+        end_every_sequence: which of the two.
     """
 
     start: tuple[int, ...]
@@ -128,67 +124,68 @@ class SpecialTokens:
         return len(self.start) + len(self.end)
 
 
-class TokenRows:
-    """The sequences of a split, as rows of tokens in files: opening costs nothing, whatever the size.
+class TokenRows(SequenceRows):
+    """The sequences of a split, in files. Opening takes the same time for any size.
 
     Attributes:
         key: names the content (the text, the tokenizer, the length): equal keys, equal rows.
-        max_length: tokens of the longest sequence that was allowed, special tokens included.
+        max_length: the most tokens of a sequence, special tokens included.
         special: the special tokens around the sequences.
         lengths: (sequences,) int32, tokens of each sequence, special tokens included.
-        documents: (sequences,) int64, the index in its split of the document that a sequence is cut from; never falls.
-        sequences: (sequences,) int32, which sequence of its document each is, counted from 0.
-        bytes: (sequences,) int64, UTF-8 bytes of text that each sequence stands for.
+        documents: (sequences,) int64, the index in the split of each sequence's document; never falls.
+        sequences: (sequences,) int32, the number of each sequence within its document, from 0.
+        bytes: (sequences,) int64, UTF-8 bytes of the text of each sequence.
         tokens: of all sequences together, special tokens included.
         document_count: documents of the split.
-        documents_without_tokens: how many of them gave no token at all, so that they have no sequence.
+        documents_without_tokens: how many of them have no token and so no sequence.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open what `tokenize` has written."""
+        """Open the files that `tokenize` wrote."""
         facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
         self.key: str = facts["key"]
         self.max_length: int = facts["max_length"]
         self.special = SpecialTokens(
             tuple(facts["special"]["start"]), tuple(facts["special"]["end"]), facts["special"]["end_every_sequence"]
         )
-        self.tokens: int = facts["tokens"]
+        self._token_count: int = facts["tokens"]
         self.document_count: int = facts["documents"]
         self.documents_without_tokens: int = facts["documents_without_tokens"]
-        self.lengths = np.memmap(folder / "lengths.bin", np.dtype("<i4"), mode="r")
-        sequences = np.memmap(folder / "sequences.bin", np.dtype(PIECE), mode="r")
-        self.documents, self.sequences, self.bytes = sequences["document"], sequences["number"], sequences["bytes"]
+        sequences = np.memmap(folder / "sequences.bin", np.dtype(SEQUENCE), mode="r")
+        self.sequences, self.bytes = sequences["number"], sequences["bytes"]
+        super().__init__(
+            RecordFile(folder / "tokens.bin", np.dtype([tuple(field) for field in facts["token"]])),
+            RecordFile(folder / "sequences.bin", sequences.dtype),
+            np.memmap(folder / "lengths.bin", np.dtype("<i4"), mode="r"),
+            sequences["document"],
+        )
         self._documents = RecordFile(folder / "documents.bin", np.dtype(DOCUMENT))
         self._names = RecordFile(folder / "names.txt", np.dtype(np.uint8))
-        self._pieces = RecordFile(folder / "sequences.bin", sequences.dtype)
-        self._tokens = RecordFile(folder / "tokens.bin", np.dtype([tuple(field) for field in facts["token"]]))
 
-    def __len__(self) -> int:
-        return len(self.lengths)
+    @property
+    def tokens(self) -> int:
+        """Of all sequences together, special tokens included."""
+        return self._token_count
 
     def document_id(self, document: int) -> str:
         """The id of the document with index `document`, as `documents` gives it."""
         start, end = self._bounds(document, "name_end")
         return self._names.read([start], [end - start]).tobytes().decode("utf-8")
 
-    def row_id(self, row: int) -> str:
-        """The id of the document that the sequence with index `row` is cut from."""
-        return self.document_id(int(self.documents[row]))
-
     def document_tokens(self, most: int = 20_000) -> npt.NDArray[np.int64]:
-        """(documents,) tokens of each document; of `most` of them, evenly spaced, where there are more."""
-        some = np.unique(np.linspace(0, self.document_count - 1, min(most, self.document_count), dtype=np.int64))
-        rows = (slice(*self._bounds(document, "sequence_end")) for document in some.tolist())
-        return np.array([self.lengths[its].sum() for its in rows], dtype=np.int64)
+        """(documents,) tokens of each document, or of `most` evenly spaced ones if there are more."""
+        sample = np.unique(np.linspace(0, self.document_count - 1, min(most, self.document_count), dtype=np.int64))
+        rows = (slice(*self._bounds(document, "sequence_end")) for document in sample.tolist())
+        return np.array([self.lengths[span].sum() for span in rows], dtype=np.int64)
 
     def count_token(self, token: int | None) -> tuple[int, int, int, int]:
-        """How often a token comes in the text, and what it stands for; special tokens around the sequences left out.
+        """Count a token in the text, without the special tokens around the sequences.
 
-        Of a large file, evenly spaced parts are counted.
+        In a large file only evenly spaced parts are counted.
 
         Returns:
-            tokens, text_bytes: counted in all.
-            of_token, bytes_of_token: the token with the id `token`; 0 for None.
+            tokens, text_bytes: of all tokens.
+            of_token, bytes_of_token: of the token with the id `token`; 0 for None.
         """
         parts = max(1, -(-self.tokens // _SCANNED))
         chosen = np.unique(np.linspace(0, parts - 1, min(parts, _COUNTED_PARTS), dtype=np.int64))
@@ -197,43 +194,29 @@ class TokenRows:
             start = part * _SCANNED
             tokens = self._tokens.read([start], [min(_SCANNED, self.tokens - start)])
             text = tokens[tokens["kind"] != SPECIAL]
-            its = text[text["id"] == token] if token is not None else text[:0]
-            counts += [len(text), text["bytes"].sum(dtype=np.int64), len(its), its["bytes"].sum(dtype=np.int64)]
+            matches = text[text["id"] == token] if token is not None else text[:0]
+            counts += [len(text), text["bytes"].sum(dtype=np.int64), len(matches), matches["bytes"].sum(dtype=np.int64)]
         tokens_counted, text_bytes, of_token, bytes_of_token = counts.tolist()
         return tokens_counted, text_bytes, of_token, bytes_of_token
 
     def _bounds(self, document: int, field: str) -> tuple[int, int]:
-        """From where to where something of `document` goes, of which the table of documents says the ends."""
+        """Start and end of `document` in the file whose ends the table of documents has as `field`."""
         ends = self._documents.read([max(document - 1, 0)], [2 if document else 1])[field].tolist()
         return (ends[0] if document else 0), ends[-1]
 
     def pack(self, rows: npt.ArrayLike) -> PackedBatch:
         """Lay the sequences `rows` (sequences,) end to end, in that order."""
-        rows = np.asarray(rows, dtype=np.int64)
-        lengths = self.lengths[rows]
-        cu_seqlens = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
-        sequences = self._pieces.read(rows, np.ones_like(rows))
-        tokens = self._tokens.read(sequences["start"], lengths)
+        tokens, layout = self._read(rows)
         words = np.cumsum(tokens["kind"] == BEGINS, dtype=np.int32) - 1
         words[tokens["kind"] == SPECIAL] = -1
-        return PackedBatch(
-            input_ids=tokens["id"].astype(np.int64),
-            position_ids=np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths),
-            cu_seqlens=cu_seqlens,
-            rows=rows,
-            documents=sequences["document"].astype(np.int64),
-            sequences=sequences["number"].astype(np.int32),
-            word_ids=words,
-            token_bytes=tokens["bytes"].astype(np.int32),
-        )
+        return PackedBatch.of(tokens["id"], word_ids=words, token_bytes=tokens["bytes"], **layout)
 
     def select_documents(self, max_tokens: int | None) -> npt.NDArray[np.int64]:
-        """The rows of as many documents as `max_tokens` allows, in an order that depends on their ids alone.
+        """The rows of as many documents as `max_tokens` allows, in an order that depends only on their ids.
 
-        So an evaluation reads the same documents before and after training, and on every machine. A document gives all
-        its sequences, unless it alone would take more than 1/32 of the budget: then as many as that allows, evenly
-        spaced through it, so that one book does not stand for a field. There is always one document, whatever the
-        budget.
+        So an evaluation reads the same documents before and after training, and on every machine. All sequences of a
+        document are selected, unless they take more than 1/32 of the budget: then as many evenly spaced ones as that
+        allows, so that no book dominates. At least one document is selected, whatever the budget.
 
         Args:
             max_tokens: the budget, special tokens included; None for all.
@@ -244,7 +227,7 @@ class TokenRows:
         allowed = np.inf if max_tokens is None else max_tokens
         selected: list[npt.NDArray[np.int64]] = []
         used = 0
-        # A document takes one token at least.
+        # Each document takes at least one token.
         for document in self._evaluated_first(self.document_count if max_tokens is None else max_tokens + 1):
             rows = _spread(np.arange(*self._bounds(document, "sequence_end")), self.lengths, allowed * DOCUMENT_SHARE)
             used += int(self.lengths[rows].sum())
@@ -254,9 +237,9 @@ class TokenRows:
         return np.concatenate(selected)
 
     def _evaluated_first(self, most: int) -> list[int]:
-        """Up to `most` documents that have sequences, those that come first in an evaluation, in that order.
+        """The first `most` documents with sequences, in the order of evaluation.
 
-        The table is passed through and not mapped: it may be long, and what is kept of it is short.
+        The table is read in parts and not memory-mapped: it may be long, and little of it is kept.
         """
         first, orders, sequence_end = np.empty(0, np.int64), np.empty(0, np.int64), 0
         for start in range(0, self.document_count, _SCANNED):
@@ -276,20 +259,19 @@ def tokenize(
     max_length: int,
     progress: Progress | None = None,
 ) -> TokenRows:
-    """The rows of `split` under `tokenizer`: from the cache where they are there, else made and cached.
+    """Tokenise `split`, or find its rows in the cache.
 
     Args:
         split: documents with a key that names their content.
-        tokenizer: any fast tokenizer; it is copied, and neither its truncation nor its padding matters.
-        max_length: tokens of a sequence at most, special tokens included.
+        tokenizer: any fast tokenizer; its truncation and padding are ignored.
+        max_length: the most tokens of a sequence, special tokens included.
         progress: called with ("tokenising", documents done, documents in all).
 
-    A run that was stopped goes on after the last document that it had kept. Where another process tokenises the same,
-    its rows are waited for.
+    A stopped run resumes. If another process tokenises the same split, this one waits for its rows.
 
     Raises:
-        SettingsError: where `max_length` leaves no room for text.
-        CorpusError: where the split has no token, or its rows cannot be written.
+        SettingsError: `max_length` leaves no room for text.
+        CorpusError: the split has no token, or its rows cannot be written.
     """
     special = SpecialTokens.of(tokenizer)
     if max_length <= len(special):
@@ -299,39 +281,33 @@ def tokenize(
         )
     backend = plain_backend(tokenizer)
     key = _key(split, backend, special, max_length)
-    folder = cache_folder("tokens") / key
-    if not folder.is_dir():
 
-        def waiting() -> None:
-            if progress:
-                progress("waiting for another run that tokenises the same text", 0, None)
+    def write(folder: Path) -> None:
+        _write(folder, key, split, backend, special, max_length, progress)
 
-        with disk_errors("the tokens", folder.parent), creation_lock(folder, waiting):
-            if not folder.is_dir():
-                _write(folder, key, split, backend, special, max_length, progress)
-    return TokenRows(folder)
+    return TokenRows(cached_rows("tokens", key, write, progress, "text"))
 
 
 # ---------------------------------------------------------------------------------------------- tokens of a document
 
 
 def _section_tokens(text: str, encoding: Encoding, kind: np.dtype[Any]) -> Records:
-    """What the tokenizer made of `text`, as records. The last token is given the bytes after it: none is left over."""
+    """The tokens of `text` as records. The last token also gets the bytes after it, so that all are counted."""
     tokens = np.empty(len(encoding), dtype=kind)
     tokens["id"] = encoding.ids
-    # The tokens of one character split in bytes share its offsets, and normalisers may reorder: an end never falls.
-    # So the first of such tokens has all the bytes of the character.
+    # Tokens of parts of a character share its offsets, and normalisers may reorder tokens; so ends are made not
+    # to fall, and the first token of a character gets all of its bytes.
     ends = np.fromiter(map(operator.itemgetter(1), encoding.offsets), dtype=np.int64, count=len(tokens))
     ends = np.maximum.accumulate(ends)
     ends[-1:] = len(text)
     tokens["bytes"] = np.diff(byte_offsets(text, ends), prepend=0)
-    words = np.array(encoding.word_ids, dtype=np.float64)  # None becomes NaN, which is no other token's word
+    words = np.array(encoding.word_ids, dtype=np.float64)  # None becomes NaN, which equals no other word
     tokens["kind"] = np.where(np.append(True, words[1:] != words[:-1])[: len(tokens)], BEGINS, CONTINUES)
     return tokens
 
 
 def byte_offsets(text: str, characters: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Offsets in characters of `text`, as offsets in the bytes of its UTF-8."""
+    """Convert offsets in characters of `text` to offsets in the bytes of its UTF-8."""
     if text.isascii():
         return characters
     encoded = np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
@@ -340,9 +316,9 @@ def byte_offsets(text: str, characters: npt.NDArray[np.int64]) -> npt.NDArray[np
 
 
 def _sections(text: str) -> Iterator[str]:
-    """`text` in sections that are short enough to tokenise at once, cut after a line, else a word, else anywhere.
+    """Cut `text` into sections short enough to tokenise at once, after a line, else a word, else anywhere.
 
-    A space goes with the word after it, as byte-level tokenizers have it.
+    A space goes with the word after it, as in byte-level tokenizers.
     """
     start = 0
     while len(text) - start > SECTION_CHARACTERS:
@@ -354,7 +330,7 @@ def _sections(text: str) -> Iterator[str]:
 
 
 class _Section(NamedTuple):
-    """A section of a document on its way to the tokenizer; `last` of its document or not."""
+    """A section of a document; `last` marks the last one."""
 
     document: int
     id: str
@@ -380,7 +356,7 @@ def _section_batches(split: TextDocuments, first: int) -> Iterator[list[_Section
 
 @dataclass(frozen=True)
 class _Encoded:
-    """Sections after the tokenizer.
+    """Tokenised sections.
 
     Attributes:
         tokens: (tokens,) records, without special tokens.
@@ -388,7 +364,7 @@ class _Encoded:
         sizes: (sections,) UTF-8 bytes of each section's text.
         last: (sections,) bool, whether a document ends with the section.
         names: the ids of the documents that end here.
-        orders: (documents,) where each of these comes in an evaluation.
+        orders: (documents,) their positions in the order of evaluation.
     """
 
     tokens: Records
@@ -412,23 +388,23 @@ class _Encoded:
             np.concatenate([part.orders for part in parts]),
         )
 
-    def parted(self) -> tuple[_Encoded, _Encoded]:
-        """The documents that are whole, and the sections of the one that is not."""
+    def split_off_rest(self) -> tuple[_Encoded, _Encoded]:
+        """The complete documents, and the sections of the incomplete one."""
         sections = int(np.flatnonzero(self.last)[-1]) + 1
         tokens = int(self.counts[:sections].sum())
         return self._between(0, sections, 0, tokens), self._between(sections, None, tokens, None)
 
     def _between(self, first: int, last: int | None, token: int, last_token: int | None) -> _Encoded:
-        """A part, of which either all documents are whole or none."""
+        """A part in which either all documents are complete or none is."""
         names, orders = ([], self.orders[:0]) if first else (self.names, self.orders)
-        some = slice(first, last)
+        part = slice(first, last)
         return _Encoded(
-            self.tokens[token:last_token], self.counts[some], self.sizes[some], self.last[some], names, orders
+            self.tokens[token:last_token], self.counts[part], self.sizes[part], self.last[part], names, orders
         )
 
 
 def _encode(backend: Tokenizer, kind: np.dtype[Any], sections: list[_Section]) -> _Encoded:
-    """Tokenise a batch: what a worker does."""
+    """Tokenise a batch, in a worker."""
     encodings = backend.encode_batch([section.text for section in sections], add_special_tokens=False)
     tokens = [
         _section_tokens(section.text, encoding, kind) for section, encoding in zip(sections, encodings, strict=True)
@@ -445,17 +421,17 @@ def _encode(backend: Tokenizer, kind: np.dtype[Any], sections: list[_Section]) -
 
 
 def _whole_documents(batches: Iterable[_Encoded]) -> Iterator[tuple[_Encoded, npt.NDArray[np.int64]]]:
-    """Whole documents in batches, and the tokens (documents,) of each, which may be none."""
+    """Batches of complete documents, and the number of tokens (documents,) of each, which may be 0."""
     waiting: list[_Encoded] = []
     for batch in batches:
         waiting.append(batch)
         if not batch.last.any():  # within one long document
             continue
-        whole, rest = _Encoded.joined(waiting).parted()
+        whole, rest = _Encoded.joined(waiting).split_off_rest()
         waiting = [rest] if len(rest.counts) else []
         first = np.flatnonzero(np.append(True, whole.last[:-1]))
         counts = np.add.reduceat(whole.counts, first)
-        # A section may give no token; its bytes go to the last token of its document.
+        # Bytes of a section without tokens go to the last token of its document.
         ends = np.cumsum(counts)
         bytes_before = np.append(0, np.cumsum(whole.tokens["bytes"], dtype=np.int64))
         missing = np.add.reduceat(whole.sizes, first) - (bytes_before[ends] - bytes_before[ends - counts])
@@ -470,8 +446,8 @@ def _cut(counts: npt.NDArray[np.int64], capacity: int) -> tuple[npt.NDArray[np.i
     """Cut documents of `counts` (documents,) tokens into sequences of at most `capacity`.
 
     Returns:
-        sizes: (sequences,) tokens of each sequence. All of a document's are `capacity` but the last, or the last two.
-        numbers: (documents,) sequences of each document; none of an empty one.
+        sizes: (sequences,) tokens of each sequence. Those of a document are `capacity` except the last one or two.
+        numbers: (documents,) sequences of each document; 0 for an empty one.
     """
     numbers = -(-counts // capacity)
     last = np.cumsum(numbers)[numbers > 0] - 1
@@ -485,13 +461,13 @@ def _cut(counts: npt.NDArray[np.int64], capacity: int) -> tuple[npt.NDArray[np.i
     return sizes, numbers
 
 
-def _pieces(
+def _sequences(
     text: Records, counts: npt.NDArray[np.int64], special: SpecialTokens, max_length: int
 ) -> tuple[Records, Records, npt.NDArray[np.int32]]:
-    """Documents of `counts` (documents,) tokens each, end to end in `text` (tokens,), as rows of tokens.
+    """Cut documents of `counts` (documents,) tokens, end to end in `text` (tokens,), into sequences.
 
     Returns:
-        tokens: (tokens,) records, special tokens among them.
+        tokens: (tokens,) records, with special tokens.
         sequences: (sequences,) records; documents and starts are counted from 0.
         lengths: (sequences,) tokens of each sequence.
     """
@@ -506,13 +482,13 @@ def _pieces(
     tokens = np.zeros(int(lengths.sum()), dtype=text.dtype)
     tokens["kind"] = SPECIAL
     tokens[np.arange(len(text)) + np.repeat(starts + len(special.start) - text_starts, sizes)] = text
-    tokens["kind"][starts + len(special.start)] = BEGINS  # the rest of a word that was cut counts as a word of its own
+    tokens["kind"][starts + len(special.start)] = BEGINS  # the rest of a word that was cut counts as a word
     for offset, token in enumerate(special.start):
         tokens["id"][starts + offset] = token
     for offset, token in enumerate(special.end):
         tokens["id"][(starts + lengths)[has_end] - len(special.end) + offset] = token
 
-    sequences = np.empty(len(sizes), dtype=PIECE)
+    sequences = np.empty(len(sizes), dtype=SEQUENCE)
     sequences["start"], sequences["document"], sequences["number"] = (
         starts,
         np.repeat(np.arange(len(counts)), numbers),
@@ -525,26 +501,6 @@ def _pieces(
 # --------------------------------------------------------------------------------------------------------- the files
 
 
-class RecordFile:
-    """A file of records of one size, read where it is asked for.
-
-    It is read and not mapped: the pages of a mapped file count as the process's memory, and an epoch in random order
-    would make them the whole file.
-    """
-
-    def __init__(self, path: Path, kind: np.dtype[Any]) -> None:
-        self._kind = kind
-        self._descriptor = os.open(path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._descriptor)
-
-    def read(self, starts: npt.ArrayLike, counts: npt.ArrayLike) -> npt.NDArray[Any]:
-        """(records,) `counts` records from each of `starts` on, end to end."""
-        size = self._kind.itemsize
-        ends = zip(np.asarray(starts).tolist(), np.asarray(counts).tolist(), strict=True)
-        read = b"".join(os.pread(self._descriptor, count * size, start * size) for start, count in ends)
-        return np.frombuffer(read, dtype=self._kind)
-
-
 def _write(
     folder: Path,
     key: str,
@@ -554,11 +510,11 @@ def _write(
     max_length: int,
     progress: Progress | None,
 ) -> None:
-    """Tokenise `split` into `folder`, or go on where that was stopped."""
+    """Tokenise `split` into `folder`, resuming if that was stopped."""
     token = TOKEN if backend.get_vocab_size() > 1 << 16 else SHORT_TOKEN
     unfinished = unfinished_folder(folder)
     names = ("tokens.bin", "sequences.bin", "lengths.bin", "documents.bin", "names.txt")
-    with contextlib.closing(GrowingFiles(unfinished, names)) as files:
+    with contextlib.closing(GrowingFiles(unfinished, names, commit_every=COMMIT_BATCHES)) as files:
         done = {
             "documents": 0,
             "documents_without_tokens": 0,
@@ -570,10 +526,9 @@ def _write(
         batches = _section_batches(split, done["documents"])
         encoded = in_order(functools.partial(_encode, backend, np.dtype(token)), batches)
         with contextlib.closing(encoded):
-            for number, (texts, counts) in enumerate(_whole_documents(encoded), 1):
-                done = _append(files, done, texts, counts, special, max_length)
-                if number % COMMIT_BATCHES == 0:
-                    files.commit()
+            for texts, counts in _whole_documents(encoded):
+                data, done = _file_parts(done, texts, counts, special, max_length)
+                files.append(data, done)
                 if progress:
                     progress("tokenising", done["documents"], len(split))
         if done["tokens"]:
@@ -584,20 +539,19 @@ def _write(
         shutil.rmtree(unfinished)
         raise CorpusError(
             f"the tokenizer found no token in any of the {done['documents']} documents",
-            fix="check that the corpus has text, in a language that the model's tokenizer knows",
+            fix="check that the corpus has text in a language that the model's tokenizer knows",
         )
 
 
-def _append(
-    files: GrowingFiles,
+def _file_parts(
     done: dict[str, int],
     texts: _Encoded,
     counts: npt.NDArray[np.int64],
     special: SpecialTokens,
     max_length: int,
-) -> dict[str, int]:
-    """Add whole documents to the files; what is done after that is returned."""
-    tokens, sequences, lengths = _pieces(texts.tokens, counts, special, max_length)
+) -> tuple[dict[str, bytes | npt.NDArray[Any]], dict[str, int]]:
+    """What whole documents add to each file after what is counted in `done`, and the counts after them."""
+    tokens, sequences, lengths = _sequences(texts.tokens, counts, special, max_length)
     sequences["start"] += done["tokens"]
     sequences["document"] += done["documents"]
     encoded_names = [name.encode("utf-8") for name in texts.names]
@@ -620,12 +574,11 @@ def _append(
         "documents.bin": documents,
         "names.txt": b"".join(encoded_names),
     }
-    files.append(data, done)
-    return done
+    return data, done
 
 
 def _key(split: TextDocuments, backend: Tokenizer, special: SpecialTokens, max_length: int) -> str:
-    """A name for the rows: what they are made of, and how."""
+    """The key of the rows: a hash of everything that determines them."""
     made_of = [VERSION, split.key, backend.to_str(), dataclasses.astuple(special), max_length]
     return hashlib.blake2b(json.dumps(made_of).encode(), digest_size=16).hexdigest()
 
@@ -634,7 +587,7 @@ def _key(split: TextDocuments, backend: Tokenizer, special: SpecialTokens, max_l
 
 
 def plain_backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
-    """A copy of the fast tokenizer that neither truncates nor pads, and reads special tokens in the text as text."""
+    """A copy of the fast tokenizer without truncation and padding, which reads special tokens in the text as text."""
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_truncation()
     backend.no_padding()
@@ -643,7 +596,7 @@ def plain_backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
 
 
 def _post_processed(tokenizer: PreTrainedTokenizerFast) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The ids that the tokenizer's post-processor lays before and after a text."""
+    """The ids that the tokenizer's post-processor adds before and after a text."""
     backend = plain_backend(tokenizer)
     for probe in ("a", "。", *sorted(backend.get_vocab())):
         encoding = backend.encode(probe, add_special_tokens=True)
@@ -659,7 +612,7 @@ def _known(*ids: int | None) -> tuple[int, ...]:
 
 
 def _spread(rows: npt.NDArray[np.int64], lengths: npt.NDArray[np.int32], allowed: float) -> npt.NDArray[np.int64]:
-    """`rows` of one document, or as many of them as `allowed` tokens hold, evenly spaced; one at least."""
+    """All `rows` of a document, or as many evenly spaced ones as `allowed` tokens hold; at least one."""
     total = int(lengths[rows].sum())
     if total <= allowed:
         return rows

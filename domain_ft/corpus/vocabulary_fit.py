@@ -1,6 +1,6 @@
-"""How well a tokenizer knows a text: the share of it that it has no token for, and the bytes that a token stands for.
+"""How well a tokenizer fits a text: the share for which it has no token, and the bytes per token.
 
-What a tokenizer does not know becomes one and the same unknown token, from which nothing can be learned.
+All text that a tokenizer does not know becomes the unknown token, from which nothing can be learned.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from typing import Any
 from domain_ft.corpus.tokens import TokenRows
 from domain_ft.errors import CorpusError
 
-WARNED_SHARE = 0.05  # of the tokens or of the bytes, from which on it is said
+WARNED_SHARE = 0.05  # of the tokens or of the bytes, from which on the user is warned
 USELESS_SHARE = 0.9  # from which on nothing can be learned
-FEWEST_BYTES = 1.5  # a token: below it words are spelled out byte by byte
-FEWEST_TOKENS = 32  # that are known, below which there is nothing to learn from
+FEWEST_BYTES = 1.5  # per token: below it words are spelled out byte by byte
+FEWEST_TOKENS = 32  # known ones, below which there is nothing to learn from
 
 
 @dataclass(frozen=True)
 class VocabularyFit:
-    """What a tokenizer made of a text.
+    """Statistics of the tokens of a text.
 
     Attributes:
         unknown_tokens: the share of the tokens that are the unknown one.
-        unknown_bytes: the share of the text, in bytes, that they stand for.
+        unknown_bytes: the share of the text, in bytes, that they replace.
         bytes_per_token: of text, as UTF-8.
-        known_tokens: tokens that are not unknown, in what was counted.
+        known_tokens: counted tokens that are not the unknown one.
     """
 
     unknown_tokens: float
@@ -60,7 +60,7 @@ class VocabularyFit:
             return
         raise CorpusError(
             f"the tokenizer of {model} does not know this text: {self.unknown_tokens:.0%} of its tokens are the "
-            f"unknown one, which stands for {self.unknown_bytes:.0%} of the text ({self.bytes_per_token:,.1f} bytes a "
+            f"unknown one, which replaces {self.unknown_bytes:.0%} of the text ({self.bytes_per_token:,.1f} bytes a "
             "token). Nothing can be learned from it",
             where=corpus,
             fix="check that the files hold words, separated as the language has them, or take a model whose tokenizer "
@@ -68,7 +68,7 @@ class VocabularyFit:
         )
 
     def warnings(self, model: str) -> list[str]:
-        """What a person should know of it, in sentences."""
+        """Warnings for the user, in sentences."""
         if max(self.unknown_tokens, self.unknown_bytes) >= WARNED_SHARE:
             return [
                 f"The tokenizer of {model} does not know {self.unknown_bytes:.0%} of the text: "
@@ -76,7 +76,7 @@ class VocabularyFit:
             ]
         if self.bytes_per_token < FEWEST_BYTES:
             return [
-                f"The tokenizer of {model} spells this text out: a token stands for {self.bytes_per_token:.1f} bytes. "
+                f"The tokenizer of {model} spells this text out: a token has {self.bytes_per_token:.1f} bytes. "
                 "A model whose tokenizer knows the language learns more from it."
             ]
         return []

@@ -1,4 +1,4 @@
-"""Words of a plain text, in any script: where they are, and how words become a text again."""
+"""Words of a plain text in any script: finding them, and joining words to a text."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def is_unspaced(character: str) -> bool:
 
 
 def join_words(words: Sequence[str]) -> tuple[str, tuple[Bounds, ...]]:
-    """The text of words, and where each stands in it.
+    """Join words to a text; also returns the bounds of each.
 
-    A space parts two words, but nothing does where either of the two characters that meet is of a script without
-    spaces: of Japanese words "EGFR", "遺伝子", "の" the text is "EGFR遺伝子の". The offsets are exact in any case.
+    Words are joined by a space, or by nothing if either adjoining character is of a script without spaces: the
+    Japanese words "EGFR", "遺伝子", "の" give "EGFR遺伝子の". The offsets are always exact.
     """
     parts: list[str] = []
     bounds: list[Bounds] = []
@@ -48,13 +48,13 @@ def join_words(words: Sequence[str]) -> tuple[str, tuple[Bounds, ...]]:
 
 
 def find_words(text: str) -> tuple[Bounds, ...]:
-    """Where the words of a plain text stand: what an entity may begin and end with.
+    """The bounds of the words of a plain text, the units of entities. The same for every tokenizer.
 
-    A run of letters and digits with their marks is a word; a sign is one by itself, and so is each character of a
-    script without spaces (a mark goes with the character before it). The same for every tokenizer.
+    A run of letters and digits with their marks is a word; so is every other sign, and each character of a script
+    without spaces. A mark goes with the character before it.
     """
     bounds: list[Bounds] = []
-    running = False  # the last word is a run that may grow
+    running = False  # whether the last word is a run that may grow
     for place, character in enumerate(text):
         if character.isspace():
             running = False
@@ -70,5 +70,5 @@ def find_words(text: str) -> tuple[Bounds, ...]:
 
 
 def _is_mark(character: str) -> bool:
-    """Marks over and under letters, and what joins or varies the sign before it (as in emoji)."""
+    """Whether a character is a combining mark, a joiner or a variation selector (as in emoji)."""
     return not character.isascii() and (unicodedata.category(character)[0] == "M" or character in "\u200c\u200d")

@@ -1,8 +1,7 @@
-"""One function over a stream of batches, on all cores, the results in the order of the batches.
+"""Maps a function over a stream of batches on all cores; results come in the order of the batches.
 
-Reading, cleaning and tokenising go through here. What is short is done in this process, since a worker takes a second
-to start. No more batches are under way than keep the workers busy, so that a stream of any length takes the memory of
-a few of its batches.
+Used for reading, cleaning and tokenising. Short streams are processed here, since a worker takes a second to start.
+Only as many batches are in flight as keep the workers busy, so that a stream of any length takes the memory of a few.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from domain_ft.errors import CorpusError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-FEW_BATCHES = 8  # or fewer are worked through in this process
-_WAITING = 3  # batches a worker, counting the one that it works on
+FEW_BATCHES = 8  # or fewer are processed without workers
+_WAITING = 3  # batches in flight for each worker
 
-_function: Callable[[Any], Any]  # in a worker: what it was started for
+_function: Callable[[Any], Any]  # in a worker: its function
 
 
 def cores() -> int:
@@ -40,11 +39,11 @@ def in_order(function: Callable[[Item], Result], batches: Iterable[Item]) -> Gen
     """`function` of each batch, in their order, computed by as many processes as there are cores.
 
     Args:
-        function: of a module, or a partial of one; it goes to each worker once, with what is bound to it.
-        batches: taken as they are needed. Each, and its result, is pickled on its way.
+        function: of a module, or a partial of one; pickled once for each worker.
+        batches: consumed lazily. Each batch and each result is pickled.
 
     Raises:
-        CorpusError: a worker was killed, most often since memory ran out.
+        CorpusError: a worker was killed, most often because memory ran out.
         What `batches` or `function` raises.
     """
     batches = iter(batches)
@@ -59,7 +58,7 @@ def in_order(function: Callable[[Item], Result], batches: Iterable[Item]) -> Gen
     pending: collections.deque[Future[Result]] = collections.deque()
     try:
         for batch in batches:
-            with _main_unseen():  # a worker is started by the first batches that find no idle one
+            with _main_unseen():  # the first batches start the workers
                 pending.append(pool.submit(_work, batch))
             if len(pending) >= _WAITING * cores():
                 yield pending.popleft().result()
@@ -76,10 +75,10 @@ def in_order(function: Callable[[Item], Result], batches: Iterable[Item]) -> Gen
 
 @contextlib.contextmanager
 def _main_unseen() -> Iterator[None]:
-    """Let no worker that starts in this block import the main program.
+    """Keep workers that start in this block from importing the main program.
 
-    A spawned process would run the user's script from its top, down to an `if __name__ == "__main__"` that it may not
-    have; and a worker needs nothing of it.
+    A spawned process would run the user's script from the top, which may lack an `if __name__ == "__main__"`. A worker
+    does not need it.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
@@ -93,8 +92,8 @@ def _begin(function: Callable[[Any], Any]) -> None:
     """Make a process a worker for `function`."""
     global _function
     _function = function
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C goes to all processes; the first one ends the others
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each worker is one core's
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C reaches all processes; the main one ends the others
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core for each worker
 
 
 def _work(batch: Any) -> Any:

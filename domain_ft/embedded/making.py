@@ -143,13 +143,7 @@ def _masked_micro_batches(corpora: list[TokenRows], tokenizer: PreTrainedTokeniz
         input_ids, labels = mask_tokens(
             batch, epoch=0, seed=0, rate=HEAD_MASK_RATE, whole_word=True, vocabulary=vocabulary
         )
-        tokens = Tokens(
-            torch.from_numpy(input_ids),
-            torch.from_numpy(batch.position_ids),
-            torch.from_numpy(batch.cu_seqlens),
-            int(batch.lengths.max()),
-        )
-        masked.append((tokens, torch.from_numpy(labels)))
+        masked.append((Tokens.from_batch(batch, input_ids), torch.from_numpy(labels)))
     return masked
 
 

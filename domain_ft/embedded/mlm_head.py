@@ -31,7 +31,7 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
 from domain_ft.errors import ModelError
-from domain_ft.models.base import BaseModel, Batch
+from domain_ft.models.base import BaseModel, Tokens
 from domain_ft.progress import Progress
 from domain_ft.randomness import generator
 from domain_ft_kernels import linear_cross_entropy
@@ -76,7 +76,7 @@ class HeadReport:
 
 def fit_mlm_head(
     base: BaseModel,
-    micro_batches: Sequence[tuple[Batch, Tensor]],
+    micro_batches: Sequence[tuple[Tokens, Tensor]],
     frequencies: Tensor,
     *,
     seed: int = 0,
@@ -177,7 +177,7 @@ class _Positions:
 
 @torch.no_grad()
 def _hidden_states(
-    base: BaseModel, head: _Head, micro_batches: Sequence[tuple[Batch, Tensor]], progress: Progress | None
+    base: BaseModel, head: _Head, micro_batches: Sequence[tuple[Tokens, Tensor]], progress: Progress | None
 ) -> tuple[_Positions, _Positions]:
     """The masked positions of all micro-batches, as (training, held out)."""
     training: list[_Positions] = []

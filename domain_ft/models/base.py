@@ -14,8 +14,10 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,6 +29,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from domain_ft.corpus.batches import PackedBatch
 from domain_ft.errors import ModelError
 from domain_ft.models import attention, head
 from domain_ft.models.architectures import ARCHITECTURES, Architecture, LogitTail, ObjectiveName, describe, logit_tail
@@ -51,32 +54,16 @@ _PADDING_STEP = 16
 _NO_POSITION_LIMIT = 2048  # tokens per sequence, if neither the model nor its tokenizer has a limit
 
 
-class Batch(Protocol):
-    """The input of `BaseModel.hidden`: sequences packed end to end into one row, on the model's device.
-
-    Notation: T tokens in the row, S sequences, D hidden size, V vocabulary.
-    """
-
-    @property
-    def input_ids(self) -> Tensor:
-        """(T,) int64."""
-
-    @property
-    def position_ids(self) -> Tensor:
-        """(T,) int64, counted from 0 within each sequence."""
-
-    @property
-    def cu_seqlens(self) -> Tensor:
-        """(S + 1,) int32, where each sequence begins, and the end of the last."""
-
-    @property
-    def max_seqlen(self) -> int:
-        """Length of the longest sequence in tokens."""
-
-
 @dataclass(frozen=True)
 class Tokens:
-    """A `Batch` made by hand, for samples and tests."""
+    """Sequences laid end to end in one row: what `BaseModel.hidden` reads. The torch twin of `PackedBatch`.
+
+    Attributes:
+        input_ids: (tokens,) int64.
+        position_ids: (tokens,) int64, counted from 0 within each sequence.
+        cu_seqlens: (sequences + 1,) int32, where each sequence begins, and the end of the last.
+        max_seqlen: length of the longest sequence in tokens.
+    """
 
     input_ids: Tensor
     position_ids: Tensor
@@ -94,6 +81,33 @@ class Tokens:
             ends.to(device, torch.int32),
             max(lengths, default=0),
         )
+
+    @classmethod
+    def from_batch(cls, batch: PackedBatch, input_ids: npt.NDArray[np.int64] | None = None, **fields: Any) -> Self:
+        """The tensors of `batch`, on the CPU.
+
+        Args:
+            input_ids: (tokens,) what is read in place of the batch's ids, such as masked ones.
+            fields: those of a subclass.
+        """
+        return cls(
+            input_ids=torch.from_numpy(batch.input_ids if input_ids is None else input_ids),
+            position_ids=torch.from_numpy(batch.position_ids),
+            cu_seqlens=torch.from_numpy(batch.cu_seqlens),
+            max_seqlen=int(batch.lengths.max(initial=0)),
+            **fields,
+        )
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same with its tensors on `device`."""
+        if torch.device(device) == self.input_ids.device:
+            return self
+        moved: dict[str, Any] = {
+            field.name: value.to(device, non_blocking=True)
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return dataclasses.replace(self, **moved)
 
 
 @dataclass
@@ -133,8 +147,8 @@ class BaseModel:
         """The device of the weights."""
         return self.model.device
 
-    def hidden(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
-        """Hidden states at the input of the output projection: (T, D), or (n, D) at the positions `rows` (n,).
+    def hidden(self, batch: Tokens, rows: Tensor | None = None) -> Tensor:
+        """Hidden states at the output projection's input: (tokens, D), or (n, D) for the positions `rows` (n,) alone.
 
         Each sequence is computed as if it were alone. Differentiable; no logits are made.
         """
@@ -148,20 +162,20 @@ class BaseModel:
             bias = bias * self.tail.scale
         return weight, bias, self.tail.softcap
 
-    def forward_logits(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
-        """Float32 logits (T, V), or (n, V) at the positions `rows`: for samples and tests, not for training."""
+    def forward_logits(self, batch: Tokens, rows: Tensor | None = None) -> Tensor:
+        """Float32 logits (tokens, V), or (n, V) for the positions `rows`: for samples and tests, not for training."""
         weight, bias, softcap = self.projection()
         logits = F.linear(self.hidden(batch, rows), weight, bias).float()  # (n, V)
         return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
-    def padding_fraction(self, batch: Batch) -> float:
-        """The fraction of the tokens that `hidden` computes for `batch` that is padding; 0 if packed."""
+    def padding_fraction(self, batch: Tokens) -> float:
+        """The share of what `hidden` computes for `batch` that is padding: none where sequences are packed."""
         if self.packed:
             return 0.0
         computed = sum(mask.numel() for _, mask in padded_groups(batch.cu_seqlens))
         return 1.0 - len(batch.input_ids) / computed
 
-    def _packed_hidden(self, batch: Batch, rows: Tensor | None) -> Tensor:
+    def _packed_hidden(self, batch: Tokens, rows: Tensor | None) -> Tensor:
         with head.captured_input(self.model) as captured, head.only_rows(self.model, rows) as taken:
             self.model(
                 input_ids=batch.input_ids.unsqueeze(0),  # (1, T)
@@ -172,8 +186,8 @@ class BaseModel:
             hidden = captured[-1].flatten(0, -2)  # (T, D), or (n, D)
             return hidden if rows is None or taken else hidden.index_select(0, rows)
 
-    def _padded_hidden(self, batch: Batch, rows: Tensor | None) -> Tensor:
-        """Sequences of about equal length go through the model together, padded to the longest of them."""
+    def _padded_hidden(self, batch: Tokens, rows: Tensor | None) -> Tensor:
+        """Sequences of about equal length, padded to the longest of them, go through the model together."""
         parts, places = [], []
         with head.captured_input(self.model) as captured:
             for index, mask in padded_groups(batch.cu_seqlens):  # (B, longest) each
@@ -404,8 +418,8 @@ def _usable_tokens(model: PreTrainedModel) -> Tensor:
     return ids[ids != model.config.pad_token_id] if model.config.pad_token_id is not None else ids
 
 
-def _agrees(base: BaseModel, batch: Batch, truth: Tensor, failures: list[Exception]) -> bool:
-    """Whether our logits equal the model's, up to rounding. What the model raises is added to `failures`."""
+def _agrees(base: BaseModel, batch: Tokens, truth: Tensor, failures: list[Exception]) -> bool:
+    """Are our logits the model's own, up to the rounding of its dtype? What it raises is put on the list."""
     try:
         logits = base.forward_logits(batch)
     except Exception as error:  # an untested model may raise anything

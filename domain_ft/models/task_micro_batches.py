@@ -3,55 +3,56 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from domain_ft.models.base import Batch, Tokens
+from domain_ft.corpus.batches import TaskBatch
+from domain_ft.models.base import Tokens
 
-
-class TaskMicroBatch(Batch, Protocol):
-    """The input of `TaskModel.logits`: a `Batch` in which an example is one sequence or several (its windows)."""
-
-    @property
-    def type_ids(self) -> Tensor:
-        """(T,) int64, the segment of each token."""
-
-    @property
-    def owners(self) -> Tensor:
-        """(S,) int64, the example of the micro-batch that each sequence belongs to, counted from 0 and ascending."""
-
-    @property
-    def examples(self) -> int:
-        """Number of examples in the micro-batch."""
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
 class TaskTokens(Tokens):
-    """A `TaskMicroBatch` made by hand, for trials and tests: each sequence is an example, of one segment."""
+    """What `TaskModel.logits` reads: `Tokens` whose sequences belong to examples. The torch twin of `TaskBatch`.
 
-    @property
-    def type_ids(self) -> Tensor:
-        """(T,) zeros."""
-        return torch.zeros_like(self.input_ids)
+    Attributes:
+        type_ids: (tokens,) int64, the segment of each token.
+        owners: (sequences,) int64, the example of each sequence, counted from 0 within the micro-batch; never falls.
+        examples: number of examples in the micro-batch.
+    """
 
-    @property
-    def owners(self) -> Tensor:
-        """(S,) the index of each sequence."""
-        return torch.arange(self.examples, device=self.input_ids.device)
+    type_ids: Tensor
+    owners: Tensor
+    examples: int
 
-    @property
-    def examples(self) -> int:
-        """Number of sequences."""
-        return len(self.cu_seqlens) - 1
+    @classmethod
+    def of(cls, sequences: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Self:
+        """Lay `sequences`, lists of token ids, end to end: each an example, all of segment 0."""
+        tokens = Tokens.of(sequences, device)
+        types, owners = torch.zeros_like(tokens.input_ids), torch.arange(len(sequences), device=device)
+        return cls(**vars(tokens), type_ids=types, owners=owners, examples=len(sequences))
+
+    @classmethod
+    def from_task_batch(cls, batch: TaskBatch, **fields: Any) -> Self:
+        """The tensors of `batch`, on the CPU; `fields` are those of a subclass."""
+        return cls.from_batch(
+            batch,
+            type_ids=torch.from_numpy(batch.type_ids),
+            owners=torch.from_numpy(batch.owners),
+            examples=batch.examples,
+            **fields,
+        )
 
 
-def last_tokens(inputs: Batch, padding: int | None) -> Tensor:
-    """(S,) the position of each sequence's last token that is not `padding`, which transformers' decoders classify
+def last_tokens(inputs: Tokens, padding: int | None) -> Tensor:
+    """(sequences,) where each sequence's last token is that is not `padding`: what transformers' decoders classify
     by."""
     starts, lengths = inputs.cu_seqlens[:-1].long(), torch.diff(inputs.cu_seqlens).long()  # (S,) each
     if padding is None:

@@ -40,7 +40,6 @@ from domain_ft.errors import ModelError
 from domain_ft.models import attention
 from domain_ft.models.architectures import ARCHITECTURES, Architecture, describe
 from domain_ft.models.base import (
-    Batch,
     check_vocabulary,
     failed_with,
     language_model_class,
@@ -57,7 +56,7 @@ from domain_ft.models.peft_format import load_adapter, read_settings
 from domain_ft.models.probe import HEAD_FOLDER, Probe
 from domain_ft.models.sources import Source, find, quiet
 from domain_ft.models.task_facts import TASK_NAME, TO_LOAD, read_facts
-from domain_ft.models.task_micro_batches import TaskMicroBatch, TaskTokens, last_tokens, one_token_per_sequence
+from domain_ft.models.task_micro_batches import TaskTokens, last_tokens, one_token_a_piece
 from domain_ft.progress import Progress
 from domain_ft.randomness import derive
 
@@ -121,8 +120,8 @@ class TaskModel:
         """PEFT's name of the kind."""
         return PEFT_TASK_TYPES[self.kind]
 
-    def logits(self, inputs: TaskMicroBatch) -> Tensor:
-        """Float32 logits (examples, L), the mean over each example's windows; of kind `token` (T, L)."""
+    def logits(self, inputs: TaskTokens) -> Tensor:
+        """Float32 logits (examples, L), the mean over the windows of each; of a model of tokens (tokens, L)."""
         if self.probe is not None:
             return self.probe.logits(self.features(inputs))
         if self.kind == "sequence" and self.decoder:
@@ -138,28 +137,28 @@ class TaskModel:
         sums = logits.new_zeros(inputs.examples, logits.shape[1]).index_add(0, inputs.owners, logits)
         return sums / windows.unsqueeze(1)
 
-    def features(self, inputs: TaskMicroBatch) -> Tensor:
-        """(examples, D) float32, the mean of the last hidden states of all of an example's tokens, special ones too."""
-        lengths = torch.diff(inputs.cu_seqlens).long()  # (S,)
+    def features(self, inputs: TaskTokens) -> Tensor:
+        """(examples, D) float32, the mean of the last hidden states of all tokens of an example, special ones too."""
+        lengths = torch.diff(inputs.cu_seqlens).long()
         tokens = torch.zeros(inputs.examples, dtype=torch.long, device=lengths.device)
         tokens = tokens.index_add(0, inputs.owners, lengths)  # (examples,)
         return torch.segment_reduce(self._hidden(inputs).float(), "mean", lengths=tokens)
 
-    def padding_fraction(self, inputs: Batch) -> float:
-        """The fraction of the computed tokens of a micro-batch that is padding; 0 if packed."""
+    def padding_fraction(self, inputs: TaskTokens) -> float:
+        """The share of what is computed for a micro-batch that is padding: none where sequences are packed."""
         if self.packed:
             return 0.0
         computed = sum(mask.numel() for _, mask in padded_groups(inputs.cu_seqlens))
         return 1.0 - len(inputs.input_ids) / computed
 
-    def _packed_logits(self, inputs: TaskMicroBatch) -> Tensor:
-        """(S, L), or of kind `token` (T, L)."""
-        pooling = one_token_per_sequence(self.model, inputs.cu_seqlens) if self.kind == "sequence" else nullcontext()
+    def _packed_logits(self, inputs: TaskTokens) -> Tensor:
+        """(sequences, L), or (tokens, L)."""
+        pooling = one_token_a_piece(self.model, inputs.cu_seqlens) if self.kind == "sequence" else nullcontext()
         with pooling:
             return self.model(**self._packed_arguments(inputs)).logits.flatten(0, -2)
 
-    def _hidden(self, inputs: TaskMicroBatch) -> Tensor:
-        """(T, D), the last hidden states."""
+    def _hidden(self, inputs: TaskTokens) -> Tensor:
+        """(tokens, D), what the body gives."""
         body = self.model.base_model
         if self.packed:
             return body(**self._packed_arguments(inputs)).last_hidden_state.squeeze(0)
@@ -169,8 +168,8 @@ class TaskModel:
             places.append(index[mask])
         return torch.cat(parts).index_select(0, torch.argsort(torch.cat(places)))
 
-    def _padded_logits(self, inputs: TaskMicroBatch) -> Tensor:
-        """(S, L), or of kind `token` (T, L), from batches of sequences of about equal length."""
+    def _padded_logits(self, inputs: TaskTokens) -> Tensor:
+        """(sequences, L), or (tokens, L), from batches of sequences of about equal length."""
         parts, places = [], []
         for index, mask, arguments in self._padded(inputs):
             logits = self.model(**arguments).logits
@@ -178,9 +177,9 @@ class TaskModel:
             places.append(index[mask] if self.kind == "token" else index[:, 0])
         return torch.cat(parts).index_select(0, torch.argsort(torch.cat(places)))
 
-    def _padded(self, inputs: TaskMicroBatch) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
-        """For each padded batch: positions in the row, a mask of those that are not padding, (B, longest) each, and
-        the model's arguments."""
+    def _padded(self, inputs: TaskTokens) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
+        """For each batch: places in the row and a mask of the real ones (sequences, longest), and what the model
+        takes."""
         for index, mask in padded_groups(inputs.cu_seqlens):
             input_ids = inputs.input_ids[index].masked_fill(~mask, self.tokenizer.pad_token_id or 0)
             arguments = {"input_ids": input_ids, "attention_mask": mask.long(), **self._no_cache()}
@@ -188,7 +187,7 @@ class TaskModel:
                 arguments["token_type_ids"] = inputs.type_ids[index].masked_fill(~mask, 0)
             yield index, mask, arguments
 
-    def _packed_arguments(self, inputs: TaskMicroBatch) -> dict[str, Any]:
+    def _packed_arguments(self, inputs: TaskTokens) -> dict[str, Any]:
         types = {"token_type_ids": inputs.type_ids.unsqueeze(0)} if self._reads_types else {}
         return {
             "input_ids": inputs.input_ids.unsqueeze(0),
@@ -472,8 +471,8 @@ def _choose_layout(task: TaskModel) -> None:
     ) from (failures[-1] if failures else None)
 
 
-def _agrees(task: TaskModel, inputs: TaskMicroBatch, truth: Tensor, failures: list[Exception]) -> bool:
-    """Whether our logits equal the model's, up to rounding. What the model raises is added to `failures`."""
+def _agrees(task: TaskModel, inputs: TaskTokens, truth: Tensor, failures: list[Exception]) -> bool:
+    """Are our logits the model's own, up to the rounding of its dtype? What it raises is put on the list."""
     try:
         logits = task.logits(inputs)
     except Exception as error:  # an untested model may raise anything

@@ -20,54 +20,44 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from domain_ft.corpus.batches import PackedBatch
-from domain_ft.models.base import BaseModel
+from domain_ft.corpus.batches import IGNORED, PackedBatch
+from domain_ft.models.base import BaseModel, Tokens
 from domain_ft_kernels import linear_cross_entropy
-
-IGNORED = -100
-"""The label of a position without a target."""
 
 EVALUATION_EPOCH = -1
 """The epoch of the evaluation masks: the same before and after training, and no epoch of training."""
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """One micro-batch as tensors.
+class Inputs(Tokens):
+    """One micro-batch of a language model as tensors.
 
     Attributes:
-        input_ids: (T,) int64, as the model reads them (masked, for a masked LM).
-        position_ids: (T,) int64, counted from 0 within each sequence.
-        cu_seqlens: (S + 1,) int32, where each sequence begins, and the end of the last.
-        max_seqlen: length of the longest sequence in tokens.
-        labels: (T,) int64, the target token of each position; IGNORED where there is none.
-        labelled: (n,) int64, the labelled positions, rising; computed on the CPU, so that a GPU need not be waited for.
-        scored_bytes: (T,) int32 numpy, UTF-8 bytes of each target token; 0 where there is none.
+        input_ids: (tokens,) int64, as the model reads them: masked, for a masked LM.
+        labels: (tokens,) int64, the token to predict at each position; IGNORED where there is none.
+        labelled: (items,) int64, the positions with a label, in rising order. They are found on the CPU: on a GPU,
+            finding them would wait for the device.
+        scored_bytes: (tokens,) int32 numpy, UTF-8 bytes of the token to predict at each position; 0 where there is
+            none.
     """
 
-    input_ids: Tensor
-    position_ids: Tensor
-    cu_seqlens: Tensor
-    max_seqlen: int
     labels: Tensor
     labelled: Tensor
     scored_bytes: npt.NDArray[np.int32]
 
     @classmethod
-    def of(
+    def with_labels(
         cls,
         batch: PackedBatch,
         input_ids: npt.NDArray[np.int64],
         labels: npt.NDArray[np.int64],
         label_bytes: npt.NDArray[np.int32],
     ) -> Inputs:
-        """The tensors of `batch`, with these `input_ids`, `labels` and bytes of each label, (T,) each."""
-        has_label = labels != IGNORED  # (T,)
-        return cls(
-            input_ids=torch.from_numpy(input_ids),
-            position_ids=torch.from_numpy(batch.position_ids),
-            cu_seqlens=torch.from_numpy(batch.cu_seqlens),
-            max_seqlen=int(batch.lengths.max(initial=0)),
+        """The tensors of `batch`, all arguments (tokens,): what is read, the labels, and the UTF-8 bytes of each."""
+        has_label = labels != IGNORED
+        return cls.from_batch(
+            batch,
+            input_ids,
             labels=torch.from_numpy(labels),
             labelled=torch.from_numpy(np.flatnonzero(has_label)),
             scored_bytes=np.where(has_label, label_bytes, 0).astype(np.int32),
@@ -77,17 +67,6 @@ class Inputs:
     def items(self) -> int:
         """Number of labelled positions."""
         return len(self.labelled)
-
-    def to(self, device: torch.device | str) -> Inputs:
-        """The same micro-batch with its tensors on `device`."""
-        if torch.device(device) == self.input_ids.device:
-            return self
-        moved: dict[str, Any] = {
-            field.name: value.to(device, non_blocking=True)
-            for field in dataclasses.fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor)
-        }
-        return dataclasses.replace(self, **moved)
 
     def without_labels(self) -> Inputs:
         """The same tokens without targets: what a rank runs when a step has no rows for it."""
@@ -100,33 +79,21 @@ class Inputs:
 
 
 class MicroBatch(Protocol):
-    """One micro-batch as tensors, for any objective."""
+    """What the loop reads of a micro-batch: `Inputs` of a language model, or `TaskInputs`."""
 
     @property
     def input_ids(self) -> Tensor:
         """(T,) int64."""
 
     @property
-    def position_ids(self) -> Tensor:
-        """(T,) int64, counted from 0 within each sequence."""
-
-    @property
-    def cu_seqlens(self) -> Tensor:
-        """(S + 1,) int32, where each sequence begins, and the end of the last."""
-
-    @property
-    def max_seqlen(self) -> int:
-        """Length of the longest sequence in tokens."""
-
-    @property
     def items(self) -> int:
-        """How many losses are summed: what the sum is divided by."""
+        """Number of labels: the divisor of the sum of losses."""
 
     def to(self, device: torch.device | str) -> MicroBatch:
-        """The same micro-batch with its tensors on `device`."""
+        """The same with its tensors on `device`."""
 
     def without_labels(self) -> MicroBatch:
-        """The same tokens without targets: what a rank runs when a step has no rows for it."""
+        """The same tokens without labels: what a rank runs when a step has no rows for it."""
 
 
 class TrainedModel(Protocol):

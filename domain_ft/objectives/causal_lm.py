@@ -45,4 +45,4 @@ class CausalLM(LanguageModelHead):
         labels[:-1] = batch.input_ids[1:]
         label_bytes[:-1] = batch.token_bytes[1:]
         labels[batch.cu_seqlens[1:] - 1] = IGNORED
-        return Inputs.of(batch, batch.input_ids, labels, label_bytes)
+        return Inputs.with_labels(batch, batch.input_ids, labels, label_bytes)

@@ -13,51 +13,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from domain_ft.corpus.batches import TaskBatch
-from domain_ft.corpus.examples import Labels
+from domain_ft.corpus.tasks.examples import Labels
+from domain_ft.models.task_micro_batches import TaskTokens
 from domain_ft.models.task_model import TaskModel
 from domain_ft.objectives.base import IGNORED
 from domain_ft_kernels import cross_entropy
 
 
 @dataclass(frozen=True)
-class TaskInputs:
-    """One micro-batch of a task as tensors. See `TaskBatch`.
+class TaskInputs(TaskTokens):
+    """One micro-batch of a task as tensors.
 
     Attributes:
-        input_ids, position_ids, type_ids: (T,) int64.
-        cu_seqlens: (S + 1,) int32, where each sequence begins, and the end of the last.
-        max_seqlen: length of the longest sequence in tokens.
-        owners: (S,) int64, the example of the micro-batch that each sequence belongs to, counted from 0.
-        targets: (examples,) int64, IGNORED where there is no label; multi-label (examples, L) float32.
-        weights: float32 factors of the losses, of the shape of `targets`.
-        items: how many losses are summed.
+        targets: what to predict. For texts (examples,) int64, IGNORED where there is no label, or (examples, L) float32
+            of 0 and 1 where several classes may hold; for tokens (tokens,) int64.
+        weights: what the losses are multiplied by, of the shape of `targets`, float32.
+        items: number of labels: examples, or tokens.
     """
 
-    input_ids: Tensor
-    position_ids: Tensor
-    type_ids: Tensor
-    cu_seqlens: Tensor
-    max_seqlen: int
-    owners: Tensor
     targets: Tensor
     weights: Tensor
     items: int
-
-    @property
-    def examples(self) -> int:
-        """Number of examples in the micro-batch."""
-        return len(self.targets)
-
-    def to(self, device: torch.device | str) -> TaskInputs:
-        """The same micro-batch with its tensors on `device`."""
-        if torch.device(device) == self.input_ids.device:
-            return self
-        moved: dict[str, Any] = {
-            field.name: value.to(device, non_blocking=True)
-            for field in dataclasses.fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor)
-        }
-        return dataclasses.replace(self, **moved)
 
     def without_labels(self) -> TaskInputs:
         """The same texts without targets: what a rank runs when a step has no examples for it."""
@@ -106,13 +82,8 @@ class ClassificationObjective:
     def prepare(self, batch: TaskBatch, epoch: int) -> TaskInputs:  # noqa: ARG002 (nothing is drawn at random)
         """The tensors of a micro-batch; the same for every epoch."""
         weights = self._weights(batch.targets)
-        return TaskInputs(
-            input_ids=torch.from_numpy(batch.input_ids),
-            position_ids=torch.from_numpy(batch.position_ids),
-            type_ids=torch.from_numpy(batch.type_ids),
-            cu_seqlens=torch.from_numpy(batch.cu_seqlens),
-            max_seqlen=int(batch.lengths.max(initial=0)),
-            owners=torch.from_numpy(batch.owners),
+        return TaskInputs.from_task_batch(
+            batch,
             targets=torch.from_numpy(batch.targets),
             weights=torch.from_numpy(weights),
             items=len(batch.targets) if self.labels.multi_label else int((batch.targets != IGNORED).sum()),

@@ -46,4 +46,4 @@ class Instructions(LanguageModelHead):
         labels[:-1] = np.where(batch.trained[1:], batch.input_ids[1:], IGNORED)
         label_bytes[:-1] = batch.token_bytes[1:]
         labels[batch.cu_seqlens[1:] - 1] = IGNORED
-        return Inputs.of(batch, batch.input_ids, labels, label_bytes)
+        return Inputs.with_labels(batch, batch.input_ids, labels, label_bytes)

@@ -58,4 +58,4 @@ class MaskedLM(LanguageModelHead):
             whole_word=self.whole_word,
             vocabulary=self.vocabulary,
         )
-        return Inputs.of(batch, input_ids, labels, batch.token_bytes)
+        return Inputs.with_labels(batch, input_ids, labels, batch.token_bytes)

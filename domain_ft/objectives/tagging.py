@@ -51,16 +51,11 @@ class TaggingObjective:
     name: str = "tagging"
 
     def prepare(self, batch: TaskBatch, epoch: int) -> TaskInputs:  # noqa: ARG002 (nothing is drawn at random)
-        """The tensors of a micro-batch, whose `targets` and `weights` are (T,); the same for every epoch."""
-        has_label = batch.targets != IGNORED  # (T,)
-        weights = has_label if self.tag_weights is None else has_label * self.tag_weights[np.maximum(batch.targets, 0)]
-        return TaskInputs(
-            input_ids=torch.from_numpy(batch.input_ids),
-            position_ids=torch.from_numpy(batch.position_ids),
-            type_ids=torch.from_numpy(batch.type_ids),
-            cu_seqlens=torch.from_numpy(batch.cu_seqlens),
-            max_seqlen=int(batch.lengths.max(initial=0)),
-            owners=torch.from_numpy(batch.owners),
+        """The tensors of a micro-batch, whose `targets` and `weights` are (tokens,); the same for every epoch."""
+        asked = batch.targets != IGNORED
+        weights = asked if self.tag_weights is None else asked * self.tag_weights[np.maximum(batch.targets, 0)]
+        return TaskInputs.from_task_batch(
+            batch,
             targets=torch.from_numpy(batch.targets),
             weights=torch.from_numpy(weights.astype(np.float32)),
             items=int(has_label.sum()),

@@ -104,7 +104,7 @@ def test_rejected_records_and_fields_of_a_prepared_corpus(tmp_path: Path) -> Non
     assert len(ready.rejects_path.read_text(encoding="utf-8").splitlines()) == 2
     assert ready.statistics.unread_fields == {"id": 12}
     (said,) = fields_read(ready.statistics.text_fields)
-    assert said.startswith("the text is read from the field 'body', found by itself: 13 records, a median of ")
+    assert said.startswith("the text is read from the field 'body', found automatically: 13 records, a median of ")
 
 
 def test_class_folders_name_what_is_no_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

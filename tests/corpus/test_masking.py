@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_text import SENTENCES, Split, piece_slices, tokenizer
+from tiny_text import SENTENCES, Split, sequence_slices, tokenizer
 
 from domain_ft.corpus.batches import PackedBatch
 from domain_ft.corpus.masking import IGNORED, LONGEST_WORD, MaskVocabulary, mask_tokens, mostly_without_words
@@ -65,7 +65,7 @@ def test_a_mask_does_not_depend_on_what_shares_the_pass(
     asked = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=12, unique=True))
     batch = rows.pack(asked)
     input_ids, labels = mask(batch, whole_word=whole_word, epoch=epoch, seed=seed)
-    for row, where in zip(asked, piece_slices(batch), strict=True):
+    for row, where in zip(asked, sequence_slices(batch), strict=True):
         alone_ids, alone_labels = mask(rows.pack([row]), whole_word=whole_word, epoch=epoch, seed=seed)
         assert np.array_equal(input_ids[where], alone_ids)
         assert np.array_equal(labels[where], alone_labels)
@@ -77,13 +77,13 @@ def test_masks_differ_between_epochs_and_seeds(rows: TokenRows, change: dict[str
     assert not np.array_equal(mask(batch)[1], mask(batch, **change)[1])
 
 
-def test_masks_differ_between_pieces_and_documents() -> None:
+def test_masks_differ_between_sequences_and_documents() -> None:
     batch = synthetic([[1] * 200] * 2)
     _, labels = mask(batch)
-    first, second = (labels[where] != IGNORED for where in piece_slices(batch))
+    first, second = (labels[where] != IGNORED for where in sequence_slices(batch))
     assert not np.array_equal(first, second)
     again = PackedBatch(**{**vars(batch), "sequences": np.array([1, 0], dtype=np.int32)})
-    assert not np.array_equal(mask(again)[1][piece_slices(batch)[0]] != IGNORED, first)
+    assert not np.array_equal(mask(again)[1][sequence_slices(batch)[0]] != IGNORED, first)
 
 
 @settings(deadline=None)
@@ -100,7 +100,7 @@ def test_labels_and_rate(words: list[list[int]], rate: float, whole_word: bool, 
     assert np.array_equal(labels[hidden], batch.input_ids[hidden])
     assert np.array_equal(input_ids[~hidden], batch.input_ids[~hidden])
     assert not hidden[batch.word_ids == -1].any()  # special tokens stay
-    for sizes, where in zip(words, piece_slices(batch), strict=True):
+    for sizes, where in zip(words, sequence_slices(batch), strict=True):
         count = int(hidden[where].sum())
         unit = min(max(sizes), LONGEST_WORD) if whole_word else 1
         assert 1 <= count <= sum(sizes)
@@ -133,7 +133,7 @@ def test_the_expected_number_is_exact() -> None:
     """In sequences of 10 tokens, 15 % are one or two, half the time each."""
     batch = synthetic([[1] * 10] * 4_000)
     hidden = mask(batch)[1] != IGNORED
-    counts = np.array([hidden[where].sum() for where in piece_slices(batch)])
+    counts = np.array([hidden[where].sum() for where in sequence_slices(batch)])
     assert set(counts) == {1, 2}
     assert counts.mean() == pytest.approx(1.5, abs=4 * 0.5 / np.sqrt(4_000))
 

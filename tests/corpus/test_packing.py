@@ -17,7 +17,7 @@ LENGTHS = st.lists(st.integers(1, 256), min_size=1, max_size=200).map(lambda len
 
 @settings(deadline=None)
 @given(lengths=LENGTHS, tokens_per_step=st.integers(1, 5_000), seed=st.integers(0, 9))
-def test_an_epoch_holds_every_piece_once(lengths: np.ndarray, tokens_per_step: int, seed: int) -> None:
+def test_an_epoch_holds_every_sequence_once(lengths: np.ndarray, tokens_per_step: int, seed: int) -> None:
     plan = StepPlan(lengths, tokens_per_step, seed)
     for epoch in range(3):
         steps = [plan.step(epoch * plan.steps_per_epoch + place) for place in range(plan.steps_per_epoch)]
@@ -56,7 +56,7 @@ def test_epochs_and_seeds_differ_in_order() -> None:
 
 @settings(deadline=None)
 @given(lengths=LENGTHS, tokens_per_step=st.integers(1, 600), chapter=st.integers(1, 100), seed=st.integers(0, 9))
-def test_an_epoch_in_chapters_holds_every_piece_once(
+def test_an_epoch_in_chapters_holds_every_sequence_once(
     lengths: np.ndarray, tokens_per_step: int, chapter: int, seed: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -77,7 +77,7 @@ def test_steps_of_chapters_are_even_and_from_all_over_the_corpus(monkeypatch: py
     plan = StepPlan(lengths, 4_096, 0)
     steps = [plan.step(place).rows for place in range(plan.steps_per_epoch)]
     sizes = np.array([lengths[rows].sum() for rows in steps])
-    assert len(plan._pieces) == 9
+    assert len(plan._starts) == 9
     assert abs(sizes / (lengths.sum() / len(steps)) - 1).max() < 0.1
     order = np.concatenate(steps)
     assert abs(np.corrcoef(order, np.arange(len(order)))[0, 1]) < 0.02
@@ -85,7 +85,7 @@ def test_steps_of_chapters_are_even_and_from_all_over_the_corpus(monkeypatch: py
     assert plan.step(plan.steps_per_epoch).rows.tolist() != steps[0].tolist()  # the next epoch's order is another
 
 
-def test_a_plan_without_pieces_is_refused() -> None:
+def test_a_plan_without_sequences_is_refused() -> None:
     with pytest.raises(ValueError, match="0 sequences"):
         StepPlan([], 100, 0)
 
@@ -102,7 +102,7 @@ def test_shares_are_a_partition_and_balanced(lengths: np.ndarray, world: int, da
 
 
 @given(lengths=LENGTHS, tokens_per_micro_batch=st.integers(1, 2_000))
-def test_passes_hold_whole_pieces_up_to_their_limit(lengths: np.ndarray, tokens_per_micro_batch: int) -> None:
+def test_micro_batches_hold_whole_sequences_up_to_their_limit(lengths: np.ndarray, tokens_per_micro_batch: int) -> None:
     rows = np.arange(len(lengths))
     cut = micro_batches(rows, lengths, tokens_per_micro_batch)
     assert sorted(np.concatenate(cut)) == rows.tolist()

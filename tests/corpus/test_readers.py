@@ -1,4 +1,4 @@
-"""Readers: every format, plain and packed, and every kind of bad record, with its file, line, field and mend."""
+"""Readers: every format, plain and packed, and every kind of bad record, with its file, line, field and fix."""
 
 from __future__ import annotations
 
@@ -309,11 +309,11 @@ def test_a_parquet_without_the_field_lists_those_there(tmp_path: Path) -> None:
         texts(path, "label")
 
 
-def test_a_csv_parted_by_semicolons_is_not_taken_for_one_column(tmp_path: Path) -> None:
+def test_a_csv_with_semicolons_is_not_taken_for_one_column(tmp_path: Path) -> None:
     assert texts(put(tmp_path, "a.csv", "id;text\n1;one\n2;two, and more\n")) == ["one", "two, and more"]
     assert texts(put(tmp_path, "b.csv", "id\ttext\n1\tone, and\n2\ttwo\n")) == ["one, and", "two"]
     assert texts(put(tmp_path, "c.tsv", "id,text\n1,one\n2,two\n")) == ["one", "two"]
-    with pytest.raises(CorpusError, match="parted by semicolons"):
+    with pytest.raises(CorpusError, match="separated by semicolons"):
         texts(put(tmp_path, "d.csv", "id;text\n1\n"))
 
 

@@ -118,7 +118,7 @@ def test_nothing_is_lost_at_the_cut(repeated: str, fraction: float) -> None:
         assert "".join("".join(halves).split()) == "".join(given_text.split())
 
 
-def test_the_end_of_a_long_text_comes_in_pieces() -> None:
+def test_the_end_of_a_long_text_comes_in_sequences() -> None:
     parts = sequences(PARAGRAPHS)
     assert len(parts) > 5
     assert all(500 < len(part) <= 4000 for part in parts)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_text import KINDS, SENTENCES, Split, document_rows, piece_slices, tokenizer
+from tiny_text import KINDS, SENTENCES, Split, document_rows, sequence_slices, tokenizer
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
@@ -109,7 +109,7 @@ def test_special_tokens_stand_at_the_ends(
     rows = tokenize(Split([SENTENCES[0] * 5, SENTENCES[1] * 5]), tok, max_length=24)
     for document in (0, 1):
         batch = rows.pack(document_rows(rows, document))
-        for number, where in enumerate(piece_slices(batch)):
+        for number, where in enumerate(sequence_slices(batch)):
             ends = end_every_sequence or number == len(batch.rows) - 1
             is_special = batch.word_ids[where] == -1
             assert batch.input_ids[where][0] == special.start[0]
@@ -201,7 +201,7 @@ def test_arrays_are_mapped_and_tokens_are_compact() -> None:
     assert (cache_folder("tokens") / rows.key / "tokens.bin").stat().st_size == 7 * rows.tokens
 
 
-def test_pack_lays_pieces_in_the_order_asked_for() -> None:
+def test_pack_lays_sequences_in_the_order_asked_for() -> None:
     rows = tokenize(Split([s * 4 for s in SENTENCES]), tokenizer("wordpiece"), max_length=20)
     asked = np.random.default_rng(0).permutation(len(rows))[:7]
     batch = rows.pack(asked)
@@ -210,12 +210,12 @@ def test_pack_lays_pieces_in_the_order_asked_for() -> None:
     assert batch.documents.tolist() == rows.documents[asked].tolist()
     dtypes = [array.dtype.name for array in (batch.input_ids, batch.cu_seqlens, batch.word_ids)]
     assert dtypes == ["int64", "int32", "int32"]
-    for row, where in zip(asked, piece_slices(batch), strict=True):
+    for row, where in zip(asked, sequence_slices(batch), strict=True):
         alone = rows.pack([row])
         assert batch.input_ids[where].tolist() == alone.input_ids.tolist()
         assert batch.token_bytes[where].tolist() == alone.token_bytes.tolist()
         assert batch.position_ids[where].tolist() == list(range(rows.lengths[row]))
-    words = [set(batch.word_ids[where].tolist()) - {-1} for where in piece_slices(batch)]
+    words = [set(batch.word_ids[where].tolist()) - {-1} for where in sequence_slices(batch)]
     assert sum(map(len, words)) == len(set.union(*words))  # a number is never shared between sequences
 
 
@@ -477,7 +477,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tokens.TokenRows:
     folder = tmp_path_factory.mktemp("large")
     draw = np.random.default_rng(0)
     numbers = draw.integers(0, 4, 400_000)
-    sequences = np.zeros(numbers.sum(), dtype=tokens.PIECE)
+    sequences = np.zeros(numbers.sum(), dtype=tokens.SEQUENCE)
     sequences["document"] = np.repeat(np.arange(len(numbers)), numbers)
     sequences["number"] = np.arange(len(sequences)) - np.repeat(np.cumsum(numbers) - numbers, numbers)
     documents = np.zeros(len(numbers), dtype=tokens.DOCUMENT)

@@ -128,6 +128,6 @@ def document_rows(rows: TokenRows, document: int) -> np.ndarray:
     return np.flatnonzero(rows.documents == document)
 
 
-def piece_slices(batch: PackedBatch) -> list[slice]:
-    """Where each sequence of a batch stands."""
+def sequence_slices(batch: PackedBatch) -> list[slice]:
+    """The slice of each sequence in a batch."""
     return [slice(a, b) for a, b in zip(batch.cu_seqlens[:-1], batch.cu_seqlens[1:], strict=True)]

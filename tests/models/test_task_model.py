@@ -41,31 +41,11 @@ TAGGERS = tuple(architecture for architecture in SUPPORTED if architecture != "o
 EXACT = 1e-9  # in float64
 
 
-@dataclasses.dataclass(frozen=True)
-class Examples(TaskTokens):
-    """Sequences with segments, some of them windows of one example."""
-
-    segments: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0))
-    belongs: tuple[int, ...] = ()
-
-    @property
-    def type_ids(self) -> Tensor:
-        return self.segments
-
-    @property
-    def owners(self) -> Tensor:
-        return torch.tensor(self.belongs)
-
-    @property
-    def examples(self) -> int:
-        return self.belongs[-1] + 1
-
-
-def examples(belongs: Sequence[int] = range(len(LENGTHS))) -> Examples:
-    """The sequences; of each the second half is another segment."""
-    tokens = TaskTokens.of([sequence.tolist() for sequence in SEQUENCES])
-    segments = torch.cat([types_of(sequence) for sequence in SEQUENCES])
-    return Examples(**vars(tokens), segments=segments, belongs=tuple(belongs))
+def examples(belongs: Sequence[int] = range(len(LENGTHS))) -> TaskTokens:
+    """The sequences, some of them windows of one example; of each the second half is another segment."""
+    tokens = TaskTokens.of([sequence.tolist() for sequence in PIECES])
+    segments = torch.cat([types_of(sequence) for sequence in PIECES])
+    return dataclasses.replace(tokens, type_ids=segments, owners=torch.tensor(belongs), examples=belongs[-1] + 1)
 
 
 def types_of(sequence: Tensor) -> Tensor:
@@ -167,7 +147,7 @@ def test_other_architectures_are_proved(architecture: str, kind: str, tiny_folde
         disturb(model.model.get_submodule(path).parameters())
     assert model.packed == (architecture in ("camembert", "mistral"))
     expected = own_logits(model.model, kind)
-    untyped = dataclasses.replace(examples(), segments=torch.zeros(sum(LENGTHS), dtype=torch.long))
+    untyped = dataclasses.replace(examples(), type_ids=torch.zeros(sum(LENGTHS), dtype=torch.long))
     with torch.no_grad():
         torch.testing.assert_close(model.logits(untyped), expected, rtol=0, atol=1e-5)
     assert (model.padding_fraction(untyped) > 0) == (not model.packed)

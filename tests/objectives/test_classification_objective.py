@@ -95,7 +95,7 @@ def test_passes_sum_to_one_pass(multi_label: bool, weighted: bool, tmp_path: Pat
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
-def test_a_micro_batch_without_targets_has_gradients_of_zero(multi_label: bool, tmp_path: Path) -> None:
+def test_a_pass_that_asks_for_nothing_has_gradients_of_zero(multi_label: bool, tmp_path: Path) -> None:
     model, rows = job(tmp_path, multi_label)
     objective = ClassificationObjective(rows.labels)
     idle = objective.prepare(rows.pack([0, 1]), epoch=0).without_labels()

@@ -64,7 +64,7 @@ def test_adapt_says_it_in_result_page_and_terminal(tmp_path: Path) -> None:
     for place in (page, shown(console)):
         for sentence in ("1 record was left out", "id (60)", "notes.ann (the ending .ann is not read)"):
             assert sentence in place
-    assert "The text is read from the field &#39;body&#39;, found by itself" in page
+    assert "The text is read from the field &#39;body&#39;, found automatically" in page
 
 
 def test_a_run_that_reads_its_text_many_times_is_warned_of(tmp_path: Path) -> None:

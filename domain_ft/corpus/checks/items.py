@@ -243,7 +243,7 @@ def text_items(path: Path, name: str, text_field: str | None, bad: BadRecords) -
         return
     if kind != "text":
         chosen = TextField(text_field, name)
-        for record in looked_at(raw_records(path, name, kind, bad, chosen.settle), chosen.look, bad):
+        for record in looked_at(raw_records(path, name, kind, bad, chosen.choose), chosen.look, bad):
             text = chosen.of(record.fields, bad, record.line)
             if text is not None and not text.strip():
                 bad.add("the text is empty", file=name, line=record.line, field=join_names(chosen.names))

@@ -7,22 +7,22 @@ all tokens of a character that takes several. A row ends after its last trained 
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding
 
-from domain_ft.corpus.batches import PackedBatch, Places
+from domain_ft.corpus.batches import Indices, PackedBatch
 from domain_ft.corpus.conversations.conversation import Conversation
 from domain_ft.corpus.conversations.rendering import ChatTemplate, Rendered
 from domain_ft.corpus.readers.base import Reject
+from domain_ft.corpus.stored_rows import RecordsInMemory, SequenceRows, sequence_records
 from domain_ft.corpus.tokens import byte_offsets, plain_backend
 from domain_ft.errors import CorpusError, RecordError, SettingsError
 from domain_ft.progress import Progress
@@ -50,8 +50,9 @@ class ConversationBatch(PackedBatch):
 
     trained: npt.NDArray[np.bool_]
 
-    def _taken(self, tokens: Places, sequences: Places, lengths: Sequence[int]) -> dict[str, Any]:
-        # For measuring memory: the most that a real micro-batch trains on is all tokens but the first of each sequence.
+    def _taken(self, tokens: Indices, sequences: Indices, lengths: Sequence[int]) -> dict[str, Any]:
+        # A micro-batch to measure with: the first tokens of a conversation are its prompt, and no pass asks for more
+        # than all.
         return super()._taken(tokens, sequences, lengths) | {"trained": tokens > 0}
 
 
@@ -78,8 +79,8 @@ class Dropped:
         return Reject(self.file, self.line, None, self.reason)
 
 
-class ConversationRows:
-    """Rendered conversations as rows of tokens, in memory: nine bytes per token.
+class ConversationRows(SequenceRows):
+    """Rendered conversations as rows of tokens, in memory: nine bytes a token.
 
     Attributes:
         lengths: (rows,) int32, tokens of each row, with special tokens.
@@ -89,75 +90,46 @@ class ConversationRows:
         key: a hash of the content.
     """
 
+    PER_ROW: ClassVar[tuple[str, ...]] = ("lengths", "documents", "cut", "trained_lengths")
+
     def __init__(
         self,
-        tokens: npt.NDArray[np.void],
-        ends: npt.NDArray[np.int64],
+        rows: Sequence[npt.NDArray[np.void]],
         documents: npt.NDArray[np.int64],
         cut: npt.NDArray[np.bool_],
         names: Sequence[str],
         dropped: Sequence[Dropped] = (),
-        places: npt.NDArray[np.int64] | None = None,
     ) -> None:
-        """Rows in `tokens`.
-
-        Args:
-            tokens: (tokens,) records TOKEN of all rows, end to end.
-            ends: (rows,) where each row ends.
-            documents: (rows,) the index of each row's conversation.
-            cut: (rows,) whether something was cut.
-            names: (conversations,) ids.
-            dropped: conversations without a row.
-            places: (view's rows,) the rows in this view; None for all.
-        """
-        self._tokens, self._ends, self._names = tokens, ends, names
-        self._all = (documents, cut)
-        self._places = np.arange(len(ends)) if places is None else places
-        self._starts = ends - np.diff(ends, prepend=0)
-        self.lengths = np.diff(ends, prepend=0).astype(np.int32)[self._places]
-        self.documents, self.cut = documents[self._places], cut[self._places]
-        self.dropped = tuple(dropped)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all rows, with special tokens."""
-        return int(self.lengths.sum(dtype=np.int64))
-
-    @functools.cached_property
-    def trained_lengths(self) -> npt.NDArray[np.int32]:
-        """(rows,) tokens of each row to train on."""
-        before = np.concatenate(([0], np.cumsum(self._tokens["trained"], dtype=np.int64)))
-        counts: npt.NDArray[np.int32] = (before[self._ends] - before[self._starts]).astype(np.int32)
-        return counts[self._places]
+        """From the TOKEN records of each row, (tokens,) each, and the ids of the conversations."""
+        tokens = np.concatenate(rows)
+        lengths = np.array([len(row) for row in rows], dtype=np.int32)
+        sequences = sequence_records(lengths, documents)
+        super().__init__(RecordsInMemory(tokens), RecordsInMemory(sequences), lengths, documents)
+        self.cut, self.dropped, self._names = cut, tuple(dropped), names
+        self.trained_lengths = np.add.reduceat(tokens["trained"], sequences["start"], dtype=np.int32)
+        self._digest = hashlib.blake2b(json.dumps(names).encode(), digest_size=16)
+        for part in (tokens, np.cumsum(lengths, dtype=np.int64), documents, cut):
+            self._digest.update(np.ascontiguousarray(part).tobytes())
 
     @property
     def trained_tokens(self) -> int:
         """Tokens of all rows to train on, in one epoch."""
         return int(self.trained_lengths.sum(dtype=np.int64))
 
-    @functools.cached_property
+    @property
     def key(self) -> str:
-        """A hash of the content."""
-        digest = hashlib.blake2b(json.dumps(self._names).encode(), digest_size=16)
-        for part in (self._tokens, self._ends, *self._all, self._places):
-            digest.update(np.ascontiguousarray(part).tobytes())
+        """Names the content: equal keys, equal rows."""
+        digest = self._digest.copy()
+        digest.update(self._at(np.arange(len(self))).tobytes())
         return digest.hexdigest()
 
     def document_id(self, document: int) -> str:
         """The id of the conversation with index `document`. Repeated ids get a number: `a`, `a#2`."""
         return self._names[document]
 
-    def row_id(self, row: int) -> str:
-        """The id of the row's conversation."""
-        return self.document_id(int(self.documents[row]))
-
     def take(self, indices: npt.ArrayLike) -> ConversationRows:
-        """A view of the rows with these indices, in that order. Indices may repeat."""
-        places = self._places[np.asarray(indices, dtype=np.int64)]
-        return ConversationRows(self._tokens, self._ends, *self._all, self._names, self.dropped, places)
+        """A view of the rows with these indices, in that order; one may come several times."""
+        return self._view(indices)
 
     def select_documents(self, max_tokens: int | None) -> npt.NDArray[np.int64]:
         """The rows of as many whole conversations as fit into `max_tokens`, but of one at least.
@@ -180,23 +152,10 @@ class ConversationRows:
         return np.array(selected, dtype=np.int64)
 
     def pack(self, rows: npt.ArrayLike) -> ConversationBatch:
-        """Pack these rows end to end, in that order."""
-        rows = np.asarray(rows, dtype=np.int64)
-        lengths = self.lengths[rows].astype(np.int64)
-        ends = np.cumsum(lengths)
-        positions = np.arange(int(lengths.sum())) - np.repeat(ends - lengths, lengths)  # (tokens,)
-        tokens = self._tokens[np.repeat(self._starts[self._places[rows]], lengths) + positions]
-        return ConversationBatch(
-            input_ids=tokens["id"].astype(np.int64),
-            position_ids=positions,
-            cu_seqlens=np.concatenate(([0], ends)).astype(np.int32),
-            rows=rows,
-            documents=self.documents[rows],
-            sequences=np.zeros(len(rows), dtype=np.int32),
-            word_ids=np.zeros(len(tokens), dtype=np.int32),
-            token_bytes=tokens["bytes"].astype(np.int32),
-            trained=tokens["trained"].copy(),
-        )
+        """Lay these rows end to end, in that order."""
+        tokens, layout = self._read(rows)
+        trained = tokens["trained"].copy()
+        return ConversationBatch.of(tokens["id"], token_bytes=tokens["bytes"], trained=trained, **layout)
 
 
 def encode_conversations(
@@ -295,8 +254,7 @@ class _Encoder:
                 else "check the answers of that record, or use a model whose tokenizer and chat template fit them",
             )
         return ConversationRows(
-            np.concatenate(self.tokens),
-            np.cumsum([len(row) for row in self.tokens], dtype=np.int64),
+            self.tokens,
             np.array(self.documents, dtype=np.int64),
             np.array(self.cut, dtype=np.bool_),
             _unique(conversation.id for conversation in conversations),

@@ -1,8 +1,8 @@
 """Readers: each turns one file or folder into a stream of documents.
 
-A reader is a function `read(path, name, text_field, bad)` that yields `SourceDocument`s: `name` is what the file is
-called in messages and ids, `text_field` names the field of the text where records have fields, and `bad` is told of
-every record that cannot be read (`base.BadRecords`). A reader is imported when it is first used.
+A reader is a function `read(path, name, text_field, bad)` that yields `SourceDocument`s: `name` is the file's name in
+messages and ids, `text_field` the field of the text in records with fields, and every record that cannot be read is
+reported to `bad` (`base.BadRecords`). A reader is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ READERS: dict[str, str] = {
     "icd-10-cm": "icd:read_icd",
 }
 
-# The ending of a file -> the reader of it; each may also end in .gz, .zst, .xz or .bz2.
+# The ending of a file -> its reader; each may be followed by .gz, .zst, .xz or .bz2.
 ENDINGS: dict[str, str] = {
     ".txt": "text",
     ".md": "text",
@@ -55,11 +55,11 @@ ENDINGS: dict[str, str] = {
     ".pdf": "pdf",
 }
 
-# What the readers of documents need beyond the package itself: the modules of the extra `documents`.
+# The modules of the extra `documents` that the readers of documents import.
 NEEDED: dict[str, str] = {"html": "lxml", "xml": "lxml", "email": "lxml", "docx": "docx", "pdf": "pypdf"}
 EXTRA = "pip install 'domain-ft[documents]'"
 
-# The name of a reader of records -> module:function, which give what the files hold, field by field.
+# The name of a reader of records -> module:function, which yields records with fields.
 RECORDS: dict[str, str] = {
     "jsonl": "records:jsonl_records",
     "json": "records:json_records",
@@ -74,7 +74,7 @@ RECORDS: dict[str, str] = {
 
 
 def is_installed(name: str) -> bool:
-    """Whether what the reader named `name` needs is installed."""
+    """Whether the dependencies of the reader named `name` are installed."""
     return name not in NEEDED or importlib.util.find_spec(NEEDED[name]) is not None
 
 
@@ -91,10 +91,10 @@ def raw_records(
 
     Args:
         path: the file; of a stream only JSON lines, CSV and TSV can be read.
-        name: what it is called in messages.
+        name: of the file, for messages.
         kind: a key of `RECORDS`.
-        bad: told of what is no sound record.
-        columns: told the fields of a file that has a header, and chooses among them.
+        bad: gets every broken record.
+        columns: chooses among the fields of a file with a header.
     """
     return cast(Iterator[RawRecord], _function(RECORDS[kind])(path, name, bad, columns))
 

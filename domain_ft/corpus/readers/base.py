@@ -1,4 +1,4 @@
-"""What every reader shares: the documents it yields, what becomes of bad records, and bytes read strictly as UTF-8."""
+"""Shared by all readers: the documents they yield, the handling of bad records, and strict decoding."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from domain_ft.quoting import listed, shown
 
 OnBadRecord = Literal["stop", "skip"]
 
-LARGEST_WHOLE = 256_000_000  # bytes, unpacked, of a file that has to be read whole, and of a line
+LARGEST_WHOLE = 256_000_000  # unpacked bytes of a file that is read as a whole, and of a line
 BOM = codecs.BOM_UTF8
 _OFFICE = {
     b"PK\x03\x04": "a ZIP archive, such as an Excel workbook (.xlsx) or a Word document (.docx)",
     b"\xd0\xcf\x11\xe0": "an old Office file (.xls, .doc) or an encrypted one",
 }
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_LONGEST_NAME = 60  # characters of what is taken for the name of a field
+_LONGEST_NAME = 60  # characters of a plausible name of a field
 
 
 @dataclass(frozen=True)
 class SourceDocument(Document):
-    """A document as its reader found it, with the language where the source says it."""
+    """A document of a source, with its language where the source has it."""
 
     language: str | None = None
 
@@ -56,12 +56,12 @@ class Reject:
 
 
 class RawRecord(NamedTuple):
-    """A record as its file has it: what documents, examples and whatever else has fields are made of.
+    """A record of a file, from which documents, examples and the like are made.
 
     Attributes:
-        line: where it begins, counted from 1; in a JSON list or a Parquet file its number; None where it is the file.
+        line: its first line, from 1; in a JSON list or a Parquet file its number; None if it is the whole file.
         fields: by name.
-        key: its name, where it has one without being asked for a field: a JSON object of objects gives one to each.
+        key: its name, if that is not in a field: the keys of a JSON object of objects.
     """
 
     line: int | None
@@ -70,17 +70,17 @@ class RawRecord(NamedTuple):
 
 
 Columns = Callable[[Mapping[str, int]], "list[str] | None"]
-"""Told every field of a file with a header, and what it `Holds`; gives those that are wanted, or None for all."""
+"""Gets every field of a file with a header, and what it `Holds`; returns the wanted ones, or None for all."""
 
 
 @dataclass
 class Seen:
-    """What readers noticed on their way, for what a run says of its text.
+    """What the readers noticed, for the report of a run.
 
     Attributes:
         left_out: the fields and files that were not read.
-        lengths: the characters of each text, by the fields that it was read from.
-        found: those fields that nobody named.
+        lengths: the characters of each text, by the fields it was read from.
+        found: the fields that were chosen automatically.
     """
 
     left_out: LeftOut = field(default_factory=LeftOut)
@@ -88,7 +88,7 @@ class Seen:
     found: set[str] = field(default_factory=set)
 
     def text(self, chosen: TextField, record: Mapping[str, Any], text: str) -> None:
-        """Note a text, and the fields of its record that are not read."""
+        """Record a text, and the unread fields of its record."""
         name = join_names(chosen.names)
         if name not in self.lengths:
             self.lengths[name] = array.array("q")
@@ -98,7 +98,7 @@ class Seen:
         self.left_out.see_fields(map(str, {**dict.fromkeys(chosen.known), **record}), chosen.names)
 
     def text_fields(self) -> list[dict[str, Any]]:
-        """The fields that texts were read from, the most used first, as result.json has them."""
+        """The fields that texts were read from, the most used first, for result.json."""
         return [
             {
                 "field": name,
@@ -111,20 +111,20 @@ class Seen:
 
 
 class BadRecords:
-    """How records are read, and what becomes of one that cannot be: `stop` raises a RecordError, `skip` hands a Reject
-    to `sink`.
+    """How records are read, and the policy for unreadable ones: `stop` raises a RecordError, `skip` passes a Reject to
+    `sink`.
 
     Args:
         policy: stop or skip.
-        sink: told of each record that is left out.
-        encoding: what the files are written in; None for UTF-8. Files that say it themselves (Parquet, HTML with a
-            declaration, PDF) are read as they say.
-        advice: how the verb leaves such records out, for the message; None where it cannot.
+        sink: gets each record that is left out.
+        encoding: of the files; None for UTF-8. Files that declare theirs (Parquet, HTML with a declaration, PDF)
+            are read accordingly.
+        advice: how to leave such records out, for the message; None if the verb cannot.
 
     Attributes:
         seen: what the readers noticed.
-        path: the file that is being read; what can be said of an undecodable byte takes a look at it.
-        explains: whether the reason of the next undecodable record is to say which encodings decode the file.
+        path: the file that is being read, from which the advice on encodings is derived.
+        explains: whether the reason of the next undecodable record names the encodings that decode the file.
     """
 
     def __init__(
@@ -143,23 +143,23 @@ class BadRecords:
     def add(
         self, reason: str, *, file: str, line: int | None = None, field: str | None = None, fix: str | None = None
     ) -> None:
-        """Report a record. With the policy `skip` the caller goes on with the next one."""
+        """Report a record. With the policy `skip` this returns, and the caller continues with the next record."""
         if self.policy == "skip":
             self.sink(Reject(file, line, field, reason))
             return
         where = file + (f", line {line}" if line is not None else "") + (f', field "{shown(field)}"' if field else "")
-        mend = (fix or "fix it") + (f"; or {self.advice}" if self.advice else "")
-        raise RecordError(reason, where=where, fix=mend)
+        advice = f"; or {self.advice}" if self.advice else ""
+        raise RecordError(reason, where=where, fix=(fix or "fix it") + advice)
 
     def leave_out(self, reason: str, *, file: str, line: int | None = None, field: str | None = None) -> None:
-        """List a record that is left out since its source says so, such as one that its annotator rejected."""
+        """List a record that its source marks as left out, such as one that its annotator rejected."""
         self.sink(Reject(file, line, field, reason))
 
 
 def open_bytes(path: Path | BinaryIO, encoding: str | None = None) -> contextlib.AbstractContextManager[BinaryIO]:
-    """Open a file for reading, unpacked whatever its name says. A stream is handed back, and stays open.
+    """Open a file for reading, unpacked whatever its name. A stream is returned as it is, and stays open.
 
-    Text in UTF-16 or UTF-32, where `encoding` says so, is given as UTF-8.
+    With an `encoding` of UTF-16 or UTF-32 the bytes are converted to UTF-8.
     """
     if isinstance(path, Path):
         return cast("contextlib.AbstractContextManager[BinaryIO]", open_packed(path, encoding))
@@ -170,7 +170,7 @@ def open_bytes(path: Path | BinaryIO, encoding: str | None = None) -> contextlib
 
 @contextlib.contextmanager
 def reported(name: str, bad: BadRecords) -> Iterator[None]:
-    """What goes wrong with a file while it is opened and read counts as one bad record."""
+    """Report an error in opening or reading a file as one bad record."""
     try:
         yield
     except (*DAMAGED, zlib.error) as error:
@@ -183,9 +183,9 @@ def reported(name: str, bad: BadRecords) -> Iterator[None]:
 
 
 def read_lines(path: Path | BinaryIO, name: str, bad: BadRecords) -> Iterator[tuple[int, int, bytes]]:
-    """The lines of a file as (number from 1, byte offset, bytes), its byte order mark left out.
+    """The lines of a file as (number from 1, byte offset, bytes), without a byte order mark.
 
-    Lines may end in a carriage return alone, as old spreadsheets write them; they are given with a newline.
+    Lines may end in a bare carriage return, as old spreadsheets write them; it becomes a newline.
     """
     bad.path = path if isinstance(path, Path) else None
     with reported(name, bad), open_bytes(path, bad.encoding) as file:
@@ -221,7 +221,7 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 
 
 def read_bytes(path: Path, name: str, bad: BadRecords, fix: str, encoding: str | None = None) -> bytes | None:
-    """The bytes of a file that has to be read whole; None where it was rejected, such as for its size."""
+    """The bytes of a file that is read as a whole; None if it was rejected, such as for its size."""
     bad.path = path
     with reported(name, bad), open_bytes(path, encoding) as file:
         data = file.read(LARGEST_WHOLE + 1)
@@ -233,7 +233,7 @@ def read_bytes(path: Path, name: str, bad: BadRecords, fix: str, encoding: str |
 
 
 def read_whole(path: Path, name: str, bad: BadRecords, fix: str = "cut it in several files") -> str | None:
-    """The text of a whole file; None where it was rejected. `fix`: what to do with one that is too large."""
+    """The text of a whole file; None if it was rejected. `fix`: what to do with one that is too large."""
     data = read_bytes(path, name, bad, fix, bad.encoding)
     if data is None or is_foreign(data, name, bad):
         return None
@@ -249,7 +249,7 @@ def report_empty(name: str, bad: BadRecords) -> None:
 
 
 def is_foreign(data: bytes, name: str, bad: BadRecords) -> bool:
-    """Whether a file that begins with `data` is no text that can be cut in lines; if so, it is reported."""
+    """Whether a file that begins with `data` is not text; if so, it is reported."""
     office = next((what for mark, what in _OFFICE.items() if data.startswith(mark)), None)
     if office is not None:
         fix = "export its sheet as CSV (UTF-8), or its text as .txt"
@@ -269,16 +269,16 @@ def is_foreign(data: bytes, name: str, bad: BadRecords) -> bool:
 
 
 def text_encoding(bad: BadRecords) -> str:
-    """What the bytes that `open_bytes` gives are written in."""
+    """The encoding of the bytes that `open_bytes` gives."""
     return UTF8 if bad.encoding is None or is_wide(bad.encoding) else bad.encoding
 
 
 def decode(
     data: bytes, name: str, bad: BadRecords, *, offset: int = 0, line: int | None = None, lines_before: int = 0
 ) -> str | None:
-    """`data` decoded strictly, as UTF-8 or as `bad` says.
+    """`data` decoded strictly, as UTF-8 or in the encoding of `bad`.
 
-    None where a byte is not, which is reported with its line and its offset in the file.
+    None if a byte cannot be decoded, which is reported with its line and its offset in the file.
     """
     encoding = text_encoding(bad)
     try:
@@ -300,19 +300,19 @@ def decode(
 
 
 class TextField:
-    """Which field of a record is the text: the one named, or found by the first records and then kept.
+    """The field of the text: the one named, or one chosen from the first records.
 
     Args:
-        text_field: the name; several, separated by commas, are joined by a blank line. The whole is taken for one name
-            where there is such a field; a name with a comma can also stand in double quotes.
+        text_field: the name; several, separated by commas, are joined by a blank line. It is a single name if
+            there is such a field; a name with a comma can be in double quotes.
         name: of the file, for messages.
-        usual: the names that are taken where none is given, the likeliest first.
+        usual: the names to look for if none is given, the likeliest first.
         option: the option that names the field.
 
     Attributes:
-        names: the fields, once they are settled.
-        guessed: whether they were found, and not named.
-        known: the fields that the file was seen to have, where it has a header.
+        names: the fields, once they are chosen.
+        guessed: whether they were chosen and not named.
+        known: the fields of a file with a header.
     """
 
     def __init__(
@@ -329,8 +329,8 @@ class TextField:
         self.known: tuple[str, ...] = ()
         self.name, self.usual, self.option = name, usual, option
 
-    def settle(self, fields: Mapping[str, int]) -> list[str]:
-        """The fields of the text, chosen where none was named. `fields`: every field, and what it `Holds`.
+    def choose(self, fields: Mapping[str, int]) -> list[str]:
+        """The fields of the text, chosen if none was named. `fields`: every field, and what it `Holds`.
 
         Raises:
             CorpusError: none has a usual name and not exactly one holds text.
@@ -366,7 +366,7 @@ class TextField:
         if inside:
             within = (
                 f"most of the text is inside the objects or lists of {listed(inside)}, which are not read: write the "
-                "text of each record into a field of its own, such as text; or else "
+                "text of each record into a separate field, such as text; or else "
             )
         if names and not texts:
             what += f" ({listed(names)}: identifiers, addresses, dates or numbers by what they hold)"
@@ -379,16 +379,16 @@ class TextField:
         )
 
     def look(self, records: Sequence[RawRecord]) -> None:
-        """Settle the fields by the first records of a file."""
-        self.settle(fields_of(records))
+        """Choose the fields by the first records of a file."""
+        self.choose(fields_of(records))
 
     def of(self, record: Mapping[str, Any], bad: BadRecords, line: int | None) -> str | None:
-        """The record's text; None where a field is missing or no text, which is reported.
+        """The record's text; None if a field is missing or not text, which is reported.
 
-        A list of texts is one text, its parts on lines of their own.
+        A list of texts is joined by newlines.
         """
         if self._given is not None or not self.names:
-            self.settle(what_fields_hold([record]))
+            self.choose(what_fields_hold([record]))
         parts: list[str] = []
         for name in self.names:
             if name not in record:
@@ -407,9 +407,9 @@ class TextField:
 
 
 def looked_at(
-    records: Iterable[RawRecord], settle: Callable[[Sequence[RawRecord]], Any], bad: BadRecords
+    records: Iterable[RawRecord], look: Callable[[Sequence[RawRecord]], Any], bad: BadRecords
 ) -> Iterator[RawRecord]:
-    """The records, once `settle` was told the first of them. What is rejected among those is reported in its place."""
+    """The records, after `look` was called with the first ones. Rejects among those are reported in order."""
     records, report = iter(records), bad.sink
     first: list[RawRecord | Reject] = []
     stopped: RecordError | None = None
@@ -423,7 +423,7 @@ def looked_at(
         bad.sink = report
     seen = [one for one in first if isinstance(one, RawRecord)]
     if seen:
-        settle(seen)
+        look(seen)
     for one in first:
         if isinstance(one, Reject):
             report(one)
@@ -435,11 +435,11 @@ def looked_at(
 
 
 ID_NAMES = ("id", "_id", "uid", "uuid", "guid", "doc_id", "document_id", "record_id", "example_id", "sample_id", "idx")
-"""What the field that names a record is usually called, in any case; the likeliest first."""
+"""The usual names of the field with a record's id, in any case; the likeliest first."""
 
 
 def usual_name(fields: Iterable[str], usual: Iterable[str]) -> str | None:
-    """The field with the likeliest of some usual names, whatever its case; None where none has one.
+    """The field with the likeliest of some usual names, in any case; None if there is none.
 
     >>> usual_name(["Label", "Text"], ("text", "sentence"))
     'Text'
@@ -450,7 +450,7 @@ def usual_name(fields: Iterable[str], usual: Iterable[str]) -> str | None:
 
 
 def usual_id(fields: Iterable[str]) -> str | None:
-    """The field that has a usual name of ids, None where there is none.
+    """The field with a usual name of ids; None if there is none.
 
     >>> usual_id(["text", "ID"])
     'ID'
@@ -460,7 +460,7 @@ def usual_id(fields: Iterable[str]) -> str | None:
 
 
 def as_id(value: Any) -> str | int | float | None:
-    """A value as an id, unchanged; None where it names nothing: null, an empty text, NaN, a list or an object."""
+    """A value as an id, unchanged; None for what is no id: null, an empty text, NaN, a list or an object."""
     if isinstance(value, str | int | float) and value != "" and value == value and value not in (math.inf, -math.inf):
         return value
     return None
@@ -472,7 +472,7 @@ def fields_of(records: Sequence[RawRecord]) -> dict[str, Holds]:
 
 
 def field_names(given: str | None) -> tuple[str, ...]:
-    """The names in an option that may give several, separated by commas; one that holds a comma is quoted.
+    """The names in the value of an option, separated by commas; a name with a comma is quoted.
 
     >>> field_names('title, "findings, all"')
     ('title', 'findings, all')
@@ -485,25 +485,25 @@ def field_names(given: str | None) -> tuple[str, ...]:
 
 
 def join_names(names: Iterable[str]) -> str:
-    """The names as one option gives them: what `field_names` takes apart again."""
+    """The names as the value of an option; the inverse of `field_names`."""
     return ",".join(
         '"' + name.replace('"', '""') + '"' if "," in name or name != name.strip() else name for name in names
     )
 
 
 def _argument(names: Sequence[str]) -> str:
-    """Names of fields as a shell takes them behind an option; F where they are too long to be shown."""
+    """Names of fields, quoted for a shell; F if they are too long to be shown."""
     joined = join_names(names)
     return shlex.quote(joined) if all(shown(name) == name for name in names) else "F"
 
 
 def _no_name(field: str) -> bool:
-    """Whether this is hardly the name of a field: a whole sentence, or a number."""
+    """Whether this is unlikely to be the name of a field: a whole sentence, or a number."""
     return len(field) > _LONGEST_NAME or len(field.split()) > 5 or field.replace(".", "", 1).isdigit()
 
 
 def kind_of(value: Any) -> str:
-    """What a JSON value is, in words."""
+    """The type of a JSON value, in words."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -1,6 +1,6 @@
 """What the fields of records hold, so that an identifier or an address is not taken for the text.
 
-The first records of a file are looked at, not the first alone: a null there says nothing of the others.
+Several records at the beginning of a file are examined, since the first may have nulls.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 from domain_ft.corpus.readers.dates import is_date
 
 LOOKED_AT = 100
-"""Records at the beginning of a file by which its fields are judged."""
+"""Records at the beginning of a file that are examined."""
 
 
 class Holds(enum.IntEnum):
-    """What a field holds, as far as choosing the text goes. Only NOTHING is false."""
+    """What a field holds, for choosing the text. Only NOTHING is false."""
 
     NOTHING = 0  # no text: numbers, nulls, objects
     NAMES = 1  # text that identifies, or nothing but blanks: ids, addresses, hashes, dates, numbers, codes
@@ -26,7 +26,7 @@ class Holds(enum.IntEnum):
     INSIDE = 3  # objects or lists with more text inside them than any field of text has: paragraphs, sections
 
 
-# What a field is called that identifies its record or says where it is from, unless it holds sentences.
+# Names of fields that identify a record or its source, unless they hold sentences.
 _NAMING = re.compile(
     r"(.*[_\-. ])?(u?u?id|guid|pmid|pmcid|doi|isbn|key|url|uri|link|href|hash|sha\d*|md5|checksum|date|time|"
     r"timestamp|created|updated|(created|updated|published)[_ ]?at|file|filename|path|lang|language|licen[cs]e|"
@@ -41,14 +41,14 @@ _IDENTIFIERS = re.compile(
     r"|[\d\s.,:;/+%TZ\-\u20ac$\xa3\xa5]+"  # numbers, dates, times, sums of money
     r"|(?=\S*\d)[\w.:/#\-]+",  # one word with a digit in it: an id
 )
-_DEEPEST = 8  # levels of objects and lists that are looked into
-_IDENTIFYING = 0.9  # share of the values from which on a field identifies
+_DEEPEST = 8  # levels of objects and lists that are examined
+_IDENTIFYING = 0.9  # the least share of identifying values in an identifying field
 _SENTENCE_WORDS = 4
 _SENTENCE_CHARACTERS = 20  # of one word: a language without spaces, unless it looks like an identifier
 
 
 def what_fields_hold(records: Iterable[Mapping[str, Any]]) -> dict[str, Holds]:
-    """What each field of some records holds, in the order in which the fields come.
+    """What each field of some records holds, in order of appearance.
 
     >>> what_fields_hold([{"id": "case-1", "data": ["A text of some words."], "n": 1}])
     {'id': <Holds.NAMES: 1>, 'data': <Holds.TEXT: 2>, 'n': <Holds.NOTHING: 0>}
@@ -61,13 +61,13 @@ def what_fields_hold(records: Iterable[Mapping[str, Any]]) -> dict[str, Holds]:
             values[name] += found
             if not found and isinstance(value, list | dict):
                 inside[name] += sum(len(text) for _, text in texts_inside(value) if _is_sentence(text))
-    holds = {name: _judged(name, found) for name, found in values.items()}
+    holds = {name: _holds(name, found) for name, found in values.items()}
     longest = max((sum(map(len, values[name])) for name, held in holds.items() if held is Holds.TEXT), default=0)
     return {name: Holds.INSIDE if not held and inside[name] > longest else held for name, held in holds.items()}
 
 
 def texts_inside(value: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
-    """The texts in lists and objects, each with the key that it has in the object around it.
+    """The texts in nested lists and objects, each with its key in the enclosing object.
 
     >>> list(texts_inside([{"text": "One.", "n": 1}, {"text": "Two."}]))
     [('text', 'One.'), ('text', 'Two.')]
@@ -83,13 +83,13 @@ def texts_inside(value: Any, key: str = "", depth: int = 0) -> Iterator[tuple[st
 
 
 def texts_of(value: Any) -> Sequence[str]:
-    """The text that a value is, or the texts of a list of texts; nothing for any other value."""
+    """A text or the texts of a list of texts; nothing for any other value."""
     if isinstance(value, str):
         return [value]
     return value if isinstance(value, list) and all(isinstance(part, str) for part in value) else []
 
 
-def _judged(name: str, values: Sequence[str]) -> Holds:
+def _holds(name: str, values: Sequence[str]) -> Holds:
     shortened = [value.strip()[:300] for value in values if value.strip()]
     if not shortened:
         return Holds.NAMES if values else Holds.NOTHING

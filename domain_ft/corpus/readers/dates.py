@@ -1,4 +1,4 @@
-"""Dates and times as people write them, in the languages that files are most often in."""
+"""Recognises dates and times in the most frequent languages of files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import unicodedata
 
 _WORDS = re.compile(r"[^\W\d_]+")
-_ALLOWED = re.compile(r"[\w\s.,:;/+\-'\u2019()\xba\xaa]+")  # what a date may hold beside digits and words
+_ALLOWED = re.compile(r"[\w\s.,:;/+\-'\u2019()\xba\xaa]+")  # what a date may contain
 _LONGEST = 80  # characters of a date
 _MONTHS = (
     "january february march april may june july august september october november december",

@@ -1,4 +1,4 @@
-"""What encodings are called: by Python, by people, and which of them have lines that are no lines of bytes."""
+"""Names of encodings, in Python and in messages, and which encodings have to be decoded before cutting lines."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ import codecs
 from domain_ft.errors import SettingsError, nearest
 
 UTF8 = "utf-8"
-
-
 WIDE = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
 
-
-# What Python calls an encoding -> what iconv calls it.
+# Python's name -> iconv's name.
 _ICONV = {
     "cp932": "CP932",
     "euc_jp": "EUC-JP",
@@ -30,7 +27,7 @@ _ICONV = {
 
 
 def canonical(name: str) -> str:
-    """What Python calls an encoding of text.
+    """Python's name of a text encoding.
 
     Raises:
         SettingsError: there is no such encoding.
@@ -43,15 +40,15 @@ def canonical(name: str) -> str:
         raise SettingsError(
             f"--encoding {name}: there is no such encoding", fix=nearest(name.upper(), known)
         ) from error
-    # UTF-8 files may begin with a byte order mark, which is taken off in any case.
+    # A byte order mark is always removed from UTF-8 files.
     return UTF8 if info.name in (UTF8, "utf-8-sig", "ascii") else info.name
 
 
 def label(encoding: str) -> str:
-    """What an encoding is called in messages, which is also what `iconv` and --encoding take."""
+    """The name of an encoding in messages, which `iconv` and --encoding accept."""
     return _ICONV.get(encoding, encoding.upper())
 
 
 def is_wide(encoding: str) -> bool:
-    """Whether a line's end is more than one byte in it, so that a file has to be decoded before it is cut in lines."""
+    """Whether newlines take more than one byte, so that a file is decoded before it is cut in lines."""
     return encoding.replace("_", "-").startswith(("utf-16", "utf-32", "utf-7"))

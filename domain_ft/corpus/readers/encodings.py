@@ -1,7 +1,6 @@
-"""Which encoding a file may be written in. Text is read as UTF-8, or as what --encoding names; this finds the advice.
+"""Detects possible encodings of a file, for advice: text is read only as UTF-8 or as --encoding names it.
 
-Strict decoding decides which encodings are possible. How likely each of them is only orders them: nothing is read in
-an encoding that nobody named.
+Strict decoding finds the possible encodings, which are then ordered by likelihood.
 """
 
 from __future__ import annotations
@@ -14,22 +13,13 @@ from domain_ft.corpus.readers.encoding_names import WIDE, label
 
 MOST_BYTES = 4_000_000  # of a file that are tried
 
-
 _EAST_ASIAN = ("cp932", "euc_jp", "gb18030", "big5hkscs", "cp949")
-
-
 _ONE_BYTE = ("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "koi8_r", "iso8859_15")
-
-
 _MARKS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"))
-
-
-# Every long text in Chinese or Korean is to a tenth or more made of these.
+# At least a tenth of any long text in Chinese or Korean.
 _FREQUENT = frozenset(
     "的一是不了在有人这为之大来以个中上们到时国和地要于出会可也对生能而這為來個們時國會對이다는을의에가하고지도를은"
 )
-
-
 _LISTED = 4  # encodings that a message names
 
 
@@ -51,7 +41,7 @@ def candidates(data: bytes) -> list[str]:
 
 
 def is_iso2022(data: bytes) -> bool:
-    """Whether bytes that are all ASCII are Japanese text in ISO-2022-JP: its alphabets change by escapes."""
+    """Whether ASCII bytes are Japanese text in ISO-2022-JP, which switches alphabets by escapes."""
     if b"\x1b$" not in data:
         return False
     text = _decoded(data, "iso2022_jp")
@@ -62,7 +52,7 @@ def advice(path: Path | None, data: bytes, name: str) -> str:
     """What to do about a file that is not UTF-8: the encodings that decode it, and the two ways to read it.
 
     Args:
-        path: the file, whose beginning is tried; None for a stream, of which `data` is all there is.
+        path: the file, whose beginning is tried; None for a stream, for which only `data` is tried.
         data: the bytes that could not be read.
     """
     found = candidates(beginning(path) or data)
@@ -78,7 +68,7 @@ def advice(path: Path | None, data: bytes, name: str) -> str:
 
 
 def beginning(path: Path | None) -> bytes:
-    """The first bytes of a file, unpacked; none of a stream, or where they cannot be read."""
+    """The first bytes of a file, unpacked; none for a stream or an unreadable file."""
     from domain_ft.corpus.readers.packing import open_packed
 
     if path is None:
@@ -91,7 +81,7 @@ def beginning(path: Path | None) -> bytes:
 
 
 def _decoded(data: bytes, encoding: str) -> str | None:
-    """The text, without a character that is cut off at the end; None where a byte cannot be decoded."""
+    """The text, without a truncated character at the end; None if a byte cannot be decoded."""
     decoder = codecs.getincrementaldecoder(encoding)("strict")
     try:
         return decoder.decode(data, len(data) < MOST_BYTES)
@@ -100,14 +90,14 @@ def _decoded(data: bytes, encoding: str) -> str | None:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether text has no characters that no text has, as bytes have when they are decoded as what they are not."""
+    """Whether text has hardly any control or unassigned characters, which a wrong encoding produces."""
     strange = sum(unicodedata.category(c) in ("Cc", "Cn", "Co", "Cs") and c not in "\t\n\r\f" for c in text[:10_000])
     scripts = sum(not c.isascii() for c in text[:10_000])
     return strange <= len(text[:10_000]) / 100 and (scripts == 0 or _is_east_asian(text) or scripts < len(text) / 2)
 
 
 def _is_east_asian(text: str) -> bool:
-    """Whether the characters beyond ASCII stand together, and not each alone among Latin letters as é does."""
+    """Whether non-ASCII characters are adjacent to each other, not isolated among Latin letters like é."""
     foreign = [place for place, character in enumerate(text[:20_000]) if not character.isascii()]
     if not foreign or any(unicodedata.category(text[place]) in ("Co", "Cn", "Cc") for place in foreign):
         return False
@@ -118,7 +108,7 @@ def _is_east_asian(text: str) -> bool:
 
 
 def _familiar(text: str) -> float:
-    """How much of the text beyond ASCII is what East Asian text is mostly made of: kana, Hangul, usual ideographs."""
+    """The weight of kana, Hangul and common ideographs among the non-ASCII characters."""
     foreign = [character for character in text[:20_000] if not character.isascii()]
     weights = {"HIRAGANA": 1.5, "KATAKANA": 1.2, "HANGUL": 0.8, "IDEOGRAPHIC": 0.8, "FULLWIDTH": 0.8}
     total = 0.0
@@ -131,7 +121,7 @@ def _familiar(text: str) -> float:
 
 
 def _is_usual(character: str) -> bool:
-    """Whether an ideograph is among the common ones of Japanese or Chinese: those of JIS and GB 2312 level 1."""
+    """Whether an ideograph is a common one of Japanese or Chinese: of JIS or GB 2312 level 1."""
     for encoding, first, last in (("euc_jp", 0xB0, 0xCF), ("gb2312", 0xB0, 0xD7), ("big5", 0xA4, 0xC6)):
         try:
             lead = character.encode(encoding)[0]

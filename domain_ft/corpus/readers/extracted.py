@@ -1,8 +1,7 @@
 """Text out of documents: HTML, XML, e-mail, DOCX and PDF. A file is one document.
 
-Their libraries are the extra `domain-ft[documents]`. What such a file holds is never trusted: no entity of XML is
-expanded, nothing is fetched, what unpacks to too much is refused, and whatever a library makes of a damaged file is one
-bad record.
+Their libraries are the extra `domain-ft[documents]`. Their content is not trusted: no entity of XML is expanded,
+nothing is fetched, zip bombs are refused, and any error of a library on a damaged file is one bad record.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ _DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
 # Browsers read these names as the larger encoding of the same kind (https://encoding.spec.whatwg.org).
 _LARGER = {"shift_jis": "cp932", "iso8859-1": "cp1252", "gb2312": "gb18030", "gbk": "gb18030", "big5": "big5hkscs"}
 _UNSHOWN = ("script", "style", "template", "noscript", "svg", "math", "iframe", "object", "select", "textarea")
-_INLINE = frozenset(  # elements within a line of text
+_INLINE = frozenset(  # elements inside a line of text
     {"a", "abbr", "acronym", "b", "bdi", "bdo", "big", "cite", "code", "data", "del", "dfn", "em", "font", "i", "ins"}
     | {"kbd", "label", "mark", "q", "rp", "rt", "ruby", "s", "samp", "small", "span", "strike", "strong", "sub", "sup"}
     | {"time", "tt", "u", "var", "wbr"}
 )
 _BLANKS = re.compile(r"[ \t\r\n\f]+")
-_OLE = b"\xd0\xcf\x11\xe0"  # how an old Office file begins, and an encrypted new one
+_OLE = b"\xd0\xcf\x11\xe0"  # the first bytes of old Office files and of encrypted new ones
 
 
 def read_html(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
@@ -55,7 +54,7 @@ def read_html(path: Path, name: str, text_field: str | None, bad: BadRecords) ->
 
 
 def read_xml(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
-    """The text of an XML file, a line for each element that holds text; what is inside such a line stays in it."""
+    """The text of an XML file, a line for each element with text; elements inside such a line do not break it."""
     del text_field
     data = read_bytes(path, name, bad, "cut it in several files")
     if data is None:
@@ -77,14 +76,14 @@ def read_xml(path: Path, name: str, text_field: str | None, bad: BadRecords) -> 
             f"the XML uses the entity {shown(entity.text)}, and entities of a file are not expanded",
             file=name,
             line=entity.sourceline,
-            fix="write the file without entities of its own: xmllint --noent",
+            fix="expand its entities: xmllint --noent",
         )
         return
     yield from _document(_xml_text(root), name, bad)
 
 
 def read_email(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
-    """An e-mail: its subject and its text; attachments are named as not read."""
+    """An e-mail: its subject and its text; attachments are listed as not read."""
     del text_field
     data = read_bytes(path, name, bad, "cut it in several files")
     if data is None:
@@ -132,14 +131,14 @@ def read_docx(path: Path, name: str, text_field: str | None, bad: BadRecords) ->
 
 
 def read_pdf(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
-    """The text of a PDF, page by page. One of scanned pages has none, which is said."""
+    """The text of a PDF, page by page. Scanned pages without text are reported."""
     del text_field
     data = read_bytes(path, name, bad, "cut it in several files")
     if data is None:
         return
     import pypdf
 
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # what it warns of is of no use to who gave the file
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # its warnings do not help the user
     with _damage("PDF", name, bad):
         document = pypdf.PdfReader(io.BytesIO(data))
         if document.is_encrypted and not _opens(document):
@@ -157,7 +156,7 @@ def read_pdf(path: Path, name: str, text_field: str | None, bad: BadRecords) -> 
 
 def _document(text: str | None, name: str, bad: BadRecords) -> Iterator[SourceDocument]:
     if text is not None and text.strip():
-        # Lone surrogates, which PDFs have, have no UTF-8.
+        # Lone surrogates, which PDFs may contain, have no UTF-8.
         yield SourceDocument(id=name, text=text.encode("utf-8", "replace").decode("utf-8").strip(), source=name)
     elif text is not None:
         bad.add("the file holds no text", file=name, fix="remove it")
@@ -165,7 +164,7 @@ def _document(text: str | None, name: str, bad: BadRecords) -> Iterator[SourceDo
 
 @contextlib.contextmanager
 def _damage(kind: str, name: str, bad: BadRecords) -> Iterator[None]:
-    """What a library raises over a damaged file, which can be anything, counts as one bad record."""
+    """Report any exception of a library on a damaged file as one bad record."""
     try:
         yield
     except (GeneratorExit, base.RecordError, MemoryError):
@@ -176,23 +175,25 @@ def _damage(kind: str, name: str, bad: BadRecords) -> Iterator[None]:
 
 
 def _opens(document: Any) -> bool:
-    """Whether an encrypted PDF opens without a password, as those do that only forbid printing."""
+    """Whether an encrypted PDF opens without a password, such as one that only forbids printing."""
     try:
         return bool(document.decrypt(""))
-    except Exception:  # an encryption that takes another library, or a damaged one
+    except Exception:  # an unsupported or damaged encryption
         return False
 
 
 def _declared_text(data: bytes, name: str, bad: BadRecords, declared: re.Match[bytes] | str | None) -> str | None:
-    """The text of a file that may say its own encoding; strictly decoded, None where that fails, which is reported."""
+    """The strictly decoded text of a file that may declare its encoding; None if that fails, which is reported."""
     if not data:
         report_empty(name, bad)
         return None
-    said = declared if isinstance(declared, str) else declared.group(1).decode("ascii", "replace") if declared else None
+    name_of_encoding = (
+        declared if isinstance(declared, str) else declared.group(1).decode("ascii", "replace") if declared else None
+    )
     encoding = bad.encoding
-    if said is not None:
+    if name_of_encoding is not None:
         with contextlib.suppress(SettingsError):
-            encoding = _LARGER.get(canonical(said), canonical(said))
+            encoding = _LARGER.get(canonical(name_of_encoding), canonical(name_of_encoding))
     for mark, wide in ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
         encoding = wide if data.startswith(mark) else encoding
     if data.startswith(BOM):
@@ -223,7 +224,7 @@ def _html_text(text: str, name: str, bad: BadRecords) -> str | None:
 
 
 def _xml_text(root: Any) -> str:
-    """The text of elements; one within running text does not break its line."""
+    """The text of elements; an element inside running text does not break the line."""
 
     def breaks(element: Any) -> bool:
         parent = element.getparent()
@@ -238,9 +239,9 @@ def _has_own_text(element: Any) -> bool:
 
 
 def _lines_of(root: Any, breaks: Callable[[Any], bool]) -> str:
-    """All text under an element, with a line's end before and after each element that `breaks` the line.
+    """All text under an element, with a newline before and after each element that `breaks` the line.
 
-    Without recursion: pages may be nested deeper than Python's stack.
+    Not recursive: pages may be nested deeper than Python's stack.
     """
     from lxml import etree
 
@@ -260,7 +261,7 @@ def _lines_of(root: Any, breaks: Callable[[Any], bool]) -> str:
 
 
 def _table_text(table: Table) -> str:
-    """A table, a row on each line. A cell that is merged over others is said once."""
+    """A table, a line for each row. A merged cell occurs once."""
     rows = []
     for row in table.rows:
         cells = list({id(cell._tc): cell.text.strip() for cell in row.cells}.values())

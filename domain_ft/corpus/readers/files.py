@@ -1,4 +1,4 @@
-"""Files and folders of files: what there is to read, and the plain texts among them."""
+"""Finds the files of a source, and reads plain texts."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from domain_ft.corpus.readers.base import (
 from domain_ft.corpus.readers.packing import PACKED, plain_name
 from domain_ft.errors import CorpusError
 
-PART = 16_000_000  # bytes of a plain text, more than which are cut in several documents: some ten long books
+PART = 16_000_000  # bytes: larger plain texts are cut into several documents
 KNOWN_ENDINGS = f"{', '.join(ENDINGS)}, each also with {', '.join(PACKED[:-1])} or {PACKED[-1]}"
-"""The endings of files that are read, as messages list them."""
+"""The supported endings, for messages."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Listing:
 
 
 def ending(path: Path) -> str:
-    """The ending that says what a file is, in small letters, that of its packing left out.
+    """The ending that selects a file's reader, in lower case, without that of its packing.
 
     >>> ending(Path("notes.JSONL.gz"))
     '.jsonl'
@@ -49,7 +49,7 @@ def ending(path: Path) -> str:
 
 
 def stem(path: Path) -> str:
-    """The name of a file without the endings that are read.
+    """The name of a file without the supported endings.
 
     >>> stem(Path("notes.jsonl.zst"))
     'notes'
@@ -59,7 +59,7 @@ def stem(path: Path) -> str:
 
 
 def why_unreadable(path: Path) -> str | None:
-    """Why what stands at a path is no file that can be read, in words; None where it is one. Opens nothing."""
+    """Why a path is not a readable file, in words; None if it is one. Opens nothing."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -79,7 +79,7 @@ def why_unreadable(path: Path) -> str | None:
 
 
 def walk(folder: Path) -> Listing:
-    """Every file under a folder, by path, and what is no file to be read: hidden, no regular file, or closed to us."""
+    """Every file under a folder, by path, and what is not read: hidden, not a regular file, or not accessible."""
     files: list[tuple[Path, str]] = []
     unread: list[UnreadFile] = []
 
@@ -107,7 +107,7 @@ def walk(folder: Path) -> Listing:
 
 
 def why_left_out(path: Path) -> str | None:
-    """Why a file is not read by its ending; None where it is."""
+    """Why a file with this ending is not read; None if it is."""
     kind = ENDINGS.get(ending(path))
     if kind is None:
         return f"the ending {ending(path)} is not read" if ending(path) else "no ending says what it is"
@@ -115,9 +115,9 @@ def why_left_out(path: Path) -> str | None:
 
 
 def list_files(path: Path, reader_name: str = "auto") -> Listing:
-    """What is to be read under `path`: the file itself, or every file of the folder, hidden ones left out, sorted.
+    """The files to read at `path`: the file itself, or all files of the folder but hidden ones, sorted.
 
-    With the reader `auto`, files of a folder whose ending says nothing to us are not read.
+    With the reader `auto`, files of a folder with an unknown ending are not read.
 
     Raises:
         CorpusError: there is no such path, or nothing in it that can be read.
@@ -154,7 +154,7 @@ def list_files(path: Path, reader_name: str = "auto") -> Listing:
 
 
 def check_file(path: Path) -> None:
-    """Check that there is a file that can be read, without opening it: a pipe would wait for ever.
+    """Check that there is a readable file, without opening it: a pipe would block.
 
     Raises:
         CorpusError: there is none.
@@ -168,12 +168,12 @@ def check_file(path: Path) -> None:
 
 
 def read_by_ending(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
-    """Read a file by the reader that its ending stands for."""
+    """Read a file with the reader of its ending."""
     yield from reader(ENDINGS[ending(path)])(path, name, text_field, bad)
 
 
 def read_text(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
-    """A plain text or Markdown file: one document. A larger one than `PART` is several, so that memory stays flat."""
+    """A plain text or Markdown file as a document, or as several if it is larger than `PART`, to limit memory."""
     del text_field  # a text has no fields
     bad.path = path
     with reported(name, bad), open_bytes(path, bad.encoding) as file:
@@ -200,7 +200,7 @@ def _parts(file: BinaryIO, encoding: str) -> Iterator[bytes]:
         if not cut:
             decoder = codecs.getincrementaldecoder(encoding)("replace")
             decoder.decode(waiting[:PART])
-            cut = PART - len(decoder.getstate()[0])  # without the beginning of a character
+            cut = PART - len(decoder.getstate()[0])  # not inside a character
         yield waiting[:cut]
         waiting = waiting[cut:] + file.read(cut)
     yield waiting

@@ -1,7 +1,7 @@
-"""The first line of a table: whether it names the columns, or is a record.
+"""Checks whether the first line of a table names the columns or is a record.
 
-A record that is taken for the header is lost, and its texts appear wherever columns are named. So a first line that
-looks like the records below it is refused; what is shown of it is short.
+A record that is taken for the header is lost, and its texts appear as names of columns. So a first line that looks like
+the records below it is refused; messages shorten it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from domain_ft.quoting import listed, shown
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars", "^": "carets"}
 
-_LONGEST_NAME = 100  # characters of the name of a column, more than which are a text
-_SENTENCE_WORDS = 5  # of a cell that is a sentence where most cells below it are
-_SENTENCE_LETTERS = 20  # the same of a language without spaces
-_SHARED = 0.9  # share of the rows from which on another number of fields than the header's is no accident
-_MOST = 0.8  # share of the cells of a column from which on it holds things of one kind
-# One of these makes the line a header, whatever else is in it.
+_LONGEST_NAME = 100  # characters of the name of a column; anything longer is a text
+_SENTENCE_WORDS = 5  # of a cell that is a sentence
+_SENTENCE_LETTERS = 20  # the same for a language without spaces
+_SHARED = 0.9  # the least share of rows with another number of fields than the header that makes it an error
+_MOST = 0.8  # the least share of cells of one kind that makes it the kind of the column
+# Any of these makes the line a header.
 _USUAL = frozenset(
     [
         *("id", "idx", "index", "key", "no", "nr", "number", "name", "date", "time", "timestamp", "year", "url"),
@@ -48,18 +48,18 @@ def check_header(header: Sequence[str], rows: Sequence[Sequence[str]], name: str
 
     Args:
         header: that row.
-        rows: the first ones below it; one of another length is passed over.
+        rows: the first ones below it; those of another length are ignored.
         name: of the file, for messages.
-        delimiter: what parts the fields.
+        delimiter: of the fields.
 
     Raises:
-        CorpusError: the header is parted by another delimiter, is a record, or names a column twice.
+        CorpusError: the header has another delimiter, is a record, or names a column twice.
     """
     where = f"{name}, line 1"
     for other, word in DELIMITERS.items():
         if len(header) == 1 and other != delimiter and other in header[0] and len(header[0]) <= _LONGEST_NAME:
             raise CorpusError(
-                f"the fields seem to be parted by {word}: the header is '{shown(header[0])}'",
+                f"the fields seem to be separated by {word}: the header is '{shown(header[0])}'",
                 where=where,
                 fix="write .csv with commas and .tsv with tabs, or name the delimiter in the first line: sep=;",
             )
@@ -82,7 +82,7 @@ def check_header(header: Sequence[str], rows: Sequence[Sequence[str]], name: str
         raise CorpusError(
             f"{what}; the columns are: {listed(header)}",
             where=where,
-            fix="give each column a name of its own; a file without a header needs one",
+            fix="give each column a different name; add a header if the file has none",
         )
 
 
@@ -128,7 +128,7 @@ def check_shape(header: Sequence[str], counts: Sequence[int], name: str) -> None
 
 
 def why_a_record(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str | None:
-    """Why the first row of a table is a record, in words; None where it may well be a header.
+    """Why the first row of a table is a record, in words; None if it may be a header.
 
     >>> why_a_record(["text", "label"], [["A short text.", "good"]])
     >>> why_a_record(["A short text.", "good"], [["Another one.", "bad"], ["And a third.", "good"]])
@@ -164,7 +164,7 @@ def why_a_record(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str | 
 
 
 def _is_sentence(cell: str) -> bool:
-    """Whether a cell says something, in whatever language; questions are the names of columns in surveys."""
+    """Whether a cell is a sentence, in any language; questions are not, since surveys name columns so."""
     if cell.endswith(("?", ":", "\uff1f", "\uff1a")):
         return False
     return len(cell.split()) >= _SENTENCE_WORDS or (len(cell) >= _SENTENCE_LETTERS and not cell.isascii())

@@ -1,4 +1,4 @@
-"""Data sets of a hub, by the `datasets` library, streamed: nothing is kept but what is being read."""
+"""Data sets of a hub, streamed with the `datasets` library; nothing is stored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from domain_ft.corpus.recipes import Source
 from domain_ft.errors import CorpusError, nearest
 
 _EXPORT = "refs/convert/parquet"
-"""Where the hub keeps a copy in Parquet of a data set that came with a program to load it: a folder a configuration."""
+"""The hub's Parquet copy of a data set with a loading script: a folder for each configuration."""
 
 
 def read_hub(source: Source, revision: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
@@ -46,7 +46,7 @@ def read_hub(source: Source, revision: str | None, bad: BadRecords) -> Iterator[
 
 
 def open_splits(identifier: str, config: str | None, revision: str | None) -> Mapping[str, Any]:
-    """The splits of a data set, streamed: each gives records, and says what they are in `features`.
+    """The splits of a data set, streamed: iterables of records with `features`.
 
     Raises:
         CorpusError: no such data set or configuration, or it cannot be reached.
@@ -61,18 +61,18 @@ def open_splits(identifier: str, config: str | None, revision: str | None) -> Ma
         else:
             splits = builder.as_streaming_dataset()
     except DatasetNotFoundError as error:
-        fix = "check the id on the hub; a private one wants a token (hf auth login)"
+        fix = "check the id on the hub; a private one needs a token (hf auth login)"
         raise CorpusError(f"there is no data set '{identifier}' on the hub", where=where, fix=fix) from error
     except CorpusError:
         raise
-    except Exception as error:  # the library raises what its many parts raise
+    except Exception as error:  # the library raises many types
         fix = "name a configuration as hf:ID:config where the data set has several; check the network"
         raise CorpusError(f"the data set cannot be opened: {error}", where=where, fix=fix) from error
     return splits
 
 
 def _builder(identifier: str, config: str | None, revision: str | None) -> datasets.DatasetBuilder:
-    """What knows the files of a data set. Programs of data sets are not run, as `datasets` has it since 4.0."""
+    """The builder of a data set. Loading scripts are not run (as in `datasets` 4.0): their Parquet copy is read."""
     try:
         return datasets.load_dataset_builder(identifier, config, revision=revision)
     except RuntimeError as error:
@@ -82,16 +82,16 @@ def _builder(identifier: str, config: str | None, revision: str | None) -> datas
     files = itertools.chain.from_iterable(builder.config.data_files.values())
     configs = sorted({PurePosixPath(file).parts[-3] for file in files})  # CONFIG/SPLIT/0000.parquet
     if config is None and len(configs) > 1:
-        fix = f"name one of them: {', '.join(hub_name(identifier, own) for own in configs[:5])}"
+        fix = f"name one of them: {', '.join(hub_name(identifier, name) for name in configs[:5])}"
         raise CorpusError("the data set has several configurations", where=hub_name(identifier, None), fix=fix)
     return builder
 
 
 @dataclass(frozen=True)
 class _ParquetRows:
-    """A split that lies in Parquet files, as most of the hub do, a few rows at a time.
+    """A split in Parquet files, as most of the hub's are, read a few rows at a time.
 
-    `datasets` itself decodes on and on while whoever takes the rows is at work, and ends up holding the whole file.
+    `datasets` would decode ahead of its consumer, and end up with the whole file in memory.
 
     Attributes:
         name: of the data set, for messages.
@@ -133,7 +133,7 @@ class _ParquetRows:
 
 
 def class_names(features: Mapping[str, Any] | None) -> dict[str, list[str]]:
-    """The names that the numbers of a field stand for, for each field that holds classes or lists of them."""
+    """The class names of each field that holds classes or lists of them."""
     names = {}
     for field, feature in (features or {}).items():
         while hasattr(feature, "feature"):  # a list of classes
@@ -144,5 +144,5 @@ def class_names(features: Mapping[str, Any] | None) -> dict[str, list[str]]:
 
 
 def hub_name(identifier: str, config: str | None) -> str:
-    """What a data set is called in messages, and on the command line."""
+    """The name of a data set in messages and on the command line."""
     return f"hf:{identifier}" + (f":{config}" if config else "")

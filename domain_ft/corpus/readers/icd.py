@@ -1,6 +1,6 @@
 """The tabular list of ICD-10-CM in XML: a chapter is a document, and so is each three-character category.
 
-A category's document is its title, the notes that belong to it, and every diagnosis under it with its own notes, a line
+A category's document is its title, its notes, and every diagnosis under it with its notes, a line
 each, so that it reads as the printed list does.
 """
 
@@ -63,7 +63,7 @@ def icd_chapters(path: Path, name: str, bad: BadRecords, columns: Columns | None
 
 
 def _root(path: Path, name: str, bad: BadRecords) -> ET.Element | None:
-    """The whole list; None where it cannot be read, which is reported."""
+    """The root element; None if the file cannot be read, which is reported."""
     with reported(name, bad), open_bytes(path) as file:
         try:
             return ET.parse(file).getroot()
@@ -83,7 +83,7 @@ def _chapter(chapter: ET.Element) -> Iterator[str]:
 
 
 def _diagnosis(diagnosis: ET.Element) -> Iterator[str]:
-    """A diagnosis, its notes, and all that stand under it, a line each."""
+    """A diagnosis, its notes, and everything below it, a line each."""
     yield f"{_text(diagnosis, 'name')} {_text(diagnosis, 'desc')}"
     yield from _notes(diagnosis)
     for child in diagnosis.findall("diag"):

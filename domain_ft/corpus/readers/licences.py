@@ -1,4 +1,4 @@
-"""Licences and rules as ScanCode keeps them: a text a file, with YAML front matter between lines of `---`."""
+"""ScanCode's licences and rules: a text for each file, with YAML front matter between lines of `---`."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ RULE_KINDS = {
     "license_tag": "tag",
 }
 # Characters of a rule that is an example: references and tags are shorter as a rule and whole licences longer, so that
-# outside of these bounds the length alone tells the class.
+# outside these bounds the length gives the class away.
 RULE_LENGTHS = (80, 1_000)
 
 
 def read_licences(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
-    """One licence: its text, front matter left out, with the language that the front matter says."""
+    """One licence: its text, without the front matter, with its language."""
     del text_field  # the text is what follows the front matter
     parts = _parts(path, name, bad)
     if parts is None:
@@ -42,7 +42,7 @@ def read_licences(path: Path, name: str, text_field: str | None, bad: BadRecords
 
 
 def license_categories(path: Path, name: str, bad: BadRecords, columns: Columns | None = None) -> Iterator[RawRecord]:
-    """One licence as a labelled text, its category the label. What has no text or no category is passed over."""
+    """One licence as a labelled text, its category the label. Files without text or category are skipped."""
     del columns
     parts = _parts(path, name, bad)
     category = parts and _CATEGORY.search(parts[0])
@@ -54,7 +54,7 @@ def license_categories(path: Path, name: str, bad: BadRecords, columns: Columns 
 def license_rules(path: Path, name: str, bad: BadRecords, columns: Columns | None = None) -> Iterator[RawRecord]:
     """One rule as a labelled text: what kind of mention of a licence it is.
 
-    Passed over are rules of other kinds, of which there are few, deprecated ones, and lengths out of `RULE_LENGTHS`.
+    Skipped are rules of other, rare kinds, deprecated ones, and lengths outside `RULE_LENGTHS`.
     """
     del columns
     parts = _parts(path, name, bad)
@@ -69,7 +69,7 @@ def license_rules(path: Path, name: str, bad: BadRecords, columns: Columns | Non
 
 
 def _parts(path: Path, name: str, bad: BadRecords) -> tuple[str, str] | None:
-    """The front matter of a file and the text after it; None where there is no such thing, which is reported."""
+    """The front matter of a file and the text after it; None if there is none, which is reported."""
     content = read_whole(path, name, bad)
     if content is None:
         return None

@@ -1,6 +1,6 @@
 """Ontologies in OBO format: each term that is defined becomes a short text.
 
-The definition and the comment stand as they are written; the name goes before them and the synonyms after, as a
+The definition and the comment are unchanged; the name goes before them and the synonyms after, as a
 sentence. Terms that are obsolete, or that nothing but a name is known of, are left out.
 """
 
@@ -49,8 +49,8 @@ def phenotype_systems(path: Path, name: str, bad: BadRecords, columns: Columns |
 
     @functools.cache
     def over(term: str) -> frozenset[str]:
-        own = {term} & systems
-        return frozenset(own.union(*(over(parent) for parent in parents.get(term, ()))))
+        itself = {term} & systems
+        return frozenset(itself.union(*(over(parent) for parent in parents.get(term, ()))))
 
     for number, stanza in enumerate(stanzas, 1):
         term = stanza["id"][0]
@@ -60,7 +60,7 @@ def phenotype_systems(path: Path, name: str, bad: BadRecords, columns: Columns |
 
 
 def describe(stanza: Stanza) -> str:
-    """A term as text: its name, definition, comment and other names; empty where it has no definition and no comment.
+    """A term as text: its name, definition, comment and other names; empty without definition and comment.
 
     >>> describe({"name": ["Brachydactyly"], "def": ['"Short digits." [x]'], "synonym": ['"Short fingers" EXACT []']})
     'Brachydactyly\\nShort digits. Also known as: Short fingers.'

@@ -1,4 +1,4 @@
-"""Packed files, unpacked as they are read: gzip, Zstandard, xz and bzip2, told by what they hold, not by their name."""
+"""Unpacks gzip, Zstandard, xz and bzip2 files while reading; detected by content, not by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, cast
 
 from domain_ft.corpus.readers.encoding_names import is_wide
 
-BUFFER = 1 << 16  # bytes that are read at a time, in which the kind of line ends is looked for too
+BUFFER = 1 << 16  # bytes read at a time, from which the kind of newline is detected
 
 
 def _zstd(file: BinaryIO) -> BinaryIO:
@@ -23,7 +23,7 @@ def _zstd(file: BinaryIO) -> BinaryIO:
     return cast(BinaryIO, pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd"))
 
 
-# What the endings are called, the first bytes of such a file, and what unpacks it.
+# Ending, first bytes and unpacker of each format.
 _PACKINGS: dict[str, tuple[bytes, Callable[[BinaryIO], BinaryIO]]] = {
     ".gz": (b"\x1f\x8b", lambda file: cast(BinaryIO, gzip.GzipFile(fileobj=file))),
     ".zst": (b"\x28\xb5\x2f\xfd", _zstd),
@@ -31,14 +31,14 @@ _PACKINGS: dict[str, tuple[bytes, Callable[[BinaryIO], BinaryIO]]] = {
     ".bz2": (b"BZh", lambda file: cast(BinaryIO, bz2.BZ2File(file))),
 }
 PACKED = tuple(_PACKINGS)
-"""The endings that may come after another one, in small letters."""
+"""The endings of packed files, in lower case."""
 
 DAMAGED = (gzip.BadGzipFile, EOFError, lzma.LZMAError)
-"""What is raised where packed data is damaged or cut off, besides OSError and zlib.error."""
+"""Raised for damaged or truncated packed data, besides OSError and zlib.error."""
 
 
 def plain_name(name: str) -> str:
-    """A file's name without the ending that says how it is packed.
+    """A file's name without the ending of its packing.
 
     >>> plain_name("notes.JSONL.zst")
     'notes.JSONL'
@@ -48,7 +48,7 @@ def plain_name(name: str) -> str:
 
 
 def packing(path: Path) -> str | None:
-    """How a file is packed, by its first bytes: an ending of `PACKED`, or None where it is not."""
+    """The packing of a file, by its first bytes: an ending of `PACKED`, or None."""
     with path.open("rb") as file:
         return _packing_of(file.read(8))
 
@@ -59,7 +59,7 @@ def _packing_of(begin: bytes) -> str | None:
 
 @contextlib.contextmanager
 def open_packed(path: Path, encoding: str | None = None) -> Iterator[io.BufferedReader]:
-    """Open a file for reading, unpacked, whatever its name says.
+    """Open a file for reading, unpacked, whatever its name.
 
     Args:
         path: a regular file.
@@ -83,7 +83,7 @@ def as_utf8(stream: BinaryIO, encoding: str) -> io.BufferedReader:
 
 
 class WideError(ValueError):
-    """Bytes that the encoding of a wide file does not have."""
+    """Bytes that are invalid in the encoding of a wide file."""
 
 
 class _AsUtf8(io.RawIOBase):

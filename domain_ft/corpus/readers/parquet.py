@@ -1,4 +1,4 @@
-"""Parquet files: one row is one record. Only the columns that are wanted are read, batch by batch."""
+"""Parquet files: a row is a record. Only the wanted columns are read, batch by batch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from domain_ft.corpus.readers.records import documents
 from domain_ft.errors import CorpusError, nearest
 from domain_ft.quoting import shown
 
-_ROWS = 256  # rows read at a time: few enough that a batch of long documents is small
+_ROWS = 256  # rows read at a time: few, so that a batch of long documents is small
 
 
 def read_parquet(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
@@ -38,18 +38,18 @@ def read_parquet(path: Path, name: str, text_field: str | None, bad: BadRecords)
     field = TextField(text_field, name)
 
     def choose(fields: Mapping[str, int]) -> list[str]:
-        field.known = tuple(fields)  # the records will have those alone that are read
-        return field.settle(fields)
+        field.known = tuple(fields)  # the records have only those that are read
+        return field.choose(fields)
 
     yield from documents(parquet_records(path, name, bad, choose), field, bad)
 
 
 def parquet_records(path: Path, name: str, bad: BadRecords, columns: Columns | None = None) -> Iterator[RawRecord]:
-    """The rows of a Parquet file, of which the columns that are not wanted are not read."""
+    """The rows of a Parquet file; only the wanted columns are read."""
     with reported(name, bad), contextlib.ExitStack() as stack:
         bad.path = path
-        if packing(path) is not None:  # Parquet is read from its end, and packed data from its beginning
-            data = read_bytes(path, name, bad, "unpack it: Parquet packs its columns by itself")
+        if packing(path) is not None:  # Parquet is read from its end, packed data from its beginning
+            data = read_bytes(path, name, bad, "unpack it: Parquet packs its columns already")
             if data is None:
                 return
             file: BinaryIO = io.BytesIO(data)
@@ -69,7 +69,7 @@ def parquet_records(path: Path, name: str, bad: BadRecords, columns: Columns | N
 
 
 def row_batches(table: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The rows, a group of them after the other: a reader of all groups keeps what it read of each until its end."""
+    """The rows, group by group: a reader of all groups keeps what it read until its end."""
     for group in range(table.num_row_groups):
         yield from table.iter_batches(batch_size=_ROWS, row_groups=[group], columns=columns)
 
@@ -91,12 +91,12 @@ def _rows(table: pq.ParquetFile, name: str, columns: list[str] | None, bad: BadR
 
 
 def _held(table: pq.ParquetFile, name: str) -> dict[str, Holds]:
-    """What the columns hold: by their types, and by the first rows of those that may hold text."""
+    """What the columns hold, by their types, and by the first rows of those that may hold text."""
     schema = table.schema_arrow
     texts = [column.name for column in schema if _is_text(column.type)]
     held = dict.fromkeys(schema.names, Holds.NOTHING)
     if texts:
-        quiet = BadRecords("skip", lambda _: None)  # what is damaged is said when it is read
+        quiet = BadRecords("skip", lambda _: None)  # damage is reported when the rows are read
         first = itertools.islice(_rows(table, name, texts, quiet), LOOKED_AT)
         held |= what_fields_hold(row.fields for row in first)
     return held
@@ -109,7 +109,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def class_names(schema: pa.Schema) -> dict[str, list[str]]:
-    """The names that the numbers of a field stand for, by field, as `datasets` writes them into a file's schema.
+    """The class names of each field, from the metadata that `datasets` writes to a file's schema.
 
     A field of class labels and a field of lists of them have names; all other fields are left out.
     """
@@ -122,7 +122,7 @@ def class_names(schema: pa.Schema) -> dict[str, list[str]]:
 
 
 def _names_of(feature: Any) -> list[str]:
-    """The names of a feature's classes; none where it does not hold classes."""
+    """The names of a feature's classes; none if it does not hold classes."""
     while isinstance(feature, list) or (isinstance(feature, dict) and "feature" in feature):
         feature = feature[0] if isinstance(feature, list) else feature["feature"]
     if not isinstance(feature, dict) or feature.get("_type") != "ClassLabel":
@@ -132,7 +132,7 @@ def _names_of(feature: Any) -> list[str]:
 
 
 def file_class_names(path: Path) -> dict[str, list[str]]:
-    """`class_names` of a Parquet file; none where it cannot be read, which its reader reports."""
+    """`class_names` of a Parquet file; none if it cannot be read, which its reader reports."""
     try:
         with open_bytes(path) as file:
             source = io.BytesIO(file.read()) if path.suffix.lower() == ".gz" else file

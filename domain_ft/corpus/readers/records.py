@@ -1,4 +1,4 @@
-"""Records in text files: JSON lines, JSON, CSV and TSV; and the documents that are made of any records."""
+"""Records in text files (JSON lines, JSON, CSV and TSV), and the documents made of records."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from domain_ft.corpus.readers.choosing import LOOKED_AT, Holds
 from domain_ft.corpus.readers.headers import DELIMITERS, check_header, check_is_table, check_shape
 from domain_ft.json_files import MARKING, Doubled, RepeatedKeyError, find_doubled
 
-_LARGEST_FIELD = 2**31 - 1  # the csv module's own limit is 131,072 characters; a field may be a whole book
-_SWALLOWED = 5  # lines within a quotation that all look like records, from which on it was left open by mistake
-_MOST_LINES = 10_000  # of a quotation that are looked through for that
+_LARGEST_FIELD = 2**31 - 1  # the csv module's default is 131,072 characters; a field may be a whole book
+_SWALLOWED = 5  # lines in a quotation that all look like records, from which on it was not closed by mistake
+_MOST_LINES = 10_000  # of a quotation that are checked for that
 
 
 def read_jsonl(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
@@ -51,17 +51,17 @@ def read_json(path: Path, name: str, text_field: str | None, bad: BadRecords) ->
 def read_csv(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
     """CSV with a header line; quoted fields may hold newlines."""
     field = TextField(text_field, name)
-    yield from documents(csv_records(path, name, bad, field.settle), field, bad)
+    yield from documents(csv_records(path, name, bad, field.choose), field, bad)
 
 
 def read_tsv(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
     """Tab-separated values with a header line; quoted fields may hold newlines."""
     field = TextField(text_field, name)
-    yield from documents(tsv_records(path, name, bad, field.settle), field, bad)
+    yield from documents(tsv_records(path, name, bad, field.choose), field, bad)
 
 
 def documents(records: Iterable[RawRecord], field: TextField, bad: BadRecords) -> Iterator[SourceDocument]:
-    """Each record as a document, named by its key, else by its line."""
+    """Records as documents, named by their keys, else by their lines."""
     for record in records:
         text = field.of(record.fields, bad, record.line)
         if text is not None:
@@ -75,9 +75,9 @@ def documents(records: Iterable[RawRecord], field: TextField, bad: BadRecords) -
 def jsonl_records(
     path: Path | BinaryIO, name: str, bad: BadRecords, columns: Columns | None = None
 ) -> Iterator[RawRecord]:
-    """The objects of JSON lines, one a line. Blank lines are passed over. There is no header to choose `columns` of.
+    """The objects of JSON lines, one a line. Blank lines are skipped. Without a header, `columns` is not used.
 
-    A file that holds a list of objects, or objects that are written over lines, is read as well: as a whole.
+    A file with a list of objects, or with objects over several lines, is read as well, as a whole.
     """
     del columns
     for line, value in json_values(path, name, bad, _listed_objects):
@@ -97,15 +97,14 @@ def json_values(
     records_in: Callable[[Any], list[Any] | None],
     fix: str | None = None,
 ) -> Iterator[tuple[int, Any]]:
-    """The records of JSON lines, or of JSON that is written over lines, as any values.
+    """The values in JSON lines, or in JSON over several lines.
 
     Args:
-        records_in: the records in the first value of the file, if it lists them; None where it is a record itself.
+        records_in: the records in the first value of the file, if it lists them; None if it is a record itself.
         fix: what to do about a broken line.
 
     Returns:
-        the line of each, or its number in the value that lists it, and the record. One that gives a field twice is
-        reported and left out.
+        (line, or number in the list; value). A record that repeats a field is reported and left out.
     """
     return dropping_doubled(_marked_values(path, name, bad, records_in, fix), name, bad)
 
@@ -117,7 +116,7 @@ def _marked_values(
     records_in: Callable[[Any], list[Any] | None],
     fix: str | None,
 ) -> Iterator[tuple[int, Any]]:
-    """`json_values`, with the records that give a field twice, as `MARKING` marks them."""
+    """`json_values`, with the records that repeat a field, marked by `MARKING`."""
     lines = read_lines(path, name, bad)
     count = blank = 0
     held: tuple[int, Any] | None = None  # an object that lists records, unless there is another line
@@ -205,11 +204,11 @@ def json_records(path: Path, name: str, bad: BadRecords, columns: Columns | None
 
 
 ONE_KEY = "keep one of the two, or give the other another name"
-"""What to do about a record that gives a field twice."""
+"""The fix for a record that repeats a field."""
 
 
 def is_doubled(value: Any, name: str, bad: BadRecords, line: int) -> bool:
-    """Whether a record of `MARKING` gives a field twice, so that one of the values is lost; it is then reported."""
+    """Whether a record of `MARKING` repeats a field, so that a value is lost; it is then reported."""
     key = find_doubled(value)
     if key is None:
         return False
@@ -218,18 +217,18 @@ def is_doubled(value: Any, name: str, bad: BadRecords, line: int) -> bool:
 
 
 def dropping_doubled(values: Iterable[tuple[int, Any]], name: str, bad: BadRecords) -> Iterator[tuple[int, Any]]:
-    """The numbered records without those that give a field twice, which are reported."""
+    """The numbered records without those that repeat a field, which are reported."""
     return ((number, value) for number, value in values if not is_doubled(value, name, bad, number))
 
 
 def _report_doubled_list(value: Any, name: str, bad: BadRecords) -> None:
-    """Report an object that lists the records of a file and gives a field twice: what the first one held is lost."""
+    """Report an object that lists the records of a file and repeats a field: the first value is lost."""
     if isinstance(value, Doubled):
         bad.add(str(RepeatedKeyError(value.key)), file=name, field=value.key, fix=ONE_KEY)
 
 
 def is_object(value: Any, name: str, bad: BadRecords, line: int) -> bool:
-    """Whether a JSON value is an object, as a record has to be; what is not is reported."""
+    """Whether a JSON value is an object, as records must be; others are reported."""
     if isinstance(value, dict):
         return True
     bad.add(f"the record is {kind_of(value)}, where an object is wanted", file=name, line=line)
@@ -237,12 +236,12 @@ def is_object(value: Any, name: str, bad: BadRecords, line: int) -> bool:
 
 
 def _goes_on(line: str, error: json.JSONDecodeError) -> bool:
-    """Whether the JSON that a file begins with only lacks what comes in the next lines."""
+    """Whether the JSON at the beginning of a file continues in the next lines."""
     return line.lstrip()[0] in "[{" and error.pos >= len(line.rstrip())
 
 
 def _rest(begin: str, lines: Iterator[tuple[int, int, bytes]], name: str, bad: BadRecords) -> str | None:
-    """`begin` and the lines after it as one text; None where it is too large or cannot be decoded."""
+    """`begin` and the lines after it as one text; None if it is too large or cannot be decoded."""
     parts = [begin]
     size = 0
     for number, offset, raw in lines:
@@ -263,9 +262,9 @@ def _rest(begin: str, lines: Iterator[tuple[int, int, bytes]], name: str, bad: B
 def _values(
     text: str, name: str, bad: BadRecords, first_line: int, records_in: Callable[[Any], list[Any] | None]
 ) -> Iterator[tuple[int, Any]]:
-    """JSON values one after the other, each over as many lines as it likes, with its line; a list gives those in it.
+    """Consecutive JSON values with their lines, each over any number of lines; of a list its elements.
 
-    Behind one that is broken, reading goes on where a line begins with a brace.
+    After a broken value, reading resumes at the next line that begins with a brace.
     """
     place, line, counted = 0, first_line, 0
     while True:
@@ -290,12 +289,12 @@ def _values(
                 return
             continue
         listed = records_in(value)
-        alone = place >= len(text.rstrip()) and not text[:begin].strip()
-        if listed is None or not (alone or isinstance(value, list)):
+        is_only_value = place >= len(text.rstrip()) and not text[:begin].strip()
+        if listed is None or not (is_only_value or isinstance(value, list)):
             yield line, value
         else:
             _report_doubled_list(value, name, bad)
-            yield from enumerate(listed, 1) if alone else ((line, item) for item in listed)
+            yield from enumerate(listed, 1) if is_only_value else ((line, item) for item in listed)
 
 
 # ---------------------------------------------------------------------------------------------------- CSV and its kin
@@ -324,7 +323,7 @@ class _Line(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """A record of a table, or what is wrong with it, and the lines that it covers."""
+    """A record of a table or what is wrong with it, with its first line and number of lines."""
 
     line: int
     fields: list[str]
@@ -338,8 +337,8 @@ def _table_records(
 ) -> Iterator[RawRecord]:
     """The rows of a table.
 
-    The delimiter is the one that the file's ending says, unless the first line says another (Excel's `sep=;`) or the
-    header and the rows below it are parted by another one.
+    The delimiter is that of the file's ending, unless the first line names another (Excel's `sep=;`) or the header and
+    the rows below it are separated by another one.
     """
     csv.field_size_limit(_LARGEST_FIELD)
     lines = _text_lines(path, name, bad)
@@ -368,15 +367,15 @@ def _table_records(
     counts = [len(_trimmed(row.fields, len(header))) for row in _rows(iter(begin), delimiter, blanks) if row.fields]
     check_shape(header, counts[1:-1] if len(begin) > LOOKED_AT else counts[1:], name)
 
-    def settle(first: Sequence[RawRecord]) -> None:
+    def look(first: Sequence[RawRecord]) -> None:
         check_header(header, [list(record.fields.values()) for record in first], name, delimiter)
         if columns:
             columns(fields_of(first) or dict.fromkeys(header, Holds.TEXT))
 
-    records = looked_at(_sound_rows(rows, header, name, path, bad), settle, bad)
+    records = looked_at(_sound_rows(rows, header, name, path, bad), look, bad)
     first = next(records, None)
     if first is None:
-        settle([])  # a header alone has to be sound too
+        look([])  # a header without records is checked too
         if not any(counts[1:]):
             bad.add("the file holds a header and no records", file=name, fix="remove it or put its records in")
         return
@@ -415,7 +414,7 @@ def _add_problem(row: _Row, name: str, path: Path | BinaryIO, bad: BadRecords) -
 
 
 def _trimmed(fields: Sequence[str], columns: int) -> list[str]:
-    """The fields without the empty ones behind the last column, as spreadsheets write them."""
+    """The fields without the empty ones after the last column, which spreadsheets write."""
     count = len(fields)
     while count > columns and not fields[count - 1].strip():
         count -= 1
@@ -423,9 +422,9 @@ def _trimmed(fields: Sequence[str], columns: int) -> list[str]:
 
 
 def _rows(source: Iterator[_Line], delimiter: str, blanks: bool = False) -> Iterator[_Row]:
-    """The records of a table. Where a quotation is broken, only its first line is lost: the others are read again.
+    """The records of a table. Of a broken quotation only the first line is lost: the others are read again.
 
-    `blanks`: whether a blank behind each delimiter belongs to no field.
+    `blanks`: whether to skip a blank after each delimiter.
     """
     again: deque[_Line] = deque()
     used: list[_Line] = []
@@ -461,7 +460,7 @@ def _rows(source: Iterator[_Line], delimiter: str, blanks: bool = False) -> Iter
 
 
 def _swallows(lines: Sequence[_Line], fields: Sequence[str], columns: int, delimiter: str) -> bool:
-    """Whether a record over many lines is likely to be many records, after a quotation mark that was not meant."""
+    """Whether a record over many lines is likely to be many records, after a stray quotation mark."""
     inner = lines[1:-1]
     if columns < 2 or len(inner) > _MOST_LINES:
         return False
@@ -471,20 +470,20 @@ def _swallows(lines: Sequence[_Line], fields: Sequence[str], columns: int, delim
 
 
 def _split(line: str, delimiter: str) -> list[str]:
-    """The fields of a line by itself; none where it is not a sound record."""
+    """The fields of a single line; none if it is not a valid record."""
     with contextlib.suppress(csv.Error, StopIteration):
         return next(csv.reader([line], delimiter=delimiter, strict=True))
     return []
 
 
 def _has_blanks_behind(lines: Sequence[_Line], delimiter: str) -> bool:
-    """Whether a blank follows each delimiter of the header, as in `text, label`: a quotation may begin behind it."""
+    """Whether a blank follows each delimiter of the header, as in `text, label`: a quotation may follow it."""
     header = _split(next((line.text for line in lines if line.text.strip()), ""), delimiter)
     return len(header) > 1 and all(name.startswith(" ") for name in header[1:])
 
 
 def _delimiter(lines: Sequence[_Line], delimiter: str) -> str:
-    """What parts the fields: the usual delimiter, unless another one parts the header and all first lines alike."""
+    """The delimiter: the usual one, unless another cuts the header and the first lines into equally many fields."""
     header = next((line.text for line in lines if line.text.strip()), "")
     if len(_split(header, delimiter)) > 1:
         return delimiter
@@ -499,7 +498,7 @@ def _delimiter(lines: Sequence[_Line], delimiter: str) -> str:
 
 
 def _text_lines(path: Path | BinaryIO, name: str, bad: BadRecords) -> Iterator[_Line]:
-    """The lines of a file as text. A line that cannot be decoded is reported, and kept for its quotation marks."""
+    """The lines of a file as text. An undecodable line is reported, and kept for its quotation marks."""
     for number, offset, raw in read_lines(path, name, bad):
         line = decode(raw, name, bad, offset=offset, line=number)
         yield _Line(number, raw.decode(text_encoding(bad), "replace") if line is None else line, line is not None)

@@ -13,17 +13,16 @@ is a window; a short text has one.
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from domain_ft.corpus.batches import TaskBatch
-from domain_ft.corpus.masking import IGNORED
+from domain_ft.corpus.batches import IGNORED, TaskBatch
+from domain_ft.corpus.stored_rows import RecordsInMemory, SequenceRows, sequence_records
 from domain_ft.corpus.tagging.entities import OUTSIDE, Span, TaggedText, lenient_chunks
 from domain_ft.corpus.tokens import SpecialTokens, plain_backend
 from domain_ft.corpus.words import Bounds, find_words
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
 
 
 _BATCH = 1_000  # texts tokenised at once
+
+_TOKEN = np.dtype([("id", "<i4"), ("target", "<i4")])
 
 
 @dataclass(frozen=True)
@@ -118,28 +119,29 @@ class TextEncoder:
         return [*self.start, *encoded.ids[first:last].tolist(), *self.end]
 
 
-class TaggingRows:
-    """The labelled windows of texts. Satisfies `corpus.rows.Rows`.
+class TaggingRows(SequenceRows):
+    """The windows of texts, labelled.
 
     Attributes:
         texts: the texts.
         tags: the classes, in the order of the model's outputs.
-        lengths: (rows,) int32, tokens of each window, with special tokens.
-        owners: (rows,) int64, the index in `texts` of each window's text; non-decreasing.
-        targets: (rows,) int64, 1 if an entity begins in the window, otherwise 0. Subsets and balanced draws of the rows
-            are stratified by it.
-        cut: (texts,) bool, whether a text has more than one window.
-        inexact: the number of spans that begin or end within a unit, so that tags cannot represent them exactly.
+        lengths: (rows,) int32, tokens of each window, special tokens included.
+        documents: (rows,) int64, the index in `texts` of the text that each is a window of; never falls.
+        targets: (rows,) int64, 1 where an entity begins in the window, else 0: what a part of the rows, or a balanced
+            draw of them, keeps in its share.
+        cut: (texts,) bool, which texts have more than one window.
+        inexact: how many spans begin or end within a unit, so that no tags can say them exactly.
     """
+
+    PER_ROW: ClassVar[tuple[str, ...]] = ("lengths", "documents", "targets")
 
     def __init__(
         self, texts: Sequence[TaggedText], tags: Sequence[str], encoder: TextEncoder, progress: Progress | None = None
     ) -> None:
         self.texts, self.tags = texts, tuple(tags)
         numbers = {tag: number for number, tag in enumerate(self.tags)}
-        unknown = numbers[OUTSIDE]  # for types that do not occur in training
-        ids: list[list[int]] = []
-        targets: list[npt.NDArray[np.int64]] = []
+        unknown = numbers[OUTSIDE]  # a type that was never seen in training cannot be asked for
+        windows: list[npt.NDArray[np.void]] = []
         words: list[tuple[Unit, ...]] = []
         owners: list[int] = []
         places: list[int] = []  # the index of each word's token among the tokens of all rows
@@ -155,75 +157,70 @@ class TaggingRows:
                 labels[unit.token] = numbers.get(tag, unknown)
             where = np.zeros(len(encoded.ids), dtype=np.int64)  # (tokens of the text,) index among those of all rows
             for number, (first, last) in enumerate(itertools.pairwise(encoded.cuts)):
-                window = encoder.window(encoded, number)
-                target = np.full(len(window), IGNORED, dtype=np.int64)  # (tokens of the window,)
-                target[len(encoder.start) : len(encoder.start) + last - first] = labels[first:last]
+                ids = encoder.window(encoded, number)
+                window = np.empty(len(ids), dtype=_TOKEN)
+                window["id"], window["target"] = ids, IGNORED
+                window["target"][len(encoder.start) : len(encoder.start) + last - first] = asked[first:last]
                 where[first:last] = np.arange(last - first) + total + len(encoder.start)
                 total += len(window)
-                ids.append(window)
-                targets.append(target)
+                windows.append(window)
                 owners.append(index)
             cut.append(len(encoded.cuts) > 2)
             words.append(encoded.words)
             places += where[[word.token for word in encoded.words]].tolist() if encoded.words else []
             if progress and (index + 1) % _BATCH == 0:
                 progress("tokenising", index + 1, len(texts))
-        self.lengths = np.array([len(window) for window in ids], dtype=np.int32)
-        self.owners = np.array(owners, dtype=np.int64)
+        lengths = np.array([len(window) for window in windows], dtype=np.int32)
+        documents = np.array(owners, dtype=np.int64)
+        numbers_of_windows = np.arange(len(documents)) - np.searchsorted(documents, documents)
+        sequences = sequence_records(lengths, documents, numbers_of_windows)
+        self._all = RecordsInMemory(np.concatenate([np.empty(0, dtype=_TOKEN), *windows]))
+        super().__init__(self._all, RecordsInMemory(sequences), lengths, documents)
         self.cut = np.array(cut, dtype=np.bool_)
         begins = [number for number, tag in enumerate(self.tags) if tag.startswith("B-")]
-        self.targets = np.array([np.isin(target, begins).any() for target in targets], dtype=np.int64)
-        self._numbers = np.arange(len(owners)) - np.searchsorted(self.owners, self.owners)
-        self._starts = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
-        self._ids = np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int32, count=total)
-        self._token_targets = np.concatenate([np.zeros(0, dtype=np.int64), *targets])  # (tokens of all rows,)
+        self.targets = np.array([np.isin(window["target"], begins).any() for window in windows], dtype=np.int64)
         self._words = words
         self._places = np.array(places, dtype=np.int64)
 
-    def __len__(self) -> int:
-        return len(self.lengths)
-
     @property
-    def token_targets(self) -> npt.NDArray[np.int64]:
-        """(labelled tokens,) the class of each labelled token in these rows."""
-        targets = self._token_targets[self.places(np.arange(len(self)))]
-        return targets[targets != IGNORED]
+    def asked(self) -> npt.NDArray[np.int64]:
+        """(labelled tokens,) the class that is asked for at each, of the rows that are here."""
+        tokens, _ = self._read(np.arange(len(self)))
+        return tokens["target"][tokens["target"] != IGNORED].astype(np.int64)
 
     def take(self, indices: npt.ArrayLike) -> TaggingRows:
-        """A view of the windows with these indices, in that order. Indices may repeat. `texts` keeps all texts."""
-        places = np.asarray(indices, dtype=np.int64)
-        taken = copy.copy(self)
-        for name in ("lengths", "owners", "targets", "_numbers", "_starts"):
-            setattr(taken, name, getattr(self, name)[places])
-        return taken
+        """The windows with these indices, in that order; one may come twice. To train on: texts stay as they are."""
+        return self._view(indices)
 
-    def row_id(self, row: int) -> str:
-        """The id of the row's text."""
-        return self.texts[int(self.owners[row])].id
+    def document_id(self, document: int) -> str:
+        """The id of the text with index `document`."""
+        return self.texts[document].id
 
     def pack(self, rows: npt.ArrayLike) -> TaskBatch:
-        """Pack these windows end to end, in that order."""
-        rows = np.asarray(rows, dtype=np.int64)
-        places = self.places(rows)
-        return pack_windows(
-            self._ids[places],
-            self._token_targets[places],
-            self.lengths[rows],
-            rows,
-            self.owners[rows],
-            self._numbers[rows],
+        """Lay these windows end to end, in that order."""
+        tokens, layout = self._read(rows)
+        targets = tokens["target"].astype(np.int64)
+        labelled = targets != IGNORED
+        return TaskBatch.of(
+            tokens["id"],
+            word_ids=np.where(labelled, np.cumsum(labelled) - 1, -1).astype(np.int32),
+            type_ids=np.zeros(len(tokens), dtype=np.int64),
+            targets=targets,
+            by_token=True,
+            **layout,
         )
 
     def places(self, rows: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """(tokens,) the indices of the tokens of `rows` among the tokens of all rows."""
         rows = np.asarray(rows, dtype=np.int64)
         lengths = self.lengths[rows].astype(np.int64)
-        return np.arange(lengths.sum()) + np.repeat(self._starts[rows] - (np.cumsum(lengths) - lengths), lengths)
+        starts = self._sequences.read(self._at(rows), np.ones_like(rows))["start"]
+        return np.arange(lengths.sum()) + np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
 
     @property
     def tokens(self) -> int:
-        """Tokens of all rows, with special tokens."""
-        return len(self._ids)
+        """Of all windows of the texts together, special tokens included; of a view as well."""
+        return len(self._all)
 
     def entities(
         self, predicted: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float32]
@@ -264,36 +261,6 @@ def encode_tags(
 ) -> TaggingRows:
     """The rows of labelled texts: see `TaggingRows` and `TextEncoder`."""
     return TaggingRows(texts, tags, TextEncoder(tokenizer, max_length), progress)
-
-
-def pack_windows(
-    ids: npt.NDArray[Any],
-    targets: npt.NDArray[np.int64],
-    lengths: npt.NDArray[Any],
-    rows: npt.NDArray[np.int64],
-    documents: npt.NDArray[np.int64],
-    sequences: npt.NDArray[Any],
-) -> TaskBatch:
-    """A micro-batch of windows.
-
-    Args:
-        ids, targets: (tokens,) of all windows, end to end.
-        lengths, rows, documents, sequences: (windows,) as in `TaskBatch`. Its `token_bytes` are 0.
-    """
-    cu_seqlens = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
-    return TaskBatch(
-        input_ids=ids.astype(np.int64),
-        position_ids=np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths),
-        cu_seqlens=cu_seqlens,
-        rows=rows,
-        documents=documents,
-        sequences=sequences.astype(np.int32),
-        word_ids=np.where(targets != IGNORED, np.cumsum(targets != IGNORED) - 1, -1).astype(np.int32),
-        token_bytes=np.zeros(len(ids), dtype=np.int32),
-        type_ids=np.zeros(len(ids), dtype=np.int64),
-        targets=targets,
-        by_token=True,
-    )
 
 
 def _characters(units: Sequence[Unit], chunk: Span) -> Span:

@@ -224,9 +224,9 @@ class ExampleFields:
         if not self.labelled and "id" not in self.required and self.names.id not in fields:
             self.names = replace(self.names, id=usual_id(fields))
         taken = {*field_names(label), *self._pair.names, self.names.id, self.names.group}
-        text = self._text.settle({name: 0 if name in taken else holds for name, holds in fields.items()})
+        text = self._text.choose({name: 0 if name in taken else holds for name, holds in fields.items()})
         if self.names.pair:
-            self._pair.settle(fields)
+            self._pair.choose(fields)
         second = _SECOND_NAMES.get(text[0]) if not self.names.text and not self.names.pair else None
         self.unread = second if fields.get(second or "") else None
         self.names = replace(self.names, text=join_names(text), label=label)

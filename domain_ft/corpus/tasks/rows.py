@@ -15,33 +15,29 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from domain_ft.corpus.batches import TaskBatch
-from domain_ft.corpus.disk import disk_errors
-from domain_ft.corpus.examples import Example, Examples, Labels
+from domain_ft.corpus.batches import IGNORED, Indices, TaskBatch
 from domain_ft.corpus.growing import GrowingFiles, unfinished_folder
+from domain_ft.corpus.stored_rows import RecordFile, Records, RecordsInMemory, StoredRows, cached_rows
 from domain_ft.corpus.tasks.encoding import TOKEN, Encoded, Encoder, LongText
-from domain_ft.corpus.tokens import RecordFile
+from domain_ft.corpus.tasks.examples import Example, Examples, Labels
 from domain_ft.corpus.workers import in_order
 from domain_ft.errors import CorpusError
 from domain_ft.progress import Progress
-from domain_ft.storage import cache_folder, creation_lock
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-Indices = npt.NDArray[np.int64]
-
-BATCH_CHARACTERS = 1_000_000  # per batch
+BATCH_CHARACTERS = 1_000_000  # tokenised at once
 BATCH_EXAMPLES = 10_000
 COMMIT_BATCHES = 64
 
-UNLABELLED = -100
-"""The target of an example without a label, such as one to predict."""
+UNLABELLED = IGNORED
+"""The target of an example that has no label, as those have that are to be predicted."""
 
 # The records of the files: where a sequence begins in tokens.bin, and its length; where the sequences, labels
 # (labels.bin) and id (names.txt) of an example end.
@@ -49,21 +45,6 @@ SEQUENCE = np.dtype([("start", "<i8"), ("length", "<i4")])
 EXAMPLE = np.dtype([("sequence_end", "<i8"), ("label_end", "<i8"), ("name_end", "<i8")])
 _FILES = ("tokens.bin", "sequences.bin", "lengths.bin", "cut.bin", "examples.bin", "labels.bin", "names.txt")
 _NOTHING = {"examples": 0, "tokens": 0, "sequences": 0, "labels": 0, "names": 0}
-
-
-class _Records(Protocol):
-    def read(self, starts: npt.ArrayLike, counts: npt.ArrayLike) -> npt.NDArray[Any]: ...
-
-
-class _RecordsInMemory:
-    """An array with the interface of RecordFile."""
-
-    def __init__(self, records: npt.NDArray[Any]) -> None:
-        self._records = records
-
-    def read(self, starts: npt.ArrayLike, counts: npt.ArrayLike) -> npt.NDArray[Any]:
-        spans = zip(np.asarray(starts).tolist(), np.asarray(counts).tolist(), strict=True)
-        return np.concatenate([self._records[start : start + count] for start, count in spans] or [self._records[:0]])
 
 
 @dataclass(frozen=True)
@@ -74,10 +55,10 @@ class _Stored:
     lengths: npt.NDArray[np.int32]
     cut: npt.NDArray[np.bool_]
     examples: npt.NDArray[np.void]
-    tokens: _Records
-    sequences: _Records
-    labels: _Records
-    names: _Records
+    tokens: Records
+    sequences: Records
+    labels: Records
+    names: Records
 
     @classmethod
     def in_folder(cls, folder: Path, key: str) -> _Stored:
@@ -101,12 +82,12 @@ class _Stored:
     def in_memory(cls, encoded: Encoded) -> _Stored:
         """A batch that is not kept."""
         data, _ = _file_parts(encoded, _NOTHING)
-        records = {name: _RecordsInMemory(data[f"{name}.bin"]) for name in ("tokens", "sequences", "labels")}
-        names = _RecordsInMemory(data["names.txt"])
+        records = {name: RecordsInMemory(data[f"{name}.bin"]) for name in ("tokens", "sequences", "labels")}
+        names = RecordsInMemory(data["names.txt"])
         return cls("", data["lengths.bin"], data["cut.bin"], data["examples.bin"], names=names, **records)
 
-    def read(self, file: _Records, field: str, places: Indices) -> tuple[npt.NDArray[Any], Indices]:
-        """The records of the examples at `places`, end to end, and their number for each example."""
+    def read(self, file: Records, field: str, places: Indices) -> tuple[npt.NDArray[Any], Indices]:
+        """The records of the examples at `places`, end to end, and how many there are of each."""
         ends = self.examples[field][places]
         starts = np.where(places > 0, self.examples[field][np.maximum(places - 1, 0)], 0)
         if len(places) and (np.diff(places) == 1).all():  # usually a whole split
@@ -114,7 +95,7 @@ class _Stored:
         return file.read(starts, ends - starts), ends - starts
 
 
-class ExampleRows:
+class ExampleRows(StoredRows):
     """The examples of a split as rows of tokens. A row is an example, with all its sequences.
 
     Attributes:
@@ -124,27 +105,17 @@ class ExampleRows:
         cut: (examples,) bool, whether tokens of an example were dropped.
     """
 
-    def __init__(self, stored: _Stored, labels: Labels, places: Indices | None = None) -> None:
-        self._stored, self._places, self.labels = stored, places, labels
-        self.key = stored.key
-        self.lengths, self.cut = stored.lengths, stored.cut
-        if places is not None:
-            digest = hashlib.blake2b(places.tobytes(), digest_size=16).hexdigest()
-            self.key = f"{stored.key}-{digest}"
-            self.lengths, self.cut = self.lengths[places], self.cut[places]
+    PER_ROW: ClassVar[tuple[str, ...]] = ("lengths", "cut", "targets")
+
+    def __init__(self, stored: _Stored, labels: Labels) -> None:
+        super().__init__(stored.lengths)
+        self.key, self.cut, self.labels = stored.key, stored.cut, labels
+        self._stored = stored
 
     @classmethod
     def of(cls, encoder: Encoder, examples: Sequence[Example]) -> ExampleRows:
         """The rows of a few examples, in memory and without a key: for a stream of texts to predict."""
         return cls(_Stored.in_memory(encoder.encode(examples)), encoder.labels)
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all examples, with special tokens."""
-        return int(self.lengths.sum(dtype=np.int64))
 
     @functools.cached_property
     def targets(self) -> npt.NDArray[Any]:
@@ -163,8 +134,11 @@ class ExampleRows:
         return [text[first:last].decode("utf-8") for first, last in itertools.pairwise([0, *ends])]
 
     def take(self, indices: npt.ArrayLike) -> ExampleRows:
-        """A view of the examples with these indices, in that order. Indices may repeat."""
-        return ExampleRows(self._stored, self.labels, self._at(indices))
+        """A view of the examples with these indices, in that order; one may come several times."""
+        view = self._view(indices)
+        digest = hashlib.blake2b(view._at(np.arange(len(view))).tobytes(), digest_size=16).hexdigest()
+        view.key = f"{self._stored.key}-{digest}"
+        return view
 
     def pack(self, rows: npt.ArrayLike) -> TaskBatch:
         """Pack the sequences of these examples end to end, in that order. Equal indices must not be adjacent."""
@@ -172,25 +146,16 @@ class ExampleRows:
         sequences, numbers = self._stored.read(self._stored.sequences, "sequence_end", self._at(rows))
         lengths = sequences["length"].astype(np.int64)
         tokens = self._stored.tokens.read(sequences["start"], lengths)
-        ends = np.cumsum(lengths)
         owners = np.repeat(rows, numbers)
-        return TaskBatch(
-            input_ids=tokens["id"].astype(np.int64),
-            position_ids=np.arange(len(tokens)) - np.repeat(ends - lengths, lengths),
-            cu_seqlens=np.concatenate(([0], ends)).astype(np.int32),
+        return TaskBatch.of(
+            tokens["id"],
+            lengths=lengths,
             rows=owners,
             documents=owners,
-            sequences=(np.arange(len(owners)) - np.repeat(np.cumsum(numbers) - numbers, numbers)).astype(np.int32),
-            word_ids=np.zeros(len(tokens), dtype=np.int32),
-            token_bytes=np.zeros(len(tokens), dtype=np.int32),
+            sequences=np.arange(len(owners)) - np.repeat(np.cumsum(numbers) - numbers, numbers),
             type_ids=tokens["type"].astype(np.int64),
             targets=self._targets(rows),
         )
-
-    def _at(self, rows: npt.ArrayLike) -> Indices:
-        """The stored positions of these rows."""
-        rows = np.asarray(rows, dtype=np.int64)
-        return rows if self._places is None else self._places[rows]
 
     def _targets(self, rows: npt.ArrayLike) -> npt.NDArray[Any]:
         labels, counts = self._stored.read(self._stored.labels, "label_end", self._at(rows))
@@ -230,31 +195,22 @@ def encode(
         raise CorpusError("there are no examples to read")
     encoder = Encoder.of(tokenizer, labels, max_length=max_length, long_text=long_text)
     key = encoder.key(examples)
-    folder = cache_folder("examples") / key
-    if not folder.is_dir():
-
-        def waiting() -> None:
-            if progress:
-                progress("waiting for another run that tokenises the same examples", 0, None)
-
-        with disk_errors("the tokens", folder.parent), creation_lock(folder, waiting):
-            if not folder.is_dir():
-                _write(folder, encoder, examples, progress)
+    folder = cached_rows(
+        "examples", key, lambda folder: _write(folder, encoder, examples, progress), progress, "examples"
+    )
     return ExampleRows(_Stored.in_folder(folder, key), labels)
 
 
 def _write(folder: Path, encoder: Encoder, examples: Examples, progress: Progress | None) -> None:
     """Tokenise `examples` into `folder`, or resume an interrupted run."""
     unfinished = unfinished_folder(folder)
-    with contextlib.closing(GrowingFiles(unfinished, _FILES)) as files:
+    with contextlib.closing(GrowingFiles(unfinished, _FILES, commit_every=COMMIT_BATCHES)) as files:
         done = _NOTHING | files.facts
         encoded = in_order(encoder.encode, _batches(itertools.islice(examples, done["examples"], None)))
         with contextlib.closing(encoded):
-            for number, batch in enumerate(encoded, 1):
+            for batch in encoded:
                 data, done = _file_parts(batch, done)
                 files.append(data, done)
-                if number % COMMIT_BATCHES == 0:
-                    files.commit()
                 if progress:
                     progress("tokenising", done["examples"], len(examples))
         files.keep(folder)

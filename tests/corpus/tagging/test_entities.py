@@ -703,7 +703,7 @@ def test_a_long_text_is_cut_before_words_and_nothing_is_dropped(kind: str) -> No
     assert sizes.min() >= encoder.room // 3
     rows = encode_tags([tagged(text), tagged("the work")], ("O",), tiny_tokenizer(kind), max_length=32)
     assert rows.cut.tolist() == [True, False]
-    assert rows.owners.tolist() == [0] * (len(rows) - 1) + [1]
+    assert rows.documents.tolist() == [0] * (len(rows) - 1) + [1]
     batch = rows.pack([1, len(rows) - 1])
     assert batch.sequences.tolist() == [1, 0]
     assert batch.documents.tolist() == [0, 1]
@@ -748,6 +748,6 @@ def test_tokens_without_characters_are_passed_over() -> None:
 
 def test_a_text_of_no_tokens_has_no_row() -> None:
     rows = encode_tags([tagged("\u200b"), tagged("a")], ("O",), tiny_tokenizer("wordpiece"), max_length=8)
-    assert rows.owners.tolist() == [1]
+    assert rows.documents.tolist() == [1]
     assert rows.spans(targets(rows)) == [(), ()]
     assert rows.row_id(0) == "a:1"
