@@ -22,7 +22,7 @@ import numpy.typing as npt
 from domain_ft.corpus.batches import Indices, PackedBatch
 from domain_ft.corpus.disk import disk_errors
 from domain_ft.progress import Progress
-from domain_ft.storage import alone, cache_folder
+from domain_ft.storage import cache_folder, creation_lock
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -192,7 +192,7 @@ def cached_rows(kind: str, key: str, make: Callable[[Path], None], progress: Pro
             if progress:
                 progress(f"waiting for another run that tokenises the same {what}", 0, None)
 
-        with disk_errors("the tokens", folder.parent), alone(folder, waiting):
+        with disk_errors("the tokens", folder.parent), creation_lock(folder, waiting):
             if not folder.is_dir():
                 make(folder)
     return folder

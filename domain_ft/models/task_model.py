@@ -56,7 +56,7 @@ from domain_ft.models.peft_format import load_adapter, read_settings
 from domain_ft.models.probe import HEAD_FOLDER, Probe
 from domain_ft.models.sources import Source, find, quiet
 from domain_ft.models.task_facts import TASK_NAME, TO_LOAD, read_facts
-from domain_ft.models.task_micro_batches import TaskTokens, last_tokens, one_token_a_piece
+from domain_ft.models.task_micro_batches import TaskTokens, last_tokens, one_token_per_sequence
 from domain_ft.progress import Progress
 from domain_ft.randomness import derive
 
@@ -153,7 +153,7 @@ class TaskModel:
 
     def _packed_logits(self, inputs: TaskTokens) -> Tensor:
         """(sequences, L), or (tokens, L)."""
-        pooling = one_token_a_piece(self.model, inputs.cu_seqlens) if self.kind == "sequence" else nullcontext()
+        pooling = one_token_per_sequence(self.model, inputs.cu_seqlens) if self.kind == "sequence" else nullcontext()
         with pooling:
             return self.model(**self._packed_arguments(inputs)).logits.flatten(0, -2)
 

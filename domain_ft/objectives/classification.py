@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from domain_ft.corpus.batches import TaskBatch
-from domain_ft.corpus.tasks.examples import Labels
+from domain_ft.corpus.examples import Labels
 from domain_ft.models.task_micro_batches import TaskTokens
 from domain_ft.models.task_model import TaskModel
 from domain_ft.objectives.base import IGNORED

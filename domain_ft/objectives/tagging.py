@@ -52,8 +52,8 @@ class TaggingObjective:
 
     def prepare(self, batch: TaskBatch, epoch: int) -> TaskInputs:  # noqa: ARG002 (nothing is drawn at random)
         """The tensors of a micro-batch, whose `targets` and `weights` are (tokens,); the same for every epoch."""
-        asked = batch.targets != IGNORED
-        weights = asked if self.tag_weights is None else asked * self.tag_weights[np.maximum(batch.targets, 0)]
+        has_label = batch.targets != IGNORED
+        weights = has_label if self.tag_weights is None else has_label * self.tag_weights[np.maximum(batch.targets, 0)]
         return TaskInputs.from_task_batch(
             batch,
             targets=torch.from_numpy(batch.targets),

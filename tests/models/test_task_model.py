@@ -43,8 +43,8 @@ EXACT = 1e-9  # in float64
 
 def examples(belongs: Sequence[int] = range(len(LENGTHS))) -> TaskTokens:
     """The sequences, some of them windows of one example; of each the second half is another segment."""
-    tokens = TaskTokens.of([sequence.tolist() for sequence in PIECES])
-    segments = torch.cat([types_of(sequence) for sequence in PIECES])
+    tokens = TaskTokens.of([sequence.tolist() for sequence in SEQUENCES])
+    segments = torch.cat([types_of(sequence) for sequence in SEQUENCES])
     return dataclasses.replace(tokens, type_ids=segments, owners=torch.tensor(belongs), examples=belongs[-1] + 1)
 
 

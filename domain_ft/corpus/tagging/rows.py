@@ -160,7 +160,7 @@ class TaggingRows(SequenceRows):
                 ids = encoder.window(encoded, number)
                 window = np.empty(len(ids), dtype=_TOKEN)
                 window["id"], window["target"] = ids, IGNORED
-                window["target"][len(encoder.start) : len(encoder.start) + last - first] = asked[first:last]
+                window["target"][len(encoder.start) : len(encoder.start) + last - first] = labels[first:last]
                 where[first:last] = np.arange(last - first) + total + len(encoder.start)
                 total += len(window)
                 windows.append(window)
@@ -183,8 +183,8 @@ class TaggingRows(SequenceRows):
         self._places = np.array(places, dtype=np.int64)
 
     @property
-    def asked(self) -> npt.NDArray[np.int64]:
-        """(labelled tokens,) the class that is asked for at each, of the rows that are here."""
+    def token_targets(self) -> npt.NDArray[np.int64]:
+        """(labelled tokens,) the class of each labelled token in these rows."""
         tokens, _ = self._read(np.arange(len(self)))
         return tokens["target"][tokens["target"] != IGNORED].astype(np.int64)
 

@@ -21,10 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from domain_ft.corpus.batches import IGNORED, Indices, TaskBatch
+from domain_ft.corpus.examples import Example, Examples, Labels
 from domain_ft.corpus.growing import GrowingFiles, unfinished_folder
 from domain_ft.corpus.stored_rows import RecordFile, Records, RecordsInMemory, StoredRows, cached_rows
 from domain_ft.corpus.tasks.encoding import TOKEN, Encoded, Encoder, LongText
-from domain_ft.corpus.tasks.examples import Example, Examples, Labels
 from domain_ft.corpus.workers import in_order
 from domain_ft.errors import CorpusError
 from domain_ft.progress import Progress
