@@ -145,7 +145,7 @@ def test_several_labels_and_pairs(tmp_path: Path) -> None:
     )
     result = classify(run_settings).result
     assert result["test"]["micro_f1"] > 0.75
-    assert json.loads((tmp_path / "run" / "task.json").read_text())["several"] is True
+    assert json.loads((tmp_path / "run" / "task.json").read_text())["multi_label"] is True
 
 
 def test_seeds_are_reported_and_one_model_is_kept(tmp_path: Path) -> None:
