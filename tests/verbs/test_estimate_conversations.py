@@ -125,9 +125,7 @@ def test_the_run_then_reads_and_trains_what_was_estimated(decoder: Path, tmp_pat
     assert found["trainable_parameters"] == finished["trainable_parameters"]
 
 
-def test_problems_to_fix_before_the_run(
-    decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_problems_to_fix_before_the_run(decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Few examples, all with one answer to one wording, and some too long: each is said."""
     prompts = [f"Please classify the following text: {words(i, 40 if i % 3 == 0 else 4)}" for i in range(30)]
     data = write(tmp_path / "labels.jsonl", ({"prompt": p, "completion": "Toxic or not: yes."} for p in prompts))
