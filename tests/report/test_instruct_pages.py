@@ -134,7 +134,7 @@ def test_the_page_says_the_numbers() -> None:
     said = (
         "smollm2 predicts the answers of medquad better", "1.91 → 1.49", "−0.424", "−0.534 to −0.314", "× 0.65",
         "121,004", "ROUGE-L", f"{100 * answers['rouge_l']:.1f}", "ended its turn", "distinct-2", "CC-BY-4.0", "41",
-        "nexB Inc.", "the model's own", "by content: whole groups of near copies", "The model forgot something",
+        "nexB Inc.", "that of the model", "by content: whole groups of near copies", "The model forgot something",
     )  # fmt: skip
     for one in said:
         assert one in text
