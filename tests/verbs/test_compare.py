@@ -102,7 +102,7 @@ def test_a_better_run_is_said_to_be_better_by_what_the_interval_allows(tmp_path:
     assert backwards.runs[1].differences["macro_f1"]["verdict"] == "worse"
 
 
-@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("multi_label", [False, True])
 def test_equal_skill_is_not_shown_to_differ(tmp_path: Path, multi_label: bool) -> None:
     labels = dataclasses.replace(LABELS, multi_label=multi_label)
     runs = [classify_run(tmp_path / str(seed), predictions(1.5, seed, labels=labels)) for seed in range(2)]
