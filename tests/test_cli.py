@@ -174,8 +174,8 @@ def test_all_mistakes_at_once_each_with_its_place(capsys: pytest.CaptureFixture[
     [
         ("adpt", "error: domain-ft has no verb 'adpt'"),
         ("data lst", "error: domain-ft data has no verb 'lst'"),
-        ("--corpus legal adapt", "error: --corpus: no verb stands before it"),
-        ("data --json list", "error: --json: no verb stands before it"),
+        ("--corpus legal adapt", "error: --corpus: a verb must come first"),
+        ("data --json list", "error: --json: a verb must come first"),
         ("adapt --corpus", "error: --corpus: needs a value"),
         ("adapt --corpus --rank 8", "error: --corpus: needs a value"),
         ("adapt --corpus legal --no-resume", "error: --no-resume: there is no such option; did you mean --resume?"),
@@ -244,7 +244,7 @@ def failing(error: BaseException) -> Verb:
         (
             PermissionError(errno.EACCES, "Permission denied", "/x/y"),
             2,
-            "error: /x/y cannot be opened: Permission denied\n  where: /x/y\n  do:    give yourself the right",
+            "error: /x/y cannot be opened: Permission denied\n  where: /x/y\n  do:    get permission",
         ),
         (IsADirectoryError(errno.EISDIR, "Is a directory", "/x/y"), 2, "error: /x/y cannot be opened: Is a directory"),
         (RuntimeError("I/O error: File too large (os error 27)"), 2, "error: a file cannot be written: File too large"),

@@ -86,7 +86,7 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
 def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "closed"
     folder.mkdir(mode=0o500)
-    with pytest.raises(SettingsError, match="may not be written"):
+    with pytest.raises(SettingsError, match="is not writable"):
         refuse_unwritable(folder / "x", "--output")
 
 

@@ -85,7 +85,7 @@ def test_python_hears_of_everything_at_once() -> None:
         "AdaptSettings(mask_rate=1.0): must be above 0 and below 1",
         "AdaptSettings(learning_rate='fast'): must be a number",
         "AdaptSettings(seed=True): must be a whole number",
-        "AdaptSettings(targets='('): is neither all-linear nor attention",
+        "AdaptSettings(targets='('): must be all-linear, attention or a regular expression",
         "AdaptSettings(max_tokens=3) and AdaptSettings(epochs=2): only one of these can be given",
     ):
         assert any(part in line for line in found), (part, found)

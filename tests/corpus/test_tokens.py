@@ -515,6 +515,10 @@ class TestALargeIndex:
     def test_an_evaluation_passes_through_the_documents(self, large: tokens.TokenRows) -> None:
         with little_memory():
             chosen = large.select_documents(2_000)
+        assert isinstance(large.lengths, np.memmap)
+        assert large.lengths.filename is not None
+        assert isinstance(large.lengths, np.memmap)
+        assert large.lengths.filename is not None
         table = np.fromfile(Path(large.lengths.filename).with_name("documents.bin"), tokens.DOCUMENT)
         documents = large.documents[chosen]
         orders = table["order"][documents]

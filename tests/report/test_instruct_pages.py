@@ -94,7 +94,7 @@ def test_a_prompt_stands_beside_its_reference_and_both_answers() -> None:
         ]  # fmt: skip
         said = [pair.prompt, pair.reference, pair.before or "(nothing)", pair.after]
         assert [text for text in elements.text if text in said] == said  # line breaks and all
-    assert page.count("Cut here: it did not end by itself.") == 2
+    assert page.count("Cut here: the model did not end its turn.") == 2
 
 
 def test_texts_go_as_far_as_there_is_room() -> None:
@@ -133,8 +133,8 @@ def test_the_page_says_the_numbers() -> None:
     answers = REPORTS["long"].result["after"]["answers"]
     said = (
         "smollm2 predicts the answers of medquad better", "1.91 → 1.49", "−0.424", "−0.534 to −0.314", "× 0.65",
-        "121,004", "ROUGE-L", f"{100 * answers['rouge_l']:.1f}", "ended by itself", "distinct-2", "CC-BY-4.0", "41",
-        "nexB Inc.", "the model's own", "by content: whole groups of near copies", "It forgot something",
+        "121,004", "ROUGE-L", f"{100 * answers['rouge_l']:.1f}", "ended its turn", "distinct-2", "CC-BY-4.0", "41",
+        "nexB Inc.", "that of the model", "by content: whole groups of near copies", "The model forgot something",
     )  # fmt: skip
     for one in said:
         assert one in text
@@ -155,9 +155,9 @@ def test_scores_fit_the_length_of_the_references() -> None:
 @pytest.mark.parametrize(
     ("test", "control", "said"),
     [
-        ((-1.0, 0.1), (0.5, 0.1), ["predicts the answers of medquad better", "It forgot something"]),
-        ((-0.1, 0.2), (0.0, 0.1), ["neither better nor worse", "No forgetting could be shown"]),
-        ((0.4, 0.1), (-0.2, 0.1), ["predicts the answers of medquad worse", "It shows no forgetting"]),
+        ((-1.0, 0.1), (0.5, 0.1), ["predicts the answers of medquad better", "The model forgot something"]),
+        ((-0.1, 0.2), (0.0, 0.1), ["neither clearly better nor clearly worse", "No forgetting is shown"]),
+        ((0.4, 0.1), (-0.2, 0.1), ["predicts the answers of medquad worse", "The model shows no forgetting"]),
     ],
 )
 def test_words_claim_only_what_the_interval_allows(
@@ -184,7 +184,12 @@ def test_few_examples_are_flagged_and_counted_in_the_singular() -> None:
     report = unanswered()
     report = dataclasses.replace(report, differences={"test": one})
     text = " ".join([instruct_words.headline(report), *instruct_words.findings(report)])
-    for said in ("Too few examples", "too few for an interval, 1 example)", "Only 1 example of", "nothing is shown"):
+    for said in (
+        "Too few examples",
+        "too few for an interval, 1 example)",
+        "Only 1 example of",
+        "too few to show anything",
+    ):
         assert said in text
     assert "There are only 4 independent test prompts: too few" in " ".join(instruct_words.findings(REPORTS["long"]))
     assert "no interval" in instruct_page.render_instruct(report) + instruct_card.render_instruct(report)
@@ -192,11 +197,8 @@ def test_few_examples_are_flagged_and_counted_in_the_singular() -> None:
 
 def test_how_many_answers_ended_is_counted() -> None:
     said = " ".join(instruct_words.findings(REPORTS["long"]))
-    assert (
-        "2 ended by themselves before, 4 after; the rest were cut at 128 tokens, within which 3 of the references"
-        in said
-    )
-    assert "ended by themselves before, 12 after." in " ".join(instruct_words.findings(REPORTS["short"]))
+    assert "2 ended their turn before, 4 after; the rest were cut at 128 tokens (3 of the references fit)." in said
+    assert "ended their turn before, 12 after." in " ".join(instruct_words.findings(REPORTS["short"]))
 
 
 def test_answers_that_go_round_in_circles_are_told_of() -> None:
@@ -206,7 +208,7 @@ def test_answers_that_go_round_in_circles_are_told_of() -> None:
         answers = {**after, "answer_repetition": {"mean": repeated, "p50": repeated}}
         result = {**report.result, "after": {**report.result["after"], "answers": answers}}
         said = " ".join(instruct_words.findings(dataclasses.replace(report, result=result)))
-        assert ("40.0 of 100 runs of four words stood in the same answer before" in said) is told
+        assert ("40.0% of the sequences of four words repeat earlier ones of the same answer" in said) is told
 
 
 @pytest.mark.parametrize(
@@ -215,7 +217,7 @@ def test_answers_that_go_round_in_circles_are_told_of() -> None:
         ("better", 0.068, [0.021, 0.11], "better by 6.8 points (95% interval 2.1 to 11.0)"),
         ("worse", -0.068, [-0.11, -0.021], "worse by 6.8 points (95% interval 2.1 to 11.0)"),
         ("not shown", 0.01, [-0.02, 0.04], "no change is shown (95% interval −2.0 to +4.0)"),
-        ("better", 1.0, [1.0, 1.0], "better by 100.0 points, alike for each prompt"),
+        ("better", 1.0, [1.0, 1.0], "better by 100.0 points, the same for each prompt"),
         ("not shown", 0.01, None, "no change is shown (a single prompt has no interval)"),
     ],
 )

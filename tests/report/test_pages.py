@@ -185,9 +185,9 @@ def test_one_length_and_one_step_are_enough_for_a_figure() -> None:
 @pytest.mark.parametrize(
     ("domain", "control", "said"),
     [
-        ((-1.0, 0.1), (0.5, 0.1), ["reads legal text better", "It forgot something"]),
-        ((-0.1, 0.2), (0.0, 0.1), ["neither better nor worse", "No forgetting could be shown"]),
-        ((0.4, 0.1), (-0.2, 0.1), ["reads legal text worse", "It shows no forgetting"]),
+        ((-1.0, 0.1), (0.5, 0.1), ["reads legal text better", "The model forgot something"]),
+        ((-0.1, 0.2), (0.0, 0.1), ["neither clearly better nor clearly worse", "No forgetting is shown"]),
+        ((0.4, 0.1), (-0.2, 0.1), ["reads legal text worse", "The model shows no forgetting"]),
     ],
 )
 def test_words_claim_only_what_the_interval_allows(
@@ -207,7 +207,7 @@ def test_few_documents_and_none_to_compare_are_said() -> None:
     assert "too few for an interval" in text
     assert "1 document)" in text
     assert "Only 1 document of" in text
-    assert "nothing is shown" in text
+    assert "too few to show anything" in text
     for rendered in (adapt_page.render_adapt(report), adapt_card.render(report)):
         assert "no interval" in rendered
 
@@ -215,7 +215,7 @@ def test_few_documents_and_none_to_compare_are_said() -> None:
 def test_a_gain_that_the_control_has_too_is_not_called_the_fields_own() -> None:
     report = adapt_report()
     report = dataclasses.replace(report, differences={**report.differences, "beyond_control": difference(-0.05, 0.1)})
-    assert "no gain is shown that is the field's own" in " ".join(adapt_words.findings(report))
+    assert "no gain that is specific to the field is shown" in " ".join(adapt_words.findings(report))
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_an_unfinished_run_goes_on_only_with_resume(run: RunFolder) -> None:
     with pytest.raises(SettingsError, match="--resume"):
         RunFolder.create(run.path)
     assert RunFolder.create(run.path, resume=True) == run
-    with pytest.raises(SettingsError, match="can go on with --resume"):
+    with pytest.raises(SettingsError, match="can be continued with --resume"):
         RunFolder.open(run.path)
 
 
@@ -162,7 +162,7 @@ def test_a_folder_is_judged_without_being_made(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("kept")
     RunFolder(tmp_path / "new" / "deep").check()
-    for path, said in (("file", "is a file"), ("file/below", "stands under one"), ("full", "holds no run of ours")):
+    for path, said in (("file", "is a file"), ("file/below", "is below one"), ("full", "holds no run")):
         with pytest.raises(SettingsError, match=said):
             RunFolder(tmp_path / path).check()
     with pytest.raises(SettingsError, match="nothing to resume"):

@@ -213,7 +213,7 @@ def test_figures_are_the_same_each_time() -> None:
     report = REPORTS["twenty classes"]
     for draw in (task_plots.class_bars, task_plots.training, classify_plots.calibration, task_plots.learning_curve):
         assert draw(report) == draw(report)
-    assert "compared" in PAGES["compare, plain"]
+    assert "Comparison of runs on" in PAGES["compare, plain"]
     assert "better by 2.1 points of macro F1 (0.4 to 3.8); p = 0.031" in PAGES["compare, plain"]
 
 

@@ -79,7 +79,7 @@ class TestList:
         for word in ("legal", "medical", "minilm", "smollm2", "CC-BY-4.0", "licensedcode-data 32.1.0 (27 MB"):
             assert word in text
         assert "legal/license-category (11 classes)" in text
-        assert "legal/ledgar (100 classes, from the hub)" in text
+        assert "legal/ledgar (100 classes, from the Hub)" in text
 
     def test_json_alone_on_standard_output(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["data", "list", "--json"]) == 0

@@ -203,7 +203,7 @@ def test_half_of_a_character_stays_an_escape(tmp_path: Path) -> None:
         (lambda r: r, {"group_field": "case"}, 'line 1, field "case"'),
         (lambda r: r, {"text_field": "body"}, 'line 1, field "body"'),
         (lambda r: [], {}, "the file is empty"),
-        (lambda r: r[:3], {"test_fraction": 0.01}, "no record falls to the part 'test': the file has 3 records"),
+        (lambda r: r[:3], {"test_fraction": 0.01}, "the part 'test' would be empty: the file has 3 records"),
         (lambda r: r[:1], {}, "the file has 1 record, and the largest family"),
         (lambda r: [r[0]] * 50, {}, "the largest family of copies holds 50"),
     ],
@@ -459,7 +459,7 @@ def test_what_is_cut_off_is_shown_so(decoder: Path, tmp_path: Path, capsys: pyte
     assert shown.index("⟧⟨") < shown.index("<|im_end|>⟩\n")
     assert max(map(cell_len, shown.splitlines())) <= 80
     assert main([*command[:-1], "8"]) == 0
-    assert "nothing is left to learn" in " ".join(capsys.readouterr().out.split())
+    assert "because no trained token remains" in " ".join(capsys.readouterr().out.split())
 
 
 def test_on_a_terminal_what_is_trained_is_in_colour_and_no_text_steers_it(

@@ -1,4 +1,4 @@
-"""`data estimate` of conversations: what `instruct` would read and train, what it costs, and what is to be mended."""
+"""`data estimate` of conversations: what `instruct` would read and train, what it costs, and what should be fixed."""
 
 from __future__ import annotations
 
@@ -125,9 +125,7 @@ def test_the_run_then_reads_and_trains_what_was_estimated(decoder: Path, tmp_pat
     assert found["trainable_parameters"] == finished["trainable_parameters"]
 
 
-def test_what_a_person_should_mend_before_the_run(
-    decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_problems_to_fix_before_the_run(decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Few examples, all with one answer to one wording, and some too long: each is said."""
     prompts = [f"Please classify the following text: {words(i, 40 if i % 3 == 0 else 4)}" for i in range(30)]
     data = write(tmp_path / "labels.jsonl", ({"prompt": p, "completion": "Toxic or not: yes."} for p in prompts))
@@ -135,9 +133,9 @@ def test_what_a_person_should_mend_before_the_run(
     said = "\n".join(found["warnings"])
     assert found["examples"]["dropped"] > 0
     assert "examples are few" in said
-    assert f"{found['examples']['dropped']} examples have no answer left" in said
-    assert "100% of the examples are answered by “Toxic or not: yes.”" in said
-    assert "100% of the prompts have the words “Please classify the following”" in said
+    assert f"{found['examples']['dropped']} examples have no answer within --max-length" in said
+    assert "100% of the examples have the answer “Toxic or not: yes.”" in said
+    assert "100% of the prompts contain “Please classify the following”" in said
     assert capsys.readouterr().out.count("warning: ") == len(found["warnings"]) == 4
 
 

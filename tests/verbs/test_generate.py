@@ -241,12 +241,12 @@ def test_answers_of_another_model_or_other_options_are_not_mixed(model: Path, fi
     for name, changes, said in (
         (finished, {}, "another model gave its answers"),
         (model, {"against": str(finished)}, "another model gave its answers"),
-        (model, {"max_new_tokens": 3}, "begun with --max-new-tokens 8, and this call has --max-new-tokens 3"),
-        (model, {"seed": 1}, "begun with --seed 0, and this call has --seed 1"),
-        (model, {"do_sample": False}, "begun with --do-sample, and this call has --no-do-sample"),
-        (model, {"system": "Be brief."}, "begun with no --system, and this call has --system Be brief."),
+        (model, {"max_new_tokens": 3}, "started with --max-new-tokens 8, this call has --max-new-tokens 3"),
+        (model, {"seed": 1}, "started with --seed 0, this call has --seed 1"),
+        (model, {"do_sample": False}, "started with --do-sample, this call has --no-do-sample"),
+        (model, {"system": "Be brief."}, "started with no --system, this call has --system Be brief."),
         (model, {"repetition_penalty": 1.5}, "--repetition-penalty 1.5"),
-        (model, {"dtype": "bfloat16"}, "begun with --dtype float32, and this call has --dtype bfloat16"),
+        (model, {"dtype": "bfloat16"}, "started with --dtype float32, this call has --dtype bfloat16"),
     ):
         with pytest.raises(SettingsError, match=said):
             generate(asked(name, **{**begun, "resume": True, **changes}))
@@ -542,7 +542,7 @@ def test_what_does_not_fit_is_refused(model: Path, tmp_path: Path) -> None:
         ({"input": str(source), "output": output}, "exists already"),
         ({"input": "nowhere.jsonl"}, "no such file"),
         ({"input": str(source), "json": True}, "cannot both go to standard output"),
-        ({"input": str(source), "resume": True}, "nothing to go on with"),
+        ({"input": str(source), "resume": True}, "nothing to resume"),
         ({"prompt": "Why?", "output": tmp_path / "new.jsonl"}, "are for the answers to a file"),
         ({"json": True}, "a conversation has no result"),
         ({"raw": True}, "needs a chat template"),

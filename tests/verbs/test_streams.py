@@ -150,7 +150,7 @@ def test_a_file_that_is_not_ours_is_not_gone_on_with(tmp_path: Path, content: st
             call(options, bad=1)
         assert state(tmp_path) == {str(tmp_path / "x"): content.encode()}
     (tmp_path / "x").rename(tmp_path / "new.rejects.jsonl")  # the default name is no better known
-    with pytest.raises(SettingsError, match="is no list of rejects"):
+    with pytest.raises(SettingsError, match="is not a list of rejects"):
         call(Options(output=tmp_path / "new"), bad=1)
     assert state(tmp_path) == {str(tmp_path / "new.rejects.jsonl"): content.encode()}
 
@@ -185,8 +185,8 @@ CHANGED = {
     "other model": (replace(MADE_BY, model="other", models=("sha256:2",)), "another model gave its answers: 'run'"),
     "option": (
         replace(MADE_BY, options={"--calibrate": False, "--text-field": "body"}),
-        "begun with --calibrate, and this call has --no-calibrate; it was begun with no --text-field, and this call "
-        "has --text-field body",
+        "started with --calibrate, this call has --no-calibrate; it was started with no --text-field, this call has "
+        "--text-field body",
     ),
     "verb": (replace(MADE_BY, command="generate"), "`predict` wrote it, not `generate`"),
 }
@@ -208,7 +208,7 @@ def test_other_texts_under_the_same_ids_are_not_mixed(tmp_path: Path) -> None:
     output = tmp_path / "out"
     call(Options(output=output), ("a", "b"))
     before = state(tmp_path)
-    with pytest.raises(SettingsError, match=r"line 1 of .* whose text in --input is not the one that was answered"):
+    with pytest.raises(SettingsError, match=r"line 1 of .* whose text in --input has changed"):
         call(Options(output=output, resume=True), text="other")
     assert state(tmp_path) == before
 
@@ -301,7 +301,7 @@ def test_a_call_that_fails_before_its_first_line_leaves_no_file(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"input": "."}, "is a folder, and a file is wanted"),
+        ({"input": "."}, "is a folder, not a file"),
         ({"input": "nowhere"}, "there is no such file"),
         ({"output": Path()}, "is a folder"),
         ({"output": Path("file/out")}, "is a file, not a folder"),

@@ -1,4 +1,4 @@
-"""`domain-ft bench`: the benchmarks, which stand at the top of the repository and inside the package in a wheel."""
+"""`domain-ft bench`: the benchmarks, from the top of the repository or, in a wheel, from inside the package."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from domain_ft.verbs.bench.settings import BenchSettings
 
 
 def benchmarks_folder() -> Path:
-    """Where the benchmarks' programs are."""
+    """The folder of the benchmarks."""
     package = Path(str(resources.files("domain_ft")))
     inside = package / "benchmarks"
     return inside if inside.is_dir() else package.parent / "benchmarks"
 
 
 def program_of(what: str) -> Path | None:
-    """What Python runs for the benchmark `what`: a file, or a folder with a __main__.py."""
+    """The program of a benchmark: a file, or a folder with a __main__.py."""
     folder = benchmarks_folder()
     if (folder / what / "__main__.py").is_file():
         return folder / what
@@ -28,11 +28,11 @@ def program_of(what: str) -> Path | None:
 
 
 def run(settings: BenchSettings) -> None:
-    """The verb: run the benchmark as a program of its own, so that its memory is its own.
+    """The verb: run the benchmark in a separate process, so that its memory can be measured.
 
     Raises:
-        SettingsError: this version has no such benchmark yet.
-        UserError: the benchmark failed; what it said stands above.
+        SettingsError: this version has no such benchmark.
+        UserError: the benchmark failed; its output is above.
     """
     program = program_of(settings.what)
     if program is None:
@@ -43,5 +43,5 @@ def run(settings: BenchSettings) -> None:
     if done.returncode:
         raise UserError(
             f"the benchmark '{settings.what}' ended with status {done.returncode}",
-            fix="what it said stands above; its peers need the dev extra: pip install 'domain-ft[dev]'",
+            fix="see its output above; the libraries it compares with need the dev extra: pip install 'domain-ft[dev]'",
         )

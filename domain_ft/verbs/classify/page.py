@@ -49,7 +49,7 @@ def _classify_figures(report: ClassifyReport) -> list[tuple[str, str]]:
 
 def _calibration_caption(report: ClassifyReport) -> str:
     found = report.test.get("calibration")
-    caption = "On the dashed line, probabilities are exact; larger points stand for more predictions."
+    caption = "On the dashed line, probabilities are exact; larger points hold more predictions."
     if not found:
         return caption
     before, after = (numbers.points(found[name]) for name in ("ece_before", "ece_after"))

@@ -1,9 +1,9 @@
-"""`domain-ft compare`: finished runs side by side. Is one better than the first, worse, or is no difference shown?
+"""`domain-ft compare`: compare finished runs. Is one better than the first, worse, or is no difference shown?
 
 report = domain_ft.compare(CompareSettings(runs=("runs/base", "runs/adapted")))
 
-Nothing is computed by a model: a run keeps what it said of each test example (of each held-out document), and the
-differences are taken over the same ones.
+No model is run: each run has saved its predictions for every test example (its losses for every held-out document), and
+the differences are taken over the same ones.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class _Run:
 
 
 def compare(settings: CompareSettings) -> CompareReport:
-    """Compare the runs with the first of them.
+    """Compare the runs with the first.
 
     Raises:
         SettingsError: fewer than two runs, a folder without a finished run, runs of different kinds, or runs that were
             measured on different texts.
-        CheckpointError: what a run has kept cannot be read.
+        CheckpointError: the saved predictions of a run cannot be read.
     """
     if len(settings.runs) < 2:
         raise SettingsError(
@@ -63,13 +63,13 @@ def compare(settings: CompareSettings) -> CompareReport:
 
 
 def run(settings: CompareSettings) -> dict[str, Any]:
-    """The verb: compare, print the table, write the folder where one is asked for."""
+    """The verb: compare, print the table, and write the folder of --output."""
     with report_folder(settings.output) as folder:
         return _run(settings, folder)
 
 
 def _run(settings: CompareSettings, folder: RunFolder | None) -> dict[str, Any]:
-    """`run` with the folder that is written to, if any."""
+    """`run` with the folder to write to, if any."""
     report = compare(settings)
     result = {
         "command": "compare",
@@ -91,7 +91,7 @@ def _run(settings: CompareSettings, folder: RunFolder | None) -> dict[str, Any]:
     }
     print_compare(report, Console(quiet=settings.json))
     if folder:
-        from domain_ft.verbs.shared.comparison_page import render_compare  # draws figures: only here
+        from domain_ft.verbs.shared.comparison_page import render_compare  # matplotlib is slow to import
 
         folder.write_report(render_compare(report))
         folder.write_result(result)
@@ -146,23 +146,23 @@ def _compare_classify(runs: Sequence[_Run], settings: CompareSettings) -> Compar
         kind="classify",
         subject=str(runs[0].result.get("task", "")),
         runs=_adjusted(compared),
-        # Of a single label micro F1 is the accuracy.
+        # With a single label, micro F1 equals accuracy.
         metrics=[name for name in classification.METRICS if name != "micro_f1" or first[0].labels.multi_label],
         notes=_notes(compared),
     )
 
 
 def _kept(run: _Run, seeds: Mapping[int, Predictions]) -> Predictions:
-    """The predictions of the model that the run has kept."""
+    """The predictions of the kept model."""
     kept: Any = (run.result.get("seeds") or {}).get("kept")
     return seeds[kept] if kept in seeds else next(iter(seeds.values()))
 
 
 def _answers(first: Predictions, other: Predictions) -> tuple[dict[str, int], list[Disagreement]]:
-    """How often each of two models was right where the other was or was not; and the examples, by id."""
-    said = [_said(one) for one in (first, other)]
+    """How often each of two models is right when the other is or is not; and the examples where they differ."""
+    predicted = [_names(one, one.predicted()) for one in (first, other)]
     truth = _names(first, first.targets)
-    right = [[own == true for own, true in zip(one, truth, strict=True)] for one in said]
+    right = [[answer == true for answer, true in zip(one, truth, strict=True)] for one in predicted]
     cases = list(zip(*right, strict=True))
     counts = {
         "both_right": cases.count((True, True)),
@@ -171,19 +171,15 @@ def _answers(first: Predictions, other: Predictions) -> tuple[dict[str, int], li
         "both_wrong": cases.count((False, False)),
     }
     apart = [
-        Disagreement(first.ids[place], truth[place], said[0][place], said[1][place])
+        Disagreement(first.ids[place], truth[place], predicted[0][place], predicted[1][place])
         for place, (one, another) in enumerate(cases)
         if one != another
     ]
     return counts, apart
 
 
-def _said(predictions: Predictions) -> list[tuple[str, ...]]:
-    return _names(predictions, predictions.predicted())
-
-
 def _names(predictions: Predictions, answers: Any) -> list[tuple[str, ...]]:
-    """The names of the classes in (n,) or (n, L) answers, for each example."""
+    """The class names in (n,) or (n, L) answers, for each example."""
     names = predictions.labels.names
     if not predictions.labels.multi_label:
         return [(names[answer],) for answer in answers]
@@ -245,12 +241,12 @@ def _compare_instruct(runs: Sequence[_Run], settings: CompareSettings) -> Compar
 def _compare_losses(
     runs: Sequence[_Run], settings: CompareSettings, main: str, subject: str, fix: str
 ) -> CompareReport:
-    """The held-out losses after training, on the documents that all runs have read.
+    """Held-out losses after training, on the documents that all runs have read.
 
     Args:
         main: the role that is compared first; the other is `control`.
-        subject: what the main one is, for people.
-        fix: what to do where the runs share none of it.
+        subject: what the main role is, for people.
+        fix: what to do if the runs share no documents.
     """
     objectives = {run.name: run.result.get("objective") for run in runs}
     if len(set(objectives.values())) > 1:
@@ -262,7 +258,7 @@ def _compare_losses(
     roles = [role for role in (main, "control") if all(run.folder.scores("after", role).is_file() for run in runs)]
     if main not in roles:
         raise CheckpointError(
-            "a run has kept no scores of its held-out documents", where=f"scores/after-{main}.json", fix="run it again"
+            "a run has no saved scores of its held-out documents", where=f"scores/after-{main}.json", fix="run it again"
         )
     scores = {role: shared(*(Scores.load(run.folder.scores("after", role)) for run in runs)) for role in roles}
     if not len(scores[main][0]):
@@ -282,7 +278,7 @@ def _compare_losses(
     ]
     notes = []
     if runs[0].result["objective"] == "mlm":
-        notes.append("Runs with another --seed have masked other words: then differences are rougher than they look.")
+        notes.append("Runs with another --seed have masked other words, so their differences are less precise.")
     whole = [len(Scores.load(run.folder.scores("after", main))) for run in runs]
     if len(scores[main][0]) < max(whole):
         notes.append(f"Compared on the {len(scores[main][0]):,} held-out documents that all runs have read.")
@@ -290,7 +286,7 @@ def _compare_losses(
 
 
 def _of_seeds(run: _Run, load: Callable[[Path], Kept]) -> dict[int, Kept]:
-    """What the run has kept of the test examples for each of its seeds, by their numbers, in order."""
+    """A run's saved predictions for the test examples by seed, in order."""
     folder = run.folder.path / "predictions"
     numbered = {}
     for path in folder.glob("test-seed-*.npz"):
@@ -299,13 +295,13 @@ def _of_seeds(run: _Run, load: Callable[[Path], Kept]) -> dict[int, Kept]:
             numbered[int(found[1])] = path
     if not numbered:
         raise CheckpointError(
-            "the run has kept no predictions of its test examples", where=str(folder), fix="run it again"
+            "the run has no saved predictions of its test examples", where=str(folder), fix="run it again"
         )
     return {seed: load(numbered[seed]) for seed in sorted(numbered)}
 
 
 def _adjusted(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
-    """The runs with `p_holm` beside `p_value` where several are compared with the first."""
+    """The runs with `p_holm` beside `p_value` if several are compared with the first."""
     others = [run for run in runs if run.differences]
     if len(others) < 2:
         return list(runs)
@@ -324,16 +320,20 @@ def _notes(runs: Sequence[ComparedRun]) -> list[str]:
     if any(run.seeds == 1 for run in runs):
         single = ", ".join(run.name for run in runs if run.seeds == 1)
         notes.append(
-            f"One seed only: {single}. What another seed would give is "
-            + ("not in the intervals." if all(run.seeds == 1 for run in runs) else "taken from the runs with several.")
+            f"One seed only: {single}. "
+            + (
+                "The intervals do not cover other seeds."
+                if all(run.seeds == 1 for run in runs)
+                else "The spread over seeds is taken from the runs with several."
+            )
         )
     few = [found["units"] for run in runs for found in run.differences.values() if found.get("few_units")]
     if few:
         notes.append(few_units(min(few), "test examples"))
     if len(runs) > 2:
         notes.append(
-            f"{len(runs) - 1} runs are compared with the first: the p-values are adjusted for that (Holm), the "
-            "intervals are not."
+            f"{len(runs) - 1} runs are compared with the first, so the p-values are adjusted (Holm); the intervals "
+            "are not."
         )
     return notes
 

@@ -1,4 +1,4 @@
-"""`domain-ft data check`: everything that is wrong with a file, in one pass, before it costs anything.
+"""`domain-ft data check`: find everything that is wrong with a file, before it costs anything.
 
 checked = check(DataCheckSettings(data="chat.jsonl"))
 checked.result.errors, checked.result.statistics["answer_characters"]["p95"]
@@ -43,7 +43,7 @@ from domain_ft.verbs.tag.settings import TagSettings
 from domain_ft.wording import counted
 
 SHOWN = 3
-"""Findings of a kind that the screen shows; --json has all."""
+"""Findings of each kind on the screen; --json has all."""
 
 
 _READERS: dict[str, type[Settings]] = {
@@ -52,10 +52,10 @@ _READERS: dict[str, type[Settings]] = {
     "tags": TagSettings,
     "text": TokenOptions,
 }
-"""The settings of the verb that takes each kind of file, whose --max-length is the default."""
+"""For each kind of file, the settings whose --max-length is the default."""
 
 
-_EVERY = 500  # records between two words of progress
+_EVERY = 500  # records between updates of progress
 
 
 _MEASURES = {
@@ -74,12 +74,12 @@ _COLUMNS = ("mean", "min", "p5", "p50", "p95", "p99", "max")
 
 @dataclass(frozen=True)
 class Checked:
-    """A file that was checked.
+    """A checked file.
 
     Attributes:
-        file: and how it was read.
-        result: what was found.
-        repaired: the copy of --fix, if one was asked for.
+        file: the file, and how it was read.
+        result: the findings.
+        repaired: the copy of --fix, if any.
     """
 
     file: CheckedFile
@@ -87,7 +87,7 @@ class Checked:
     repaired: Repaired | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """As `--json` prints it."""
+        """The result for `--json`."""
         about = {"file": self.file.name, "kind": self.file.kind, "format": self.file.format}
         fixed = {}
         if self.repaired:
@@ -101,15 +101,15 @@ class Checked:
 
 
 def check(settings: DataCheckSettings, progress: Progress | None = None) -> Checked:
-    """Look at every record of a file, and with --fix write a cleaned copy.
+    """Check every record of a file, and with --fix write a cleaned copy.
 
     Raises:
-        UserError: the file cannot be found, it is not clear what it is for, or an option does not fit.
+        UserError: the file cannot be found, its purpose is unclear, or an option does not fit.
     """
     if settings.max_length and not settings.model:
-        raise SettingsError("--max-length counts tokens, and without --model there are none", fix="give --model M")
+        raise SettingsError("--max-length counts tokens, which needs --model", fix="give --model M")
     if settings.names and not settings.private:
-        raise SettingsError("--names with --no-private: names are private", fix="leave one of them out")
+        raise SettingsError("--names with --no-private: names are private data", fix="leave one of them out")
     rules = LabelRules(settings.label_separator, field_names(settings.label_names), settings.label_kind)
     fields = Fields(
         FieldChoice.of(settings),
@@ -162,7 +162,7 @@ def _counted(items: Iterable[Item], label: str, progress: Progress | None) -> It
 
 
 def run(settings: DataCheckSettings) -> dict[str, Any]:
-    """The verb: check, and show what was found, worst first."""
+    """The verb: check, and print the findings, worst first."""
     with ProgressDisplay() as display:
         checked = check(settings, display.job)
     if not settings.json:
@@ -171,7 +171,7 @@ def run(settings: DataCheckSettings) -> dict[str, Any]:
 
 
 def print_checked(checked: Checked, console: Console) -> None:
-    """What the file is, how long things are in it, and its findings by kind, each with its first lines."""
+    """Print what the file is, the distribution of lengths, and the findings by kind, each with its first lines."""
     result, numbers = checked.result, checked.result.statistics
     console.print(plain(checked.file.name, style="bold cyan"), plain(_about(checked)), soft_wrap=False)
     console.print()
@@ -203,7 +203,7 @@ def _about(checked: Checked) -> str:
 
 
 def _distributions(numbers: Mapping[str, Any]) -> Table | None:
-    """A row for each measure; characters are left out where tokens were counted."""
+    """A row for each measure; characters are left out if tokens were counted."""
     counted = [name for name in _MEASURES if numbers.get(name, {}).get("count")]
     if any(name.endswith("_tokens") for name in counted):
         counted = [name for name in counted if not name.endswith("_characters")]
@@ -229,9 +229,9 @@ def _print_findings(findings: Sequence[Finding], word: str, style: str, console:
     kinds = "1 kind" if len(by_kind) == 1 else f"{len(by_kind)} kinds"
     count = f"{len(findings):,} {word}" + ("" if len(findings) == 1 else "s")
     console.print(plain(f"{count} of {kinds}", style=f"bold {style}"))
-    for kind, own in sorted(by_kind.items(), key=lambda pair: -len(pair[1])):
-        console.print(Text.assemble("  ", (kind, style), f"  {len(own):,}"))
-        console.print(Padding(_first_of(own), (0, 0, 0, 4)))
+    for kind, of_kind in sorted(by_kind.items(), key=lambda pair: -len(pair[1])):
+        console.print(Text.assemble("  ", (kind, style), f"  {len(of_kind):,}"))
+        console.print(Padding(_first_of(of_kind), (0, 0, 0, 4)))
     console.print()
 
 

@@ -1,4 +1,4 @@
-"""`domain-ft data estimate`: what `adapt` or `instruct` with the same options would take here, from a short probe.
+"""`domain-ft data estimate`: what `adapt` or `instruct` would cost here, measured by training a few steps.
 
 estimate(EstimateSettings(corpus="legal")).minutes
 """
@@ -51,29 +51,28 @@ TextJob: TypeAlias = "adapt_prepare.AdaptJob | instruct_prepare.InstructJob"
 
 
 PROBE_STEPS = 4
-"""Optimiser steps that are run the way that the verb takes: the first, which warms caches up, is not counted."""
+"""Optimiser steps to measure the setting that the verb would use; the first one, which warms up, is not counted."""
 
 
 COMPARED_STEPS = 2
-"""The same for the other way."""
+"""Optimiser steps to measure the alternative."""
 
 
 OPTIMIZER_COPIES = 3
-"""A checkpoint holds each trained number and AdamW's two moments of it."""
+"""A checkpoint holds each trained parameter and AdamW's two moments."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """The cost of training with activation checkpointing, or without.
+    """The cost of training with or without activation checkpointing.
 
     Attributes:
-        activation_checkpointing: which of the two.
-        tokens_per_micro_batch: the largest micro-batch that fits the memory, where no other was asked for.
-        tokens_per_second: measured; None where it does not fit the memory, which is not tried then.
+        activation_checkpointing: whether it is on.
+        tokens_per_micro_batch: the largest micro-batch that fits into memory, unless one was given.
+        tokens_per_second: measured; None if it does not fit into memory, and so was not tried.
         training_minutes: at that speed.
-        peak_memory_bytes: on a GPU the most that was allocated; on a CPU what the process has resident and what
-            training takes beside it, counted from the tensors of a micro-batch: the process's own peak would be that of
-            whatever took most, and could not be told apart for the two ways.
+        peak_memory_bytes: on a GPU the peak allocation. On a CPU the resident memory plus what training needs, counted
+            from the tensors of a micro-batch, because the process's peak cannot be attributed to either setting.
     """
 
     activation_checkpointing: bool
@@ -89,25 +88,25 @@ class Estimate:
 
     Attributes:
         verb: `adapt` or `instruct`.
-        corpus_tokens: tokens of the training split, special tokens included.
-        epochs: how many times the run reads it.
-        tokens: that the run reads in training.
+        corpus_tokens: tokens of the training split, including special tokens.
+        epochs: the number of epochs.
+        tokens: training tokens of the run.
         steps: optimiser steps.
-        tokens_per_second: measured, in training, as it would be run.
+        tokens_per_second: measured in training, with the settings of the run.
         training_minutes: at that speed.
-        evaluation_minutes: for scoring before, after and along the way, and for the answers before and after.
-        peak_memory_bytes: at most, in training; see `Way`.
+        evaluation_minutes: for scoring before, during and after training, and for the answers before and after.
+        peak_memory_bytes: in training; see `Way`.
         disk_bytes: of the adapter and the checkpoints.
-        trainable_parameters: numbers that train.
-        tokens_per_micro_batch: that the verb would choose.
-        activation_checkpointing: whether it would use that.
+        trainable_parameters: the number of trained parameters.
+        tokens_per_micro_batch: the size that the verb would choose.
+        activation_checkpointing: whether the verb would use it.
         reason: why.
-        ways: without activation checkpointing and with it; one alone where the model has no layers for it.
-        examples: the conversations, where they are what is learned from.
+        ways: without and with activation checkpointing; only one if the model has no layers for it.
+        examples: the conversations, for `instruct`.
         machine_cost: of the whole run, by --price-per-hour.
-        service_cost: of the tokens that the run reads in training, by --price-per-token.
-        warnings: what a person should mend or know before the run, in sentences.
-        text: what was read of the text and what was not, as result.json of `adapt` has it; None for conversations.
+        service_cost: of the training tokens, by --price-per-token.
+        warnings: what the user should fix or know before the run, in sentences.
+        text: how the text was read, as in result.json of `adapt`; None for conversations.
     """
 
     verb: str
@@ -133,12 +132,12 @@ class Estimate:
 
     @property
     def minutes(self) -> float:
-        """Minutes in all, without reading and tokenising, which the probe has done and cached."""
+        """Total minutes, without reading and tokenising, which this estimate has done and cached."""
         return self.training_minutes + self.evaluation_minutes
 
 
 def estimate(settings: EstimateSettings) -> Estimate:
-    """Prepare data and model as the verb would, train a few steps that are thrown away, and extrapolate."""
+    """Prepare data and model as the verb would, train a few steps that are discarded, and extrapolate."""
     machine = choose_machine(settings)
     with ProgressDisplay(quiet=settings.quiet) as display:
         job = _set_up(settings, machine, display)
@@ -211,36 +210,35 @@ def _lines(found: Estimate) -> list[tuple[str, str]]:
     learned = [("corpus", f"{found.corpus_tokens:,} tokens to train on")]
     if examples is not None:
         learned = [
-            ("examples", f"{examples.train:,} to learn from, {examples.test:,} held out ({examples.format} format)"),
-            ("tokens", f"{found.corpus_tokens:,} to read, of which {examples.trained_tokens:,} are learned"),
+            ("examples", f"{examples.train:,} to train on, {examples.test:,} held out ({examples.format} format)"),
+            ("tokens", f"{found.corpus_tokens:,}, of which {examples.trained_tokens:,} in answers"),
         ]
     return [
         *learned,
         *([("tokenizer", _fit(found.text["tokenizer"]))] if found.text else []),
         (
             "run",
-            f"{counted(found.tokens, 'token')} in {counted(found.steps, 'step')}, "
-            f"{found.epochs:.2g} times through the data",
+            f"{counted(found.tokens, 'token')} in {counted(found.steps, 'step')}, {found.epochs:.2g} epochs",
         ),
-        ("trains", f"{found.trainable_parameters:,} parameters"),
-        ("speed", f"{found.tokens_per_second:,.0f} tokens a second, measured in training on this machine"),
+        ("trained", f"{found.trainable_parameters:,} parameters"),
+        ("speed", f"{found.tokens_per_second:,.0f} tokens per second, measured in training on this machine"),
         ("time", f"{found.training_minutes:.1f} min training and {found.evaluation_minutes:.1f} min measuring"),
         ("memory", f"{gib(found.peak_memory_bytes)} at the peak"),
         ("disk", f"{found.disk_bytes / 2**20:.0f} MiB for adapter and checkpoints"),
         *([("cost", costs)] if costs else []),
-        ("passes", f"of {found.tokens_per_micro_batch:,} tokens, {checkpointing} activation checkpointing"),
+        ("micro-batch", f"{found.tokens_per_micro_batch:,} tokens, {checkpointing} activation checkpointing"),
         ("why", found.reason),
     ]
 
 
 def _fit(fit: Mapping[str, Any]) -> str:
-    """How well the tokenizer knows the text."""
+    """How well the tokenizer's vocabulary fits the text."""
     unknown = f"{fit['unknown_tokens']:.2%} of the tokens unknown"
-    return f"{fit['bytes_per_token']:.1f} bytes of text a token, {unknown}"
+    return f"{fit['bytes_per_token']:.1f} bytes of text per token, {unknown}"
 
 
 def _costs(found: Estimate) -> str:
-    """What the run costs at the prices given; of small sums the first two digits."""
+    """The cost of the run at the given prices; small sums with two digits."""
     costs = {"here": found.machine_cost, "for the same tokens at the service": found.service_cost}
     return ", ".join(
         f"{f'{cost:,.2f}' if cost >= 1 else f'{cost:.2g}'} {where}" for where, cost in costs.items() if cost
@@ -248,10 +246,10 @@ def _costs(found: Estimate) -> str:
 
 
 def _comparison(found: Estimate) -> Table:
-    """Both ways side by side."""
+    """A table of both settings of activation checkpointing."""
     table = Table(box=None, pad_edge=False)
     table.add_column("activation checkpointing")
-    for heading in ("tokens a micro-batch", "tokens/s", "training", "memory"):
+    for heading in ("tokens/micro-batch", "tokens/s", "training", "memory"):
         table.add_column(heading, justify="right")
     for way in found.ways:
         chosen = way.activation_checkpointing == found.activation_checkpointing
@@ -270,7 +268,7 @@ def _comparison(found: Estimate) -> Table:
 
 
 def _set_up(settings: EstimateSettings, machine: Machine, display: ProgressDisplay) -> TextJob:
-    """The run, as its verb would set it up."""
+    """Set the run up as its verb would."""
     if not holds_conversations(settings):
         return adapt_prepare.set_up(AdaptSettings(**_given(settings, AdaptSettings)), machine, display)
     from domain_ft.verbs.instruct import prepare as instruct_prepare
@@ -280,13 +278,13 @@ def _set_up(settings: EstimateSettings, machine: Machine, display: ProgressDispl
 
 
 def _given(settings: EstimateSettings, verb: type[Settings]) -> dict[str, Any]:
-    """The settings that a verb has too. What is None is left to the verb."""
+    """The settings that a verb shares. Unset values are left to the verb."""
     known = {option.name for option in options(verb)}
     return {name: value for name, value in settings.to_dict().items() if name in known and value is not None}
 
 
 def _way(job: TextJob, on: bool, limits: MicroBatchLimits, resident: int, tokens: int, display: ProgressDisplay) -> Way:
-    """Try training on `tokens` with activation checkpointing or without, unless it is likely to run out of memory."""
+    """Measure training with or without activation checkpointing, unless it would probably run out of memory."""
     chosen, device = on == job.micro_batches.activation_checkpointing, job.machine.device
     memory = micro_batch_memory(
         job.base, job.objective, job.train_rows, job.settings, job.machine, activation_checkpointing=on
@@ -305,7 +303,7 @@ def _way(job: TextJob, on: bool, limits: MicroBatchLimits, resident: int, tokens
 
 
 def _training_rate(job: TextJob, on: bool, tokens_per_micro_batch: int, steps: int, display: ProgressDisplay) -> float:
-    """Tokens a second in training: the median over `steps` steps but the first."""
+    """Tokens per second in training: the median over `steps` steps except the first."""
     lines: list[Mapping[str, Any]] = []
     loop = dataclasses.replace(
         job.loop,
@@ -329,7 +327,7 @@ def _training_rate(job: TextJob, on: bool, tokens_per_micro_batch: int, steps: i
 
 
 def _scoring_rate(job: TextJob) -> float:
-    """Tokens a second in scoring, over one micro-batch."""
+    """Tokens per second in scoring, over one micro-batch."""
     held_out = job.in_domain
     tokens_per_micro_batch = job.loop.tokens_per_micro_batch
     probe = dataclasses.replace(held_out, selected=held_out.rows.select_documents(tokens_per_micro_batch))

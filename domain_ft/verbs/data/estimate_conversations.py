@@ -1,4 +1,4 @@
-"""What `data estimate` says of conversations: whether a file holds them, their tokens, and what is wrong with a set."""
+"""`data estimate` for conversations: detecting them, counting their tokens, and warnings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FEW_EXAMPLES = 50
 
 
 PROBED_TOKENS = 9
-"""Tokens of an answer that are written to see how long one takes."""
+"""Tokens of an answer that are generated to measure the time per token."""
 
 
 _SHOWN = 60  # characters of an answer or a phrase that dominates
@@ -37,15 +37,15 @@ class Examples:
     """The conversations of a run.
 
     Attributes:
-        format: that they are written in.
-        train: rows to learn from: one for each conversation, or more where the template cannot show it in one.
-        test: rows that are held out.
-        dropped: conversations of which nothing is left to learn.
+        format: their format.
+        train: training rows: one per conversation, or more if the template cannot render it in one.
+        test: held-out rows.
+        dropped: conversations without an answer within the length.
         cut: rows whose end is cut.
-        trained_tokens: of the tokens of `train`, those that are learned: answers, and the ends of their turns.
-        run_trained_tokens: that the whole run learns, each as often as it is read.
-        rejected: records that are left out: they cannot be used, are marked so, or have no answer within the length.
-        unread_fields: by name, the records that have a field that nothing reads.
+        trained_tokens: the tokens of `train` that are trained on: answers, and the ends of their turns.
+        run_trained_tokens: the same over the whole run, counted in each epoch.
+        rejected: records that are left out: unusable, marked by an annotator, or without an answer within the length.
+        unread_fields: by name, the records with a field that nothing reads.
     """
 
     format: str
@@ -92,30 +92,32 @@ def examples_of(job: InstructJob) -> Examples:
 
 
 def warnings_of(job: InstructJob) -> Iterator[str]:
-    """What a person should mend or know before training on these conversations."""
+    """What the user should fix or know before training on these conversations."""
     rows, length = job.train_rows, job.settings.max_length
     if len(rows) < FEW_EXAMPLES:
-        yield f"{len(rows)} examples are few to learn from; {FEW_EXAMPLES} or more are usual"
+        yield f"{len(rows)} examples are few to train on; {FEW_EXAMPLES} or more are usual"
     if cut := int(rows.cut.sum()):
         longer = f" (--max-length; this model reads up to {job.base.max_length:,})"
-        mend = longer if job.base.max_length > length else ""
-        yield f"{counted(cut, 'example is', 'examples are')} longer than {length:,} tokens, and cut at the end{mend}"
+        hint = longer if job.base.max_length > length else ""
+        yield f"{counted(cut, 'example is', 'examples are')} longer than {length:,} tokens, and cut at the end{hint}"
     if job.dropped:
         dropped = counted(len(job.dropped), "example has", "examples have")
-        yield f"{dropped} no answer left within --max-length, and cannot be trained on"
+        yield f"{dropped} no answer within --max-length, and cannot be trained on"
     if job.rejects:
         left_out = counted(len(job.rejects), "record is", "records are")
         yield f"{left_out} left out, the first because {job.rejects[0].reason}"
     yield from sentences({"unread_fields": job.left_out.to_result()["unread_fields"]})
     if answer := dominant_answer(job.data.train):
-        said = _shown(answer.text)
-        yield f"{answer.share:.0%} of the examples are answered by {said}: a model may learn to say only that"
+        yield (
+            f"{answer.share:.0%} of the examples have the answer {_shown(answer.text)}: a model may learn to say only "
+            "that"
+        )
     if phrase := dominant_phrase(job.data.train):
-        yield f"{phrase.share:.0%} of the prompts have the words {_shown(phrase.text)}: others may be understood less"
+        yield f"{phrase.share:.0%} of the prompts contain {_shown(phrase.text)}: a model may do worse on others"
 
 
 def answering_minutes(job: InstructJob) -> float:
-    """What it takes to answer the test prompts before and after, where every answer is as long as it may be."""
+    """The time to answer the test prompts before and after training, if every answer has the maximum length."""
     from domain_ft.models.generation import Sampling, generate
     from domain_ft.verbs.instruct.prepare import ANSWERED_AT_ONCE
 
@@ -124,14 +126,14 @@ def answering_minutes(job: InstructJob) -> float:
     prompts = [question.prompt for question in job.questions[:ANSWERED_AT_ONCE]]
 
     def write(tokens: int) -> tuple[float, int]:
-        """Seconds that answers of so many tokens take, and the tokens of the longest: a model may end before."""
+        """Seconds for answers of this many tokens, and the tokens of the longest: a model may end earlier."""
         began = time.perf_counter()
         with job.machine.accelerator.autocast():
             sampling = Sampling(max_new_tokens=tokens)
             said = generate(job.base, prompts, sampling, stop_tokens=(), batch_size=ANSWERED_AT_ONCE)
         return time.perf_counter() - began, max(answer.tokens for answer in said)
 
-    write(1)  # the first call warms caches up
+    write(1)  # the first call warms up
     reading, _ = write(1)
     seconds, tokens = write(PROBED_TOKENS)
     a_token = max(0.0, seconds - reading) / max(1, tokens - 1)

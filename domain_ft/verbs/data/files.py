@@ -1,4 +1,4 @@
-"""What the verbs on data files share: records that are read strictly, lines of JSON, and outputs that are new."""
+"""What the verbs on data files share: strict reading of records, JSON lines, and outputs that do not exist yet."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from domain_ft.storage import user_path
 
 
 class Refusing(BadRecords):
-    """Ends the verb at the first record that cannot be read, with its line: none is left out unseen."""
+    """Stops at the first record that cannot be read, and names its line: no record is silently skipped."""
 
     def __init__(self, encoding: str | None = None) -> None:
         super().__init__("stop", lambda _: None, encoding)
@@ -29,15 +29,15 @@ class Refusing(BadRecords):
     ) -> None:
         """Raise a RecordError."""
         where = file + (f", line {line}" if line is not None else "") + (f', field "{field}"' if field else "")
-        mend = fix or "mend it; domain-ft data check lists all that is wrong, and its --fix mends what it can"
-        raise RecordError(reason, where=where, fix=mend)
+        default = "fix it; domain-ft data check lists all problems, and its --fix repairs what it can"
+        raise RecordError(reason, where=where, fix=fix or default)
 
 
 def record_file(given: str) -> tuple[Path, str]:
-    """A file of records, and the key of `readers.RECORDS` that its ending stands for.
+    """A file of records, and the key of `readers.RECORDS` for its ending.
 
     Raises:
-        CorpusError: there is no such file, or it is of a kind that has no records.
+        CorpusError: there is no such file, or its format has no records.
     """
     path = user_path(given)
     check_file(path)
@@ -48,28 +48,28 @@ def record_file(given: str) -> tuple[Path, str]:
         raise CorpusError(
             f"{what} holds no records",
             where=given,
-            fix=f"the endings that are read: {known}, each also with {', '.join(PACKED)}",
+            fix=f"known endings: {known}, each also with {', '.join(PACKED)}",
         )
     return path, kind
 
 
 def refuse_existing(output: Path, option: str = "--output") -> None:
-    """Make sure that nothing is overwritten, and that a file or folder can be made there.
+    """Check that nothing is overwritten, and that a file or folder can be created.
 
     Raises:
-        SettingsError: there is something at `output`, or it is below a file.
+        SettingsError: `output` exists, or is below a file.
     """
     refuse_below_file(output, option)
     if output.exists() or output.is_symlink():
-        what = "exists already, and is a folder" if output.is_dir() else "exists already"
+        what = "exists already as a folder" if output.is_dir() else "exists already"
         raise SettingsError(f"{option} {output} {what}", fix="remove it, or give another name; nothing was changed")
 
 
 def json_line(record: Mapping[str, Any], place: str) -> bytes:
-    """A record as a line of JSON, in UTF-8. Dates and decimals, which Parquet has and JSON has not, become text.
+    """A record as a line of JSON in UTF-8. Dates and decimals, which Parquet has but JSON lacks, become text.
 
     Raises:
-        CorpusError: with `place`, for a value that JSON has no form for, such as bytes.
+        CorpusError: with `place`, for a value that JSON cannot represent, such as bytes.
     """
     try:
         text = json.dumps(record, ensure_ascii=False, default=_as_text)
@@ -77,7 +77,7 @@ def json_line(record: Mapping[str, Any], place: str) -> bytes:
         raise CorpusError(f"the record cannot be written as JSON: {error}", where=place) from error
     try:
         return text.encode("utf-8") + b"\n"
-    except UnicodeEncodeError:  # half of a character, such as a cut JSON escape leaves: it stays an escape
+    except UnicodeEncodeError:  # a lone surrogate, as from a truncated JSON escape: keep it as an escape
         return json.dumps(record, default=_as_text).encode("ascii") + b"\n"
 
 

@@ -1,19 +1,15 @@
-"""Which corpora, tasks and embedded models there are, as plain values."""
+"""The available corpora, tasks and embedded models, as plain values."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from domain_ft.corpus import assets
 from domain_ft.corpus.assets import ASSETS
 from domain_ft.corpus.recipes import Recipe, Source, Task, list_recipes
 from domain_ft.models.catalogue import EMBEDDED
 from domain_ft.storage import user_path
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -22,9 +18,9 @@ class SourceEntry:
 
     Attributes:
         kind: `asset`, `files` or `hub`.
-        name: the asset and its version, the path, or the id on the hub.
-        bytes: of the download; None where that is not known.
-        cached: whether it is on this machine; None where that is not known.
+        name: the asset and its version, the path, or the id on the Hub.
+        bytes: of the download; None if unknown.
+        cached: whether it is on this machine; None if unknown.
     """
 
     kind: str
@@ -35,12 +31,12 @@ class SourceEntry:
 
 @dataclass(frozen=True)
 class TaskEntry:
-    """A task that a corpus brings.
+    """A task that belongs to a corpus.
 
     Attributes:
-        name: as `--task` takes it.
-        description, licence, citation, split, weaknesses, scores: as its card in the recipe says.
-        classes: how many; None where the recipe does not say.
+        name: as for `--task`.
+        description, licence, citation, split, weaknesses, scores: from its card in the recipe.
+        classes: the number of classes; None if the recipe does not say.
         source: where the examples come from.
     """
 
@@ -57,7 +53,7 @@ class TaskEntry:
 
 @dataclass(frozen=True)
 class CorpusEntry:
-    """A corpus that has a recipe."""
+    """A corpus with a recipe."""
 
     name: str
     description: str
@@ -79,14 +75,14 @@ class ModelEntry:
 
 @dataclass(frozen=True)
 class Inventory:
-    """What can be named with no path and no hub."""
+    """Everything with a built-in name."""
 
     corpora: tuple[CorpusEntry, ...]
     models: tuple[ModelEntry, ...]
 
 
 def list_corpora() -> Inventory:
-    """The corpora and models that come with this program."""
+    """The corpora and models that come with domain-ft."""
     return Inventory(
         tuple(corpus_entry(recipe) for recipe in list_recipes()),
         tuple(

@@ -1,4 +1,4 @@
-"""`domain-ft data list`: the corpora and embedded models that there are."""
+"""`domain-ft data list`: the available corpora and embedded models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from domain_ft.verbs.data.settings import DataListSettings
 
 
 def print_inventory(inventory: Inventory, console: Console) -> None:
-    """A paragraph for each corpus and model."""
+    """Print a paragraph for each corpus and model."""
     console.print(plain("Corpora", style="bold"))
     for corpus in inventory.corpora:
         _print_entry(console, corpus.name, corpus.description, corpus.licence, corpus.sources, corpus.tasks)
@@ -26,7 +26,7 @@ def print_inventory(inventory: Inventory, console: Console) -> None:
         _print_entry(console, model.name, model.description, model.licence, [model.source])
     console.print("--task takes a task of a corpus, such as legal/license-category.")
     console.print("--corpus also takes a file, a folder, a recipe (.toml) or hf:ID.")
-    console.print("--model also takes a folder, a run or a hub id.")
+    console.print("--model also takes a folder, a run or a Hub id.")
     console.print("domain-ft data show CORPUS shows what is in one.")
 
 
@@ -52,18 +52,18 @@ def _print_entry(
 
 def _task_line(task: TaskEntry) -> str:
     remarks = [f"{task.classes} classes"] if task.classes else []
-    remarks += ["from the hub"] if task.source.kind == "hub" else []
+    remarks += ["from the Hub"] if task.source.kind == "hub" else []
     return f"{task.name} ({', '.join(remarks)})" if remarks else task.name
 
 
 def _source_line(source: SourceEntry) -> str:
-    state = {True: "on this machine", False: "not fetched yet" if source.kind == "asset" else "not there", None: ""}
+    state = {True: "on this machine", False: "not downloaded yet" if source.kind == "asset" else "missing", None: ""}
     remarks = ", ".join(part for part in (megabytes(source.bytes), state[source.cached]) if part)
     return f"{source.name} ({remarks})" if remarks else source.name
 
 
 def run(settings: DataListSettings) -> dict[str, Any]:
-    """The verb: list what there is."""
+    """The verb: list corpora, tasks and models."""
     inventory = list_corpora()
     if not settings.json:
         print_inventory(inventory, new_console())

@@ -1,4 +1,5 @@
-"""`domain-ft data mix`: files of conversations mixed by weight, such as one's own with general ones against forgetting.
+"""`domain-ft data mix`: mix files of conversations by weight, for example your own with general ones against
+forgetting.
 
 mix(DataMixSettings(data=("mine.jsonl:0.8", "general.jsonl:0.2"), output=Path("mixed.jsonl"))).files
 """
@@ -35,19 +36,19 @@ SMALLEST, LARGEST = 1e-6, 1e6
 
 
 MOST = 10_000_000
-"""Conversations in a mixture at most: all of them are held in memory."""
+"""The most conversations in a mixture: all are held in memory."""
 
 
 @dataclass(frozen=True)
 class Taken:
-    """What a mixture took of a file.
+    """What a mixture took from a file.
 
     Attributes:
         file: as it was given.
-        weight: the share of the mixture that was asked for.
-        conversations: that the file holds.
-        taken: that stand in the mixture; more than the file holds where it was read again.
-        share: of the mixture that they are.
+        weight: the requested share of the mixture.
+        conversations: the number in the file.
+        taken: the number in the mixture; more than in the file if some were repeated.
+        share: their actual share of the mixture.
     """
 
     file: str
@@ -63,9 +64,9 @@ class Mixture:
 
     Attributes:
         output: the file.
-        conversations: in it.
-        files: what was taken of each, in the order given.
-        notes: what a person should know, in sentences.
+        conversations: the number in it.
+        files: what was taken from each, in the order given.
+        notes: what the user should know, in sentences.
     """
 
     output: Path
@@ -75,15 +76,15 @@ class Mixture:
 
 
 def mix(settings: DataMixSettings) -> Mixture:
-    """Write all conversations of the first file, and of each other as many as its weight beside the first's asks for.
+    """Write all conversations of the first file, and of each other file as many as its weight relative to the first.
 
-    Which are drawn of a file, and the order of all, follow from the seed and the place of the file among the others. A
-    larger weight draws the same ones and more.
+    Which conversations are drawn, and their order, depend on the seed and the position of the file. A larger weight
+    draws the same ones and more.
 
     Raises:
-        SettingsError: a weight is missing or no number above 0, or the output exists already or is not .jsonl.
-        RecordError: a line holds no conversation.
-        CorpusError: a file is missing, or is none of conversations.
+        SettingsError: a weight is missing or not above 0, or the output exists already or is not .jsonl.
+        RecordError: a line is not a conversation.
+        CorpusError: a file is missing, or holds no conversations.
     """
     weights = _weights(settings.data)
     if settings.output.suffix.lower() != ".jsonl":
@@ -105,7 +106,7 @@ def mix(settings: DataMixSettings) -> Mixture:
     mixed = [own[index] for own, indices in zip(lines, drawn, strict=True) for index in indices]
     order = generator(settings.seed, "order of a mixture").permutation(len(mixed))
     with writing_beside(settings.output):
-        refuse_existing(settings.output)  # again: another process may have been faster
+        refuse_existing(settings.output)  # again: another process may have created it meanwhile
         write_atomic(settings.output, b"".join(mixed[index] for index in order))
     taken = tuple(
         Taken(file, weight / math.fsum(weights.values()), len(own), len(indices), len(indices) / len(mixed))
@@ -115,7 +116,7 @@ def mix(settings: DataMixSettings) -> Mixture:
 
 
 def run(settings: DataMixSettings) -> dict[str, Any]:
-    """The verb: mix, and say what was taken of each file."""
+    """The verb: mix, and print what was taken from each file."""
     mixture = mix(settings)
     console = Console(quiet=settings.json, highlight=False)
     table = Table(box=None, pad_edge=False)
@@ -138,7 +139,7 @@ def run(settings: DataMixSettings) -> dict[str, Any]:
 
 
 def _weights(given: Sequence[str]) -> dict[str, float]:
-    """The weight of each file, in the order given. All that is wrong is said at once."""
+    """The weight of each file, in the order given. All problems are reported at once."""
     weights: dict[str, float] = {}
     problems = []
     for one in given:
@@ -148,7 +149,7 @@ def _weights(given: Sequence[str]) -> dict[str, float]:
         except ValueError:
             weight = math.nan
         if not file or math.isnan(weight):
-            problems.append(f"{one}: needs a weight above 0 behind a colon, such as {file or one}:0.2")
+            problems.append(f"{one}: needs a colon and a weight above 0, such as {file or one}:0.2")
         elif not SMALLEST <= weight <= LARGEST:
             problems.append(f"{one}: the weight must be at least {SMALLEST:g} and at most {LARGEST:g}")
         elif file in weights:
@@ -177,14 +178,14 @@ def _chat_lines(file: str, settings: DataMixSettings, left_out: LeftOut) -> Iter
 
 
 def _draw(count: int, wanted: int, settings: DataMixSettings, number: int) -> npt.NDArray[np.int64]:
-    """Which of the `count` conversations of a file are taken: all once in each reading, the last reading in part."""
+    """Which of the `count` conversations of a file are taken: all of them in each epoch, the last one in part."""
     readings = -(-wanted // count) if settings.repeat else 1
     orders = [generator(settings.seed, "mixture", number, reading).permutation(count) for reading in range(readings)]
     return np.concatenate([*orders, np.zeros(0, np.int64)])[:wanted]
 
 
 def _left_out_notes(left_out: Mapping[str, LeftOut]) -> Iterator[str]:
-    """What of the files is not in the mixture."""
+    """What is in the files but not in the mixture."""
     for file, own in left_out.items():
         if own.records:
             marked = counted(own.records, "record is", "records are")

@@ -1,17 +1,13 @@
-"""Small tables and words that the verbs under `data` print."""
+"""Small tables and words for the verbs under `data`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
 from rich.table import Table
 
 from domain_ft.report.plain import plain
-
-if TYPE_CHECKING:
-    pass
 
 
 def new_console() -> Console:
@@ -19,7 +15,7 @@ def new_console() -> Console:
 
 
 def facts_table(facts: Mapping[str, str]) -> RenderableType:
-    """Names and what is said of them, in two columns; what is empty is left out."""
+    """Names and values in two columns; empty values are left out."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True, min_width=9)
     table.add_column(overflow="fold")
@@ -30,10 +26,10 @@ def facts_table(facts: Mapping[str, str]) -> RenderableType:
 
 
 def spell_counts(counts: Mapping[str, int]) -> str:
-    """Such as `12 exact copies, 3 empty`; what is 0 is left out."""
+    """Such as `12 exact copies, 3 empty`; zeros are left out."""
     return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
 
 
 def megabytes(count: int | None) -> str:
-    """A size as a person says it; nothing where it is not known."""
+    """A size in MB; empty if unknown."""
     return "" if count is None else f"{count / 1e6:,.0f} MB"

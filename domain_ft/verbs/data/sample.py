@@ -1,4 +1,4 @@
-"""`domain-ft data sample`: a few conversations as the model reads them, with what is trained on in colour.
+"""`domain-ft data sample`: a few conversations as the model reads them, with the trained tokens in colour.
 
 sample(DataSampleSettings(data="mine.jsonl", model="smollm2")).samples[0].trained_tokens
 """
@@ -39,21 +39,21 @@ STYLES = {"trained": "bold green", "read": "dim", "cut": "red strike"}
 
 
 MARKS = {"trained": "⟦{}⟧", "read": "{}", "cut": "⟨{}⟩"}
-"""What stands around the parts of a text where there are no colours, as in a file or a pipe."""
+"""Marks around the parts of a text where there are no colours, as in a file or a pipe."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A conversation as a model reads it, or one answer of it where the template cannot show all of them in one text.
+    """A conversation as a model reads it, or one answer of it if the template cannot render all of them in one text.
 
     Attributes:
-        id, file, line: of the conversation.
-        text: with the special tokens that the template writes.
+        id, file, line: the conversation's.
+        text: with the template's special tokens.
         spans: the characters (first, end) that are trained on.
-        cut_at: the character from which on nothing is read; None where all of it is.
-        tokens: that are read.
-        trained_tokens: those of them that are trained on.
-        cut_tokens: that are not read.
+        cut_at: the character from which on the text is cut; None if it is not.
+        tokens: the number that is read.
+        trained_tokens: the number that is trained on.
+        cut_tokens: the number that is cut.
     """
 
     id: str
@@ -68,7 +68,7 @@ class Sample:
 
     @property
     def parts(self) -> Iterator[tuple[str, str]]:
-        """The text in parts, each with what becomes of it: `read`, `trained` or `cut`."""
+        """The text in parts, each marked as `read`, `trained` or `cut`."""
         end = len(self.text) if self.cut_at is None else self.cut_at
         place = 0
         for first, last in self.spans:
@@ -84,11 +84,11 @@ class Samples:
     """A few conversations of a file.
 
     Attributes:
-        template: whose chat template: `model`, or `plain` for a model that has none.
-        conversations: that the file holds.
-        rejects: records that are none, or are marked as not to be learned.
+        template: `model`, or `plain` if the model has none.
+        conversations: the number in the file.
+        rejects: records that are not conversations, or that an annotator rejected.
         samples: in the order of the file.
-        unread_fields: by name, the records that have a field that nothing reads.
+        unread_fields: by name, the records with a field that nothing reads.
     """
 
     template: str
@@ -99,10 +99,10 @@ class Samples:
 
 
 def sample(settings: DataSampleSettings, progress: Progress | None = None) -> Samples:
-    """Render a few conversations of a file, the same for the same seed. Records that cannot be read are passed over.
+    """Render a few conversations of a file, drawn by the seed. Records that cannot be read are skipped.
 
     Raises:
-        CorpusError: no such file, nothing in it that is a conversation, or one that the template cannot show.
+        CorpusError: there is no such file, it holds no conversation, or the template cannot render one.
         ModelError: there is no such model.
     """
     rejects: list[Reject] = []
@@ -114,11 +114,13 @@ def sample(settings: DataSampleSettings, progress: Progress | None = None) -> Sa
     if not conversations:
         reason = f": {rejects[0].reason}" if rejects else ""
         raise CorpusError(
-            f"the file holds no conversation{reason}", where=settings.data, fix="domain-ft data check says more"
+            f"the file holds no conversation{reason}",
+            where=settings.data,
+            fix="domain-ft data check lists the problems",
         )
     tokenizer = load_tokenizer(find(settings.model, progress=progress), settings.model)
     template, backend = ChatTemplate.of(tokenizer), plain_backend(tokenizer)
-    backend.encode_special_tokens = False  # those of the template are meant
+    backend.encode_special_tokens = False  # the template's special tokens are special
     max_length = min(settings.max_length, tokenizer.model_max_length)
     chosen = sorted(beginning(settings.count, len(conversations), settings.seed, "sample").tolist())
     samples = tuple(
@@ -131,7 +133,7 @@ def sample(settings: DataSampleSettings, progress: Progress | None = None) -> Sa
 
 
 def run(settings: DataSampleSettings) -> dict[str, Any]:
-    """The verb: show the samples."""
+    """The verb: print the samples."""
     with ProgressDisplay(quiet=settings.json) as display:
         found = sample(settings, display.job)
     console = Console(quiet=settings.json, highlight=False)
@@ -156,7 +158,7 @@ def run(settings: DataSampleSettings) -> dict[str, Any]:
 
 
 def _sample(conversation: Conversation, rendered: Rendered, backend: Tokenizer, max_length: int) -> Sample:
-    """A rendered conversation, its tokens counted as `instruct` counts them: none after the last that is learned."""
+    """A rendered conversation with its tokens, counted as in `instruct`: none after the last trained one."""
     encoding = backend.encode(rendered.text, add_special_tokens=False)
     learned = np.flatnonzero(trained_mask(rendered, encoding))
     kept = learned[learned < max_length]
@@ -182,13 +184,13 @@ def _counts(one: Sample) -> str:
     if one.trained_tokens:
         return counts
     cause = (
-        ": its answers begin behind --max-length (give a larger one, or shorten the prompt)" if one.cut_tokens else ""
+        ": its answers begin after --max-length (give a larger one, or shorten the prompt)" if one.cut_tokens else ""
     )
-    return f"{counts}; nothing is left to learn, and instruct leaves it out{cause}"
+    return f"{counts}; instruct leaves it out, because no trained token remains{cause}"
 
 
 def _shown(one: Sample, coloured: bool) -> Text:
-    """The text with colours or marks. No character of it steers the terminal."""
+    """The text with colours or marks, and without control characters."""
     shown = Text()
     for kind, text in one.parts:
         text = text.rstrip() if kind == "cut" else text
@@ -199,7 +201,7 @@ def _shown(one: Sample, coloured: bool) -> Text:
 
 
 def _legend(found: Samples, settings: DataSampleSettings, coloured: bool) -> Text:
-    """What the colours or marks mean, and by whose template the text is made."""
+    """What the colours or marks mean, and whose template was used."""
     whose = f"the chat template of {settings.model}" if found.template == "model" else "the plain chat template"
     legend = plain(f"{len(found.samples)} of {counted(found.conversations, 'conversation')} by {whose}: ")
     for kind, words in (("trained", "trained on"), ("read", "read"), ("cut", "cut off")):

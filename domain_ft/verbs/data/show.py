@@ -46,13 +46,13 @@ BAR_WIDTH = 32  # characters of the longest bar of a histogram
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """A corpus under a tokenizer.
+    """A corpus in tokens.
 
     Attributes:
         model: whose tokenizer.
-        max_length: tokens of a sequence at most.
-        train, evaluation: tokens of each split, special tokens included.
-        train_pieces, evaluation_pieces: sequences of each split.
+        max_length: the maximum number of tokens in a sequence.
+        train, evaluation: tokens of each split, including special tokens.
+        train_sequences, evaluation_sequences: sequences of each split.
     """
 
     model: str
@@ -68,14 +68,14 @@ class CorpusView:
     """What is in a corpus.
 
     Attributes:
-        name, description, licence, citation, language, sources, tasks: as its recipe says.
+        name, description, licence, citation, language, sources, tasks: from its recipe.
         statistics: of reading, cleaning and splitting; the fields of `CorpusStatistics`.
-        tokens: None where the tokenizer is out of reach.
-        notes: what a person should know, in sentences.
+        tokens: None if the tokenizer is not available.
+        notes: what the user should know, in sentences.
         samples: the beginnings of a few documents, as (id, text).
-        rejects: the file that lists the records left out, if there are any.
-        tokenizer: how well the tokenizer knows the text; None where it is out of reach.
-        rejected, unread_fields, unread_files: what was not read, as `LeftOut.to_result` gives it.
+        rejects: the file that lists the records left out, if any.
+        tokenizer: how well the tokenizer's vocabulary fits the text; None if it is not available.
+        rejected, unread_fields, unread_files: what was not read, as from `LeftOut.to_result`.
     """
 
     name: str
@@ -97,14 +97,14 @@ class CorpusView:
 
 
 def show(settings: DataShowSettings, progress: Progress | None = None) -> CorpusView:
-    """What is in a corpus: it is read, cleaned and split, or found so in the cache.
+    """What is in a corpus, after reading, cleaning and splitting it, or from the cache.
 
     Raises:
         CorpusError: the corpus cannot be found or read.
-        AssetError: its text cannot be fetched.
-        ModelError: the model whose tokenizer is asked for cannot be found.
+        AssetError: its text cannot be downloaded.
+        ModelError: the model of the tokenizer cannot be found.
     """
-    from domain_ft.corpus.corpus import open_corpus  # slow to import, which `data list` should not wait for
+    from domain_ft.corpus.corpus import open_corpus  # slow to import, and `data list` does not need it
     from domain_ft.corpus.prepared import prepare
 
     corpus = open_corpus(
@@ -120,7 +120,7 @@ def show(settings: DataShowSettings, progress: Progress | None = None) -> Corpus
         notes += fit.warnings(settings.model)
     except AssetError as error:
         tokens, fit = None, None
-        notes.append(f"Tokens are not counted: the tokenizer of {settings.model} is out of reach. {error.what}")
+        notes.append(f"Tokens are not counted: the tokenizer of {settings.model} is not available. {error.what}")
     entry = corpus_entry(prepared.recipe)
     return CorpusView(
         name=prepared.name,
@@ -154,7 +154,7 @@ def _count_tokens(prepared: PreparedCorpus, model: str, progress: Progress | Non
 
 
 def find_tokenizer(model: str, progress: Progress | None) -> PreTrainedTokenizerFast:
-    """The tokenizer of a model, with no more of the model made ready than that takes."""
+    """The tokenizer of a model, without preparing the rest of the model."""
     from domain_ft.embedded.loading import find
     from domain_ft.models.model_files import load_tokenizer, read_tokenizer
     from domain_ft.models.sources import quiet
@@ -167,7 +167,7 @@ def find_tokenizer(model: str, progress: Progress | None) -> PreTrainedTokenizer
 
 
 def print_view(view: CorpusView, console: Console) -> None:
-    """Where the text is from, what became of it, how long the documents are, and how a few of them begin."""
+    """Print the origin, the counts, the lengths of the documents, and the beginnings of a few."""
     console.print(plain(view.name, style="bold cyan"))
     console.print(plain(view.description))
     console.print(Padding(_origin(view), (1, 0, 1, 2)))
@@ -177,7 +177,7 @@ def print_view(view: CorpusView, console: Console) -> None:
             console.print(Padding(Group(plain(_task_line(task)), _task_card(task)), (0, 0, 1, 2)))
     console.print(plain("Documents", style="bold"))
     console.print(Padding(_reading(view), (0, 0, 0, 2)))
-    console.print(Padding(_splits(view), (0, 0, 0, 2)))  # its box begins and ends with an empty line
+    console.print(Padding(_splits(view), (0, 0, 0, 2)))  # the table begins and ends with an empty line
     console.print(plain("Characters in a document", style="bold"))
     console.print(Padding(_histogram(view.statistics["histogram"]), (0, 0, 1, 2)))
     console.print(plain("Samples", style="bold"))
@@ -215,7 +215,7 @@ def _task_card(task: TaskEntry) -> RenderableType:
 
 
 def _reading(view: CorpusView) -> RenderableType:
-    """What became of the documents that were read."""
+    """What happened to the documents."""
     numbers = view.statistics
     lost = {
         "exact copies": numbers["exact_duplicates"],
@@ -268,7 +268,7 @@ def _histogram(bins: Sequence[tuple[int, int, int]]) -> Table:
 
 
 def _bar(share: float) -> str:
-    """A bar of `share` of the full width, to an eighth of a character; a hair where there is anything at all."""
+    """A bar of `share` of the full width, in eighths of a character; at least one eighth for anything above zero."""
     eighths = max(round(share * BAR_WIDTH * 8), 1 if share > 0 else 0)
     return "█" * (eighths // 8) + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths % 8]
 

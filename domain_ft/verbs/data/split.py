@@ -1,4 +1,4 @@
-"""`domain-ft data split`: a file of records in training, validation and test files, copies and near copies together.
+"""`domain-ft data split`: split a file of records into training, validation and test files; copies stay together.
 
 split(DataSplitSettings(data="all.jsonl", output=Path("parts"), test_fraction=0.2)).parts["test"].records
 """
@@ -42,14 +42,14 @@ PARTS = ("train", "validation", "test")
 
 
 MOST_IN_LARGE = 0.5
-"""The share of the records that may be in families too large to be split off, before only nearer copies are joined."""
+"""If more than this share of the records is in families too large to split off, only nearer copies are joined."""
 
 
 Integers = npt.NDArray[np.int64]
 
 
-# The hashes that other verbs hold text out by are stirred with this. By the very same ones, what was split off here
-# would be what they look for in the rest.
+# Mixed into the hashes by which other verbs hold text out. With the same hashes, a later split of the training part
+# would look for exactly the records that were split off here.
 _PURPOSE = np.uint64(0x5DA7A5B117)
 
 
@@ -66,12 +66,12 @@ class Split:
     """A file in parts.
 
     Attributes:
-        records: in all.
+        records: the number of all records.
         compared_by: what copies were found by.
         joined: which copies count: near copies, nearest copies or copies.
-        families: of such copies and of records of one source, two or more in each.
+        families: the number of groups of two or more such copies or records of one source.
         in_families: the records in them.
-        parts: by name of `PARTS`; none that was not asked for.
+        parts: by names in `PARTS`, as far as requested.
     """
 
     records: int
@@ -83,16 +83,15 @@ class Split:
 
 
 def split(settings: DataSplitSettings) -> Split:
-    """Write the parts of a file to a new folder: its JSON lines as they are, other records as JSON lines.
+    """Write the parts of a file to a new folder: its JSON lines unchanged, other records as JSON lines.
 
-    The part of a record follows from a hash of its family's content, whatever else is in the file: a hundred records
-    more leave those there were where they are. So the shares are met on average, not to the record. A family that is
-    larger than the share of its part trains.
+    The part of a record depends only on a hash of its family's content, so more records do not move existing ones. The
+    fractions are therefore met on average, not exactly. A family larger than its part's fraction goes to training.
 
     Raises:
-        SettingsError: nothing is left to train on, nothing is asked to be split off, or the folder is not empty.
-        RecordError: a record cannot be read, is no conversation where the first is one, or lacks its text or group.
-        CorpusError: no such file, or too few records for a part that was asked for.
+        SettingsError: nothing is left to train on, nothing is to be split off, or the folder is not empty.
+        RecordError: a record cannot be read, is not a conversation although the first is, or lacks its text or group.
+        CorpusError: there is no such file, or it has too few records for a part.
     """
     shares = _shares(settings)
     _refuse_taken(settings.output)
@@ -112,10 +111,10 @@ def split(settings: DataSplitSettings) -> Split:
     for part in ("train", *shares):
         if counts[part] == 0:
             raise CorpusError(
-                f"no record falls to the part '{part}': the file has {counted(len(groups), 'record')}, and the "
+                f"the part '{part}' would be empty: the file has {counted(len(groups), 'record')}, and the "
                 f"largest family of {joined} holds {sizes.max():,}",
                 where=settings.data,
-                fix="ask for another share of it, or choose its records by hand",
+                fix="give it another fraction, or choose its records by hand",
             )
     _write(settings.output, part_of, _lines(path, kind, reading.lines, settings.encoding))
     parts = {part: Part(settings.output / f"{part}.jsonl", count) for part, count in counts.items() if count}
@@ -124,7 +123,7 @@ def split(settings: DataSplitSettings) -> Split:
 
 
 def run(settings: DataSplitSettings) -> dict[str, Any]:
-    """The verb: split, and say what went where."""
+    """The verb: split, and print the parts."""
     found = split(settings)
     console = Console(quiet=settings.json, highlight=False)
     table = Table(box=None, pad_edge=False)
@@ -151,7 +150,7 @@ def _refuse_taken(output: Path) -> None:
 
 
 def _shares(settings: DataSplitSettings) -> dict[str, float]:
-    """The share of each part that is split off."""
+    """The fraction of each part to split off."""
     shares = {"validation": settings.validation_fraction, "test": settings.test_fraction}
     if not any(shares.values()):
         raise SettingsError("--test-fraction and --validation-fraction are 0: nothing is split off", fix="raise one")
@@ -161,10 +160,10 @@ def _shares(settings: DataSplitSettings) -> dict[str, float]:
 
 
 def _families(reading: _Reading, prints: Fingerprints, share: float) -> tuple[str, Integers]:
-    """Which copies are joined, and the (records,) number of each one's family.
+    """Which copies are joined, and the (records,) family number of each record.
 
-    Where most records are much alike, such as those of one long instruction, they would be one family, and nothing
-    could be split off.
+    If most records are similar, such as prompts with one long instruction, near copies would form a single family, and
+    nothing could be split off.
     """
     for joined, groups in groupings(prints, reading.sources, reading.asked):
         found = joined, groups
@@ -175,10 +174,10 @@ def _families(reading: _Reading, prints: Fingerprints, share: float) -> tuple[st
 
 
 def _parts_of(groups: Integers, hashes: npt.ArrayLike, shares: Mapping[str, float]) -> Integers:
-    """(records,) the place of each one's part in `PARTS`.
+    """(records,) the index in `PARTS` of each record's part.
 
-    Where a family falls between 0 and 1 is a hash of the smallest hash in it, not that hash itself: the smallest of
-    many is small, and large families would be held out too often.
+    A family's position between 0 and 1 is a hash of the smallest hash in it, not that hash: the minimum of many is
+    small, so large families would be held out too often.
     """
     keys = scramble(lowest_hashes(groups, hashes) ^ _PURPOSE)
     places = np.array([PARTS.index(part) for part in ("train", *shares)])
@@ -186,7 +185,7 @@ def _parts_of(groups: Integers, hashes: npt.ArrayLike, shares: Mapping[str, floa
 
 
 class _Compared(NamedTuple):
-    """What a record has in common with its copies: all of its text, and of a conversation the first that is asked."""
+    """What a record is compared by: all of its text, and the first prompt of a conversation."""
 
     text: str
     asked: str = ""
@@ -196,9 +195,9 @@ class _Reading:
     """The records of a file, read once, each as the text that copies are found by.
 
     Attributes:
-        lines: of the records that were read.
-        sources: of each the value of the group field; empty where none is named.
-        asked: of each conversation the first that is asked; empty for other records.
+        lines: the line of each record.
+        sources: the value of the group field of each record; empty strings without --group-field.
+        asked: the first prompt of each conversation; empty strings for other records.
         compared_by: what copies are found by.
     """
 
@@ -215,7 +214,7 @@ class _Reading:
         first = next(records, None)
         if first is None:
             raise CorpusError("the file holds no records", where=str(self._path))
-        compare = self._settle(first)
+        compare = self._comparison_by(first)
         for record in itertools.chain([first], records):
             compared = compare(record)
             self.lines.append(record.line)
@@ -223,8 +222,8 @@ class _Reading:
             self.asked.append(compared.asked)
             yield clean(compared.text)
 
-    def _settle(self, first: RawRecord) -> Callable[[RawRecord], _Compared]:
-        """How records are compared; the first of them settles it for all."""
+    def _comparison_by(self, first: RawRecord) -> Callable[[RawRecord], _Compared]:
+        """How records are compared, as decided by the first one."""
         settings, name = self._settings, self._path.name
         foreign = bool(settings.text_field) or is_preference(first.fields)
         format_ = None if foreign else recognise(first.fields, FieldChoice.of(settings))
@@ -247,7 +246,7 @@ class _Reading:
             if fault.error:
                 self._bad.add(fault.message, file=name, line=record.line, field=fault.field)
         conversation = parsed.conversation
-        assert conversation is not None  # without a fault that is an error it is one
+        assert conversation is not None  # no error among the faults, so there is a conversation
         return _Compared(compared_text(conversation), first_prompt(conversation))
 
     def _source(self, record: RawRecord) -> str:
@@ -262,7 +261,7 @@ class _Reading:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """All texts in a JSON value, in their order."""
+    """All texts in a JSON value, in order."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list):
@@ -271,7 +270,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _lines(path: Path, kind: str, numbers: Sequence[int | None], encoding: str | None) -> Iterator[bytes]:
-    """The records again, each as a line: of JSON lines in UTF-8 byte for byte."""
+    """The records as lines: JSON lines in UTF-8 are copied byte for byte."""
     if kind != "jsonl" or encoding is not None or not _is_a_record_a_line(path):
         for record in raw_records(path, path.name, kind, Refusing(encoding)):
             yield json_line(record.fields, f"{path.name}, line {record.line}")
@@ -283,7 +282,7 @@ def _lines(path: Path, kind: str, numbers: Sequence[int | None], encoding: str |
 
 
 def _is_a_record_a_line(path: Path) -> bool:
-    """Whether JSON lines are what their name says, and no list or objects that are written over lines."""
+    """Whether a .jsonl file has one object a line, instead of a list or objects over several lines."""
     for _, _, content in read_lines(path, path.name, Refusing()):
         if content.strip():
             with contextlib.suppress(ValueError):
@@ -295,7 +294,7 @@ def _is_a_record_a_line(path: Path) -> bool:
 def _write(output: Path, part_of: Integers, lines: Iterator[bytes]) -> None:
     """Write each line to the file of its part."""
     with writing_beside(output), new_folder(output) as folder, contextlib.ExitStack() as stack:
-        _refuse_taken(output)  # again: another process may have been faster
+        _refuse_taken(output)  # again: another process may have created it meanwhile
         files = {
             place: stack.enter_context((folder / f"{PARTS[place]}.jsonl").open("wb"))
             for place in np.unique(part_of).tolist()

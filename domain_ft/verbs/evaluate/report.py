@@ -1,14 +1,11 @@
-"""What `evaluate` found out: plain values for the terminal and the page."""
+"""The results of `evaluate`, as plain values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -17,8 +14,8 @@ class ModelScores:
 
     Attributes:
         name: as the user gave it.
-        scores: for each role (`domain`, `control`) its L of result.json.
-        differences: for each role the difference from the first model; empty for the first itself.
+        scores: the losses by role (`domain`, `control`), as in result.json.
+        differences: the differences from the first model by role; empty for the first.
     """
 
     name: str
@@ -28,14 +25,14 @@ class ModelScores:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """Several models on the same held-out text; the first is what the others are compared with.
+    """Several models on the same held-out text, compared with the first.
 
     Attributes:
         models: in the order given.
-        corpora: for each role the name of its corpus.
+        corpora: the corpus's name by role.
+        text: how the corpus was read, for result.json: what was not read, and the fields that were.
+        rejects: the file that lists the records left out, if any.
         provenance: versions, device, hashes.
-        text: of result.json: what of the corpus was not read, and which fields were.
-        rejects: the file that lists the records left out, if there are any.
     """
 
     models: Sequence[ModelScores]

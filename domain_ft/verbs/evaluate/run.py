@@ -1,4 +1,4 @@
-"""`domain-ft evaluate`: models and runs on the same held-out text with the same masks, side by side.
+"""`domain-ft evaluate`: compare models and runs on the same held-out text with the same masks.
 
 report = domain_ft.evaluate(EvaluateSettings(model=("minilm", "runs/legal-minilm"), corpus="legal"))
 """
@@ -50,7 +50,7 @@ def evaluate(settings: EvaluateSettings) -> EvaluationReport:
     machine = choose_machine(settings)
     with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
         with machine.main_first():
-            # Before a text is read or weights are loaded, which may take long.
+            # First, because reading text and loading weights can take long.
             _refuse_mixture({name: objective_of(name, progress=display.job) for name in settings.model})
             corpora = prepare_corpora(settings, display)
         scores: list[dict[str, Scores]] = []
@@ -97,7 +97,7 @@ def evaluate(settings: EvaluateSettings) -> EvaluationReport:
 
 
 def run(settings: EvaluateSettings) -> dict[str, Any]:
-    """The verb: evaluate, print the table, write the folder where one is asked for.
+    """The verb: evaluate, print the table, and write the folder of --output.
 
     Raises:
         SettingsError: not exactly one of --corpus, --task and --test was given.
@@ -106,7 +106,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     if len(given) != 1:
         raise SettingsError(
             f"{' and '.join(given)} were given" if given else "none of --corpus, --task and --test was given",
-            fix="give the text for language models, or the task or labelled file for runs of `classify`",
+            fix="give --corpus for language models, or --task or --test for runs of `classify`",
         )
     if settings.corpus is None:
         from domain_ft.verbs.evaluate import tasks
@@ -117,7 +117,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
 
 
 def _run(settings: EvaluateSettings, folder: RunFolder | None) -> dict[str, Any]:
-    """`run` with the folder that is written to, if any."""
+    """`run` with the folder to write to, if any."""
     began = time.perf_counter()
     main = is_main_process()
     report = evaluate(settings)
@@ -156,7 +156,8 @@ def _refuse_mixture(objectives: Mapping[str, str]) -> None:
 
 
 def _keep_shared(scores: Sequence[dict[str, Scores]], corpora: Mapping[str, PreparedCorpus]) -> None:
-    """Cut all scores down to the documents that every model has read: tokenizers fill a budget with different ones."""
+    """Reduce all scores to the documents that every model has read: tokenizers fill the budget with different
+    documents."""
     for role, prepared in corpora.items():
         common = shared(*(own[role] for own in scores))
         if not len(common[0]):
@@ -173,5 +174,5 @@ def _summaries(scores: Mapping[str, Scores]) -> dict[str, dict[str, float | int]
 
 
 def _differences(first: Mapping[str, Scores], other: Mapping[str, Scores], seed: int) -> dict[str, dict[str, Any]]:
-    """Other minus first, by role."""
+    """The other model's scores minus the first's, by role."""
     return {role: difference(first[role], other[role], seed=seed) for role in first}

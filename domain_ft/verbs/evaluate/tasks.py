@@ -1,6 +1,6 @@
-"""`domain-ft evaluate --task` or `--test`: runs of `classify` on the same labelled examples, side by side.
+"""`domain-ft evaluate --task` or `--test`: compare runs of `classify` on the same labelled examples.
 
-`compare` reads what runs have said of their own test examples; here they are asked, on any others.
+Unlike `compare`, which reads the predictions that runs have saved, this predicts any examples anew.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ _LISTED = 5
 
 
 def evaluate_task(settings: EvaluateSettings) -> tuple[CompareReport, list[Predictions]]:
-    """What the model that each run has kept says of the same examples, and how it compares with the first.
+    """Score the kept model of each run on the same examples, and compare the others with the first.
 
     Raises:
-        ModelError: a model is no finished run of `classify`.
+        ModelError: a model is not a finished run of `classify`.
         SettingsError: a run has other classes.
         CorpusError: the examples cannot be read.
     """
@@ -57,7 +57,7 @@ def evaluate_task(settings: EvaluateSettings) -> tuple[CompareReport, list[Predi
     for run, own in zip(runs, facts, strict=True):
         if own.kind != "sequence":
             raise SettingsError(
-                f"'{run}' is a run of `tag`, whose entities are scored on other files by running it there",
+                f"'{run}' is a run of `tag`, which cannot be scored on other files yet",
                 fix="give runs of `classify`, or compare finished runs of `tag`: domain-ft compare RUN RUN",
             )
         if set(own.labels) != set(facts[0].labels) or own.multi_label != facts[0].multi_label:
@@ -66,29 +66,29 @@ def evaluate_task(settings: EvaluateSettings) -> tuple[CompareReport, list[Predi
             )
     with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
         subject, examples, left_out, rejects = _examples(settings, runs[0], facts[0], display)
-        said = [_said(run, own, examples, machine, display) for run, own in zip(runs, facts, strict=True)]
+        predicted = [_predict(run, own, examples, machine, display) for run, own in zip(runs, facts, strict=True)]
     compared: list[ComparedRun] = []
-    for name, own, predictions in zip(settings.model, facts, said, strict=True):
+    for name, own, predictions in zip(settings.model, facts, predicted, strict=True):
         scores = seed_metrics([predictions], seed=settings.seed)
-        others = paired_difference(said[:1], [predictions], seed=settings.seed) if compared else {}
+        others = paired_difference(predicted[:1], [predictions], seed=settings.seed) if compared else {}
         compared.append(ComparedRun(name, own.base, seeds=int(scores.pop("n")), scores=scores, differences=others))
     shown = [metric for metric in METRICS if metric != "micro_f1" or facts[0].multi_label]
-    note = "The model that each run has kept, of one seed: what another seed would give is not in the intervals."
+    note = "Each run's kept model, of a single seed: the intervals do not cover other seeds."
     notes = [note, *sentences(left_out.to_result()), *_listed(rejects)]
-    return CompareReport("classify", subject, compared, shown, notes, left_out, rejects), said
+    return CompareReport("classify", subject, compared, shown, notes, left_out, rejects), predicted
 
 
 def run(settings: EvaluateSettings) -> dict[str, Any]:
-    """The verb: score, print the table, write the folder where one is asked for."""
+    """The verb: score, print the table, and write the folder of --output."""
     with report_folder(settings.output if is_main_process() else None) as folder:
         return _run(settings, folder)
 
 
 def _run(settings: EvaluateSettings, folder: RunFolder | None) -> dict[str, Any]:
-    """`run` with the folder that is written to, if any."""
+    """`run` with the folder to write to, if any."""
     began = time.perf_counter()
     main = is_main_process()
-    report, said = evaluate_task(settings)
+    report, predicted = evaluate_task(settings)
     result = {
         "command": "evaluate",
         "task": report.subject,
@@ -100,12 +100,12 @@ def _run(settings: EvaluateSettings, folder: RunFolder | None) -> dict[str, Any]
                 "test": classification_metrics(own, seed=settings.seed),
                 "differences": dict(one.differences),
             }
-            for one, own in zip(report.runs, said, strict=True)
+            for one, own in zip(report.runs, predicted, strict=True)
         ],
     }
     print_compare(report, Console(quiet=settings.json or not main))
     if folder:
-        from domain_ft.verbs.shared.comparison_page import render_compare  # draws figures: only here
+        from domain_ft.verbs.shared.comparison_page import render_compare  # matplotlib is slow to import
 
         if report.rejects:
             folder.write_lines(folder.rejects, map(dataclasses.asdict, report.rejects))
@@ -115,24 +115,24 @@ def _run(settings: EvaluateSettings, folder: RunFolder | None) -> dict[str, Any]
 
 
 def _listed(rejects: Sequence[Reject]) -> list[str]:
-    """The first records that were left out: without --output there is no rejects.jsonl to look into."""
-    told = [
+    """The first records that were left out: without --output there is no rejects.jsonl."""
+    notes = [
         f"Left out: {one.file}" + ("" if one.line is None else f", line {one.line}") + f": {one.reason}."
         for one in rejects[:_LISTED]
     ]
     if len(rejects) > _LISTED:
-        told.append(f"And {len(rejects) - _LISTED:,} more; --output DIR lists all of them in rejects.jsonl.")
-    return told
+        notes.append(f"And {len(rejects) - _LISTED:,} more; --output DIR lists all of them in rejects.jsonl.")
+    return notes
 
 
 def _examples(
     settings: EvaluateSettings, first: Path, facts: TaskFacts, display: ProgressDisplay
 ) -> tuple[str, Examples, LeftOut, list[Reject]]:
-    """A task's test examples, split as the first run has it, or those of a file.
+    """A task's test examples, split as in the first run, or those of a file.
 
     Returns:
         name: of the examples.
-        examples: to be scored.
+        examples: to score.
         left_out: what was not read.
         rejects: the records that could not be read.
     """
@@ -171,18 +171,20 @@ def _examples(
         examples, unknown = table, sorted(set(table.facts.counts) - set(facts.labels))
         left_out = LeftOut(len(rejects), Counter(table.facts.unread_fields), list(place.unread))
     if not len(examples):
-        raise CorpusError("there is no example that can be used", where=settings.task or settings.test)
+        raise CorpusError("there is no usable example", where=settings.task or settings.test)
     if unknown:
         raise CorpusError(
-            f"{len(unknown)} labels are none of the classes that '{first}' knows: {', '.join(unknown[:5])}",
+            f"{len(unknown)} labels are not among the classes of '{first}': {', '.join(unknown[:5])}",
             where=settings.task or settings.test,
             fix=f"its classes are {', '.join(facts.labels[:10])}",
         )
     return str(settings.task or settings.test), examples, left_out, rejects
 
 
-def _said(run: Path, facts: TaskFacts, examples: Examples, machine: Machine, display: ProgressDisplay) -> Predictions:
-    """What the model of a run says of the examples."""
+def _predict(
+    run: Path, facts: TaskFacts, examples: Examples, machine: Machine, display: ProgressDisplay
+) -> Predictions:
+    """The predictions of a run's model for the examples."""
     model = load_task_run(run, device=machine.device, dtype=machine.weights_dtype(facts.method))
     rows = encode(
         examples,
@@ -201,5 +203,5 @@ def _said(run: Path, facts: TaskFacts, examples: Examples, machine: Machine, dis
             progress=display.job,
             label=str(run),
         )
-    said = Predictions.of(examples, model.labels, logits)
-    return dataclasses.replace(said, temperature=facts.temperature, threshold=facts.threshold)
+    predictions = Predictions.of(examples, model.labels, logits)
+    return dataclasses.replace(predictions, temperature=facts.temperature, threshold=facts.threshold)

@@ -1,4 +1,4 @@
-"""What `evaluate` prints: a table for each corpus."""
+"""The output of `evaluate` on the screen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from domain_ft.verbs.shared.loss_tables import against_first, print_text_notes
 
 
 def print_evaluation(report: EvaluationReport, console: Console | None = None) -> None:
-    """A table for each corpus, a row for each model; changes are against the first."""
+    """Print a table for each corpus with a row for each model; changes are relative to the first."""
     console = console or Console()
     for role, corpus in report.corpora.items():
         title = corpus + (" (control)" if role == "control" else "")
@@ -28,4 +28,4 @@ def print_evaluation(report: EvaluationReport, console: Console | None = None) -
         console.print(table)
     print_text_notes(report.text, console)
     if any(difference["loss"] is None for model in report.models for difference in model.differences.values()):
-        console.print(plain("* bits per byte: another tokenizer, so the losses do not compare", style="dim"))
+        console.print(plain("* bits per byte: losses of different tokenizers cannot be compared", style="dim"))

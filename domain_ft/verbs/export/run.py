@@ -1,4 +1,4 @@
-"""`domain-ft export`: a run's adapter merged into its base model, written as a model that transformers loads."""
+"""`domain-ft export`: merge a run's adapter into its base model, and write a model that transformers can load."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from domain_ft.verbs.export.settings import ExportSettings
 
 
 def export(settings: ExportSettings) -> Path:
-    """Write the merged model to `settings.output` and return that folder; logits are compared before it appears.
+    """Write the merged model to `settings.output` and return that folder. Its logits are checked before it appears.
 
     Raises:
-        ModelError: the run cannot be loaded, or the merged model does not give its logits.
-        SettingsError: the folder holds something already.
+        ModelError: the run cannot be loaded, or the merged model has other logits.
+        SettingsError: the folder is not empty.
     """
     _refuse_taken(settings.output)
     with ProgressDisplay(quiet=settings.quiet) as display:
         model = _load(settings.model, display)
         with writing_beside(settings.output):
-            _refuse_taken(settings.output)  # again: another process may have been faster
+            _refuse_taken(settings.output)  # again: another process may have created it meanwhile
             export_model(model, settings.output)
     return settings.output
 
 
 def _refuse_taken(output: Path) -> None:
-    """Make sure that the folder can be made, before a model is loaded for it."""
+    """Check that the folder can be created, before a model is loaded."""
     refuse_below_file(output)
     if output.is_symlink() or (output.exists() and not (output.is_dir() and not any(output.iterdir()))):
-        what = "holds something already" if output.is_dir() else "is a file"
+        what = "is not empty" if output.is_dir() else "is a file"
         raise SettingsError(f"--output {output} {what}", fix="give a new or empty folder; nothing was changed")
 
 
 def _load(name: str, display: ProgressDisplay) -> Exportable:
-    """A model, a run of adapt, or a run of classify or tag, whose task's head is exported with it."""
+    """A model, a run of adapt, or a run of classify or tag with its head."""
     if not (Path(name) / TASK_NAME).is_file():
         return load(name, progress=display.job)
     task = load_task_run(name, progress=display.job)
     if task.probe is not None:
         raise ModelError(
-            f"'{name}' has a linear probe (--method head), for which transformers has no class.",
+            f"'{name}' has a linear probe (--method head), which transformers cannot load",
             fix="use domain-ft predict with the run, or train with --method lora, dora or full",
         )
     return task
 
 
 def run(settings: ExportSettings) -> dict[str, Any]:
-    """The verb: export, and say where to."""
+    """The verb: export, and print where."""
     folder = export(settings)
     with ProgressDisplay(quiet=settings.quiet) as display:
         display.say(f"merged model written to {folder}, its logits equal to the run's")

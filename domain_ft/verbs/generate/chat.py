@@ -1,7 +1,7 @@
-"""`domain-ft generate` in the terminal: an answer that appears as it is written, and a conversation of many turns.
+"""`domain-ft generate` in the terminal: an answer that appears as it is generated, and a chat.
 
-With a second model (--against) both answer, side by side, and each remembers its own answers. Where the lines come
-from a pipe, nothing but the answers is written.
+With a second model (--against) both answer side by side, and each remembers only its own answers. If the lines come
+from a pipe, only the answers are written.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from domain_ft.verbs.shared.chat_model import ChatModel
 from domain_ft.verbs.shared.streams import bad_records
 
 WIDEST = 100
-"""Cells of a line at most: longer ones are hard to read."""
+"""The most cells of a line: longer lines are hard to read."""
 
 
 _COMMAND = re.compile(r"/[a-z]+")
 
 
-_HELP = "/reset begins again, /system TEXT sets the system turn, /exit leaves"
+_HELP = "/reset starts again, /system TEXT sets the system prompt, /exit leaves"
 
 
 class AnswerScreen:
-    """Shows answers: one as it is written, two beside each other.
+    """Shows answers: a single one as it is generated, two side by side.
 
     Args:
-        stdout: where to; on a terminal in colour and wrapped between words, else as it is.
-        labelled: whether an answer stands indented under the name of who gives it, as in a conversation.
+        stdout: a terminal gets colour and word wrap, anything else plain text.
+        labelled: whether answers are indented under the name of their model, as in a chat.
     """
 
     def __init__(self, stdout: TextIO, *, labelled: bool = False) -> None:
@@ -56,11 +56,11 @@ class AnswerScreen:
         self._labelled = labelled
 
     def show(self, chat_models: Sequence[ChatModel], prompts: Sequence[str], name: str) -> list[Generated]:
-        """Have each speaker answer its prompt, and show it; `name` is what the prompt is called."""
+        """Let each model answer its prompt, and show the answers; `name` is the prompt's, for messages."""
         self.said = ""
         if len(chat_models) == 1:
             return [self._show_one(chat_models[0], prompts[0], name)]
-        with self.console.status("both are writing"):
+        with self.console.status("both models are answering"):
             answers = [
                 chat_model.answer([prompt], [name])[0] for chat_model, prompt in zip(chat_models, prompts, strict=True)
             ]
@@ -78,9 +78,9 @@ class AnswerScreen:
         indent = "  " if self._labelled else ""
         page = Typewriter(self._stdout, self.width, indent)
 
-        def write(piece: str) -> None:
-            self.said += piece
-            page.write(piece)
+        def write(text: str) -> None:
+            self.said += text
+            page.write(text)
 
         try:
             answer = chat_model.answer([prompt], [name], stream=write)[0]
@@ -104,19 +104,19 @@ class AnswerScreen:
 
 
 def _measures(answer: Generated, chat_model: ChatModel) -> str:
-    """How long an answer was, and how fast; and that it was cut, where it was."""
+    """The length and speed of an answer, and whether it was cut."""
     pace = f", {answer.tokens / answer.seconds:,.1f} a second" if answer.seconds else ""
     cut = "" if answer.stopped else f"; cut at --max-new-tokens {chat_model.sampling.max_new_tokens}"
     return f"{answer.tokens:,} token{'s' if answer.tokens != 1 else ''}{pace}{cut}"
 
 
 class Talk:
-    """What has been said, to one speaker or to two.
+    """A conversation with one model or two.
 
     Args:
-        speakers: who answers; each remembers its own answers.
-        system: the system turn, where there is one.
-        screen: where the answers appear.
+        chat_models: each remembers its own answers.
+        system: the system prompt, if any.
+        screen: shows the answers.
     """
 
     def __init__(self, chat_models: Sequence[ChatModel], system: str | None, screen: AnswerScreen) -> None:
@@ -125,16 +125,16 @@ class Talk:
         self.begin(system)
 
     def begin(self, system: str | None) -> None:
-        """Forget what was said."""
+        """Start a new conversation."""
         self.system = system
         self.turns = [[Turn("system", system)] if system else [] for _ in self.chat_models]
 
     def ask(self, text: str) -> None:
-        """Put a question, and show and remember the answers. Where it fails, it is as if it had not been asked.
+        """Ask a question, show the answers and remember them. After an error, nothing is remembered.
 
         Raises:
             UserError: a template refuses it, or it is too long.
-            KeyboardInterrupt: it was stopped; what one speaker had said by then is remembered.
+            KeyboardInterrupt: it was stopped; what a single model had answered by then is remembered.
         """
         self.asked += 1
         turns = [[*own, Turn("user", text)] for own in self.turns]
@@ -154,14 +154,14 @@ class Talk:
 
 
 def chat(chat_models: Sequence[ChatModel], system: str | None, stdin: BinaryIO | None, stdout: TextIO) -> int:
-    """Talk until the lines end; returns how many questions were put.
+    """Chat until the input ends; returns the number of questions.
 
-    On a terminal ctrl-C ends an answer, and what cannot be asked is said and passed over. From a pipe either ends all.
+    On a terminal, ctrl-C stops an answer, and an error is shown and skipped. From a pipe, either ends the chat.
 
     Args:
-        speakers: who answers.
-        system: the system turn, where there is one.
-        stdin: lines of UTF-8; the process's own, which may be a terminal, where none is given.
+        chat_models: the models that answer.
+        system: the system prompt, if any.
+        stdin: lines of UTF-8; by default sys.stdin, which may be a terminal.
         stdout: where the answers go.
 
     Raises:
@@ -182,11 +182,11 @@ def _talk_in_terminal(chat_models: Sequence[ChatModel], system: str | None, stdo
     talk = Talk(chat_models, system, AnswerScreen(stdout, labelled=True))
     console = talk.screen.console
     with contextlib.suppress(ImportError):
-        import readline  # noqa: F401  (what is typed can then be edited, and called back)
+        import readline  # noqa: F401  (line editing and history for input)
     for chat_model in chat_models:
         size = chat_model.base.model.num_parameters() / 1e6
         console.print(plain(chat_model.name, style="bold cyan"), Text(f"{size:,.0f} M parameters", style="dim"))
-    console.print(Text(f"{_HELP}\nctrl-C ends an answer, ctrl-D the conversation", style="dim"))
+    console.print(Text(f"{_HELP}\nctrl-C stops an answer, ctrl-D ends the conversation", style="dim"))
     for text in _typed(console):
         try:
             if not _take(text, talk):
@@ -199,7 +199,7 @@ def _talk_in_terminal(chat_models: Sequence[ChatModel], system: str | None, stdo
 
 
 def _take(line: str, talk: Talk) -> bool:
-    """Do what a line says: it is a command or a question. Whether the conversation goes on."""
+    """Handle a command or a question. Returns whether the chat goes on."""
     word, _, rest = line.partition(" ")
     if not _COMMAND.fullmatch(word):
         talk.ask(line)
@@ -207,17 +207,17 @@ def _take(line: str, talk: Talk) -> bool:
         return False
     elif word == "/reset":
         talk.begin(talk.system)
-        print("begun again", file=sys.stderr)
+        print("started again", file=sys.stderr)
     elif word == "/system":
         talk.begin(rest.strip() or None)
-        print(f"begun again {'with this' if rest else 'without a'} system turn", file=sys.stderr)
+        print(f"started again {'with this' if rest else 'without a'} system prompt", file=sys.stderr)
     else:
         print(f"there is no command {printable(word)}: {_HELP}", file=sys.stderr)
     return True
 
 
 def _typed(console: Console) -> Iterator[str]:
-    """The lines that a person types, until ctrl-D."""
+    """The lines typed, until ctrl-D."""
     while True:
         console.print()
         try:
@@ -234,7 +234,7 @@ def _typed(console: Console) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _killable() -> Iterator[None]:
-    """Let SIGTERM end the process: elsewhere it is taken as ctrl-C, which here ends an answer alone."""
+    """Let SIGTERM end the process: elsewhere it acts like ctrl-C, which here only stops an answer."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,6 +1,6 @@
-"""`domain-ft generate`: a decoder answers a prompt, a person in the terminal, or a file of prompts.
+"""`domain-ft generate`: a decoder answers a prompt, a chat in the terminal, or a file of prompts.
 
-A file is answered in batches and written as JSON lines, in its order. What was stopped goes on with --resume.
+A file is answered in batches and written as JSON lines, in order. A stopped call continues with --resume.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from domain_ft.verbs.shared.streams import (
 )
 from domain_ft.wording import counted
 
-_OF_DRAWS = ("temperature", "top_k", "top_p", "min_p")
+_SAMPLING_OPTIONS = ("temperature", "top_k", "top_p", "min_p")
 
 
 _ANSWER = frozenset({"id", "text", "tokens", "stopped", "seconds"})
@@ -54,18 +54,18 @@ FORMS = tuple(_ANSWER | more for more in (set(), {"against"}, {"reference"}, {"a
 
 
 BATCHES = 4
-"""Batches of prompts that are read at once, so that those of about equal lengths share one."""
+"""Batches of prompts that are read at once, to group prompts of similar length."""
 
 
 def generate(settings: GenerateSettings, stdin: BinaryIO | None = None, stdout: TextIO | None = None) -> dict[str, Any]:
-    """Answer --prompt, or every prompt of --input, or whoever types; and say how it went.
+    """Answer --prompt, every prompt of --input, or a chat; and return the counts.
 
     Args:
-        stdin: what is read for `--input -` and in a conversation; the process's own where none is given.
-        stdout: where answers go; the process's own where none is given.
+        stdin: what `--input -` and a chat read; sys.stdin by default.
+        stdout: where answers go; sys.stdout by default.
 
     Raises:
-        UserError: the model, the input or the output cannot be used. What is written stays, to be gone on with.
+        UserError: the model, the input or the output cannot be used. Written lines stay, for --resume.
     """
     began = time.perf_counter()
     _check(settings, stdin)
@@ -93,16 +93,16 @@ def generate(settings: GenerateSettings, stdin: BinaryIO | None = None, stdout: 
 
 
 def run(settings: GenerateSettings) -> dict[str, Any]:
-    """The verb: generate, and for a file say on standard error how many prompts there were."""
+    """The verb: generate, and for a file print the number of prompts to standard error."""
     result = generate(settings)
     if settings.input is not None and not settings.quiet and not settings.json:
         where = f" in {settings.output}" if settings.output else ""
-        told = [
+        lines = [
             f"{counted(result['prompts'], 'prompt')}{where}; of {counted(result['answered'], 'answer')} written now "
-            f"{result['stopped']:,} ended by themselves",
+            f"{result['stopped']:,} ended their turn",
             *sentences(result),
         ]
-        print(printable("\n".join(told)), file=sys.stderr)
+        print(printable("\n".join(lines)), file=sys.stderr)
     return result
 
 
@@ -117,16 +117,16 @@ def _check(settings: GenerateSettings, stdin: BinaryIO | None) -> None:
         raise SettingsError("--json: a conversation has no result to print", fix="give --prompt TEXT or --input F")
     elif settings.prompt is None and settings.raw:
         raise SettingsError("--raw: a conversation needs a chat template", fix="give --prompt TEXT or --input F")
-    idle = [name for name in _OF_DRAWS if getattr(settings, name) != getattr(GenerateSettings, name)]
+    idle = [name for name in _SAMPLING_OPTIONS if getattr(settings, name) != getattr(GenerateSettings, name)]
     if idle and not settings.do_sample:
         given = " and ".join(f"--{name.replace('_', '-')} {getattr(settings, name)}" for name in idle)
-        raise SettingsError(f"{given} without --do-sample: the likeliest token is taken", fix="add --do-sample")
+        raise SettingsError(f"{given} without --do-sample has no effect", fix="add --do-sample")
     if settings.raw and settings.system:
-        raise SettingsError("--raw with --system: there is no template to put a system turn in", fix="leave one out")
+        raise SettingsError("--raw with --system: without a template there is no system prompt", fix="leave one out")
 
 
 def _answer_one(chat_models: Sequence[ChatModel], settings: GenerateSettings, stdout: TextIO) -> dict[str, Any]:
-    """Answer --prompt, on the screen unless the result is printed as JSON."""
+    """Answer --prompt; on the screen unless the result is printed as JSON."""
     assert settings.prompt is not None
     placeholders = Placeholders()
     placeholders.add(None, [settings.prompt])
@@ -146,7 +146,7 @@ def _answer_one(chat_models: Sequence[ChatModel], settings: GenerateSettings, st
 
 
 def _facts(answers: Sequence[Generated]) -> dict[str, Any]:
-    """What is written of an answer, with the second speaker's under `against`."""
+    """The keys of an answer, with the second model's answer under `against`."""
     first, *others = (
         {"text": answer.text, "tokens": answer.tokens, "stopped": answer.stopped, "seconds": answer.seconds}
         for answer in answers
@@ -159,10 +159,10 @@ class Question:
     """A prompt of a file.
 
     Attributes:
-        id: names it in messages, and its draws.
-        key: of its record, as the record has it.
-        prompts: as each speaker is to read it.
-        reference: the answer that the file has, where it has one.
+        id: names it in messages, and seeds its sampling.
+        key: of its record, as in the record.
+        prompts: as each model reads it.
+        reference: the answer in the file, if any.
     """
 
     id: str
@@ -172,7 +172,7 @@ class Question:
 
     @property
     def read(self) -> tuple[str, ...]:
-        """The texts that its answer depends on: what is drawn depends on the id too."""
+        """The texts that its answer depends on, and the id, which seeds sampling."""
         return self.id, *self.prompts, self.reference or ""
 
 
@@ -213,7 +213,7 @@ def _answer_file(
 
 
 def _identity(settings: GenerateSettings, chat_models: Sequence[ChatModel], today: date) -> Identity:
-    """What the answers depend on beside the input. Draws depend on the kind of device, too."""
+    """What the answers depend on beside the input. Sampling also depends on the kind of device."""
     names = ("format", "prompt_field", "answer_field", "system", "encoding", "id_field", "raw")
     options = {name: getattr(settings, name) for name in names} | asdict(chat_models[0].sampling)
     if settings.do_sample:
@@ -229,7 +229,7 @@ def _identity(settings: GenerateSettings, chat_models: Sequence[ChatModel], toda
 
 
 def _day(settings: GenerateSettings) -> date:
-    """The day that chat templates may write: today, or with --resume the day on which the output was begun."""
+    """The date that chat templates may write: today, or with --resume the day on which the output was started."""
     header = read_header(settings.output) if settings.resume and settings.output else None
     with contextlib.suppress(ValueError, TypeError):
         return date.fromisoformat(header["begun"]) if header else date.today()
@@ -239,9 +239,10 @@ def _day(settings: GenerateSettings) -> date:
 def _questions(
     conversations: Iterator[Conversation], chat_models: Sequence[ChatModel], bad: BadRecords, placeholders: Placeholders
 ) -> Iterator[Question]:
-    """What is asked in each conversation. Its last answer is the reference; one that cannot be asked is reported.
+    """The question of each conversation, with its last answer as the reference; those that cannot be asked are
+    reported.
 
-    Placeholders that were not filled go to `placeholders`; the prompts that have them are asked all the same.
+    Unfilled placeholders are added to `placeholders`; prompts that have them are asked all the same.
     """
     for conversation in conversations:
         turns, reference = conversation.turns, None
@@ -261,7 +262,7 @@ def _questions(
 
 
 def _answer_block(chat_models: Sequence[ChatModel], block: Sequence[Question], output: Output) -> list[Generated]:
-    """Have all speakers answer, write the lines, and give the first speaker's answers."""
+    """Let all models answer, write the lines, and return the first model's answers."""
     names = [question.id for question in block]
     answers = [
         chat_model.answer([question.prompts[place] for question in block], names)

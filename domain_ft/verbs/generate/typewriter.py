@@ -1,4 +1,4 @@
-"""Text written to a terminal as it comes, its lines broken between words and not in them."""
+"""Write text to a terminal as it arrives, wrapped between words."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _NEVER_LAST = ("Ps", "Pi")  # opening brackets
 
 
 class Typewriter:
-    """Writes pieces of text; a word appears once it is whole.
+    """Writes text as it arrives; a word appears once it is complete.
 
-    Where no spaces part words, as in Japanese, a line may be broken before any character but a closing one.
+    In scripts without spaces, such as Japanese, a line may break before any character except a closing one.
 
     Args:
         file: a terminal.
-        width: of a line, in cells: most characters of East Asia take two.
-        indent: what each line begins with.
+        width: of a line in cells; most East Asian characters take two.
+        indent: the start of each line.
     """
 
     def __init__(self, file: TextIO, width: int, indent: str = "") -> None:
@@ -40,7 +40,7 @@ class Typewriter:
         self._return = ""  # a carriage return whose line feed may come with the next text
 
     def write(self, text: str) -> None:
-        """Take more text; what is whole of it appears at once."""
+        """Take more text; complete words appear at once."""
         text = self._return + text
         self._return = "\r" if text.endswith("\r") else ""
         self._take(text.removesuffix("\r"))
@@ -95,7 +95,7 @@ class Typewriter:
 
 
 def _parts(word: str, room: int) -> Iterator[str]:
-    """A word, or where it is wider than `room` cells, parts of it that are not."""
+    """A word, or parts of it that fit into `room` cells."""
     part = ""
     for character in word:
         if part and cell_len(part + character) > room:

@@ -52,7 +52,7 @@ _FORMATS = {
 }
 
 
-_TEMPLATES = {"model": "the model's", "plain": "a plain one, because the model has none"}
+_TEMPLATES = {"model": "that of the model", "plain": "a plain one, because the model has none"}
 
 
 _FACTS = {

@@ -1,7 +1,7 @@
-"""`domain-ft predict`: labels and probabilities, or entities, a JSON object a line, in the order of the input.
+"""`domain-ft predict`: labels and probabilities, or entities, one JSON object a line, in the order of the input.
 
-Texts are read, answered and written in batches: memory does not depend on how many there are. What was stopped goes on
-with --resume: the input is read again, which is cheap, and answered after the last whole line of the output.
+Texts are read, predicted and written in batches, so memory does not depend on their number. A stopped call continues
+with --resume: the input is read again, which is cheap, and predicted after the last complete line of the output.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ from domain_ft.verbs.shared.streams import bad_records, check_streams, open_inpu
 from domain_ft.wording import counted
 
 BATCH = 512
-"""Texts that are answered at once: enough that some have about equal lengths, few enough to be no weight."""
+"""Texts per batch: enough to group texts of similar length, but few enough to need little memory."""
 
 
 FORMS = {
     "sequence": (frozenset({"id", "label", "probabilities"}), frozenset({"id", "labels", "probabilities"})),
     "token": (frozenset({"id", "entities"}),),
 }
-"""The keys of a line, by the kind of task."""
+"""The keys of a line, by kind of task."""
 
 
 Answer = Callable[[Sequence[Input]], Iterable[dict[str, Any]]]
-"""Gives the line of each text, in their order."""
+"""Returns the line of each text, in order."""
 
 
 def predict(settings: PredictSettings, stdin: BinaryIO | None = None, stdout: TextIO | None = None) -> dict[str, Any]:
-    """Answer every text of --input, and say how many there were.
+    """Predict every text of --input, and return the counts.
 
     Args:
-        stdin: what is read for `--input -`; the process's own where none is given.
-        stdout: what is written to without --output; the process's own where none is given.
+        stdin: what `--input -` reads; sys.stdin by default.
+        stdout: where lines go without --output; sys.stdout by default.
 
     Raises:
-        UserError: the run, the input or the output cannot be used. What is written stays, to be gone on with.
+        UserError: the run, the input or the output cannot be used. Written lines stay, for --resume.
     """
     began = time.perf_counter()
     check_streams(settings, "predictions", stdin)
@@ -102,7 +102,7 @@ def predict(settings: PredictSettings, stdin: BinaryIO | None = None, stdout: Te
 
 
 def run(settings: PredictSettings) -> dict[str, Any]:
-    """The verb: predict, and say on standard error how many texts there were."""
+    """The verb: predict, and print the number of texts to standard error."""
     result = predict(settings)
     if not settings.quiet and not settings.json:
         where = f" in {settings.output}" if settings.output else ""
@@ -125,7 +125,7 @@ def _identity(settings: PredictSettings, dtype: str, display: ProgressDisplay) -
 
 
 def _fields(facts: TaskFacts, settings: PredictSettings) -> FieldNames:
-    """Which fields of the input hold what: as it was learned from, unless something else is asked for."""
+    """The fields of the input: those of the training, unless others are given."""
     learned = {name: facts.fields.get(name) for name in ("text", "pair", "id")}
     asked = {"text": settings.text_field, "pair": settings.pair_field, "id": settings.id_field}
     return FieldNames(**{name: asked[name] or learned[name] for name in asked})
@@ -137,26 +137,25 @@ def _classes(model: TaskModel, facts: TaskFacts, settings: PredictSettings, mach
     names = model.labels.names
     encoder = Encoder.of(model.tokenizer, model.labels, max_length=facts.max_length, long_text=facts.long_text)
 
-    def answer(batch: Sequence[Input]) -> Iterator[dict[str, Any]]:
+    def predict_batch(batch: Sequence[Input]) -> Iterator[dict[str, Any]]:
         rows = ExampleRows.of(encoder, batch)
         with machine.accelerator.autocast():
             logits = predict_logits(model, rows, tokens_per_micro_batch=settings.tokens_per_micro_batch)
         chances = probabilities(logits, model.labels.multi_label, temperature)
-        for example, own in zip(batch, chances.tolist(), strict=True):
-            by_name = dict(zip(names, own, strict=True))
+        for example, of_classes in zip(batch, chances.tolist(), strict=True):
+            by_name = dict(zip(names, of_classes, strict=True))
             if model.labels.multi_label:
-                said: dict[str, Any] = {
-                    "labels": [name for name, p in zip(names, own, strict=True) if p >= facts.threshold]
-                }
+                answer: dict[str, Any] = {"labels": [name for name, p in by_name.items() if p >= facts.threshold]}
             else:
-                said = {"label": names[max(range(len(own)), key=own.__getitem__)]}
-            yield {"id": example.key, **said, "probabilities": by_name}
+                answer = {"label": names[max(range(len(names)), key=of_classes.__getitem__)]}
+            yield {"id": example.key, **answer, "probabilities": by_name}
 
-    return answer
+    return predict_batch
 
 
 def _entities(model: TaskModel, facts: TaskFacts, settings: PredictSettings, machine: Machine) -> Answer:
-    """Entities with their character offsets in the text that was given, which may differ from what the model reads."""
+    """Entities with character offsets in the original text, which may differ from the cleaned text that the model
+    reads."""
     from domain_ft.evaluation.tagging import tag_texts
 
     def answer(batch: Sequence[Input]) -> Iterator[dict[str, Any]]:
@@ -171,7 +170,7 @@ def _entities(model: TaskModel, facts: TaskFacts, settings: PredictSettings, mac
 
 
 def _in_given(text: Input, entities: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Entities of the cleaned text as entities of the given one."""
+    """Entities of the cleaned text as entities of the original."""
     if text.given == text.text or not entities:
         return list(entities)
     aligned = Aligned.of(text.given)

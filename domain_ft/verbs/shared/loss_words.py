@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from domain_ft.corpus.left_out import fields_read
 from domain_ft.evaluation.bootstrap import FEWEST_UNITS
 from domain_ft.report.numbers import bounds, level, number, signed
+from domain_ft.wording import counted
 
 
 class Measured(Protocol):
@@ -81,8 +82,9 @@ def few_held_out(report: LossReport, unit: str) -> list[str]:
         if not difference.get("few_documents"):
             continue
         worth = "the interval is rough" if difference["documents"] >= FEWEST_UNITS else "too few to show anything"
-        plural = "" if difference["documents"] == 1 else "s"
-        sentences.append(f"Only {difference['documents']:,} {unit}{plural} of {data.name} were held out: {worth}.")
+        documents = counted(difference["documents"], unit)
+        was = "was" if difference["documents"] == 1 else "were"
+        sentences.append(f"Only {documents} of {data.name} {was} held out: {worth}.")
     return sentences
 
 
@@ -107,7 +109,7 @@ def change(report: LossReport, role: str, unit: str = "document") -> str:
     difference = report.differences[role]
     digits = digits_for(difference)
     before, after = (report.result[when][role]["loss"] for when in ("before", "after"))
-    units = f"{difference['documents']:,} {unit}{'' if difference['documents'] == 1 else 's'}"
+    units = counted(difference["documents"], unit)
     interval = f"{level(difference)} {bounds(difference['interval'], digits)}"
     if difference["interval"] is None:
         interval = "too few for an interval"

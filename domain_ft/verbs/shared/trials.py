@@ -1,4 +1,4 @@
-"""Trials: training a task's model once for each seed and training size, of which the run keeps the best.
+"""Trials: train a task's model once for each seed and training size, and keep the best.
 
 Each trial starts from the same base with a new head. Early stopping and the choice of the best trial use the validation
 examples only. A trial leaves its best weights on disk, so a run of several trials resumes at the interrupted one.
