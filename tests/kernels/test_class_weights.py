@@ -139,6 +139,7 @@ def test_half_precision_is_as_near_as_the_reference(backend: str, dtype: torch.d
         assert relative_error(mine, true) <= 1.5 * relative_error(plain, true) + torch.finfo(dtype).eps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_weights_and_lse_under_opcheck_and_compile(backend: str) -> None:
     """All rows are labelled: what the ops return of other rows is not written."""

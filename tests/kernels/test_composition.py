@@ -44,6 +44,7 @@ def assert_equal_to_rounding(found: dict[str, Tensor], expected: dict[str, Tenso
         assert (found[name] - tensor).norm() <= 1e-5 * tensor.norm(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
 def test_compiled_whole_it_is_what_it_is_eagerly(backend: str, compiler: str) -> None:
     torch._dynamo.reset()
@@ -65,6 +66,7 @@ def test_autocast_costs_what_it_costs_the_reference(backend: str) -> None:
     assert_as_exact_as(list(rounding.values()), list(coarse.values()), list(exact.values()), roundings=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_activation_checkpointing_draws_the_same_masks(backend: str, use_reentrant: bool) -> None:
     calls = 0

@@ -213,6 +213,7 @@ def test_opcheck(terms: dict[str, Any]) -> None:
         torch.library.opcheck(BACKWARD_OP, (losses, None, z, target, None, *sums, *options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["reference", "torch"])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_compiles_whole(backend: str, reduction: str) -> None:

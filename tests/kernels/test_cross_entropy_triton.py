@@ -73,6 +73,7 @@ def test_is_as_exact_as_the_reference(
     assert_right(logits.to(dtype), target, grad, reduction=reduction, **terms)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", BY_WIDTH)
 @pytest.mark.parametrize("terms", [TERMS[0], TERMS[-1]])
 def test_gpt2s_vocabulary(dtype: torch.dtype, terms: dict[str, Any]) -> None:
@@ -146,6 +147,7 @@ def test_layouts(classes: int, dtype: torch.dtype) -> None:
     assert_right(logits[:1].expand(6, classes), target, torch.randn(6))
 
 
+@pytest.mark.slow
 def test_two_runs_are_equal() -> None:
     logits, target = make(24, 1700)
     first, second = (run("triton", logits, target, z_loss=0.1) for _ in range(2))

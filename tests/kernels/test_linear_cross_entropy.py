@@ -328,6 +328,7 @@ def test_opcheck(terms: dict[str, Any], dtype: torch.dtype) -> None:
     torch.library.opcheck(OPS.linear_cross_entropy_with_gradients.default, (*arguments, False, [True, False, False]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["reference", "torch"])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_compiles_whole_with_ignored_rows(backend: str, reduction: str) -> None:
@@ -365,6 +366,7 @@ def test_activation_checkpointing(use_reentrant: bool, reduction: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+@pytest.mark.slow
 def test_torchs_own_samples() -> None:
     """In a process of its own: torch's test utilities import setuptools, which replaces distutils for everybody."""
     program = Path(__file__).with_name("torch_samples.py")

@@ -66,6 +66,7 @@ def assert_exact(
 # Exactness
 
 
+@pytest.mark.slow
 @given(
     rows=st.integers(0, 150),
     classes=st.sampled_from([1, 2, 31, 127, 128, 129, 256, 300]),
@@ -118,6 +119,7 @@ def test_several_chunks(reduction: str) -> None:
     assert_exact(tensors, target, torch.randn(300) if reduction == "none" else None, reduction=reduction)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", BY_WIDTH[1:])
 def test_half_precision_loses_only_the_last_roundings(dtype: torch.dtype) -> None:
     """The loss is float64's on the same inputs to 3e-5, dW to 2.5e-3: a rounding of ∂loss/∂u and one of dW."""

@@ -251,6 +251,7 @@ def test_the_table_fits_the_terminal(name: str, width: int) -> None:
     assert "…" not in said.split("After training")[0]
 
 
+@pytest.mark.slow
 def test_figures_are_svg_with_letters_and_the_same_each_time() -> None:
     report = instruct_report(data=dataclasses.replace(facts(), name="医療相談 <&> $a$"))
     for draw in (instruct_plots.answer_changes, loss_plots.before_after, loss_plots.loss_curve):

@@ -137,6 +137,7 @@ def test_an_encoder_beside_a_decoder_is_refused_before_any_text_is_read(tmp_path
         evaluate(EvaluateSettings(model=models, corpus=str(tmp_path / "not-there.txt"), quiet=True))
 
 
+@pytest.mark.slow
 def test_a_run_stacked_on_a_run_starts_where_that_one_ended(tmp_path: Path) -> None:
     first = adapt(settings(tmp_path))
     second = adapt(settings(tmp_path, model=str(first.folder), output=tmp_path / "second"))
@@ -149,6 +150,7 @@ def test_a_run_stacked_on_a_run_starts_where_that_one_ended(tmp_path: Path) -> N
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["dora", "full"])
 def test_other_methods(method: str, tmp_path: Path) -> None:
     finished = adapt(settings(tmp_path, method=method))
@@ -162,6 +164,7 @@ def test_other_methods(method: str, tmp_path: Path) -> None:
         assert finished.result["trainable_parameters"] == finished.result["total_parameters"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [(), ("cls.predictions.transform",)])
 def test_what_trains_is_float32_under_bfloat16(whole: tuple[str, ...], tmp_path: Path) -> None:
     finished = adapt(settings(tmp_path, dtype="bfloat16", dropout=0.1, train_modules=whole))
@@ -171,6 +174,7 @@ def test_what_trains_is_float32_under_bfloat16(whole: tuple[str, ...], tmp_path:
     assert finished.result["after"]["domain"]["loss"] < finished.result["before"]["domain"]["loss"]
 
 
+@pytest.mark.slow
 def test_the_same_settings_give_the_same_run_and_config_repeats_it(tmp_path: Path) -> None:
     first = adapt(settings(tmp_path))
     repeated = AdaptSettings.from_toml(first.folder / "config.toml", output=tmp_path / "again", quiet=True)
@@ -181,6 +185,7 @@ def test_the_same_settings_give_the_same_run_and_config_repeats_it(tmp_path: Pat
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_the_scores_of_an_embedded_base_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = settings(tmp_path).model
     monkeypatch.setattr(
@@ -230,6 +235,7 @@ def test_resume_with_other_settings_names_them(tmp_path: Path, monkeypatch: pyte
     adapt(settings(tmp_path, resume=True, checkpoint_every=3))
 
 
+@pytest.mark.slow
 def test_an_encoder_without_a_head_gets_one_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = settings(tmp_path, model=str(tmp_path / "headless"), max_steps=4)
     AutoModelForMaskedLM.from_pretrained(tmp_path / "bert").bert.save_pretrained(tmp_path / "headless")
@@ -245,6 +251,7 @@ def test_an_encoder_without_a_head_gets_one_first(tmp_path: Path, capsys: pytest
     torch.testing.assert_close(ours, peft, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["bert", "llama"])
 def test_bfloat16_learns_as_float32_does(tmp_path: Path, architecture: str) -> None:
     """bfloat16 keeps 8 bits of each product; a mean over hundreds of tokens moves far less than training moves it."""

@@ -91,6 +91,7 @@ def test_reloaded_it_gives_the_same_logits(finished: Path) -> None:
         np.testing.assert_allclose(logits.numpy(), kept.logits[index], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_peft_loads_the_adapter_with_equal_logits(tmp_path: Path) -> None:
     folder = classify(settings(tmp_path, "gpt2", method="lora", learning_rate=1e-2)).folder
     assert result_of(folder)["test"]["macro_f1"] > 0.85
@@ -107,6 +108,7 @@ def test_peft_loads_the_adapter_with_equal_logits(tmp_path: Path) -> None:
                 np.testing.assert_allclose(one(**encoded).logits[0].numpy(), kept.logits[index], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "least"), [("dora", 0.85), ("head", 0.45)])
 def test_every_method_learns_and_can_be_loaded(tmp_path: Path, method: str, least: float) -> None:
     """A probe sees a random model's features; that is still better than one class in three."""
@@ -115,6 +117,7 @@ def test_every_method_learns_and_can_be_loaded(tmp_path: Path, method: str, leas
     assert load_task_run(folder).labels.names == tuple(NAMES)
 
 
+@pytest.mark.slow
 def test_a_run_of_adapt_is_what_a_task_begins_with(tmp_path: Path) -> None:
     adapted = adapt(verb_jobs.settings(tmp_path, "gpt2", output=tmp_path / "adapted")).folder
     for adapter, base in (("merge", str(adapted.resolve())), ("continue", str((tmp_path / "gpt2").resolve()))):
@@ -238,6 +241,7 @@ def test_rare_classes_are_not_given_up(tmp_path: Path, balance: str) -> None:
     assert result["test"]["per_class"]["findings"]["recall"] > 0.5
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = classify(settings(tmp_path, output=tmp_path / "whole", checkpoint_every=20, seeds=2)).result
     real, steps = ProgressDisplay.step, 0

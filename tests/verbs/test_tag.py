@@ -293,6 +293,7 @@ def test_what_full_training_wrote_is_transformers_own(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_seeds_and_sizes(tmp_path: Path) -> None:
     done = tag(settings(tmp_path, seeds=2, train_sizes="20,all", max_steps=6, balance="weights", baselines=False))
     assert done.result["seeds"]["n"] == 2

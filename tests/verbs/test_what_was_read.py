@@ -67,6 +67,7 @@ def test_adapt_says_it_in_result_page_and_terminal(tmp_path: Path) -> None:
     assert "The text is read from the field &#39;body&#39;, found automatically" in page
 
 
+@pytest.mark.slow
 def test_a_run_that_reads_its_text_many_times_is_warned_of(tmp_path: Path) -> None:
     asked = settings(
         tmp_path, max_steps=None, epochs=6, control="none", tokens_per_step=4000, tokens_per_micro_batch=4000
@@ -100,6 +101,7 @@ def test_evaluate_says_it_too(tmp_path: Path) -> None:
     assert "notes.ann (the ending .ann is not read)" in shown(console)
 
 
+@pytest.mark.slow
 def test_show_and_estimate_say_it_too(tmp_path: Path) -> None:
     folder = odd_folder(tmp_path)
     asked = settings(tmp_path)
