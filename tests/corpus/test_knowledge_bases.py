@@ -376,7 +376,7 @@ def test_chemprot_of_the_hub_is_pairs_of_chemicals_and_genes(hub: Any) -> None:
     first = data.splits["test"][0]
     assert first.text == f"@CHEMICAL$ test {sentence(0)} with @GENE$."
     assert (first.id, first.group, first.labels, first.line) == ("test0:T0+T1", "test0", ("Upregulator",), 1)
-    assert "not tried from here" in data.facts["weaknesses"]
+    assert "not tested on the hub" in data.facts["weaknesses"]
 
 
 def test_ddi_of_the_hub_is_pairs_of_drugs_whose_documents_are_not_parted(hub: Any) -> None:

@@ -170,7 +170,7 @@ def test_ten_thousand_classes(tmp_path: Path) -> None:
     )
     data = open_task(TaskSource(train=str(path), validation=str(path), test=str(path)))
     assert len(data.labels) == 10_000 and data.labels.names[:2] == ("00000", "00001")
-    assert any("There are 10,000 classes, 1.0 training examples each" in note for note in data.notes)
+    assert any("There are 10,000 classes, with 1.0 training examples each" in note for note in data.notes)
     assert any("9,800 classes appear only once" in note and "9,792 more" in note for note in data.notes)
 
 

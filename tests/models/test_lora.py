@@ -515,7 +515,7 @@ def test_a_part_of_a_state_dict_leaves_a_merged_model_right() -> None:
 def test_a_rank_that_no_layer_can_use_is_refused() -> None:
     for rank in (33, 1_000_000, 10**20):
         model = tiny_model("llama")
-        with pytest.raises(ModelError, match=f"rank {rank} is larger than every layer.*at most 32"):
+        with pytest.raises(ModelError, match=f"rank {rank} is larger than every target layer.*at most 32"):
             apply_lora(model, LoraConfig(rank=rank))
         assert not has_lora(model)
 

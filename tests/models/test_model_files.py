@@ -216,7 +216,7 @@ def test_an_adapter_whose_file_is_a_folder_is_named(
     (adapter / name).mkdir()
     with pytest.raises(ModelError) as caught:
         load(str(adapter))
-    assert "written" not in str(caught.value)
+    assert "be written" not in str(caught.value)
     assert name in str(caught.value) or "config.json" in str(caught.value)
     assert caught.value.fix
 

@@ -164,7 +164,7 @@ def test_windows_of_an_example_are_averaged(tiny_folder: Callable[[str], Path]) 
 @pytest.mark.parametrize("architecture", ["bert", "gpt2", "mpnet"])
 def test_features_are_the_mean_of_the_last_hidden_states(architecture: str, tiny_folder: Callable[[str], Path]) -> None:
     model = load_task_model(str(tiny_folder(architecture)), LABELS)
-    inputs = dataclasses.replace(examples([0, 0, 0, 1, 2, 2]), segments=torch.zeros(sum(LENGTHS), dtype=torch.long))
+    inputs = dataclasses.replace(examples([0, 0, 0, 1, 2, 2]), type_ids=torch.zeros(sum(LENGTHS), dtype=torch.long))
     with torch.no_grad():
         hidden = [model.model.base_model(input_ids=sequence[None]).last_hidden_state[0] for sequence in SEQUENCES]
         expected = torch.stack([torch.cat(hidden[:3]).mean(0), hidden[3].mean(0), torch.cat(hidden[4:]).mean(0)])

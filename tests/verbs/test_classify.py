@@ -306,7 +306,7 @@ def test_what_cannot_be_done_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="'some' is neither a number"):
         classify(settings(tmp_path, train_sizes="10,some"))
     one_class = write_csv(tmp_path / "one.csv", records(30, classes=("ruling",)))
-    with pytest.raises(CorpusError, match="nothing to tell apart"):
+    with pytest.raises(CorpusError, match="there is nothing to learn"):
         classify(settings(tmp_path, train=str(one_class), output=tmp_path / "other"))
 
 

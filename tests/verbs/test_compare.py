@@ -217,7 +217,7 @@ def test_what_does_not_compare_is_refused(tmp_path: Path) -> None:
 
 def test_damaged_and_missing_predictions_are_named(tmp_path: Path) -> None:
     run = classify_run(tmp_path / "a", predictions(1.0))
-    with pytest.raises(CheckpointError, match="no predictions"):
+    with pytest.raises(CheckpointError, match="no saved predictions"):
         compared(run, classify_run(tmp_path / "empty"))
     path = tmp_path / "a" / "predictions" / "test-seed-0.npz"
     path.write_bytes(path.read_bytes()[:100])

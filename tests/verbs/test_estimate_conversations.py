@@ -102,7 +102,7 @@ def test_the_tokens_that_a_run_would_read_and_train(
     assert min(found["training_minutes"], found["evaluation_minutes"], found["peak_memory_bytes"]) > 0
     assert found["warnings"] == ()
     shown = capsys.readouterr().out
-    assert f"{rows.trained_tokens:,} are learned" in " ".join(shown.split())
+    assert f"{rows.trained_tokens:,} in answers" in " ".join(shown.split())
     assert "as instruct would" in shown
     assert "cost" in shown
     assert max(map(cell_len, shown.splitlines())) <= 80

@@ -121,20 +121,20 @@ def test_what_another_model_or_other_options_would_answer_is_not_added(finished:
             predict(asked(model, **{"input": str(texts), "output": output, "resume": True, **changes}))
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
-    refused(finished, "--calibrate, and this call has --no-calibrate", calibrate=False)
-    refused(finished, "no --text-field, and this call has --text-field text", text_field="text")
+    refused(finished, "it was started with --calibrate, this call has --no-calibrate", calibrate=False)
+    refused(finished, "no --text-field, this call has --text-field text", text_field="text")
     changed = tmp_path / "run"
     shutil.copytree(finished, changed)
     facts = json.loads((changed / "task.json").read_text())
     (changed / "task.json").write_text(json.dumps({**facts, "temperature": 9.0}))
-    refused(changed, "another model gave its answers")
+    refused(changed, "its answers are from another model")
     shutil.rmtree(changed)
     moved = Path(shutil.copytree(finished, tmp_path / "moved"))
     (weights,) = moved.glob("[am]*/*.safetensors")  # of the adapter or the model
     tensors = load_file(weights)
     tensors[min(tensors)] += 1
     save_file(tensors, weights, metadata={"format": "pt"})
-    refused(moved, "another model gave its answers")
+    refused(moved, "its answers are from another model")
     shutil.copy(finished / weights.relative_to(moved), weights)
     result = predict(asked(moved, input=str(texts), output=output, resume=True))  # the same model in another place
     assert (result["done_before"], result["texts"]) == (5, 6)
@@ -147,7 +147,7 @@ def test_what_does_not_fit_is_refused(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="exists already"):
         predict(asked(finished, input=str(texts), output=output))
     other = write_jsonl(tmp_path / "others.jsonl", records(9, seed=5))
-    with pytest.raises(SettingsError, match="is not what --input has there"):
+    with pytest.raises(SettingsError, match="but --input has something else there"):
         predict(asked(finished, input=str(other), output=output, resume=True))
     with pytest.raises(SettingsError, match="cannot both go to standard output"):
         predict(asked(finished, json=True))

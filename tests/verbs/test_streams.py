@@ -163,7 +163,7 @@ def test_another_input_changes_nothing(tmp_path: Path) -> None:
     listed.write_text('{"file": "in", "line": 1, "field": null, "reason": "broken"}\n')
     before = state(tmp_path)
     for keys in (("a", "x", "c"), ("a",), ("b", "b", "c")):  # not the last line alone
-        with pytest.raises(SettingsError, match="is not what --input has there"):
+        with pytest.raises(SettingsError, match="but --input has something else there"):
             call(Options(output=output, resume=True), keys, bad=2)
         assert state(tmp_path) == before
     assert call(Options(output=output, resume=True), bad=2).records == 2
@@ -174,7 +174,7 @@ def test_another_input_changes_nothing(tmp_path: Path) -> None:
 def test_ids_are_compared_as_they_are(tmp_path: Path) -> None:
     output = tmp_path / "out"
     call(Options(output=output), (1,))
-    with pytest.raises(SettingsError, match="is not what --input has there"):
+    with pytest.raises(SettingsError, match="but --input has something else there"):
         call(Options(output=output, resume=True), ("1", "2"))
     call(Options(output=output, resume=True), (1, 2))
     assert output.read_text() == line(1) + line(2)
@@ -182,7 +182,7 @@ def test_ids_are_compared_as_they_are(tmp_path: Path) -> None:
 
 CHANGED = {
     "model": (replace(MADE_BY, models=("sha256:2",)), "the files of that model have changed"),
-    "other model": (replace(MADE_BY, model="other", models=("sha256:2",)), "another model gave its answers: 'run'"),
+    "other model": (replace(MADE_BY, model="other", models=("sha256:2",)), "its answers are from another model: 'run'"),
     "option": (
         replace(MADE_BY, options={"--calibrate": False, "--text-field": "body"}),
         "started with --calibrate, this call has --no-calibrate; it was started with no --text-field, this call has "
@@ -236,7 +236,7 @@ def test_a_state_of_ours_is_replaced_with_its_output_and_no_other_file_is(tmp_pa
     output.unlink()
     state_path(output).write_text("a letter")
     for resume in (False, True):
-        with pytest.raises(SettingsError, match="is not the state of an output"):
+        with pytest.raises(SettingsError, match="is not the state file of an output"):
             call(Options(output=output, resume=resume))
     assert state(tmp_path) == {str(state_path(output)): b"a letter"}
     with pytest.raises(SettingsError, match="are the same file"):

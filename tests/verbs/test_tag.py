@@ -132,7 +132,7 @@ def test_the_folder_has_all_that_is_needed(finished: TagRun) -> None:
     assert "domain-ft predict --model RUN" in card
     page = (finished.folder / "report.html").read_text(encoding="utf-8")
     assert "FINDING" in page
-    assert "The texts with most mistakes" in page or finished.result["test"]["f1"] == 1
+    assert "The texts with the most mistakes" in page or finished.result["test"]["f1"] == 1
     assert "<script" not in page
     lines = json_lines(finished.folder / "metrics.jsonl")
     points = [line["evaluation"] for line in lines if "evaluation" in line]

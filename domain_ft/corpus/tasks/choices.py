@@ -27,8 +27,8 @@ from domain_ft.corpus.annotation_tools import (
     skipped_task,
 )
 from domain_ft.corpus.left_out import VERDICT
-from domain_ft.corpus.readers.base import BadRecords, RawRecord
-from domain_ft.quoting import listed
+from domain_ft.corpus.readers.base import BadRecords, RawRecord, kind_of
+from domain_ft.quoting import listed, shown
 
 LABEL = "label"
 """The field of a plain record that holds its choices, unless the user named another."""
@@ -178,7 +178,10 @@ def _argilla(record: Mapping[str, Any], label: str | None) -> Outcome:
     if len(responses) > 1 and label not in responses:
         fix = "name the question to learn: --label-field F"
         return Refused(f"Argilla: there are several questions: {listed(responses)}", "responses", fix)
-    answers = [_values(answer) for answer in responses[question] or [] if _is_answer(answer)]
+    given = responses[question] or []
+    if not isinstance(given, list):
+        return Refused(f"Argilla: the answers to '{shown(question)}' are {kind_of(given)}, not a list", "responses")
+    answers = [_values(answer) for answer in given if _is_answer(answer)]
     if not answers:
         return Skipped("Argilla: nobody has answered", "responses")
     if any(set(answer) != set(answers[0]) for answer in answers):
