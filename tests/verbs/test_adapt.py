@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -188,9 +187,7 @@ def test_the_same_settings_give_the_same_run_and_config_repeats_it(tmp_path: Pat
 @pytest.mark.slow
 def test_the_scores_of_an_embedded_base_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = settings(tmp_path).model
-    monkeypatch.setattr(
-        adapt_verb, "embedded", SimpleNamespace(EMBEDDED={model}, provenance=lambda _: {"licence": "none"})
-    )
+    monkeypatch.setattr(adapt_verb, "EMBEDDED", {model})
     measured: list[str] = []
 
     def noted(*given: Any, **named: Any) -> Any:
