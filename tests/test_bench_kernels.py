@@ -149,6 +149,7 @@ def run_program(*arguments: str) -> tuple[int, Any]:
     return done.returncode, json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_compiling_tells_what_the_contract_says(tmp_path: Path) -> None:
     chosen = ("--ops", "cross_entropy", "--targets", "sm_90,gfx942", "--dtypes", "bfloat16", "--models", "GPT-2")
     output = tmp_path / "out.json"

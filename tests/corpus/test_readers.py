@@ -431,6 +431,7 @@ def test_a_data_set_of_the_hub_is_streamed(tmp_path: Path) -> None:
         list(open_corpus(str(recipe)).documents())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["", "hf:"])
 def test_a_large_parquet_file_is_streamed(tmp_path: Path, prefix: str) -> None:
     """Memory stays flat from group to group of its rows, and a streamed data set leaves no copy on the disk."""

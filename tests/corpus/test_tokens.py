@@ -236,6 +236,7 @@ def test_sections_of_a_long_document_give_the_tokens_of_the_whole(kind: str, mon
             assert np.array_equal(mine.cu_seqlens, whole.pack(document_rows(whole, document)).cu_seqlens)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["wordpiece", "gpt2"])
 def test_a_document_of_five_million_characters(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
     text = ("\n".join(SENTENCES[:2]) + "\n") * 32_000

@@ -59,6 +59,8 @@ def _same_numbers() -> None:
 
 # LoRA
 
+pytestmark = pytest.mark.slow  # the same kernels run in the fast tests, over fewer sizes
+
 SIZES = [(1, 1, 1, 1), (5, 7, 3, 2), (33, 65, 47, 5), (70, 40, 66, 17), (66, 72, 70, 40)]
 """rows, K, N, R"""
 

@@ -167,6 +167,7 @@ def test_resume_with_other_conversations_is_refused(tmp_path: Path, monkeypatch:
         instruct(settings(tmp_path, resume=True))
 
 
+@pytest.mark.slow
 def test_adapt_and_then_instruct(tmp_path: Path) -> None:
     save_chatty("llama", tmp_path / "llama")
     first = adapt(adapt_settings(tmp_path, "llama"))
