@@ -136,7 +136,7 @@ PHASES = {
     "tokenising": ("domain_ft.verbs.adapt.prepare", "tokenize", 1),
     "scoring the base": ("domain_ft.verbs.shared.text_runs", "score_held_out", 1),
     "training": ("domain_ft.training.loop", "release_free_memory", 1),
-    "scoring after": ("domain_ft.verbs.adapt.run", "measure", 2),
+    "scoring after": ("domain_ft.verbs.shared.text_runs", "measure", 2),
     "writing": ("domain_ft.verbs.adapt.run", "_write", 1),
 }
 
