@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
+import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -282,6 +283,9 @@ def write_model(model: Saved, method: str, folder: RunFolder, task_type: str | N
         task_type: PEFT's name for the kind of model, such as CAUSAL_LM.
     """
     if method == "full":
-        export_model(model, folder.path / "model")
+        target = folder.path / "model"
+        if target.exists():  # of an earlier attempt that was killed before result.json: the run is locked, and ours
+            shutil.rmtree(target)
+        export_model(model, target)
         return
     save_adapter(model.model, folder.adapter, base_name=model.source, revision=model.revision, task_type=task_type)
