@@ -129,6 +129,42 @@ def test_five_kills_at_random_moments_change_nothing(verb: str, tmp_path: Path) 
     assert outcome(run) == outcome(tmp_path / "whole")
 
 
+class KilledBeforeTheResult:
+    """Kills the process when all of a run is written but its result.json."""
+
+    def __call__(self) -> None:
+        from domain_ft.report.run_folder import RunFolder
+
+        def killed(*_: Any) -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        RunFolder.write_result = killed  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("verb", "method"),
+    [
+        ("adapt", "lora"),
+        ("adapt", "full"),
+        ("instruct", "lora"),
+        ("instruct", "full"),
+        ("classify", "lora"),
+        ("classify", "full"),
+        ("classify", "head"),
+        ("tag", "full"),
+    ],
+)
+def test_a_run_that_lacks_its_result_alone_is_resumed(verb: str, method: str, tmp_path: Path) -> None:
+    said, run = tmp_path / "said.txt", tmp_path / "killed"
+    whole = [*command(verb, tmp_path, "whole"), "--method", method]
+    assert finish(whole, said) == 0, said.read_text()
+    words = [*command(verb, tmp_path, "killed"), "--method", method]
+    assert finish(words, said, KilledBeforeTheResult()) == -signal.SIGKILL
+    assert not (run / "result.json").exists()
+    assert finish([*words, "--resume"], said) == 0, said.read_text()
+    assert outcome(run) == outcome(tmp_path / "whole")
+
+
 # --- Signals ----------------------------------------------------------------------------------------------------------
 
 PHASES = {

@@ -16,10 +16,7 @@ from domain_ft.verbs.shared.task_facts import WORST, TaskSummary
 LARGEST_MATRIX = 30
 """The most classes of a readable confusion matrix; with more, only the most frequent confusions are shown."""
 
-
 CONFUSIONS = 20
-
-
 _SHOWN = 600  # characters of a text that a report shows
 
 

@@ -45,7 +45,6 @@ from domain_ft.wording import counted
 SHOWN = 3
 """Findings of each kind on the screen; --json has all."""
 
-
 _READERS: dict[str, type[Settings]] = {
     "conversations": InstructSettings,
     "examples": ClassifySettings,
@@ -56,8 +55,6 @@ _READERS: dict[str, type[Settings]] = {
 
 
 _EVERY = 500  # records between updates of progress
-
-
 _MEASURES = {
     "messages": "messages",
     "prompt_tokens": "tokens of the prompt",

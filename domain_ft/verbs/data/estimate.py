@@ -53,10 +53,8 @@ TextJob: TypeAlias = "adapt_prepare.AdaptJob | instruct_prepare.InstructJob"
 PROBE_STEPS = 4
 """Optimiser steps to measure the setting that the verb would use; the first one, which warms up, is not counted."""
 
-
 COMPARED_STEPS = 2
 """Optimiser steps to measure the alternative."""
-
 
 OPTIMIZER_COPIES = 3
 """A checkpoint holds each trained parameter and AdamW's two moments."""

@@ -23,11 +23,8 @@ if TYPE_CHECKING:
 
 
 FEW_EXAMPLES = 50
-
-
 PROBED_TOKENS = 9
 """Tokens of an answer that are generated to measure the time per token."""
-
 
 _SHOWN = 60  # characters of an answer or a phrase that dominates
 

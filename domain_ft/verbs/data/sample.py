@@ -36,8 +36,6 @@ from domain_ft.verbs.data.settings import DataSampleSettings
 from domain_ft.wording import counted
 
 STYLES = {"trained": "bold green", "read": "dim", "cut": "red strike"}
-
-
 MARKS = {"trained": "⟦{}⟧", "read": "{}", "cut": "⟨{}⟩"}
 """Marks around the parts of a text where there are no colours, as in a file or a pipe."""
 

@@ -36,11 +36,7 @@ from domain_ft.verbs.data.list import _source_line, _task_line
 from domain_ft.verbs.data.printing import facts_table, spell_counts
 
 SAMPLES = 3
-
-
 SAMPLE_CHARACTERS = 240
-
-
 BAR_WIDTH = 32  # characters of the longest bar of a histogram
 
 

@@ -39,8 +39,6 @@ from domain_ft.verbs.data.settings import DataSplitSettings
 from domain_ft.wording import counted
 
 PARTS = ("train", "validation", "test")
-
-
 MOST_IN_LARGE = 0.5
 """If more than this share of the records is in families too large to split off, only nearer copies are joined."""
 

@@ -38,8 +38,6 @@ from domain_ft.verbs.shared.comparison_terminal import print_compare
 from domain_ft.verbs.shared.machine import Machine, choose_machine, is_main_process
 
 TOKENS_PER_MICRO_BATCH = 4096
-
-
 _LISTED = 5
 
 

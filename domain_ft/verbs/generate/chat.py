@@ -32,10 +32,7 @@ from domain_ft.verbs.shared.streams import bad_records
 WIDEST = 100
 """The most cells of a line: longer lines are hard to read."""
 
-
 _COMMAND = re.compile(r"/[a-z]+")
-
-
 _HELP = "/reset starts again, /system TEXT sets the system prompt, /exit leaves"
 
 

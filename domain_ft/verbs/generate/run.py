@@ -44,14 +44,9 @@ from domain_ft.verbs.shared.streams import (
 from domain_ft.wording import counted
 
 _SAMPLING_OPTIONS = ("temperature", "top_k", "top_p", "min_p")
-
-
 _ANSWER = frozenset({"id", "text", "tokens", "stopped", "seconds"})
-
-
 FORMS = tuple(_ANSWER | more for more in (set(), {"against"}, {"reference"}, {"against", "reference"}))
 """The keys that a line of the output may have."""
-
 
 BATCHES = 4
 """Batches of prompts that are read at once, to group prompts of similar length."""

@@ -11,11 +11,7 @@ from rich.cells import cell_len
 from domain_ft.terminal_text import printable
 
 _JOINER = "\N{ZERO WIDTH JOINER}"
-
-
 _NEVER_FIRST = ("Pe", "Pf", "Po", "Lm", "Sk")  # closing brackets, stops, marks that lengthen or colour what they follow
-
-
 _NEVER_LAST = ("Ps", "Pi")  # opening brackets
 
 

@@ -31,18 +31,13 @@ SHORT = 10
 """The median number of reference words up to which exact match and token F1 are meaningful: SQuAD's answers have
 three."""
 
-
 REPEATING = 0.1
 """Repetition beyond that of the references (0.02) that is worth a sentence."""
-
 
 MOST_SHOWN = 50
 """Prompts on the page."""
 
-
 _CLIPPED = 1500  # characters of a text that the page shows
-
-
 _FORMATS = {
     "chat": "messages (chat)",
     "alpaca": "instruction, input and output (Alpaca)",
@@ -53,8 +48,6 @@ _FORMATS = {
 
 
 _TEMPLATES = {"model": "that of the model", "plain": "a plain one, because the model has none"}
-
-
 _FACTS = {
     "leaks": "held-out examples with a copy among the others",
     "split": "how they were split",

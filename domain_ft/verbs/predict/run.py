@@ -39,7 +39,6 @@ from domain_ft.wording import counted
 BATCH = 512
 """Texts per batch: enough to group texts of similar length, but few enough to need little memory."""
 
-
 FORMS = {
     "sequence": (frozenset({"id", "label", "probabilities"}), frozenset({"id", "labels", "probabilities"})),
     "token": (frozenset({"id", "entities"}),),

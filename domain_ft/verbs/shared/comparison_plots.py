@@ -12,8 +12,6 @@ from domain_ft.verbs.shared.comparison import CompareReport
 from domain_ft.verbs.shared.task_plots import draw_curve, finish_curve, spoken_curve
 
 _COLOURS = (INK, DOMAIN, CONTROL, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe & Ito
-
-
 _MARKERS = "oDs^vP*"
 
 

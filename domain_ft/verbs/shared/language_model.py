@@ -30,7 +30,6 @@ from domain_ft.verbs.shared.machine import Machine
 NO_CONTROL = "none"
 """`--control none`: do not measure forgetting."""
 
-
 SAME_TEXT = 0.2
 """A corpus is no control if at least this share of its held-out documents is also in the training corpus."""
 

@@ -14,14 +14,8 @@ from domain_ft.report.drawing import CONTROL, DOMAIN, INK, QUIET, Change, draw_c
 from domain_ft.verbs.shared import loss_words
 
 COLOURS = {"domain": DOMAIN, "test": DOMAIN, "control": CONTROL}
-
-
 PALE = {"domain": "#9cc9e6", "test": "#9cc9e6", "control": "#f2b98d"}
-
-
 MARKERS = {"domain": "o", "test": "o", "control": "s"}
-
-
 _LEGEND_COLUMN = 20  # characters of a label that leave room for a second column
 
 

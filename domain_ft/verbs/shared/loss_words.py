@@ -48,8 +48,6 @@ Difference = Mapping[str, Any]
 
 
 MEASURES = {"loss": "loss (nats per token)", "perplexity": "perplexity", "bits_per_byte": "bits per byte"}
-
-
 VERDICTS = {"better": "better", "worse": "worse", "unclear": "no clear change"}
 
 

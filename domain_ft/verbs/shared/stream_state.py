@@ -19,11 +19,7 @@ from domain_ft.errors import SettingsError
 from domain_ft.storage import write_atomic
 
 _KEYS = frozenset({"command", "model", "models", "options", "begun"})
-
-
 _DIGEST = 16  # hexadecimal digits
-
-
 _LONGEST_HEADER = 1 << 20  # bytes
 
 
