@@ -200,43 +200,6 @@ def train(
             f"'{base.name}' cannot be sharded: its batches are padded, and processes differ in how many they make",
             fix="use --sharding none, which keeps the whole model in each process",
         )
-    with contextlib.nullcontext() if settings.base_dropout else without_base_dropout(base):
-        return _train(
-            base,
-            objective,
-            rows,
-            settings,
-            accelerator=accelerator,
-            checkpoints=checkpoints,
-            display=display,
-            log=log,
-            sharded=sharded,
-            resume=resume,
-            on_resume=on_resume,
-            evaluate=evaluate,
-            score=score,
-            steps=steps or settings.plan(rows.lengths),
-        )
-
-
-def _train(
-    base: TrainedModel,
-    objective: Objective,
-    rows: Rows,
-    settings: LoopSettings,
-    *,
-    accelerator: Accelerator,
-    checkpoints: Path,
-    display: ProgressDisplay,
-    log: Callable[[Mapping[str, Any]], None],
-    sharded: bool,
-    resume: bool,
-    on_resume: Callable[[int], None] | None,
-    evaluate: Callable[[], Mapping[str, Any]] | None,
-    score: Callable[[Mapping[str, Any]], Sequence[float]] | None,
-    steps: Steps,
-) -> TrainingState:
-    """`train`, once the base model's dropout is set."""
     base.model.train()
     module: nn.Module = LossModule(base, objective)
     shards = Shards.of(module, base.model, accelerator) if sharded else None
@@ -257,6 +220,7 @@ def _train(
         display.say(f"resuming after step {state.step} of {settings.total_steps}")
     checkpointing = ActivationCheckpointing(base.model)
     checkpointing.switch(settings.activation_checkpointing or state.activation_checkpointing)
+    steps = steps or settings.plan(rows.lengths)
     trainer = _Trainer(
         base, objective, rows, settings, accelerator, module, shards, parameters, optimizer, display, checkpointing
     )
@@ -269,7 +233,8 @@ def _train(
         accelerator.wait_for_everyone()
 
     saved_step = state.step
-    with stop_requests(display) as stop:
+    dropout = contextlib.nullcontext() if settings.base_dropout else without_base_dropout(base.model)
+    with dropout, stop_requests(display) as stop:
         while state.step < settings.total_steps and not _out_of_patience(state, settings):
             began = time.perf_counter()
             step = steps.step(state.step)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from tiny_models import SUPPORTED, tiny_model
@@ -23,7 +21,7 @@ def test_training_mode_without_dropout_is_evaluation_mode(architecture: str) -> 
     ids = torch.randint(5, 40, (1, 12), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         truth = model.eval()(input_ids=ids).logits
-        with without_base_dropout(SimpleNamespace(model=model)):
+        with without_base_dropout(model):
             model.train()
             assert torch.equal(model(input_ids=ids).logits, truth)
     model.train()
@@ -49,7 +47,7 @@ def test_only_rates_of_dropout_are_touched_and_an_error_puts_them_back() -> None
     model = Odd()
     names = ("attention_dropout", "activation_dropout_p", "layerdrop", "dropout_scale", "drop_after", "droplet_size")
     before = [getattr(model, name) for name in names]
-    with pytest.raises(KeyboardInterrupt), without_base_dropout(SimpleNamespace(model=model)):
+    with pytest.raises(KeyboardInterrupt), without_base_dropout(model):
         assert [getattr(model, name) for name in names] == [0.0, 0.0, 0.0, 0.5, 0.25, 0.75]
         raise KeyboardInterrupt
     assert [getattr(model, name) for name in names] == before
@@ -58,5 +56,5 @@ def test_only_rates_of_dropout_are_touched_and_an_error_puts_them_back() -> None
 def test_the_dropout_of_lora_is_left_alone() -> None:
     model = tiny_model("bert")
     apply_lora(model, LoraConfig(rank=2, dropout=0.5))
-    with without_base_dropout(SimpleNamespace(model=model)):
+    with without_base_dropout(model):
         assert {module.dropout for module in model.modules() if type(module).__name__ == "LoraLinear"} == {0.5}

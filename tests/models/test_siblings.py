@@ -8,7 +8,6 @@ import importlib.util
 import pickle
 import weakref
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -126,7 +125,7 @@ def test_siblings_of_real_models_are_found_used_and_change_nothing(architecture:
     disturb(model)
     set_dropout_seed(model, 7)
     model.train()
-    with without_base_dropout(SimpleNamespace(model=model)):
+    with without_base_dropout(model):
 
         def losses_and_gradients() -> list[Tensor]:
             loss = model(input_ids=ids(), attention_mask=torch.ones_like(ids()), labels=ids()).loss
@@ -304,7 +303,7 @@ def test_activation_checkpointing_recomputes_the_group(
     lora = apply_lora(model, LoraConfig(rank=2, dropout=0.3))
     disturb(model)
     model.train()
-    with without_base_dropout(SimpleNamespace(model=model)):
+    with without_base_dropout(model):
 
         def gradients() -> list[Tensor]:
             model.zero_grad()

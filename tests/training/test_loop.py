@@ -373,7 +373,7 @@ def test_base_dropout_is_off_and_lora_dropout_stays(architecture: str) -> None:
     base, objective, rows = job(architecture, dropout=0.5)
     base.model.train()
     before = [module.p for module in base.model.modules() if isinstance(module, torch.nn.Dropout)]
-    with without_base_dropout(base):
+    with without_base_dropout(base.model):
         layers = [layer for layer in base.model.modules() if isinstance(layer, LoraLinear)]
         assert layers
         assert {layer.dropout for layer in layers} == {0.5}

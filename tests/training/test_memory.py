@@ -74,7 +74,7 @@ def test_small_micro_batches_predict_a_large_ones_memory(
     )  # its share is a constant, which is far more than this micro-batch
     base, objective, rows = job(architecture, dropout=0.1, lora=lora)
     base.model.train()
-    with contextlib.nullcontext() if keeps_scores else without_base_dropout(base):
+    with contextlib.nullcontext() if keeps_scores else without_base_dropout(base.model):
         ActivationCheckpointing(base.model).switch(checkpointing)
         sequence = rows.pack([int(rows.lengths.argmax())])
         found = measure_micro_batch(

@@ -138,7 +138,7 @@ class KilledBeforeTheResult:
         def killed(*_: Any) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
-        RunFolder.write_result = killed  # type: ignore[method-assign]
+        RunFolder.write_result = killed  # type: ignore[method-assign, assignment]
 
 
 @pytest.mark.parametrize(

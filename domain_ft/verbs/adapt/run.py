@@ -88,7 +88,7 @@ def output_folder(settings: AdaptSettings) -> Path:
 def _copy_rejects(job: AdaptJob, folder: RunFolder) -> None:
     """Copy the list of skipped records into the run folder."""
     rejected = job.corpora["domain"].rejects_path
-    if rejected and job.machine.is_main and not job.settings.resume:
+    if rejected and job.machine.is_main:
         shutil.copyfile(rejected, folder.rejects)
 
 

@@ -120,7 +120,7 @@ def _identity(settings: PredictSettings, dtype: str, display: ProgressDisplay) -
         "--calibrate": settings.calibrate,
         "--dtype": dtype.removeprefix("torch."),
     }
-    return Identity("predict", settings.model, (model_digest(settings.model, display.job),), options)
+    return Identity("predict", settings.model, (model_digest(settings.model, progress=display.job),), options)
 
 
 def _fields(facts: TaskFacts, settings: PredictSettings) -> FieldNames:

@@ -176,7 +176,7 @@ def micro_batch_memory(
     checkpointing.switch(activation_checkpointing)
     try:
         longest = rows.pack([int(rows.lengths.argmax())])
-        with contextlib.nullcontext() if settings.base_dropout else without_base_dropout(base):
+        with contextlib.nullcontext() if settings.base_dropout else without_base_dropout(base.model):
             return measure_micro_batch(
                 base,
                 objective,
