@@ -1,4 +1,4 @@
-"""Records of annotation tools: which tool wrote one, and the outcome of reading it. Shared by `tag` and `classify`.
+"""Records of annotation tools: which tool wrote a record, and the outcomes of reading it. For `tag` and `classify`.
 
 Entities are read by `tagging.annotations`, labels of whole texts by `tasks.choices`.
 """
@@ -54,7 +54,7 @@ Outcome = Plain | Skipped | Refused
 
 # --- Spans ------------------------------------------------------------------------------------------------------------
 
-# The keys under which a span may hold its start, its end and its label.
+# The keys that a span may have for its start, its end and its label.
 STARTS, ENDS = ("start", "start_offset", "begin"), ("end", "end_offset")
 LABELS = ("label", "labels", "type", "entity_group")
 
@@ -83,7 +83,7 @@ def are_spans(value: Any) -> bool:
 
 
 def spans_in(cell: Any) -> list[Any] | None:
-    """The non-empty list of spans that a table cell holds as JSON; None if it holds none."""
+    """The spans in a table cell, if it is a non-empty JSON list of spans; otherwise None."""
     if not isinstance(cell, str) or not cell.lstrip().startswith("["):
         return None
     with contextlib.suppress(ValueError, RecursionError):
@@ -123,13 +123,13 @@ def label_studio_annotations(task: Mapping[str, Any]) -> tuple[str, list[Mapping
 
 
 def skipped_task(field: str, annotations: Sequence[Mapping[str, Any]]) -> Skipped:
-    """The outcome of a task without an annotation to read."""
+    """The outcome for a task that has no annotation to read. `annotations` are the skipped ones."""
     reason = "the annotator skipped it (was_cancelled)" if annotations else "nobody has annotated it"
     return Skipped(f"Label Studio: {reason}", field)
 
 
 def label_studio_answers(fields: Iterable[str]) -> list[str] | None:
-    """The columns of a Label Studio table (CSV, JSON-MIN) without the tool's own; None if another tool wrote it."""
+    """The columns of a Label Studio table (CSV, JSON-MIN) except the tool's own; None if another tool wrote it."""
     names = [str(field) for field in fields]
     if "annotation_id" not in names or "annotator" not in names:
         return None
@@ -143,7 +143,7 @@ ARGILLA_RESPONSES = ".responses"
 
 
 def is_prodigy_choice(record: Mapping[str, Any]) -> bool:
-    """Whether the record comes from Prodigy's interface `choice`. Without an answer it has no `accept`."""
+    """Whether the record comes from Prodigy's interface `choice`. It may have no `accept` if no option was chosen."""
     options, accept = record.get("options"), record.get("accept", [])
     return (
         isinstance(options, list)
@@ -171,5 +171,5 @@ def labels_whole_text(record: Mapping[str, Any]) -> bool:
 
 
 def objects_in(value: Any) -> list[Mapping[str, Any]]:
-    """The objects in a list; none if `value` is not a list."""
+    """The objects in a list; an empty list if `value` is not a list."""
     return [part for part in value if isinstance(part, Mapping)] if isinstance(value, list) else []

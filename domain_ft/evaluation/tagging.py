@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from domain_ft.models.task_model import TaskModel
 
 
-_TEXTS = 512  # texts read at a time: enough to pack well, few enough for memory
-_CHARACTERS = 1_000_000  # of these texts
+# A batch of texts ends at either limit. It is large enough to pack well, and small enough for memory.
+_TEXTS = 512
+_CHARACTERS = 1_000_000
 
 
 class Text(Protocol):
@@ -47,18 +48,18 @@ def predict_tags(
     accelerator: Accelerator | None = None,
     progress: Progress | None = None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], float]:
-    """The likeliest class of each token (T,), its probability (T,), and the loss, over all rows.
+    """The likeliest class of each token (T,), its probability (T,), and the mean loss over all rows.
 
-    Several processes share the micro-batches, and all get the same result. The caller sets autocast.
+    Processes share the micro-batches, and all of them return the same result. The caller sets autocast.
 
     Args:
         tokens_per_micro_batch: the most tokens in one forward pass.
-        accelerator: of the processes, all of which must call this; None for a single process.
+        accelerator: None for a single process. With several, all must call this function.
         progress: called with ("predict", rows done, rows in total).
 
     Returns:
-        Classes and probabilities in the order of `rows.places`, for `rows.spans` and `rows.entities`, and the mean loss
-        of a labelled token in nats; 0 if there is none.
+        The classes and probabilities, in the order that `rows.spans` and `rows.entities` take, and the mean loss in
+        nats of the labelled tokens, 0 if there are none.
     """
     rank, ranks = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     objective = TaggingObjective()
@@ -95,12 +96,12 @@ def tag_texts(
 ) -> Iterator[dict[str, Any]]:
     """The entities of each text as {"id", "entities": [{"start", "end", "label", "text", "score"}]}, in order.
 
-    Offsets count Unicode characters of the original text; `score` is the mean probability of the tags of the entity's
-    words. Texts are read in batches, so that memory does not depend on their number, and long ones in windows.
+    Offsets count Unicode characters of the original text. `score` is the mean probability of the tags of the entity's
+    words. Texts are read in batches, so that memory does not depend on their number. Long texts are read in windows.
 
     Args:
         tokens_per_micro_batch: the most tokens in one forward pass.
-        max_length: the most tokens of a window; by default what the model takes.
+        max_length: the most tokens of a window; by default, and at most, the model's limit.
     """
     encoder = TextEncoder(model.tokenizer, min(max_length or model.max_length, model.max_length))
     for batch in _batches(texts):

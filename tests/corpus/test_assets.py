@@ -109,7 +109,7 @@ def test_a_wheel_that_is_no_zip_though_its_hash_is_right(wheels: Path, monkeypat
     wheel.write_bytes(b"not a zip")
     digest = hashlib.sha256(b"not a zip").hexdigest()
     monkeypatch.setitem(assets.ASSETS, "tiny-data", Asset("tiny-data", "1.0", digest, 9, ("*",), "MIT", ""))
-    with pytest.raises(AssetError, match="not a sound wheel"):
+    with pytest.raises(AssetError, match="not a valid wheel"):
         ensure("tiny-data", wheels=wheels)
     assert leftovers() == []
 

@@ -126,5 +126,5 @@ def test_a_path_that_is_not_there(spec: str) -> None:
 
 
 def test_a_text_field_for_texts_without_fields_is_refused() -> None:
-    with pytest.raises(CorpusError, match="--text-field body is of no use"):
+    with pytest.raises(CorpusError, match="--text-field body has no effect"):
         open_corpus("legal", text_field="body")

@@ -1,4 +1,4 @@
-"""Small real inputs for the verbs: a tiny model's folder, a corpus of a few dozen documents, another as its control."""
+"""Small but real inputs for the verbs: a tiny model, a corpus of a few dozen documents, and a control corpus."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MEDICAL = (
 
 
 def texts(sentences: tuple[str, ...], count: int, name: str) -> list[str]:
-    """`count` documents of a few sentences each, every one with words of its own, so that none is another's copy."""
+    """`count` documents of a few sentences each, with random words in each so that none is a copy of another."""
     documents = []
     for index in range(count):
         draw = generator(0, name, index)
@@ -42,14 +42,14 @@ def texts(sentences: tuple[str, ...], count: int, name: str) -> list[str]:
 
 
 def write_corpus(path: Path, sentences: tuple[str, ...] = LEGAL, count: int = 60) -> Path:
-    """A JSONL file of documents."""
+    """Write a JSONL file of documents."""
     lines = (json.dumps({"id": i, "text": text}) for i, text in enumerate(texts(sentences, count, path.stem)))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
 
 def settings(tmp_path: Path, architecture: str = "bert", **changes: Any) -> AdaptSettings:
-    """A run of seconds: a tiny model, a few steps, a control."""
+    """The settings of a run that takes seconds: a tiny model, a few steps, a control corpus."""
     model, corpus, control = tmp_path / architecture, tmp_path / "contracts.jsonl", tmp_path / "findings.jsonl"
     if not model.is_dir():
         save_tiny(architecture, model)
@@ -70,7 +70,7 @@ def settings(tmp_path: Path, architecture: str = "bert", **changes: Any) -> Adap
         "learning_rate": 5e-3,
         "rank": 4,
         "checkpoint_every": 2,
-        "dtype": "float32",  # on every machine: tests compare to its rounding
+        "dtype": "float32",  # on every machine, because tests expect its rounding error
         "quiet": True,
     }
     return AdaptSettings(**{**values, **changes})
@@ -78,7 +78,7 @@ def settings(tmp_path: Path, architecture: str = "bert", **changes: Any) -> Adap
 
 @contextlib.contextmanager
 def power_cut(monkeypatch: pytest.MonkeyPatch, step: int = 4) -> Iterator[None]:
-    """A run inside the block breaks off as it takes this step."""
+    """A run inside the block fails at the start of its `step`-th step, counted from 1."""
     take, taken = loop._Trainer.take, 0
 
     def breaking(self: Any, *arguments: Any) -> Any:

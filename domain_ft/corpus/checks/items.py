@@ -1,4 +1,4 @@
-"""The records of any kind of file in the form that the checks use: texts with their fields."""
+"""The common form of records that the checks use for all kinds of files: texts with their fields."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ class Item:
         passages: its readable texts.
         prompt, answer: the prompt, and the answer or label; None if the record has no such parts.
         answer_field: the field of the answer.
-        findings: on the form of the record.
-        roles: of the turns.
-        conversation: as `instruct` reads it; None if it would refuse it, or for other files.
-        labels: of an example, or of the entities of a text.
+        findings: what is wrong with the form of the record.
+        roles: of its turns.
+        conversation: as `instruct` reads it; None if `instruct` would refuse it or the file has no conversations.
+        labels: those of an example, or of the entities of a text.
         unread: non-empty fields that are not read.
         comparable: whether to report copies of it. Lines of running text repeat naturally.
     """
@@ -83,7 +83,7 @@ class Item:
 
     @property
     def compared(self) -> str:
-        """The text that copies are found by: all passages except system turns, which many records share."""
+        """The text by which copies are found: all passages except system turns, which many records share."""
         return "\n".join(passage.text for passage in self.passages if passage.role != "system")
 
 
@@ -105,7 +105,7 @@ class Rejections:
 
     @property
     def bad(self) -> BadRecords:
-        """For a reader, which continues after a bad record."""
+        """A policy for readers: collect bad records, and continue."""
         return _Collecting(self)
 
     def add(self, reject: Reject) -> None:
@@ -119,7 +119,7 @@ class Rejections:
 
 
 class _Collecting(BadRecords):
-    """Never stops. A record that its annotator rejected becomes a warning, one that cannot be read an error."""
+    """Never stops. A record that cannot be read becomes an error; one that its annotator rejected becomes a warning."""
 
     def __init__(self, rejections: Rejections) -> None:
         super().__init__("skip", rejections.add, rejections.encoding)
@@ -127,13 +127,13 @@ class _Collecting(BadRecords):
         self._rejections = rejections
 
     def leave_out(self, reason: str, *, file: str, line: int | None = None, field: str | None = None) -> None:
-        """Add a record that is left out because it is marked so."""
+        """Add a warning about a record that its source marks as left out."""
         del file
         self._rejections.found.append(Finding(line, field, "left-out", reason))
 
 
-# Part of a reader's message -> the kind of the finding. The first match counts: messages about tags quote the word,
-# which may contain any of the other parts.
+# Part of a reader's message -> the kind of the finding. The first match counts. Messages about tags come early, because
+# they quote a word of the text, which may contain any of the other parts.
 _KINDS = {
     "a span says that it is": "contradicting-span",
     "differ in case": "label-spelling",
@@ -167,7 +167,7 @@ def _kind(reason: str) -> str:
 def example_items(
     path: Path, name: str, names: FieldNames, bad: BadRecords, rules: LabelRules | None = None
 ) -> Iterator[Item]:
-    """Labelled examples as `classify` reads them. The first one has the findings on the labels of the whole file."""
+    """Labelled examples as `classify` reads them. The first item has the findings about all labels of the file."""
     kind = ENDINGS[ending(path)]
     fields = ExampleFields(names, rules=rules)
     if kind == "parquet":
@@ -263,8 +263,9 @@ def _rendered(line: int | None, passages: Iterable[Passage]) -> Iterator[Finding
     for passage in passages:
         marker = find_template_marker(passage.text)
         if marker is not None:
-            reason = f"the text contains the chat template marker {marker}: to learn only its answers, with instruct, "
-            message = f"{reason}write its turns as messages (role and content)"
+            reason = f"the text contains the chat template marker {marker}"
+            fix = "to learn only its answers, write its turns as messages (role and content) and use instruct"
+            message = f"{reason}: {fix}"
             yield Finding(line, passage.field, "rendered-text", message, error=False)
 
 

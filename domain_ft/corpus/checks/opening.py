@@ -1,4 +1,4 @@
-"""Determines from its first valid records what a file is for, and reads its records as that verb does."""
+"""Determines from the first valid records of a file which verb it is for, and reads it as that verb does."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ from domain_ft.storage import user_path
 Kind = Literal["conversations", "examples", "tags", "text"]
 
 _JSON = (".json", ".jsonl", ".ndjson")
-_LOOKED_AT = 100  # records; the first one of a known kind decides
-_MOST_LINES = 0.8  # minimum share of words with tags among the lines of a CoNLL file
+_LOOKED_AT = 100  # records or lines; the first record of a known kind decides
+_TAGGED_SHARE = 0.8  # if more than this share of lines are a word with a tag, the file is in CoNLL columns
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Fields:
     """The fields that the user named.
 
     Attributes:
-        choice: of conversations.
-        text, pair, label: of examples; `text` also of plain text.
-        rules: how the labels of examples are written.
+        choice: the fields of conversations.
+        text, pair, label: the fields of examples; `text` also that of documents.
         encoding: of the file; None for UTF-8.
-        tags: of tagged records or columns, and how their offsets are counted.
+        rules: how the labels of examples are written.
+        tags: the fields or columns of tagged texts, and how their offsets are counted.
     """
 
     choice: FieldChoice = field(default_factory=FieldChoice)
@@ -63,7 +63,7 @@ class Fields:
 
     @property
     def bad(self) -> BadRecords:
-        """For a first look at the file, without reports."""
+        """A policy for a first look at the file: bad records are skipped and not reported."""
         return Rejections(encoding=self.encoding).bad
 
     @property
@@ -133,7 +133,7 @@ class CheckedFile:
 
         Args:
             bad: receives records that cannot be read.
-            left: counts fields and files that are not read, unless an item has them.
+            left: for tagged texts, collects the fields and files that are not read. Other items have their own list.
         """
         fields = self.fields
         if self.kind == "conversations" and self.format is not None:
@@ -146,7 +146,7 @@ class CheckedFile:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is text or columns, without records."""
+        """Whether the file is plain text or columns, which have no records."""
         if self.kind == "tags":
             return has_columns(self.path)
         return ENDINGS.get(ending(self.path)) == "text"
@@ -158,13 +158,13 @@ class CheckedFile:
 
     @functools.cached_property
     def text_fields(self) -> frozenset[str]:
-        """The text fields of examples or documents, from the first one."""
+        """The text fields of examples or documents, from the first item with a text."""
         items = self.items(self.fields.bad)
         first = next((item.passages for item in items if item.passages), ())
         return frozenset(passage.field.partition("[")[0] for passage in first)
 
     def copies(self) -> Copies:
-        """The hashes of all records, to find those of a test file in another file."""
+        """The hashes of all records, by which their copies are found in another file."""
         copies = Copies()
         for item in self.items(self.fields.bad):
             copies.add_item(item)
@@ -184,14 +184,14 @@ def _recognise(path: Path, name: str, fields: Fields) -> Kind:
         return "tags" if ending(path) not in ENDINGS else "text"
     seen: list[str] = []
     unlabelled = False
-    of_label_studio: Kind | None = None  # the kind if Label Studio's records have no annotations to decide it
+    label_studio_kind: Kind | None = None  # used if none of Label Studio's records has an annotation that decides
     for record in _first_values(path, name, fields):
         if not isinstance(record, Mapping):
             if isinstance(record, list):  # spaCy's pairs, sentences of words with tags
                 return "tags"
             continue
         if _is_inconclusive(record) and not fields.label:
-            of_label_studio = "tags" if is_label_studio(record) else "examples"
+            label_studio_kind = "tags" if is_label_studio(record) else "examples"
             continue
         kind = _kind_of(record, fields)
         if kind == "examples" and record.get("label", record.get("labels")) == [] and not fields.label:
@@ -200,8 +200,8 @@ def _recognise(path: Path, name: str, fields: Fields) -> Kind:
         if kind is not None:
             return kind
         seen = seen or list(map(str, record))
-    if unlabelled or of_label_studio:
-        return of_label_studio or "examples"
+    if unlabelled or label_studio_kind:
+        return label_studio_kind or "examples"
     if not seen:  # nothing can be read: the check reports why
         return "conversations"
     raise CorpusError(
@@ -213,7 +213,7 @@ def _recognise(path: Path, name: str, fields: Fields) -> Kind:
 
 
 def _is_inconclusive(record: Mapping[str, Any]) -> bool:
-    """Whether it is a record of Label Studio with neither entities nor choices."""
+    """Whether this is a Label Studio record with neither entities nor choices."""
     if is_label_studio(record):
         return not is_choice(record) and not has_results(record)
     return label_studio_answers(record) is not None and not is_annotated(record)
@@ -224,7 +224,7 @@ def _kind_of(record: Mapping[str, Any], fields: Fields) -> Kind | None:
     if fields.label or fields.pair or is_choice(record):
         return "examples"
     format = recognise(record, fields.choice)
-    has_prompt = format is not None and "text" not in record  # the `documents` of a question are not BioC's
+    has_prompt = format is not None and "text" not in record  # the `documents` of a question are not those of BioC
     if not has_prompt and (is_annotated(record) or is_knowledge_base(record)):
         return "tags"
     label = usual_name(map(str, record), LABEL_NAMES)
@@ -259,17 +259,17 @@ def _first_values(path: Path, name: str, fields: Fields) -> Iterator[Any]:
     """The first records of a file, of any JSON type."""
     first = next(_first(path, name, fields), None) if ending(path) in (".jsonl", ".ndjson") else None
     has_prompt = first is not None and recognise(first.fields, fields.choice) is not None
-    if ending(path) in _JSON and not has_prompt:  # the `documents` of a question are not a list of records
+    if ending(path) in _JSON and not has_prompt:  # the `documents` of a question are not records
         values = (value for _, value in tagged_values(path, name, fields.bad))
         return itertools.islice(values, _LOOKED_AT)
     return (with_spans(record.fields) for record in _first(path, name, fields))
 
 
 def is_tagged_text(path: Path, name: str, fields: Fields | None = None) -> bool:
-    """Whether a text file has entities: most of its lines are columns, or an annotation tool wrote it."""
+    """Whether a text file has entities: most of its lines are CoNLL columns, or it is in BRAT or PubTator format."""
     if file_kind(path) == "columns":
         bad = (fields or Fields()).bad
         encoding = text_encoding(bad)
         lines = (line.decode(encoding, "replace").strip() for _, _, line in read_lines(path, name, bad))
-        return looks_like_columns(list(itertools.islice(filter(None, lines), _LOOKED_AT)), _MOST_LINES)
+        return looks_like_columns(list(itertools.islice(filter(None, lines), _LOOKED_AT)), _TAGGED_SHARE)
     return file_kind(path) in ("brat", "pubtator")

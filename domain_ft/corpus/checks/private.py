@@ -1,4 +1,4 @@
-"""Finds personal data and secrets in texts. Messages never show their whole value.
+"""Finds personal data and secrets in texts. Messages never show a whole value.
 
 Telephone numbers are validated by `phonenumbers`, identity numbers by the check digits in `python-stdnum`. Secrets are
 found by the detectors of `detect-secrets`, and names by a spaCy pipeline, if one is given.
@@ -18,12 +18,12 @@ from domain_ft.errors import CorpusError
 
 @dataclass(frozen=True)
 class Hit:
-    """Something private.
+    """A piece of private data in a text.
 
     Attributes:
         start, end: offsets in the text, in characters.
-        kind: a slug, the kind of the finding.
-        what: a description.
+        kind: the kind of the finding, such as `personal-email`.
+        what: what it is, in words.
     """
 
     start: int
@@ -53,13 +53,13 @@ _EMAIL = re.compile(
 
 @dataclass(frozen=True)
 class _Number:
-    """A kind of number with a fixed form.
+    """A kind of number with a fixed notation.
 
     Attributes:
-        form: its notation, without digits before or after it.
-        modules: of stdnum, one of which must accept it.
-        what: a description.
-        kind: a slug.
+        form: matches the notation where it is not part of a longer number or word.
+        modules: modules of stdnum. A number is valid if one of them accepts it.
+        what: what it is, in words.
+        kind: the kind of the finding.
     """
 
     form: re.Pattern[str]
@@ -72,7 +72,7 @@ def _form(pattern: str) -> re.Pattern[str]:
     return re.compile(rf"(?<![0-9A-Za-z])(?<![0-9][-./ ])(?:{pattern})(?![0-9A-Za-z])(?![-./ ][0-9])")
 
 
-# Forms that other numbers seldom have, with check digits or dates. A bare run of digits would be too weak.
+# Each kind has separators, letters, check digits or a date, so that few other numbers are taken for it.
 _NUMBERS = (
     _Number(
         _form(r"[2-6][0-9]{3}([ -]?)[0-9]{4}\1[0-9]{4}\1[0-9]{4}|3[47][0-9]{2}([ -]?)[0-9]{6}\2[0-9]{5}"),
@@ -104,7 +104,7 @@ _NUMBERS = (
     _Number(_form(r"[0-9]-[0-9]{4}-[0-9]{5}-[0-9]{2}-[0-9]"), ("th.pin",), "a personal identity number (TH)"),
     _Number(_form(r"[1-9][0-9]{12}"), ("ro.cnp", "za.idnr"), "an identity number (RO or ZA)"),
 )
-_DIGITS = re.compile(r"[0-9][0-9 .A-Z+-]{6}")  # a part of every number in the list
+_DIGITS = re.compile(r"[0-9][0-9 .A-Z+-]{6}")  # part of every number in the list: without it, none of them can match
 
 # By language, the likely countries of telephone numbers without a country code.
 _REGIONS = {
@@ -182,7 +182,7 @@ class PrivateData:
                 for entity in self._pipeline(text[start : start + _AT_ONCE]).ents:
                     if entity.label_ in ("PERSON", "PER"):
                         place = start + entity.start_char, start + entity.end_char
-                        yield Hit(*place, "personal-name", "a name of a person")
+                        yield Hit(*place, "personal-name", "a person's name")
 
 
 def masked(value: str) -> str:
@@ -237,7 +237,8 @@ def _global_phones(text: str) -> Iterator[Hit]:
 
     for match in PhoneNumberMatcher(text, None):
         if not _is_public(match.number):
-            yield Hit(match.start + _open(match.raw_string), match.end, "personal-phone", "a telephone number")
+            start = match.start + _open_bracket(match.raw_string)
+            yield Hit(start, match.end, "personal-phone", "a telephone number")
 
 
 def _national_phones(text: str, regions: Sequence[str]) -> Iterator[Hit]:
@@ -246,14 +247,16 @@ def _national_phones(text: str, regions: Sequence[str]) -> Iterator[Hit]:
         for start, end in _runs(match[0]):
             candidate = match[0][start:end]
             if any(_is_national(candidate, region) for region in regions):
-                first = match.start() + start
-                yield Hit(first + _open(candidate), first + len(candidate), "personal-phone", "a telephone number")
+                place = match.start() + start + _open_bracket(candidate), match.start() + end
+                yield Hit(*place, "personal-phone", "a telephone number")
                 break
 
 
 def _runs(candidate: str) -> Iterator[tuple[int, int]]:
-    """The whole candidate, then parts of it without the first or last groups before or after a space, because a postal
-    code may precede a number."""
+    """Spans to try as a telephone number: the whole candidate, then what follows each space, then what precedes each.
+
+    Another number, such as a postal code, may stand next to a telephone number.
+    """
     yield 0, len(candidate)
     spaces = [place for place, character in enumerate(candidate) if character == " "]
     for place in spaces:
@@ -262,8 +265,8 @@ def _runs(candidate: str) -> Iterator[tuple[int, int]]:
         yield 0, place
 
 
-def _open(candidate: str) -> int:
-    """The number of characters before a number that belong to a bracket around it."""
+def _open_bracket(candidate: str) -> int:
+    """1 if the candidate begins with a bracket that it does not close, which is not part of the number; otherwise 0."""
     return int(candidate[0] == "(" and ")" not in candidate)
 
 
@@ -275,9 +278,10 @@ def _is_public(number: Any) -> bool:
 
 
 def _is_national(candidate: str, region: str) -> bool:
-    """Whether digits are a telephone number and grouped like one.
+    """Whether a candidate is a telephone number of the region and is written like one.
 
-    Dates, scores and page ranges have other groups, or have neither a trunk prefix nor a separator other than spaces.
+    If its digits are in the usual groups, it needs a leading 0 or a separator other than a space. In other groups, it
+    needs a leading 0 or bracket. Dates, scores and page ranges seldom have these.
     """
     import phonenumbers  # slow to import
 

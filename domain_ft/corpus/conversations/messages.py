@@ -1,4 +1,4 @@
-"""Converts messages to turns: OpenAI's chat form and ShareGPT's, recognised message by message.
+"""Converts messages to turns. Each message may be in OpenAI's chat format or in ShareGPT's.
 
 All faults of a record are reported, not only the first, so that a file can be fixed in one go.
 """
@@ -31,26 +31,23 @@ _OTHER_NAMES: dict[str, Role] = {
     "function_response": "tool",
     "observation": "tool",
 }
-"""Other names of the roles, in newer and older files of OpenAI and in ShareGPT's."""
+"""Other names of the roles: OpenAI's newer and older ones, and ShareGPT's."""
 
 _MEANT: dict[str, Role] = {
     **dict.fromkeys(("ユーザー", "ユーザ", "人間", "質問者", "用户", "customer", "client", "patient"), "user"),
     **dict.fromkeys(("アシスタント", "助手", "回答者", "ai", "bot", "model", "agent", "doctor"), "assistant"),
     **dict.fromkeys(("システム", "系统", "instruction"), "system"),
 }
-"""Likely meanings of unknown roles. They are only suggested, because a wrong guess would be learned."""
+"""Likely meanings of unknown roles. They are only suggested: the model would be trained on a wrong guess."""
 
-_READ_FIELDS = {
-    *("role", "content", "from", "value", "name", "tool_calls", "function_call", "tool_call_id"),
-}
-
+_READ_FIELDS = {"role", "content", "from", "value", "name", "tool_calls", "function_call", "tool_call_id"}
 
 _TEXT_PARTS = ("text", "input_text", "output_text")
 """The types of text parts in OpenAI's APIs."""
 
 
 class Placed(NamedTuple):
-    """A turn with the path of its message, such as `messages[2]`. The turn is None if its role is unknown."""
+    """A turn with the path of its message, such as `messages[2]`. The turn is None if it cannot be read."""
 
     place: str
     turn: Turn | None
@@ -62,7 +59,7 @@ def read_turns(value: Any, place: str, faults: Faults) -> list[Placed]:
     Args:
         value: messages with role and content, or with from and value.
         place: the name of the field, for faults.
-        faults: receives the faults of single messages.
+        faults: receives the faults of the list and of each message.
     """
     if not isinstance(value, list | tuple):
         faults.error("wrong-type", place, f"the field holds {kind_of(value)}, where a list of messages is wanted")
@@ -84,13 +81,13 @@ def read_tools(value: Any, faults: Faults) -> tuple[Mapping[str, Any], ...]:
     if value is None or value == "":
         return ()
     if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
-        faults.error("wrong-type", "tools", "the field is not a list of objects, each a tool as OpenAI writes it")
+        faults.error("wrong-type", "tools", "the field is not a list of objects, one per tool, in OpenAI's format")
         return ()
     return tuple(value)
 
 
 def looks_like_tools(value: Any) -> bool:
-    """Whether the value of a field `tools` declares tools to call, and is not about something else."""
+    """Whether the value of a field `tools` declares tools to call. The field may also hold something else."""
     tools = read_tools(value, Faults())
     return bool(tools) and all("function" in tool or "name" in tool for tool in tools)
 
@@ -102,28 +99,28 @@ def check_turns(placed: Sequence[Placed], place: str, faults: Faults, *, answere
         placed: all its turns.
         place: the field that holds them.
         faults: receives the faults.
-        answered: whether an answer to train on is required; otherwise the last turn may be the user's.
+        answered: whether an answer to train on is required. If not, the messages may be only a prompt.
     """
     _check_tool_turns(placed, faults)
     before: Turn | None = None
     for number, (here, turn) in enumerate(placed):
         if turn is not None:
             if turn.role == "assistant" and number == 0:
-                reason = "the conversation begins with the assistant's turn, without a prompt"
+                reason = "the conversation begins with an assistant turn: there is no prompt"
                 faults.error("first-turn-of-assistant", here, reason)
             if turn.role == "system" and number:
-                faults.warn("system-not-first", here, "a system turn after others: many chat templates refuse it")
+                faults.warn("system-not-first", here, "the system turn is not first: many chat templates refuse this")
             if before and turn.role == before.role and turn.role in ("user", "assistant"):
-                faults.warn("roles-do-not-alternate", here, f"the turn before it is the {turn.role}'s too")
+                faults.warn("roles-do-not-alternate", here, f"the turn before it is also the {turn.role}'s")
         before = turn
     turns = [turn for _, turn in placed if turn is not None]
     if not placed or not answered or len(turns) < len(placed):  # a turn of unknown role may be an answer
         return
     answers = [turn for turn in turns if turn.role == "assistant"]
     if not answers:
-        faults.error("no-assistant-turn", place, "there is no turn of the assistant: nothing to learn")
+        faults.error("no-assistant-turn", place, "there is no assistant turn: nothing to learn")
     elif not any(turn.trained for turn in answers):
-        faults.error("no-trained-turn", place, "every turn of the assistant is marked as excluded from training")
+        faults.error("no-trained-turn", place, "all assistant turns are marked as excluded from training")
     if answers and turns[-1].role != "assistant":
         reason = f"the last turn is the {turns[-1].role}'s: nothing is learned from it"
         faults.warn("unanswered-last-turn", placed[-1].place, reason)
@@ -140,14 +137,14 @@ def _check_tool_turns(placed: Sequence[Placed], faults: Faults) -> None:
             continue
         known = {call["id"] for call in calls if "id" in call}
         if not calls:
-            faults.error("tool-without-call", here, "a tool answers, but no call comes before it")
+            faults.error("tool-without-call", here, "this is a tool's result, but there is no call before it")
         elif known and turn.tool_call_id is not None and turn.tool_call_id not in known:
-            reason = f"a tool answers the call '{turn.tool_call_id}', which is not among those before it"
+            reason = f"this is the result of call '{turn.tool_call_id}', which is not among the calls before it"
             faults.error("tool-without-call", f"{here}.tool_call_id", reason)
 
 
 def to_chat(conversation: Conversation) -> dict[str, Any]:
-    """The conversation as a record in OpenAI's chat form. Reading it gives the same turns and tools."""
+    """The conversation as a record in OpenAI's chat format. Reading it gives the same turns and tools."""
     messages = []
     for turn in conversation.turns:
         message = turn.message()
@@ -170,9 +167,8 @@ def _turn(message: Any, place: str, faults: Faults) -> Turn | None:
     if not isinstance(message, Mapping):
         faults.error("wrong-type", place, f"the message is {kind_of(message)}, where an object is wanted")
         return None
-    message = {
-        name: value for name, value in message.items() if value is not None
-    }  # Parquet has nulls for absent fields
+    # Parquet has nulls for absent fields.
+    message = {name: value for name, value in message.items() if value is not None}
     role_field, content_field = (
         ("from", "value") if "from" in message and "role" not in message else ("role", "content")
     )
@@ -190,7 +186,7 @@ def _turn(message: Any, place: str, faults: Faults) -> Turn | None:
     if content is not None and not content.strip() and not calls and "function_call" not in message:
         _check_empty(role, content_field in message, f"{place}.{content_field}", faults)
     refuse_media(message, place, faults)
-    _refuse_other_parts(message, place, faults)
+    _refuse_other_forms(message, place, faults)
     reasoning = reasoning_of(message, place, faults) if role in ("assistant", None) else None
     read = {*_READ_FIELDS, *marks, *(REASONING if role == "assistant" else ())}
     list_place = re.sub(r"\[\d+\]", "[]", place)
@@ -205,11 +201,11 @@ def _turn(message: Any, place: str, faults: Faults) -> Turn | None:
     return turn
 
 
-def _refuse_other_parts(message: Mapping[str, Any], place: str, faults: Faults) -> None:
+def _refuse_other_forms(message: Mapping[str, Any], place: str, faults: Faults) -> None:
     """Report content in unsupported forms: a single tool call, or gpt-oss's reasoning in a separate turn."""
     for name in ("tool_call", "tool_use"):
         if not is_blank(message.get(name)):
-            reason = f"{name} is not OpenAI's form of tool calls: write a list, tool_calls"
+            reason = f"{name} is not OpenAI's format: write the call in a list named tool_calls"
             faults.error("bad-tool-call", f"{place}.{name}", reason)
     channel = message.get("channel")
     if isinstance(channel, str) and channel.strip().casefold() == "analysis":
@@ -238,12 +234,12 @@ def _role(message: Mapping[str, Any], name: str, place: str, faults: Faults) -> 
 
 
 def _learned(message: Mapping[str, Any], role: Role | None, place: str, faults: Faults) -> tuple[bool, set[str]]:
-    """Whether to train on a turn of the assistant (yes, unless a mark says no), and the names of the marks."""
+    """Whether to train on an assistant turn (yes, unless a mark says no), and the names of the marks."""
     marked, read = turn_mark(message, place, of_answer=role == "assistant", faults=faults)
     if role not in ("assistant", None):
         for name in MARKS:
             if name in message and (name in WEIGHTS or marked):
-                reason = f"only turns of the assistant are learned: the {name} is not read"
+                reason = f"only assistant turns are learned: the {name} is not read"
                 faults.warn("bad-weight", f"{place}.{name}", reason)
     return marked is not False, read
 
@@ -267,7 +263,10 @@ def _content(value: Any, place: str, faults: Faults) -> str | None:
 
 
 def _check_empty(role: Role | None, has_content: bool, place: str, faults: Faults) -> None:
-    """Report an empty turn. A tool's turn may be empty, and a wrong call was reported already."""
+    """Report an empty turn. A tool turn may be empty.
+
+    An assistant turn without a content field has a bad tool call, which was reported already.
+    """
     if role == "assistant" and has_content:
         faults.error("empty-answer", place, "the answer is empty")
     elif role == "user":
@@ -279,7 +278,7 @@ def _check_empty(role: Role | None, has_content: bool, place: str, faults: Fault
 def _calls(message: Mapping[str, Any], role: Role | None, place: str, faults: Faults) -> tuple[Mapping[str, Any], ...]:
     """The assistant's tool calls."""
     if "function_call" in message:
-        reason = "function_call is OpenAI's old form: write it as tool_calls"
+        reason = "function_call is OpenAI's old format: write it as tool_calls"
         faults.error("old-function-call", f"{place}.function_call", reason)
     value = message.get("tool_calls")
     if not value:
@@ -296,10 +295,10 @@ def _calls(message: Mapping[str, Any], role: Role | None, place: str, faults: Fa
 
 
 def _call(call: Any, place: str, faults: Faults) -> Mapping[str, Any] | None:
-    """A call in OpenAI's form, with its arguments as an object."""
+    """A call in OpenAI's format, with its arguments as an object. None, with a fault added, if it is invalid."""
     function = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        faults.error("bad-tool-call", place, "the call names no function")
+        faults.error("bad-tool-call", place, "the call has no function name")
         return None
     arguments = function.get("arguments")
     if isinstance(arguments, str):

@@ -1,8 +1,9 @@
 """Conversations as rows of tokens, with a mask of the tokens to train on.
 
 A row is a rendered conversation (some need several rows, see `rendering`). It is tokenised as a whole. A token is
-trained on if it contains a character of an answer. That includes a token across the border of prompt and answer, and
-all tokens of a character that takes several. A row ends after its last trained token: nothing is predicted after it.
+trained on if it contains a character of an answer. So a token that spans the end of a prompt and the start of an answer
+is trained on, and so is every token of a character that takes several. A row ends after its last trained token, because
+later tokens have no loss.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 
 BATCH = 256  # conversations that are rendered and tokenised at a time
-SHORTEST = 8  # the smallest max-length that makes sense
+SHORTEST = 8  # the smallest max-length that is accepted
 
 # A token: its id, whether it is trained on, and its length in UTF-8 bytes of text.
 TOKEN = np.dtype([("id", "<i4"), ("trained", np.bool_), ("bytes", "<i4")])
@@ -51,8 +52,8 @@ class ConversationBatch(PackedBatch):
     trained: npt.NDArray[np.bool_]
 
     def _taken(self, tokens: Indices, sequences: Indices, lengths: Sequence[int]) -> dict[str, Any]:
-        # A micro-batch to measure with: the first tokens of a conversation are its prompt, and no pass asks for more
-        # than all.
+        # `repeated` makes this batch to measure memory. The first tokens of a conversation may all be prompt, so all
+        # tokens count as trained on: no real micro-batch needs more memory.
         return super()._taken(tokens, sequences, lengths) | {"trained": tokens > 0}
 
 
@@ -75,7 +76,7 @@ class Dropped:
 
     @property
     def reject(self) -> Reject:
-        """As a line of rejects.jsonl."""
+        """The conversation as a line of rejects.jsonl."""
         return Reject(self.file, self.line, None, self.reason)
 
 
@@ -85,9 +86,9 @@ class ConversationRows(SequenceRows):
     Attributes:
         lengths: (rows,) int32, tokens of each row, with special tokens.
         documents: (rows,) int64, the index of each row's conversation among those that were encoded.
-        cut: (rows,) bool, whether some tokens to train on did not fit into the row.
+        cut: (rows,) bool, whether the row's conversation has tokens to train on that did not fit.
+        trained_lengths: (rows,) int32, tokens to train on in each row.
         dropped: the conversations with no tokens to train on after the cut.
-        key: a hash of the content.
     """
 
     PER_ROW: ClassVar[tuple[str, ...]] = ("lengths", "documents", "cut", "trained_lengths")
@@ -100,7 +101,13 @@ class ConversationRows(SequenceRows):
         names: Sequence[str],
         dropped: Sequence[Dropped] = (),
     ) -> None:
-        """From the TOKEN records of each row, (tokens,) each, and the ids of the conversations."""
+        """Lay the rows end to end.
+
+        Args:
+            rows: the TOKEN records (tokens,) of each row.
+            documents, cut, dropped: see the class.
+            names: the ids of the conversations, each once.
+        """
         tokens = np.concatenate(rows)
         lengths = np.array([len(row) for row in rows], dtype=np.int32)
         sequences = sequence_records(lengths, documents)
@@ -113,12 +120,12 @@ class ConversationRows(SequenceRows):
 
     @property
     def trained_tokens(self) -> int:
-        """Tokens of all rows to train on, in one epoch."""
+        """The number of tokens to train on in all rows, per epoch."""
         return int(self.trained_lengths.sum(dtype=np.int64))
 
     @property
     def key(self) -> str:
-        """Names the content: equal keys, equal rows."""
+        """A hash of the content: equal keys mean equal rows in equal order."""
         digest = self._digest.copy()
         digest.update(self._at(np.arange(len(self))).tobytes())
         return digest.hexdigest()
@@ -128,13 +135,13 @@ class ConversationRows(SequenceRows):
         return self._names[document]
 
     def take(self, indices: npt.ArrayLike) -> ConversationRows:
-        """A view of the rows with these indices, in that order; one may come several times."""
+        """A view of the rows with these indices, in that order. Indices may repeat."""
         return self._view(indices)
 
     def select_documents(self, max_tokens: int | None) -> npt.NDArray[np.int64]:
-        """The rows of as many whole conversations as fit into `max_tokens`, but of one at least.
+        """The rows of whole conversations: as many as fit into `max_tokens`, and at least one.
 
-        The order depends only on the ids, so that the same rows are evaluated before and after training.
+        Their order depends only on the ids, so that the same rows are evaluated before and after training.
 
         Args:
             max_tokens: the budget; None for all rows.
@@ -172,11 +179,11 @@ def encode_conversations(
     Args:
         conversations: each with an answer to train on.
         tokenizer: any fast tokenizer.
-        template: for that tokenizer.
+        template: made for that tokenizer.
         max_length: maximum tokens of a row; the end of a longer row is cut.
         rejects: receives each conversation that the template cannot render, which then has no row. If None, the first
             one raises.
-        progress: called with ("tokenising", conversations done, all conversations).
+        progress: called with ("tokenising", conversations done, conversations in total).
 
     Raises:
         SettingsError: `max_length` is too small.
@@ -273,15 +280,16 @@ class _Encoder:
             return ()
 
     def _row(self, rendered: Rendered, encoding: Encoding) -> tuple[npt.NDArray[np.void], bool, int]:
-        """The tokens of a text up to the last trained one; whether trained tokens were cut; the first trained token.
+        """A row, whether tokens to train on were cut from it, and the index of the first one before the cut.
 
-        The first trained token is -1 if there is none.
+        The row ends with the last token to train on that fits. The index is -1 if there is no token to train on.
         """
         tokens = np.empty(len(encoding), dtype=TOKEN)
         tokens["id"] = encoding.ids
         ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)[:, 1]
         tokens["trained"] = trained_mask(rendered, encoding)
-        # Byte tokens of one character share its offsets, and normalisers may reorder: the ends are made non-decreasing.
+        # Byte tokens of one character share its offsets, and normalisers may reorder characters. So the ends are made
+        # non-decreasing, and no length is negative.
         ends = byte_offsets(rendered.text, np.maximum.accumulate(ends))
         tokens["bytes"] = np.where(np.isin(tokens["id"], self.special), 0, np.diff(ends, prepend=0))
         trained = np.flatnonzero(tokens["trained"])
