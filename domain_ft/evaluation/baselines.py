@@ -75,7 +75,14 @@ def majority(train: Examples, test: Examples, labels: Labels) -> Baseline:
 
 
 def tfidf_svm(
-    train: Examples, validation: Examples, test: Examples, labels: Labels, *, balanced: bool = False, seed: int = 0
+    train: Examples,
+    validation: Examples,
+    test: Examples,
+    labels: Labels,
+    *,
+    balanced: bool = False,
+    refit: bool = False,
+    seed: int = 0,
 ) -> Baseline:
     """TF-IDF and one-vs-rest linear SVMs, with the C of the best macro F1 on `validation`.
 
@@ -85,8 +92,11 @@ def tfidf_svm(
         test: the examples to predict.
         labels: the classes.
         balanced: weight the classes' losses equally.
+        refit: once C is chosen, fit the SVMs again, to `train` and `validation` together.
         seed: of the sample and of the solver.
     """
+    from scipy import sparse
+
     if len(labels) > MOST_CLASSES:
         note = f"TF-IDF with a linear SVM was not run: {len(labels):,} classes are more than {MOST_CLASSES:,}."
         return Baseline(None, (note,))
@@ -106,6 +116,11 @@ def tfidf_svm(
         if score > best[0]:
             best = (score, strength, svms)
     _, strength, svms = best
+    if refit and held_out is not None:
+        both = sparse.vstack([inputs, held_out], format="csr")
+        all_targets = np.concatenate([targets, _targets(validation, labels)])
+        svms, failed = _fit(both, all_targets, labels, strength, balanced, seed)
+        unconverged |= failed
     if unconverged:
         notes.append("The linear SVM did not converge for every C within its iterations; its scores may be a bit low.")
     kind = "words, pairs of words" + (", one to three characters" if features.characters else "")

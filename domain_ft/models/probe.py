@@ -30,8 +30,11 @@ HEAD_FOLDER = "head"
 """The folder of the probe in a run."""
 
 POOLING = "mean"  # of the last hidden states
-STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
-"""Candidates for C, the inverse strength of the L2 penalty on standardised features."""
+STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+"""Candidates for C, the inverse strength of the L2 penalty on standardised features, in rising order."""
+
+FOLDS = 5
+"""Of the cross-validation that chooses the strength."""
 
 _MOST_ITERATIONS = 500
 _WEIGHTS_NAME, _CONFIG_NAME = "head.safetensors", "head.json"
@@ -123,25 +126,44 @@ class Fit(NamedTuple):
     bias: npt.NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class FittedProbe:
+    """A probe, and what it would have predicted for the examples that it was fitted to.
+
+    Attributes:
+        probe: fitted to all examples.
+        held_out: (examples, L) float32, the logits of each example from a probe of the same strength that was fitted
+            without its fold. They are honest where the probe's own logits are too sure.
+    """
+
+    probe: Probe
+    held_out: npt.NDArray[np.float32]
+
+
 def fit_probe(
     features: npt.NDArray[np.float32],
     targets: npt.NDArray[Any],
     labels: Labels,
     *,
-    validation: tuple[npt.NDArray[np.float32], npt.NDArray[Any]],
+    groups: npt.NDArray[np.int64] | None = None,
     balanced: bool = False,
-) -> Probe:
-    """Fit a probe to training examples, with the penalty that gives the best macro F1 on validation examples.
+    seed: int = 0,
+) -> FittedProbe:
+    """Fit a probe, with the penalty of the least log-loss in cross-validation.
+
+    The log-loss chooses, not macro F1: with few examples, F1 jumps with single predictions. Each fold has whole groups,
+    so that copies do not make weak penalties look good.
 
     Args:
         features: (examples, D).
         targets: as `Labels.targets` returns them.
         labels: the classes.
-        validation: features and targets that the penalty is chosen on; the stronger one of equals.
-        balanced: weight the classes equally (scikit-learn's `balanced`).
+        groups: (examples,) equal numbers for examples that must be in one fold; None if each is on its own.
+        balanced: weight the classes equally (scikit-learn's `balanced`), in the fits and in the log-loss.
+        seed: of the folds.
 
     Raises:
-        ModelError: features are not finite, or all training examples are of one class.
+        ModelError: features are not finite, or all examples are of one class.
     """
     if not np.isfinite(features).all():
         raise ModelError(
@@ -150,28 +172,67 @@ def fit_probe(
         )
     if not labels.multi_label and len(np.unique(targets)) < 2:
         raise ModelError("all training examples are of one class, so there is nothing to tell apart")
+    folds = _folds(targets, labels, groups, seed)
+    best: tuple[float, float, npt.NDArray[np.float64]] | None = None
+    for strength in STRENGTHS:
+        held_out = np.zeros((len(targets), len(labels)))
+        for fold in folds:
+            rest = np.setdiff1d(np.arange(len(targets)), fold)
+            weight, bias = _fit(features[rest], targets[rest], labels, strength, balanced)
+            held_out[fold] = features[fold] @ weight.T + bias
+        loss = _log_loss(held_out, targets, labels, balanced)
+        if best is not None and loss >= best[0]:
+            break  # the loss has one minimum over the strengths, and weak penalties are slow to fit
+        best = loss, strength, held_out
+    assert best is not None
+    _, strength, held_out = best
+    weight, bias = _fit(features, targets, labels, strength, balanced)
+    probe = Probe(torch.from_numpy(weight).float(), torch.from_numpy(bias).float(), labels, strength)
+    return FittedProbe(probe, held_out.astype(np.float32))
+
+
+def _folds(
+    targets: npt.NDArray[Any], labels: Labels, groups: npt.NDArray[np.int64] | None, seed: int
+) -> list[npt.NDArray[np.int64]]:
+    """The indices of each fold, with whole groups; of a single-label task, with about equal shares of each class."""
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
+
+    together = np.arange(len(targets)) if groups is None else groups
+    if len(np.unique(together)) < 2:  # all examples are of one group, which has to be cut
+        together = np.arange(len(targets))
+    units = len(np.unique(together))
+    count = min(FOLDS, units)
+    kind = GroupKFold
+    if not labels.multi_label and np.bincount(targets).max() >= count:  # otherwise no class can be in every fold
+        kind = StratifiedKFold if units == len(targets) else StratifiedGroupKFold
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of classes with fewer examples than folds
+        cut = kind(count, shuffle=True, random_state=seed).split(np.zeros(len(targets)), targets, together)
+        return [fold for _, fold in cut]
+
+
+def _fit(
+    features: npt.NDArray[np.float32], targets: npt.NDArray[Any], labels: Labels, strength: float, balanced: bool
+) -> Fit:
+    """A regression on standardised features, with the standardisation folded in, so that it takes raw ones."""
     mean, spread = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
     spread[spread == 0] = 1.0
-    standardised = (features - mean) / spread
     fit = _fit_multi_label if labels.multi_label else _fit_single
-    best: tuple[float, float, Fit] | None = None
-    for strength in STRENGTHS:
-        weight, bias = fit(standardised, targets, len(labels), strength, balanced)
-        weight = weight / spread  # (L, D), for raw features from here on
-        bias = bias - weight @ mean  # (L,)
-        score = _macro_f1(validation[0] @ weight.T + bias, validation[1], labels)
-        if best is None or score > best[0]:
-            best = score, strength, Fit(weight, bias)
-    assert best is not None
-    _, strength, (weight, bias) = best
-    return Probe(torch.from_numpy(weight).float(), torch.from_numpy(bias).float(), labels, strength)
+    weight, bias = fit((features - mean) / spread, targets, len(labels), strength, balanced)
+    weight = weight / spread  # (L, D)
+    return Fit(weight, bias - weight @ mean)
 
 
 def _fit_single(
     features: npt.NDArray[np.float64], targets: npt.NDArray[Any], classes: int, strength: float, balanced: bool
 ) -> Fit:
     """A multinomial regression. A class without examples gets the logit that half an example would give it."""
-    weight, bias, present = _regression(features, targets, strength, balanced)
+    present = np.unique(targets)
+    if len(present) == 1:  # in a fold; the odds of half an example for each other class
+        whole = Fit(np.zeros((classes, features.shape[1])), np.full(classes, -np.log(2.0 * len(targets))))
+        whole.bias[present] = 0.0
+        return whole
+    weight, bias = _regression(features, targets, strength, balanced)
     if len(present) == 2:  # one logit z for two classes: here -z/2 and z/2
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     whole = Fit(np.zeros((classes, features.shape[1])), np.full(classes, bias.min() - np.log(2.0 * len(targets))))
@@ -187,7 +248,7 @@ def _fit_multi_label(
     for index, column in enumerate(targets.T):
         present = float(column.sum())
         if 0 < present < len(column):
-            weight, bias, _ = _regression(features, column, strength, balanced)
+            weight, bias = _regression(features, column, strength, balanced)
             whole.weight[index], whole.bias[index] = weight[0], bias[0]
         else:
             whole.bias[index] = np.log((present + 0.5) / (len(column) - present + 0.5))
@@ -196,20 +257,26 @@ def _fit_multi_label(
 
 def _regression(
     features: npt.NDArray[np.float64], targets: npt.NDArray[Any], strength: float, balanced: bool
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """scikit-learn's weights (classes, D) or (1, D), biases, and the classes that occur."""
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """scikit-learn's weights (classes that occur, D) and biases; (1, D) of two classes."""
     from sklearn.exceptions import ConvergenceWarning  # slow to import, and only needed here
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(C=strength, class_weight="balanced" if balanced else None, max_iter=_MOST_ITERATIONS)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # only the score on validation examples matters
+        warnings.simplefilter("ignore", ConvergenceWarning)  # only the loss on other examples matters
         model.fit(features, targets)
-    return model.coef_, model.intercept_, model.classes_.astype(np.int64)
+    return model.coef_, model.intercept_
 
 
-def _macro_f1(logits: npt.NDArray[Any], targets: npt.NDArray[Any], labels: Labels) -> float:
-    from sklearn.metrics import f1_score
+def _log_loss(logits: npt.NDArray[np.float64], targets: npt.NDArray[Any], labels: Labels, balanced: bool) -> float:
+    """The mean log-loss in nats; balanced, each class weighs as much as the others."""
+    from sklearn.utils.class_weight import compute_sample_weight
 
-    predicted = logits > 0 if labels.multi_label else logits.argmax(1)
-    return float(f1_score(targets, predicted, average="macro", zero_division=0.0))
+    if labels.multi_label:  # (examples, L), a weight for each column's two sides
+        losses = np.logaddexp(0.0, np.where(targets > 0, -logits, logits))
+        weights = np.stack([compute_sample_weight("balanced", column) for column in targets.T], axis=1)
+    else:
+        losses = np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(targets)), targets]
+        weights = compute_sample_weight("balanced", targets)
+    return float(np.average(losses, weights=weights if balanced else None))

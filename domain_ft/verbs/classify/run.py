@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from domain_ft.corpus.examples import TaskData
@@ -64,6 +65,9 @@ from domain_ft.verbs.shared.task_runs import (
     warn_of_leaks,
 )
 from domain_ft.verbs.shared.trials import Trial, train_trials, trials_of
+
+SEED_SHARE = 0.9
+"""With several seeds, the share of all examples that each probe is fitted to. A fit has no other randomness."""
 
 ClassifyRun: TypeAlias = runs.FinishedRun[ClassifyReport, TaskModel]
 
@@ -195,7 +199,10 @@ def log_notes(
         )
     warn_of_leaks(leaks, settings, display)
     if settings.method == "head" and settings.seeds > 1:
-        display.say("note: a probe trained on all examples does not depend on the seed, so one seed is enough")
+        display.say(
+            f"note: each seed's probe is fitted to {SEED_SHARE:.0%} of the examples, drawn at random; "
+            "with --seeds 1 it is fitted to all"
+        )
 
 
 def macro_f1_and_likelihood(validation: Predictions) -> tuple[float, float]:
@@ -235,36 +242,68 @@ def _predict(job: ClassifyJob, split: str, display: ProgressDisplay | None = Non
 
 
 def _probe_trials(job: ClassifyJob, display: ProgressDisplay) -> list[ClassifyOutcome]:
-    """Fit a linear probe for every trial, on features that are computed once for all examples that a trial draws."""
-    targets = job.rows["train"].targets
-    drawn = [(trial, trial.indices(targets, job.settings.balance)) for trial in trials_of(job.settings, len(targets))]
-    used = np.unique(np.concatenate([chosen for _, chosen in drawn]))
+    """Fit a linear probe for every trial, on features that are computed once for all examples that a trial draws.
+
+    A probe needs no validation examples, since its strength is chosen by cross-validation. So with all training
+    examples it is fitted to the validation examples too; its predictions for them are then those of the
+    cross-validation. A trial of fewer examples is fitted to these alone, so that a learning curve is what it says.
+    """
+    train = len(job.rows["train"])
+    targets = np.concatenate([job.rows["train"].targets, job.rows["validation"].targets])
+    drawn = [(trial, _probe_examples(job, trial, targets)) for trial in trials_of(job.settings, train)]
+    used = np.unique(np.concatenate([*(chosen for _, chosen in drawn), np.arange(train, len(targets))]))
+    used_train = used[used < train]
     with job.machine.accelerator.autocast():
         features = {
             split: compute_features(
                 job.model,
-                rows.take(used) if split == "train" else rows,
+                rows.take(used_train) if split == "train" else rows,
                 tokens_per_micro_batch=job.settings.tokens_per_micro_batch or 4096,
                 accelerator=job.machine.accelerator,
                 progress=display.job,
             )
             for split, rows in job.rows.items()
         }
+    both = np.concatenate([features["train"], features["validation"]])  # (used, D)
+    sources = [
+        example.group or example.id
+        for examples in (job.data.splits["train"].take(used_train), job.data.splits["validation"])
+        for example in examples
+    ]
+    groups = np.unique(sources, return_inverse=True)[1].reshape(-1)
     outcomes = []
     for trial, chosen in drawn:
-        probe = fit_probe(
-            features["train"][np.searchsorted(used, chosen)],
+        rows = np.searchsorted(used, chosen)
+        fitted = fit_probe(
+            both[rows],
             targets[chosen],
             job.data.labels,
-            validation=(features["validation"], job.rows["validation"].targets),
+            groups=groups[rows],
             balanced=job.settings.balance == "weights",
+            seed=trial.seed,
         )
+        logits = {
+            split: fitted.probe.logits(torch.from_numpy(features[split])).numpy() for split in ("validation", "test")
+        }
+        seen = chosen >= train
+        logits["validation"][chosen[seen] - train] = fitted.held_out[seen]
         validation, test = (
-            Predictions.of(job.data.splits[split], job.data.labels, probe.logits(torch.from_numpy(features[split])))
-            for split in ("validation", "test")
+            Predictions.of(job.data.splits[split], job.data.labels, values) for split, values in logits.items()
         )
-        outcomes.append(_outcome(job, trial, validation, test, probe=probe))
+        outcomes.append(_outcome(job, trial, validation, test, probe=fitted.probe))
     return outcomes
+
+
+def _probe_examples(job: ClassifyJob, trial: Trial, targets: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """(rows,) the examples that a trial's probe is fitted to.
+
+    Args:
+        targets: (examples, ...) of the training examples, then of the validation examples.
+    """
+    if trial.size is not None:
+        return trial.indices(job.rows["train"].targets, job.settings.balance)
+    share = SEED_SHARE if job.settings.seeds > 1 else 1.0
+    return dataclasses.replace(trial, size=round(share * len(targets))).indices(targets, job.settings.balance)
 
 
 def _outcome(
@@ -291,6 +330,7 @@ def _baselines(job: ClassifyJob, kept: Trial, display: ProgressDisplay) -> dict[
             splits["test"],
             labels,
             balanced=job.settings.balance != "none",
+            refit=kept.size is None,
             seed=job.settings.seed,
         ),
     }

@@ -1,0 +1,329 @@
+"""What adaptation is worth on tasks: an adapted model against its base, the wrong field, general text and TF-IDF.
+
+    domain-ft bench adaptation -- --data DIR                          benchmarks/results/adaptation.json
+    domain-ft bench adaptation -- --data DIR --recipe "--max-tokens 1000000 --learning-rate 5e-4"
+    domain-ft bench adaptation -- --data DIR --adapted legal=RUN --adapted medical=RUN --adapted general=RUN
+
+A recipe, the options of `domain-ft adapt`, makes three models: of legal, of medical and of general text, with the same
+budget. A task's own field is one of the first two, and the other is the wrong field. Test texts are taken out of all text
+first. For each task and number of labels, the same draws of labels are used for all models.
+
+The columns: base, own (adapted to the task's field), wrong, general, TF-IDF + SVM. The scores are macro F1 of a linear
+probe, or with `--method lora` of the default fine-tuning. The differences own - base, own - wrong and own - general
+have an interval over draws and test examples, and are pooled over tasks (`pooled.py` says how). The pooled mean counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from itertools import repeat
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from adaptation import pooled
+from adaptation.features import Examples, Features
+from adaptation.tasks import Task, development_tasks
+from adaptation.texts import FIELDS, GENERAL, write_text
+from shared import RESULTS, machine, say, show, table, write_json
+
+from domain_ft.corpus.examples import Example
+from domain_ft.corpus.tasks.sampling import subset
+from domain_ft.evaluation.baselines import tfidf_svm
+from domain_ft.evaluation.predictions import Predictions
+from domain_ft.models.probe import fit_probe
+
+DRAWS, SIZES = 5, (100, 300, 1000)
+BASE, OWN, WRONG, TFIDF = "base", "own", "wrong", "tfidf"
+COLUMNS = (BASE, OWN, WRONG, GENERAL, TFIDF)
+COMPARISONS = ((BASE, OWN), (WRONG, OWN), (GENERAL, OWN), (BASE, WRONG), (TFIDF, BASE), (TFIDF, OWN))
+
+
+@dataclass(frozen=True)
+class Score:
+    """The predictions of a model for a task's test examples, learned from each draw of `size` labels."""
+
+    task: str
+    size: int
+    column: str
+    predictions: list[Predictions] = field(repr=False)
+
+
+def adapted_models(args: argparse.Namespace, tasks: list[Task]) -> dict[str, str]:
+    """The model adapted to each field and to general text; runs that are given, or made with the recipe."""
+    given = dict(word.split("=", 1) for word in args.adapted)
+    fields = [*FIELDS, *([GENERAL] if args.data else [])]
+    return {name: given.get(name) or adapt(name, args, tasks) for name in fields}
+
+
+def adapt(name: str, args: argparse.Namespace, tasks: list[Task]) -> str:
+    """The run folder of `domain-ft adapt` with the recipe on a field's text."""
+    text = args.work / "texts" / f"{name}.jsonl"
+    if not text.is_file():
+        unfinished = text.with_suffix(".part")
+        counts = write_text(name, args.data, (text for task in tasks for text in task.test_texts), unfinished)
+        unfinished.replace(text)
+        say(f"{name}: {counts['documents']:,} documents, {counts['left_out']:,} with test texts left out")
+    options = ["--model", args.base, "--control", "none", *shlex.split(args.recipe)]
+    digest = hashlib.blake2b(json.dumps(options).encode(), digest_size=6).hexdigest()
+    run: Path = args.work / "runs" / f"{name}-{digest}"
+    if not (run / "result.json").is_file():
+        say(f"adapting {args.base} to {name}: {args.recipe or 'defaults'}")
+        command = [sys.executable, "-m", "domain_ft", "adapt", "--corpus", str(text), "--output", str(run), "--quiet"]
+        subprocess.run([*command, *options, *(["--resume"] if run.is_dir() else [])], check=True)
+    return str(run)
+
+
+def columns_of(task: Task, base: str, adapted: dict[str, str]) -> dict[str, str]:
+    """The model of each column."""
+    wrong = next(name for name in FIELDS if name != task.field)
+    found = {BASE: base, OWN: adapted[task.field], WRONG: adapted[wrong]}
+    return found | ({GENERAL: adapted[GENERAL]} if GENERAL in adapted else {})
+
+
+# --------------------------------------------------------------------------------------------- scores of a linear probe
+
+
+def probe_scores(tasks: list[Task], adapted: dict[str, str], args: argparse.Namespace) -> list[Score]:
+    """A linear probe on the features of each model, and TF-IDF with an SVM."""
+    features = {model: Features(model, args.work / "features") for model in {args.base, *adapted.values()}}
+    jobs: list[tuple[Task, int, str, Features | None]] = []
+    for task in tasks:
+        models = columns_of(task, args.base, adapted)
+        for model in dict.fromkeys(models.values()):
+            features[model].of(task)
+        for size in sizes_of(task, args.sizes):
+            jobs += [(task, size, column, features[model]) for column, model in models.items()]
+            jobs.append((task, size, TFIDF, None))
+        say(f"{task.name}: features of {len(models)} models")
+    found = []
+    # The fits are small: a process with one thread each is faster than one process with many.
+    with ProcessPoolExecutor(initializer=threadpool_limits, initargs=(1,), mp_context=get_context("fork")) as pool:
+        for (task, size, column, _), predictions in zip(jobs, pool.map(_scored, repeat(args), jobs), strict=True):
+            found.append(Score(task.name, size, column, predictions))
+            if column == TFIDF:
+                show_task(task, size, found)
+    return found
+
+
+def _scored(args: argparse.Namespace, job: tuple[Task, int, str, Features | None]) -> list[Predictions]:
+    task, size, _, features = job
+    return probes(task, size, features, args) if features else tfidf(task, size, args)
+
+
+def sizes_of(task: Task, sizes: list[int]) -> list[int]:
+    """The numbers of labels that the pool is large enough for: drawing nearly all of it would give equal draws."""
+    return [size for size in sizes if size <= len(task.pool)]
+
+
+def probes(task: Task, size: int, features: Features, args: argparse.Namespace) -> list[Predictions]:
+    """The predictions of a probe for each draw; their logits are cached."""
+    pool, test = features.of(task)
+    cached = args.work / "probes" / f"{features.key(task)}-{size}-{args.draws}-{args.layer}-{args.balance}.npy"
+    if not cached.is_file():
+        logits = np.stack([_probe_logits(task, chosen, pool, test, args) for chosen in draws(task, size, args.draws)])
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        np.save(cached, logits)
+    return [Predictions.of(task.test, task.labels, logits) for logits in np.load(cached)]
+
+
+def _probe_logits(task: Task, chosen: Any, pool: Any, test: Any, args: argparse.Namespace) -> Any:
+    layer = args.layer
+    examples = [task.pool[place] for place in chosen]
+    groups = np.unique([example.group for example in examples], return_inverse=True)[1]
+    targets = task.labels.targets([example.labels for example in examples])
+    fitted = fit_probe(
+        np.asarray(pool[chosen, layer], np.float32),
+        targets,
+        task.labels,
+        groups=groups.reshape(-1),
+        balanced=args.balance == "weights",
+    )
+    return fitted.probe.logits(torch.from_numpy(np.asarray(test[:, layer], np.float32))).numpy()
+
+
+def draws(task: Task, size: int, count: int) -> list[Any]:
+    """Indices of the examples of each draw."""
+    targets = task.labels.targets([example.labels for example in task.pool])
+    return [subset(targets, size, seed) for seed in range(count)]
+
+
+def tfidf(task: Task, size: int, args: argparse.Namespace) -> list[Predictions]:
+    """The baseline for each draw; C is chosen on a fifth of the draw's examples."""
+    digest = hashlib.blake2b(Examples(task.pool + task.test).key.encode(), digest_size=12).hexdigest()
+    cached = args.work / "probes" / f"tfidf-{digest}-{size}-{args.draws}.npy"
+    if not cached.is_file():
+        logits = []
+        for chosen in draws(task, size, args.draws):
+            examples = Examples(task.pool[place] for place in np.random.default_rng(0).permutation(chosen))
+            cut = len(examples) // 5
+            train, validation, test = Examples(examples[cut:]), Examples(examples[:cut]), Examples(task.test)
+            baseline = tfidf_svm(train, validation, test, task.labels, refit=True)
+            assert baseline.predictions is not None
+            logits.append(baseline.predictions.logits)
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        np.save(cached, np.stack(logits))
+    return [Predictions.of(task.test, task.labels, logits) for logits in np.load(cached)]
+
+
+# ---------------------------------------------------------------------------------------------- scores of fine-tuning
+
+
+def fine_tuned_scores(tasks: list[Task], adapted: dict[str, str], args: argparse.Namespace) -> list[Score]:
+    """`domain-ft classify --method METHOD` on the same draws for each model."""
+    found = []
+    for task in tasks:
+        for size in sizes_of(task, args.sizes):
+            for column, model in columns_of(task, args.base, adapted).items():
+                found.append(Score(task.name, size, column, fine_tuned(task, size, column, model, args)))
+            found.append(Score(task.name, size, TFIDF, tfidf(task, size, args)))
+            show_task(task, size, found)
+    return found
+
+
+def fine_tuned(task: Task, size: int, column: str, model: str, args: argparse.Namespace) -> list[Predictions]:
+    """The predictions after fine-tuning on each draw of labels."""
+    files = {}
+    for split, examples in (("train", task.pool), ("test", task.test)):
+        path = args.work / "examples" / f"{task.name}-{split}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        records = (
+            {"id": e.id, "text": e.text, "pair": e.pair, "label": e.labels[0], "group": e.group} for e in examples
+        )
+        path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+        files[split] = str(path)
+    name = "-".join((task.name, str(size), args.method, hashlib.blake2b(model.encode(), digest_size=6).hexdigest()))
+    run: Path = args.work / "classify" / name
+    if not (run / "result.json").is_file():
+        say(f"{task.name}: {args.method} on {column}, {args.draws} draws of {size}")
+        words = ["--model", model, "--method", args.method, "--train-sizes", str(size), "--seeds", str(args.draws)]
+        words += ["--train", files["train"], "--test", files["test"], "--text-field", "text", "--label-field", "label"]
+        words += ["--group-field", "group", *(["--pair-field", "pair"] if task.pool[0].pair else [])]
+        words += ["--max-length", "96", "--no-baselines", "--no-examples", "--quiet", "--output", str(run)]
+        command = [sys.executable, "-m", "domain_ft", "classify", *words, *(["--resume"] if run.is_dir() else [])]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return [Predictions.load(run / "predictions" / f"test-seed-{seed}.npz") for seed in range(args.draws)]
+
+
+def _record(example: Example) -> dict[str, str | None]:
+    """An example as `domain-ft classify` reads it."""
+    names = ("id", "text", "pair", "group")
+    return {name: getattr(example, name) for name in names} | {"label": example.labels[0]}
+
+
+# ------------------------------------------------------------------------------------------------------------- results
+
+
+def summary(scores: list[Score]) -> dict[str, Any]:
+    """The mean scores, and the differences of each task and pooled, by number of labels."""
+    by = {(score.task, score.size, score.column): score.predictions for score in scores}
+    rows = [
+        {
+            "task": score.task,
+            "labels": score.size,
+            "column": score.column,
+            "macro_f1": [pooled.macro_f1(one) for one in score.predictions],
+        }
+        for score in scores
+    ]
+    comparisons: list[dict[str, Any]] = []
+    for size in sorted({score.size for score in scores}):
+        names = list(dict.fromkeys(score.task for score in scores if score.size == size))
+        for first, other in COMPARISONS:
+            if (names[0], size, first) not in by or (names[0], size, other) not in by:
+                continue
+            differences = [pooled.paired_difference(by[name, size, first], by[name, size, other]) for name in names]
+            comparisons.append(
+                {
+                    "labels": size,
+                    "first": first,
+                    "other": other,
+                    "pooled": pooled.pooled(differences),
+                    "tasks": {
+                        name: {"mean": one.mean, "interval": one.interval()}
+                        for name, one in zip(names, differences, strict=True)
+                    },
+                }
+            )
+    return {"rows": rows, "comparisons": comparisons}
+
+
+def show_task(task: Task, size: int, scores: list[Score]) -> None:
+    """Print the mean scores of a task as soon as they are known."""
+    means = {
+        score.column: statistics.mean(pooled.macro_f1(one) for one in score.predictions)
+        for score in scores
+        if score.task == task.name and score.size == size
+    }
+    say(f"{task.name} {size}: " + "  ".join(f"{name} {value:.1f}" for name, value in means.items()))
+
+
+def show_scores(found: dict[str, Any]) -> None:
+    """Print the tables."""
+    for size in sorted({row["labels"] for row in found["rows"]}):
+        made = table(f"macro F1 with {size} labels, mean of {found['draws']} draws", ("task",), COLUMNS)
+        for name in dict.fromkeys(row["task"] for row in found["rows"] if row["labels"] == size):
+            means = {
+                row["column"]: statistics.mean(row["macro_f1"])
+                for row in found["rows"]
+                if row["task"] == name and row["labels"] == size
+            }
+            made.add_row(name, *(f"{means[column]:.1f}" if column in means else "" for column in COLUMNS))
+        show(made)
+    made = table(
+        "pooled differences of macro F1", ("labels", "difference"), ("mean", "95 % interval", "better", "worse")
+    )
+    for one in found["comparisons"]:
+        low, high = one["pooled"]["interval"]
+        intervals = [task["interval"] for task in one["tasks"].values()]
+        better, worse = sum(a > 0 for a, _ in intervals), sum(b < 0 for _, b in intervals)
+        name = f"{one['other']} - {one['first']}"
+        mean = one["pooled"]["mean"]
+        made.add_row(str(one["labels"]), name, f"{mean:+.2f}", f"{low:+.2f} to {high:+.2f}", str(better), str(worse))
+    show(made)
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(
+        prog="domain-ft bench adaptation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, metavar="DIR", help="the public data sets; without it, bundled tasks only")
+    parser.add_argument("--base", default="minilm", help="the model to adapt")
+    parser.add_argument("--recipe", default="", help="options of domain-ft adapt, in one argument")
+    parser.add_argument("--adapted", action="append", default=[], metavar="FIELD=RUN", help="use this run for a field")
+    parser.add_argument("--method", default="head", choices=("head", "lora", "full"), help="how tasks are learned")
+    parser.add_argument("--balance", default="none", choices=("none", "weights"), help="class weights of the probe")
+    parser.add_argument("--layer", type=int, default=-1, help="the layer of the probe's features; the last is -1")
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="numbers of labels")
+    parser.add_argument("--draws", type=int, default=DRAWS, help="draws of labels")
+    parser.add_argument("--only", nargs="+", default=[], metavar="TASK", help="only these tasks")
+    parser.add_argument("--work", type=Path, default=Path("benchmark-runs/adaptation"), help="where work is kept")
+    parser.add_argument("--output", type=Path, default=RESULTS / "adaptation.json", help="the JSON")
+    args = parser.parse_args()
+    tasks = development_tasks(args.data, args.only)
+    adapted = adapted_models(args, development_tasks(args.data) if args.only else tasks)
+    scores = (probe_scores if args.method == "head" else fine_tuned_scores)(tasks, adapted, args)
+    options = {name: getattr(args, name) for name in ("base", "recipe", "method", "draws", "layer", "balance")}
+    found = {"when": time.strftime("%Y-%m-%d"), **machine(), **options, **summary(scores)}
+    write_json(found, args.output)
+    show_scores(found)
+
+
+if __name__ == "__main__":
+    main()
