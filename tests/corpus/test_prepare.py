@@ -390,6 +390,7 @@ def test_progress_is_told(tmp_path: Path) -> None:
     assert (label, 100, None) in seen and (label, 250, 250) in seen
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 def test_the_legal_corpus_does_not_leak() -> None:
     """2,310 licences, most of them in families of near copies."""

@@ -55,6 +55,7 @@ def assert_right(
     return actual
 
 
+@pytest.mark.slow
 @given(
     rows=st.integers(0, 9),
     classes=WIDTHS,

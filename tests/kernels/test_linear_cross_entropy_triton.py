@@ -343,6 +343,7 @@ def test_skipped_tiles_stay_within_their_bound(needs: list[bool], reduction: str
         assert torch.equal(exact[2], skipped[2])
 
 
+@pytest.mark.slow
 def test_nothing_is_skipped_at_zero_but_what_is_zero() -> None:
     tensors, target = make(140, 300, 24)
     for reduction in ("sum", "none"):

@@ -175,6 +175,7 @@ def test_two_runs_are_equal_to_the_last_bit() -> None:
 # In bounds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "dropout_p"), [((3, 20), 0.3), ((70, 1), 0.0)])
 def test_memory(ranks: tuple[int, ...], dropout_p: float) -> None:
     """Odd sizes, gaps between the rows of x, W and g: no access outside of them, every output written."""

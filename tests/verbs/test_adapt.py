@@ -308,6 +308,7 @@ def test_a_pass_is_chosen_by_the_free_memory_and_settled(tmp_path: Path, monkeyp
     assert (stored.tokens_per_micro_batch, stored.activation_checkpointing) == (464, "off")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", ["auto", "on"])
 def test_a_resumed_run_keeps_its_passes_whatever_is_free_by_then(
     checkpointing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -374,6 +375,7 @@ def test_checkpointing_a_model_without_layers_is_refused(tmp_path: Path, monkeyp
         adapt(settings(tmp_path, activation_checkpointing="on"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("short", [False, True])
 def test_estimate_measures_both_ways_and_leaves_nothing(
     short: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
