@@ -1,7 +1,7 @@
 """Records, fields and files of the input that a run did not read.
 
 Readers count them, and the verb writes the counts to result.json (`LeftOut.to_result`). The terminal and the report
-show both the same `sentences`, so that nothing is left out silently.
+show them in the same `sentences`, so that nothing is left out silently.
 """
 
 from __future__ import annotations

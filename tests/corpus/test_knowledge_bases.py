@@ -429,9 +429,9 @@ def test_a_list_of_two_labels_is_refused_where_one_is_wanted(hub: Any) -> None:
         ("reader = 'single-label'", "task 1 has no 'label_field', which the reader 'single-label' needs"),
         ("reader = 'relations'\nrelations = 'A'", "task 1 has no 'marks', which the reader 'relations' needs"),
         ("marks = {A = 'A'}", "task 1: 'marks' is only for the reader 'relations'"),
-        ("reader = 'relations'\nrelations = 'A'\nmarks = {}", "'marks' has 0 keys, where 1 or 2 are wanted"),
+        ("reader = 'relations'\nrelations = 'A'\nmarks = {}", "'marks' has 0 keys, where 1 or 2 are expected"),
         ("reader = 'relations'\nrelations = 'A'\nmarks = {A = ['A']}", "marks.A = ['A'], where types of entities"),
-        ("reader = 'relations'\nrelations = 'A'\nmarks = 'A'", "marks = 'A', where a table is wanted"),
+        ("reader = 'relations'\nrelations = 'A'\nmarks = 'A'", "marks = 'A', where a table is expected"),
     ],
 )
 def test_a_reader_of_a_hubs_rows_gets_the_keys_that_it_needs(tmp_path: Path, keys: str, problem: str) -> None:
