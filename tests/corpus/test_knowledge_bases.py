@@ -133,7 +133,7 @@ def changed(**fields: Any) -> dict[str, Any]:
         ),
         (changed(entities=[entity("a", "D", "flu", [[6, 9]])]), "entities[0].offsets", "which has 8 characters"),
         (changed(entities=[entity("a", "D", "flu", [])]), "entities[0].offsets", "the field is empty"),
-        (changed(entities=[entity("a", "D", "flu", [[4]])]), "entities[0].offsets", r"\[4\], where a list"),
+        (changed(entities=[entity("a", "D", "flu", [[4]])]), "entities[0].offsets", r"\[4\], where a pair"),
         (changed(entities=[entity("a", "D", "flu", [[7, 4]])]), "entities[0].offsets", "ends before it begins"),
         (changed(entities=[entity("a", "D", "", [[3, 4]])]), "entities[0].text", "has no text"),
         (changed(entities=[entity("a", "", "flu", [[4, 7]])]), "entities[0].type", "the field is empty"),
