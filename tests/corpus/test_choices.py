@@ -160,7 +160,7 @@ def test_what_nobody_chose_is_listed_and_not_learned(tmp_path: Path) -> None:
     assert len(learned(opened(path, rejects))) == 27
     assert [(one.line, one.reason.partition(": ")[2]) for one in rejects] == [
         (1, "nobody has annotated it"),
-        (2, "the annotation holds no choice"),
+        (2, "the annotation has no choice"),
         (3, "the annotator skipped it (was_cancelled)"),
     ]
     assert check(path) == ("examples", [])
@@ -173,7 +173,7 @@ def test_verdicts_of_prodigy_are_followed(tmp_path: Path) -> None:
     assert len(learned(opened(write(tmp_path / "a.jsonl", records), rejects))) == 28
     assert [one.line for one in rejects] == [4, 5]
     records[5]["accept"] = []
-    with pytest.raises(RecordError, match=r"holds no choice[^$]*line 6"):
+    with pytest.raises(RecordError, match=r"has no choice[^$]*line 6"):
         opened(write(tmp_path / "b.jsonl", records))
 
 

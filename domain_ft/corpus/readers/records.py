@@ -195,7 +195,7 @@ def json_records(path: Path, name: str, bad: BadRecords, columns: Columns | None
         bad.add(
             f"the file holds {kind_of(values)}, where a list of objects is expected",
             file=name,
-            fix="write a list of objects, an object of objects by their ids, or JSON lines (.jsonl), an object per line",
+            fix="write a list of objects, an object of objects by their ids, or JSON lines (.jsonl), one object a line",
         )
         return
     for number, value in dropping_doubled(enumerate(values, 1), name, bad):
