@@ -173,7 +173,7 @@ def test_verdicts_of_prodigy_are_followed(tmp_path: Path) -> None:
     assert len(learned(opened(write(tmp_path / "a.jsonl", records), rejects))) == 28
     assert [one.line for one in rejects] == [4, 5]
     records[5]["accept"] = []
-    with pytest.raises(RecordError, match=r"has no choice[^$]*line 6"):
+    with pytest.raises(RecordError, match=r"holds no choice[^$]*line 6"):
         opened(write(tmp_path / "b.jsonl", records))
 
 

@@ -127,7 +127,7 @@ def test_lists_of_0_and_1_want_names(tmp_path: Path, ending: str, bits: list[Any
     rows = [[no, yes, no], [yes, no, no], [yes, no, yes], [no, no, no]]
     path = write(tmp_path / f"x.{ending}", rows * 10)
     line = 2 if ending == "csv" else 1
-    with pytest.raises(CorpusError, match=rf"0 or 1 for each of 3 classes[^$]*line {line}[^$]*--label-names"):
+    with pytest.raises(CorpusError, match=rf"3 zeros and ones, one for each class[^$]*line {line}[^$]*--label-names"):
         opened(path)
     assert findings(path) == [("multi-hot", line)]
     with pytest.raises(CorpusError, match="2 names are given"):

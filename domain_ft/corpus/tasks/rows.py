@@ -62,7 +62,7 @@ class _Stored:
 
     @classmethod
     def in_folder(cls, folder: Path, key: str) -> _Stored:
-        """The files written by `encode`. Those with a record per example are memory-mapped; others are read in parts."""
+        """The files written by `encode`. Those with a record per example are memory-mapped, others read in parts."""
 
         def mapped(name: str, kind: npt.DTypeLike) -> npt.NDArray[Any]:
             return np.memmap(folder / name, dtype=kind, mode="r")

@@ -13,7 +13,7 @@ Indices = npt.NDArray[np.int64]
 
 
 def strata(targets: npt.NDArray[Any]) -> Indices:
-    """(examples,) the class of each example; for multi-label tasks its rarest, or the number of classes if it has none."""
+    """(examples,) the class of each example; in a multi-label task its rarest, or the number of classes if none."""
     if targets.ndim == 1:
         return targets.astype(np.int64)
     counts = targets.sum(axis=0)
