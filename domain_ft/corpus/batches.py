@@ -82,7 +82,7 @@ class PackedBatch:
         )
 
     def repeated(self, lengths: Sequence[int]) -> Self:
-        """For measuring memory: a micro-batch of sequences of these lengths, each a prefix of the only one in this."""
+        """For measuring memory: sequences of these lengths, each a prefix of this micro-batch's only sequence."""
         places = np.concatenate([np.arange(length) for length in lengths])
         return dataclasses.replace(self, **self._taken(places, np.zeros(len(lengths), dtype=np.int64), lengths))
 

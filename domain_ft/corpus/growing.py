@@ -52,7 +52,7 @@ class GrowingFiles:
             file.truncate(self._sizes[name])
 
     def append(self, data: Mapping[str, bytes | npt.NDArray[Any]], facts: dict[str, int]) -> None:
-        """Append to every file and replace `facts`. Every `commit_every` appends are committed."""
+        """Append to every file, and replace `facts`. Commits after every `commit_every` appends."""
         views = {
             name: memoryview(part) if isinstance(part, bytes) else np.ascontiguousarray(part).data
             for name, part in data.items()

@@ -125,9 +125,9 @@ def duplicate_groups(prints: Fingerprints, *names: Sequence[str], similarity: fl
 
 
 def all_similar_pairs(signatures: Signatures, threshold: float) -> tuple[Integers, npt.NDArray[np.float32]]:
-    """`similar_pairs`, which compares only neighbours, plus all other similar pairs of families of similar texts.
+    """`similar_pairs`, which compares only neighbours, plus the other similar pairs within each family.
 
-    Families of more than `_LARGEST_FAMILY` texts get no further pairs.
+    A family is a set of texts that are connected by pairs. For those of more than `_LARGEST_FAMILY`, nothing is added.
     """
     pairs, similarity = similar_pairs(signatures, threshold)
     families = connected(len(signatures), map(tuple, pairs.tolist()))

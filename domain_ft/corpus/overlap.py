@@ -19,7 +19,7 @@ LOOKED_THROUGH = 5_000_000  # characters of a corpus that are compared: enough t
 
 
 def shared_text(control: PreparedCorpus, corpus: PreparedCorpus) -> float:
-    """The share of the control's held-out documents of which half or more is in one document of the corpus.
+    """The share of the control's held-out documents that have half or more of their text in one document of `corpus`.
 
     About `LOOKED_THROUGH` characters of the corpus are compared, its held-out documents first. The result is cached.
     """

@@ -1,4 +1,4 @@
-"""Random orders of which a part is computed, so that the order of a whole large corpus is never in memory."""
+"""Computes parts of random orders, so that the order of a whole large corpus is never in memory."""
 
 from __future__ import annotations
 

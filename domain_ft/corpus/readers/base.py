@@ -152,7 +152,7 @@ class BadRecords:
         raise RecordError(reason, where=where, fix=(fix or "fix it") + advice)
 
     def leave_out(self, reason: str, *, file: str, line: int | None = None, field: str | None = None) -> None:
-        """Leave out a record because of a mark in it, such as its annotator's rejection. Never raises."""
+        """Leave out a record because of a mark in it, such as its annotator's rejection, whatever the policy."""
         self.sink(Reject(file, line, field, reason))
 
 
@@ -445,7 +445,7 @@ ID_NAMES = ("id", "_id", "uid", "uuid", "guid", "doc_id", "document_id", "record
 
 
 def usual_name(fields: Iterable[str], usual: Iterable[str]) -> str | None:
-    """The field with the first possible of some `usual` names, in upper or lower case; None if there is none.
+    """The field with the first of the `usual` names that occurs, ignoring case; None if there is none.
 
     >>> usual_name(["Label", "Text"], ("text", "sentence"))
     'Text'

@@ -44,7 +44,7 @@ _IDENTIFIERS = re.compile(
 _DEEPEST = 8  # levels of objects and lists that are examined
 _IDENTIFYING = 0.9  # if this share of the values are identifiers, the field holds NAMES
 _SENTENCE_WORDS = 4  # the fewest words of a sentence
-_SENTENCE_CHARACTERS = 20  # the fewest characters of one without spaces, in a script other than Latin
+_SENTENCE_CHARACTERS = 20  # the fewest characters of a sentence with fewer words, if not all are ASCII
 
 
 def what_fields_hold(records: Iterable[Mapping[str, Any]]) -> dict[str, Holds]:

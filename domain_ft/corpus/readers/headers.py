@@ -18,9 +18,9 @@ DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bar
 
 _LONGEST_NAME = 100  # characters of the name of a column; anything longer is a text
 _SENTENCE_WORDS = 5  # the fewest words of a sentence
-_SENTENCE_LETTERS = 20  # the fewest characters of one in a language without spaces
+_SENTENCE_CHARACTERS = 20  # the fewest characters of a sentence with fewer words, if not all are ASCII
 _SHARED = 0.9  # if this share of the rows have the same number of fields, and not that of the header, it is an error
-_MOST = 0.8  # a column is of one kind if this share of its cells are
+_MOST = 0.8  # a column is of a kind if at least this share of its cells are
 # A line with one of these names is a header, unless the name is also in a cell of the column.
 _USUAL = frozenset(
     [
@@ -118,9 +118,9 @@ def check_shape(header: Sequence[str], counts: Sequence[int], name: str) -> None
     if len(header) == 1:
         fix = "remove the lines above the header"
     elif usual == len(header) + 1:
-        fix = "put a field that holds the delimiter in double quotes; or give each column a name, the row numbers too"
+        fix = "put a field with the delimiter in it in double quotes; or name all columns, the row numbers too"
     else:
-        fix = "name each column in the first line, and put a field that holds the delimiter in double quotes"
+        fix = "name each column in the first line, and put a field with the delimiter in it in double quotes"
     raise CorpusError(
         f"the first line has {_fields(len(header))}, and the lines below it have {usual}: {listed(header)}",
         where=f"{name}, line 1",
@@ -168,7 +168,7 @@ def _is_sentence(cell: str) -> bool:
     """Whether a cell is a sentence, in any language. Questions are not, because surveys use them as column names."""
     if cell.endswith(("?", ":", "\uff1f", "\uff1a")):
         return False
-    return len(cell.split()) >= _SENTENCE_WORDS or (len(cell) >= _SENTENCE_LETTERS and not cell.isascii())
+    return len(cell.split()) >= _SENTENCE_WORDS or (len(cell) >= _SENTENCE_CHARACTERS and not cell.isascii())
 
 
 def _fields(count: int) -> str:

@@ -32,8 +32,8 @@ from domain_ft.corpus.readers.headers import DELIMITERS, check_header, check_is_
 from domain_ft.json_files import MARKING, Doubled, RepeatedKeyError, find_doubled
 
 _LARGEST_FIELD = 2**31 - 1  # the csv module's default of 131,072 characters is too little for a whole book
-_SWALLOWED = 5  # a record of more lines, of which each inner one looks like a record, has a stray quotation mark
-_MOST_LINES = 10_000  # the most inner lines that are checked for that
+_SWALLOWED = 5  # a record of more lines may be several records after a stray quotation mark, so it is checked
+_MOST_LINES = 10_000  # the most inner lines of a record that is checked for that
 
 
 def read_jsonl(path: Path, name: str, text_field: str | None, bad: BadRecords) -> Iterator[SourceDocument]:
@@ -403,7 +403,7 @@ def _valid_rows(
             yield RawRecord(row.line, dict(zip(header, fields, strict=True)))
         elif fields:
             reason = f"the record has {len(fields)} fields, where the header has {len(header)}"
-            fix = "put a field that has the delimiter in it in double quotes, and keep the delimiters of empty fields"
+            fix = "put a field with the delimiter in it in double quotes, and keep the delimiters of empty fields"
             bad.add(reason, file=name, line=row.line, fix=fix)
 
 

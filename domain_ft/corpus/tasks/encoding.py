@@ -102,7 +102,7 @@ class Templates:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast) -> Templates:
-        """Derived from what the tokenizer's post-processor makes of short texts.
+        """The layouts that the tokenizer's post-processor gives short texts.
 
         Raises:
             CorpusError: the tokenizer gives no tokens for any text.
