@@ -293,7 +293,7 @@ def test_a_full_disk_is_said_and_what_was_read_is_kept(
 
 def test_a_text_that_is_of_no_use_leaves_nothing(tmp_path: Path, own_cache: Path) -> None:
     path = write(tmp_path, ["one short text"])
-    with pytest.raises(CorpusError, match="holds a single text"):
+    with pytest.raises(CorpusError, match="has a single text"):
         ready(path)
     path.write_text("nonsense")
     with pytest.raises(RecordError):

@@ -138,7 +138,7 @@ def test_what_is_read_whole_is_refused_where_it_is_too_large(
     monkeypatch.setattr(base, "LARGEST_WHOLE", len(content))
     assert texts(path) == TEXTS
     monkeypatch.setattr(base, "LARGEST_WHOLE", len(content) - 1)
-    with pytest.raises(RecordError, match=f"a file of this kind is read whole[^$]*{fix}"):
+    with pytest.raises(RecordError, match=f"a file of this kind is read as a whole[^$]*{fix}"):
         texts(path)
 
 
@@ -190,8 +190,8 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
     "empty text": ("a.txt", b"", ["the file is empty", "a.txt"]),
     "empty jsonl": ("a.jsonl", b"\n", ["the file is empty"]),
     "empty csv": ("a.csv", b"", ["the file is empty"]),
-    "empty parquet": ("a.parquet", b"", ["no sound Parquet file"]),
-    "no parquet": ("a.parquet", b"PAR1 nonsense", ["no sound Parquet file"]),
+    "empty parquet": ("a.parquet", b"", ["not a valid Parquet file"]),
+    "no parquet": ("a.parquet", b"PAR1 nonsense", ["not a valid Parquet file"]),
     "binary text": ("a.txt", b"\x7fELF\0\0", ["binary file"]),
     "binary jsonl": ("a.jsonl", b"\x7fELF\0\0", ["binary file"]),
     "utf-16": ("a.txt", "text".encode("utf-16"), ["UTF-16", "iconv -f UTF-16"]),
@@ -207,8 +207,8 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
         b'{"text": "a"}\n{"text": "b"}\n{"text": c}\n',
         ["broken JSON: Expecting value at column 10", "a.jsonl, line 3"],
     ),
-    "json that is no object": ("a.jsonl", b"[1]\n", ["a list, where an object is wanted", "line 1"]),
-    "json that is no list": ("a.json", b'{"a": 5}', ["an object, where a list of objects is wanted"]),
+    "json that is no object": ("a.jsonl", b"[1]\n", ["a list, where an object is expected", "line 1"]),
+    "json that is no list": ("a.json", b'{"a": 5}', ["an object, where a list of objects is expected"]),
     "field missing": ("a.jsonl", b'{"text": "a"}\n{"txt": "b"}\n', ["missing", 'line 2, field "text"', "--text-field"]),
     "field no text": ("a.jsonl", b'{"text": "a"}\n{"text": 5}\n', ["holds a number, not text", 'line 2, field "text"']),
     "field null": ("a.jsonl", b'{"text": "a"}\n{"text": null}\n', ["holds null, not text"]),
@@ -228,7 +228,7 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
         b'{"text": "a"}\n{"text": "b", "text": "c", d\n',
         ["broken JSON: Expecting property name", "line 2"],
     ),
-    "id twice": ("a.json", b'{"x": {"text": "a"}, "x": {"text": "b"}}', ["the id 'x' is given to two records"]),
+    "id twice": ("a.json", b'{"x": {"text": "a"}, "x": {"text": "b"}}', ["two records have the id 'x'"]),
     "cut gzip": ("a.txt.gz", gzip.compress(b"text" * 1000)[:-20], ["gzip data is damaged"]),
     "cut zstandard": ("a.txt.zst", pa.compress(b"text" * 1000, codec="zstd", asbytes=True)[:-5], ["Truncated"]),
     "cut xz": ("a.txt.xz", lzma.compress(b"text" * 1000)[:-20], ["xz data is damaged"]),

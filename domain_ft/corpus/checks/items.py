@@ -151,7 +151,7 @@ _KINDS = {
     "no records": "empty-file",
     "there is no label": "no-label",
     "the field holds": "wrong-type",
-    "an object is wanted": "broken-record",
+    "an object is": "broken-record",
     "columns": "broken-record",
     "fields, where the header": "broken-record",
     "repeats the header": "broken-record",
