@@ -25,7 +25,7 @@ class TokenLengths:
     Args:
         tokenizer: of the model.
         max_length: maximum tokens of an example.
-        cuts: whether the end of a longer text is cut; otherwise it is split into several sequences, which is fine.
+        cuts: whether the end of a longer text is cut; otherwise it is split into several sequences, without loss.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int, *, cuts: bool = True) -> None:

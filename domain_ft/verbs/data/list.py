@@ -27,7 +27,7 @@ def print_inventory(inventory: Inventory, console: Console) -> None:
     console.print("--task takes a task of a corpus, such as legal/license-category.")
     console.print("--corpus also takes a file, a folder, a recipe (.toml) or hf:ID.")
     console.print("--model also takes a folder, a run or a Hub id.")
-    console.print("domain-ft data show CORPUS shows what is in one.")
+    console.print("domain-ft data show CORPUS shows what a corpus contains.")
 
 
 def _print_entry(
