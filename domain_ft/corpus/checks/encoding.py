@@ -24,7 +24,7 @@ def encoding_faults(text: str) -> Iterator[tuple[str, str]]:
     halves = _SURROGATES.findall(text)
     if halves:
         half = f"\\u{ord(halves[0]):04x}"
-        yield "half-character", f"it contains half of a character ({half}, a lone surrogate), which has no UTF-8 form"
+        yield "half-character", f"it contains half of a character ({half}, a lone surrogate), which UTF-8 cannot encode"
         text = _SURROGATES.sub(LOST, text)
     for line in text.split("\n"):
         fixed = _fixed(line)

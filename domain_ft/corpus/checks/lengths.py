@@ -93,7 +93,7 @@ class TokenLengths:
         return learned
 
     def statistics(self) -> dict[str, Any]:
-        """The counts of all records."""
+        """The distributions of token counts, and how much is too long."""
         over = {"max_length": self.max_length, "examples": self.long, "tokens_cut": self.cut}
         if not self.answers.values:
             return {"text_tokens": self.examples.summary(), "over_long": over}

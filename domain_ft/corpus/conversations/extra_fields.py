@@ -61,7 +61,7 @@ def preference_fault() -> Fault:
         "preference-pair",
         "chosen",
         "the record holds a chosen and a rejected answer: instruct does not learn preferences (a verb for preference "
-        "tuning is coming); to learn only the chosen answers, if they are text, name the fields: "
+        "tuning is planned); to learn only the chosen answers, if they are text, name the fields: "
         "--prompt-field F --answer-field chosen",
     )
 

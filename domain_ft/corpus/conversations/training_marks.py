@@ -46,7 +46,7 @@ _WORDS: Mapping[str, tuple[Collection[str], Collection[str]]] = {
     **dict.fromkeys(_THUMBS, (_DOWN, _UP)),
     **dict.fromkeys(PREFERENCES, (_UNDESIRED, _DESIRED)),
 }
-"""By field name, the words that reject an answer and those that accept it."""
+"""For each verdict field, the words that reject an answer and those that accept it."""
 
 _TRUE, _FALSE = ("true", "1", "1.0"), ("false", "0", "0.0")
 
@@ -161,7 +161,7 @@ def find_exclusion(
         if not good and name in PREFERENCES:
             reason = (
                 f"{name} marks the completion as bad (KTO), and instruct learns only good ones; "
-                "a verb for preference tuning is coming"
+                "a verb for preference tuning is planned"
             )
             return Fault("bad-completion", name, reason, error=False)
         if not good:
@@ -171,7 +171,7 @@ def find_exclusion(
 
 
 def _check_marks_of_turns(fields: Mapping[str, Any], read: set[str], faults: Faults) -> None:
-    """Report lists of marks outside the turns; accept NeMo's `mask: User`."""
+    """Report marks of turns that are given outside the turns. NeMo's `mask: User` is accepted."""
     for name in (*_LEARNED, *_NOT_LEARNED, *_OF_PARTS):
         value = fields.get(name)
         # `loss` may hold a curve, and `training` a description.

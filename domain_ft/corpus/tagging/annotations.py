@@ -172,7 +172,7 @@ def _label_studio(task: Mapping[str, Any], text_field: str | None) -> Outcome:
         return Refused("Label Studio: the result of an annotation is not a list of objects", name)
     if any(result.get("type") == "hypertextlabels" for result in _results(task)):
         fix = "label plain text (<Text>, not <HyperText>), or write text and entities as JSON lines"
-        return Refused("Label Studio: the entities are marked in HTML, whose offsets are not read", name, fix)
+        return Refused("Label Studio: the entities are marked in HTML, which is not supported", name, fix)
     chosen = next((annotation for annotation in kept if annotation.get("ground_truth")), kept[0])
     entities = _entities(chosen)
     if not chosen.get("ground_truth") and any(_span_keys(_entities(one)) != _span_keys(entities) for one in kept):

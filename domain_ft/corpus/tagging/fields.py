@@ -1,4 +1,4 @@
-"""The fields of JSON records that hold text, words, tags and spans. All records of a file use the same ones."""
+"""The fields of JSON records that hold text, words, tags and spans. The field of spans is the same in a whole file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _USUAL: Mapping[Role, tuple[str, ...]] = {
     "spans": SPANS_FIELDS,
 }
 
-_NO_SPANS = ("tokens", "words", "relations", "sentences", "sents")  # lists with offsets that are not entities
+_NO_SPANS = ("tokens", "words", "relations", "sentences", "sents")  # fields with lists of offsets that are not entities
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def _normalised(text: str) -> str:
 def likely_causes(claims: Sequence[Claim], others: Sequence[Claim] = ()) -> tuple[list[Cause], int]:
     """The ways to count that explain most of the claims, the simplest first, and the number that they explain.
 
-    There is more than one only if a shift of the offsets and another form of the text explain the claims equally well.
+    After the simplest one, only those without a shift that explain as many claims are listed.
 
     Args:
         claims: spans whose text differs from the text at their offsets.

@@ -229,7 +229,7 @@ def _table(path: Path, name: str, fields: TagFields, bad: BadRecords) -> Iterato
 def _conll_sentences(
     path: Path, name: str, fields: TagFields, bad: BadRecords, left: LeftOut, notes: list[str]
 ) -> list[Sentence]:
-    """The sentences of a file of columns. A blank line ends a sentence, a -DOCSTART- line a document."""
+    """The sentences of a file of columns. A blank line ends a sentence; a -DOCSTART- line begins a document."""
     documents = 0
     sentences = []
     blocks = list(conll_blocks(path, name, bad))
@@ -237,7 +237,7 @@ def _conll_sentences(
     notes += [layout.note] if layout.note else []
     for block in blocks:
         sentence = Sentence([], [], [], "", "")
-        unreadable = False  # whether a line could not be read, so that the whole sentence is left out
+        unreadable = False  # whether a line is unreadable, so that the sentence is left out
         ranges: list[tuple[int, range]] = []  # CoNLL-U range lines with an entity tag
         tagged: set[str] = set()  # the numbers of words with an entity tag
         for number, line in block.sentence:

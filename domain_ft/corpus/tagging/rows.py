@@ -99,7 +99,7 @@ class TextEncoder:
         self._backend = plain_backend(tokenizer)
 
     def encode(self, texts: Iterable[tuple[str, Sequence[Bounds] | None]]) -> Iterator[EncodedText]:
-        """Encode each (text, words), in order. They are tokenised in batches of a thousand."""
+        """Encode each (text, words) in order, in batches of a thousand. `words` is None for plain text."""
         texts = iter(texts)
         while batch := list(itertools.islice(texts, _BATCH)):
             encodings = self._backend.encode_batch([text for text, _ in batch], add_special_tokens=False)

@@ -256,6 +256,6 @@ def _print_repaired(repaired: Repaired, console: Console) -> None:
 
 
 def _counts(counts: Mapping[str, int]) -> str:
-    """Such as `en 190, ja 3`, the most frequent first."""
+    """Counts on one line, the most frequent first, such as `en 190, ja 3`."""
     ordered = sorted(counts.items(), key=lambda pair: -pair[1])
     return ", ".join(f"{name} {count:,}" for name, count in ordered)

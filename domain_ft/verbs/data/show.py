@@ -23,7 +23,7 @@ from domain_ft.progress import Progress
 from domain_ft.report.plain import plain
 from domain_ft.training.progress import ProgressDisplay
 from domain_ft.verbs.data.inventory import SourceEntry, TaskEntry, corpus_entry
-from domain_ft.verbs.data.list import _source_line, _task_line
+from domain_ft.verbs.data.list import source_line, task_line
 from domain_ft.verbs.data.printing import facts_table, new_console, spell_counts
 from domain_ft.verbs.data.settings import DataShowSettings
 from domain_ft.verbs.groups import TokenOptions
@@ -169,7 +169,7 @@ def print_view(view: CorpusView, console: Console) -> None:
     if view.tasks:
         console.print(plain("Tasks", style="bold"))
         for task in view.tasks:
-            console.print(Padding(Group(plain(_task_line(task)), _task_card(task)), (0, 0, 1, 2)))
+            console.print(Padding(Group(plain(task_line(task)), _task_card(task)), (0, 0, 1, 2)))
     console.print(plain("Documents", style="bold"))
     console.print(Padding(_reading(view), (0, 0, 0, 2)))
     console.print(Padding(_splits(view), (0, 0, 0, 2)))  # the table begins and ends with an empty line
@@ -190,7 +190,7 @@ def _origin(view: CorpusView) -> RenderableType:
             "licence": view.licence,
             "cite": view.citation,
             "language": "" if view.language == "und" else view.language,
-            "from": "\n".join(map(_source_line, view.sources)),
+            "from": "\n".join(map(source_line, view.sources)),
         }
     )
 
@@ -201,7 +201,7 @@ def _task_card(task: TaskEntry) -> RenderableType:
             "asks": task.description,
             "licence": task.licence,
             "cite": task.citation,
-            "from": _source_line(task.source),
+            "from": source_line(task.source),
             "split": task.split,
             "weak": task.weaknesses,
             "scores": task.scores,
@@ -263,7 +263,7 @@ def _histogram(bins: Sequence[tuple[int, int, int]]) -> Table:
 
 
 def _bar(share: float) -> str:
-    """A bar of `share` of the full width, in eighths of a character; at least one eighth for anything above zero."""
+    """A bar of `share` of the full width, in eighths of a character; at least one eighth if `share` is above 0."""
     eighths = max(round(share * BAR_WIDTH * 8), 1 if share > 0 else 0)
     return "█" * (eighths // 8) + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths % 8]
 
