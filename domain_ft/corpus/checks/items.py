@@ -135,9 +135,9 @@ class _Collecting(BadRecords):
 # Part of a reader's message -> the kind of the finding. The first match counts. Messages about tags come early, because
 # they quote a word of the text, which may contain any of the other parts.
 _KINDS = {
-    "a span says that it is": "contradicting-span",
-    "differ in case": "label-spelling",
-    "is no tag": "bad-tag",
+    "the text of a span is": "contradicting-span",
+    "differ only in case": "label-spelling",
+    "is not a tag": "bad-tag",
     "an entity begins with": "bad-tag",
     "is not ended": "bad-tag",
     "UTF-8": "not-utf8",
@@ -214,7 +214,7 @@ def tag_items(path: Path, name: str, fields: TagFields, bad: BadRecords, left: L
     about += [Finding(None, one.file, "unread-file", f"{one.file} is not read: {one.reason}") for one in left.files]
     for names in spelling_variants(span.label for text in texts for span in text.spans):
         listed = ", ".join(f"'{label}'" for label in names)
-        bad.add(f"entity types differ in case, blanks, _ or - only: {listed}", file=name)
+        bad.add(f"entity types differ only in case, spaces, _ or -: {listed}", file=name)
     for text in texts:
         labels = tuple(span.label for span in text.spans)
         marked = ";".join(f"{span.start}-{span.end}:{span.label}" for span in text.spans)

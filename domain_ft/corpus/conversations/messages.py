@@ -62,7 +62,7 @@ def read_turns(value: Any, place: str, faults: Faults) -> list[Placed]:
         faults: receives the faults of the list and of each message.
     """
     if not isinstance(value, list | tuple):
-        faults.error("wrong-type", place, f"the field holds {kind_of(value)}, where a list of messages is wanted")
+        faults.error("wrong-type", place, f"the field holds {kind_of(value)}, where a list of messages is expected")
         return []
     if not value:
         faults.error("no-messages", place, "the list of messages is empty")
@@ -165,7 +165,7 @@ def to_chat(conversation: Conversation) -> dict[str, Any]:
 def _turn(message: Any, place: str, faults: Faults) -> Turn | None:
     """The turn of a message; None if the message is not an object or its role is unknown."""
     if not isinstance(message, Mapping):
-        faults.error("wrong-type", place, f"the message is {kind_of(message)}, where an object is wanted")
+        faults.error("wrong-type", place, f"the message is {kind_of(message)}, where an object is expected")
         return None
     # Parquet has nulls for absent fields.
     message = {name: value for name, value in message.items() if value is not None}
@@ -252,7 +252,7 @@ def _content(value: Any, place: str, faults: Faults) -> str | None:
     for number, part in enumerate(value):
         here = f"{place}[{number}]"
         if not isinstance(part, Mapping):
-            faults.error("wrong-type", here, f"the part is {kind_of(part)}, where an object is wanted")
+            faults.error("wrong-type", here, f"the part is {kind_of(part)}, where an object is expected")
         elif part.get("type") not in _TEXT_PARTS:
             reason = f"a part of type '{str(part.get('type'))[:40]}' cannot be learned from: only text can"
             faults.error("unsupported-part", here, reason)
@@ -288,7 +288,7 @@ def _calls(message: Mapping[str, Any], role: Role | None, place: str, faults: Fa
         faults.error("bad-tool-call", place, f"only the assistant calls tools, and this turn is the {role}'s")
         return ()
     if not isinstance(value, list):
-        faults.error("bad-tool-call", place, f"the field holds {kind_of(value)}, where a list of calls is wanted")
+        faults.error("bad-tool-call", place, f"the field holds {kind_of(value)}, where a list of calls is expected")
         return ()
     calls = [_call(call, f"{place}[{number}]", faults) for number, call in enumerate(value)]
     return tuple(call for call in calls if call is not None)
@@ -308,7 +308,7 @@ def _call(call: Any, place: str, faults: Faults) -> Mapping[str, Any] | None:
             faults.error("bad-tool-call", f"{place}.function.arguments", f"the arguments are not valid JSON: {error}")
             return None
     if not isinstance(arguments, Mapping):
-        reason = f"the arguments are {kind_of(arguments)}, where an object is wanted"
+        reason = f"the arguments are {kind_of(arguments)}, where an object is expected"
         faults.error("bad-tool-call", f"{place}.function.arguments", reason)
         return None
     identity = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
