@@ -357,7 +357,7 @@ def test_files_that_are_missing_or_broken(adapter: Path) -> None:
     (adapter / ADAPTER_CONFIG).write_text(config[:20])
     refused("not JSON")
     (adapter / ADAPTER_CONFIG).write_text("[]")
-    refused("where a JSON object is wanted")
+    refused("where a JSON object is expected")
     (adapter / ADAPTER_CONFIG).write_text(json.dumps({k: v for k, v in json.loads(config).items() if k != "r"}))
     refused("lacks r")
     (adapter / ADAPTER_CONFIG).unlink()
