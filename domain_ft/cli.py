@@ -333,7 +333,7 @@ def _with_dashes(words: Sequence[str]) -> list[str]:
         return list(words)
     known = checking.options(verb.settings)
     takes_value = {option.flag for option in known if option.kind is not bool} | {"--config", "--set"}
-    alone = next((option.flag for option in known if option.name in verb.settings.positional), None)
+    positional = next((option.flag for option in known if option.name in verb.settings.positional), None)
     joined: list[str] = list(words[: len(verb.words)])
     rest = list(words[len(verb.words) :])
     while rest:
@@ -345,8 +345,8 @@ def _with_dashes(words: Sequence[str]) -> list[str]:
             joined.append(f"{word}={rest.pop(0)}")
         elif word in takes_value and following and not following.startswith("-"):
             joined += [word, rest.pop(0)]
-        elif alone and word.startswith("-") and word != "-h" and not _OPTION.fullmatch(word):
-            joined.append(f"{alone}={word}")
+        elif positional and word.startswith("-") and word != "-h" and not _OPTION.fullmatch(word):
+            joined.append(f"{positional}={word}")
         else:
             joined.append(word)
     return joined
@@ -413,7 +413,7 @@ def _settings(
     unread = any(found and not layer for layer, found in files)
 
     def missing(option: checking.Option) -> str | None:
-        """None if the value may be in a file that could not be read, or was lost to another error."""
+        """The message, or None if the value may be in a file that could not be read, or has an error of its own."""
         if unread or option.flag in faults:
             return None
         if option.name not in cls.positional:
@@ -496,8 +496,8 @@ def _fixable(error: Exception) -> str | None:
         return str(error)
     from domain_ft.storage import storage_error  # imports filelock, which nothing else here needs
 
-    told = storage_error(error)
-    return None if told is None else str(told)
+    explained = storage_error(error)
+    return None if explained is None else str(explained)
 
 
 def _bug(debug: bool) -> int:

@@ -2,8 +2,7 @@
 
 `minilm` has no masked-LM head; one is fitted to its frozen body (`mlm_head`) on training text of the embedded corpora,
 an equal share of each, so that the base is the same for all of them. `smollm2` is a GGUF file, and is converted
-(`models.gguf`). This package may import `models` and `corpus`, but `models` does not import it, so that loading a model
-prepares no corpus.
+(`models.gguf`). `models.base.load` does not import this package, so it never prepares a corpus.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class AnswerScores:
         if not answers or len({len(answers), len(references), len(tokens), len(stopped)}) != 1:
             raise ValueError(
                 f"{len(answers)} answers, {len(references)} references, {len(tokens)} numbers of tokens and "
-                f"{len(stopped)} ends: there must be as many of each, and at least one"
+                f"{len(stopped)} values of `stopped`: there must be as many of each, and at least one"
             )
         pairs = list(zip(answers, references, strict=True))
         values: dict[str, Sequence[float]] = {

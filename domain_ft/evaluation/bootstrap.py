@@ -87,7 +87,7 @@ def difference(
     """How much higher the loss of `after` is than that of `before`, with intervals; negative is better.
 
     Returns:
-        `loss` (nats a token) with `interval`, `bits_per_byte` with `bits_per_byte_interval`, then `level`, `documents`,
+        `loss` (nats per token) with `interval`, `bits_per_byte` with `bits_per_byte_interval`, `level`, `documents`,
         `resamples` and `few_documents`. `loss` and `interval` are None if the models scored different numbers of tokens
         (another tokenizer): then only bits per byte can be compared. Intervals are None for fewer than `FEWEST_UNITS`
         documents.

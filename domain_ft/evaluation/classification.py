@@ -257,8 +257,7 @@ def _f1_interval(score: float, units: int, level: float) -> list[float] | None:
     """[low, high] of a class's F1; None if no unit has the class as its target or prediction.
 
     F1 = 2 J / (1 + J), where J = TP / (TP + FP + FN) is a proportion, which has Wilson's interval (1927). Unlike the
-    bootstrap it is meaningful for a class of five examples that are all correct. It is that of a number of sources, not
-    examples.
+    bootstrap it is meaningful for a class of five examples that are all correct. Its trials are sources, not examples.
     """
     if not units:
         return None

@@ -145,8 +145,7 @@ def logit_tail(config: PretrainedConfig) -> LogitTail:
 
 
 def attention_targets(model: PreTrainedModel) -> tuple[str, ...]:
-    """The targets of `--targets attention`: from the table, else every linear layer with `attn` or `attention` in its
-    path.
+    """The targets of `--targets attention`: from the table, else all linear layers with attn or attention in the path.
 
     Raises:
         ModelError: the architecture is not in the table and has no such layer.

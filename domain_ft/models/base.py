@@ -397,7 +397,7 @@ def model_code(model: PreTrainedModel, name: str) -> AbstractContextManager[None
     """Inside the block, an exception of transformers' model code becomes a `ModelError` that says so."""
     return guarded(
         f"the model's own code ({type(model).__module__}.{type(model).__name__}) failed on a short input of '{name}'",
-        fix="check its config.json; if transformers without domain-ft fails too, the fault is in the model or there",
+        fix="check its config.json; if transformers alone fails too, the fault is in the model or in transformers",
     )
 
 
@@ -407,9 +407,7 @@ def failed_with(failures: Sequence[Exception]) -> str:
 
 
 def trial_sequences(model: PreTrainedModel, longest: int) -> list[Tensor]:
-    """A few sequences of random tokens, of unequal lengths. Without padding tokens, which some models do not count as
-    positions.
-    """
+    """A few sequences of random tokens, of unequal lengths; no padding tokens, which some models give no position."""
     generator = torch.Generator().manual_seed(0)
     usable = _usable_tokens(model)
     lengths = [min(length, longest) for length in (7, 23, 23, 1, 12)]

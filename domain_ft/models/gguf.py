@@ -136,7 +136,7 @@ def _name(name: str, path: Path) -> str:
     match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", name)
     if match is None or match[2] not in _IN_BLOCK:
         raise ModelError(
-            f"the GGUF file holds a weight that a llama does not have: {name}.",
+            f"the GGUF file has a weight that a llama does not have: {name}.",
             where=str(path),
             fix="give the model in transformers' format, with safetensors",
         )

@@ -283,9 +283,7 @@ def has_lora(model: nn.Module) -> bool:
 def refuse_adapted(model: nn.Module) -> None:
     """Raise for a model that has LoRA layers already."""
     if has_lora(model):
-        raise ModelError(
-            "the model has LoRA layers already", fix="merge them and take them out: merge_and_unload(model)"
-        )
+        raise ModelError("the model has LoRA layers already", fix="merge and remove them: merge_and_unload(model)")
 
 
 def lora_of(model: nn.Module) -> LoraModel:

@@ -149,7 +149,7 @@ def read_config(folder: Path, name: str) -> PretrainedConfig:
 
 
 def _nearest_types(kind: str) -> str:
-    """The nearest known type, or examples; the full list would be too long."""
+    """A hint with the nearest known type, or with two examples; the full list would be too long."""
     close = difflib.get_close_matches(kind, CONFIG_MAPPING_NAMES, n=1, cutoff=0.75)
     return f"did you mean '{close[0]}'?" if close else "bert and llama are two"
 

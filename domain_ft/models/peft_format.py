@@ -369,7 +369,7 @@ def _check_types(settings: dict[str, Any], folder: Path) -> None:
     for key, (fits, expected) in _TYPES.items():
         value = settings.get(key)
         if value is not None and not fits(value):
-            problems.append(f"{key} is {expected}, not {value!r:.60}")
+            problems.append(f"{key} must be {expected}, not {value!r:.60}")
         elif key in _EXPRESSIONS and value:
             expressions = [value] if isinstance(value, str) else value if key != "target_modules" else []
             problems += [f"{key} holds {text!r}: {_malformed(text)}" for text in expressions if _malformed(text)]

@@ -97,7 +97,7 @@ class RunFolder:
         if not run.finished:
             raise SettingsError(
                 f"'{path}' holds no finished run (no result.json)",
-                fix="give the folder that `domain-ft adapt --output` wrote"
+                fix="give the folder of a finished run"
                 + ("; this run can be continued with --resume" if run.config.is_file() else ""),
             )
         return run

@@ -119,7 +119,7 @@ def save_checkpoint(
     if not write:
         return target
     try:
-        if target.exists():  # damaged, and of the same step, from before the resume
+        if target.exists():  # a damaged one of the same step, from before the run was resumed
             shutil.rmtree(target)
         with new_folder(target) as temporary:
             save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})

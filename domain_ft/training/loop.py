@@ -52,7 +52,7 @@ from domain_ft.training.schedule import learning_rate_factor
 from domain_ft.training.sharding import Shards, gathered, unsharded
 
 METRIC_LINES = 2000
-"""The approximate limit of lines in metrics.jsonl, however long the run."""
+"""A run of more steps logs every k-th step, so that metrics.jsonl has between this many and twice as many lines."""
 
 
 class Steps(Protocol):
@@ -179,7 +179,7 @@ def train(
         accelerator: device, precision and processes.
         checkpoints: the folder of the checkpoints.
         display: the terminal.
-        log: takes each line of metrics.jsonl.
+        log: called with each line of metrics.jsonl.
         sharded: shard the weights over the processes (FSDP2) instead of replicating them (DDP). `base.model` is then
             another object afterwards, unsharded again.
         resume: continue from the newest complete checkpoint; start from step 0 if there is none.

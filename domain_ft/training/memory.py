@@ -46,14 +46,13 @@ LARGEST_MICRO_BATCH: dict[str, float] = {"cpu": 4096, "cuda": math.inf}
 """In tokens. Larger micro-batches are slower on a CPU, whose caches cannot hold the activations."""
 
 ENOUGH = {"cpu": (1024, 2 * 2**30), "cuda": (math.inf, math.inf)}
-"""Tokens and bytes. Beyond both, a larger micro-batch is no faster on a CPU, and only takes memory from other programs.
-"""
+"""Tokens and bytes. Beyond both, a larger micro-batch is no faster on a CPU, and takes memory from other programs."""
 
 _HEAD_WORKSPACE = {"reference": 0, "torch": WORKSPACE_BYTES, "triton": STASH_BYTES}
 """The most bytes that the loss allocates inside its op, where they cannot be counted, by backend."""
 
 ATTENTION_WORKSPACE = 3 * BLOCK * torch.float32.itemsize
-"""The most bytes that a block of attention takes on a CPU (P, dP and dS), whatever the length of the sequences."""
+"""The most bytes that a block of attention allocates on a CPU (P, dP and dS), whatever the length of the sequences."""
 
 _COUNTED_LENGTH = 16
 _COUNTED_LENGTH_WITH_SCORES = 512
@@ -253,7 +252,7 @@ def measure_micro_batch(
         tokens.append(batch.tokens)
     for parameter in parameters:
         parameter.grad = None
-    if len(histories[0]) != len(histories[1]):  # the ops depend on the text: take the line through the peaks
+    if len(histories[0]) != len(histories[1]):  # the ops depend on the text: use the line through the peaks
         histories = [[max(history)] for history in histories]
     first, second = (np.array(history, dtype=np.float64) for history in histories)  # (ops,) each
     workspace = _HEAD_WORKSPACE[kernels] + (ATTENTION_WORKSPACE if base.device.type == "cpu" else 0)
@@ -303,7 +302,7 @@ def _storages(values: Any) -> Iterator[torch.UntypedStorage]:
     return (value.untyped_storage() for value in tree_leaves(values) if isinstance(value, Tensor))
 
 
-# --- What is free -----------------------------------------------------------------------------------------------------
+# --- Free memory ------------------------------------------------------------------------------------------------------
 
 
 def free_memory(device: torch.device) -> int:
@@ -335,7 +334,7 @@ def _control_groups(root: Path) -> Iterator[int]:
                 continue
             mounted, limit_name, usage_name, reclaimable = versions[controller]
             top = root / mounted
-            inner = top / path.lstrip("/")  # absent in a container, which sees its own group as the top
+            inner = top / path.lstrip("/")  # absent in a container, where the process's own group is the top
             for folder in (inner, *inner.parents):
                 limit, usage = _read(folder / limit_name).strip(), _read(folder / usage_name).strip()
                 if limit.isdigit() and usage.isdigit():

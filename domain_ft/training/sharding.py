@@ -51,7 +51,7 @@ class Shards:
         mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
         layers = repeated_layers(model)
         for unit in (*(layers if len(layers) > 1 else ()), root):  # ALBERT's one layer is called many times
-            fully_shard(unit, mesh=mesh).set_force_sum_reduction_for_comms(True)  # gloo knows no mean
+            fully_shard(unit, mesh=mesh).set_force_sum_reduction_for_comms(True)  # gloo cannot average
         assert isinstance(root, FSDPModule)
         return cls(root, model, empty)
 
@@ -78,7 +78,7 @@ def gathered(shards: Shards | None) -> Iterator[None]:
 
 
 def unsharded(tensor: Tensor) -> Tensor:
-    """A tensor unsharded. All processes must call this together."""
+    """`tensor`, unsharded. All processes must call this together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 

@@ -268,7 +268,7 @@ def test_other_methods_are_refused_by_name(kind: str | None, tmp_path: Path) -> 
     [
         ({"target_modules": ["embed_tokens", "q_proj"]}, "embed_tokens, whose weight is tied"),
         ({"target_modules": "(q_proj"}, "target_modules holds"),
-        ({"target_modules": 3}, "target_modules is an expression or a list of names, not 3"),
+        ({"target_modules": 3}, "target_modules must be an expression or a list of names, not 3"),
         ({"exclude_modules": "*"}, "exclude_modules holds"),
         ({"rank_pattern": {"[": 3}}, "rank_pattern holds"),
         ({"rank_pattern": [3]}, "rank_pattern is an object"),
