@@ -283,7 +283,7 @@ def test_other_methods_are_refused_by_name(kind: str | None, tmp_path: Path) -> 
         ({"trainable_token_indices": ["a"]}, "trainable_token_indices is a list"),
         ({"use_dora": "no"}, "use_dora is true or false"),
         ({"bias": "some"}, "bias is"),
-        ({"trainable_token_indices": {"lm_head": [3]}}, "only the input embedding"),
+        ({"trainable_token_indices": {"lm_head": [3]}}, "only those of the input embedding"),
         ({"target_modules": None}, "no target_modules(.|\\n)*copy the adapter_config.json"),
         ({"lora_alpha": None}, 'lacks lora_alpha(.|\\n)*field "lora_alpha"(.|\\n)*add the alpha of the training'),
         ({"r": None}, "lacks r(.|\\n)*add the rank of the weights"),
