@@ -248,9 +248,9 @@ def failing(error: BaseException) -> Verb:
         ),
         (IsADirectoryError(errno.EISDIR, "Is a directory", "/x/y"), 2, "error: /x/y cannot be opened: Is a directory"),
         (RuntimeError("I/O error: File too large (os error 27)"), 2, "error: a file cannot be written: File too large"),
-        (ZeroDivisionError("x / 0"), 1, "error: this is a bug of domain-ft: ZeroDivisionError: x / 0\n  do:"),
-        (FileNotFoundError(errno.ENOENT, "gone", "/x"), 1, "error: this is a bug of domain-ft: FileNotFoundError"),
-        (BrokenPipeError(), 1, "error: this is a bug of domain-ft: BrokenPipeError"),
+        (ZeroDivisionError("x / 0"), 1, "error: this is a bug in domain-ft: ZeroDivisionError: x / 0\n  do:"),
+        (FileNotFoundError(errno.ENOENT, "gone", "/x"), 1, "error: this is a bug in domain-ft: FileNotFoundError"),
+        (BrokenPipeError(), 1, "error: this is a bug in domain-ft: BrokenPipeError"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )

@@ -120,4 +120,4 @@ def test_a_pipe_of_ours_that_breaks_is_our_bug(
 
     run_instead(monkeypatch, "predict", run)
     assert cli.main(["predict", "--model", "m", "--input", "x"]) == 1
-    assert "bug of domain-ft" in capsys.readouterr().err
+    assert "bug in domain-ft" in capsys.readouterr().err

@@ -1,6 +1,6 @@
 """A digest of a model's files, to tell whether earlier answers are from the same model.
 
-It depends only on their contents: moving a folder keeps the digest, training again changes it.
+It depends only on the contents of the files: moving the folder keeps the digest, training again changes it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""AdamW over the trainable parameters: no decay on norms and biases, and LoRA+ as an option."""
+"""AdamW over the trainable parameters: no decay of norms and biases, and LoRA+ as an option."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def build_optimizer(
         parameters: names and parameters that train.
         learning_rate: the peak rate. Each parameter group has its peak under `peak_learning_rate`.
         weight_decay: decay of matrices; vectors (norms, biases, magnitudes) have none.
-        lora_plus_ratio: the learning rate of LoRA's B over that of the rest (LoRA+, Hayou et al. 2024).
+        lora_plus_ratio: the learning rate of LoRA's B and its bias over that of the rest (LoRA+, Hayou et al. 2024).
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in parameters:

@@ -455,11 +455,11 @@ def test_a_task_on_a_run_is_loaded_from_both(adapted: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("[]", "holds a list where a JSON object is wanted"),
+        ("[]", "holds a list where a JSON object is expected"),
         ("{", "not JSON"),
         ("{}", "has no 'kind'"),
         ('{"labels": ["a", 3], "several": false, "kind": "sequence"}', "the labels are not a list of names"),
-        ('{"labels": ["a", "b"], "several": false, "kind": ["sequence"]}', "holds a list where a text is wanted"),
+        ('{"labels": ["a", "b"], "several": false, "kind": ["sequence"]}', "holds a list where a text is expected"),
     ],
 )
 def test_a_task_file_that_is_no_such_thing_is_named(content: str, said: str, tmp_path: Path) -> None:
