@@ -1,4 +1,4 @@
-"""`domain-ft adapt`: continued pretraining on a field's text, with measures of what was gained and forgotten.
+"""`domain-ft adapt`: continue pretraining on a field's text, and measure what the model gained and forgot.
 
 corpus -> split -> rows of tokens -> score before -> train -> score after -> run folder
 
@@ -66,7 +66,11 @@ def adapt(settings: AdaptSettings) -> AdaptRun:
         log_notes(job, display)
         probes = _choose_probes(job)
         measured = measure_and_train(
-            job, folder, display, lambda _: answer(job.base, probes), known=lambda held_out: _base_scores(job, held_out)
+            job,
+            folder,
+            display,
+            lambda _: answer(job.base, probes),
+            cache_file=lambda held_out: _base_scores(job, held_out),
         )
         samples = side_by_side(probes, measured.samples_before, measured.samples_after)
         report = _report(job, folder, measured, samples, time.perf_counter() - began)
@@ -108,8 +112,8 @@ def log_notes(job: AdaptJob, display: ProgressDisplay) -> None:
 def _base_scores(job: AdaptJob, held_out: HeldOut) -> Path | None:
     """The cache file of an embedded base model's scores on `held_out`, named by a hash of all that they depend on.
 
-    Every run of `adapt` needs the same scores first, and computing them takes some ten seconds. None for any other base
-    model, whose weights may change, and with several processes, which must all score or none.
+    Runs of `adapt` on one corpus start with the same scores, which take some ten seconds to compute. None for any other
+    base model, whose weights may change, and for several processes, which must all score or all read the file.
     """
     if job.base.source not in EMBEDDED or job.machine.processes > 1:
         return None

@@ -25,7 +25,7 @@ def calibration(report: ClassifyReport) -> str:
     with drawing("calibration", 3.9, spoken) as (figure, rendered):
         axes = figure.subplots()
         axes.plot([0, 100], [0, 100], color=INK, linewidth=1, linestyle=(0, (4, 2)))
-        _draw_bins(axes, report.reliability["before"], CONTROL, "s", "as trained")
+        _draw_bins(axes, report.reliability["before"], CONTROL, "s", "no temperature")
         if found.get("temperature", 1.0) != 1.0:
             _draw_bins(axes, report.reliability["after"], DOMAIN, "o", f"temperature {found['temperature']:.2f}")
         axes.set_xlim(0, 102)

@@ -1,4 +1,4 @@
-"""`domain-ft instruct`: learn to answer from examples, with measures of what was gained and forgotten.
+"""`domain-ft instruct`: train a decoder to answer, and measure what it gained and forgot.
 
 conversations -> rendered -> rows of tokens -> score and answer before -> train -> score and answer after -> run folder
 

@@ -16,7 +16,7 @@ from domain_ft.verbs.shared import loss_words
 COLOURS = {"domain": DOMAIN, "test": DOMAIN, "control": CONTROL}
 PALE = {"domain": "#9cc9e6", "test": "#9cc9e6", "control": "#f2b98d"}
 MARKERS = {"domain": "o", "test": "o", "control": "s"}
-_LEGEND_COLUMN = 20  # characters of a label that leave room for a second column
+_LEGEND_COLUMN = 20  # characters; longer labels leave no room for a second column
 
 
 def loss_curve(report: loss_words.LossReport) -> str:
@@ -97,13 +97,13 @@ def _draw_bars(axes: Axes, report: loss_words.LossReport) -> None:
 
 
 def change_row(name: str, colour: str, marker: str, difference: Mapping[str, Any]) -> Change:
-    """A row of the figure of losses."""
+    """A loss difference as a row of `draw_changes`."""
     label = numbers.signed(difference["loss"], loss_words.digits_for(difference))
     return Change(name, colour, marker, difference["loss"], difference["interval"], label)
 
 
 def _points(report: loss_words.LossReport, role: str) -> list[tuple[int, float]]:
-    """(tokens, loss) of the held-out points measured during training."""
+    """(tokens, loss) of the evaluations during training."""
     return [
         (line["tokens"], line["evaluation"][role]["loss"])
         for line in report.metrics
@@ -138,12 +138,12 @@ def loss_figures(report: loss_words.LossReport, unit: str = "documents") -> list
 
 
 def _curve_caption(report: loss_words.LossReport) -> str:
-    caption = "Loss over the run: single steps pale, their running mean dark."
+    caption = "Training loss of single steps (pale) and their running mean (dark)."
     role = report.roles[0][0]
     scored = [line["evaluation"][role] for line in report.metrics if role in line.get("evaluation", {})]
     if scored and scored[0].get("tokens", 0) < report.result["after"][role]["tokens"]:
         caption += (
-            f" Held-out points are measured on {scored[0]['tokens']:,} tokens, before and after above on all "
+            f" Held-out points are measured on {scored[0]['tokens']:,} tokens, the losses before and after on all "
             f"{report.result['after'][role]['tokens']:,}."
         )
     return caption

@@ -38,7 +38,7 @@ class TaskReport(Protocol):
 
 
 MOST_CLASSES = 40
-"""The most classes that fit into a figure: with more, those with the lowest F1 are drawn."""
+"""The most classes that fit into a figure; if there are more, those with the lowest F1 are drawn."""
 
 
 def class_bars(report: TaskReport) -> str:
@@ -63,7 +63,7 @@ def class_bars(report: TaskReport) -> str:
 
 
 def training(report: TaskReport) -> str:
-    """The training loss, and below it macro F1 on the validation examples, with the model that was kept marked."""
+    """The training loss, and below it macro F1 on the validation examples; a ring marks the model that was kept."""
     held_out = [(line["tokens"], line["evaluation"]["macro_f1"]) for line in report.metrics if _held_out(line)]
     best = max(held_out, key=lambda point: point[1]) if held_out else None
     spoken = "The training loss over the tokens read."
@@ -98,14 +98,14 @@ def training(report: TaskReport) -> str:
 
 
 def learning_curve(report: TaskReport) -> str:
-    """Macro F1 on the test set by number of training examples, with TF-IDF + SVM trained on all as a line."""
+    """Macro F1 on the test set by number of training examples; a line shows TF-IDF + SVM trained on all of them."""
     curve = report.result["learning_curve"]
     with drawing("learning-curve", 3.2, "Learning curve. " + spoken_curve(curve)) as (figure, rendered):
         axes = figure.subplots()
         draw_curve(axes, curve, DOMAIN, "o", report.base.short_name)
-        machine = ((report.result.get("baselines") or {}).get("tfidf_svm") or {}).get("macro_f1")
-        if machine is not None:
-            axes.axhline(100 * machine, color=QUIET, linewidth=1.2, linestyle=(0, (4, 2)), label="TF-IDF + SVM, on all")
+        svm = ((report.result.get("baselines") or {}).get("tfidf_svm") or {}).get("macro_f1")
+        if svm is not None:
+            axes.axhline(100 * svm, color=QUIET, linewidth=1.2, linestyle=(0, (4, 2)), label="TF-IDF + SVM, on all")
         finish_curve(axes, [curve])
         figure.legend(loc="outside upper left", ncols=2)
     return rendered[0]
@@ -125,7 +125,7 @@ def draw_curve(axes: Axes, curve: Sequence[Mapping[str, Any]], colour: str, mark
 
 
 def within_points(axes: Axes) -> None:
-    """Limit the vertical axis of a score to 0 to 100, with room for markers at either end."""
+    """Limit the vertical axis of a score to 0 to 100, with room for markers at both ends."""
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, -2), min(high, 102))
     axes.yaxis.set_major_locator(FixedLocator([tick for tick in axes.get_yticks() if 0 <= tick <= 100]))
@@ -136,7 +136,7 @@ def finish_curve(axes: Axes, curves: Sequence[Sequence[Mapping[str, Any]]]) -> N
     sizes = sorted({point["examples"] for curve in curves for point in curve})
     axes.set_xscale("log")
     apart = [size for size, larger in zip(sizes, [*sizes[1:], math.inf], strict=True) if larger >= 1.6 * size]
-    axes.xaxis.set_major_locator(FixedLocator(apart))  # the larger of two whose labels would run into each other
+    axes.xaxis.set_major_locator(FixedLocator(apart))  # of two sizes whose labels would overlap, the larger
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.grid(axis="x", color=GRID)
