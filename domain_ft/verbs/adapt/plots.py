@@ -16,8 +16,8 @@ def length_histogram(lengths: Sequence[int]) -> str:
     values = values[values > 0]
     median = int(np.median(values))
     longest = int(values.max())
-    spoken = f"Lengths of {len(values):,} documents: median {median:,} tokens, longest {longest:,} tokens."
-    with drawing("lengths", 2.6, spoken) as (figure, rendered):
+    description = f"Lengths of {len(values):,} documents: median {median:,} tokens, longest {longest:,} tokens."
+    with drawing("lengths", 2.6, description) as (figure, rendered):
         axes = figure.subplots()
         low, high = np.floor(2 * np.log2(values.min())), np.ceil(2 * np.log2(values.max() + 1))
         edges = 2.0 ** (np.arange(low, high + 1) / 2)

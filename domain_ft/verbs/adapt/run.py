@@ -105,7 +105,7 @@ def log_notes(job: AdaptJob, display: ProgressDisplay) -> None:
         display.say(f"warning: {warning}")
     if job.base.objective == "mlm" and job.settings.whole_word and mostly_without_words(job.train_rows):
         display.say(
-            "note: this tokenizer marks few word boundaries in this text (no spaces?), so tokens are masked, not words"
+            "note: this tokenizer marks few word boundaries in this text (no spaces?), so single tokens are masked"
         )
 
 

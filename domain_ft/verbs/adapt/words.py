@@ -92,11 +92,11 @@ def limits(report: AdaptReport) -> list[str]:
     held_out = report.differences["domain"]["documents"]
     sentences = [
         f"Measured on {held_out:,} held-out documents of one corpus, with one seed. The interval covers other "
-        "documents of the same kind, but not another seed or another source.",
+        "documents from the same source, but not another source or another seed.",
         "A lower loss means that the model predicts the field's language better, not that a classifier or a tagger "
         "based on it is better: measure that on the task.",
         "Losses can be compared only between models with the same tokenizer, bits per byte between all models.",
-        "The model repeats its training text, including mistakes and bias. Do not rely on it for legal or medical "
+        "The model may repeat its training text, including mistakes and bias. Do not rely on it for legal or medical "
         "advice.",
     ]
     if report.result["objective"] == "mlm":

@@ -38,7 +38,7 @@ def findings(report: ClassifyReport) -> list[str]:
             f"{points(of_seeds['sd'])}. The model that is kept was the best on the validation examples."
         )
     else:
-        sentences.append("It was trained with one seed; the spread over seeds was not measured (--seeds 5 does).")
+        sentences.append("The model was trained with one seed only; --seeds 5 would measure the spread over seeds.")
     return sentences + doubts(report)
 
 
@@ -73,11 +73,10 @@ def limits(report: ClassifyReport) -> list[str]:
     """What the run does not show."""
     task = report.task
     return [
-        f"The scores hold for texts like those of {task.name}. They will be lower on texts from another source or "
-        "time.",
-        "It always chooses a class, for any text: it cannot answer 'none of these'."
+        f"The scores hold for texts like those of {task.name}. Expect lower scores on those from another source or time.",
+        "The model chooses a class for any text: it cannot answer 'none of these'."
         if not task.multi_label
-        else "It knows only these classes: it cannot find anything else in a text.",
+        else "The model knows only these classes: it cannot find anything else in a text.",
         probabilities(report),
         "The test examples were used for measuring only. If you choose among many runs by their test scores, the best "
         "score is too high.",

@@ -109,9 +109,7 @@ def _kind(runs: Sequence[_Run]) -> str:
             )
     if len(set(kinds.values())) > 1:
         made = ", ".join(f"'{name}' by `{kind}`" for name, kind in kinds.items())
-        raise SettingsError(
-            f"the runs were made by different verbs: {made}", fix="compare runs of one verb with each other"
-        )
+        raise SettingsError(f"the runs were made by different verbs: {made}", fix="compare runs of the same verb")
     return next(iter(kinds.values()))
 
 
@@ -228,7 +226,7 @@ def _compare_tag(runs: Sequence[_Run], settings: CompareSettings) -> CompareRepo
 
 def _compare_adapt(runs: Sequence[_Run], settings: CompareSettings) -> CompareReport:
     fix = (
-        "compare runs of one --corpus and --seed, or measure them together: domain-ft evaluate --model RUN "
+        "compare runs with the same --corpus and --seed, or score them together: domain-ft evaluate --model RUN "
         "--model RUN --corpus C"
     )
     return _compare_losses(runs, settings, "domain", "held-out text", fix)

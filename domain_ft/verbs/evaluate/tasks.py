@@ -60,7 +60,7 @@ def evaluate_task(settings: EvaluateSettings) -> tuple[CompareReport, list[Predi
             )
         if set(own.labels) != set(facts[0].labels) or own.multi_label != facts[0].multi_label:
             raise SettingsError(
-                f"'{run}' has other classes than '{runs[0]}'", fix="evaluate runs of one task with each other"
+                f"'{run}' has other classes than '{runs[0]}'", fix="evaluate only runs of the same task together"
             )
     with ProgressDisplay(quiet=settings.quiet or not machine.is_main) as display:
         subject, examples, left_out, rejects = _examples(settings, runs[0], facts[0], display)

@@ -184,7 +184,7 @@ def limits(report: InstructReport) -> list[str]:
     """What the numbers do not show."""
     sentences = [
         f"Measured on {counted(report.differences['test']['documents'], 'held-out example')} of one data set, with one "
-        "seed. The interval covers other examples of the same kind, but not another seed or another source.",
+        "seed. The interval covers other examples from the same source, but not another source or another seed.",
         "A lower loss means that the model predicts the answers in the data better, not that what it writes is true.",
         "Losses can be compared only between models with the same tokenizer and template, bits per byte between all "
         "models.",
@@ -195,7 +195,7 @@ def limits(report: InstructReport) -> list[str]:
             "low, a wrong one in similar words scores high. Read some answers before you rely on them."
         )
     sentences.append(
-        "The model may confidently state what is false, and it repeats mistakes and bias of its examples. Do not rely "
+        "The model may confidently state what is false, and may repeat mistakes and bias of its examples. Do not rely "
         "on it for legal or medical advice."
     )
     if report.control is not None:

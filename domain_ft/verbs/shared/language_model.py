@@ -105,7 +105,7 @@ def _control(
         control = ready(open_corpus(name))
         if shared_text(control, domain) < SAME_TEXT:
             return control
-        display.say(f"note: '{domain.name}' holds the text of the corpus {name}, so that cannot be its control")
+        display.say(f"note: '{domain.name}' holds the text of the corpus {name}, which therefore cannot be the control")
     return None
 
 

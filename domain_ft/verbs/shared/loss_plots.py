@@ -21,7 +21,7 @@ _LEGEND_COLUMN = 20  # characters; longer labels leave no room for a second colu
 
 def loss_curve(report: loss_words.LossReport) -> str:
     """Training and held-out loss over the tokens read."""
-    with drawing("loss-curve", 3.2, f"Loss over the run: {_spoken_curve(report)}") as (figure, rendered):
+    with drawing("loss-curve", 3.2, f"Loss over the run: {_describe_curve(report)}") as (figure, rendered):
         axes = figure.subplots()
         tokens = np.array([line["tokens"] for line in report.metrics])
         losses = np.array([line["loss"] for line in report.metrics])
@@ -54,7 +54,7 @@ def loss_curve(report: loss_words.LossReport) -> str:
 def before_after(report: loss_words.LossReport) -> str:
     """Bars of the loss before and after on each corpus; below, the changes with their intervals."""
     roles = report.roles
-    with drawing("before-after", 1.9 + 1.15 * len(roles), f"Loss before and after. {_spoken_change(report)}") as (
+    with drawing("before-after", 1.9 + 1.15 * len(roles), f"Loss before and after. {_describe_changes(report)}") as (
         figure,
         rendered,
     ):
@@ -111,7 +111,7 @@ def _points(report: loss_words.LossReport, role: str) -> list[tuple[int, float]]
     ]
 
 
-def _spoken_curve(report: loss_words.LossReport) -> str:
+def _describe_curve(report: loss_words.LossReport) -> str:
     if not report.metrics:
         return "no steps were logged."
     first, last = report.metrics[0], report.metrics[-1]
@@ -121,7 +121,7 @@ def _spoken_curve(report: loss_words.LossReport) -> str:
     )
 
 
-def _spoken_change(report: loss_words.LossReport) -> str:
+def _describe_changes(report: loss_words.LossReport) -> str:
     return " ".join(
         f"{corpus.name}: {numbers.number(report.result['before'][role]['loss'])} to "
         f"{numbers.number(report.result['after'][role]['loss'])}."

@@ -45,8 +45,8 @@ def class_bars(report: TaskReport) -> str:
     """F1 of each class with its interval."""
     classes = [(name, scores) for name, scores in report.test["per_class"].items() if scores["interval"]]
     classes = sorted(classes, key=lambda item: item[1]["f1"])[:MOST_CLASSES][::-1]
-    spoken = "; ".join(f"{name}: {numbers.points(scores['f1'])}" for name, scores in classes)
-    with drawing("classes", 0.9 + 0.3 * len(classes), f"F1 by class. {spoken}") as (figure, rendered):
+    description = "; ".join(f"{name}: {numbers.points(scores['f1'])}" for name, scores in classes)
+    with drawing("classes", 0.9 + 0.3 * len(classes), f"F1 by class. {description}") as (figure, rendered):
         axes = figure.subplots()
         for place, (_, scores) in enumerate(classes):
             few = scores["support"] < task_words.FEW
@@ -66,10 +66,10 @@ def training(report: TaskReport) -> str:
     """The training loss, and below it macro F1 on the validation examples; a ring marks the model that was kept."""
     held_out = [(line["tokens"], line["evaluation"]["macro_f1"]) for line in report.metrics if _held_out(line)]
     best = max(held_out, key=lambda point: point[1]) if held_out else None
-    spoken = "The training loss over the tokens read."
+    description = "The training loss over the tokens read."
     if best:
-        spoken += f" Macro F1 on validation examples was best after {best[0]:,} tokens: {numbers.points(best[1])}."
-    with drawing("training", 4.2 if held_out else 2.6, spoken) as (figure, rendered):
+        description += f" Macro F1 on validation examples was best after {best[0]:,} tokens: {numbers.points(best[1])}."
+    with drawing("training", 4.2 if held_out else 2.6, description) as (figure, rendered):
         drawn = figure.subplots(2 if held_out else 1, 1, sharex=True, squeeze=False)[:, 0]
         tokens = np.array([line["tokens"] for line in report.metrics])
         losses = np.array([line["loss"] for line in report.metrics])
@@ -100,7 +100,7 @@ def training(report: TaskReport) -> str:
 def learning_curve(report: TaskReport) -> str:
     """Macro F1 on the test set by number of training examples; a line shows TF-IDF + SVM trained on all of them."""
     curve = report.result["learning_curve"]
-    with drawing("learning-curve", 3.2, "Learning curve. " + spoken_curve(curve)) as (figure, rendered):
+    with drawing("learning-curve", 3.2, "Learning curve. " + describe_curve(curve)) as (figure, rendered):
         axes = figure.subplots()
         draw_curve(axes, curve, DOMAIN, "o", report.base.short_name)
         svm = ((report.result.get("baselines") or {}).get("tfidf_svm") or {}).get("macro_f1")
@@ -144,7 +144,7 @@ def finish_curve(axes: Axes, curves: Sequence[Sequence[Mapping[str, Any]]]) -> N
     axes.set_ylabel("macro F1 on the test examples")
 
 
-def spoken_curve(curve: Sequence[Mapping[str, Any]]) -> str:
+def describe_curve(curve: Sequence[Mapping[str, Any]]) -> str:
     return (
         "; ".join(f"{counted(p['examples'], 'example')}: {numbers.points(p['macro_f1']['mean'])}" for p in curve) + "."
     )

@@ -80,7 +80,7 @@ class SplitRows(TaskRows, Protocol):
 
 
 class Predicted(Protocol):
-    """What a model predicts for a split, with the true labels."""
+    """A model's predictions for a split, with the true labels."""
 
     def save(self, path: Path) -> None:
         """Write it to an .npz file."""

@@ -54,7 +54,7 @@ def findings(report: TagReport) -> list[str]:
             f"deviation of {points(seeds[metric]['sd'])}. The model that is kept was the best on the validation texts."
         )
     else:
-        sentences.append("It was trained with one seed; the spread over seeds was not measured (--seeds 5 does).")
+        sentences.append("The model was trained with one seed only; --seeds 5 would measure the spread over seeds.")
     return sentences + doubts(report)
 
 
@@ -85,9 +85,9 @@ def doubts(report: TagReport) -> list[str]:
 def limits(report: TagReport) -> list[str]:
     """What the run does not show."""
     return [
-        f"The scores hold for texts like those of {report.task.name}. They will be lower on texts from another source "
+        f"The scores hold for texts like those of {report.task.name}. Expect lower scores on those from another source "
         "or time.",
-        "It knows only these types. It does not find entities that overlap, such as nested ones.",
+        "The model knows only these types. It does not find entities that overlap, such as nested ones.",
         "The score of an entity is the mean probability of its words' tags. It is not calibrated.",
         "The test texts were used for measuring only. If you choose among many runs by their test scores, the best "
         "score is too high.",
