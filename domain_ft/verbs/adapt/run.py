@@ -80,7 +80,7 @@ def adapt(settings: AdaptSettings) -> AdaptRun:
 
 
 def run(settings: AdaptSettings) -> dict[str, Any]:
-    """The verb: adapt, or with --dry-run say what would be done; print the table."""
+    """The verb: adapt and print the table, or with --dry-run print the plan."""
     return runs.run_or_plan(settings, adapt, _plan, print_adapt)
 
 

@@ -28,7 +28,7 @@ class ClassifyReport:
         result: the run's result.json.
         base: the base model.
         task: the task.
-        settings: as resolved.
+        settings: with every default resolved.
         provenance: versions, device, hashes.
         metrics: the lines of metrics.jsonl; a held-out point has `evaluation` with `macro_f1`.
         notes: what the user should know about the run, in sentences.
@@ -75,7 +75,7 @@ class ClassifyReport:
             base: the base model.
             task: the task.
             test: with the temperature and threshold fitted on the validation examples.
-            settings: as resolved.
+            settings: with every default resolved.
             provenance: versions, device, hashes.
             metrics: the lines of metrics.jsonl.
             notes: on the run, in sentences.

@@ -73,7 +73,7 @@ def limits(report: ClassifyReport) -> list[str]:
     """What the run does not show."""
     task = report.task
     return [
-        f"The scores hold for texts like those of {task.name}. Expect lower scores on those from another source or time.",
+        f"The scores hold for texts like those of {task.name}. Expect lower ones on texts from another source or time.",
         "The model chooses a class for any text: it cannot answer 'none of these'."
         if not task.multi_label
         else "The model knows only these classes: it cannot find anything else in a text.",

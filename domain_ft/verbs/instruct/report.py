@@ -68,7 +68,7 @@ class InstructReport:
         control: the corpus that forgetting was measured on, if any.
         differences: `test`, and with a control `control`, from `evaluation.bootstrap.difference`; if prompts were
             answered also `answers`, from `evaluation.answers.answer_differences`.
-        settings: as resolved.
+        settings: with every default resolved.
         provenance: versions, device, hashes.
         metrics: the lines of metrics.jsonl; some have an `evaluation` with the losses on `test`.
         answers: the prompts to show; none with --no-examples.

@@ -33,7 +33,7 @@ class TagReport:
         result: the run's result.json.
         base: the base model.
         task: the task; its labels are the types of entities.
-        settings: as resolved.
+        settings: with every default resolved.
         provenance: versions, device, hashes.
         metrics: the lines of metrics.jsonl; a held-out point has `evaluation` with `macro_f1`.
         errors: the test texts with the most mistakes: `id`, and the text as `Segment`s in `truth` and `predicted`;

@@ -1,6 +1,6 @@
 """`domain-ft tag`: fine-tune a model to find entities in texts and measure it.
 
-files -> texts with spans -> labelled rows of tokens -> trials (chosen on validation texts) -> test, once -> run folder
+files -> texts with spans -> labelled rows of tokens -> trials -> the best on validation texts -> run folder
 
     run = domain_ft.tag(TagSettings(train="train.txt", test="test.txt", model="runs/medical"))
     run.result["test"]["f1"]
@@ -106,7 +106,7 @@ def tag(settings: TagSettings) -> TagRun:
 
 
 def run(settings: TagSettings) -> dict[str, Any]:
-    """The verb: fine-tune, or with --dry-run say what would be done; print the table."""
+    """The verb: fine-tune and print the table, or with --dry-run print the plan."""
     return runs.run_or_plan(settings, tag, lambda asked: plan_task(_VERB, asked), print_tag)
 
 

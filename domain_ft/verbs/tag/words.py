@@ -85,7 +85,7 @@ def doubts(report: TagReport) -> list[str]:
 def limits(report: TagReport) -> list[str]:
     """What the run does not show."""
     return [
-        f"The scores hold for texts like those of {report.task.name}. Expect lower scores on those from another source "
+        f"The scores hold for texts like those of {report.task.name}. Expect lower ones on texts from another source "
         "or time.",
         "The model knows only these types. It does not find entities that overlap, such as nested ones.",
         "The score of an entity is the mean probability of its words' tags. It is not calibrated.",
