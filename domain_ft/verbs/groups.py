@@ -306,7 +306,7 @@ class TrainingOptions(Settings, group="Training"):
     """The learning rate of the adapters' B matrices relative to A (LoRA+, Hayou et al. 2024); 16 is common."""
 
     schedule: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
-    """How the learning rate falls after the warm-up; wsd is warmup-stable-decay."""
+    """The schedule of the learning rate after the warm-up; wsd is warmup-stable-decay."""
 
     warmup: Annotated[float, Range(at_least=0, below=1)] = 0.1
     """The fraction of the steps in which the learning rate rises to its peak."""
