@@ -142,8 +142,8 @@ def test_the_page_says_the_numbers() -> None:
 
 def test_scores_fit_the_length_of_the_references() -> None:
     """Exact match says nothing of paragraphs, and ROUGE-L little of a yes."""
-    assert instruct_words.likeness_metrics(REPORTS["short"]) == ("exact_match", "token_f1")
-    assert instruct_words.likeness_metrics(REPORTS["long"]) == ("rouge_l", "chrf")
+    assert instruct_words.similarity_metrics(REPORTS["short"]) == ("exact_match", "token_f1")
+    assert instruct_words.similarity_metrics(REPORTS["long"]) == ("rouge_l", "chrf")
     for shown in (PAGES["short"], instruct_card.render_instruct(REPORTS["short"]), printed(REPORTS["short"])):
         assert "exact match" in shown
         assert "ROUGE" not in shown

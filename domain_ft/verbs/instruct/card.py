@@ -45,5 +45,5 @@ def _answer_results(report: InstructReport) -> list[EvalResult]:
             metric_name=f"{words.METRICS[name]} of answers, after training",
             metric_value=round(float(report.result["after"]["answers"][name]), 6),
         )
-        for name in words.likeness_metrics(report)
+        for name in words.similarity_metrics(report)
     ]

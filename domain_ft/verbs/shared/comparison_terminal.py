@@ -14,7 +14,8 @@ from domain_ft.verbs.shared.loss_tables import against_first
 
 
 def print_compare(report: CompareReport, console: Console | None = None) -> None:
-    """A table for each score with a row for each run; differences are from the first. Then the first score in words."""
+    """Print a table for each score, with differences from the first run, then the differences of the first score in
+    words."""
     console = console or Console()
     for metric in report.metrics:
         if report.of_losses:
