@@ -182,16 +182,16 @@ def test_lse(backend: str, softcap: float | None, dtype: torch.dtype, trained: b
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_wrong_weights(backend: str) -> None:
     hidden, weight, _, target, class_weight = make()
-    with pytest.raises(ValueError, match=r"class_weight has shape \(5,\); wanted \(V,\) = \(140,\)"):
+    with pytest.raises(ValueError, match=r"class_weight has shape \(5,\); expected \(V,\) = \(140,\)"):
         linear_cross_entropy(hidden, weight, target, class_weight=class_weight[:5], backend=backend)
-    with pytest.raises(ValueError, match=r"weight has dtype torch.int64; wanted a float type"):
+    with pytest.raises(ValueError, match=r"weight has dtype torch.int64; expected a float type"):
         cross_entropy(hidden @ weight.t(), target, weight=class_weight.long(), backend=backend)
 
 
 def test_class_probabilities_are_refused_by_name() -> None:
     hidden, weight, *_ = make()
     probabilities = torch.softmax(hidden @ weight.t(), 1)
-    with pytest.raises(ValueError, match=r"probabilities of classes.*functional.cross_entropy"):
+    with pytest.raises(ValueError, match=r"class probabilities.*functional.cross_entropy"):
         cross_entropy(hidden @ weight.t(), probabilities)
-    with pytest.raises(ValueError, match=r"probabilities of classes"):
+    with pytest.raises(ValueError, match=r"class probabilities"):
         linear_cross_entropy(hidden, weight, probabilities)

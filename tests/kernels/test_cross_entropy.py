@@ -239,22 +239,22 @@ def test_activation_checkpointing() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"logits": torch.ones(3, 4, dtype=torch.long)}, r"logits has shape \(3, 4\) and dtype torch.int64; wanted"),
+        ({"logits": torch.ones(3, 4, dtype=torch.long)}, r"logits has shape \(3, 4\) and dtype torch.int64; expected"),
         (
             {"target": torch.zeros(4, dtype=torch.long)},
-            r"target has shape \(4,\); wanted the leading dimensions = \(3,\)",
+            r"target has shape \(4,\); expected the leading dimensions = \(3,\)",
         ),
-        ({"target": torch.zeros(3)}, r"target has dtype torch.float32; wanted integers"),
-        ({"target": torch.tensor([0, 4, 1])}, r"target holds 4 at \(flat\) position 1; wanted 0 <= target < 4"),
+        ({"target": torch.zeros(3)}, r"target has dtype torch.float32; expected integers"),
+        ({"target": torch.tensor([0, 4, 1])}, r"target holds 4 at \(flat\) position 1; expected 0 <= target < 4"),
         ({"target": torch.tensor([0, 1, -1])}, r"target holds -1 at \(flat\) position 2"),
         ({"target": torch.zeros(3, dtype=torch.long, device="meta")}, r"logits on cpu, target on meta"),
         ({"logits": torch.ones(3, 0)}, r"there are 0 classes"),
         ({"label_smoothing": 1.5}, r"label_smoothing=1.5"),
         ({"z_loss": -1.0}, r"z_loss=-1.0"),
-        ({"softcap": -0.5}, r"softcap=-0.5: wanted softcap > 0; 0 and None mean none"),
-        ({"reduction": "avg"}, r"reduction='avg': wanted one of sum, mean, none"),
+        ({"softcap": -0.5}, r"softcap=-0.5: expected softcap > 0; 0 and None mean none"),
+        ({"reduction": "avg"}, r"reduction='avg': expected one of sum, mean, none"),
         ({"logits": torch.ones(3, 4).double(), "backend": "triton"}, r"float32, bfloat16 and float16, not float64"),
-        ({"backend": "cuda"}, r"backend='cuda': wanted one of auto, reference, torch, triton"),
+        ({"backend": "cuda"}, r"backend='cuda': expected one of auto, reference, torch, triton"),
     ],
 )
 @pytest.mark.parametrize("backend", ["reference", "torch"])

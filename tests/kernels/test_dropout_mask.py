@@ -106,10 +106,10 @@ def test_a_seed_is_drawn_from_torchs_generator() -> None:
 
 @pytest.mark.parametrize("seed", [torch.tensor([1]), torch.tensor(1.0)])
 def test_a_wrong_seed_is_refused(seed: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match=r"seed has shape .* wanted \(\) and torch.int64"):
+    with pytest.raises(ValueError, match=r"seed has shape .* expected \(\) and torch.int64"):
         dropout.as_seed(seed)
 
 
 def test_a_seed_beyond_64_bits_is_refused() -> None:
-    with pytest.raises(ValueError, match="seed=9223372036854775808: wanted"):
+    with pytest.raises(ValueError, match="seed=9223372036854775808: expected"):
         dropout.as_seed(2**63)

@@ -382,24 +382,24 @@ def test_torchs_own_samples() -> None:
     [
         (
             {"hidden": torch.ones(3, 5)},
-            r"hidden has shape \(3, 5\); wanted \(..., 6\), as weight is \(V, D\) = \(4, 6\)",
+            r"hidden has shape \(3, 5\); expected \(..., 6\), as weight is \(V, D\) = \(4, 6\)",
         ),
-        ({"weight": torch.ones(6)}, r"weight has shape \(6,\); wanted \(V, D\)"),
-        ({"bias": torch.ones(3)}, r"bias has shape \(3,\); wanted \(V,\) = \(4,\)"),
+        ({"weight": torch.ones(6)}, r"weight has shape \(6,\); expected \(V, D\)"),
+        ({"bias": torch.ones(3)}, r"bias has shape \(3,\); expected \(V,\) = \(4,\)"),
         (
             {"target": torch.zeros(4, dtype=torch.long)},
-            r"target has shape \(4,\); wanted the leading dimensions = \(3,\)",
+            r"target has shape \(4,\); expected the leading dimensions = \(3,\)",
         ),
         ({"target": torch.zeros(3)}, r"target has dtype torch.float32"),
-        ({"target": torch.tensor([0, 4, 1])}, r"target holds 4 at \(flat\) position 1; wanted 0 <= target < 4"),
+        ({"target": torch.tensor([0, 4, 1])}, r"target holds 4 at \(flat\) position 1; expected 0 <= target < 4"),
         ({"hidden": torch.ones(3, 6).bfloat16()}, r"hidden has dtype torch.bfloat16 and weight torch.float32"),
-        ({"weight": torch.ones(4, 6, device="meta")}, r"wanted all tensors on one device"),
+        ({"weight": torch.ones(4, 6, device="meta")}, r"expected all tensors on one device"),
         ({"weight": torch.ones(0, 6)}, r"there are 0 classes"),
         ({"label_smoothing": -0.1}, r"label_smoothing=-0.1"),
         ({"softcap": -1.0}, r"softcap=-1.0"),
-        ({"reduction": "batchmean"}, r"reduction='batchmean': wanted one of sum, mean, none"),
-        ({"filter_eps": -1e-3}, r"filter_eps=-0.001: wanted filter_eps >= 0, or None"),
-        ({"backend": "cuda"}, r"backend='cuda': wanted one of auto, reference, torch, triton"),
+        ({"reduction": "batchmean"}, r"reduction='batchmean': expected one of sum, mean, none"),
+        ({"filter_eps": -1e-3}, r"filter_eps=-0.001: expected filter_eps >= 0, or None"),
+        ({"backend": "cuda"}, r"backend='cuda': expected one of auto, reference, torch, triton"),
     ],
 )
 @pytest.mark.parametrize("backend", ["reference", "torch"])

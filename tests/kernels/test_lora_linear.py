@@ -294,16 +294,16 @@ def test_activation_checkpointing(seed: int | None, use_reentrant: bool) -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"x": torch.ones(3, 7)}, r"x has shape \(3, 7\); wanted \(..., 6\), as weight is \(N, K\) = \(4, 6\)"),
-        ({"weight": torch.ones(6)}, r"weight has shape \(6,\); wanted \(N, K\)"),
-        ({"bias": torch.ones(3)}, r"bias has shape \(3,\); wanted \(N,\) = \(4,\)"),
-        ({"lora_a": torch.ones(2, 5)}, r"lora_a has shape \(2, 5\); wanted \(R, K\) = \(R, 6\)"),
-        ({"lora_b": torch.ones(4, 3)}, r"lora_b has shape \(4, 3\); wanted \(N, R\) = \(4, 2\)"),
+        ({"x": torch.ones(3, 7)}, r"x has shape \(3, 7\); expected \(..., 6\), as weight is \(N, K\) = \(4, 6\)"),
+        ({"weight": torch.ones(6)}, r"weight has shape \(6,\); expected \(N, K\)"),
+        ({"bias": torch.ones(3)}, r"bias has shape \(3,\); expected \(N,\) = \(4,\)"),
+        ({"lora_a": torch.ones(2, 5)}, r"lora_a has shape \(2, 5\); expected \(R, K\) = \(R, 6\)"),
+        ({"lora_b": torch.ones(4, 3)}, r"lora_b has shape \(4, 3\); expected \(N, R\) = \(4, 2\)"),
         ({"x": torch.ones(3, 6).bfloat16()}, r"x has dtype torch.bfloat16 and weight torch.float32"),
-        ({"lora_a": torch.ones(2, 6, device="meta")}, r"wanted all tensors on one device, got .*lora_a on meta"),
-        ({"dropout_p": 1.0}, r"dropout_p=1.0: wanted 0 <= dropout_p < 1"),
+        ({"lora_a": torch.ones(2, 6, device="meta")}, r"expected all tensors on one device, got .*lora_a on meta"),
+        ({"dropout_p": 1.0}, r"dropout_p=1.0: expected 0 <= dropout_p < 1"),
         ({"dropout_p": 0.1, "seed": torch.ones(2)}, r"seed has shape \(2,\)"),
-        ({"backend": "cuda"}, r"backend='cuda': wanted one of auto"),
+        ({"backend": "cuda"}, r"backend='cuda': expected one of auto"),
     ],
 )
 def test_bad_calls(change: dict[str, Any], message: str) -> None:

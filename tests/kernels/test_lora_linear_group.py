@@ -224,18 +224,18 @@ def test_compiles_whole(backend: str) -> None:
         ({"weights": []}, r"as many: got 0 weights, 2 biases"),
         ({"scalings": [1.0]}, r"as many: got 2 weights, 2 biases, 2 lora_as, 2 lora_bs, 1 scalings"),
         ({"weights": [torch.ones(4, 6), torch.ones(5, 7)]}, r"x has shape \(3, 6\).* as weights\[1\] is \(N, K\) = "),
-        ({"biases": [None, torch.ones(4)]}, r"biases\[1\] has shape \(4,\); wanted \(N,\) = \(5,\)"),
-        ({"lora_as": [torch.ones(2, 6), torch.ones(2, 5)]}, r"lora_as\[1\] has shape \(2, 5\); wanted \(R, K\)"),
-        ({"lora_bs": [torch.ones(4, 3), torch.ones(5, 2)]}, r"lora_bs\[0\] has shape \(4, 3\); wanted \(N, R\)"),
+        ({"biases": [None, torch.ones(4)]}, r"biases\[1\] has shape \(4,\); expected \(N,\) = \(5,\)"),
+        ({"lora_as": [torch.ones(2, 6), torch.ones(2, 5)]}, r"lora_as\[1\] has shape \(2, 5\); expected \(R, K\)"),
+        ({"lora_bs": [torch.ones(4, 3), torch.ones(5, 2)]}, r"lora_bs\[0\] has shape \(4, 3\); expected \(N, R\)"),
         (
             {"lora_as": [torch.ones(2, 6), torch.ones(2, 6).bfloat16()]},
-            r"lora_as have the types torch.bfloat16, torch.float32; wanted one",
+            r"lora_as have the types torch.bfloat16, torch.float32; expected one",
         ),
         (
             {"lora_as": [torch.ones(2, 6), torch.ones(2, 6, device="meta")]},
             r"on one device, got .*lora_as\[1\] on meta",
         ),
-        ({"dropout_p": -0.1}, r"dropout_p=-0.1: wanted 0 <= dropout_p < 1"),
+        ({"dropout_p": -0.1}, r"dropout_p=-0.1: expected 0 <= dropout_p < 1"),
     ],
 )
 def test_bad_calls(change: dict[str, Any], message: str) -> None:
