@@ -80,7 +80,7 @@ def compute_dtype(name: str, x: Tensor, weight: Tensor) -> torch.dtype:
         return torch.get_autocast_dtype(device)
     if x.dtype != weight.dtype:
         raise ValueError(
-            f"{name} has dtype {x.dtype} and weight {weight.dtype}; expected the same, as F.linear does outside autocast"
+            f"{name} has dtype {x.dtype} and weight {weight.dtype}; expected the same, as in F.linear outside autocast"
         )
     return x.dtype
 

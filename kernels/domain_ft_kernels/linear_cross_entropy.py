@@ -595,7 +595,8 @@ def linear_cross_entropy(
     classes, size = weight.shape
     if hidden.dim() < 1 or hidden.shape[-1] != size:
         raise ValueError(
-            f"hidden has shape {tuple(hidden.shape)}; expected (..., {size}), as weight is (V, D) = {tuple(weight.shape)}"
+            f"hidden has shape {tuple(hidden.shape)}; expected (..., {size}),"
+            f" as weight is (V, D) = {tuple(weight.shape)}"
         )
     if bias is not None:
         check_shape("bias", bias, (classes,), "(V,)")
