@@ -163,9 +163,9 @@ def scores(args: argparse.Namespace) -> dict[str, Any]:
                 bases.pop("other field", None)
             runs = {name: classify_run(plan, method, name, model, args) for name, model in bases.items()}
             rows += [row_of(plan, method, name, run) for name, run in runs.items()]
-            for first, other in (("base", "adapted"), ("other field", "adapted")):
+            for first in ("base", "other field"):
                 if first in runs:
-                    comparisons.append(comparison(plan, method, first, other, runs))
+                    comparisons.append(comparison(plan, method, first, "adapted", runs))
                     say(f"{plan.task} {method}: adapted against {first}: {comparisons[-1]['macro_f1']['verdict']}")
             if not any(found["task"] == plan.task for found in baselines):
                 baselines.append(baseline_scores(plan, runs["base"]))
