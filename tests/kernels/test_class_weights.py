@@ -79,7 +79,7 @@ TERMS = [
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("terms", TERMS)
 def test_every_option_with_every_other(backend: str, reduction: str, weighted: bool, terms: dict[str, float]) -> None:
-    """Losses and log-sum-exps, with different gradients, as the reference has them in float64."""
+    """Losses and log-sum-exps, with different gradients, against the reference in float64."""
     hidden, weight, bias, target, class_weight = make()
     generator = torch.Generator().manual_seed(1)
     upstream, lse_upstream = torch.randn(11, generator=generator), torch.randn(11, generator=generator)
@@ -142,7 +142,7 @@ def test_half_precision_is_as_near_as_the_reference(backend: str, dtype: torch.d
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_weights_and_lse_under_opcheck_and_compile(backend: str) -> None:
-    """All rows are labelled: what the ops return of other rows is not written."""
+    """All rows are labelled, since some outputs of the ops are uninitialised in ignored rows."""
     hidden, weight, bias, target, class_weight = make()
     target = target.clamp(min=0)
     hidden.requires_grad_()
