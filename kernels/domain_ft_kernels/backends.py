@@ -112,7 +112,7 @@ def in_given_types(kernel: Callable[P, T]) -> Callable[P, T]:
 def check_same_device(**tensors: Tensor | None) -> None:
     """Raise ValueError unless all given tensors are on one device, and none is a DTensor."""
     for name, tensor in tensors.items():
-        if tensor is not None and hasattr(tensor, "full_tensor"):  # no isinstance: it would import torch.distributed
+        if tensor is not None and hasattr(tensor, "full_tensor"):  # isinstance would import torch.distributed
             raise ValueError(
                 f"{name} is a DTensor; these ops take the tensors of one process: pass {name}.full_tensor() to compute"
                 f" on all of it, or {name}.to_local() inside a parallel style that handles the shards"

@@ -737,7 +737,7 @@ class _Head:
             PANEL=PANEL,
             PRECISION=dot_precision(self.compute, self.device),
         )
-        elements = min(self.chunk * self.size, len(slices) // 2)  # there are at least two slices, or none to add
+        elements = min(self.chunk * self.size, len(slices) // 2)  # two slices or more share the buffer
         self._launch(
             _add_slices,
             lambda blocks: (cdiv(elements, blocks["BLOCK"]),),
