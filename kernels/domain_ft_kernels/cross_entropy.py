@@ -140,7 +140,7 @@ def finite(row_max: Tensor) -> Tensor:
 
 
 def pick(tile: Tensor, target: Tensor, first: int) -> Tensor:
-    """z_t for the rows whose target lies in this tile, else 0."""
+    """z_t for the rows whose target is in this tile, else 0."""
     column, inside = _column(target, first, tile.shape[1])
     return tile.gather(1, column.unsqueeze(1)).squeeze(1).where(inside, 0.0)
 
@@ -212,7 +212,7 @@ def gradient_(
 
 
 def _column(target: Tensor, first: int, width: int) -> tuple[Tensor, Tensor]:
-    """Each target's column within the tile, clamped so that nothing outside is read, and whether it lies there."""
+    """Each target's column within the tile, clamped so that nothing outside is read, and whether it is inside."""
     column = target - first
     return column.clamp(0, width - 1), (column >= 0) & (column < width)
 
@@ -339,7 +339,7 @@ def _register(name: str, forward: Callable[..., Any], fill_gradient: Callable[..
     saved = "Tensor target, Tensor? class_weight, Tensor row_maxes, Tensor sum_exps"
 
     def forward_with_lse(*inputs: Any) -> tuple[Tensor, ...]:
-        *operands, with_lse, _ = inputs  # `inplace` is for backward alone
+        *operands, with_lse, _ = inputs  # `inplace` is for backward only
         _, target, _, ignore_index, *_ = operands
         losses, row_maxes, sum_exps = forward(*operands)
         lse = log_sum_exp(row_maxes, sum_exps, target, ignore_index) if with_lse else losses.new_empty(0)

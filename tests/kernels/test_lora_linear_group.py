@@ -221,8 +221,8 @@ def test_compiles_whole(backend: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weights": []}, r"as many: got 0 weights, 2 biases"),
-        ({"scalings": [1.0]}, r"as many: got 2 weights, 2 biases, 2 lora_as, 2 lora_bs, 1 scalings"),
+        ({"weights": []}, r"lists of equal length; got 0 weights, 2 biases"),
+        ({"scalings": [1.0]}, r"lists of equal length; got 2 weights, 2 biases, 2 lora_as, 2 lora_bs, 1 scalings"),
         ({"weights": [torch.ones(4, 6), torch.ones(5, 7)]}, r"x has shape \(3, 6\).* as weights\[1\] is \(N, K\) = "),
         ({"biases": [None, torch.ones(4)]}, r"biases\[1\] has shape \(4,\); expected \(N,\) = \(5,\)"),
         ({"lora_as": [torch.ones(2, 6), torch.ones(2, 5)]}, r"lora_as\[1\] has shape \(2, 5\); expected \(R, K\)"),

@@ -6,7 +6,7 @@ with * read or write the stash:
     _compact        target -> rows[slot], slots[row], labels[slot], and m, which only the device knows
     for each chunk of rows:
       _logits*      u = x Wᵀ + b, rows of x gathered; of each row and panel (PANEL columns) the maximum, the sum of
-                    exponentials and Σz; z_t; and z less the panel's maximum into the stash
+                    exponentials and Σ w z; z_t; and z minus the panel's maximum into the stash
       _losses       the panels' maxima and sums, in order -> each row's maximum, sum of exponentials and loss
       _gradient*    stash -> G = ∂loss/∂u, in place unless the stash is kept for another backward; db
       _grad_hidden* dx = G W, in slots; with few tiles, V is split into slices, which _add_slices adds in order
@@ -120,8 +120,8 @@ def _logits(
         panel_max_ptr, panel_sum_ptr: (panels, chunk), float32, written: max_j z_j and Σ_j exp(z_j - max) of each panel.
         panel_total_ptr: likewise Σ_j w_j z_j, or None without label smoothing.
         picked_ptr: (chunk,), float32, written: z_t.
-        stash_ptr: (chunk, stash_stride), written: z less its panel's maximum, and -inf in the columns that the last
-            panel has beyond the classes; or None.
+        stash_ptr: (chunk, stash_stride), written: z minus its panel's maximum, and -inf in the columns of the last
+            panel beyond the classes; or None.
         class_weight_ptr: (classes,), float32, or None for w = 1.
     """
     mine = _rows_of(count_ptr, first, chunk)

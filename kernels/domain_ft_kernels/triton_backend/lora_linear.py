@@ -511,7 +511,7 @@ class _Group:
         return FUSED_LAYERS * FUSED_RANK[self.weights[0].dtype.itemsize]
 
     def only(self, layer: int) -> _Group:
-        """The group of this layer alone."""
+        """A group of only this layer."""
         one = slice(layer, layer + 1)
         return replace(
             self,
@@ -654,9 +654,9 @@ def _launch_down(
 def _launch_d_down(group: _Group, grads: Sequence[Tensor], d_down: Tensor) -> None:
     """Write each layer's columns of dt, if the loop for dx does not."""
     for layer, (grad, start) in enumerate(zip(grads, group.starts, strict=True)):
-        alone = group.only(layer)
-        columns = d_down[:, start : start + down_columns(alone.ranks)]
-        _launch_down(alone, grad, alone.lora_bs, (alone.ranks[0], 1), columns, masked=False)
+        single = group.only(layer)
+        columns = d_down[:, start : start + down_columns(single.ranks)]
+        _launch_down(single, grad, single.lora_bs, (single.ranks[0], 1), columns, masked=False)
 
 
 def _launch_dx(group: _Group, grads: Sequence[Tensor], d_x: Tensor, d_down: Tensor) -> None:
