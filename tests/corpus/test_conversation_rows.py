@@ -179,7 +179,7 @@ def test_packing_lays_rows_end_to_end() -> None:
     assert batch.rows.tolist() == [2, 0]
 
 
-def test_a_measured_pass_asks_for_as_much_as_any_may() -> None:
+def test_a_micro_batch_to_measure_has_trained_tokens() -> None:
     """The first tokens of a conversation ask for nothing: to measure those would say that a micro-batch takes too
     little.
     """
