@@ -304,7 +304,7 @@ def _call(call: Any, place: str, faults: Faults) -> Mapping[str, Any] | None:
     if isinstance(arguments, str):
         try:
             arguments = loads(arguments)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             faults.error("bad-tool-call", f"{place}.function.arguments", f"the arguments are not valid JSON: {error}")
             return None
     if not isinstance(arguments, Mapping):
@@ -319,7 +319,7 @@ def _call_in_text(value: Any, place: str, faults: Faults) -> tuple[Mapping[str, 
     """The call in the text of a ShareGPT turn with the role `function_call`."""
     try:
         parsed = loads(value) if isinstance(value, str) else value
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         faults.error("bad-tool-call", place, f"the call is not valid JSON: {error}")
         return ()
     calls = [_call(call, place, faults) for call in (parsed if isinstance(parsed, list) else [parsed])]

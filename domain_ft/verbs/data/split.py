@@ -283,7 +283,7 @@ def _is_a_record_a_line(path: Path) -> bool:
     """Whether a .jsonl file has one object a line, instead of a list or objects over several lines."""
     for _, _, content in read_lines(path, path.name, Refusing()):
         if content.strip():
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 return isinstance(json.loads(content), dict)
             return False
     return False
