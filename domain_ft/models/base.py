@@ -170,10 +170,7 @@ class BaseModel:
 
     def padding_fraction(self, batch: Tokens) -> float:
         """The share of what `hidden` computes for `batch` that is padding: none where sequences are packed."""
-        if self.packed:
-            return 0.0
-        computed = sum(mask.numel() for _, mask in padded_groups(batch.cu_seqlens))
-        return 1.0 - len(batch.input_ids) / computed
+        return 0.0 if self.packed else padded_share(batch)
 
     def _packed_hidden(self, batch: Tokens, rows: Tensor | None) -> Tensor:
         with head.captured_input(self.model) as captured, head.only_rows(self.model, rows) as taken:
@@ -213,6 +210,12 @@ def padded_groups(cu_seqlens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         steps = torch.arange(int(lengths[members].max()), device=cu_seqlens.device)  # (longest,)
         mask = steps < lengths[members, None]  # (B, longest)
         yield (starts[members, None] + steps).masked_fill(~mask, 0), mask
+
+
+def padded_share(batch: Tokens) -> float:
+    """The share of the tokens of `padded_groups` that is padding."""
+    computed = sum(mask.numel() for _, mask in padded_groups(batch.cu_seqlens))
+    return 1.0 - len(batch.input_ids) / computed
 
 
 def load(

@@ -47,6 +47,7 @@ from domain_ft.models.base import (
     merge_adapters,
     model_code,
     padded_groups,
+    padded_share,
     same_logits,
     trial_sequences,
 )
@@ -146,10 +147,7 @@ class TaskModel:
 
     def padding_fraction(self, inputs: TaskTokens) -> float:
         """The share of what is computed for a micro-batch that is padding: none where sequences are packed."""
-        if self.packed:
-            return 0.0
-        computed = sum(mask.numel() for _, mask in padded_groups(inputs.cu_seqlens))
-        return 1.0 - len(inputs.input_ids) / computed
+        return 0.0 if self.packed else padded_share(inputs)
 
     def _packed_logits(self, inputs: TaskTokens) -> Tensor:
         """(sequences, L), or (tokens, L)."""
