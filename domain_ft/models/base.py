@@ -42,7 +42,7 @@ from domain_ft.models.model_files import (
     read_config,
     reason,
 )
-from domain_ft.models.sources import Source, find, quiet
+from domain_ft.models.sources import ModelSource, find, quiet
 from domain_ft.progress import Progress
 
 if TYPE_CHECKING:
@@ -494,7 +494,7 @@ def longest_sequence(config: PretrainedConfig, offset: int, tokenizer: PreTraine
     return int(min(limits)) if min(limits) < 1e9 else _NO_POSITION_LIMIT
 
 
-def merge_adapters(model: PreTrainedModel, source: Source) -> None:
+def merge_adapters(model: PreTrainedModel, source: ModelSource) -> None:
     """Merge the adapters of runs into the weights of a language model, in their order.
 
     Raises:

@@ -55,7 +55,7 @@ from domain_ft.models.lora import merge_and_unload
 from domain_ft.models.model_files import check_missing, load_tokenizer, load_weights, read_config
 from domain_ft.models.peft_format import load_adapter, read_settings
 from domain_ft.models.probe import HEAD_FOLDER, Probe
-from domain_ft.models.sources import Source, find, quiet
+from domain_ft.models.sources import ModelSource, find, quiet
 from domain_ft.models.task_facts import TASK_NAME, TO_LOAD, read_facts
 from domain_ft.models.task_micro_batches import TaskTokens, last_tokens, one_token_per_sequence
 from domain_ft.progress import Progress
@@ -348,7 +348,12 @@ def _keep_precise(model: PreTrainedModel, modules: Sequence[str]) -> None:
 
 
 def _load(
-    source: Source, labels: Labels, kind: Kind, name: str, dtype: torch.dtype, from_tokenizer: Source | None = None
+    source: ModelSource,
+    labels: Labels,
+    kind: Kind,
+    name: str,
+    dtype: torch.dtype,
+    from_tokenizer: ModelSource | None = None,
 ) -> tuple[TaskModel, set[str]]:
     """The model with its adapters merged, on the CPU, and the names of the weights that are in no file."""
     auto, known = _CLASSES[kind]
@@ -392,7 +397,9 @@ def _set_labels(config: PretrainedConfig, labels: Labels, kind: Kind) -> None:
         config.problem_type = "multi_label_classification" if labels.multi_label else "single_label_classification"
 
 
-def _merge(model: PreTrainedModel, source: Source, architecture: Architecture, name: str, dtype: torch.dtype) -> None:
+def _merge(
+    model: PreTrainedModel, source: ModelSource, architecture: Architecture, name: str, dtype: torch.dtype
+) -> None:
     """Merge a run's adapters into a task's model: they are merged in the language model that they were trained on, and
     the weights that both models have are copied.
     """
