@@ -70,10 +70,20 @@ def _refused(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-MARKING = json.JSONDecoder(object_pairs_hook=_marked)
-"""A decoder that returns an object with a repeated key as `Doubled`, so that only this record need be rejected."""
+class _Decoder(json.JSONDecoder):
+    """A decoder that reports deep nesting as a ValueError, as it does any other text that it cannot read."""
 
-_REFUSING = json.JSONDecoder(object_pairs_hook=_refused)
+    def raw_decode(self, s: str, idx: int = 0) -> tuple[Any, int]:
+        try:
+            return super().raw_decode(s, idx)
+        except RecursionError:
+            raise ValueError("it is nested too deep") from None
+
+
+MARKING = _Decoder(object_pairs_hook=_marked)
+"""Returns an object with a repeated key as `Doubled`, so that only this record need be rejected."""
+
+_REFUSING = _Decoder(object_pairs_hook=_refused)
 
 
 def loads(text: str) -> Any:
@@ -81,8 +91,7 @@ def loads(text: str) -> Any:
 
     Raises:
         RepeatedKeyError: an object in it has a key twice.
-        ValueError: it is not JSON.
-        RecursionError: it is nested too deep.
+        ValueError: it is not JSON, or is nested too deep.
     """
     return _REFUSING.decode(text)
 
@@ -132,7 +141,7 @@ def read_object(
         raise error(
             f"{named} gives a key twice", where=f'{path}, field "{problem.key}"', fix=f"keep one of them; or {fix}"
         ) from None
-    except (ValueError, RecursionError) as problem:
+    except ValueError as problem:
         raise error(f"{named} is damaged: it is not JSON ({problem})", where=str(path), fix=fix) from None
     if not isinstance(value, dict):
         raise error(f"{named} holds {describe(value)} where a JSON object is expected", where=str(path), fix=fix)

@@ -212,7 +212,7 @@ def load_recipe(path: Path) -> Recipe:
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError covers TOML and Unicode errors
         raise CorpusError(f"{path.name} is not valid TOML: {error}", where=str(path)) from error
     except OSError as error:
         raise CorpusError(f"{path.name} cannot be read: {error.strerror}", where=str(path)) from error

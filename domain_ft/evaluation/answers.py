@@ -26,7 +26,7 @@ from domain_ft.corpus.words import find_words
 from domain_ft.evaluation.bootstrap import LEVEL, RESAMPLES
 from domain_ft.evaluation.counts import counts_difference, scores
 
-METRICS = ("exact_match", "token_f1", "rouge_l", "chrf", "end_of_turn_rate")
+ANSWER_METRICS = ("exact_match", "token_f1", "rouge_l", "chrf", "end_of_turn_rate")
 """The metrics with a value per example; higher is better."""
 
 CHRF_ORDER = 6
@@ -45,7 +45,7 @@ class AnswerScores:
     """The scores of one model's answers to n prompts. Use `of` to make one.
 
     Attributes:
-        values: (n,) values from 0 to 1 for each of `METRICS`.
+        values: (n,) values from 0 to 1 for each of `ANSWER_METRICS`.
         sizes: (n,) each: `answer_tokens` (with the end-of-turn token), `answer_characters`, `reference_characters`,
             `reference_words` (tokens of token F1), `answer_repetition` and `reference_repetition`.
         distinct: `distinct_1` and `distinct_2` over all answers; see `distinct`.
@@ -104,15 +104,15 @@ class AnswerScores:
         """The scores of the answers for result.json.
 
         Returns:
-            `examples`; the mean of each of `METRICS`, and under `interval` its interval (None for fewer than
+            `examples`; the mean of each of `ANSWER_METRICS`, and under `interval` its interval (None for fewer than
             `FEWEST_UNITS` examples); `level` and `resamples`; the `mean` and median (`p50`) of each size; `distinct_1`
             and `distinct_2`, without intervals, since an answer that is drawn twice would repeat its n-grams.
         """
         summaries = scores([self._counts()], _means, seed=seed, resamples=resamples, level=level)
         return {
             "examples": len(self),
-            **{name: summaries[name]["mean"] for name in METRICS},
-            "interval": {name: summaries[name]["interval"] for name in METRICS},
+            **{name: summaries[name]["mean"] for name in ANSWER_METRICS},
+            "interval": {name: summaries[name]["interval"] for name in ANSWER_METRICS},
             "level": level,
             "resamples": resamples,
             **{
@@ -124,14 +124,14 @@ class AnswerScores:
 
     def _counts(self) -> Array:
         """(n, k + 1): the values of each example, and a column of ones."""
-        columns = [self.values[name] for name in METRICS]
+        columns = [self.values[name] for name in ANSWER_METRICS]
         return np.stack([*columns, np.ones(len(self))], axis=1)
 
 
 def answer_differences(
     before: AnswerScores, after: AnswerScores, *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
 ) -> dict[str, dict[str, Any]]:
-    """How much higher each of `METRICS` is for `after` than for `before`: see `counts.counts_difference`.
+    """How much higher each of `ANSWER_METRICS` is for `after` than for `before`: see `counts.counts_difference`.
 
     Both must be answers to the same prompts in the same order.
     """
@@ -140,7 +140,7 @@ def answer_differences(
 
 def _means(sums: Array) -> dict[str, Array]:
     """The means by metric, (draws,) each, from sums (draws, k + 1)."""
-    return {name: sums[:, place] / sums[:, -1] for place, name in enumerate(METRICS)}
+    return {name: sums[:, place] / sums[:, -1] for place, name in enumerate(ANSWER_METRICS)}
 
 
 # ----------------------------------------------------------------------------------------------------- short answers

@@ -86,10 +86,10 @@ class EntityCounts:
         return digest.hexdigest()
 
     def point_scores(self) -> dict[str, float]:
-        """The scores of `METRICS` on all texts, without intervals."""
+        """The scores of `ENTITY_METRICS` on all texts, without intervals."""
         sums = self.counts.sum(axis=0, dtype=np.float64).T.reshape(1, -1)
         values = _scores(self.types, sums)
-        return {name: float(values[name][0]) for name in METRICS}
+        return {name: float(values[name][0]) for name in ENTITY_METRICS}
 
     def over_units(self, types: Sequence[str]) -> Array:
         """(units, 3 K) sums over each group: TP of each of `types`, then FP, then FN."""
@@ -148,7 +148,7 @@ def entity_metrics(seeds: Sequence[EntityCounts], *, seed: int = 0) -> dict[str,
     sums = np.mean([counts.over_units(types).sum(axis=0) for counts in seeds], axis=0).reshape(3, -1)  # (3, K)
     support = dict(zip(types, (sums[RIGHT] + sums[MISSED]).round().astype(int).tolist(), strict=True))
     return {
-        **{name: mean[name] for name in METRICS},
+        **{name: mean[name] for name in ENTITY_METRICS},
         "examples": len(seeds[0]),
         "units": seeds[0].units,
         "few_units": seeds[0].units < FEW_DOCUMENTS,
@@ -163,8 +163,8 @@ def entity_metrics(seeds: Sequence[EntityCounts], *, seed: int = 0) -> dict[str,
             }
             for name in types
         },
-        "interval": {name: summaries[name]["interval"] for name in METRICS},
-        "seeds": {name: {part: summaries[name][part] for part in ("mean", "sd", "values")} for name in METRICS},
+        "interval": {name: summaries[name]["interval"] for name in ENTITY_METRICS},
+        "seeds": {name: {part: summaries[name][part] for part in ("mean", "sd", "values")} for name in ENTITY_METRICS},
     }
 
 
@@ -192,10 +192,10 @@ def entity_difference(
     types = _types([*base, *other])
     before, after = ([counts.over_units(types) for counts in seeds] for seeds in (base, other))
     differences = counts_difference(before, after, functools.partial(_scores, types), seed=seed)
-    return {name: differences[name] for name in METRICS}
+    return {name: differences[name] for name in ENTITY_METRICS}
 
 
-METRICS = ("precision", "recall", "f1", "macro_f1")
+ENTITY_METRICS = ("precision", "recall", "f1", "macro_f1")
 
 
 def _types(seeds: Iterable[EntityCounts]) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ from domain_ft.models.model_files import (
     read_config,
     reason,
 )
-from domain_ft.models.sources import Source, find, quiet
+from domain_ft.models.sources import ModelSource, find, quiet
 from domain_ft.progress import Progress
 
 if TYPE_CHECKING:
@@ -171,11 +171,8 @@ class BaseModel:
         return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
     def padding_fraction(self, batch: Tokens) -> float:
-        """The share of padding in the tokens that `hidden` computes for `batch`; 0 if sequences are packed."""
-        if self.packed:
-            return 0.0
-        computed = sum(mask.numel() for _, mask in padded_groups(batch.cu_seqlens))
-        return 1.0 - len(batch.input_ids) / computed
+        """The share of what `hidden` computes for `batch` that is padding: none where sequences are packed."""
+        return 0.0 if self.packed else padded_share(batch)
 
     def _packed_hidden(self, batch: Tokens, rows: Tensor | None) -> Tensor:
         with head.captured_input(self.model) as captured, head.only_rows(self.model, rows) as taken:
@@ -215,6 +212,12 @@ def padded_groups(cu_seqlens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         steps = torch.arange(int(lengths[members].max()), device=cu_seqlens.device)  # (longest,)
         mask = steps < lengths[members, None]  # (B, longest)
         yield (starts[members, None] + steps).masked_fill(~mask, 0), mask
+
+
+def padded_share(batch: Tokens) -> float:
+    """The share of the tokens of `padded_groups` that is padding."""
+    computed = sum(mask.numel() for _, mask in padded_groups(batch.cu_seqlens))
+    return 1.0 - len(batch.input_ids) / computed
 
 
 def load(
@@ -496,7 +499,7 @@ def longest_sequence(config: PretrainedConfig, offset: int, tokenizer: PreTraine
     return int(min(limits)) if min(limits) < 1e9 else _NO_POSITION_LIMIT
 
 
-def merge_adapters(model: PreTrainedModel, source: Source) -> None:
+def merge_adapters(model: PreTrainedModel, source: ModelSource) -> None:
     """Merge the adapters of `source` into the weights of a language model, in their order.
 
     Raises:

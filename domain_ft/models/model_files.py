@@ -32,7 +32,7 @@ from domain_ft.errors import ModelError, UserError
 from domain_ft.files import refuse_no_file
 from domain_ft.json_files import read_object
 from domain_ft.models.architectures import encoder_decoder_error
-from domain_ft.models.sources import Source
+from domain_ft.models.sources import ModelSource
 
 CONFIG_NAME = "config.json"
 _WEIGHTS_NAME, _INDEX_NAME = "model.safetensors", "model.safetensors.index.json"
@@ -166,7 +166,7 @@ def _read_object(path: Path, name: str) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------ tokenizer
 
 
-def load_tokenizer(source: Source, name: str) -> PreTrainedTokenizerFast:
+def load_tokenizer(source: ModelSource, name: str) -> PreTrainedTokenizerFast:
     """The fast tokenizer of the last adapter that has one, else the one beside the weights.
 
     Raises:

@@ -31,7 +31,7 @@ READ_FILES = (".json", ".txt", ".model", ".jinja")
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """A model in a local folder.
 
     Attributes:
@@ -60,7 +60,7 @@ class NotMadeError(ModelError):
         self.name = name
 
 
-def find(name: str, progress: Progress | None = None, revision: str | None = None) -> Source:
+def find(name: str, progress: Progress | None = None, revision: str | None = None) -> ModelSource:
     """Find the model `name`, or fetch it; `revision` is a commit on the hub, None for the newest.
 
     Raises:
@@ -71,7 +71,7 @@ def find(name: str, progress: Progress | None = None, revision: str | None = Non
         folder = catalogue.folder_of(name)
         if not folder.is_dir():
             raise NotMadeError(name)
-        return Source(folder, name, weights_hash(folder))
+        return ModelSource(folder, name, weights_hash(folder))
     path = user_path(name)
     if path.is_dir():
         return _folder(path, progress)
@@ -120,10 +120,10 @@ def _names(name: str) -> str:
     return nearest(name, catalogue.EMBEDDED)
 
 
-def _folder(path: Path, progress: Progress | None) -> Source:
+def _folder(path: Path, progress: Progress | None) -> ModelSource:
     """The model in the folder of a model, a run or an adapter."""
     if (path / "config.json").is_file():
-        return Source(path, str(path.resolve()), weights_hash(path))
+        return ModelSource(path, str(path.resolve()), weights_hash(path))
     if (path / "adapter_config.json").is_file():
         return _adapted(path, progress)
     if not (path / "config.toml").is_file() and not (path / "result.json").is_file():
@@ -143,7 +143,7 @@ def _folder(path: Path, progress: Progress | None) -> Source:
     raise ModelError(f"the run in '{path}' has neither an adapter nor a model.", fix="use another run, or run it again")
 
 
-def _adapted(adapter: Path, progress: Progress | None) -> Source:
+def _adapted(adapter: Path, progress: Progress | None) -> ModelSource:
     """An adapter on its base. If the base is another run, its adapters come first."""
     where = adapter / "adapter_config.json"
     settings = read_object(
@@ -179,7 +179,7 @@ def _run_of(adapter: Path) -> str:
     return str(run.parent if (run.parent / "result.json").is_file() else run)
 
 
-def _hub(name: str, progress: Progress | None, revision: str | None) -> Source:
+def _hub(name: str, progress: Progress | None, revision: str | None) -> ModelSource:
     """A model on the Hugging Face hub at one commit; from the local cache if the hub cannot be reached."""
     commit = revision if revision and re.fullmatch(r"[0-9a-f]{40}", revision) else None
     with _hub_errors(name):
@@ -189,7 +189,7 @@ def _hub(name: str, progress: Progress | None, revision: str | None) -> Source:
             raise
         except Exception:  # no network, a proxy, offline mode or a server error: use the cache
             folder = Path(huggingface_hub.snapshot_download(name, revision=commit, local_files_only=True))
-            return Source(folder, name, folder.name)
+            return ModelSource(folder, name, folder.name)
         files = _files_to_fetch([sibling.rfilename for sibling in info.siblings or []])
         if not any(file.endswith(".safetensors") for file in files):
             raise ModelError(
@@ -201,7 +201,7 @@ def _hub(name: str, progress: Progress | None, revision: str | None) -> Source:
             progress(f"fetching {name}", 0, None)
         with quiet():
             folder = Path(huggingface_hub.snapshot_download(name, revision=info.sha, allow_patterns=files))
-    return Source(folder, name, str(info.sha))
+    return ModelSource(folder, name, str(info.sha))
 
 
 def _files_to_fetch(files: list[str]) -> list[str]:

@@ -48,6 +48,7 @@ from domain_ft.models.base import (
     merge_adapters,
     model_code,
     padded_groups,
+    padded_share,
     same_logits,
     trial_sequences,
 )
@@ -55,7 +56,7 @@ from domain_ft.models.lora import merge_and_unload
 from domain_ft.models.model_files import check_missing, load_tokenizer, load_weights, read_config
 from domain_ft.models.peft_format import load_adapter, read_settings
 from domain_ft.models.probe import HEAD_FOLDER, Probe
-from domain_ft.models.sources import Source, find, quiet
+from domain_ft.models.sources import ModelSource, find, quiet
 from domain_ft.models.task_facts import TASK_NAME, TO_LOAD, read_facts
 from domain_ft.models.task_micro_batches import TaskTokens, last_tokens, one_token_per_sequence
 from domain_ft.progress import Progress
@@ -148,11 +149,8 @@ class TaskModel:
         return torch.segment_reduce(self._hidden(inputs).float(), "mean", lengths=tokens)
 
     def padding_fraction(self, inputs: TaskTokens) -> float:
-        """The share of padding in the tokens that are computed for a micro-batch; 0 if sequences are packed."""
-        if self.packed:
-            return 0.0
-        computed = sum(mask.numel() for _, mask in padded_groups(inputs.cu_seqlens))
-        return 1.0 - len(inputs.input_ids) / computed
+        """The share of what is computed for a micro-batch that is padding: none where sequences are packed."""
+        return 0.0 if self.packed else padded_share(inputs)
 
     def _packed_logits(self, inputs: TaskTokens) -> Tensor:
         """(sequences, L), or (tokens, L)."""
@@ -356,7 +354,12 @@ def _keep_precise(model: PreTrainedModel, modules: Sequence[str]) -> None:
 
 
 def _load(
-    source: Source, labels: Labels, kind: Kind, name: str, dtype: torch.dtype, from_tokenizer: Source | None = None
+    source: ModelSource,
+    labels: Labels,
+    kind: Kind,
+    name: str,
+    dtype: torch.dtype,
+    from_tokenizer: ModelSource | None = None,
 ) -> tuple[TaskModel, set[str]]:
     """The model with the adapters of `source` merged, on the CPU, and the names of the weights that are in no file."""
     auto, known = _CLASSES[kind]
@@ -400,7 +403,9 @@ def _set_labels(config: PretrainedConfig, labels: Labels, kind: Kind) -> None:
         config.problem_type = "multi_label_classification" if labels.multi_label else "single_label_classification"
 
 
-def _merge(model: PreTrainedModel, source: Source, architecture: Architecture, name: str, dtype: torch.dtype) -> None:
+def _merge(
+    model: PreTrainedModel, source: ModelSource, architecture: Architecture, name: str, dtype: torch.dtype
+) -> None:
     """Merge a run's adapters into a task's model.
 
     They are merged into the language model that they were trained on, and the weights that both models have are copied.

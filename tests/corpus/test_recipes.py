@@ -93,6 +93,7 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
     ("text", "part"),
     [
         ("name = ", "not valid TOML"),
+        pytest.param("name = " + "[" * 5000, "not valid TOML", id="nested too deep"),
         ('name = "x"', "no 'sources'"),
         ("sources = []", "nothing to read"),
         ("sources = [1]", "begin each with [[sources]]"),

@@ -94,6 +94,7 @@ def test_other_architectures_are_packed_where_that_is_exact_and_padded_elsewhere
     base = load(str(tiny_folder(architecture)))
     assert base.packed == packed
     assert base.max_length == MAX_LENGTH
+    assert base.padding_fraction(BATCH) == (0 if packed else pytest.approx(4 / 89))  # (5, 5, 1), (40) and (17, 17)
     with torch.no_grad():
         torch.testing.assert_close(base.forward_logits(BATCH), separate_logits(architecture), rtol=0, atol=1e-5)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -147,21 +148,28 @@ _KINDS = {
     "field is missing": "missing-field",
     "the file is empty": "empty-file",
     "is empty": "empty-text",
-    "where a cell is empty": "empty-text",
     "no records": "empty-file",
     "there is no label": "no-label",
     "the field holds": "wrong-type",
     "an object is": "broken-record",
-    "columns": "broken-record",
+    "column": "broken-record",
     "fields, where the header": "broken-record",
     "repeats the header": "broken-record",
     "tag": "bad-tag",
     "span": "bad-span",
 }
+_QUOTED = re.compile(r"""'[^']*'|"[^"]*\"""")  # values of the file, which may have any words
 
 
 def _kind(reason: str) -> str:
-    return next((kind for words, kind in _KINDS.items() if words in reason), "unreadable")
+    words = _told_by(reason)
+    return "unreadable" if words is None else _KINDS[words]
+
+
+def _told_by(reason: str) -> str | None:
+    """The key of `_KINDS` that a message has."""
+    own = _QUOTED.sub("", reason)
+    return next((words for words in _KINDS if words in own), None)
 
 
 def example_items(

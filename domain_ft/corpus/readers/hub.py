@@ -16,6 +16,7 @@ from datasets.exceptions import DatasetNotFoundError
 from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
 from domain_ft.corpus.readers.base import BadRecords, RawRecord, SourceDocument, TextField, looked_at
+from domain_ft.corpus.readers.gated import gated_error
 from domain_ft.corpus.readers.parquet import row_batches
 from domain_ft.corpus.recipes import Source
 from domain_ft.errors import CorpusError, nearest
@@ -60,7 +61,12 @@ def open_splits(identifier: str, config: str | None, revision: str | None) -> Ma
             }
         else:
             splits = builder.as_streaming_dataset()
-    except DatasetNotFoundError as error:
+    except DatasetNotFoundError as error:  # `datasets` raises it for these too, and drops the cause
+        if "is a gated dataset" in str(error):
+            raise gated_error(identifier, where) from error
+        if revision and f"Revision '{revision}'" in str(error):
+            fix = "give the hash of a commit that is on the hub, or none for the newest"
+            raise CorpusError(f"the data set has no revision '{revision}'", where=where, fix=fix) from error
         fix = "check the id on the hub; a private data set needs a token (hf auth login)"
         raise CorpusError(f"there is no data set '{identifier}' on the hub", where=where, fix=fix) from error
     except CorpusError:

@@ -116,8 +116,8 @@ def class_names(schema: pa.Schema) -> dict[str, list[str]]:
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         found = {field: _names_of(feature) for field, feature in features.items()}
-    except (KeyError, TypeError, AttributeError, ValueError):  # no such metadata, or not what `datasets` writes
-        return {}
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
+        return {}  # no such metadata, or not what `datasets` writes
     return {field: names for field, names in found.items() if names}
 
 

@@ -144,7 +144,7 @@ def _marked_values(
                 return
             bad.add(f"broken JSON: {error.msg} at column {error.colno}", file=name, line=number, fix=fix)
             continue
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             bad.add(f"broken JSON: {error}", file=name, line=number, fix=fix)
             continue
         listed = records_in(value) if is_first else None
@@ -181,7 +181,7 @@ def json_records(path: Path, name: str, bad: BadRecords, columns: Columns | None
             return
         bad.add(f"broken JSON: {error.msg} at column {error.colno}", file=name, line=error.lineno)
         return
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         bad.add(f"broken JSON: {error}", file=name)
         return
     if isinstance(values, dict) and values and all(isinstance(value, dict) for value in values.values()):
@@ -276,7 +276,7 @@ def _values(
         counted = begin = place
         try:
             value, place = MARKING.raw_decode(text, place)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             at = line
             reason = str(error)
             if isinstance(error, json.JSONDecodeError):

@@ -392,7 +392,7 @@ def _read_ids(path: Path) -> Collection[str]:
     if text.lstrip()[:1] in ("[", "{"):
         try:
             return {str(value) for value in json.loads(text)}
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CorpusError(f"'{path}' is broken JSON: {error}", fix="give a JSON list, or one id per line") from None
     return {line.strip() for line in text.splitlines() if line.strip()}
 

@@ -217,7 +217,7 @@ def _table(path: Path, name: str, fields: TagFields, bad: BadRecords) -> Iterato
         except RepeatedKeyError as error:
             yield record.line or 0, Refused(str(error), column, ONE_KEY)
             continue
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             yield record.line or 0, Refused(f"broken JSON: {error}", column)
             continue
         yield from ((record.line or 0, one) for one in outcomes({**rest, fields.spans or "entities": spans}))

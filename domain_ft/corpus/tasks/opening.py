@@ -201,7 +201,7 @@ class _Opening:
         text = decode(data, path.name, bad) or ""
         try:
             value = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = [line.strip() for line in text.splitlines()]
         values = value if isinstance(value, list | dict) else [value]
         return {str(item) for item in values if item != ""}

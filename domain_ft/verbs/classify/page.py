@@ -25,8 +25,8 @@ def render_classify(report: ClassifyReport) -> str:
 def _classify_figures(report: ClassifyReport) -> list[tuple[str, str]]:
     scored = sum(bool(scores["interval"]) for scores in report.test["per_class"].values())
     shown = (
-        f"The {task_plots.MOST_CLASSES} weakest of {scored:,} classes"
-        if scored > task_plots.MOST_CLASSES
+        f"The {task_plots.MOST_CLASSES_DRAWN} weakest of {scored:,} classes"
+        if scored > task_plots.MOST_CLASSES_DRAWN
         else "Classes"
     )
     figures = [

@@ -281,7 +281,7 @@ def _has_an_object_per_line(path: Path) -> bool:
     """Whether a .jsonl file has one object per line, by its first line; it may be a list or have multi-line objects."""
     for _, _, content in read_lines(path, path.name, Refusing()):
         if content.strip():
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 return isinstance(json.loads(content), dict)
             return False
     return False

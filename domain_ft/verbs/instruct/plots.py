@@ -15,7 +15,7 @@ def answer_changes(report: InstructReport) -> str:
         difference = report.differences["answers"][name]
         interval = difference["interval"] and [100 * bound for bound in difference["interval"]]
         value = difference["difference"]
-        rows.append(Change(words.METRICS[name], DOMAIN, "o", 100 * value, interval, signed_points(value)))
+        rows.append(Change(words.METRIC_WORDS[name], DOMAIN, "o", 100 * value, interval, signed_points(value)))
     description = "; ".join(f"{row.name}: {row.label}" for row in rows)
     with drawing(
         "answers", 1.0 + 0.5 * len(rows), f"Change in similarity to the references, in points. {description}"

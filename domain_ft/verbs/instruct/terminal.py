@@ -36,7 +36,7 @@ def _add_answers(table: Table, report: InstructReport) -> None:
         difference = report.differences["answers"][metric]
         table.add_row(
             "" if place else name,
-            words.METRICS[metric],
+            words.METRIC_WORDS[metric],
             numbers.points(before[metric]),
             numbers.points(after[metric]),
             plain(numbers.signed_points(difference["difference"]), style=STYLES[difference["verdict"]]),

@@ -17,7 +17,7 @@ from domain_ft.verbs.shared.loss_words import change, control_finding, few_held_
 from domain_ft.verbs.shared.task_words import few_units
 from domain_ft.wording import counted
 
-METRICS = {
+METRIC_WORDS = {
     "exact_match": "exact match",
     "token_f1": "token F1",
     "rouge_l": "ROUGE-L",
@@ -129,7 +129,7 @@ def answer_notes(report: InstructReport) -> str:
 def _similarity(report: InstructReport) -> str:
     before, after = (report.result[when]["answers"] for when in ("before", "after"))
     changes = [
-        f"{METRICS[name]} went from {points(before[name])} to {points(after[name])}: "
+        f"{METRIC_WORDS[name]} went from {points(before[name])} to {points(after[name])}: "
         f"{changed(report.differences['answers'][name])}"
         for name in similarity_metrics(report)
     ]

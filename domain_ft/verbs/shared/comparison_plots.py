@@ -65,4 +65,4 @@ def _label(difference: Mapping[str, Any]) -> str:
 
 
 def _label_of(metric: str) -> str:
-    return task_words.METRICS.get(metric, metric)
+    return task_words.METRIC_WORDS.get(metric, metric)

@@ -21,7 +21,7 @@ def print_compare(report: CompareReport, console: Console | None = None) -> None
         if report.of_losses:
             table = new_table("run", "loss", "perplexity", "bits/byte", "change", "interval")
         else:
-            table = new_table("run", task_words.METRICS[metric], "interval", "change", "interval", "p")
+            table = new_table("run", task_words.METRIC_WORDS[metric], "interval", "change", "interval", "p")
         for run in report.runs:
             scores, found = run.scores[metric], run.differences.get(metric)
             if report.of_losses:

@@ -37,14 +37,14 @@ class TaskReport(Protocol):
         """The lines of metrics.jsonl."""
 
 
-MOST_CLASSES = 40
+MOST_CLASSES_DRAWN = 40
 """The most classes that fit into a figure; if there are more, those with the lowest F1 are drawn."""
 
 
 def class_bars(report: TaskReport) -> str:
     """F1 of each class with its interval."""
     classes = [(name, scores) for name, scores in report.test["per_class"].items() if scores["interval"]]
-    classes = sorted(classes, key=lambda item: item[1]["f1"])[:MOST_CLASSES][::-1]
+    classes = sorted(classes, key=lambda item: item[1]["f1"])[:MOST_CLASSES_DRAWN][::-1]
     description = "; ".join(f"{name}: {numbers.points(scores['f1'])}" for name, scores in classes)
     with drawing("classes", 0.9 + 0.3 * len(classes), f"F1 by class. {description}") as (figure, rendered):
         axes = figure.subplots()

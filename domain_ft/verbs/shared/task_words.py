@@ -18,7 +18,7 @@ Difference = Mapping[str, Any]
 """A score's difference, as `evaluation.counts.counts_difference` gives it."""
 
 
-METRICS = {
+METRIC_WORDS = {
     "macro_f1": "macro F1",
     "accuracy": "accuracy",
     "micro_f1": "micro F1",
@@ -43,7 +43,7 @@ def verdict(difference: Difference, metric: str) -> str:
     >>> verdict({"verdict": "not shown", "difference": 0.012, "interval": [-0.005, 0.029]}, "macro_f1")
     'not shown: −0.5 to +2.9 points of macro F1'
     """
-    bounds, unit = difference["interval"], f"points of {METRICS[metric]}"
+    bounds, unit = difference["interval"], f"points of {METRIC_WORDS[metric]}"
     if difference["verdict"] == "not shown":
         reason = f"{difference_span(bounds)} {unit}" if bounds else "too few independent examples for an interval"
         return f"not shown: {reason}"

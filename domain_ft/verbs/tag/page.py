@@ -66,7 +66,7 @@ def card_data(report: TagReport) -> ModelCardData:
                 dataset_type=report.task.name,
                 dataset_name=f"{report.task.name}, test texts",
                 metric_type="f1" if metric == "macro_f1" else metric,
-                metric_name=task_words.METRICS[metric],
+                metric_name=task_words.METRIC_WORDS[metric],
                 metric_value=round(float(report.test[metric]), 6),
             )
             for metric in ("f1", "macro_f1", "precision", "recall")

@@ -22,7 +22,7 @@ from domain_ft.corpus.tagging.opening import TaggingSource, as_task, open_taggin
 from domain_ft.corpus.tagging.rows import TaggingRows, encode_tags
 from domain_ft.corpus.tasks.leaks import Leaks, find_leaks
 from domain_ft.errors import CorpusError
-from domain_ft.evaluation.entities import METRICS, EntityCounts, Gazetteer, entity_difference, entity_metrics
+from domain_ft.evaluation.entities import ENTITY_METRICS, EntityCounts, Gazetteer, entity_difference, entity_metrics
 from domain_ft.evaluation.tagging import predict_tags
 from domain_ft.models.task_facts import TaskFacts
 from domain_ft.models.task_model import TaskModel
@@ -226,7 +226,7 @@ def _report(
 
     def seed_scores(outcomes: Sequence[TagOutcome]) -> dict[str, Any]:
         scores = entity_metrics([outcome.test for outcome in outcomes], seed=settings.seed)
-        by_metric = {name: scores["seeds"][name] | {"interval": scores["interval"][name]} for name in METRICS}
+        by_metric = {name: scores["seeds"][name] | {"interval": scores["interval"][name]} for name in ENTITY_METRICS}
         return {"n": len(outcomes), **by_metric}
 
     tests = [outcome.test for outcome in largest(outcomes)]
