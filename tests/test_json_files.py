@@ -19,7 +19,7 @@ from domain_ft.corpus.tagging.opening import TaggingSource, open_tagging
 from domain_ft.errors import CheckpointError, CorpusError
 from domain_ft.json_files import MARKING, loads, read_object
 from domain_ft.report.run_folder import RunFolder
-from domain_ft.verbs.data.split import _is_a_record_a_line
+from domain_ft.verbs.data.split import _has_an_object_per_line
 
 DEEP = "[" * 100_000
 
@@ -80,4 +80,4 @@ def test_files_of_test_ids(tmp_path: Path) -> None:
 def test_a_record_of_a_file_to_split(tmp_path: Path) -> None:
     data = tmp_path / "data.jsonl"
     data.write_text(f"{DEEP}\n")
-    assert not _is_a_record_a_line(data)
+    assert not _has_an_object_per_line(data)
