@@ -126,7 +126,7 @@ class Task:
         text_field, pair_field, label_field, id_field, group_field, label_names, label_separator: as the options of
             these names.
         classes: the number of classes.
-        split: how the examples are split, unless the source has all splits.
+        split: how the examples are split; empty if the splits are as given.
         weaknesses: known problems of the task.
         scores: scores of baselines and known models, and where they were measured.
         licence, citation: those of the corpus if empty.
