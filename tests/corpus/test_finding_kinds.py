@@ -60,16 +60,16 @@ FILES = [
     ("examples", "the field holds", "wrong-type", "a.jsonl", lines(SOUND, SOUND | {"label": ["broken"]})),
     ("examples", "the field holds", "wrong-type", "a.jsonl", LISTS + lines(SOUND | {"label": "broken"})),
     ("tags", "the field holds", "wrong-type", "a.jsonl", spans(DRUG) + lines({"text": "Aspirin", "entities": 3})),
-    ("text", "an object is expected", "broken-record", "a.jsonl", lines(SOUND, 3)),
-    ("tags", "an object is expected", "broken-record", "a.jsonl", spans(DRUG) + lines(3)),
+    ("text", "an object is", "broken-record", "a.jsonl", lines(SOUND, 3)),
+    ("tags", "an object is", "broken-record", "a.jsonl", spans(DRUG) + lines(3)),
     ("text", "fields, where the header", "broken-record", "a.csv", b"text,label\na,b\nc,d,e\n"),
     ("text", "repeats the header", "broken-record", "a.csv", b"text,label\na,b\ntext,label\nc,d\n"),
     ("tags", "column", "broken-record", "a.conll", b"Aspirin B-D\n5 O\nmg O O O\n"),
     ("tags", "column", "broken-record", "a.conll", b"Aspirin B-D\n5 O\nmg\n"),
-    ("tags", "differ in case", "label-spelling", "a.jsonl", spans(DRUG, DRUG | {"label": "drug"})),
-    ("tags", "a span says that it is", "contradicting-span", "a.jsonl", spans(DRUG | {"end": 6, "text": "Aspirin"})),
+    ("tags", "differ only in case", "label-spelling", "a.jsonl", spans(DRUG, DRUG | {"label": "drug"})),
+    ("tags", "the text of a span is", "contradicting-span", "a.jsonl", spans(DRUG | {"end": 6, "text": "Aspirin"})),
     ("tags", "span", "bad-span", "a.jsonl", spans(DRUG, "Pos")),
-    ("tags", "is no tag", "bad-tag", "a.jsonl", tagged("B-D I-D O", "X O")),
+    ("tags", "is not a tag", "bad-tag", "a.jsonl", tagged("B-D I-D O", "X O")),
     ("tags", "an entity begins with", "bad-tag", "a.jsonl", tagged("B-D I-D O", "B-D B-D", "O I-D")),
     ("tags", "is not ended", "bad-tag", "a.jsonl", tagged("B-D E-D O", "S-D O", "B-D O")),
     ("tags", "tag", "bad-tag", "a.jsonl", lines({"tokens": ["a"], "tags": ["O"]}, {"tokens": ["a"], "tags": [None]})),
@@ -99,5 +99,5 @@ def test_each_of_the_words_tells_the_fault_of_a_file() -> None:
 def test_words_of_the_file_do_not_tell_the_kind() -> None:
     """A label is called `broken`, another `UTF-8`."""
     assert _told_by("the field holds 'broken', where the other records hold lists of labels") == "the field holds"
-    assert _told_by('"span" is no tag') == "is no tag"
+    assert _told_by('"span" is not a tag') == "is not a tag"
     assert _told_by("the field 'tag' is given twice in one object") is None
