@@ -53,7 +53,7 @@ from domain_ft.models.base import (
     trial_sequences,
 )
 from domain_ft.models.lora import merge_and_unload
-from domain_ft.models.model_files import check_missing, load_tokenizer, load_weights, read_config
+from domain_ft.models.model_files import check_missing, is_our_bug, load_tokenizer, load_weights, read_config
 from domain_ft.models.peft_format import load_adapter, read_settings
 from domain_ft.models.probe import HEAD_FOLDER, Probe
 from domain_ft.models.sources import ModelSource, find, quiet
@@ -488,6 +488,8 @@ def _agrees(task: TaskModel, inputs: TaskTokens, truth: Tensor, failures: list[E
     try:
         logits = task.logits(inputs)
     except Exception as error:  # an untested model may raise anything
+        if is_our_bug(error):
+            raise
         failures.append(error)
         return False
     return same_logits(logits, truth, task.model.dtype)

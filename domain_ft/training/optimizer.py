@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import torch
 from torch import nn
+
+_SECOND_FACTOR = re.compile(r"lora_(embedding_)?B|lora_b")  # the weights that are zero at first
 
 
 def build_optimizer(
@@ -25,7 +28,7 @@ def build_optimizer(
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in parameters:
-        rate = learning_rate * (lora_plus_ratio if "lora_B" in name or "lora_b" in name else 1.0)
+        rate = learning_rate * (lora_plus_ratio if _SECOND_FACTOR.search(name) else 1.0)
         decay = weight_decay if parameter.ndim >= 2 else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
     return torch.optim.AdamW(

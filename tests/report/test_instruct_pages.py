@@ -218,7 +218,7 @@ def test_answers_that_go_round_in_circles_are_told_of() -> None:
         ("worse", -0.068, [-0.11, -0.021], "worse by 6.8 points (95% interval 2.1 to 11.0)"),
         ("not shown", 0.01, [-0.02, 0.04], "no change is shown (95% interval −2.0 to +4.0)"),
         ("better", 1.0, [1.0, 1.0], "better by 100.0 points, the same for each prompt"),
-        ("not shown", 0.01, None, "no change is shown (a single prompt has no interval)"),
+        ("not shown", 0.01, None, "no change is shown (too few prompts for an interval)"),
     ],
 )
 def test_a_change_goes_as_far_as_its_interval(

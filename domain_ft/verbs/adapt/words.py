@@ -125,6 +125,15 @@ def right_guesses(samples: Sequence[Mapping[str, Any]], when: str) -> int:
     return sum(sample[when]["answer_rank"] == 1 for sample in samples)
 
 
+def packages(report: AdaptReport) -> str:
+    """The packages that `loading_code` needs, as pip takes them."""
+    if report.full:
+        return "transformers"
+    if report.base.is_run:  # the adapter is merged first
+        return "domain-ft transformers"
+    return "peft transformers domain-ft" if report.base.embedded else "peft transformers"
+
+
 def loading_code(report: AdaptReport) -> str:
     """Python code that loads the run, from inside the run folder."""
     auto = "AutoModelForMaskedLM" if report.result["objective"] == "mlm" else "AutoModelForCausalLM"

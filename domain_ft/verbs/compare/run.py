@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
+from domain_ft.checking import tomllib
 from domain_ft.errors import CheckpointError, SettingsError
 from domain_ft.evaluation import classification
 from domain_ft.evaluation.bootstrap import difference
@@ -276,12 +277,20 @@ def _compare_losses(
         for place, run in enumerate(runs)
     ]
     notes = []
-    if runs[0].result["objective"] == "mlm":
-        notes.append("If the runs have different --seed, they masked different words, so differences are less precise.")
+    if runs[0].result["objective"] == "mlm" and len({_seed(run) for run in runs}) > 1:
+        notes.append("The runs have different --seed: they masked different words, so differences are less precise.")
     whole = [len(Scores.load(run.folder.scores("after", main))) for run in runs]
     if len(scores[main][0]) < max(whole):
         notes.append(f"Compared on the {len(scores[main][0]):,} held-out documents that all runs were scored on.")
     return CompareReport(str(runs[0].result["command"]), subject, compared, roles, notes)
+
+
+def _seed(run: _Run) -> int | None:
+    """The --seed of a run; None if its config.toml is missing or damaged."""
+    try:
+        return tomllib.loads(run.folder.config.read_text(encoding="utf-8")).get("seed")
+    except (OSError, ValueError):
+        return None
 
 
 def _of_seeds(run: _Run, load: Callable[[Path], Kept]) -> dict[int, Kept]:
@@ -328,7 +337,7 @@ def _notes(runs: Sequence[ComparedRun]) -> list[str]:
         )
     few = [found["units"] for run in runs for found in run.differences.values() if found.get("few_units")]
     if few:
-        notes.append(few_units(min(few), "test examples"))
+        notes.append(few_units(min(few), "test examples or texts"))
     if len(runs) > 2:
         notes.append(
             f"{len(runs) - 1} runs are compared with the first, so the p-values are adjusted (Holm); the intervals "

@@ -34,7 +34,7 @@ def _refuse_taken(output: Path) -> None:
     """Check that the folder can be created, before a model is loaded."""
     refuse_below_file(output)
     if output.is_symlink() or (output.exists() and not (output.is_dir() and not any(output.iterdir()))):
-        what = "is not empty" if output.is_dir() else "is a file"
+        what = "is a link" if output.is_symlink() else "is not empty" if output.is_dir() else "is a file"
         raise SettingsError(f"--output {output} {what}", fix="give a new or empty folder; nothing was changed")
 
 

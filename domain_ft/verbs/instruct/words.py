@@ -170,7 +170,7 @@ def changed(difference: Mapping[str, Any]) -> str:
     """
     bounds = difference["interval"]
     if bounds is None:
-        return "no change is shown (a single prompt has no interval)"
+        return "no change is shown (too few prompts for an interval)"
     if difference["verdict"] == "not shown":
         return f"no change is shown ({level(difference)} {difference_span(bounds)})"
     low, high = sorted(abs(bound) for bound in bounds)
